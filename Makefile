@@ -1,0 +1,31 @@
+# make demo: adapt between two synthetic domains, from nothing to a table. make test: what has to pass before a change goes in.
+# Both make .venv first (PYTHON=… chooses its Python, 3.10 to 3.12) and renew it when a setup.cfg changes.
+
+USABLE = import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
+	$$python -c '$(USABLE)' 2>/dev/null && echo $$python && break; done)
+BIN = .venv/bin
+PLUGINS = $(wildcard plugins/*/setup.cfg)
+
+.PHONY: demo test lint clean
+
+demo: .venv/installed
+	$(BIN)/python -m reidx demo
+
+test: lint
+	$(BIN)/python -m pytest -q -n auto
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist *.egg-info plugins/*/build plugins/*/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+
+# one pip call for the project and all plugins, so that one resolution fits them all
+.venv/installed: setup.cfg pyproject.toml $(PLUGINS)
+	@$(or $(PYTHON),false) -c '$(USABLE)' || { echo "make: Python 3.10, 3.11 or 3.12 with venv is needed \
+	(found: '$(PYTHON)'); name one with PYTHON=/path/to/python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -e '.[test]' $(foreach plugin,$(PLUGINS),-e ./$(dir $(plugin)))
+	@touch $@

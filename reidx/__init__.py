@@ -1,0 +1,49 @@
+"""Person re-identification experiments from parts: papers are plugins, an experiment is a YAML file.
+
+The three doors are :func:`build` (one component), :func:`load_config` (a checked config) and :func:`run` (a
+whole experiment). Names are loaded when first used, so that ``import reidx`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reidx.builder import build as build
+    from reidx.config import load_config as load_config
+    from reidx.engine.experiment import Result as Result
+    from reidx.engine.experiment import run as run
+    from reidx.errors import ReidxError as ReidxError
+    from reidx.hookspecs import PluginInfo as PluginInfo
+    from reidx.hookspecs import Reported as Reported
+    from reidx.hookspecs import hookimpl as hookimpl
+    from reidx.registry import Component as Component
+
+__version__ = "0.1.0"
+
+# No public name may be that of a module here: importing `reidx.x` puts the module in the place of the name.
+_HOME = {
+    "build": "reidx.builder",
+    "load_config": "reidx.config",
+    "run": "reidx.engine.experiment",
+    "Result": "reidx.engine.experiment",
+    "Component": "reidx.registry",
+    "PluginInfo": "reidx.hookspecs",
+    "Reported": "reidx.hookspecs",
+    "hookimpl": "reidx.hookspecs",
+    "ReidxError": "reidx.errors",
+}
+__all__ = [*_HOME, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'reidx' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

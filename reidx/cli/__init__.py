@@ -1,0 +1,1 @@
+"""The ``reidx`` command: one module a command, imported on use."""

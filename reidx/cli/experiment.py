@@ -1,0 +1,31 @@
+"""The arguments that commands about an experiment share."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """``CONFIG`` and ``--set``."""
+    parser.add_argument(
+        "config", metavar="CONFIG", help="a YAML file, or one of a package: reidx::demo.yaml, lf2::usl.yaml"
+    )
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        dest="overrides",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="change a value, e.g. labels.clusterer.eps=0.5; +KEY=VALUE adds a key that is not there",
+    )
+
+
+def add_progress_argument(parser: argparse.ArgumentParser) -> None:
+    """``--progress``."""
+    parser.add_argument(
+        "--progress",
+        choices=("rich", "plain", "quiet"),
+        default="rich",
+        help="bars, lines for a log file, or nothing",
+    )

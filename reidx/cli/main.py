@@ -1,0 +1,120 @@
+"""The frame of the command line: finds the command, runs it, and turns errors into one message and an exit code.
+
+Exit codes: 0 done; 1 an unexpected fault (of the program); 2 a mistake in what was given; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import itertools
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+
+import reidx
+from reidx.errors import ReidxError
+
+COMMANDS = {
+    "train": "run an experiment, or resume it",
+    "test": "evaluate weights under an experiment's config",
+    "config": "print a config merged, filled in and checked, with the origin of every value",
+    "list": "the components that experiments are made of",
+    "show": "one component: keys, contract, source, an example",
+    "plugins": "the installed plugins, and why one is not in use",
+}
+"""The core's own commands; each is a module here with ``add_arguments(parser)`` and ``run(arguments) -> exit code``."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``reidx`` with the given arguments (of the process by default) and return the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    before = list(itertools.takewhile(lambda word: word.startswith("-"), words))
+    own = _own_parser()
+    flags = own.parse_args(before)
+    debug = flags.debug or "--debug" in words
+    try:
+        if len(before) == len(words):  # no command, or --help
+            print(own.format_help() + _command_table())
+            return 0 if flags.help else 2
+        code = _dispatch(words[len(before)], words[len(before) + 1 :])
+        sys.stdout.flush()  # a reader that has gone away is noticed here, not at exit
+        return code
+    except KeyboardInterrupt:
+        print(f"\ninterrupted{_way_to_resume(words)}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `reidx list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        expected = isinstance(error, ReidxError | OSError)
+        print(f"error: {error if expected else _unexpected(error)}", file=sys.stderr)
+        return 2 if expected else 1
+
+
+def _own_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="reidx",
+        usage="reidx [--help] [--version] [--debug] COMMAND …",
+        description="Person re-identification experiments from interchangeable parts.",
+        add_help=False,
+    )
+    parser.add_argument(
+        "-h", "--help", action="store_true", help="show this message (after a command: its own)"
+    )
+    parser.add_argument("--version", action="version", version=f"reidx {reidx.__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _command_table() -> str:
+    rows = dict(COMMANDS) | {name: f"from {plugin.origin}" for name, plugin in _plugin_commands().items()}
+    width = max(map(len, rows))
+    lines = [f"  {name:<{width}}  {text}" for name, text in rows.items()]
+    return "\n".join(["", "commands:", *lines, "", "`reidx COMMAND --help` tells more about one."])
+
+
+def _plugin_commands() -> dict:
+    """Plugins by the full names of their commands, ``namespace.name``: like components, so that none can clash."""
+    from reidx.plugins import plugins
+
+    return {f"{plugin.namespace}.{name}": plugin for plugin in plugins() for name in plugin.commands}
+
+
+def _dispatch(name: str, words: list[str]) -> int:
+    if name in COMMANDS:
+        command = importlib.import_module(f"reidx.cli.{name}")
+        parser = argparse.ArgumentParser(
+            prog=f"reidx {name}", description=command.__doc__, allow_abbrev=False
+        )
+        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        command.add_arguments(parser)
+        return command.run(parser.parse_args(words))
+    known = _plugin_commands()
+    if name in known:
+        from reidx.plugins import load_command
+
+        return load_command(known[name], name.partition(".")[2])(words) or 0
+    close = difflib.get_close_matches(name, [*COMMANDS, *known], n=1)
+    hint = f"Did you mean {close[0]}?" if close else "`reidx --help` lists the commands."
+    raise ReidxError(f"There is no command {name!r}. {hint}")
+
+
+def _way_to_resume(words: Sequence[str]) -> str:
+    if "train" not in words:
+        return ""
+    again = [*words, *(["--resume"] if "--resume" not in words else [])]
+    return f"; go on from the last saved epoch with: reidx {shlex.join(again)}"
+
+
+def _unexpected(error: Exception) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"unexpected {type(error).__name__}: {error} ({frame.filename}:{frame.lineno}). "
+        "This is a fault of the program, not of what was given; --debug shows the traceback."
+    )

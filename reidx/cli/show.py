@@ -1,0 +1,93 @@
+"""Show one component: its keys with types and defaults, its contract, where it comes from, and an example."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+
+import yaml
+
+from reidx.builder import Parameter, signature_of
+from reidx.cli.console import print_heading, print_table
+from reidx.plugins import plugins, registry
+from reidx.registry import KINDS, Entry
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="as `reidx list` prints it: DBSCAN, lf2.FusionModule")
+    parser.add_argument(
+        "--kind", choices=tuple(KINDS), help="where components of several kinds share the name"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    known = registry()
+    if arguments.kind:
+        _show(known.find(arguments.kind, arguments.name))
+    else:
+        for entry in known.named(arguments.name):
+            _show(entry)
+    return 0
+
+
+def _show(entry: Entry) -> None:
+    component = entry.load()
+    kind = KINDS[entry.kind]
+    print_heading(f"{entry.kind} {entry.name}")
+    print(f"{entry.component.target}, from {entry.distribution}")
+    for line in _credits(entry):
+        print(line)
+    print("\n" + inspect.cleandoc(component.__doc__ or "(no docstring)"))
+
+    print_heading("keys")
+    rows = [_row(parameter, kind.context) for parameter in signature_of(entry).values()]
+    if rows:
+        print_table(("key", "default", "type"), rows)
+    else:
+        print("none")
+
+    print_heading("contract")
+    print(f"given {kind.given}; returns {kind.returns}")
+    for line in _contract(entry, component):
+        print(line)
+
+    print_heading("example")
+    print(
+        yaml.safe_dump({entry.kind: _example(entry)}, sort_keys=False, width=10_000, allow_unicode=True),
+        end="",
+    )
+
+
+def _credits(entry: Entry) -> list[str]:
+    info = next(plugin.info for plugin in plugins() if plugin.namespace == entry.namespace)
+    if info is None:
+        return []
+    facts = {"paper": info.paper, "code": info.url, "licence": info.licence}
+    return [f"{name}: {text}" for name, text in facts.items() if text]
+
+
+def _row(parameter: Parameter, context: tuple[str, ...]) -> tuple[str, str, str]:
+    if parameter.name in context:
+        default = "(supplied)"
+    else:
+        default = "(required)" if parameter.required else repr(parameter.default)
+    return parameter.name, default, parameter.annotation
+
+
+def _contract(entry: Entry, component: type) -> list[str]:
+    from reidx.contracts import contract_of
+
+    try:
+        contract = contract_of(component, entry.component.example)
+    except TypeError as error:
+        return [f"(cannot be read: {error})"]
+    lines = []
+    for name, value in vars(contract).items():
+        text = ", ".join(sorted(value)) if isinstance(value, frozenset) else value
+        if text:
+            lines.append(f"{name}: {text}")
+    return lines
+
+
+def _example(entry: Entry) -> dict[str, object]:
+    return {"type": entry.name, **entry.component.example}

@@ -1,0 +1,28 @@
+"""Run an experiment: train, evaluate, and write weights, config, card and log to the work directory."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from reidx.cli.experiment import add_config_arguments, add_progress_argument
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config_arguments(parser)
+    parser.add_argument("--work-dir", type=Path, metavar="D", help="where the run is written")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last saved epoch of the work directory"
+    )
+    add_progress_argument(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import reidx
+
+    config = reidx.load_config(arguments.config, arguments.overrides)
+    result = reidx.run(
+        config, work_dir=arguments.work_dir, resume=arguments.resume, progress=arguments.progress
+    )
+    print(result.table())
+    return 0

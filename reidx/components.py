@@ -1,0 +1,46 @@
+"""The core's own components, offered through the same hooks as a plugin's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reidx.hookspecs import API, PluginInfo, hookimpl
+from reidx.registry import Component
+
+
+@hookimpl
+def reidx_plugin() -> PluginInfo:
+    return PluginInfo(title="reidx: the core and its plain components", api=API, licence="Apache-2.0")
+
+
+@hookimpl
+def reidx_configs() -> tuple[str, str]:
+    return "reidx_configs", "."
+
+
+@hookimpl
+def reidx_components() -> Sequence[Component]:
+    return (
+        Component("dataset", "Market1501", "reidx.data.datasets:Market1501", {"root": "data/market1501"}),
+        Component("dataset", "CSV", "reidx.data.datasets:CSV", {"path": "data/mine.csv"}),
+        Component("dataset", "Synthetic", "reidx.data.datasets:Synthetic", {"domain": "source"}),
+        Component("transform", "ReidAugment", "reidx.data.transforms:ReidAugment"),
+        Component("transform", "ReidTest", "reidx.data.transforms:ReidTest"),
+        Component("sampler", "PK", "reidx.data.samplers:PK", {"identities": 16, "instances": 4}),
+        Component("sampler", "Shuffle", "reidx.data.samplers:Shuffle"),
+        Component("backbone", "Timm", "reidx.models.backbones:Timm", {"name": "resnet50", "last_stride": 1}),
+        Component("fusion", "GlobalPool", "reidx.fusion.global_pool:GlobalPool"),
+        Component("distance", "Jaccard", "reidx.labels.jaccard:Jaccard", {"k1": 30, "k2": 6}),
+        Component("distance", "Cosine", "reidx.labels.cosine:Cosine"),
+        Component("clusterer", "DBSCAN", "reidx.labels.dbscan:DBSCAN", {"eps": 0.6, "min_samples": 4}),
+        Component("clusterer", "KMeans", "reidx.labels.kmeans:KMeans", {"n_clusters": 500}),
+        Component("clusterer", "MiniBatchKMeans", "reidx.labels.kmeans:MiniBatchKMeans", {"n_clusters": 500}),
+        Component("clusterer", "HDBSCAN", "reidx.labels.hdbscan:HDBSCAN"),
+        Component("clusterer", "InfoMap", "reidx.labels.infomap:InfoMap"),
+        Component("memory", "LinearClassifier", "reidx.memory.classifier:LinearClassifier"),
+        Component("loss", "CrossEntropy", "reidx.losses.cross_entropy:CrossEntropy"),
+        Component("loss", "MemoryContrast", "reidx.losses.cross_entropy:MemoryContrast"),
+        Component("loss", "Triplet", "reidx.losses.triplet:Triplet"),
+        Component("protocol", "Market1501", "reidx.evaluation.protocols:Market1501"),
+        Component("protocol", "NoCameraFilter", "reidx.evaluation.protocols:NoCameraFilter"),
+    )

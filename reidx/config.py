@@ -1,0 +1,361 @@
+"""A checked experiment: the YAML tree against the schema, every default filled in, every part's keys verified."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reidx import builder, schema
+from reidx.config_merge import merge
+from reidx.errors import ConfigError
+from reidx.registry import KINDS
+from reidx.config_node import KeyPath, Node, Origin, dotted, kind_of
+from reidx.yaml_tree import Tree, load_tree, render, tree_hash
+
+DEFAULT = Origin("default")
+
+Step = tuple[KeyPath, Node]
+
+
+@dataclass(frozen=True)
+class Config:
+    """A checked experiment: typed (``experiment``), as plain data with all defaults (``data``), with origins (``tree``)."""
+
+    experiment: schema.Experiment
+    tree: Tree
+    path: str
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return self.tree.data
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits that stand for the resolved experiment."""
+        return tree_hash(self.data)
+
+    def render(self, origins: bool = True) -> str:
+        """The resolved experiment as YAML that loads as the same one, with the origin of each value as a comment."""
+        return render(self.tree, origins)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The checked experiment of a file (or ``namespace::file.yaml``) under ``key.path=value`` overrides.
+
+    Raises :class:`ConfigError` naming the file and line of what is wrong: an unknown key or component, a value of the
+    wrong type, parts that do not fit each other.
+    """
+    from reidx.wiring import check_wiring
+
+    tree = load_tree(path, overrides, known=_known)
+    root = _experiment(_node(tree, ()), bool(overrides))
+    resolved = Tree(root.plain(), dict(_origins(root, ())))
+    config = Config(_typed(schema.Experiment, resolved.data), resolved, str(path))
+    check_wiring(config)
+    return config
+
+
+# ---- from the tree to nodes and back
+
+
+def _node(tree: Tree, path: KeyPath) -> Node:
+    value = tree.get(path)
+    if isinstance(value, dict):
+        return Node({key: _node(tree, (*path, key)) for key in value}, tree.origin(path))
+    if isinstance(value, list):
+        return Node([_node(tree, (*path, i)) for i in range(len(value))], tree.origin(path))
+    return Node(value, tree.origin(path))
+
+
+def _origins(node: Node, path: KeyPath) -> typing.Iterator[tuple[KeyPath, Origin]]:
+    yield path, node.origin
+    for key, child in node.children():
+        yield from _origins(child, (*path, key))
+
+
+def _typed(cls: type, data: Mapping[str, Any]) -> Any:
+    """An instance of a schema class from resolved plain data."""
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        value, hint = data[field.name], hints[field.name]
+        inner = next((a for a in typing.get_args(hint) if dataclasses.is_dataclass(a)), None)
+        if dataclasses.is_dataclass(hint):
+            value = _typed(hint, value)  # type: ignore[arg-type]
+        elif field.name == "labels" and inner is schema.Level:
+            value = {name: _typed(schema.Level, level) for name, level in value["levels"].items()}
+        elif inner is not None and isinstance(value, dict):
+            value = {name: _typed(inner, item) for name, item in value.items()}  # type: ignore[arg-type]
+        elif inner is not None:
+            value = [_typed(inner, item) for item in value]  # type: ignore[arg-type]
+        elif typing.get_origin(hint) is tuple:
+            value = tuple(value)
+        values[field.name] = value
+    return cls(**values)
+
+
+# ---- checking
+
+
+def _experiment(root: Node, overridden: bool) -> Node:
+    """The resolved experiment: top-level keys of a stage moved into every stage, all defaults written out."""
+    own = {field.name for field in dataclasses.fields(schema.Experiment)}
+    shared_keys = {field.name for field in dataclasses.fields(schema.Stage)} - {"name"}
+    _refuse_unknown(root, (), own | shared_keys)
+    shared = Node({key: node for key, node in root.value.items() if key in shared_keys}, root.origin)
+    stages = root.value.get("stages")
+    if stages is None or not isinstance(stages.value, list) or not stages.value:
+        where = root.origin if stages is None else stages.origin
+        raise ConfigError(f"{where}: stages must be a list of at least one stage, each with a name.")
+    for position, stage in enumerate(stages.value):
+        _need_mapping(stage, ("stages", position))
+    merged = [merge(shared, stage) for stage in stages.value]
+    if overridden:
+        _refuse_idle(shared, merged)
+    data = {key: node for key, node in root.value.items() if key in own}
+    data["stages"] = Node(merged, stages.origin)
+    return _fill(schema.Experiment, Node(data, root.origin), ())
+
+
+def _refuse_idle(shared: Node, stages: list[Node]) -> None:
+    """Raise if a value set on the command line as a stages' default is overruled by every stage."""
+    for path, node in _leaves(shared, ()):
+        if node.origin.source == "--set" and all(_at(stage, path) is not node for stage in stages):
+            names = ", ".join(str(s.value["name"].value) for s in stages if "name" in s.value)
+            raise ConfigError(
+                f"--set {dotted(path)}: has no effect, as each stage ({names}) sets its own. "
+                f"Address the stage: --set stages.NAME.{dotted(path)}=…"
+            )
+
+
+def _leaves(node: Node, path: KeyPath) -> typing.Iterator[Step]:
+    children = list(node.children())
+    if not children:
+        yield path, node
+    for key, child in children:
+        yield from _leaves(child, (*path, key))
+
+
+def _at(node: Node, path: KeyPath) -> Node | None:
+    for key in path:
+        try:
+            node = node.value[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return node
+
+
+def _fill(cls: type, node: Node, path: KeyPath) -> Node:
+    """``node`` checked against a schema class, with the defaults of what it does not set."""
+    _need_mapping(node, path)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    _refuse_unknown(node, path, set(fields))
+    hints = typing.get_type_hints(cls)
+    filled: dict[str, Node] = {}
+    for name, field in fields.items():
+        child = node.value.get(name)
+        if child is None:
+            child = _default(field, node, path)
+        filled[name] = _value(field, hints[name], child, (*path, name))
+    return Node(filled, node.origin)
+
+
+def _default(field: dataclasses.Field[Any], node: Node, path: KeyPath) -> Node:
+    if field.default is not dataclasses.MISSING:
+        return Node.of(field.default, DEFAULT)
+    if field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+        return Node.of({} if dataclasses.is_dataclass(value) else value, DEFAULT)
+    what = field.metadata.get("kind", "value")
+    raise ConfigError(f"{node.origin}: {dotted((*path, field.name))} is missing: a {what} must be given.")
+
+
+def _value(field: dataclasses.Field[Any], hint: Any, node: Node, path: KeyPath) -> Node:
+    meta = field.metadata
+    arguments = [a for a in typing.get_args(hint) if dataclasses.is_dataclass(a)]
+    container = meta.get("container")
+    if "kind" in meta and container is not None:
+        return _each(container, node, path, lambda n, p: _component(meta, n, p))
+    if "kind" in meta:
+        return node if meta.get("optional") and node.value is None else _component(meta, node, path)
+    if meta.get("catalogue") == "schedule":
+        return _each(list, node, path, lambda n, p: _called("schedule", n, p))
+    if "catalogue" in meta:
+        return _called(meta["catalogue"], node, path)
+    if arguments and arguments[0] is schema.Level:
+        return _levels(node, path)
+    if dataclasses.is_dataclass(hint):
+        return _fill(hint, node, path)  # type: ignore[arg-type]
+    if arguments:
+        kind = dict if typing.get_origin(hint) is dict else list
+        return _each(kind, node, path, lambda n, p: _fill(arguments[0], n, p))
+    if not builder.fits(node.plain(), hint):
+        raise ConfigError(
+            f"{node.origin}: {dotted(path)} is {node.plain()!r} ({kind_of(node.plain())}); "
+            f"expected {builder.annotation_text(hint)}."
+        )
+    return node
+
+
+def _each(container: type, node: Node, path: KeyPath, check: Callable[[Node, KeyPath], Node]) -> Node:
+    if node.value is None:
+        node = Node(container(), node.origin)
+    if not isinstance(node.value, container):
+        wanted = "a mapping of names" if container is dict else "a list"
+        raise ConfigError(f"{node.origin}: {dotted(path)} is {kind_of(node.plain())}; it must be {wanted}.")
+    checked = [(key, check(child, (*path, key))) for key, child in node.children()]
+    return Node(dict(checked) if container is dict else [child for _, child in checked], node.origin)
+
+
+def _levels(node: Node, path: KeyPath) -> Node:
+    """``labels``: its keys are the defaults of each of its ``levels``; without ``levels`` there is one, ``main``."""
+    _need_mapping(node, path)
+    shared = Node({key: child for key, child in node.value.items() if key != "levels"}, node.origin)
+    levels = node.value.get("levels")
+    if levels is None:
+        levels = Node({"main": Node({}, node.origin)} if shared.value else {}, node.origin)
+
+    def check(level: Node, at: KeyPath) -> Node:
+        _need_mapping(level, at)
+        return _fill(schema.Level, merge(shared, level), at)
+
+    return Node({"levels": _each(dict, levels, (*path, "levels"), check)}, node.origin)
+
+
+def _component(meta: Mapping[str, Any], node: Node, path: KeyPath) -> Node:
+    """A component's spec with its own defaults, and those of the engine's keys in it."""
+    kind, key, wiring = meta["kind"], meta.get("key", "type"), meta.get("wiring")
+    where = f"{node.origin}: {dotted(path)}"
+    if isinstance(node.value, str):
+        node = Node({key: Node(node.value, node.origin)}, node.origin)
+    if not isinstance(node.value, dict) or key not in node.value:
+        raise ConfigError(
+            f"{where} is {kind_of(node.plain())}{'' if node.value != {} else ' without keys'}; "
+            f"a {kind} is written as a name or as {{{key}: name, …}}."
+        )
+    wired = {field.name for field in dataclasses.fields(wiring)} if wiring else set()
+    given = {name: child for name, child in node.value.items() if name not in wired and name != key}
+    name = node.value[key].plain()
+    spec = {"type": name, **{k: child.plain() for k, child in given.items()}}
+    full = builder.fill_defaults(kind, spec, KINDS[kind].context, where=where)
+    filled = {key: node.value[key]}
+    default = Origin(f"default of {name}")
+    for k, value in full.items():
+        if k != "type":
+            filled[k] = given[k] if k in given else Node.of(value, default)
+    if wiring:
+        own = Node({k: child for k, child in node.value.items() if k in wired}, node.origin)
+        filled.update(_fill(wiring, own, path).value)
+    return Node(filled, node.origin)
+
+
+def _called(catalogue: str, node: Node, path: KeyPath) -> Node:
+    """The spec of a torch optimiser or an mmengine scheduler, its keys checked against the class."""
+    _need_mapping(node, path)
+    offered = _catalogue(catalogue)
+    name = node.value["type"].plain() if "type" in node.value else None
+    if name not in offered:
+        close = difflib.get_close_matches(str(name), offered, n=3)
+        raise ConfigError(
+            f"{node.origin}: {dotted(path)}: there is no {catalogue} {name!r}. "
+            f"{'Did you mean ' + ' or '.join(close) if close else 'Known: ' + ', '.join(offered)}."
+        )
+    known = {k: p for k, p in _settings(offered[name]).items() if k not in _ENGINES_OWN}
+    for key, child in node.value.items():
+        if key == "type":
+            continue
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else f" It accepts: {', '.join(known)}."
+            raise ConfigError(f"{child.origin}: {dotted(path)}: {name} has no setting {key!r}.{hint}")
+        if not builder.fits(child.plain(), known[key].hint):
+            raise ConfigError(
+                f"{child.origin}: {dotted((*path, key))} is {child.plain()!r} ({kind_of(child.plain())}); "
+                f"expected {known[key].annotation}."
+            )
+    return node
+
+
+_ENGINES_OWN = ("params", "optimizer", "param_name", "by_epoch", "last_step", "verbose")
+"""Arguments of optimisers and schedulers that are the engine's to give."""
+
+
+def _settings(cls: type) -> dict[str, builder.Parameter]:
+    """The keywords of a class; where its constructor only hands on ``*args``, those of the class it hands them to."""
+    for base in cls.__mro__:
+        init = vars(base).get("__init__")
+        if init is not None and not any(
+            p.kind is p.VAR_POSITIONAL for p in inspect.signature(init).parameters.values()
+        ):
+            return builder.parameters_of(base)
+    return builder.parameters_of(cls)
+
+
+def _catalogue(name: str) -> dict[str, type]:
+    if name == "optimizer":
+        import torch.optim
+
+        module, base = torch.optim, torch.optim.Optimizer
+    else:
+        import mmengine.optim.scheduler.lr_scheduler as module
+        from mmengine.optim.scheduler.param_scheduler import _ParamScheduler as base
+    return {
+        n: c
+        for n, c in vars(module).items()
+        if inspect.isclass(c) and issubclass(c, base) and c is not base and not n.startswith("_")
+    }
+
+
+def _need_mapping(node: Node, path: KeyPath) -> None:
+    if not isinstance(node.value, dict):
+        what = dotted(path) or "the experiment"
+        raise ConfigError(f"{node.origin}: {what} is {kind_of(node.plain())}; it must be a mapping of keys.")
+
+
+def _refuse_unknown(node: Node, path: KeyPath, known: set[str]) -> None:
+    for key, child in node.value.items():
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"Known here: {', '.join(sorted(known))}."
+            raise ConfigError(f"{child.origin}: unknown key {dotted((*path, key))!r}. {hint}")
+
+
+def _known(path: KeyPath, data: dict[str, Any]) -> bool:
+    """Whether the schema has a default at ``path``, so that an override may set it though no file does."""
+    cls: Any = schema.Stage
+    keys: list[str | int] = list(path)
+    fields = {f.name for f in dataclasses.fields(schema.Experiment)}
+    if keys[0] == "stages":
+        keys = keys[2:]
+    elif keys[0] in fields:
+        cls = schema.Experiment
+    while keys:
+        hints = typing.get_type_hints(cls)
+        name = str(keys.pop(0))
+        if cls is schema.Stage and name == "labels":
+            if keys[:1] == ["levels"]:
+                keys = keys[2:]
+            cls = schema.Level
+            continue
+        if name not in hints:
+            return False
+        field = next(f for f in dataclasses.fields(cls) if f.name == name)
+        hint = hints[name]
+        inner = next((a for a in typing.get_args(hint) if dataclasses.is_dataclass(a)), None)
+        if not keys:
+            return True
+        if "kind" in field.metadata or "catalogue" in field.metadata:
+            return True  # a component's own keys are checked with the component
+        if dataclasses.is_dataclass(hint):
+            cls = hint
+        elif inner is not None:
+            keys, cls = keys[1:], inner
+        else:
+            return False
+    return True

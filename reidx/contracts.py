@@ -1,0 +1,114 @@
+"""What the parts of an experiment hand to each other, and what a component declares about itself.
+
+Tensors travel in :class:`Features` and :class:`Batch`, labellings in :class:`LabelSet`; a class says with
+``requires``, ``provides``, ``cameras`` and ``outliers`` how it wants to be wired (:func:`contract_of` reads that).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Features(dict[str, Tensor]):
+    """Named outputs of a network for one batch (or one bank), ``embed`` (B,D) among them.
+
+    ``embed`` is the retrieval vector. Every tensor has the batch as its first axis; usual names are ``global`` (B,D),
+    ``parts`` (B,P,D), ``shared``, ``specific``. Raises :class:`ValueError` when ``embed`` is missing or the tensors
+    disagree about the batch: that is a fault of the fusion, not of the user.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(tensors)
+        if "embed" not in self:
+            raise ValueError(f"Features need the retrieval vector 'embed'; given: {', '.join(self) or 'nothing'}.")
+        sizes = {name: len(tensor) for name, tensor in self.items()}
+        if len(set(sizes.values())) != 1:
+            raise ValueError(f"Features disagree about the number of images: {sizes}.")
+
+    def split(self, sizes: list[int]) -> list[Features]:
+        """The features of consecutive groups of images, of the given sizes."""
+        parts = {name: tensor.split(sizes) for name, tensor in self.items()}
+        return [Features({name: part[i] for name, part in parts.items()}) for i in range(len(sizes))]
+
+
+@dataclass
+class Batch:
+    """One batch of one stream: images (B,3,H,W) and what is known of them.
+
+    ``index`` (B,) are positions in the domain's training split; ``targets`` (B,) are the stream's labels, absent when
+    the stream is unlabelled; ``weights`` (B,) and ``soft_targets`` (B,K) come from refiners.
+    """
+
+    images: Tensor
+    index: Tensor
+    targets: Tensor | None = None
+    cameras: Tensor | None = None
+    weights: Tensor | None = None
+    soft_targets: Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(
+            **{
+                name: None if value is None else value.to(device, non_blocking=True)
+                for name, value in vars(self).items()
+            }
+        )
+
+
+@dataclass
+class LabelSet:
+    """A labelling of N images: ``labels`` (N,) int64, −1 = outlier, else 0..K−1 without gaps.
+
+    ``weights`` (N,…) float32 and ``soft_targets`` (N,K) float32 are refiners' additions; ``report`` is what the epoch's
+    log shows of it.
+    """
+
+    labels: np.ndarray
+    weights: np.ndarray | None = None
+    soft_targets: np.ndarray | None = None
+    report: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """The number of clusters K."""
+        return int(self.labels.max()) + 1 if len(self.labels) else 0
+
+
+CAMERAS = ("required", "used", "unused")
+
+
+@dataclass(frozen=True)
+class Contract:
+    """How a component wants to be wired; the fields are those of the class attributes of the same names."""
+
+    requires: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
+    cameras: str = "unused"
+    outliers: str = ""
+    needs: str = ""
+
+
+def contract_of(component: type, params: Mapping[str, Any] | None = None) -> Contract:
+    """The contract of a class, for the given constructor arguments.
+
+    A class whose contract hangs on its arguments has ``contract(**params)`` returning those fields that differ from the
+    class attributes.
+    """
+    declared = {
+        name: getattr(component, name) for name in Contract.__dataclass_fields__ if hasattr(component, name)
+    }
+    adapt = getattr(component, "contract", None)
+    if adapt is not None:
+        declared.update(adapt(**(params or {})))
+    for name in ("requires", "provides"):
+        declared[name] = frozenset(declared.get(name, ()))
+    contract = Contract(**declared)
+    if contract.cameras not in CAMERAS:
+        raise TypeError(f"{component.__name__}.cameras is {contract.cameras!r}; it must be one of {CAMERAS}.")
+    return contract

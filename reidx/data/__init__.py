@@ -1,0 +1,1 @@
+"""The data side: data sets, images, transforms, samplers."""

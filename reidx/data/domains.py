@@ -1,0 +1,45 @@
+"""The domains of an experiment: data sets, with their decoded images shared by all stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from reidx.builder import build
+from reidx.data.datasets import Dataset, Split
+from reidx.data.images import ImageStore
+from reidx.errors import ConfigError
+
+
+class Domains:
+    """Data sets by domain name, read on first use, and one image store for each of their splits."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self.specs: Mapping[str, Any] = data["domains"]
+        self.size = (int(data["image_size"][0]), int(data["image_size"][1]))
+        self.interpolation = data["interpolation"]
+        self.workers = int(data["workers"])
+        self._left = int(data["cache_gb"] * (1 << 30))
+        self._datasets: dict[str, Dataset] = {}
+        self._stores: dict[tuple[str, str], ImageStore] = {}
+
+    def __getitem__(self, name: str) -> Dataset:
+        if name not in self.specs:
+            raise ConfigError(f"There is no domain {name!r}; data.domains has {', '.join(self.specs) or 'none'}.")
+        if name not in self._datasets:
+            dataset = build("dataset", self.specs[name], where=f"data.domains.{name}")
+            self._datasets[name] = dataset  # type: ignore[assignment]
+        return self._datasets[name]
+
+    def split(self, name: str, split: str) -> Split:
+        """A split of a domain: ``train``, ``query`` or ``gallery``."""
+        return getattr(self[name], split)
+
+    def images(self, name: str, split: str) -> ImageStore:
+        """The images of a split, decoded once as long as all that is asked for fits the cache."""
+        if (name, split) not in self._stores:
+            store = ImageStore(self.split(name, split).paths, self.size, self.interpolation, self._left)
+            if store.cached_bytes:
+                self._left -= store.cached_bytes
+            self._stores[name, split] = store
+        return self._stores[name, split]

@@ -1,0 +1,121 @@
+"""Decoded, resized images by position, kept in memory when they fit."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from reidx.errors import ConfigError, DataError
+
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+class CorruptImage(DataError):
+    """An image file that cannot be read; the message names it and says why.
+
+    A DataLoader hands on a worker's exception by building it again from the worker's whole traceback: only the
+    message is taken from that.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition(f"{__name__}.CorruptImage: ")[2].strip())
+
+
+class ImageStore(Dataset[Tensor]):
+    """Images uint8 (3,H,W), contiguous, decoded from files and resized exactly as Pillow does.
+
+    ``size`` is (height, width) in pixels; ``interpolation`` bicubic or bilinear. Any colour mode becomes RGB, and a
+    rotation noted in the file is applied. If the whole set at this size takes at most ``cache_bytes``, each image is
+    decoded once: the memory is shared with worker processes that are forked (spawned ones decode for themselves) and
+    taken up only as it fills.
+
+    Raises :class:`CorruptImage` when a file cannot be read, :class:`ConfigError` for an unknown interpolation.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        size: tuple[int, int] = (256, 128),
+        interpolation: str = "bicubic",
+        cache_bytes: int = 4 << 30,
+    ) -> None:
+        if interpolation not in FILTERS:
+            raise ConfigError(f"interpolation is {interpolation!r}; it must be one of {', '.join(FILTERS)}.")
+        self.paths = list(paths)
+        self.size = (int(size[0]), int(size[1]))
+        self.interpolation = interpolation
+        self.cache: np.ndarray | None = None
+        self.filled: np.ndarray | None = None
+        shape = (len(self.paths), 3, *self.size)
+        if 0 < math.prod(shape) <= cache_bytes:
+            # anonymous shared mappings: unlike /dev/shm they have no limit of their own and leave nothing behind
+            self.cache = np.frombuffer(mmap.mmap(-1, math.prod(shape)), np.uint8).reshape(shape)
+            self.filled = np.frombuffer(mmap.mmap(-1, len(self.paths)), np.uint8)
+
+    @property
+    def cached_bytes(self) -> int:
+        """What the cache takes up when it is full; 0 when the set is too large for it."""
+        return 0 if self.cache is None else self.cache.nbytes
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "cache": None, "filled": None}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.batch([index])[0]
+
+    def batch(self, indices: Sequence[int]) -> Tensor:
+        """The images at ``indices``: uint8 (B,3,H,W), the caller's own copy."""
+        if self.cache is None:
+            return torch.from_numpy(np.stack([self._decode(index) for index in indices]))
+        for index in indices:
+            self._fill(index)
+        return torch.from_numpy(self.cache[np.asarray(indices)])
+
+    def _decode(self, index: int) -> np.ndarray:
+        path = self.paths[index]
+        try:
+            with Image.open(path) as image:
+                upright = ImageOps.exif_transpose(image) if "exif" in image.info else image
+                height, width = self.size
+                resized = upright.convert("RGB").resize((width, height), FILTERS[self.interpolation])
+        except Exception as error:  # decoders raise nearly anything on damaged bytes
+            reason = str(error) or type(error).__name__
+            raise CorruptImage(
+                f"{path} cannot be read as an image: {reason}. Restore the file or drop it."
+            ) from error
+        # NumPy, not torch: torch would start its own threads for each image, next to ours or the worker processes
+        return np.stack([np.asarray(channel) for channel in resized.split()])
+
+    def warm(self, threads: int | None = None, progress: Callable[[int, int], None] | None = None) -> None:
+        """Fill the cache now, on ``threads`` (default: the machine's cores); nothing if the set is too large for it.
+
+        ``progress(done, total)`` is called as images arrive.
+        """
+        if self.cache is None:
+            return
+        with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+            try:
+                for done, _ in enumerate(pool.map(self._fill, range(len(self))), start=1):
+                    if progress is not None:
+                        progress(done, len(self))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _fill(self, index: int) -> None:
+        assert self.cache is not None and self.filled is not None
+        if not self.filled[index]:
+            self.cache[index] = self._decode(index)
+            self.filled[index] = 1  # after the image: another process may be looking

@@ -1,0 +1,84 @@
+"""Batches: the labelled view of a domain's training images, and the loader that draws from all streams at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from reidx.contracts import Batch, LabelSet
+from reidx.data.images import ImageStore
+
+
+class LabelledView(Dataset[Any]):
+    """The training images of a domain under one labelling; immutable, so that workers cannot see a stale one.
+
+    A relabelling makes a new view. Positions are those of the domain's training split; ``labels`` None makes an
+    unlabelled view.
+    """
+
+    def __init__(self, store: ImageStore, cameras: np.ndarray, labels: LabelSet | None) -> None:
+        self.store = store
+        self.cameras = torch.from_numpy(cameras)
+        self.targets = None if labels is None else torch.from_numpy(labels.labels)
+        given = labels or LabelSet(np.zeros(0, dtype=np.int64))
+        self.weights = None if given.weights is None else torch.from_numpy(given.weights)
+        self.soft_targets = None if given.soft_targets is None else torch.from_numpy(given.soft_targets)
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, position: int) -> Batch:
+        return self.__getitems__([position])
+
+    def __getitems__(self, positions: list[int]) -> Batch:
+        """The batch at ``positions``, images as uint8 (the stream's transform runs on the device)."""
+        index = torch.as_tensor(positions)
+        labelled = {
+            name: None if column is None else column[index]
+            for name, column in (
+                ("targets", self.targets),
+                ("cameras", self.cameras),
+                ("weights", self.weights),
+                ("soft_targets", self.soft_targets),
+            )
+        }
+        return Batch(self.store.batch(positions), index, **labelled)
+
+
+def as_it_is(batch: Batch) -> Batch:
+    """The batch itself: views make whole batches, so there is nothing to collate."""
+    return batch
+
+
+def batches(view: LabelledView, sampler: Iterable[list[int]], workers: int) -> DataLoader[Any]:
+    """A loader of ``view``'s batches in the sampler's order, decoded by ``workers`` processes (0: by this one).
+
+    Workers only decode: all randomness is the sampler's and the transform's, in the training process.
+    """
+    return DataLoader(view, batch_sampler=sampler, num_workers=workers, collate_fn=as_it_is)  # type: ignore[arg-type]
+
+
+class StreamLoader:
+    """One batch of every stream a step, ``iters`` steps an epoch: a mapping from stream name to :class:`Batch`."""
+
+    def __init__(self, iters: int) -> None:
+        self.iters = iters
+        self.loaders: Mapping[str, DataLoader[Any]] = {}
+        self.dataset = self  # what mmengine's hooks look at for meta information
+
+    def use(self, loaders: Mapping[str, DataLoader[Any]]) -> None:
+        """Draw from these loaders from now on."""
+        self.loaders = dict(loaders)
+
+    def __len__(self) -> int:
+        return self.iters
+
+    def __iter__(self) -> Iterator[dict[str, Batch]]:
+        # one iterator after the other is made, in the order of the names' mention: each draws its seed from torch
+        iterators = {name: iter(loader) for name, loader in self.loaders.items()}
+        for _ in range(self.iters):
+            yield {name: next(iterator) for name, iterator in iterators.items()}

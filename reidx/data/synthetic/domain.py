@@ -1,0 +1,212 @@
+"""Render a whole synthetic domain to disk in the file grammar of Market-1501."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Callable, Generator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from reidx.data.synthetic.appearance import WARDROBES, Appearance, sample_appearance
+from reidx.data.synthetic.camera import Camera, render_person, sample_camera
+from reidx.errors import DataError
+
+VERSION = 1
+"""Raised whenever the same arguments render different pictures."""
+
+MANIFEST = "synthetic.json"
+FIRST_PID = {"source": 1, "target": 5001}
+MAX_IDENTITIES = 4999
+DISTRACTOR = 0
+IMAGES_PER_WORKER = 200
+"""Below this many pictures a further process costs more to start than it saves."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture to render. `index` counts the pictures of one identity under one camera."""
+
+    folder: str
+    pid: int
+    camera: int
+    index: int
+
+    @property
+    def name(self) -> str:
+        sequence, frame = 1 + self.index % 2, self.pid * 100 + self.index
+        return f"{self.pid:04d}_c{self.camera}s{sequence}_{frame:06d}_00.jpg"
+
+
+def render_domain(
+    root: Path,
+    domain: str = "source",
+    *,
+    identities: tuple[int, int] = (150, 60),
+    images_per_camera: int = 4,
+    cameras: int = 4,
+    size: tuple[int, int] = (128, 64),
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """The folder `root` holding `bounding_box_train`, `query` and `bounding_box_test` of a synthetic domain.
+
+    `domain` is `"source"` or `"target"`: other people, wardrobe, places, cameras and light. `identities` are
+    those of the training and of the test split, each seen `images_per_camera` times by each of `cameras`
+    cameras; `size` is (height, width). The first test picture of each identity and camera is the query, the
+    gallery holds the others and one false alarm (pid 0000) for every second test identity.
+    Each picture depends on the seed, domain, identity, camera and its index alone, never on `workers`
+    (default: the machine's cores; more than one need an importable `__main__`). `progress(done, total)` is
+    called as pictures arrive.
+
+    The folder appears only when complete, with a manifest `synthetic.json`; one of the same arguments is reused.
+    Raises DataError for arguments that make no benchmark, and when `root` holds anything else.
+    """
+    root = Path(root)
+    _check(domain, identities, images_per_camera, cameras, size)
+    shots = _shots(domain, identities, images_per_camera, cameras)
+    counts = dict(sorted(Counter(shot.folder for shot in shots).items()))
+    manifest = {
+        "version": VERSION,
+        "domain": domain,
+        "identities": list(identities),
+        "images_per_camera": images_per_camera,
+        "cameras": cameras,
+        "size": list(size),
+        "seed": seed,
+        "counts": counts,
+    }
+    if _is_finished(root, manifest):
+        return root
+    root.parent.mkdir(parents=True, exist_ok=True)
+    draft = root.with_name(f".{root.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        for folder in counts:
+            (draft / folder).mkdir(parents=True)
+        write = partial(_write, draft, domain, size, seed)
+        # closed before the draft is cleared: an interrupt must not leave processes writing into it
+        with closing(_each(write, shots, workers or os.cpu_count() or 1)) as written:
+            for done, _ in enumerate(written, start=1):
+                if progress is not None:
+                    progress(done, len(shots))
+        (draft / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        if root.is_dir():
+            root.rmdir()  # empty, or _is_finished had refused it
+        try:
+            draft.rename(root)
+        except OSError:
+            if not _is_finished(root, manifest):  # else another process was as quick, with the same pictures
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return root
+
+
+def _check(
+    domain: str, identities: tuple[int, int], images_per_camera: int, cameras: int, size: tuple[int, int]
+) -> None:
+    if domain not in WARDROBES:
+        raise DataError(
+            f"render_domain: no synthetic domain {domain!r}; choose one of {', '.join(WARDROBES)}."
+        )
+    if len(identities) != 2 or min(identities) < 1 or sum(identities) > MAX_IDENTITIES:
+        raise DataError(
+            f"render_domain: identities={tuple(identities)}; give (train, test), 1 or more, {MAX_IDENTITIES} at most."
+        )
+    if not 2 <= images_per_camera <= 100:
+        raise DataError(
+            f"render_domain: images_per_camera={images_per_camera}; give 2 to 100: a query and its gallery."
+        )
+    if not 2 <= cameras <= 9:
+        raise DataError(
+            f"render_domain: cameras={cameras}; give 2 to 9, as a match must come from another camera."
+        )
+    if len(size) != 2 or min(size) < 16:
+        raise DataError(
+            f"render_domain: size={tuple(size)}; give (height, width) of at least 16 pixels each."
+        )
+
+
+def _shots(domain: str, identities: tuple[int, int], images_per_camera: int, cameras: int) -> list[Shot]:
+    """Every picture of the domain; grouped by camera, so that a process paints few backdrops."""
+    train, test = identities
+    first = FIRST_PID[domain]
+    shots = []
+    for camera in range(1, cameras + 1):
+        for pid in range(first, first + train + test):
+            for index in range(images_per_camera):
+                held_out = "bounding_box_test" if index else "query"
+                folder = "bounding_box_train" if pid < first + train else held_out
+                shots.append(Shot(folder, pid, camera, index))
+        false_alarms = range(camera - 1, (test + 1) // 2, cameras)
+        shots += [Shot("bounding_box_test", DISTRACTOR, camera, index) for index in false_alarms]
+    return shots
+
+
+def _is_finished(root: Path, manifest: dict[str, object]) -> bool:
+    """Whether `root` holds exactly this rendering; DataError if it holds something else."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    remedy = "Choose another folder, or delete this one to render it anew."
+    try:
+        found = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise DataError(
+            f"{root} exists, but is no finished synthetic domain (no readable {MANIFEST}). {remedy}"
+        ) from None
+    if found == manifest:
+        return True
+    known = found if isinstance(found, dict) else {}
+    changes = [
+        f"{key} {known.get(key)!r} (asked: {value!r})"
+        for key, value in manifest.items()
+        if known.get(key) != value
+    ]
+    raise DataError(f"{root} holds another synthetic domain: {', '.join(changes) or 'more keys'}. {remedy}")
+
+
+def _each(write: Callable[[Shot], None], shots: list[Shot], workers: int) -> Generator[None, None, None]:
+    workers = min(workers, -(-len(shots) // IMAGES_PER_WORKER))
+    if workers <= 1:
+        yield from map(write, shots)
+        return
+    # spawned, not forked: the caller may hold threads or a GPU
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        try:
+            yield from pool.map(write, shots, chunksize=50)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _write(root: Path, domain: str, size: tuple[int, int], seed: int, shot: Shot) -> None:
+    code = FIRST_PID[domain]
+    camera = _camera(seed, domain, shot.camera)
+    rng = np.random.default_rng([seed, code, 2, shot.pid, shot.camera, shot.index])
+    # passers-by come from nowhere in the splits, so that nobody's picture shows another identity of the benchmark
+    passer_by = sample_appearance(
+        np.random.default_rng([seed, code, 3, int(rng.integers(2**31))]), WARDROBES[domain]
+    )
+    person = None if shot.pid == DISTRACTOR else _person(seed, domain, shot.pid)
+    image = render_person(person, camera, rng, size=size, passer_by=passer_by)
+    image.save(root / shot.folder / shot.name, quality=camera.quality)
+
+
+@lru_cache(maxsize=4096)
+def _person(seed: int, domain: str, pid: int) -> Appearance:
+    return sample_appearance(np.random.default_rng([seed, FIRST_PID[domain], 0, pid]), WARDROBES[domain])
+
+
+@lru_cache(maxsize=64)
+def _camera(seed: int, domain: str, camera: int) -> Camera:
+    return sample_camera(np.random.default_rng([seed, FIRST_PID[domain], 1, camera]), domain, camera - 1)

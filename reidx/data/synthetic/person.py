@@ -1,0 +1,22 @@
+"""Draw one person: a walking skeleton in three dimensions, dressed, turned, projected and painted back to front."""
+
+from __future__ import annotations
+
+from reidx.data.synthetic.appearance import Appearance
+from reidx.data.synthetic.bags import add_bag
+from reidx.data.synthetic.canvas import Canvas, Point
+from reidx.data.synthetic.clothes import add_arms, add_hips, add_legs, add_torso
+from reidx.data.synthetic.figure import Figure, Pose
+from reidx.data.synthetic.head import add_head
+
+
+def draw_person(canvas: Canvas, appearance: Appearance, pose: Pose, feet: Point, unit: float) -> None:
+    """Paint the person with the point between the feet at pixel `feet` and `unit` pixels to the metre."""
+    figure = Figure(canvas, appearance, pose, feet, unit)
+    add_legs(figure)
+    add_hips(figure)
+    add_torso(figure)
+    hands = add_arms(figure)
+    add_head(figure)
+    add_bag(figure, hands)
+    figure.paint()

@@ -1,0 +1,122 @@
+"""Transforms: from resized uint8 images to what a network is given.
+
+A transform works on a batch on any device; a single image is a batch of one, so both paths are the same code. What is
+random comes from torch's CPU generator, image after image, whatever the device: a seed means the same augmentations
+for a batch, for its images one by one, on a GPU or not.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from reidx.errors import ConfigError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Transform(ABC):
+    """Images to network input; ``mean`` and ``std`` (per channel, of values in 0..1) are what the backbone expects."""
+
+    def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
+        self.mean = torch.tensor(tuple(mean), dtype=torch.float32)
+        self.std = torch.tensor(tuple(std), dtype=torch.float32)
+
+    @abstractmethod
+    def batch(self, images: Tensor) -> Tensor:
+        """Images uint8 (B,3,H,W) to float32 (B,3,H,W) on the same device."""
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """One image uint8 (3,H,W) to float32 (3,H,W)."""
+        return self.batch(image[None])[0]
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(x / 255 - mean) / std of uint8 images (B,3,H,W), as a new float32 tensor."""
+        scale = (1 / (255 * self.std)).to(images.device)[:, None, None]
+        shift = (-self.mean / self.std).to(images.device)[:, None, None]
+        # in place: memory traffic is what this costs
+        return images.to(torch.float32, copy=True).mul_(scale).add_(shift)
+
+
+class ReidTest(Transform):
+    """Normalised images and nothing else, for extraction and evaluation."""
+
+    def batch(self, images: Tensor) -> Tensor:
+        return self.normalise(images)
+
+
+class ReidAugment(Transform):
+    """Randomly flipped, shifted, normalised and erased images: the field's customary training transform.
+
+    In this order (LP section 1.6): horizontal flip with probability ``flip``; ``pad`` black pixels on every side and a
+    random crop back to the size; normalisation; random erasing (Zhong et al., AAAI 2020) with probability ``erase``: a
+    rectangle of 2 to 40 % of the area and an aspect (height / width) of 0.3 to 3.33, found in up to 100 tries. As in
+    the field's code the rectangle is filled with 0.485, 0.456, 0.406 *after* normalisation: a light grey, not the mean.
+
+    Raises :class:`ConfigError` for a probability outside 0..1 or a negative ``pad``.
+    """
+
+    area = (0.02, 0.4)
+    aspect = (0.3, 1 / 0.3)
+    tries = 100
+    fill = IMAGENET_MEAN
+
+    def __init__(
+        self,
+        flip: float = 0.5,
+        pad: int = 10,
+        erase: float = 0.5,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__(mean, std)
+        for name, share in (("flip", flip), ("erase", erase)):
+            if not 0 <= share <= 1:
+                raise ConfigError(f"ReidAugment: {name} is a probability, from 0 to 1, not {share}.")
+        if pad < 0:
+            raise ConfigError(f"ReidAugment: pad is a number of pixels, 0 or more, not {pad}.")
+        self.flip, self.pad, self.erase = flip, pad, erase
+
+    def batch(self, images: Tensor) -> Tensor:
+        count, _, height, width = images.shape
+        # a row an image, so that a batch consumes the generator just as its images one after the other do
+        draws = torch.rand(count, 6 + 2 * self.tries)
+        flipped = (draws[:, 0] < self.flip).tolist()
+        shifts = ((2 * self.pad + 1) * draws[:, 1:3]).long().sub(self.pad).tolist()
+        moved = torch.zeros_like(images, memory_format=torch.contiguous_format)
+        for i, (down, right) in enumerate(shifts):
+            # the window of the padded image starts `down` rows below the image's own corner (or above, if negative)
+            image = images[i].flip(-1) if flipped[i] else images[i]
+            rows, columns = _overlap(down, height), _overlap(right, width)
+            moved[i, :, rows[1], columns[1]] = image[:, rows[0], columns[0]]
+        out = self.normalise(moved)
+        fill = torch.tensor(self.fill, device=out.device)[:, None, None]
+        for i, box in enumerate(self._boxes(draws[:, 3:], height, width)):
+            if box is not None:
+                top, left, tall, wide = box
+                out[i, :, top : top + tall, left : left + wide] = fill
+        return out
+
+    def _boxes(self, draws: Tensor, height: int, width: int) -> list[tuple[int, int, int, int] | None]:
+        """For each row of uniform draws (B, 3 + 2 tries) the rectangle (top, left, height, width) to erase, or None."""
+        chosen = draws[:, 0] < self.erase
+        area = height * width * (self.area[0] + (self.area[1] - self.area[0]) * draws[:, 3 : 3 + self.tries])
+        aspect = self.aspect[0] + (self.aspect[1] - self.aspect[0]) * draws[:, 3 + self.tries :]
+        tall, wide = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+        fits = (tall < height) & (wide < width)
+        first = fits.int().argmax(1, keepdim=True)  # the first try that fits
+        tall, wide = tall.gather(1, first)[:, 0], wide.gather(1, first)[:, 0]
+        top = (draws[:, 1] * (height - tall + 1)).floor()
+        left = (draws[:, 2] * (width - wide + 1)).floor()
+        boxes = torch.stack([top, left, tall, wide], 1).long().tolist()
+        keep = (chosen & fits.any(1)).tolist()
+        return [tuple(box) if kept else None for box, kept in zip(boxes, keep, strict=True)]
+
+
+def _overlap(shift: int, size: int) -> tuple[slice, slice]:
+    """Where an image and its window, ``shift`` pixels further on, cover each other: seen from the image, the window."""
+    return slice(max(shift, 0), size + min(shift, 0)), slice(max(-shift, 0), size - max(shift, 0))

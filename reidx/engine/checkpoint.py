@@ -1,0 +1,143 @@
+"""Checkpoints: written whole or not at all, read without running code, verified before they are trusted."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reidx.errors import CheckpointError
+
+KEEP = 2
+"""How many of the newest checkpoints of a stage are kept."""
+
+_NAME = re.compile(r"epoch_(\d+)\.pth")
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a file beside ``path``, flush it to the disk, and only then give it the name ``path``.
+
+    A reader sees the old file or the new one. Raises :class:`CheckpointError` when the disk is full or refuses; what was
+    there before stays.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        with open(partial, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        kept = f"The earlier {path.name} is untouched." if path.exists() else "Nothing was left half-written."
+        raise CheckpointError(
+            f"{path} cannot be written: {error.strerror or error}. {kept} "
+            "Make room (or choose another --work-dir) and go on with --resume."
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file atomically."""
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with open(path, "rb") as handle:
+        sha = hashlib.sha256()
+        while block := handle.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def save(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Write a checkpoint and its checksum, then drop all but the newest :data:`KEEP` of the folder.
+
+    The checksum is written first, so that the checkpoint's own appearance is what commits it.
+    """
+
+    def write(partial: Path) -> None:
+        # torch's file writer reports a full disk as a RuntimeError that does not say so
+        try:
+            torch.save(checkpoint, partial)
+        except RuntimeError as error:
+            raise OSError(None, f"writing failed ({error})") from error
+        sum_path = path.with_suffix(".sha256")
+        sum_path.write_text(digest(partial), encoding="utf-8")
+
+    write_atomically(path, write)
+    for _, old in _numbered(path.parent)[:-KEEP]:
+        with contextlib.suppress(OSError):
+            old.unlink()
+            old.with_suffix(".sha256").unlink(missing_ok=True)
+
+
+def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """The contents of a checkpoint; only plain data and tensors are read, never code.
+
+    Raises :class:`CheckpointError` if the file is missing, damaged, or holds anything else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint {path}.")
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{path} is not a readable checkpoint ({first}). It is damaged, or holds pickled objects, which are not loaded."
+        ) from error
+
+
+def _numbered(folder: Path) -> list[tuple[int, Path]]:
+    found = ((_NAME.fullmatch(p.name), p) for p in folder.glob("epoch_*.pth"))
+    return sorted((int(match[1]), p) for match, p in found if match)
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a stage's folder, or None.
+
+    One whose checksum does not fit is passed over for the one before it.
+    """
+    for _, path in reversed(_numbered(folder)):
+        expected = path.with_suffix(".sha256")
+        if expected.is_file() and expected.read_text(encoding="utf-8").strip() == digest(path):
+            return path
+    return None
+
+
+def strip_prefix(state: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The entries whose key starts with ``prefix``, without it."""
+    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+
+
+def load_weights(network: torch.nn.Module, path: str | Path) -> None:
+    """Load a network's weights (backbone and fusion) from a checkpoint of a stage.
+
+    Takes the student's. The backbone must fit exactly; parts of another fusion head may be missing or left over, as a
+    later stage may have another head. Raises :class:`CheckpointError` listing what does not fit.
+    """
+    state = load(path).get("state_dict", {})
+    weights = strip_prefix(state, "networks.student.")
+    if not weights:
+        raise CheckpointError(f"{path} is not a checkpoint of a stage: it has no networks.student.* weights.")
+    own = network.state_dict()
+    shapes = [
+        f"{key}: {tuple(weights[key].shape)} in the file, {tuple(own[key].shape)} in the model"
+        for key in own
+        if key in weights and weights[key].shape != own[key].shape
+    ]
+    missing = [key for key in own if key not in weights and key.startswith("backbone.")]
+    unknown = [key for key in weights if key not in own and key.startswith("backbone.")]
+    problems = shapes + [f"{k}: missing" for k in missing] + [f"{k}: not in the model" for k in unknown]
+    if problems:
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        raise CheckpointError(f"{path} does not fit the model: {'; '.join(problems[:5])}{more}.")
+    network.load_state_dict({**own, **{k: v for k, v in weights.items() if k in own}})

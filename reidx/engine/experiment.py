@@ -1,0 +1,246 @@
+"""A whole experiment: its stages in order, each finished one remembered, and the result with its card."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reidx.config import Config
+from reidx.data.domains import Domains
+from reidx.engine import checkpoint as checkpoints
+from reidx.engine.loop import Report
+from reidx.engine.progress import Mode, Reporter
+from reidx.engine.seeding import seed_everything
+from reidx.engine.stage import StageRun
+from reidx.errors import CheckpointError, ConfigError
+from reidx.plugins import plugins
+from reidx.schema import Stage
+
+METRICS = ("mAP", "rank-1", "rank-5", "rank-10", "mINP")
+LABELS = ("clusters", "outliers", "ari")
+
+
+@dataclass
+class StageResult:
+    """What a stage came to: ``before`` (metrics before its first epoch, if asked for), the ``history`` of its epochs."""
+
+    name: str
+    before: Report = field(default_factory=dict)
+    history: list[Report] = field(default_factory=list)
+
+    @property
+    def last(self) -> Report:
+        """The report of the last epoch; empty for a stage without one."""
+        return self.history[-1] if self.history else {}
+
+
+@dataclass
+class Result:
+    """The result of an experiment: its stages, its card, and the folder that holds everything else."""
+
+    work_dir: Path
+    stages: list[StageResult]
+    card: dict[str, Any]
+
+    @property
+    def metrics(self) -> Report:
+        """mAP, rank-k and mINP (fractions) after the last epoch of the last stage."""
+        last = self.stages[-1].last or self.stages[-1].before
+        return {name: last[name] for name in METRICS if name in last}
+
+    def rows(self) -> list[tuple[str, Report]]:
+        """What the table shows: every evaluated state, by name."""
+        rows: list[tuple[str, Report]] = []
+        for stage in self.stages:
+            if stage.before:
+                rows.append((f"before {stage.name}", stage.before))
+            if "mAP" in stage.last:
+                rows.append((f"{stage.name}, epoch {stage.last['epoch']:.0f} (last)", stage.last))
+        return rows
+
+    def table(self) -> str:
+        """The states of the experiment, a line each: mAP, rank-1/5/10, mINP in percent; clusters, outliers, ARI."""
+        rows = self.rows()
+        width = max((len(name) for name, _ in rows), default=0)
+        head = ["mAP", "rank-1", "rank-5", "rank-10", "mINP", "clusters", "outliers", "ARI"]
+        lines = [" " * width + "".join(f"{name:>9}" for name in head)]
+        for name, report in rows:
+            cells = [f"{100 * report[m]:9.2f}" if m in report else f"{'–':>9}" for m in METRICS]
+            cells += [f"{report[m]:9.0f}" if m in report else f"{'–':>9}" for m in LABELS[:2]]
+            cells.append(f"{report['ari']:9.3f}" if "ari" in report else f"{'–':>9}")
+            lines.append(f"{name:<{width}}" + "".join(cells))
+        return "\n".join(lines)
+
+
+def run(
+    config: Config,
+    work_dir: str | Path | None = None,
+    resume: bool = False,
+    progress: Mode | None = None,
+) -> Result:
+    """Run an experiment to its end, stage after stage.
+
+    Everything is written under ``work_dir`` (default ``runs/NAME-HASH``): the resolved config, a folder a stage with its
+    checkpoints and log, the result with its card. A folder that holds a run already is only gone on with when ``resume``
+    is set, and then only with the same config. ``resume`` skips finished stages and goes on from the last whole
+    checkpoint of the unfinished one, to the same numbers as a run that was never stopped (bit for bit on a CPU).
+
+    Raises :class:`ConfigError` for a folder of another run, and whatever the stages raise.
+    """
+    reporter = Reporter(progress)
+    folder = Path(work_dir) if work_dir is not None else Path("runs") / f"{config.experiment.name}-{config.hash}"
+    _claim(folder, config, resume)
+    experiment = config.experiment
+    domains = Domains(config.data["data"])
+    stages: list[StageResult] = []
+    started = time.time()
+    stage_run: StageRun | None = None
+    cards: dict[str, Any] = {}
+    for number, stage in enumerate(experiment.stages):
+        path = folder / f"{number + 1}-{stage.name}"
+        done = path / "done.json"
+        if resume and done.is_file():
+            record = json.loads(done.read_text(encoding="utf-8"))
+            stages.append(StageResult(stage.name, record["before"], record["history"]))
+            cards[stage.name] = record["card"]
+            reporter.say(f"stage {stage.name}: finished earlier")
+            continue
+        reporter.say(f"stage {stage.name}")
+        seed_everything(experiment.seed, number)
+        stage_run = StageRun(
+            stage, number, experiment.seed, domains, path, lambda ref: _resolve(ref, folder, experiment.stages), reporter
+        )
+        result = StageResult(stage.name)
+        before = path / "before.json"
+        if stage.evaluate.before:
+            if resume and before.is_file():
+                result.before = json.loads(before.read_text(encoding="utf-8"))
+            else:
+                result.before, _ = stage_run.evaluate()
+                checkpoints.write_text(before, json.dumps(result.before, indent=1))
+            reporter.say("before: " + _metrics_line(result.before))
+        if stage.epochs > 0:
+            result.history = stage_run.run(resume)
+        stages.append(result)
+        cards[stage.name] = _stage_card(stage, stage_run)
+        record = {"before": result.before, "history": result.history, "card": cards[stage.name]}
+        checkpoints.write_text(path / "log.jsonl", "".join(json.dumps(e) + "\n" for e in result.history))
+        checkpoints.write_text(done, json.dumps(record, indent=1))
+    card = _card(config, domains, cards, time.time() - started)
+    finished = Result(folder, stages, card)
+    checkpoints.write_text(
+        folder / "result.json", json.dumps({"metrics": finished.metrics, "card": card}, indent=1)
+    )
+    return finished
+
+
+def test(config: Config, weights: str | Path | None = None, progress: Mode | None = None) -> Result:
+    """Evaluate the network of an experiment's last stage: with ``weights`` (a stage's checkpoint), or as it is built.
+
+    Nothing is trained and nothing written. Raises :class:`ConfigError` if the stage has no domain to evaluate on.
+    """
+    stage, number = config.experiment.stages[-1], len(config.experiment.stages) - 1
+    if stage.evaluate.domain is None:
+        raise ConfigError(f"Stage {stage.name} names no domain to test on: set stages.{stage.name}.evaluate.domain.")
+    if weights is not None:
+        stage.init = str(weights)
+    elif stage.init is not None and stage.init.startswith("stage:"):
+        raise ConfigError(f"Stage {stage.name} starts from {stage.init}: say whose weights to test (--weights FILE).")
+    domains = Domains(config.data["data"])
+    seed_everything(config.experiment.seed, number)
+    reporter = Reporter(progress)
+    stage_run = StageRun(stage, number, config.experiment.seed, domains, Path("."), Path, reporter)
+    metrics, card = stage_run.evaluate()
+    cards = {stage.name: {"evaluation": card}}
+    return Result(Path("."), [StageResult(stage.name, metrics)], _card(config, domains, cards, 0.0))
+
+
+def _claim(folder: Path, config: Config, resume: bool) -> None:
+    """Make ``folder`` this run's, or raise if it is another's."""
+    record = folder / "experiment.json"
+    if record.is_file():
+        theirs = json.loads(record.read_text(encoding="utf-8"))["hash"]
+        if not resume:
+            raise ConfigError(
+                f"{folder} holds a run already. Go on with it (--resume), or name another folder (--work-dir)."
+            )
+        if theirs != config.hash:
+            raise ConfigError(
+                f"{folder} holds a run of another config (hash {theirs}, this one is {config.hash}); compare its config.yaml. "
+                "Resume with that config, or name another folder (--work-dir)."
+            )
+        return
+    used = {p.namespace: p for p in plugins() if p.namespace and f"{p.namespace}." in json.dumps(config.data)}
+    origin = {
+        namespace: {
+            "distribution": plugin.origin,
+            "paper": plugin.info.paper if plugin.info else "",
+            "licence": plugin.info.licence if plugin.info else "",
+        }
+        for namespace, plugin in used.items()
+    }
+    checkpoints.write_text(folder / "config.yaml", config.render())
+    checkpoints.write_text(
+        record, json.dumps({"name": config.experiment.name, "hash": config.hash, "plugins": origin}, indent=1)
+    )
+
+
+def _resolve(reference: str, folder: Path, stages: list[Stage]) -> Path:
+    """The checkpoint that ``stage:NAME`` (its last) or a path stands for."""
+    if not reference.startswith("stage:"):
+        return Path(reference)
+    name = reference.removeprefix("stage:")
+    number = next(i for i, stage in enumerate(stages) if stage.name == name)
+    newest = checkpoints.newest(folder / f"{number + 1}-{name}")
+    if newest is None:
+        raise CheckpointError(f"{reference}: there is no whole checkpoint in {folder / f'{number + 1}-{name}'}.")
+    return newest
+
+
+def _metrics_line(metrics: Report) -> str:
+    return ", ".join(f"{name} {100 * metrics[name]:.2f}" for name in METRICS if name in metrics)
+
+
+def _stage_card(stage: Stage, stage_run: StageRun) -> dict[str, Any]:
+    """How a stage's numbers came about."""
+    streams = stage.streams.values()
+    return {
+        "epochs": stage.epochs,
+        "iters": stage.iters,
+        "init": stage.init,
+        "weights": stage.model.backbone.get("weights") or stage.model.backbone.get("pretrained", False),
+        "precision": stage.precision,
+        "bn_group": stage.model.bn_group,
+        "cameras_in_sampling": any(s.sampler.get("use_cameras", False) for s in streams),
+        "label_monitor": any(level.monitor for level in stage.labels.values()),
+        "selection": "last epoch",
+        "evaluation": stage_run.evaluation_card,
+    }
+
+
+def _card(config: Config, domains: Domains, stages: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """What a number needs beside it to mean something."""
+    packages = ("reidx", "torch", "torchvision", "timm", "mmengine", "numpy", "faiss-gpu", "faiss-cpu")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "experiment": config.experiment.name,
+        "config_hash": config.hash,
+        "seed": config.experiment.seed,
+        "data": {name: domains[name].card() for name in config.experiment.data.domains},
+        "image_size": list(config.experiment.data.image_size),
+        "interpolation": config.experiment.data.interpolation,
+        "stages": stages,
+        "seconds": round(seconds, 1),
+        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "versions": versions,
+    }

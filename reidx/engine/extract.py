@@ -1,0 +1,58 @@
+"""Features of a whole split: the one way images become a bank, for labelling and for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, SequentialSampler
+
+import numpy as np
+
+from reidx.contracts import Features
+from reidx.data.images import ImageStore
+from reidx.data.loading import LabelledView, batches
+from reidx.engine.optim import autocast
+from reidx.engine.progress import Reporter
+
+BATCH = 256
+
+
+@torch.no_grad()
+def extract(
+    network: Callable[[Tensor], Features],
+    store: ImageStore,
+    transform: Callable[[Tensor], Tensor],
+    names: Collection[str],
+    *,
+    device: torch.device,
+    precision: str = "fp32",
+    flip: bool = False,
+    workers: int = 0,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    reporter: Reporter | None = None,
+    what: str = "features",
+) -> dict[str, Tensor]:
+    """The named features (N,…) float32 on the CPU of all images of ``store``, in its order.
+
+    ``network`` must be in evaluation mode. ``flip`` adds the features of each mirror image and halves the sum. Raises
+    :class:`ValueError` if a feature is not finite: a network that has diverged would give meaningless labels.
+    """
+    view = LabelledView(store, np.full(len(store), -1, dtype=np.int64), None)
+    order = BatchSampler(SequentialSampler(range(len(store))), BATCH, drop_last=False)
+    banks: dict[str, list[Tensor]] = {name: [] for name in names}
+    if workers == 0:
+        store.warm()
+    reporter = reporter or Reporter("quiet")
+    with reporter.work(what, len(store)) as work, autocast(device, precision):
+        for batch in batches(view, order, workers):
+            images = transform(batch.images.to(device)).contiguous(memory_format=memory_format)
+            features: Sequence[Features] = [network(images)]
+            if flip:
+                features = [*features, network(images.flip(-1))]
+            for name in names:
+                bank = torch.stack([f[name].float() for f in features]).mean(0)
+                banks[name].append(bank.cpu())
+            work.advance(len(images))
+    return {name: torch.cat(chunks) for name, chunks in banks.items()}

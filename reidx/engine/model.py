@@ -1,0 +1,136 @@
+"""What one step does: forward of all networks on all streams, the objective, and the updates after the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+
+from reidx.contracts import Batch, Features
+from reidx.engine.objective import Objective
+from reidx.memory import Memory
+from reidx.models.network import Network
+from reidx.models.teachers import EMA, freeze
+
+
+class StageModel(BaseModel):
+    """The networks, memories and objective of a stage, trained together.
+
+    ``networks`` holds ``student``, ``teachers`` the rest by name with their settings (``type`` EMA, Frozen or Peer);
+    ``transforms`` makes network input of a stream's uint8 images, on the device; ``memory_wiring`` says which network's
+    which feature, under which labels, a memory takes in; ``stream_labels`` names the labels of each stream.
+    """
+
+    def __init__(
+        self,
+        networks: Mapping[str, Network],
+        teachers: Mapping[str, Mapping[str, Any]],
+        memories: Mapping[str, Memory],
+        memory_wiring: Mapping[str, Mapping[str, str]],
+        objective: Objective,
+        transforms: Mapping[str, Callable[[Tensor], Tensor]],
+        stream_labels: Mapping[str, str | None],
+        joint: bool = False,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        super().__init__()
+        self.networks = nn.ModuleDict(networks)
+        self.memories = nn.ModuleDict(memories)
+        self.objective = objective
+        self.teachers = {name: dict(settings) for name, settings in teachers.items()}
+        self.memory_wiring, self.stream_labels = memory_wiring, stream_labels
+        self.transforms, self.joint, self.memory_format = transforms, joint, memory_format
+        self.averages = {
+            name: EMA(settings["momentum"], settings["warmup"], settings["batch_norm"])
+            for name, settings in self.teachers.items()
+            if settings["type"] == "EMA"
+        }
+        for name, settings in self.teachers.items():
+            if settings["type"] != "Peer":
+                self.networks[name].requires_grad_(False)
+        self.steps = 0
+        self._seen: tuple[dict[str, dict[str, Features]], dict[str, Batch]] | None = None
+
+    @property
+    def trained(self) -> list[str]:
+        """The networks that the optimiser moves: the student and its peers."""
+        return [n for n in self.networks if n == "student" or self.teachers[n]["type"] == "Peer"]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.networks["student"].parameters()).device
+
+    def train(self, mode: bool = True) -> StageModel:
+        super().train(mode)
+        for name, settings in self.teachers.items():
+            if settings["type"] == "Frozen":
+                freeze(self.networks[name], settings["statistics"] if mode else "running")
+        return self
+
+    def teacher_of(self, name: str) -> str | None:
+        """The EMA that follows network ``name``: whose map a fusion that asks for a teacher is given."""
+        return next((t for t in self.averages if self.teachers[t]["of"] == name), None)
+
+    def features(self, images: Mapping[str, Tensor]) -> dict[str, dict[str, Features]]:
+        """Features by network, then by stream; without gradients for networks that are not trained."""
+        if self.joint and len(images) > 1:
+            sizes = [len(x) for x in images.values()]
+            joined = self._features_of({"": torch.cat(list(images.values()))})
+            return {name: dict(zip(images, by[""].split(sizes))) for name, by in joined.items()}
+        return self._features_of(images)
+
+    def _features_of(self, images: Mapping[str, Tensor]) -> dict[str, dict[str, Features]]:
+        trained = self.trained
+        order = [name for name in self.networks if name not in trained] + trained
+        maps: dict[str, dict[str, Tensor]] = {}
+        outputs: dict[str, dict[str, Features]] = {}
+        for name in order:
+            network: Network = self.networks[name]  # type: ignore[assignment]
+            with torch.set_grad_enabled(torch.is_grad_enabled() and name in trained):
+                maps[name] = {stream: network.map(x) for stream, x in images.items()}
+                teacher = maps.get(self.teacher_of(name) or "", {})
+                outputs[name] = {s: network.head(m, teacher.get(s)) for s, m in maps[name].items()}
+        return outputs
+
+    def forward(self, streams: Mapping[str, Batch], mode: str = "loss") -> dict[str, Tensor]:  # type: ignore[override]
+        """The terms' values of a step, and their weighted sum under ``loss``."""
+        images = {
+            name: self.transforms[name](batch.images).contiguous(memory_format=self.memory_format)
+            for name, batch in streams.items()
+        }
+        outputs = self.features(images)
+        total, values = self.objective(outputs, streams, self.memories)
+        self._seen = (
+            {n: {s: Features({k: v.detach() for k, v in f.items()}) for s, f in by.items()} for n, by in outputs.items()},
+            dict(streams),
+        )
+        return {"loss": total, **values}
+
+    def train_step(self, data: Mapping[str, Batch], optim_wrapper: OptimWrapper) -> dict[str, Tensor]:  # type: ignore[override]
+        """One step: losses, optimiser, then the updates of memories and averages; the detached values for the log."""
+        streams = {name: batch.to(self.device) for name, batch in data.items()}
+        with optim_wrapper.optim_context(self):
+            losses = self._run_forward({"streams": streams}, mode="loss")  # type: ignore[attr-defined]
+        optim_wrapper.update_params(losses["loss"])
+        self.after_step()
+        return {name: value.detach() for name, value in losses.items()}
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Bring memories and averages up to date with the step just made."""
+        # not in forward: a memory changed there would change under the graph that backward still needs
+        assert self._seen is not None
+        outputs, streams = self._seen
+        self._seen = None
+        for name, wiring in self.memory_wiring.items():
+            for stream, batch in streams.items():
+                if self.stream_labels[stream] == wiring["labels"]:
+                    features = outputs[wiring["network"]][stream][wiring["on"]]
+                    self.memories[name].update(features, batch.targets, batch.index)
+        for name, average in self.averages.items():
+            average.update(self.networks[name], self.networks[self.teachers[name]["of"]], self.steps)
+        self.steps += 1

@@ -1,0 +1,111 @@
+"""The objective: a weighted sum of terms, each a loss wired to features, labels, a memory, a teacher."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reidx.contracts import Batch, Features
+
+Outputs = Mapping[str, Mapping[str, Features]]
+"""Features by network, then by stream."""
+
+INPUTS = (
+    "features",
+    "targets",
+    "scores",
+    "weights",
+    "soft_targets",
+    "teacher",
+    "teacher_scores",
+    "cameras",
+    "index",
+)
+"""What a loss may name as an argument of its ``forward``."""
+
+
+def inputs_of(loss: type) -> tuple[set[str], set[str]]:
+    """The inputs that a loss class must have, and those that it can do without, read from its ``forward``."""
+    parameters = list(inspect.signature(loss.forward).parameters.values())[1:]  # type: ignore[attr-defined]
+    needed = {p.name for p in parameters if p.default is p.empty}
+    return needed, {p.name for p in parameters} - needed
+
+
+class BoundTerm(nn.Module):
+    """A loss with its wiring: ``forward`` gives the scalar of one step."""
+
+    def __init__(self, name: str, loss: nn.Module, wiring: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.name, self.loss = name, loss
+        self.stream, self.network, self.on = wiring["stream"], wiring["network"], wiring["on"]
+        self.memory, self.against = wiring["memory"], wiring["against"]
+        self.weight, self.from_epoch = float(wiring["weight"]), int(wiring["from_epoch"])
+        needed, optional = inputs_of(type(loss))
+        self.inputs = needed | optional
+
+    def forward(
+        self, outputs: Outputs, batches: Mapping[str, Batch], memories: Mapping[str, nn.Module]
+    ) -> Tensor:
+        batch = batches[self.stream]
+        features = outputs[self.network][self.stream][self.on]
+
+        def teacher() -> Tensor:
+            return outputs[self.against][self.stream][self.on]
+
+        sources: dict[str, Callable[[], Any]] = {
+            "features": lambda: features,
+            "scores": lambda: memories[self.memory](features),
+            "teacher": teacher,
+            "teacher_scores": lambda: memories[self.memory](teacher()),
+            "targets": lambda: batch.targets,
+            "weights": lambda: batch.weights,
+            "soft_targets": lambda: batch.soft_targets,
+            "cameras": lambda: batch.cameras,
+            "index": lambda: batch.index,
+        }
+        return self.loss(**{name: sources[name]() for name in sorted(self.inputs)})
+
+
+class BoundAlignment(nn.Module):
+    """An alignment with its wiring: two streams' features, by the names it requires."""
+
+    def __init__(self, name: str, alignment: nn.Module, wiring: Mapping[str, Any], network: str = "student"):
+        super().__init__()
+        self.name, self.alignment, self.network = name, alignment, network
+        self.source, self.target = wiring["source"], wiring["target"]
+        self.weight, self.from_epoch = float(wiring["weight"]), int(wiring["from_epoch"])
+
+    def forward(
+        self, outputs: Outputs, batches: Mapping[str, Batch], memories: Mapping[str, nn.Module]
+    ) -> Tensor:
+        features = outputs[self.network]
+        return self.alignment(features[self.source], features[self.target])
+
+
+class Objective(nn.Module):
+    """The sum over terms of weight · value; terms not yet due (``from_epoch``) count nothing and are not computed."""
+
+    def __init__(self, terms: list[BoundTerm | BoundAlignment]) -> None:
+        super().__init__()
+        self.terms = nn.ModuleList(terms)
+        self.epoch = 0
+
+    def forward(
+        self, outputs: Outputs, batches: Mapping[str, Batch], memories: Mapping[str, nn.Module]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total, and each term's unweighted value by its name."""
+        total: Tensor | None = None
+        values: dict[str, Tensor] = {}
+        for term in self.terms:
+            if self.epoch < term.from_epoch:
+                continue
+            value = term(outputs, batches, memories)
+            values[term.name] = value.detach()  # type: ignore[index]
+            total = term.weight * value if total is None else total + term.weight * value
+        if total is None:
+            total = torch.zeros((), requires_grad=True)
+        return total, values

@@ -1,0 +1,197 @@
+"""Relabelling: extract the features of a domain, label its images, reset the memories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reidx.contracts import Features, LabelSet
+from reidx.data.domains import Domains
+from reidx.engine.extract import extract
+from reidx.engine.model import StageModel
+from reidx.engine.optim import parameters_kept
+from reidx.engine.progress import Reporter
+from reidx.labels.pipeline import LabelPipeline, quality
+from reidx.schema import Level
+
+IDENTITY = "identity"
+"""The name of the labelling that a data set brings with it."""
+
+Source = tuple[str, str, bool]
+"""What one extraction is made of: domain, network, mirrored images too."""
+
+
+@dataclass
+class LevelPlan:
+    """A level with what it is carried out by."""
+
+    settings: Level
+    pipeline: LabelPipeline
+
+    @property
+    def source(self) -> Source:
+        assert self.settings.domain is not None
+        return self.settings.domain, self.settings.network, self.settings.flip
+
+    def due(self, epoch: int, known: bool) -> bool:
+        """Whether the level is labelled anew at the start of ``epoch``."""
+        return not known or epoch % self.settings.relabel_every == 0
+
+
+class Extractor:
+    """Banks of features of a domain's training images, by a stage's networks in evaluation mode."""
+
+    def __init__(
+        self,
+        model: StageModel,
+        domains: Domains,
+        transforms: Mapping[str, Callable[[Tensor], Tensor]],
+        precision: str,
+        reporter: Reporter,
+    ) -> None:
+        self.model, self.domains, self.transforms = model, domains, transforms
+        self.precision, self.reporter = precision, reporter
+
+    def bank(
+        self, domain: str, split: str, network: str, names: set[str], flip: bool, what: str
+    ) -> dict[str, Tensor]:
+        """The named features of a split, by network ``network``; see :func:`reidx.engine.extract.extract`."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            return extract(
+                self._forward(network),
+                self.domains.images(domain, split),
+                self.transforms[network],
+                sorted(names),
+                device=self.model.device,
+                precision=self.precision,
+                flip=flip,
+                workers=self.domains.workers,
+                memory_format=self.model.memory_format,
+                reporter=self.reporter,
+                what=what,
+            )
+        finally:
+            self.model.train(training)
+
+    def _forward(self, name: str) -> Callable[[Tensor], Features]:
+        network = self.model.networks[name]
+        if not network.wants_teacher:
+            return network  # type: ignore[return-value]
+        teacher = self.model.networks[self.model.teacher_of(name) or name]
+        return lambda images: network.head(network.map(images), teacher.map(images))  # type: ignore[operator]
+
+
+class Relabeller:
+    """Keeps the label sets of a stage's levels, and its memories, up to date with its networks."""
+
+    def __init__(
+        self,
+        levels: Mapping[str, LevelPlan],
+        model: StageModel,
+        domains: Domains,
+        extractor: Extractor,
+        optimizer: Callable[[], torch.optim.Optimizer],
+        reporter: Reporter,
+    ) -> None:
+        self.levels, self.model, self.domains, self.extractor = levels, model, domains, extractor
+        self.optimizer, self.reporter = optimizer, reporter
+        self.labels: dict[str, LabelSet] = {}
+
+    def identity(self, domain: str) -> LabelSet:
+        """The data set's own labels of a domain's training images."""
+        return LabelSet(self.domains.split(domain, "train").classes())
+
+    def run(self, epoch: int, identity_domains: Mapping[str, str]) -> dict[str, float]:
+        """Label what is due at the start of ``epoch`` and reset its memories; the numbers of the report.
+
+        ``identity_domains`` gives the domain of each stream that carries identities. Labels of those, and memories of
+        them, are set once.
+        """
+        report: dict[str, float] = {}
+        due = {n: plan for n, plan in self.levels.items() if plan.due(epoch, n in self.labels)}
+        banks: dict[Source, dict[str, Tensor]] = {}
+        for source, names in self._wanted(due).items():
+            domain, network, flip = source
+            what = f"epoch {epoch + 1}: features of {domain}"
+            banks[source] = self.extractor.bank(domain, "train", network, names, flip, what)
+        for name, plan in due.items():
+            report.update(self._label(name, plan, banks[plan.source], epoch))
+            self._reset(name, plan.settings.domain or "", banks, plan.settings.flip)
+        for domain in dict.fromkeys(identity_domains.values()):
+            if IDENTITY not in self.labels:
+                self.labels[IDENTITY] = self.identity(domain)
+                bank_names = {w["on"] for w in self._memories(IDENTITY, bank_only=True).values()}
+                if bank_names:
+                    what = f"features of {domain}"
+                    banks[domain, "student", False] = self.extractor.bank(
+                        domain, "train", "student", bank_names, False, what
+                    )
+                self._reset(IDENTITY, domain, banks, False)
+        return report
+
+    def _memories(self, level: str, bank_only: bool = False) -> dict[str, Mapping[str, str]]:
+        return {
+            name: wiring
+            for name, wiring in self.model.memory_wiring.items()
+            if wiring["labels"] == level and (not bank_only or self.model.memories[name].needs_bank)
+        }
+
+    def _wanted(self, due: Mapping[str, LevelPlan]) -> dict[Source, set[str]]:
+        """The features to extract, by source: what is clustered, and what memories are reset with."""
+        wanted: dict[Source, set[str]] = {}
+        for level, plan in due.items():
+            domain, _, flip = plan.source
+            wanted.setdefault(plan.source, set()).update(plan.pipeline.views)
+            for wiring in self._memories(level, bank_only=True).values():
+                wanted.setdefault((domain, wiring["network"], flip), set()).add(wiring["on"])
+        return wanted
+
+    def _label(self, name: str, plan: LevelPlan, bank: dict[str, Tensor], epoch: int) -> dict[str, float]:
+        domain = plan.settings.domain or ""
+        split = self.domains.split(domain, "train")
+        previous = self.labels[name].labels if name in self.labels else None
+        with self.reporter.work(f"epoch {epoch + 1}: clustering {domain}", 1) as work:
+            labels = plan.pipeline(bank, epoch=epoch, cameras=split.cameras, previous=previous)
+            work.advance()
+        self.labels[name] = labels
+        if plan.settings.monitor and split.ids is not None:
+            labels.report.update(quality(labels.labels, split.ids))
+        prefix = "" if len(self.levels) == 1 else f"{name}/"
+        return {f"{prefix}{key}": value for key, value in labels.report.items()}
+
+    def _reset(self, level: str, domain: str, banks: Mapping[Source, dict[str, Tensor]], flip: bool) -> None:
+        device = self.model.device
+        cameras = torch.from_numpy(self.domains.split(domain, "train").cameras)
+        labels = torch.from_numpy(self.labels[level].labels)
+        for name, wiring in self._memories(level).items():
+            memory = self.model.memories[name]
+            bank = banks.get((domain, wiring["network"], flip), {}).get(wiring["on"])
+            with parameters_kept(memory, self.optimizer()):  # type: ignore[arg-type]
+                memory.reset(  # type: ignore[operator]
+                    None if bank is None else bank.to(device), labels.to(device), cameras.to(device)
+                )
+
+    # ---- what a checkpoint keeps
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """The label sets as tensors."""
+        state = {}
+        for name, labels in self.labels.items():
+            arrays = {"labels": labels.labels, "weights": labels.weights, "soft_targets": labels.soft_targets}
+            state[name] = {k: torch.from_numpy(v) for k, v in arrays.items() if v is not None}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.labels = {}
+        for name, tensors in state.items():
+            arrays = {key: np.asarray(tensor.cpu()) for key, tensor in tensors.items()}
+            self.labels[name] = LabelSet(
+                arrays["labels"], arrays.get("weights"), arrays.get("soft_targets")
+            )

@@ -1,0 +1,145 @@
+"""mmengine's Runner, with each of its behaviours corrected that would change a result without saying so.
+
+Corrections (mmengine 0.10.7), each with a regression test in ``tests/engine/test_traps.py``:
+
+* ``train()`` calls ``init_weights`` of every child, which overwrites timm's pretrained weights: not called.
+* checkpoints of another shape are skipped with a warning: loading is strict.
+* buffers whose size depends on the number of clusters are not restored: memories travel beside the ``state_dict``.
+* checkpoints are unpickled as code: read with ``weights_only=True``; the message hub, which needs pickles, stays out.
+* checkpoints are overwritten in place: written beside, checked, renamed; the last two are kept.
+* a ``TypeError`` in a hook is raised anew ``from None``, which hides its line: hooks are called plainly.
+* a config is dumped through a code formatter, the machine is probed for seconds: both left out; the run's own record has it.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from reidx.engine import checkpoint as checkpoints
+from reidx.engine.model import StageModel
+from reidx.engine.optim import parameters_kept
+from reidx.errors import CheckpointError
+
+
+def _load_plain(filename: str, map_location: Any = None, logger: Any = None) -> dict[str, Any]:
+    return checkpoints.load(filename, map_location)
+
+
+CheckpointLoader.register_scheme(prefixes="", loader=_load_plain, force=True)
+
+
+class StateHook(Hook):
+    """Puts what is not weights into a checkpoint (loop, memories, step count) and takes it out again."""
+
+    priority = "LOWEST"
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        model = stage_model(runner)
+        checkpoint["reidx"] = {
+            "loop": runner.train_loop.state_dict(),  # type: ignore[attr-defined]
+            "memories": {name: memory.state_dict() for name, memory in model.memories.items()},
+            "steps": model.steps,
+            "world_size": runner.world_size,
+        }
+        # history buffers are pickled objects, and all they hold is the smoothing of the log
+        checkpoint["message_hub"] = {}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint.get("reidx")
+        if state is None:
+            raise CheckpointError("This checkpoint was not written by reidx and cannot be resumed from.")
+        if state["world_size"] != runner.world_size:
+            raise CheckpointError(
+                f"The checkpoint was written by {state['world_size']} processes, this run has {runner.world_size}: "
+                "the batches would differ. Resume with as many."
+            )
+        model = stage_model(runner)
+        for name, memory in model.memories.items():
+            with parameters_kept(memory, runner.optim_wrapper.optimizer):
+                memory.restore(state["memories"][name])
+        model.steps = state["steps"]
+        runner.train_loop.load_state_dict(state["loop"])  # type: ignore[attr-defined]
+        checkpoint["message_hub"] = runner.message_hub.state_dict()
+
+
+class CommitHook(Hook):
+    """Ends each epoch with its checkpoint, which is what commits the epoch."""
+
+    priority = "VERY_LOW"  # after the schedulers have stepped
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        runner.save_checkpoint(runner.work_dir, f"epoch_{runner.epoch + 1}.pth")
+
+
+def stage_model(runner: Runner) -> StageModel:
+    """The model of a runner, without a wrapper for many devices."""
+    model = runner.model
+    return model.module if hasattr(model, "module") else model
+
+
+class ReidRunner(Runner):
+    """The Runner of one stage."""
+
+    def __init__(self, *, model: StageModel, work_dir: Path, name: str, epochs: int, **kwargs: Any) -> None:
+        super().__init__(
+            model=model,
+            work_dir=str(work_dir),
+            train_cfg={"by_epoch": True, "max_epochs": epochs},
+            default_hooks={"checkpoint": None, "sampler_seed": None},
+            custom_hooks=[CommitHook(), StateHook()],
+            experiment_name=name,
+            cfg=Config({}),
+            log_level="WARNING",
+            **kwargs,
+        )
+        for handler in self.logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.ERROR)
+
+    def _init_model_weights(self) -> None:
+        """Nothing: components initialise themselves when they are built."""
+
+    def dump_config(self) -> None:
+        """Nothing: the run's folder holds the whole config with its origins already."""
+
+    def _log_env(self, env_cfg: dict) -> None:
+        """Nothing: versions are on the run's card."""
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        for hook in self._hooks:
+            if hasattr(hook, fn_name):
+                getattr(hook, fn_name)(self, **kwargs)
+
+    def load_checkpoint(  # type: ignore[override]
+        self, filename: str, map_location: Any = "cpu", strict: bool = True, revise_keys: Any = None
+    ) -> dict[str, Any]:
+        try:
+            return super().load_checkpoint(filename, map_location=map_location, strict=strict)
+        except RuntimeError as error:
+            raise CheckpointError(f"{filename} does not fit the model: {error}") from error
+
+    def save_checkpoint(self, out_dir: str, filename: str, **kwargs: Any) -> None:  # type: ignore[override]
+        meta = {"epoch": self.epoch + 1, "iter": self.iter, "seed": self.seed}
+        checkpoint: dict[str, Any] = {
+            "meta": meta,
+            "state_dict": {k: v.cpu() for k, v in stage_model(self).state_dict().items()},
+            "optimizer": self.optim_wrapper.state_dict(),
+            "param_schedulers": [scheduler.state_dict() for scheduler in self.param_schedulers or []],
+            "message_hub": {},
+        }
+        self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
+        if self.rank == 0:
+            checkpoints.save(Path(out_dir) / filename, checkpoint)
+
+
+def device_of_this_process() -> torch.device:
+    """The accelerator of this process if there is one, else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")

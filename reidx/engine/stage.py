@@ -1,0 +1,266 @@
+"""A stage put together: from its section of the config to a model, loaders, a loop, a Runner."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reidx.builder import build
+from reidx.contracts import LabelSet
+from reidx.data.domains import Domains
+from reidx.data.loading import LabelledView, StreamLoader, batches
+from reidx.engine import checkpoint as checkpoints
+from reidx.engine.loop import Report, StageLoop
+from reidx.engine.model import StageModel
+from reidx.engine.objective import BoundAlignment, BoundTerm, Objective
+from reidx.engine.optim import PrecisionOptimWrapper, build_optimizer, schedules
+from reidx.engine.progress import Reporter
+from reidx.engine.relabel import IDENTITY, Extractor, LevelPlan, Relabeller
+from reidx.engine.runner import ReidRunner, device_of_this_process
+from reidx.evaluation import Details, evaluate
+from reidx.labels.pipeline import LabelPipeline
+from reidx.memory import Memory
+from reidx.models.network import Network, build_network
+from reidx.schema import Alignment, Evaluate, MemoryWiring, Spec, Stage, Term
+
+
+def component(kind: str, spec: Spec, wiring: type | None, where: str, **context: Any) -> Any:
+    """A component from a spec that also holds the engine's own keys (those of ``wiring``)."""
+    wired = {field.name for field in dataclasses.fields(wiring)} if wiring else set()
+    key = "loss" if kind == "loss" else "type"
+    own = {("type" if k == key else k): v for k, v in spec.items() if k not in wired}
+    return build(kind, own, where=where, **context)
+
+
+class StageRun:
+    """One stage, ready to train: ``run`` does, ``test`` only evaluates.
+
+    ``resolve`` turns ``stage:NAME`` or a path into the checkpoint file of weights.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        number: int,
+        seed: int,
+        domains: Domains,
+        work_dir: Path,
+        resolve: Callable[[str], Path],
+        reporter: Reporter,
+    ) -> None:
+        self.stage, self.domains, self.work_dir, self.reporter = stage, domains, work_dir, reporter
+        self.key = (seed, number)
+        self.resolve = resolve
+        self.model = self._model().to(device_of_this_process())
+        if self.model.memory_format is torch.channels_last:
+            self.model.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        transforms = {
+            name: build("transform", "ReidTest", mean=network.mean, std=network.std).batch
+            for name, network in self.model.networks.items()
+        }
+        self.extractor = Extractor(self.model, domains, transforms, stage.precision, reporter)
+        self.runner: ReidRunner | None = None
+        self.details: Details | None = None
+        self.evaluation_card: dict[str, Any] = {}
+        self.loader = StreamLoader(stage.iters)
+        self.relabeller = Relabeller(
+            self._levels(), self.model, domains, self.extractor, self._optimizer, reporter
+        )
+
+    # ---- construction
+
+    def _model(self) -> StageModel:
+        stage, size = self.stage, self.domains.size
+        student = build_network(dataclasses.asdict(stage.model), size)
+        if stage.init is not None:
+            checkpoints.load_weights(student, self.resolve(stage.init))
+        networks = {"student": student}
+        for name, teacher in stage.teachers.items():
+            networks[name] = self._teacher(name, student)
+        dims = student.dims
+        memories: dict[str, Memory] = {}
+        for name, spec in stage.memories.items():
+            where = f"memories.{name}"
+            memories[name] = component("memory", spec, MemoryWiring, where, dim=dims[spec["on"]])
+        wiring = {
+            name: {key: spec[key] for key in ("network", "on", "labels")} for name, spec in stage.memories.items()
+        }
+        on_accelerator = device_of_this_process().type != "cpu"
+        return StageModel(
+            networks,
+            {name: dataclasses.asdict(teacher) for name, teacher in stage.teachers.items()},
+            memories,
+            wiring,
+            Objective(self._terms(dims)),
+            {name: self._transform(name, student) for name in stage.streams},
+            {name: stream.labels for name, stream in stage.streams.items()},
+            joint=stage.joint,
+            memory_format=torch.channels_last
+            if on_accelerator or stage.precision == "bf16"
+            else torch.contiguous_format,
+        )
+
+    def _teacher(self, name: str, student: Network) -> Network:
+        teacher = self.stage.teachers[name]
+        network = copy.deepcopy(student)
+        if teacher.weights is not None:
+            checkpoints.load_weights(network, self.resolve(teacher.weights))
+        return network
+
+    def _terms(self, dims: Mapping[str, int]) -> list[BoundTerm | BoundAlignment]:
+        terms: list[BoundTerm | BoundAlignment] = []
+        for index, spec in enumerate(self.stage.objective):
+            loss: nn.Module = component("loss", spec, Term, f"objective.{index}")
+            wiring = {**spec, "stream": spec["stream"] or next(iter(self.stage.streams))}
+            terms.append(BoundTerm(_name(spec["loss"], [t.name for t in terms]), loss, wiring))
+        for index, spec in enumerate(self.stage.alignment):
+            alignment = component("alignment", spec, Alignment, f"alignment.{index}", dims=dict(dims))
+            terms.append(BoundAlignment(_name(spec["type"], [t.name for t in terms]), alignment, spec))
+        return terms
+
+    def _transform(self, stream: str, network: Network) -> Callable[[Tensor], Tensor]:
+        spec = self.stage.streams[stream].transform
+        where = f"streams.{stream}.transform"
+        size = self.domains.size
+        return build(
+            "transform", spec, where=where, mean=network.mean, std=network.std, image_size=size
+        ).batch
+
+    def _levels(self) -> dict[str, LevelPlan]:
+        plans = {}
+        for name, level in self.stage.labels.items():
+            where = f"labels.levels.{name}"
+            distance = (
+                build("distance", level.distance, where=f"{where}.distance", device=str(self.model.device))
+                if level.distance is not None
+                else None
+            )
+            clusterer = build("clusterer", level.clusterer, where=f"{where}.clusterer", seed=self.key[0])
+            refiners = [build("refiner", spec, where=f"{where}.refiners") for spec in level.refiners]
+            plans[name] = LevelPlan(level, LabelPipeline(level.on, distance, clusterer, refiners))
+        return plans
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        assert self.runner is not None
+        return self.runner.optim_wrapper.optimizer
+
+    # ---- training
+
+    def run(self, resume: bool) -> list[Report]:
+        """Train the stage to its end; the report of each epoch. ``resume`` goes on from its newest whole checkpoint."""
+        stage = self.stage
+        optimizer = build_optimizer(self.model, stage.optimizer)
+        wrapper = PrecisionOptimWrapper(
+            optimizer=optimizer,
+            precision=stage.precision,
+            clip_grad={"max_norm": stage.clip_grad} if stage.clip_grad else None,
+        )
+        newest = checkpoints.newest(self.work_dir) if resume else None
+        self.runner = ReidRunner(
+            model=self.model,
+            work_dir=self.work_dir,
+            name=f"{self.work_dir.parent.name}-{self.work_dir.name}-{id(self)}",
+            epochs=stage.epochs,
+            train_dataloader=self.loader,
+            optim_wrapper=wrapper,
+            param_scheduler=schedules(stage.schedule, stage.epochs),
+            randomness={"seed": self.key[0]},
+            resume=newest is not None,
+            load_from=None if newest is None else str(newest),
+        )
+        loop = StageLoop(
+            self.runner,
+            self.loader,
+            epochs=stage.epochs,
+            key=self.key,
+            prepare=self._prepare,
+            evaluate=self._evaluate_if_due,
+            state=self.relabeller.state_dict,
+            restore=self.relabeller.load_state_dict,
+            reporter=self.reporter,
+        )
+        self.runner._train_loop = loop
+        self.runner.train()
+        return loop.history
+
+    def _prepare(self, epoch: int) -> Report:
+        identity = {
+            name: stream.domain for name, stream in self.stage.streams.items() if stream.labels == IDENTITY
+        }
+        report = self.relabeller.run(epoch, identity)
+        self.model.objective.epoch = epoch
+        self.loader.use({name: self._stream(name) for name in self.stage.streams})
+        return report
+
+    def _stream(self, name: str) -> Any:
+        stream = self.stage.streams[name]
+        cameras = self.domains.split(stream.domain, "train").cameras
+        labels: LabelSet | None = self.relabeller.labels[stream.labels] if stream.labels else None
+        view = LabelledView(self.domains.images(stream.domain, "train"), cameras, labels)
+        sampler = build(
+            "sampler",
+            stream.sampler,
+            where=f"streams.{name}.sampler",
+            labels=None if labels is None else labels.labels,
+            cameras=cameras,
+            images=len(view),
+            batches=self.stage.iters,
+        )
+        return batches(view, sampler, self.domains.workers)
+
+    # ---- evaluation
+
+    def _evaluate_if_due(self, epoch: int) -> Report:
+        settings, done = self.stage.evaluate, epoch + 1
+        due = done == self.stage.epochs or (settings.every > 0 and done % settings.every == 0)
+        return self.evaluate()[0] if due else {}
+
+    def evaluate(self) -> tuple[Report, dict[str, Any]]:
+        """The retrieval metrics of the network as it is, and the evaluation's card; empty without a domain to test on."""
+        settings: Evaluate = self.stage.evaluate
+        if settings.domain is None:
+            return {}, {}
+        query, gallery = (self.domains.split(settings.domain, s) for s in ("query", "gallery"))
+        banks = [
+            self.extractor.bank(
+                settings.domain,
+                split,
+                settings.network,
+                {settings.on},
+                settings.flip,
+                f"{split} of {settings.domain}",
+            )[settings.on]
+            for split in ("query", "gallery")
+        ]
+        result = evaluate(
+            *banks,
+            query.ids,
+            gallery.ids,
+            query.cameras,
+            gallery.cameras,
+            protocol=build("protocol", settings.protocol, where="evaluate.protocol"),
+            metric=settings.metric,
+            details=True,
+        )
+        self.details = result.details
+        metrics = {"mAP": result.mAP, "mINP": result.mINP}
+        metrics.update({f"rank-{k}": float(result.cmc[k - 1]) for k in (1, 5, 10)})
+        self.evaluation_card = {
+            **result.card,
+            "flip": settings.flip,
+            "feature": settings.on,
+            "network": settings.network,
+        }
+        return metrics, self.evaluation_card
+
+
+def _name(wanted: str, taken: list[str]) -> str:
+    """``wanted``, with a number when it is taken: two terms of one loss are told apart in the log."""
+    same = sum(name == wanted or name.startswith(f"{wanted}#") for name in taken)
+    return f"{wanted}#{same + 1}" if same else wanted

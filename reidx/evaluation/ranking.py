@@ -1,0 +1,268 @@
+"""mAP, mINP and CMC of a ranking, without the ranking: the rank of a match is one more than the images ahead of it.
+
+For each query the distances to its matches are taken exactly; then every other gallery image is placed among them by a
+binary search and counted. Nothing is sorted but the few matches, and no more than a block of the distance matrix is in
+memory. Cost: 2·Q·G·D operations for the distances and Q·G·log(matches) comparisons.
+
+The distances of a block come from a float32 matrix product, whose last bits depend on the machine and the block. Where
+they leave open which of two images is nearer, both are computed again in float64, in one order: the numbers are those
+of a stable sort by (distance, gallery index), on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reidx.errors import ConfigError, DataError
+from reidx.evaluation.protocols import Protocol, protocol_named
+from reidx.evaluation.reranking import Reranking
+from reidx.labels.compiled import compiled, in_threads, squared_distance
+from reidx.labels.features import checked, unit
+
+_BLOCK_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class Details:
+    """What each query got, in the order of the queries."""
+
+    ap: np.ndarray  # (Q,) average precision, NaN where the query has no match
+    first_match: np.ndarray  # (Q,) rank of the first match, 1 is best, 0 where there is none
+    top: np.ndarray  # (Q, k) gallery indices, nearest first, ignored images left out, -1 where there are fewer
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The numbers of one ranking, fractions between 0 and 1, and the card that says how they came about."""
+
+    mAP: float
+    mINP: float
+    cmc: np.ndarray  # (max_rank,), rank-1 at index 0
+    valid_queries: int
+    card: dict[str, Any] = field(repr=False)
+    details: Details | None = field(default=None, repr=False)
+
+
+def evaluate(
+    query_features: Tensor | np.ndarray,
+    gallery_features: Tensor | np.ndarray,
+    query_ids: Any,
+    gallery_ids: Any,
+    query_cams: Any = None,
+    gallery_cams: Any = None,
+    protocol: str | Protocol = "market1501",
+    metric: str = "euclidean",
+    *,
+    reranking: Reranking | None = None,
+    max_rank: int = 50,
+    details: bool = False,
+    top: int = 10,
+    device: str | torch.device | None = None,
+) -> Evaluation:
+    """mAP, mINP and CMC of ranking the gallery (G, D) for each query (Q, D).
+
+    Ids and cameras are integers, one per image. AP is the mean of the precision at each match, not interpolated; mINP
+    the mean of matches / rank of the last match; both over the queries that have a match. Equal distances are ordered
+    by gallery index. `metric` is "euclidean", on the features as they are, or "cosine". `reranking` is what `rerank`
+    returned for the same features. With `details` the result also holds AP and the `top` nearest images of each query.
+    `device` says where the distances are computed, by default where the query features are.
+
+    Raises DataError for features that are not finite, lengths that differ, and when no query has a match.
+    """
+    rule = protocol_named(protocol)
+    query, gallery = checked(query_features, "query features"), checked(gallery_features, "gallery features")
+    if query.shape[1] != gallery.shape[1]:
+        raise DataError(f"evaluate: query features have {query.shape[1]} columns, gallery features {gallery.shape[1]}.")
+    q_ids, g_ids = _integers(query_ids, len(query), "query_ids"), _integers(gallery_ids, len(gallery), "gallery_ids")
+    q_cams = _cameras(query_cams, len(query), "query_cams", rule)
+    g_cams = _cameras(gallery_cams, len(gallery), "gallery_cams", rule)
+    if metric not in ("euclidean", "cosine"):
+        raise ConfigError(f"evaluate: unknown metric {metric!r}; choose one of euclidean, cosine.")
+    if metric == "cosine":
+        query, gallery = unit(query, "query features"), unit(gallery, "gallery features")
+    if reranking is not None and reranking.jaccard.shape != (len(query), len(gallery)):
+        raise DataError(f"evaluate: the re-ranking is of shape {reranking.jaccard.shape}, not {(len(query), len(gallery))}.")
+
+    ap, inp = np.full(len(query), np.nan), np.full(len(query), np.nan)
+    first = np.zeros(len(query), np.int64)
+    nearest = np.full((len(query), min(top, len(gallery)) if details else 0), -1, np.int64)
+    place = torch.device(device) if device is not None else query.device
+    x, y = query.cpu().numpy(), gallery.cpu().numpy()
+    for start, block, error in _distance_blocks(query, gallery, place):
+        rows = slice(start, start + len(block))
+        skip = rule.ignored(q_ids[rows], g_ids, q_cams[rows], g_cams)
+        factor, offset = _reranked(reranking, rows)
+        in_threads(
+            _rank, len(block), block, error, skip, q_ids[rows], g_ids, x[rows], y, factor, offset,
+            ap[rows], inp[rows], first[rows], nearest[rows],
+        )  # fmt: skip
+    valid = first > 0
+    if not valid.any():
+        raise DataError(_no_match(rule, q_ids, g_ids, q_cams, g_cams))
+    histogram = np.bincount(first[valid] - 1, minlength=max_rank)
+    card = {
+        "protocol": rule.name,
+        "protocol_version": rule.version,
+        "camera_filter": rule.camera_filter,
+        "junk": rule.junk,
+        "ap": "mean of the precision at each match, not interpolated",
+        "denominator": "queries with at least one match",
+        "ties": "by gallery index",
+        "metric": metric,
+        "reranking": None if reranking is None else reranking.card(),
+        "queries": len(query),
+        "valid_queries": int(valid.sum()),
+        "gallery": len(gallery),
+        "gallery_junk": int((g_ids == -1).sum()),
+    }
+    return Evaluation(
+        mAP=float(ap[valid].mean()),
+        mINP=float(inp[valid].mean()),
+        cmc=np.cumsum(histogram)[:max_rank] / valid.sum(),
+        valid_queries=int(valid.sum()),
+        card=card,
+        details=Details(ap, first, nearest) if details else None,
+    )
+
+
+def _integers(values: Any, count: int, name: str) -> np.ndarray:
+    array = torch.as_tensor(values).cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if array.shape != (count,) or (count and array.dtype.kind not in "iu"):
+        raise DataError(f"evaluate: {name} must be {count} integers, one per image; got {array.dtype} of shape {array.shape}.")
+    return array.astype(np.int64)
+
+
+def _cameras(values: Any, count: int, name: str, rule: Protocol) -> np.ndarray:
+    """The cameras as integers; no cameras (None, or None for each image) are camera -1 if the protocol needs none."""
+    if values is None or (len(values) and all(value is None for value in values)):
+        if rule.camera_filter:
+            raise DataError(
+                f"evaluate: protocol {rule.name} ignores matches of the query's own camera, but {name} is None: "
+                "the data set has no cameras. Use protocol no_camera_filter."
+            )
+        return np.full(count, -1, np.int64)
+    return _integers(values, count, name)
+
+
+def _no_match(
+    rule: Protocol, q_ids: np.ndarray, g_ids: np.ndarray, q_cams: np.ndarray, g_cams: np.ndarray
+) -> str:
+    """What stands on each side, and what to change, when no query has a match."""
+
+    def few(values: np.ndarray) -> str:
+        distinct = np.unique(values)
+        return f"{', '.join(map(str, distinct[:5]))}{', …' if len(distinct) > 5 else ''} ({len(distinct)} in all)"
+
+    common = np.intersect1d(q_ids, g_ids[g_ids != -1])
+    seen = f"Queries: identities {few(q_ids)}, cameras {few(q_cams)}. Gallery: identities {few(g_ids)}, cameras {few(g_cams)}."
+    if not len(common):
+        advice = "No identity is on both sides: were query and gallery identities renumbered separately, or is one of them another split?"
+    elif rule.camera_filter:
+        advice = (
+            f"{len(common)} identities are on both sides, but never under two cameras; protocol {rule.name} ignores "
+            "matches of the query's own camera. If the data set has no cameras (or one), use protocol no_camera_filter."
+        )
+    else:
+        advice = f"Protocol {rule.name} ignores every match."
+    return f"evaluate: no query has a match in the gallery. {seen} {advice}"
+
+
+def _distance_blocks(query: Tensor, gallery: Tensor, place: torch.device) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Blocks of squared distances (B, G) float32, each with its first row and a bound of its rows' rounding error (B,)."""
+    y = gallery.to(place)
+    y_square = (y * y).sum(dim=1) if len(y) < 4096 else torch.cat([(b * b).sum(dim=1) for b in y.split(4096)])
+    longest = float(y_square.max().sqrt()) if len(y) else 0.0
+    rows = max(16, _BLOCK_BYTES // (4 * max(len(y), 1)))
+    for start in range(0, len(query), rows):
+        x = query[start : start + rows].to(place)
+        x_square = (x * x).sum(dim=1)
+        block = torch.addmm(y_square, x, y.T, alpha=-2).add_(x_square[:, None])
+        error = 2 * (x.shape[1] + 8) * 2.0**-24 * (x_square.sqrt().double() + longest) ** 2
+        yield start, block.cpu().numpy(), error.cpu().numpy()
+
+
+def _reranked(reranking: Reranking | None, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+    """What makes a squared distance d of the block the ranked distance: factor (B,) * d + offset (B, G or 0)."""
+    if reranking is None:
+        return np.ones(rows.stop - rows.start), np.zeros((rows.stop - rows.start, 0), np.float32)
+    factor, offset = reranking.block(rows)
+    return factor, offset
+
+
+@compiled
+def _rank(start, stop, block, error, skip, q_ids, g_ids, x, y, factor, offset, ap, inp, first, top):  # type: ignore[no-untyped-def]
+    gallery = block.shape[1]
+    shifted = offset.shape[1] > 0
+    distances, matches = np.empty(gallery, np.float64), np.empty(gallery, np.int64)
+    ahead = np.empty(gallery + 1, np.int64)
+    for q in range(start, stop):
+        count = 0
+        for g in range(gallery):
+            if g_ids[g] == q_ids[q] and not skip[q, g]:
+                d = factor[q] * squared_distance(x[q], y[g]) + (offset[q, g] if shifted else 0.0)
+                place = count  # insertion keeps the matches sorted by (distance, index)
+                while place > 0 and distances[place - 1] > d:
+                    distances[place], matches[place] = distances[place - 1], matches[place - 1]
+                    place -= 1
+                distances[place], matches[place] = d, g
+                count += 1
+        if top.shape[1]:
+            _nearest(block[q], error[q], skip[q], x[q], y, factor[q], offset[q], top[q])
+        if count == 0:
+            continue
+        ahead[: count + 1] = 0
+        slack = factor[q] * error[q]
+        furthest = distances[count - 1]
+        for g in range(gallery):
+            d = factor[q] * block[q, g] + (offset[q, g] if shifted else 0.0)
+            if d - slack > furthest or skip[q, g] or g_ids[g] == q_ids[q]:
+                continue
+            low, high = 0, count
+            while low < high:  # the first match that may be behind g
+                middle = (low + high) // 2
+                if distances[middle] < d - slack:
+                    low = middle + 1
+                else:
+                    high = middle
+            if low < count and distances[low] <= d + slack:
+                exact = factor[q] * squared_distance(x[q], y[g]) + (offset[q, g] if shifted else 0.0)
+                while low < count and (distances[low] < exact or (distances[low] == exact and matches[low] < g)):
+                    low += 1
+            ahead[low] += 1
+        rank, precision = 0, 0.0
+        for m in range(count):
+            rank += ahead[m] + 1
+            precision += (m + 1) / rank
+            if m == 0:
+                first[q] = rank
+        ap[q] = precision / count
+        inp[q] = count / rank
+
+
+@compiled
+def _nearest(block, error, skip, x, y, factor, offset, top):  # type: ignore[no-untyped-def]
+    """The nearest gallery indices by (distance, index), exact distances where they can matter."""
+    shifted = offset.shape[0] > 0
+    k, filled = top.shape[0], 0
+    best = np.empty(k, np.float64)
+    for g in range(block.shape[0]):
+        if skip[g]:
+            continue
+        shift = offset[g] if shifted else 0.0
+        if filled == k and factor * (block[g] - error) + shift > best[k - 1]:
+            continue
+        d = factor * squared_distance(x, y[g]) + shift
+        place = filled
+        while place > 0 and best[place - 1] > d:
+            if place < k:
+                best[place], top[place] = best[place - 1], top[place - 1]
+            place -= 1
+        if place < k:
+            best[place], top[place] = d, g
+        filled = min(filled + 1, k)

@@ -1,0 +1,1 @@
+"""Fusion heads: what makes named features of a network's map."""

@@ -1,0 +1,38 @@
+"""From features to pseudo labels: neighbours, sparse distances, clusterers. Each part is imported on first use."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reidx.labels.cosine import Cosine
+    from reidx.labels.dbscan import DBSCAN
+    from reidx.labels.graph import fuse
+    from reidx.labels.hdbscan import HDBSCAN
+    from reidx.labels.infomap import InfoMap
+    from reidx.labels.jaccard import Jaccard
+    from reidx.labels.kmeans import KMeans, MiniBatchKMeans
+    from reidx.labels.neighbours import knn
+    from reidx.labels.sharding import agree
+
+_HOMES = {
+    "Cosine": "cosine",
+    "DBSCAN": "dbscan",
+    "HDBSCAN": "hdbscan",
+    "InfoMap": "infomap",
+    "Jaccard": "jaccard",
+    "KMeans": "kmeans",
+    "MiniBatchKMeans": "kmeans",
+    "agree": "sharding",
+    "fuse": "graph",
+    "knn": "neighbours",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

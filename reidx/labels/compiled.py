@@ -1,0 +1,48 @@
+"""Loops over index lists, compiled by numba and run on as many threads as torch may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+
+# "reassoc" lets the sums of squares use vector registers. One kernel still does the same additions in the same
+# order for each pair of rows, so two equal rows get two equal distances, on every run.
+_REORDERED_SUMS = {"reassoc", "contract", "nsz"}
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as machine code that releases the interpreter lock; the code is kept on disk between runs."""
+    options: dict[str, Any] = {"nogil": True, "fastmath": _REORDERED_SUMS}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder in which numba may write: an installation that is read-only
+        return njit(**options)(function)
+
+
+def in_threads(kernel: Callable[..., Any], rows: int, *args: Any, chunks_per_thread: int = 4) -> list[Any]:
+    """`kernel(start, stop, *args)` for consecutive ranges that cover `rows`, results in the order of the ranges.
+
+    Each range writes rows of its own only, so the result does not depend on the number of threads.
+    """
+    threads = max(1, torch.get_num_threads())
+    edges = np.linspace(0, rows, min(rows, threads * chunks_per_thread) + 1).astype(np.int64)
+    ranges = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
+    if threads == 1 or len(ranges) <= 1:
+        return [kernel(start, stop, *args) for start, stop in ranges]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda r: kernel(r[0], r[1], *args), ranges))
+
+
+@compiled
+def squared_distance(a: np.ndarray, b: np.ndarray) -> np.float32:
+    """The squared Euclidean distance of two float32 vectors, summed in float64 and rounded to float32."""
+    total = 0.0
+    for d in range(a.shape[0]):
+        difference = np.float64(a[d]) - np.float64(b[d])
+        total += difference * difference
+    return np.float32(total)

@@ -1,0 +1,47 @@
+"""What every distance asks of a bank of features: two dimensions, float32, finite, on the CPU when compiled code reads it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reidx.errors import DataError
+
+_UNIT = 1e-5  # how far from 1 the norm of a "unit" row may be, about what float32 leaves
+
+
+def checked(features: Tensor | np.ndarray, name: str = "features") -> Tensor:
+    """The features as a contiguous float32 tensor (N, D) where they were; no copy where none is needed.
+
+    Raises DataError for another shape and for NaN or infinity, naming the first bad row.
+    """
+    tensor = torch.as_tensor(features).detach()
+    if tensor.ndim != 2:
+        raise DataError(f"{name}: expected one row per image, shape (N, D); got {tuple(tensor.shape)}.")
+    tensor = tensor.float().contiguous()
+    if not tensor.numel():
+        return tensor
+    bad = ~torch.isfinite(torch.linalg.vector_norm(tensor, ord=torch.inf, dim=1))
+    if bad.any():
+        first = int(bad.nonzero()[0])
+        raise DataError(
+            f"{name}: {int(bad.sum())} of {len(tensor)} rows hold NaN or infinity (the first is row {first}). "
+            "The network has most likely diverged: lower the learning rate or the precision's loss scale, "
+            "or look at the image of that row."
+        )
+    return tensor
+
+
+def unit(features: Tensor, name: str = "features") -> Tensor:
+    """The rows scaled to length 1; the tensor itself where they already are. A row of zeros raises DataError."""
+    norms = torch.linalg.vector_norm(features, dim=1)
+    if bool(((norms - 1).abs() <= _UNIT).all()):
+        return features
+    zero = norms < 1e-12
+    if zero.any():
+        raise DataError(
+            f"{name}: {int(zero.sum())} of {len(features)} rows are all zeros (the first is row "
+            f"{int(zero.nonzero()[0])}), so they point nowhere and have no cosine. Use metric=euclidean or look at the network's last layers."
+        )
+    return features / norms[:, None]

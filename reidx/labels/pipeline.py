@@ -1,0 +1,129 @@
+"""From a bank of features to a label set: distance, clusterer, refiners, and the report of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from sklearn.metrics import adjusted_rand_score
+from torch import Tensor
+
+from reidx.contracts import LabelSet
+from reidx.errors import DataError
+
+
+@dataclass
+class Labelling:
+    """What a refiner may look at beside the labels it is given.
+
+    ``bank`` are the extracted features by name, ``on`` the name of those that were clustered, ``graph`` their distances
+    (None for a clusterer of features), ``cluster`` clusters anew with other settings of the clusterer, ``previous`` are
+    the labels (N,) of the last labelling, ``cameras`` (N,).
+    """
+
+    bank: dict[str, Tensor]
+    on: str
+    graph: csr_array | None
+    cluster: Callable[..., np.ndarray]
+    epoch: int
+    previous: np.ndarray | None = None
+    cameras: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+
+class LabelPipeline:
+    """Bank → :class:`LabelSet`, by ``distance`` (unless the clusterer works on features), ``clusterer``, ``refiners``."""
+
+    def __init__(self, on: str, distance: Any, clusterer: Any, refiners: Sequence[Any] = ()) -> None:
+        self.on, self.distance, self.clusterer, self.refiners = on, distance, clusterer, list(refiners)
+
+    @property
+    def views(self) -> frozenset[str]:
+        """The names of the features that must be in the bank."""
+        wanted = {self.on, *getattr(self.distance, "requires", ())}
+        return frozenset(wanted.union(*(getattr(refiner, "requires", ()) for refiner in self.refiners)))
+
+    def __call__(
+        self, bank: dict[str, Tensor], *, epoch: int, cameras: np.ndarray, previous: np.ndarray | None = None
+    ) -> LabelSet:
+        """Label every image of the bank.
+
+        Raises :class:`DataError` if features are not finite, or if not one cluster came out.
+        """
+        for name in self.views:
+            if not torch.isfinite(bank[name]).all():
+                raise DataError(
+                    f"Epoch {epoch + 1}: the feature {name!r} of {int((~torch.isfinite(bank[name])).any(-1).sum())} images "
+                    "is not finite; the network has diverged. Lower the learning rate or use precision: fp32."
+                )
+        graph = None
+        if getattr(self.clusterer, "needs", "graph") == "graph":
+            several = getattr(self.distance, "requires", None)
+            graph = self.distance({n: bank[n] for n in several} if several else bank[self.on])
+
+        def cluster(clusterer: Any = self.clusterer) -> np.ndarray:
+            return np.asarray(clusterer(bank[self.on] if graph is None else graph), dtype=np.int64)
+
+        labels = LabelSet(cluster())
+        if labels.count == 0:
+            raise DataError(self._nothing(epoch, graph, len(labels.labels)))
+        context = Labelling(bank, self.on, graph, cluster, epoch, previous, cameras)
+        for refiner in self.refiners:
+            labels = refiner(labels, context)
+        check(labels, len(cameras))
+        labels.report = {**report(labels.labels, previous), **labels.report}
+        return labels
+
+    def _nothing(self, epoch: int, graph: csr_array | None, images: int) -> str:
+        advice = ""
+        if graph is not None:
+            off_diagonal = graph.data[graph.data > 1e-6]
+            if len(off_diagonal):
+                low, middle = np.quantile(off_diagonal, [0.01, 0.5])
+                advice = f" The nearest pairs lie at {low:.3f} (1 %) and {middle:.3f} (median of the neighbours)."
+        return (
+            f"Epoch {epoch + 1}: {type(self.clusterer).__name__} found no cluster among {images} images, all are outliers."
+            f"{advice} Raise eps, lower min_samples, or start from better weights."
+        )
+
+
+def check(labels: LabelSet, images: int) -> None:
+    """Raise :class:`ValueError` unless the labelling keeps the contract: (N,) int64, −1 or 0..K−1 without gaps."""
+    array = labels.labels
+    if array.shape != (images,) or array.dtype != np.int64:
+        raise ValueError(f"labels are {array.dtype} {array.shape}, not int64 ({images},)")
+    used = np.unique(array[array >= 0])
+    if len(used) and (used[-1] != len(used) - 1 or array.min() < -1):
+        raise ValueError(f"labels have gaps: {len(used)} labels, the largest is {used[-1]}")
+
+
+def report(labels: np.ndarray, previous: np.ndarray | None = None) -> dict[str, float]:
+    """Clusters, outliers, largest and median size, and how much stayed since the last labelling.
+
+    ``stability`` is the adjusted Rand index against ``previous`` over the images clustered in both.
+    """
+    sizes = np.bincount(labels[labels >= 0])
+    found = {
+        "clusters": float(len(sizes)),
+        "outliers": float((labels < 0).sum()),
+        "largest": float(sizes.max()) if len(sizes) else 0.0,
+        "median_size": float(np.median(sizes)) if len(sizes) else 0.0,
+    }
+    if previous is not None:
+        both = (labels >= 0) & (previous >= 0)
+        found["stability"] = float(adjusted_rand_score(previous[both], labels[both])) if both.any() else 0.0
+    return found
+
+
+def quality(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """How pseudo labels compare with the true identities: ``ari`` over all images (each outlier a cluster of its own).
+
+    For the report alone; nothing that trains may see it.
+    """
+    separate = labels.copy()
+    outliers = separate < 0
+    separate[outliers] = labels.max() + 1 + np.arange(int(outliers.sum()))
+    return {"ari": float(adjusted_rand_score(truth, separate))}

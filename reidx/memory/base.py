@@ -1,0 +1,61 @@
+"""The contract of a memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class Memory(nn.Module):
+    """What batch features are scored against: ``reset`` at each (re)labelling, ``forward`` in a step, ``update`` after it.
+
+    A subclass declares ``outliers``: ``drop`` (the images labelled −1 take no part) or ``keep`` (it makes classes of
+    them), and ``needs_bank``: whether ``reset`` wants the features of all images (false for a classifier that starts
+    at random). State lies in buffers and parameters; it may change its shape at a reset, and is saved and restored whole.
+    """
+
+    outliers = "drop"
+    needs_bank = True
+
+    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+        """Take a new labelling: ``bank`` (N,D) of unit or raw features in the domain's order, ``labels`` (N,)."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it is reset.")
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Scores (B,K) of features (B,D) against the memory; gradients flow to the features."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it scores.")
+
+    def update(self, features: Tensor, targets: Tensor, index: Tensor) -> None:
+        """Take in a batch after the optimiser's step: features (B,D) detached, targets (B,), index (B,)."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Load what :meth:`state_dict` gave, whatever shapes the memory has now."""
+        own = dict(self.named_parameters()) | dict(self.named_buffers())
+        if set(own) != set(state):
+            raise ValueError(
+                f"{type(self).__name__} holds {sorted(own)}; the checkpoint has {sorted(state)} for it."
+            )
+        for name, value in state.items():
+            module_name, _, leaf = name.rpartition(".")
+            module = self.get_submodule(module_name)
+            value = value.clone().to(own[name].device)
+            if isinstance(own[name], nn.Parameter):
+                setattr(module, leaf, nn.Parameter(value, requires_grad=own[name].requires_grad))
+            else:
+                setattr(module, leaf, value)
+
+
+@torch.no_grad()
+def centroids(bank: Tensor, labels: Tensor) -> Tensor:
+    """The L2-normalised mean feature (K,D) of each label 0..K−1; rows labelled −1 are left out.
+
+    Each label must have a member (labellings are without gaps).
+    """
+    kept = labels >= 0
+    bank, labels = bank[kept], labels[kept]
+    count = int(labels.max()) + 1 if len(labels) else 0
+    sums = torch.zeros(count, bank.shape[1], dtype=bank.dtype, device=bank.device)
+    sums.index_add_(0, labels, bank)
+    return nn.functional.normalize(sums)

@@ -1,0 +1,45 @@
+"""A linear classifier as a memory: rows that are trained instead of averaged."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reidx.memory.base import Memory, centroids
+
+
+class LinearClassifier(Memory):
+    """Logits f·Wᵀ without a bias, one row for each label.
+
+    ``rows`` says what a new labelling does to W: ``random`` draws N(0, 0.001²), ``centroid`` takes the L2-normalised class
+    means of the bank (LF2 section 3.2, PPLR). Rows are new parameters then, so the optimiser forgets their moments.
+    ``normalize`` makes logits of unit features and unit rows, times ``scale``.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        rows: Literal["random", "centroid"] = "random",
+        normalize: bool = False,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.rows, self.normalize, self.scale = rows, normalize, scale
+        self.needs_bank = rows == "centroid"
+        self.weight = nn.Parameter(torch.zeros(0, dim))
+
+    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+        if self.rows == "centroid":
+            assert bank is not None
+            weight = centroids(bank, labels)
+        else:
+            weight = torch.randn(int(labels.max()) + 1, self.weight.shape[1]) * 0.001
+        self.weight = nn.Parameter(weight.to(self.weight))
+
+    def forward(self, features: Tensor) -> Tensor:
+        if not self.normalize:
+            return self.scale * F.linear(features, self.weight)
+        return self.scale * F.linear(F.normalize(features), F.normalize(self.weight))

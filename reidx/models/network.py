@@ -1,0 +1,59 @@
+"""A network: backbone and fusion head, from images to named features."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reidx.builder import build
+from reidx.contracts import Features
+from reidx.models.norm import group_batch_norm
+
+
+class Network(nn.Module):
+    """Images (B,3,H,W) → :class:`Features`, by ``backbone`` then ``fusion``.
+
+    A fusion whose ``forward`` has an argument ``teacher`` is given the map of the teacher for the same images; see
+    :meth:`head`. ``mean`` and ``std`` are what the backbone's weights expect of normalised images.
+    """
+
+    def __init__(self, backbone: nn.Module, fusion: nn.Module, bn_group: int | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.fusion = fusion
+        self.wants_teacher = "teacher" in inspect.signature(fusion.forward).parameters
+        self.mean: tuple[float, ...] = getattr(backbone, "mean", (0.485, 0.456, 0.406))
+        self.std: tuple[float, ...] = getattr(backbone, "std", (0.229, 0.224, 0.225))
+        group_batch_norm(self, bn_group)
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """The width of each feature, by name."""
+        return self.fusion.dims  # type: ignore[return-value]
+
+    def map(self, images: Tensor) -> Tensor:
+        """The backbone's map (B,C,h,w)."""
+        return self.backbone(images)
+
+    def head(self, maps: Tensor, teacher: Tensor | None = None) -> Features:
+        """The fusion's features of a map; ``teacher`` is the teacher's map, for a fusion that wants it."""
+        return self.fusion(maps, teacher=teacher) if self.wants_teacher else self.fusion(maps)
+
+    def forward(self, images: Tensor, teacher: Tensor | None = None) -> Features:
+        return self.head(self.map(images), teacher)
+
+
+def build_network(model: Mapping[str, Any], image_size: tuple[int, int], where: str = "model") -> Network:
+    """The network of a ``model`` section (``backbone``, ``fusion``, ``bn_group``)."""
+    backbone = build("backbone", model["backbone"], where=f"{where}.backbone", image_size=tuple(image_size))
+    fusion = build("fusion", model["fusion"], where=f"{where}.fusion", in_channels=backbone.out_channels)
+    return Network(backbone, fusion, model["bn_group"])
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """``network`` with its 4-d weights laid out channels-last, which convolutions run faster on."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

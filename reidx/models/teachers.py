@@ -1,0 +1,60 @@
+"""Teachers that follow another network: the exponential moving average."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class EMA:
+    """Keeps ``teacher`` an exponential moving average of ``student``: θ_T ← w θ_T + (1−w) θ_S after each step t.
+
+    w is ``momentum``, or with ``warmup`` min(1 − 1/(t+1), momentum), so that step 0 copies the student (LF2 section 2.4).
+    ``batch_norm`` says what becomes of running statistics: ``own`` leaves those that the teacher's own forward passes
+    make, ``copy`` takes the student's. The step count is the caller's, as it lives in the checkpoint.
+    """
+
+    def __init__(self, momentum: float = 0.999, warmup: bool = True, batch_norm: str = "own") -> None:
+        if not 0.0 <= momentum <= 1.0:
+            raise ValueError(f"momentum is {momentum}; it must lie between 0 and 1.")
+        self.momentum, self.warmup, self.batch_norm = momentum, warmup, batch_norm
+
+    def weight(self, step: int) -> float:
+        """The share w that the teacher keeps at step ``step``."""
+        return min(1.0 - 1.0 / (step + 1), self.momentum) if self.warmup else self.momentum
+
+    @torch.no_grad()
+    def update(self, teacher: nn.Module, student: nn.Module, step: int) -> None:
+        """Move the teacher's parameters towards the student's."""
+        # parameters are read from the modules each time: tensors kept from before a .to(device) would go stale
+        mine, theirs = list(teacher.parameters()), list(student.parameters())
+        torch._foreach_lerp_(
+            [p.data for p in mine], [p.data.to(m.dtype) for p, m in zip(theirs, mine)], 1.0 - self.weight(step)
+        )
+        if self.batch_norm == "copy":
+            for own, other in zip(teacher.buffers(), student.buffers()):
+                own.copy_(other)
+
+
+def follow(student: nn.Module) -> nn.Module:
+    """A copy of ``student`` that no optimiser will touch: the start of a teacher."""
+    teacher = copy.deepcopy(student)
+    teacher.requires_grad_(False)
+    return teacher
+
+
+def freeze(network: nn.Module, statistics: str) -> None:
+    """Put a frozen network in the mode its BatchNorms shall work in: ``batch`` or ``running`` statistics.
+
+    With ``batch`` the running statistics drift with each forward pass, which has no effect on it.
+    """
+    network.eval()
+    if statistics == "batch":
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                module.train()
+
+

@@ -1,0 +1,185 @@
+"""The shape of an experiment: every key a config may have, its type, its default and its meaning.
+
+The dataclasses are read by :mod:`reidx.config`, which fills them from a file and checks each value against the
+annotation. A field made by :func:`part` holds the spec of a component (``{type: Name, …}``) of the given kind; the
+keys of its constructor are checked too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Spec = dict[str, Any]
+
+
+def part(kind: str, default: str | None = None, *, wiring: type | None = None, **meta: Any) -> Any:
+    """A field that holds one component of ``kind``; ``wiring`` is a dataclass of the engine's own keys in the spec."""
+    metadata = {"kind": kind, "wiring": wiring, **meta}
+    if default is None:
+        return field(metadata=metadata)
+    return field(default_factory=lambda: {"type": default}, metadata=metadata)
+
+
+def parts(kind: str, container: type = list, *, wiring: type | None = None, key: str = "type") -> Any:
+    """A field that holds a list (or a mapping by name) of components of ``kind``."""
+    return field(
+        default_factory=container,
+        metadata={"kind": kind, "wiring": wiring, "key": key, "container": container},
+    )
+
+
+@dataclass
+class Data:
+    """The domains, and how their images are read."""
+
+    domains: dict[str, Spec] = parts("dataset", dict)
+    image_size: tuple[int, int] = (256, 128)
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    workers: int = 0
+    """Processes that decode images; 0 decodes in this one, with threads."""
+    cache_gb: float = 6.0
+    """Memory for decoded images (uint8, at image_size), all domains together; what does not fit is decoded each time."""
+
+
+@dataclass
+class Model:
+    """A network: the trunk, and what makes features of its map."""
+
+    backbone: Spec = part("backbone")
+    fusion: Spec = part("fusion", "GlobalPool")
+    bn_group: int | None = 64
+    """Images a BatchNorm takes its training statistics from, on one device as on many; null: the whole batch."""
+
+
+@dataclass
+class Teacher:
+    """A network beside the student: an EMA of another, a frozen one, or a peer that is trained too."""
+
+    type: Literal["EMA", "Frozen", "Peer"]
+    of: str = "student"
+    """EMA: the network it follows."""
+    momentum: float = 0.999
+    warmup: bool = True
+    """EMA: momentum min(1 − 1/(t+1), momentum) at step t, which makes the first step a copy."""
+    batch_norm: Literal["own", "copy"] = "own"
+    """EMA: running statistics of its own forward passes, or those of the network it follows."""
+    weights: str | None = None
+    """Frozen, Peer: where the weights come from (``stage:NAME`` or a file); null: as the student's ``init``."""
+    statistics: Literal["batch", "running"] = "running"
+    """Frozen: BatchNorm by batch or by running statistics."""
+
+
+@dataclass
+class Stream:
+    """One source of batches."""
+
+    domain: str
+    labels: str | None = None
+    """``identity`` (the data set's own), the name of a label level, or null."""
+    sampler: Spec = part("sampler", "PK")
+    transform: Spec = part("transform", "ReidAugment")
+
+
+@dataclass
+class Level:
+    """One labelling of a domain by clustering."""
+
+    domain: str | None = None
+    network: str = "student"
+    on: str = "embed"
+    distance: Spec | None = part("distance", "Jaccard", optional=True)
+    clusterer: Spec = part("clusterer", "DBSCAN")
+    refiners: list[Spec] = parts("refiner")
+    relabel_every: int = 1
+    flip: bool = False
+    """Average the features of each image and its mirror image."""
+    monitor: bool = False
+    """Compare the labels with the true identities (for the report alone; noted on the card)."""
+
+
+@dataclass
+class MemoryWiring:
+    """What a memory stores, of which network's feature and of which labels."""
+
+    network: str = "student"
+    on: str = "embed"
+    labels: str = "main"
+
+
+@dataclass
+class Term:
+    """One term of the objective. ``against`` is a teacher's name; ``from_epoch`` counts from 0."""
+
+    stream: str | None = None
+    network: str = "student"
+    on: str = "embed"
+    memory: str | None = None
+    against: str | None = None
+    weight: float = 1.0
+    from_epoch: int = 0
+
+
+@dataclass
+class Alignment:
+    """Where an alignment looks: the streams of its two domains, and from which epoch on."""
+
+    source: str = "source"
+    target: str = "target"
+    weight: float = 1.0
+    from_epoch: int = 0
+
+
+@dataclass
+class Evaluate:
+    """Retrieval on a domain's query and gallery."""
+
+    domain: str | None = None
+    protocol: Spec = part("protocol", "Market1501")
+    metric: Literal["euclidean", "cosine"] = "euclidean"
+    network: str = "student"
+    on: str = "embed"
+    flip: bool = False
+    before: bool = False
+    """Evaluate before the first epoch too: the direct transfer."""
+    every: int = 0
+    """Evaluate every so many epochs; 0: after the last alone."""
+
+
+@dataclass
+class Stage:
+    """One training run of the experiment."""
+
+    name: str
+    epochs: int = 50
+    iters: int = 200
+    init: str | None = None
+    """Where the student's weights come from: ``stage:NAME``, a file, or null (as the backbone was built)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    joint: bool = False
+    """One forward pass over the images of all streams together, instead of one a stream."""
+    clip_grad: float | None = None
+    model: Model = field(default_factory=Model)
+    teachers: dict[str, Teacher] = field(default_factory=dict)
+    streams: dict[str, Stream] = field(default_factory=dict)
+    labels: dict[str, Level] = field(default_factory=dict)
+    memories: dict[str, Spec] = parts("memory", dict, wiring=MemoryWiring)
+    objective: list[Spec] = parts("loss", list, wiring=Term, key="loss")
+    alignment: list[Spec] = parts("alignment", list, wiring=Alignment)
+    optimizer: Spec = field(
+        default_factory=lambda: {"type": "Adam", "lr": 3.5e-4, "weight_decay": 5e-4},
+        metadata={"catalogue": "optimizer"},
+    )
+    schedule: list[Spec] = field(default_factory=list, metadata={"catalogue": "schedule"})
+    evaluate: Evaluate = field(default_factory=Evaluate)
+
+
+@dataclass
+class Experiment:
+    """A whole experiment. The keys of a stage may stand here too, as defaults of every stage."""
+
+    name: str
+    stages: list[Stage]
+    data: Data = field(default_factory=Data)
+    seed: int = 1
+    description: str = ""

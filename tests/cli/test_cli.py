@@ -1,0 +1,304 @@
+"""The command line: what each command prints, what an error looks like, and that nothing heavy is imported for it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+
+import pytest
+import yaml
+
+import reidx
+from reidx.cli.main import COMMANDS, main
+from reidx.errors import ConfigError
+from reidx.registry import Registry
+
+
+def output(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = main(words)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def imported(fake_plugins, *words: str) -> set[str]:
+    """The top-level modules in a process after a command."""
+    code = (
+        f"import sys\nfrom reidx.cli.main import main\ntry:\n    main({list(words)!r})\n"
+        "except SystemExit:\n    pass\n"  # argparse leaves that way after --help
+        "print('', *{name.partition('.')[0] for name in sys.modules}, sep='\\n')\n"
+    )
+    return set(fake_plugins.run("-c", code).stdout.splitlines())
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list"], ["list", "loss"], ["plugins"], ["train", "--help"]])
+def test_cheap_commands_import_nothing_heavy(fake_plugins, words):
+    fake_plugins.add("well")
+    modules = imported(fake_plugins, *words)
+    assert "reidx" in modules
+    assert not modules & {
+        "torch",
+        "torchvision",
+        "timm",
+        "mmengine",
+        "numpy",
+        "numba",
+        "scipy",
+        "sklearn",
+        "PIL",
+    }
+
+
+def test_help_lists_own_and_plugin_commands_and_runs_them(fake_plugins):
+    fake_plugins.add("well")
+    fake_plugins.add("ill", "import torchfoo")
+    done = fake_plugins.run("--help")
+    assert done.returncode == 0
+    assert done.stderr == ""  # help is not the place for complaints about plugins
+    for name in (*COMMANDS, "well.greet"):
+        assert f"\n  {name} " in done.stdout
+    assert "from reidx-well 0.1" in done.stdout
+    done = fake_plugins.run("well.greet", "you", "--there")
+    assert (done.returncode, done.stdout) == (7, "hello you --there\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_its_module(name):
+    module = importlib.import_module(f"reidx.cli.{name}")
+    assert module.__doc__ and module.add_arguments and module.run
+
+
+def test_no_command_prints_the_help_and_fails(capsys):
+    code, out, _ = output(capsys)
+    assert code == 2 and "commands:" in out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["--version"])
+    assert exit.value.code == 0
+    assert capsys.readouterr().out == f"reidx {reidx.__version__}\n"
+
+
+def test_unknown_command(capsys):
+    assert output(capsys, "trian") == (2, "", "error: There is no command 'trian'. Did you mean train?\n")
+
+
+# --- list, show, plugins
+
+
+def test_list_has_a_line_for_every_component_without_colours_or_cuts(fake_plugins):
+    fake_plugins.add("well")
+    done = fake_plugins.run("list", COLUMNS="40", REIDX_PLUGINS="well")
+    assert done.returncode == 0 and done.stderr == ""
+    header, *lines = done.stdout.splitlines()
+    assert header.split() == ["name", "kind", "from", "what", "it", "is"]
+    assert [line.split()[0] for line in lines][-1] != "…"
+    row = next(line for line in lines if line.startswith("well.Zero"))
+    assert row.split() == ["well.Zero", "loss", "reidx-well", "0.1", "Nothing,", "scaled."]
+    assert any(line.split()[:4] == ["DBSCAN", "clusterer", "reidx", reidx.__version__] for line in lines)
+    assert "\x1b" not in done.stdout and "…" not in done.stdout
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_list_of_a_kind(capsys, monkeypatch):
+    code, out, _ = output(capsys, "list", "loss")
+    assert code == 0
+    assert {line.split()[1] for line in out.splitlines()[1:]} == {"loss"}
+    code, _, err = output(capsys, "list", "losses")
+    assert code == 2 and "There is no kind 'losses'. The kinds are: dataset," in err
+    monkeypatch.setattr("reidx.cli.list.registry", Registry)
+    code, out, _ = output(capsys, "list", "alignment")
+    assert (code, out) == (
+        0,
+        "No alignment is installed (given source and target features; returns a scalar; may own parameters).\n",
+    )
+
+
+def test_show_tells_keys_contract_origin_and_an_example_that_is_yaml(capsys):
+    code, out, _ = output(capsys, "show", "GlobalPool")
+    assert code == 0
+    assert f"reidx.fusion.global_pool:GlobalPool, from reidx {reidx.__version__}" in out
+    keys = {line.split()[0]: line.split()[1:] for line in out.partition("\nkeys\n")[2].splitlines() if line}
+    assert keys["in_channels"] == ["(supplied)", "int"]
+    assert keys["pool"] == ["'gem'", "str"]
+    assert "provides: embed, global" in out
+    assert yaml.safe_load(out.partition("\nexample\n")[2]) == {"fusion": {"type": "GlobalPool"}}
+
+
+def test_show_of_a_plugin_names_paper_and_licence(fake_plugins):
+    fake_plugins.add("well")
+    done = fake_plugins.run("show", "well.Zero")
+    assert done.returncode == 0, done.stderr
+    for line in (
+        "loss well.Zero",
+        "fake_reidx_well:Zero, from reidx-well 0.1",
+        "paper: Doe, Health, 2020",
+        "licence: MIT",
+        "Nothing, scaled.",
+        "scale  1.0      float",
+        "  type: well.Zero",
+        "  scale: 2.0",
+    ):
+        assert line in done.stdout.splitlines()
+
+
+def test_show_of_a_name_that_several_kinds_share(capsys):
+    assert output(capsys, "show", "Market1501")[1].count("Market1501, from reidx") == 2
+    code, out, _ = output(capsys, "show", "Market1501", "--kind", "protocol")
+    assert code == 0 and "protocol Market1501" in out and "dataset Market1501" not in out
+
+
+def test_show_of_an_unknown_name(capsys):
+    code, out, err = output(capsys, "show", "dbscan")
+    assert (code, out) == (2, "")
+    assert err == "error: There is no component called 'dbscan'. Did you mean DBSCAN?\n"
+
+
+def test_plugins_tells_what_is_wrong_once(fake_plugins):
+    fake_plugins.add("well")
+    fake_plugins.add("ill", "import torchfoo")
+    fake_plugins.add("out")
+    done = fake_plugins.run("plugins", REIDX_PLUGINS="ill,well")
+    assert done.returncode == 0 and done.stderr == ""
+    rows = {line.split()[0]: " ".join(line.split()) for line in done.stdout.splitlines()}
+    assert "reidx-well 0.1 A plugin in good health (1 component, command well.greet)" in rows["well"]
+    assert "NOT IN USE: needs torchfoo, which is not installed" in rows["ill"]
+    assert "NOT IN USE: REIDX_PLUGINS leaves it out" in rows["out"]
+
+
+def test_plugins_check_loads_what_is_promised(fake_plugins):
+    fake_plugins.add("late", "__import__('fake_gone')")
+    done = fake_plugins.run("plugins", "--check", REIDX_PLUGINS="late")
+    assert done.returncode == 1
+    assert "\nlate: needs fake_gone, which is not installed\n" in done.stdout
+
+
+def test_a_reader_that_leaves_early_is_no_error(fake_plugins):
+    code = (
+        "import subprocess, sys\n"
+        "writer = subprocess.Popen([sys.executable, '-m', 'reidx', 'list'], stdout=-1, stderr=-1)\n"
+        "writer.stdout.close()\n"
+        "print(writer.stderr.read(), writer.wait())\n"
+    )
+    assert fake_plugins.run("-c", code, REIDX_PLUGINS="").stdout == "b'' 0\n"
+
+
+# --- commands about an experiment: what they hand to the engine
+
+
+class Config:
+    hash = "abc"
+
+    def render(self, origins: bool) -> str:
+        return "a: 1  # demo.yaml:3\n" if origins else "a: 1\n"
+
+
+class Result:
+    def table(self) -> str:
+        return "mAP 50.0"
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The calls of load_config, run and test, which do nothing."""
+    seen: dict[str, tuple] = {}
+
+    def load_config(path, overrides=()):
+        seen["load_config"] = (path, list(overrides))
+        return Config()
+
+    def run(config, **keywords):
+        seen["run"] = (type(config), keywords)
+        return Result()
+
+    def test(config, **keywords):
+        seen["test"] = (type(config), keywords)
+        return Result()
+
+    monkeypatch.setitem(reidx.__dict__, "load_config", load_config)
+    monkeypatch.setitem(reidx.__dict__, "run", run)
+    engine = types.ModuleType("reidx.engine.experiment")
+    engine.test = test
+    monkeypatch.setitem(sys.modules, "reidx.engine.experiment", engine)
+    monkeypatch.setattr("reidx.engine.experiment", engine, raising=False)
+    return seen
+
+
+def test_train(capsys, calls, tmp_path):
+    words = [
+        "train",
+        "a.yaml",
+        "--set",
+        "a.b=1",
+        "c=[2]",
+        "--set",
+        "d=e",
+        "--work-dir",
+        str(tmp_path),
+        "--resume",
+    ]
+    assert output(capsys, *words, "--progress", "quiet") == (0, "mAP 50.0\n", "")
+    assert calls["load_config"] == ("a.yaml", ["a.b=1", "c=[2]", "d=e"])
+    assert calls["run"] == (Config, {"work_dir": tmp_path, "resume": True, "progress": "quiet"})
+
+
+def test_test(capsys, calls, tmp_path):
+    assert output(capsys, "test", "a.yaml", "--weights", str(tmp_path / "w.pth"))[:2] == (0, "mAP 50.0\n")
+    assert calls["test"] == (Config, {"weights": tmp_path / "w.pth"})
+    with pytest.raises(SystemExit):
+        main(["test", "a.yaml"])
+    assert "--weights" in capsys.readouterr().err
+
+
+def test_config(capsys, calls):
+    assert output(capsys, "config", "a.yaml")[1] == "# hash abc\na: 1  # demo.yaml:3\n"
+    assert output(capsys, "config", "a.yaml", "--no-origins")[1] == "# hash abc\na: 1\n"
+
+
+# --- errors
+
+
+def fails_with(monkeypatch, error: BaseException) -> None:
+    def load_config(*_):
+        raise error
+
+    monkeypatch.setitem(reidx.__dict__, "load_config", load_config)
+
+
+def test_mistake_is_one_message_and_exit_code_2(capsys, monkeypatch):
+    fails_with(monkeypatch, ConfigError("a.yaml:3: no such key."))
+    assert output(capsys, "config", "a.yaml") == (2, "", "error: a.yaml:3: no such key.\n")
+
+
+def test_system_error_names_the_file(capsys, monkeypatch):
+    fails_with(monkeypatch, OSError(28, "No space left on device", "runs/x.pth"))
+    code, _, err = output(capsys, "config", "a.yaml")
+    assert (code, err) == (2, "error: [Errno 28] No space left on device: 'runs/x.pth'\n")
+
+
+@pytest.mark.parametrize("words", [["--debug", "config", "a.yaml"], ["config", "a.yaml", "--debug"]])
+def test_debug_shows_the_traceback(capsys, monkeypatch, words):
+    fails_with(monkeypatch, ConfigError("wrong."))
+    code, _, err = output(capsys, *words)
+    assert code == 2
+    assert err.startswith("Traceback") and err.endswith("\nerror: wrong.\n")
+
+
+def test_fault_of_the_program_says_so(capsys, monkeypatch):
+    fails_with(monkeypatch, KeyError("x"))
+    code, _, err = output(capsys, "config", "a.yaml")
+    assert code == 1
+    assert err.startswith("error: unexpected KeyError: 'x' (") and "--debug shows the traceback" in err
+    assert err.count("\n") == 1
+
+
+def test_interrupt_says_how_to_resume(capsys, monkeypatch):
+    fails_with(monkeypatch, KeyboardInterrupt())
+    code, _, err = output(capsys, "train", "my exp.yaml", "--set", "a=1")
+    assert code == 130
+    assert err.endswith(
+        "go on from the last saved epoch with: reidx train 'my exp.yaml' --set a=1 --resume\n"
+    )
+    assert output(capsys, "train", "a.yaml", "--resume")[2].endswith("reidx train a.yaml --resume\n")
+    assert output(capsys, "config", "a.yaml")[2] == "\ninterrupted\n"

@@ -1,0 +1,188 @@
+"""The guarantees of the batch samplers, for any labels and cameras that hypothesis thinks of."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reidx.data.samplers import PK, Shuffle
+from reidx.errors import ConfigError, DataError
+
+quick = settings(max_examples=60, deadline=None)
+
+
+@st.composite
+def streams(draw):
+    """Labels with at least one that is not -1, and a camera for each."""
+    size = draw(st.integers(1, 60))
+    labels = draw(st.lists(st.integers(-1, 12), min_size=size, max_size=size).filter(lambda x: max(x) >= 0))
+    cameras = draw(st.lists(st.integers(-1, 3), min_size=size, max_size=size))
+    return np.array(labels), np.array(cameras)
+
+
+def epoch(sampler, seed: int = 0) -> list[list[int]]:
+    torch.manual_seed(seed)
+    return list(sampler)
+
+
+@quick
+@given(streams(), st.integers(1, 8), st.integers(1, 5), st.integers(1, 12), st.booleans(), st.integers(0, 99))
+def test_every_batch_is_p_times_k(stream, p, k, count, use_cameras, seed):
+    labels, cameras = stream
+    sampler = PK(labels, count, cameras, identities=p, instances=k, use_cameras=use_cameras)
+    batches = epoch(sampler, seed)
+    assert len(batches) == len(sampler) == count
+    present = set(labels[labels >= 0].tolist())
+    for batch in batches:
+        assert len(batch) == p * k
+        groups = [labels[batch[i : i + k]].tolist() for i in range(0, p * k, k)]
+        assert all(len(set(group)) == 1 for group in groups)
+        drawn = Counter(group[0] for group in groups)
+        assert set(drawn) <= present  # and so never an outlier
+        if len(present) >= p:
+            assert max(drawn.values()) == 1
+        else:
+            assert set(drawn) == present
+            assert max(drawn.values()) - min(drawn.values()) <= 1
+
+
+@quick
+@given(streams(), st.integers(2, 5), st.integers(0, 99))
+def test_the_others_come_from_other_cameras_where_there_are_any(stream, k, seed):
+    labels, cameras = stream
+    for batch in epoch(PK(labels, 6, cameras, identities=3, instances=k), seed):
+        for i in range(0, 3 * k, k):
+            anchor, others = batch[i], batch[i + 1 : i + k]
+            same = np.flatnonzero(labels == labels[anchor]).tolist()
+            elsewhere = [j for j in same if cameras[j] != cameras[anchor]]
+            allowed = elsewhere or [j for j in same if j != anchor] or [anchor]
+            assert set(others) <= set(allowed)
+            if len(allowed) >= k - 1:
+                assert len(set(others)) == k - 1  # without replacement
+
+
+@quick
+@given(streams(), st.integers(2, 5), st.integers(0, 99))
+def test_without_cameras_the_others_are_any_of_the_identity(stream, k, seed):
+    labels, cameras = stream
+    blind = epoch(PK(labels, 6, cameras, identities=3, instances=k, use_cameras=False), seed)
+    assert blind == epoch(PK(labels, 6, None, identities=3, instances=k), seed)
+    assert blind == epoch(PK(labels, 6, np.zeros_like(cameras), identities=3, instances=k), seed)
+    for batch in blind:
+        for i in range(0, 3 * k, k):
+            size = int((labels == labels[batch[i]]).sum())
+            if size >= k:
+                assert len(set(batch[i : i + k])) == k
+
+
+@quick
+@given(streams(), st.integers(1, 8), st.integers(0, 99))
+def test_all_identities_come_once_before_any_comes_again(stream, p, seed):
+    labels, cameras = stream
+    present = set(labels[labels >= 0].tolist())
+    drawn = [
+        int(labels[batch[i]])
+        for batch in epoch(PK(labels, 30, cameras, identities=p), seed)
+        for i in range(0, 4 * p, 4)
+    ]
+    for start in range(0, len(drawn) - len(present) + 1, len(present)):
+        assert set(drawn[start : start + len(present)]) == present
+
+
+@quick
+@given(st.integers(1, 40), st.integers(1, 16), st.integers(0, 99))
+def test_shuffling_gives_all_once_before_any_again(images, batch, seed):
+    batches = epoch(Shuffle(images, 20, batch), seed)
+    assert [len(b) for b in batches] == [batch] * 20
+    flat = [i for b in batches for i in b]
+    for start in range(0, len(flat) - images + 1, images):
+        assert set(flat[start : start + images]) == set(range(images))
+    if images >= batch:
+        assert all(len(set(b)) == batch for b in batches)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **ranks: PK(np.arange(60) % 13 - 1, 9, np.arange(60) % 4, identities=8, instances=3, **ranks),
+        lambda **ranks: Shuffle(50, 9, 8, **ranks),
+    ],
+    ids=["PK", "Shuffle"],
+)
+def test_the_ranks_share_the_batches_of_one(make, world_size):
+    whole = epoch(make(), seed=3)
+    shares = [epoch(make(rank=rank, world_size=world_size), seed=3) for rank in range(world_size)]
+    assert [[i for part in parts for i in part] for parts in zip(*shares, strict=True)] == whole
+
+
+def test_ranks_seeded_apart_follow_the_first(monkeypatch):
+    labels = np.arange(60) % 13
+    whole = epoch(PK(labels, 9, identities=8, instances=3), seed=3)
+    torch.manual_seed(3)
+    number = torch.randint(2**62, (1,))
+    monkeypatch.setattr("reidx.data.samplers.dist.broadcast", lambda tensor, src: tensor.copy_(number))
+    ranks = [PK(labels, 9, identities=8, instances=3, rank=rank, world_size=2) for rank in (0, 1)]
+    shares = [epoch(sampler, seed) for sampler, seed in zip(ranks, (3, 4), strict=True)]
+    assert [first + second for first, second in zip(*shares, strict=True)] == whole
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: PK(np.arange(40) % 10, 5, identities=4), lambda: Shuffle(40, 5, 16)]
+)
+def test_the_seed_at_the_start_of_an_epoch_governs_it(make):
+    sampler = make()
+    first, same, other = epoch(sampler, 1), epoch(sampler, 1), epoch(sampler, 2)
+    assert first == same
+    assert first != other
+    torch.manual_seed(1)
+    assert list(sampler) == first
+    assert list(sampler) != first  # a second epoch without re-seeding goes on, it does not repeat
+    torch.manual_seed(1)
+    plan = iter(sampler)
+    torch.rand(7)  # what is drawn later, for augmentations say, changes nothing
+    np.random.rand(7)
+    assert list(plan) == first
+
+
+def test_anchors_and_identities_are_drawn_evenly():
+    labels = np.repeat(np.arange(5), 8)
+    anchors = Counter(batch[i] for batch in epoch(PK(labels, 1000, None, identities=2)) for i in (0, 4))
+    # each of the 40 images is an anchor 50 times, +- 7
+    assert set(anchors) == set(range(40))
+    assert min(anchors.values()) > 50 - 42
+    assert max(anchors.values()) < 50 + 42
+
+
+def test_identities_of_one_image_do_not_break_the_batch():
+    assert sorted(epoch(PK(np.arange(3), 1, identities=3))[0]) == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_what_is_read_is_declared():
+    assert PK.cameras == "used"
+    assert PK.contract() == PK.contract(use_cameras=True) == {"cameras": "used"}
+    assert PK.contract(use_cameras=False, identities=4) == {"cameras": "unused"}
+    assert Shuffle.contract() == {"cameras": "unused"}
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: PK(np.full(9, -1), 5), DataError, "none of the 9 images"),
+        (lambda: PK(np.zeros(0, np.int64), 5), DataError, "none of the 0 images"),
+        (
+            lambda: PK(np.arange(9), 5, identities=6, world_size=4),
+            ConfigError,
+            "make identities a multiple of 4",
+        ),
+        (lambda: PK(np.arange(9), 0), ConfigError, r"batches \(0\)"),
+        (lambda: Shuffle(9, 5, 6, world_size=4), ConfigError, "cannot be shared evenly by 4"),
+        (lambda: Shuffle(0, 5, 6), DataError, "no images"),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()

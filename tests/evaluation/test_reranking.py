@@ -1,0 +1,109 @@
+"""rerank() against the paper's procedure on dense arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reidx.errors import ConfigError, DataError
+from reidx.evaluation import evaluate, rerank
+
+
+def dense(query: np.ndarray, gallery: np.ndarray, k1: int, k2: int, share: float) -> np.ndarray:
+    """The re-ranked distances (Q, G), set by set."""
+    both = np.concatenate([query, gallery]).astype(np.float64)
+    n = len(both)
+    squared = ((both[:, None] - both) ** 2).sum(axis=2)
+    normal = squared / np.maximum(squared.max(axis=1, keepdims=True), 1e-12)
+    ordering = squared.astype(np.float32)
+    np.fill_diagonal(ordering, -1)
+    rank = np.argsort(ordering, axis=1, kind="stable")
+
+    def mutual(i, width):
+        return [j for j in rank[i, : width + 1] if i in rank[j, : width + 1]]
+
+    codes = np.zeros((n, n))
+    for i in range(n):
+        own = mutual(i, k1)
+        members = set(own)
+        for j in own:
+            other = mutual(j, round(k1 / 2))
+            if len(set(other) & set(own)) > 2 / 3 * len(other):
+                members |= set(other)
+        for j in members:
+            codes[i, j] = np.exp(-normal[i, j])
+        codes[i] /= codes[i].sum()
+    codes = np.stack([codes[rank[i, :k2]].mean(axis=0) for i in range(n)])
+    q = len(query)
+    result = np.empty((q, n - q))
+    for i in range(q):
+        for g in range(q, n):
+            shared = np.minimum(codes[i], codes[g]).sum()
+            result[i, g - q] = (1 - share) * (1 - shared / (2 - shared)) + share * normal[i, g]
+    return result
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 9999),
+    queries=st.integers(1, 8),
+    images=st.integers(1, 40),
+    k=st.sampled_from([(20, 6), (6, 3), (5, 1), (1, 2)]),
+    share=st.sampled_from([0.0, 0.3, 1.0]),
+    unit=st.booleans(),
+)
+def test_equals_the_procedure(seed, queries, images, k, share, unit):
+    random = np.random.default_rng(seed)
+    both = random.normal(size=(6, 5))[random.integers(0, 6, queries + images)] + 0.5 * random.normal(
+        size=(queries + images, 5)
+    )
+    if unit:
+        both /= np.linalg.norm(both, axis=1, keepdims=True)
+    both = both.astype(np.float32)
+    query, gallery = both[:queries], both[queries:]
+    result = rerank(query, gallery, *k, lambda_=share)
+    factor, offset = result.block(slice(0, queries))
+    squared = ((query[:, None].astype(np.float64) - gallery) ** 2).sum(axis=2)
+    assert np.abs(factor[:, None] * squared + offset - dense(query, gallery, *k, share)).max() < 1e-5
+
+
+def test_it_changes_the_ranking_as_the_dense_distances_do():
+    random = np.random.default_rng(3)
+    centres = random.normal(size=(12, 6))
+    ids, cams = random.integers(0, 12, 150), random.integers(0, 3, 150)
+    both = (centres[ids] + 0.9 * random.normal(size=(150, 6))).astype(np.float32)
+    parts = (both[:30], both[30:], ids[:30], ids[30:], cams[:30], cams[30:])
+    plain, better = evaluate(*parts), evaluate(*parts, reranking=rerank(*parts[:2]), details=True)
+    assert better.mAP > plain.mAP + 0.02
+    assert better.card["reranking"] == {"method": "k-reciprocal", "k1": 20, "k2": 6, "lambda": 0.3}
+    distances = dense(both[:30], both[30:], 20, 6, 0.3)
+    for q in range(30):
+        kept = ~((ids[30:] == ids[q]) & (cams[30:] == cams[q]))
+        order = np.argsort(np.where(kept, distances[q], np.inf), kind="stable")[: kept.sum()]
+        hits = np.nonzero(ids[30:][order] == ids[q])[0] + 1
+        if len(hits):
+            assert better.details.ap[q] == pytest.approx(np.mean(np.arange(1, len(hits) + 1) / hits))
+            assert better.details.top[q].tolist() == order[:10].tolist()
+
+
+def test_with_lambda_one_nothing_changes():
+    random = np.random.default_rng(1)
+    both, ids, cams = random.normal(size=(60, 4)), random.integers(0, 5, 60), random.integers(0, 2, 60)
+    parts = (both[:20], both[20:], ids[:20], ids[20:], cams[:20], cams[20:])
+    reranked = evaluate(*parts, reranking=rerank(*parts[:2], lambda_=1.0))
+    assert reranked.mAP == pytest.approx(evaluate(*parts).mAP, abs=1e-9)
+
+
+def test_bad_input_is_said():
+    with pytest.raises(ConfigError, match="lambda in"):
+        rerank(torch.ones(2, 3), torch.ones(2, 3), lambda_=1.5)
+    with pytest.raises(DataError, match="2 columns"):
+        rerank(torch.ones(2, 2), torch.ones(2, 3))
+    with pytest.raises(DataError, match=r"\(2, 2\), not \(2, 3\)"):
+        evaluate(
+            torch.ones(2, 3), torch.ones(3, 3), [1, 1], [1, 1, 1], [0, 0], [1, 1, 1],
+            reranking=rerank(torch.ones(2, 3), torch.ones(2, 3)),
+        )  # fmt: skip

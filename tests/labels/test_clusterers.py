@@ -1,0 +1,147 @@
+"""k-means, HDBSCAN and InfoMap: what they find in clear clusters, their contracts, and what they refuse."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_array
+
+from reidx.errors import ConfigError, DataError
+from reidx.labels import DBSCAN, HDBSCAN, Cosine, InfoMap, Jaccard, KMeans, MiniBatchKMeans
+
+
+def clouds(sizes: list[int], width: int = 8, spread: float = 0.05) -> tuple[torch.Tensor, np.ndarray]:
+    """Unit features around random directions, the clusters interleaved, and which cluster each row is of."""
+    random = np.random.default_rng(0)
+    centres = np.linalg.qr(random.normal(size=(width, width)))[0][: len(sizes)]
+    truth = random.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    x = centres[truth] + spread * random.normal(size=(len(truth), width))
+    return torch.nn.functional.normalize(torch.from_numpy(x).float(), dim=1), truth
+
+
+def same_partition(a: np.ndarray, b: np.ndarray) -> bool:
+    return len(np.unique(np.stack([a, b]), axis=1).T) == len(np.unique(a)) == len(np.unique(b))
+
+
+def graph_of(pairs: dict[tuple[int, int], float], n: int) -> csr_array:
+    both = {**pairs, **{(j, i): d for (i, j), d in pairs.items()}, **{(i, i): 0.0 for i in range(n)}}
+    rows, columns = zip(*both, strict=True)
+    return csr_array((np.array(list(both.values()), np.float32), (rows, columns)), shape=(n, n))
+
+
+ALL = [
+    (DBSCAN(), Jaccard(10, 3)),
+    (HDBSCAN(8), Jaccard(20, 3)),
+    (InfoMap(), Cosine(8)),
+    (KMeans(4, restarts=3), None),
+    (MiniBatchKMeans(4), None),
+]
+
+
+@pytest.mark.parametrize(("clusterer", "distance"), ALL, ids=lambda part: type(part).__name__)
+def test_clear_clusters_are_found_each_time_the_same(clusterer, distance):
+    features, truth = clouds([12, 20, 9, 15])
+    given = features if distance is None else distance(features)
+    labels = clusterer(given)
+    assert labels.dtype == np.int64 and labels.shape == (56,)
+    assert set(labels) == {0, 1, 2, 3}
+    assert same_partition(labels, truth)
+    assert np.array_equal(labels, clusterer(given))
+    assert clusterer.needs == ("features" if distance is None else "graph")
+    assert clusterer.outliers in ("emits", "never")
+
+
+@pytest.mark.parametrize("clusterer", [KMeans(5), MiniBatchKMeans(5)], ids=["KMeans", "MiniBatchKMeans"])
+def test_k_means_numbers_without_gaps_and_refuses_too_few_images(clusterer):
+    features = torch.eye(3, 4).repeat(4, 1)  # three distinct rows for five clusters
+    labels = clusterer(features)
+    assert set(labels) == set(range(labels.max() + 1)) and labels.max() < 5
+    assert len(np.unique(np.stack([labels[:3], labels[3:6]]), axis=1).T) == 3  # equal rows, equal labels
+    with pytest.raises(DataError, match="lower n_clusters"):
+        clusterer(features[:4])
+
+
+def test_k_means_reaches_a_fixed_point():
+    features, _ = clouds([12, 20, 9, 15], spread=0.4)
+    labels = KMeans(4, iterations=60)(features)
+    centres = torch.stack([features[labels == k].mean(dim=0) for k in range(4)])
+    assert np.array_equal(torch.cdist(features, centres).argmin(dim=1).numpy(), labels)
+
+
+@pytest.mark.parametrize("least", [3, 5])
+def test_hdbscan_is_that_of_the_matrix_with_absent_pairs_at_one(least):
+    from sklearn.cluster import HDBSCAN as Peer
+
+    for seed in range(6):
+        features = torch.randn(90, 3, generator=torch.Generator().manual_seed(seed))
+        graph = Jaccard(8, 3)(features)
+        entries = graph.tocoo()
+        matrix = np.ones(graph.shape)
+        matrix[entries.row, entries.col] = np.maximum(entries.data, 1e-9)
+        # Every pair stored: scikit-learn then breaks ties between equal edges as it does for the sparse graph.
+        peer = Peer(min_cluster_size=least, min_samples=least, metric="precomputed", copy=False)
+        expected = peer.fit_predict(csr_array(matrix))
+        assert expected.max() >= 2
+        assert same_partition(HDBSCAN(least)(graph), expected)
+
+
+def test_hdbscan_takes_graphs_that_fall_apart_or_hold_nothing():
+    labels = HDBSCAN(2)(graph_of({(0, 1): 0.1, (2, 3): 0.1, (4, 5): 0.1}, 7))
+    assert labels[0] == labels[1] != labels[2] == labels[3] != labels[4] == labels[5]
+    assert set(HDBSCAN(3)(graph_of({}, 6))) <= {-1, 0}
+    assert HDBSCAN(4)(graph_of({}, 2)).tolist() == [-1, -1]
+
+
+def test_infomap_keeps_links_by_similarity_and_drops_small_communities():
+    pytest.importorskip("infomap")
+    # Three triangles; the last one's links are too weak, the pair 9-10 too small.
+    pairs = {}
+    for base, distance in ((6, 0.3), (0, 0.5), (3, 0.51)):
+        for a, b in ((0, 1), (1, 2), (0, 2)):
+            pairs[base + a, base + b] = distance
+    pairs[9, 10] = 0.1
+    labels = InfoMap(min_similarity=0.5, min_size=3)(graph_of(pairs, 11))
+    assert labels.tolist() == [0, 0, 0, -1, -1, -1, 1, 1, 1, -1, -1]  # numbered by their first image
+    assert InfoMap(min_size=1)(graph_of({}, 3)).tolist() == [0, 1, 2]
+    assert InfoMap()(graph_of({}, 3)).tolist() == [-1, -1, -1]
+
+
+def test_missing_packages_are_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "infomap", None)
+    with pytest.raises(ConfigError, match=r"reidx\[infomap\]"):
+        InfoMap()(graph_of({}, 3))
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ConfigError, match="faiss"):
+        KMeans(2)(torch.eye(4))
+    with pytest.raises(ConfigError, match="faiss"):
+        Jaccard(backend="faiss")(torch.eye(4))
+    assert Jaccard(backend="auto")(torch.eye(4)).shape == (4, 4)
+
+
+def test_cosine_graph_holds_the_near_pairs_only():
+    features = torch.tensor([[1.0, 0.0], [3.0, 4.0], [-1.0, 0.0]])
+    graph = Cosine(3)(features)
+    assert graph.indptr.tolist() == [0, 2, 4, 5]  # cosines 0.6, -1, -0.6: only the first lies below distance 1
+    assert graph[0, 1] == pytest.approx(0.4, abs=1e-6) and graph[1, 0] == pytest.approx(0.4, abs=1e-6)
+    assert Cosine(1)(features).toarray().tolist() == np.zeros((3, 3)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: KMeans(0), "at least 1"),
+        (lambda: MiniBatchKMeans(batch_size=0), "at least 1"),
+        (lambda: HDBSCAN(1), "at least 2"),
+        (lambda: HDBSCAN(selection="best"), "eom, leaf"),
+        (lambda: HDBSCAN(epsilon=1), "epsilon"),
+        (lambda: InfoMap(min_similarity=1.0), "between 0 and 1"),
+        (lambda: InfoMap(min_size=0), "at least 1"),
+        (lambda: Cosine(0), "at least 1"),
+    ],
+)
+def test_wrong_settings_are_refused(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()

@@ -1,0 +1,149 @@
+"""The sparse Jaccard graph against dense arithmetic, on input of every kind and on each backend."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from reidx.errors import ConfigError, DataError
+from reidx.labels import DBSCAN, Jaccard, fuse
+
+BACKENDS = ["auto", "faiss", "torch"]
+KINDS = ["gaussian", "clustered", "duplicated", "identical", "outlier", "grid"]
+
+
+def dense(graph) -> np.ndarray:
+    """The distances as a matrix; explicit zeros stay zeros, absent pairs are 1."""
+    matrix = np.ones(graph.shape, np.float32)
+    entries = graph.tocoo()
+    matrix[entries.row, entries.col] = entries.data
+    return matrix
+
+
+def by_sets(x: np.ndarray, order: np.ndarray, k1: int, k2: int) -> np.ndarray:
+    """The definition, in sets and dictionaries."""
+    lists = order.tolist()
+    n, x = len(x), x.astype(np.float64)
+
+    def mutual(i: int, width: int) -> set[int]:
+        return {j for j in lists[i][:width] if i in lists[j][:width]}
+
+    codes = []
+    for i in range(n):
+        members = set(mutual(i, k1))
+        for c in mutual(i, k1):
+            half = mutual(c, int(np.around(k1 / 2)) + 1)
+            if len(half & mutual(i, k1)) > 2 / 3 * len(half):
+                members |= half
+        weights = {j: np.exp(-((x[i] - x[j]) ** 2).sum()) for j in members}
+        total = sum(weights.values())
+        codes.append({j: w / total for j, w in weights.items()})
+    averaged = []
+    for i in range(n):
+        near = lists[i][:k2]
+        keys = set().union(*(codes[j] for j in near))
+        averaged.append({t: sum(codes[j].get(t, 0) for j in near) / len(near) for t in keys})
+    result = np.ones((n, n))
+    for i in range(n):
+        for j in range(n):
+            shared = sum(min(v, averaged[j].get(t, 0)) for t, v in averaged[i].items())
+            result[i, j] = max(1 - shared / (2 - shared), 0)
+    return result
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(max_examples=25, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    n=st.integers(1, 45),
+    d=st.integers(2, 8),
+    k=st.sampled_from([(30, 6), (20, 6), (25, 1), (7, 3), (4, 4), (1, 1)]),
+    eps=st.sampled_from([0.3, 0.5, 0.6, 0.9]),
+    seed=st.integers(0, 9999),
+)
+def test_equals_the_definition(draw, sorted_lists, backend, kind, n, d, k, eps, seed):
+    x = draw(kind, n, d, seed) + np.float32(1e-3)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    x = torch.nn.functional.normalize(torch.from_numpy(x), dim=1)
+    graph = Jaccard(*k, backend=backend)(x)
+    expected = by_sets(x.numpy(), sorted_lists(x.numpy(), x.numpy(), k[0], True)[1], *k)
+    assert graph.shape == (n, n) and graph.dtype == np.float32 and graph.has_canonical_format
+    assert np.abs(dense(graph) - expected).max() < 1e-5
+    assert np.array_equal(dense(graph), dense(graph).T)
+    assert np.all(graph.data < 1) and np.all(graph.diagonal() < 1e-5)
+
+    from sklearn.cluster import DBSCAN as Peer
+
+    assume(np.abs(expected - eps).min() > 1e-5)  # at eps itself the last bit decides
+    peer = Peer(eps=eps, min_samples=4, metric="precomputed").fit_predict(expected)
+    assert np.array_equal(DBSCAN(eps, 4)(graph), peer)
+
+
+def test_worked_out_by_hand():
+    # Two pairs far apart, k1 = 2: every image and its twin are each other's whole list, so R = E = the pair, and
+    # k2 = 1 leaves V(i) = {i: a, twin: 1 - a} with a = 1 / (1 + exp(-d²)).
+    angle = np.array([0.0, 0.1, 3.0, 3.1])
+    x = torch.tensor(np.stack([np.cos(angle), np.sin(angle)], axis=1), dtype=torch.float32)
+    a = 1 / (1 + np.exp(-(2 - 2 * np.cos(0.1))))
+    shared = 2 * (1 - a)  # min(a, 1 - a) twice
+    graph = dense(Jaccard(2, 1)(x))
+    assert graph[0, 1] == pytest.approx(1 - shared / (2 - shared), abs=1e-6)
+    assert graph[0, 2] == 1 and graph[0, 0] == 0
+    # With k2 = 2 both rows become the same mean: distance 0, stored.
+    averaged = Jaccard(2, 2)(x)
+    assert averaged.nnz == 8 and dense(averaged)[0, 1] == pytest.approx(0, abs=1e-6)
+
+
+def test_length_of_the_features_does_not_matter():
+    x = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+    unit = torch.nn.functional.normalize(x, dim=1)
+    assert np.abs(dense(Jaccard(10, 3)(x)) - dense(Jaccard(10, 3)(unit))).max() < 1e-5
+
+
+def test_threads_do_not_change_a_bit():
+    x = torch.randn(500, 16, generator=torch.Generator().manual_seed(0))
+    graphs, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            graphs.append(Jaccard()(x))
+    finally:
+        torch.set_num_threads(before)
+    for graph in graphs[1:]:
+        for part in ("data", "indices", "indptr"):
+            assert np.array_equal(getattr(graph, part), getattr(graphs[0], part))
+
+
+def test_no_image_and_one_image():
+    assert Jaccard()(torch.zeros(0, 8)).shape == (0, 0)
+    one = Jaccard()(torch.ones(1, 8))
+    assert one.nnz == 1 and one.data[0] == 0
+    assert DBSCAN()(one).tolist() == [-1]
+    assert DBSCAN()(Jaccard()(torch.zeros(0, 8))).shape == (0,)
+
+
+def test_bad_input_is_said():
+    x = torch.randn(10, 4)
+    x[2, 2] = float("nan")
+    with pytest.raises(DataError, match="1 of 10 rows"):
+        Jaccard()(x)
+    with pytest.raises(DataError, match="all zeros"):
+        Jaccard()(torch.zeros(10, 4))
+    with pytest.raises(ConfigError, match="1 <= k2 <= k1"):
+        Jaccard(k1=5, k2=6)
+
+
+def test_fused_views_are_the_weighted_sum():
+    generator = torch.Generator().manual_seed(0)
+    views = [Jaccard(8, 3)(torch.randn(60, 6, generator=generator)) for _ in range(3)]
+    weights = [0.7, 0.15, 0.15]
+    expected = sum(w * dense(view) for w, view in zip(weights, views, strict=True))
+    assert np.abs(dense(fuse(views, weights)) - expected).max() < 1e-6
+    # Three equal views give the view back, whatever the weights; a zero distance stays stored.
+    same = fuse([views[0]] * 3, weights)
+    assert same.nnz == views[0].nnz and np.abs(dense(same) - dense(views[0])).max() < 1e-6
+    with pytest.raises(ConfigError, match="sum to 1"):
+        fuse(views, [0.5, 0.15, 0.15])

@@ -1,0 +1,124 @@
+"""knn against a full sort of float64 distances, on each backend, and on input that has ties everywhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import reidx.labels.neighbours as neighbours
+from reidx.errors import ConfigError, DataError
+from reidx.labels import knn
+
+BACKENDS = ["auto", "faiss", "torch"]
+KINDS = ["gaussian", "clustered", "duplicated", "identical", "outlier", "grid"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(max_examples=40, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    n=st.integers(1, 90),
+    d=st.integers(1, 12),
+    k=st.integers(1, 33),
+    seed=st.integers(0, 9999),
+    unit=st.booleans(),
+)
+def test_equals_a_full_sort(draw, sorted_lists, backend, kind, n, d, k, seed, unit):
+    x = draw(kind, n, d, seed)
+    if unit:
+        x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6)
+    distances, indices = knn(torch.from_numpy(x), k, backend=backend)
+    expected, order = sorted_lists(x, x, k, own=True)
+    assert distances.dtype == np.float32 and indices.dtype == np.int64
+    assert distances.shape == indices.shape == (n, min(k, n))
+    assert np.array_equal(indices, order)
+    assert np.allclose(distances, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_queries_of_their_own(draw, sorted_lists, backend, kind):
+    x, y = draw(kind, 30, 6, 1), draw(kind, 70, 6, 2)
+    distances, indices = knn(y, 9, queries=x, backend=backend)
+    expected, order = sorted_lists(x, y, 9, own=False)
+    assert np.array_equal(indices, order) and np.allclose(distances, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_each_search_is_proven_or_repeated(monkeypatch, sorted_lists, quick):
+    """Rows too close for bfloat16 to tell apart: the first search cannot prove them, the result is right all the same."""
+    monkeypatch.setattr(neighbours, "_has_bfloat16", lambda: quick)
+    monkeypatch.setattr(neighbours, "_BLOCK_BYTES", 1 << 16)
+    random = np.random.default_rng(0)
+    x = random.normal(size=(1, 24)) + 1e-3 * random.normal(size=(400, 24))
+    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    distances, indices = knn(x, 5, backend="torch")
+    expected, order = sorted_lists(x, x, 5, own=True)
+    assert np.array_equal(indices, order)
+    assert np.allclose(distances, expected, rtol=1e-5)
+
+
+def test_the_floor_holds(draw):
+    """No row outside the candidates is nearer than the floor a search states for it."""
+    for kind in KINDS:
+        x = torch.from_numpy(draw(kind, 300, 20, 3)) / 4
+        squared = torch.cdist(x.double(), x.double()).numpy() ** 2
+        for search in (
+            neighbours._torch_search(x, x, 12, torch.bfloat16, torch.device("cpu")),
+            neighbours._torch_search(x, x, 12, torch.float32, torch.device("cpu")),
+            neighbours._faiss_search(x, x, 12),
+        ):
+            candidates, floor = search.propose(np.arange(300))
+            others = squared.copy()
+            np.put_along_axis(others, candidates.astype(np.int64), np.inf, axis=1)
+            assert (others.min(axis=1) >= floor - 1e-12).all()
+
+
+def test_cosine_is_half_the_squared_distance_of_unit_rows():
+    x = torch.randn(50, 7, generator=torch.Generator().manual_seed(0))
+    distances, indices = knn(x, 6, metric="cosine")
+    unit = torch.nn.functional.normalize(x.double(), dim=1)
+    cosine = (1 - unit @ unit.T).numpy()
+    assert np.allclose(distances, np.take_along_axis(cosine, indices, axis=1), atol=1e-6)
+    assert np.allclose(distances, np.sort(cosine, axis=1)[:, :6], atol=1e-6)
+
+
+def test_half_precision_and_arrays_are_taken():
+    x = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)).half()
+    assert np.array_equal(knn(x, 3)[1], knn(x.float().numpy(), 3)[1])
+
+
+def test_no_rows_and_no_queries():
+    distances, indices = knn(torch.zeros(0, 4), 5)
+    assert distances.shape == indices.shape == (0, 0)
+    assert knn(torch.zeros(3, 4), 2, queries=torch.zeros(0, 4))[1].shape == (0, 2)
+
+
+def test_bad_input_is_said():
+    x = torch.ones(5, 3)
+    x[3, 1] = float("inf")
+    with pytest.raises(DataError, match="1 of 5 rows hold NaN or infinity .the first is row 3"):
+        knn(x, 2)
+    with pytest.raises(DataError, match=r"shape \(N, D\)"):
+        knn(torch.ones(5), 2)
+    with pytest.raises(DataError, match="features have 3 columns, queries 4"):
+        knn(torch.ones(5, 3), 2, queries=torch.ones(5, 4))
+    with pytest.raises(DataError, match="all zeros"):
+        knn(torch.zeros(5, 3), 2, metric="cosine")
+    with pytest.raises(ConfigError, match="auto, faiss, torch"):
+        knn(torch.ones(5, 3), 2, backend="annoy")
+    with pytest.raises(ConfigError, match="euclidean, cosine"):
+        knn(torch.ones(5, 3), 2, metric="l1")
+    with pytest.raises(ConfigError, match="at least 1"):
+        knn(torch.ones(5, 3), 0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_gives_the_same_lists(draw):
+    for kind in KINDS:
+        x = torch.from_numpy(draw(kind, 500, 32, 5))
+        on_cpu, on_gpu = knn(x, 20), knn(x.cuda(), 20)
+        assert np.array_equal(on_cpu[1], on_gpu[1]) and np.array_equal(on_cpu[0], on_gpu[0])

@@ -1,0 +1,49 @@
+"""The search shared over 1, 2 and 4 processes gives one result; labels that differ are noticed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+
+from reidx.labels import DBSCAN, Jaccard
+from reidx.labels.sharding import agree
+
+
+def features() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 12, generator=generator)[torch.randint(40, (301,), generator=generator)]
+    return torch.nn.functional.normalize(x + 0.3 * torch.randn(301, 12, generator=generator), dim=1)
+
+
+def work(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)  # a forked process must not wake the threads its parent had
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet{world}", rank=rank, world_size=world)
+    labels = agree(DBSCAN()(Jaccard(12, 3, sharded=True)(features())))
+    noticed = 0
+    try:
+        agree(labels + (rank == world - 1))
+    except Exception as error:
+        noticed = int(f"{world - 1} disagree with process 0" in str(error))
+    np.savez(f"{folder}/{world}_{rank}.npz", labels=labels, noticed=noticed)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_same_labels_on_each_process_and_for_any_number_of_them(world, tmp_path):
+    alone = DBSCAN()(Jaccard(12, 3)(features()))
+    assert alone.max() > 5
+    multiprocessing.start_processes(work, (world, str(tmp_path)), nprocs=world, start_method="fork")
+    for rank in range(world):
+        result = np.load(tmp_path / f"{world}_{rank}.npz")
+        assert np.array_equal(result["labels"], alone)
+        assert result["noticed"]
+
+
+def test_alone_nothing_is_shared():
+    labels = np.arange(3)
+    assert agree(labels) is labels
+    x = features()
+    assert np.array_equal(Jaccard(12, 3, sharded=True)(x).data, Jaccard(12, 3)(x).data)
