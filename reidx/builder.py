@@ -103,8 +103,7 @@ def parameters_of(component: Any) -> dict[str, Parameter]:
 
 
 def _checked(kind: str, spec: Spec, context: Collection[str], where: str) -> tuple[Entry, dict[str, Any]]:
-    """The entry a spec names and the keywords it sets, or a ConfigError with everything that is wrong with
-    them."""
+    """The entry a spec names and the keywords it sets, or a ConfigError with all that is wrong with them."""
     name, given = _split(kind, spec, where)
     try:
         entry = registry().find(kind, name)
@@ -233,16 +232,13 @@ def annotation_text(annotation: Any) -> str:
 
 
 def _resolve(annotation: Any, names: Mapping[str, Any]) -> Any:
-    """The type an annotation stands for; Any when it is missing or names what is imported for type checking
-    only."""
+    """The type an annotation stands for; Any for none, and for names imported for type checking only."""
     if annotation is inspect.Parameter.empty:
         return Any
     if not isinstance(annotation, str):
         return annotation
     try:
-        return eval(
-            annotation, dict(names)
-        )  # the module it stands in was just imported: nothing new is trusted
+        return eval(annotation, dict(names))  # no new trust: the module it stands in has been run
     except Exception:
         return Any
 

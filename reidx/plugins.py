@@ -8,62 +8,33 @@ the reason. ``REIDX_PLUGINS=a,b`` reads only the named plugins (an empty value n
 
 from __future__ import annotations
 
-import difflib
 import functools
+import importlib
 import importlib.metadata
-import inspect
 import logging
 import os
 import re
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
-
-import pluggy
+from typing import Any
 
 import reidx
 from reidx.errors import ConfigError, PluginError
-from reidx.hookspecs import API, PluginInfo, ReidxSpec
-from reidx.registry import Component, Entry, Registry
+from reidx.plugin import Plugin, guarded, read_hooks
+from reidx.registry import Registry
 from reidx.source import package_folder
 
 GROUP = "reidx.plugins"
 CORE = "reidx"  # what the core is called where a namespace is written: reidx::demo.yaml
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Plugin:
-    """One plugin as found: who it is and what it brings, or the ``problem`` that keeps it out.
-
-    The core is one too, with the empty namespace. ``configs`` are package and folder, ``commands`` map a name
-    to ``"module:function"``.
-    """
-
-    namespace: str
-    distribution: str
-    version: str
-    info: PluginInfo | None = None
-    entries: Sequence[Entry] = ()
-    configs: tuple[str, str] | None = None
-    commands: Mapping[str, str] = field(default_factory=dict)
-    problem: str = ""
-    chosen: bool = True  # False: not broken, but left out by REIDX_PLUGINS
-
-    @property
-    def origin(self) -> str:
-        """Distribution and version: ``reidx-lf2 0.1``."""
-        return f"{self.distribution} {self.version}".strip()
-
-
 def registry() -> Registry:
-    """The components of the core and of all usable plugins; read once, skipped plugins are named on stderr
-    then.
+    """The components of the core and of all usable plugins.
 
+    Read once in a process; a line for each skipped plugin is logged then (on stderr, unless logging is set up).
     Raises :class:`PluginError` when ``REIDX_PLUGINS`` names a plugin that is not installed, and under
     ``REIDX_STRICT_PLUGINS=1`` when a plugin had to be skipped.
     """
@@ -72,8 +43,7 @@ def registry() -> Registry:
 
 
 def plugins() -> list[Plugin]:
-    """The core and every plugin that was read, usable or not (see :attr:`Plugin.problem`); raises as
-    :func:`registry`."""
+    """The core and every plugin found, usable or not (see :attr:`Plugin.problem`); raises as :func:`registry`."""
     return list(_found()[1])
 
 
@@ -124,8 +94,7 @@ def load_command(plugin: Plugin, name: str) -> Callable[[Sequence[str]], int]:
 
 
 def discover() -> tuple[Registry, list[Plugin]]:
-    """Read the core and the plugins installed at this moment; :func:`registry` and :func:`plugins` keep the
-    result."""
+    """The core and the plugins installed at this moment, read anew (:func:`registry` keeps its first result)."""
     from reidx import components
 
     claims: dict[str, list[importlib.metadata.EntryPoint]] = {}
@@ -134,7 +103,7 @@ def discover() -> tuple[Registry, list[Plugin]]:
     chosen = _selection(claims)
 
     found = Registry()
-    core = _read(Plugin("", CORE, reidx.__version__), components)
+    core = read_hooks(Plugin("", CORE, reidx.__version__), components)
     read = [core]
     for namespace in sorted(claims):
         if chosen is not None and namespace not in chosen:
@@ -180,10 +149,10 @@ def _selection(claims: Mapping[str, Any]) -> set[str] | None:
 
 
 def _claimant(point: importlib.metadata.EntryPoint) -> Plugin:
-    """A plugin of which only the distribution is known."""
-    return Plugin(
-        point.name, point.dist.name if point.dist else "?", point.dist.version if point.dist else ""
-    )
+    """A plugin of which only the distribution is known (less than that where its metadata are damaged)."""
+    name = point.dist.name if point.dist else ""
+    version = point.dist.version if point.dist else ""
+    return Plugin(point.name, name or "(unnamed distribution)", version or "")
 
 
 def _claimed(points: list[importlib.metadata.EntryPoint]) -> list[Plugin]:
@@ -204,95 +173,9 @@ def _claimed(points: list[importlib.metadata.EntryPoint]) -> list[Plugin]:
         return [replace(plugin, problem=problem) for plugin in claimants]
     plugin, point = claimants[0], points[0]
     try:
-        return [_read(plugin, _guard(point.load, f"importing {point.module}", own=point.module))]
+        return [read_hooks(plugin, guarded(point.load, f"importing {point.module}", own=point.module))]
     except PluginError as error:
         return [replace(plugin, problem=str(error))]
-
-
-def _read(plugin: Plugin, module: object) -> Plugin:
-    """``plugin`` filled in by its hooks; raises :class:`PluginError` with the reason to skip it.
-
-    Each plugin has a manager of its own: hooks are asked of one plugin at a time, and what one breaks stays
-    there.
-    """
-    manager = pluggy.PluginManager("reidx")
-    manager.add_hookspecs(ReidxSpec)
-    _guard(lambda: manager.register(module, name=plugin.namespace or CORE), "its hooks")
-
-    def ask(hook: str) -> Any:
-        return _guard(getattr(manager.hook, hook), f"its hook {hook}")
-
-    if not manager.hook.reidx_plugin.get_hookimpls():
-        _check_hooks(manager, module)  # a misspelt or unmarked hook is the likelier reason
-        raise PluginError("it has no hook reidx_plugin, the one that must be there")
-    info = _check_info(ask("reidx_plugin"))
-    _check_hooks(manager, module)  # after the API number: a newer API may have hooks unknown here
-    described = replace(plugin, info=info)
-    entries = _check_components(ask("reidx_components") or (), described)
-    configs = _check_configs(ask("reidx_configs"))
-    commands = _check_commands(ask("reidx_commands") or {})
-    return replace(described, entries=entries, configs=configs, commands=commands)
-
-
-def _check_info(info: object) -> PluginInfo:
-    if not isinstance(info, PluginInfo):
-        raise PluginError(f"reidx_plugin returned {type(info).__name__}, not PluginInfo")
-    if info.api != API:
-        older = "reidx" if isinstance(info.api, int) and info.api > API else "the plugin"
-        raise PluginError(f"was written for plugin API {info.api}, this reidx speaks {API}: upgrade {older}")
-    return info
-
-
-def _check_hooks(manager: pluggy.PluginManager, module: object) -> None:
-    hooks = [name for name in vars(ReidxSpec) if name.startswith("reidx_")]
-    for name, caller in sorted(vars(manager.hook).items()):
-        if isinstance(caller, pluggy.HookCaller) and not caller.has_spec():
-            close = difflib.get_close_matches(name, hooks, n=1)
-            raise PluginError(
-                f"hook {name} is misspelt; did you mean {close[0]}?"
-                if close
-                else f"there is no hook {name}; the hooks are {', '.join(hooks)}"
-            )
-    for name in hooks:
-        marked = getattr(manager.hook, name).get_hookimpls()
-        if inspect.isfunction(getattr(module, name, None)) and not marked:
-            raise PluginError(f"the function {name} is not marked @reidx.hookimpl")
-
-
-def _check_components(components: object, plugin: Plugin) -> list[Entry]:
-    if not isinstance(components, list | tuple):
-        raise PluginError(f"reidx_components returned {type(components).__name__}, not a list of Component")
-    unique = Registry()  # a plugin's entries go in together or not at all
-    for component in components:
-        if not isinstance(component, Component):
-            raise PluginError(f"reidx_components lists a {type(component).__name__}, not a Component")
-        if not component.name.isidentifier():
-            raise PluginError(f"component {component.name!r} must be a plain name; reidx adds the namespace")
-        _check_target(f"component {component.name}", component.target, "Class")
-        unique.add(Entry(component, plugin.namespace, plugin.origin))
-    return list(unique.entries())
-
-
-def _check_configs(configs: object) -> tuple[str, str] | None:
-    if configs is None:
-        return None
-    match configs:
-        case (str(package), str(folder)):
-            return package, folder
-    raise PluginError(f"reidx_configs returned {configs!r}, not (package, folder)")
-
-
-def _check_commands(commands: object) -> dict[str, str]:
-    if not isinstance(commands, Mapping):
-        raise PluginError(f"reidx_commands returned {type(commands).__name__}, not a dict")
-    for name, target in commands.items():
-        _check_target(f"command {name}", target, "function")
-    return dict(commands)
-
-
-def _check_target(what: str, target: object, attribute: str) -> None:
-    if not (isinstance(target, str) and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", target)):
-        raise PluginError(f"{what} names {target!r}; write it as 'module:{attribute}'")
 
 
 def _config_folder(plugin: Plugin) -> Path:
@@ -306,26 +189,3 @@ def _config_folder(plugin: Plugin) -> Path:
             f"Install {plugin.distribution} again (from its source folder: `pip install -e .`)."
         )
     return root / folder
-
-
-def _guard(action: Callable[[], T], doing: str, own: str = "") -> T:
-    """``action()``, with anything it raises (SystemExit too) turned into a :class:`PluginError` that gives
-    the reason."""
-    try:
-        return action()
-    except (KeyboardInterrupt, PluginError):
-        raise
-    except BaseException as error:
-        raise PluginError(_reason(error, doing, own)) from error
-
-
-def _reason(error: BaseException, doing: str, own: str) -> str:
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        if own and f"{own}.".startswith(f"{error.name}."):
-            return f"its module {own} does not exist; install the plugin again"
-        return f"needs {error.name}, which is not installed"
-    text = " ".join(str(error).split())
-    if isinstance(error, SystemExit):
-        return f"{doing} exits the program (SystemExit: {text})"
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{doing} failed: {type(error).__name__}: {text} ({Path(frame.filename).name}:{frame.lineno})"

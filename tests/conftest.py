@@ -1,100 +1,47 @@
-"""What tests of several folders share: plugins made up on the spot."""
+"""What all tests share: rendered tiny domains, made once a session, experiments on them, made-up plugins."""
 
 from __future__ import annotations
 
-import importlib
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-from reidx.plugins import Plugin, discover
-from reidx.registry import Registry
-
-HEALTHY = '''
-from reidx import Component, PluginInfo, hookimpl
-
-@hookimpl
-def reidx_plugin():
-    return PluginInfo(title="A plugin in good health", api=1, paper="Doe, Health, 2020", licence="MIT")
-
-@hookimpl
-def reidx_components():
-    return [Component("loss", "Zero", "{module}:Zero", {{"scale": 2.0}})]
-
-@hookimpl
-def reidx_commands():
-    return {{"greet": "{module}:greet"}}
-
-class Zero:
-    """Nothing, scaled."""
-
-    def __init__(self, scale: float = 1.0) -> None:
-        self.scale = scale
-
-def greet(arguments):
-    print("hello", *arguments)
-    return 7
-'''
+from reidx.testing.fake_plugins import FakePlugins
+from reidx.testing.tiny import tiny_experiment, write_experiment
 
 
-@dataclass
-class FakePlugins:
-    """Installed distributions (dist-info folder with an entry point, and a module) in a folder of the import path."""
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_a_worker() -> None:
+    """Tests run side by side, a worker a core: more threads than one each would only wait for each other."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
 
-    folder: Path
 
-    def add(
-        self,
-        namespace: str,
-        source: str = HEALTHY,
-        distribution: str = "",
-        version: str = "0.1",
-        module: str = "",
-    ) -> None:
-        """Install a distribution that claims ``namespace``; ``{module}`` in the source is its module's name."""
-        distribution = distribution or f"reidx-{namespace}"
-        module = module or f"fake_{distribution.replace('-', '_').replace('.', '_')}"
-        (self.folder / f"{module}.py").write_text(
-            source.replace("{module}", module).replace("{{", "{").replace("}}", "}")
-        )
-        info = self.folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
-        (info / "entry_points.txt").write_text(f"[reidx.plugins]\n{namespace} = {module}\n")
+@pytest.fixture(scope="session")
+def domains_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which tiny domains are rendered on first use."""
+    return tmp_path_factory.mktemp("domains")
 
-    def discover(self) -> tuple[Registry, dict[str, list[Plugin]]]:
-        """The registry, and the plugins by namespace, as a new process would find them."""
-        importlib.invalidate_caches()
-        registry, plugins = discover()
-        found: dict[str, list[Plugin]] = {}
-        for plugin in plugins:
-            found.setdefault(plugin.namespace, []).append(plugin)
-        return registry, found
 
-    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """``python -m reidx`` (or ``python -c …`` for a first argument ``-c``) in a process that has the plugins."""
-        command = arguments if arguments[0] == "-c" else ("-m", "reidx", *arguments)
-        path = [str(self.folder), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-        return subprocess.run(
-            [sys.executable, *command],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), **environment},
-            capture_output=True,
-            text=True,
-            cwd=self.folder,
-            check=False,
-        )
+@pytest.fixture
+def experiment(tmp_path: Path, domains_root: Path) -> Callable[..., Path]:
+    """Writes the tiny experiment, with changes of its top-level keys, and gives its file."""
+
+    def write(**changes: object) -> Path:
+        return write_experiment(tmp_path / "experiment.yaml", tiny_experiment(domains_root, **changes))
+
+    return write
 
 
 @pytest.fixture
 def fake_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePlugins]:
+    """A folder of the import path to install made-up plugins in."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delenv("REIDX_PLUGINS", raising=False)
     monkeypatch.delenv("REIDX_STRICT_PLUGINS", raising=False)
-    yield FakePlugins(tmp_path)
-    for name in [name for name in sys.modules if name.startswith("fake_")]:
-        del sys.modules[name]
+    plugins = FakePlugins(tmp_path)
+    yield plugins
+    plugins.forget()

@@ -26,6 +26,6 @@ def add_progress_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--progress",
         choices=("rich", "plain", "quiet"),
-        default="rich",
-        help="bars, lines for a log file, or nothing",
+        default=None,
+        help="bars, lines for a log file, or nothing (default: bars in a terminal, lines elsewhere)",
     )

@@ -20,6 +20,7 @@ from reidx.errors import ReidxError
 
 COMMANDS = {
     "train": "run an experiment, or resume it",
+    "demo": "two synthetic domains: train on one, adapt to the other, evaluate",
     "test": "evaluate weights under an experiment's config",
     "config": "print a config merged, filled in and checked, with the origin of every value",
     "list": "the components that experiments are made of",
@@ -106,10 +107,11 @@ def _dispatch(name: str, words: list[str]) -> int:
 
 
 def _way_to_resume(words: Sequence[str]) -> str:
-    if "train" not in words:
+    command = next((word for word in words if not word.startswith("-")), "")
+    if command not in ("train", "demo"):
         return ""
-    again = [*words, *(["--resume"] if "--resume" not in words else [])]
-    return f"; go on from the last saved epoch with: reidx {shlex.join(again)}"
+    resume = ["--resume"] if command == "train" and "--resume" not in words else []  # a demo always goes on
+    return f"; go on from the last checkpoint with: reidx {shlex.join([*words, *resume])}"
 
 
 def _unexpected(error: Exception) -> str:

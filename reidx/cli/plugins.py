@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from reidx.cli.console import print_table
-from reidx.plugins import CORE, Plugin, check, plugins
+from reidx.plugin import Plugin
+from reidx.plugins import CORE, check, plugins
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from reidx.cli.experiment import add_config_arguments
+from reidx.cli.experiment import add_config_arguments, add_progress_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument(
-        "--weights", type=Path, required=True, metavar="PATH", help="the checkpoint to evaluate"
+        "--weights", type=Path, metavar="PATH", help="a checkpoint (default: what the last stage starts from)"
     )
+    add_progress_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -20,5 +21,6 @@ def run(arguments: argparse.Namespace) -> int:
     from reidx.engine import experiment
 
     config = reidx.load_config(arguments.config, arguments.overrides)
-    print(experiment.test(config, weights=arguments.weights).table())
+    result = experiment.test(config, weights=arguments.weights, progress=arguments.progress)
+    print(result.table())
     return 0

@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument("--work-dir", type=Path, metavar="D", help="where the run is written")
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the last saved epoch of the work directory"
+        "--resume", action="store_true", help="go on from the last checkpoint of the work directory"
     )
     add_progress_argument(parser)
 

@@ -13,11 +13,13 @@ from typing import Any
 from reidx.config import Config
 from reidx.data.domains import Domains
 from reidx.engine import checkpoint as checkpoints
+from reidx.engine.allocator import keep_freed_memory
 from reidx.engine.loop import Report
 from reidx.engine.progress import Mode, Reporter
 from reidx.engine.seeding import seed_everything
 from reidx.engine.stage import StageRun
 from reidx.errors import CheckpointError, ConfigError
+from reidx.evaluation.ranked_list import save_ranked_list
 from reidx.plugins import plugins
 from reidx.schema import Stage
 
@@ -46,6 +48,12 @@ class Result:
     work_dir: Path
     stages: list[StageResult]
     card: dict[str, Any]
+
+    @property
+    def ranked_list(self) -> Path | None:
+        """The picture of ranked lists of the last stage that was evaluated, if there is one."""
+        pictures = sorted(self.work_dir.glob("*/ranked.png"))
+        return pictures[-1] if pictures else None
 
     @property
     def metrics(self) -> Report:
@@ -92,6 +100,7 @@ def run(
 
     Raises :class:`ConfigError` for a folder of another run, and whatever the stages raise.
     """
+    keep_freed_memory()
     reporter = Reporter(progress)
     folder = Path(work_dir) if work_dir is not None else Path("runs") / f"{config.experiment.name}-{config.hash}"
     _claim(folder, config, resume)
@@ -99,7 +108,6 @@ def run(
     domains = Domains(config.data["data"])
     stages: list[StageResult] = []
     started = time.time()
-    stage_run: StageRun | None = None
     cards: dict[str, Any] = {}
     for number, stage in enumerate(experiment.stages):
         path = folder / f"{number + 1}-{stage.name}"
@@ -128,6 +136,9 @@ def run(
             result.history = stage_run.run(resume)
         stages.append(result)
         cards[stage.name] = _stage_card(stage, stage_run)
+        if stage_run.details is not None and stage.evaluate.domain is not None:
+            sides = [domains.split(stage.evaluate.domain, split) for split in ("query", "gallery")]
+            save_ranked_list(path / "ranked.png", *sides, stage_run.details)
         record = {"before": result.before, "history": result.history, "card": cards[stage.name]}
         checkpoints.write_text(path / "log.jsonl", "".join(json.dumps(e) + "\n" for e in result.history))
         checkpoints.write_text(done, json.dumps(record, indent=1))
@@ -151,6 +162,7 @@ def test(config: Config, weights: str | Path | None = None, progress: Mode | Non
         stage.init = str(weights)
     elif stage.init is not None and stage.init.startswith("stage:"):
         raise ConfigError(f"Stage {stage.name} starts from {stage.init}: say whose weights to test (--weights FILE).")
+    keep_freed_memory()
     domains = Domains(config.data["data"])
     seed_everything(config.experiment.seed, number)
     reporter = Reporter(progress)

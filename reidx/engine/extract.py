@@ -30,7 +30,6 @@ def extract(
     precision: str = "fp32",
     flip: bool = False,
     workers: int = 0,
-    memory_format: torch.memory_format = torch.contiguous_format,
     reporter: Reporter | None = None,
     what: str = "features",
 ) -> dict[str, Tensor]:
@@ -47,7 +46,7 @@ def extract(
     reporter = reporter or Reporter("quiet")
     with reporter.work(what, len(store)) as work, autocast(device, precision):
         for batch in batches(view, order, workers):
-            images = transform(batch.images.to(device)).contiguous(memory_format=memory_format)
+            images = transform(batch.images.to(device)).contiguous(memory_format=torch.channels_last)
             features: Sequence[Features] = [network(images)]
             if flip:
                 features = [*features, network(images.flip(-1))]

@@ -16,6 +16,7 @@ from reidx.engine.model import StageModel
 from reidx.engine.optim import parameters_kept
 from reidx.engine.progress import Reporter
 from reidx.labels.pipeline import LabelPipeline, quality
+from reidx.models.inference import fast_inference
 from reidx.schema import Level
 
 IDENTITY = "identity"
@@ -72,7 +73,6 @@ class Extractor:
                 precision=self.precision,
                 flip=flip,
                 workers=self.domains.workers,
-                memory_format=self.model.memory_format,
                 reporter=self.reporter,
                 what=what,
             )
@@ -80,10 +80,10 @@ class Extractor:
             self.model.train(training)
 
     def _forward(self, name: str) -> Callable[[Tensor], Features]:
-        network = self.model.networks[name]
+        network = fast_inference(self.model.networks[name])
         if not network.wants_teacher:
-            return network  # type: ignore[return-value]
-        teacher = self.model.networks[self.model.teacher_of(name) or name]
+            return network
+        teacher = fast_inference(self.model.networks[self.model.teacher_of(name) or name])
         return lambda images: network.head(network.map(images), teacher.map(images))  # type: ignore[operator]
 
 

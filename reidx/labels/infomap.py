@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
+import os
+import subprocess
+import sys
+
 import numpy as np
 from scipy.sparse import csr_array
 
-from reidx.errors import ConfigError
+from reidx.errors import ConfigError, ReidxError
 from reidx.labels.graph import checked_graph
 
 
@@ -33,33 +39,52 @@ class InfoMap:
 
     def __call__(self, graph: csr_array) -> np.ndarray:
         """Labels (N,) int64."""
-        try:
-            from infomap import Infomap
-        except ImportError as absent:
-            raise ConfigError("InfoMap needs the package infomap: pip install 'reidx[infomap]'.") from absent
+        if importlib.util.find_spec("infomap") is None:
+            raise ConfigError("InfoMap needs the package infomap: pip install 'reidx[infomap]'.")
         graph = checked_graph(graph)
         n = graph.shape[0]
-        module = np.arange(n)  # an image without links is a community of its own
         entries = graph.tocoo()
         # Compared as distances in the graph's own precision: 1 - 0.5 is exact, 1 - distance may round.
         linked = (entries.row != entries.col) & (entries.data <= entries.data.dtype.type(1 - self.min_similarity))
-        if linked.any():
-            walk = Infomap(
-                silent=True, directed=True, two_level=True, seed=self.seed, num_trials=self.trials
-            )
-            weights = 1 - entries.data[linked].astype(np.float64)
-            walk.add_links(
-                list(zip(entries.row[linked].tolist(), entries.col[linked].tolist(), weights.tolist(), strict=True))
-            )
-            result = walk.run()
-            # Before 2.10 run() returns nothing and the walk itself holds the communities.
-            communities = walk.get_modules() if result is None else result.modules()
-            for image, community in dict(communities).items():
-                module[image] = n + community
+        links = np.stack([entries.row[linked], entries.col[linked], 1 - entries.data[linked].astype(np.float64)], axis=1)
+        module = -1 - np.arange(n)  # an image without links is a community of its own
+        if len(links):
+            images, communities = _in_a_process_of_its_own(links, self.trials, self.seed)
+            module[images] = communities
         _, first, members = np.unique(module, return_index=True, return_inverse=True)
         members = members.reshape(-1)
-        large = np.bincount(members, minlength=len(first)) >= self.min_size
+        kept = np.nonzero(np.bincount(members, minlength=len(first)) >= self.min_size)[0]
         number = np.full(len(first), -1, np.int64)
-        kept = np.nonzero(large)[0]
         number[kept[np.argsort(first[kept])]] = np.arange(len(kept))
         return number[members]
+
+
+def _in_a_process_of_its_own(links: np.ndarray, trials: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images and their communities. infomap and faiss share types of their wrappers (SWIG) and crash side by side."""
+    given = io.BytesIO()
+    np.savez(given, links=links, trials=trials, seed=seed)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run(
+        [sys.executable, "-m", __name__], input=given.getvalue(), capture_output=True, env=environment, check=False
+    )
+    if done.returncode:
+        raise ReidxError(f"InfoMap: infomap failed: {done.stderr.decode(errors='replace').strip()[-500:]}")
+    images, communities = np.load(io.BytesIO(done.stdout))
+    return images, communities
+
+
+def _work() -> None:
+    """What that process does: links in by stdin, communities out by stdout."""
+    from infomap import Infomap
+
+    given = np.load(io.BytesIO(sys.stdin.buffer.read()))
+    walk = Infomap(silent=True, directed=True, two_level=True, seed=int(given["seed"]), num_trials=int(given["trials"]))
+    walk.add_links([(int(a), int(b), w) for a, b, w in given["links"].tolist()])
+    result = walk.run()
+    # Older versions return nothing: there the walk itself holds the communities.
+    communities = dict(walk.get_modules() if result is None else result.modules())
+    np.save(sys.stdout.buffer, np.array([list(communities), list(communities.values())], np.int64))
+
+
+if __name__ == "__main__":
+    _work()

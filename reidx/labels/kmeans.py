@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from reidx.errors import ConfigError, DataError
 from reidx.labels.features import checked
+from reidx.labels.neighbours import faiss_threads
 
 
 class KMeans:
@@ -44,17 +44,13 @@ class KMeans:
             import faiss
         except ImportError as absent:
             raise ConfigError("KMeans needs faiss: pip install faiss-cpu. MiniBatchKMeans does without.") from absent
-        before = faiss.omp_get_max_threads()
-        faiss.omp_set_num_threads(torch.get_num_threads())
-        try:
+        with faiss_threads():
             means = faiss.Kmeans(
                 x.shape[1], self.n_clusters, niter=self.iterations, nredo=self.restarts, seed=self.seed,
                 spherical=self.spherical, min_points_per_centroid=1, max_points_per_centroid=max(1, len(x)),
             )  # fmt: skip
             means.train(x)
             labels = means.index.search(x, 1)[1][:, 0]
-        finally:
-            faiss.omp_set_num_threads(before)
         return _without_gaps(labels)
 
 

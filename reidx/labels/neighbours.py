@@ -11,7 +11,8 @@ Cost: 2·Q·N·D operations in the product and Q·(k + margin)·D in the second 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -22,9 +23,9 @@ from reidx.errors import ConfigError, DataError
 from reidx.labels.compiled import compiled, in_threads, squared_distance
 from reidx.labels.features import checked, unit
 
-BACKENDS = ("auto", "faiss", "torch")
+BACKENDS = ("auto", "faiss", "torch", "ivf")
 METRICS = ("euclidean", "cosine")
-_BLOCK_BYTES = 64 << 20
+_BLOCK_BYTES = 24 << 20
 _ROUNDING = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
 
 
@@ -43,7 +44,8 @@ def knn(
     Equal distances are ordered by index. With fewer than k rows there are N columns. `metric` is "euclidean"
     (not squared) or "cosine" (1 - cosine, 0 to 2). `backend` proposes the candidates: "faiss" or "torch", "auto" takes
     torch on CUDA and on processors with bfloat16 units and faiss elsewhere; it changes the time, never the result.
-    `device` says where torch searches; by default where the features are.
+    Only "ivf" is approximate, for banks of a million: see `reidx.labels.approximate`. `device` says where torch
+    searches; by default where the features are.
 
     Raises DataError for features that are not finite, not (N, D), or of other width than the queries.
     """
@@ -84,7 +86,8 @@ def nearest(
     bank = gallery.cpu().numpy()
     query_bank = bank if queries is None else queries.cpu().numpy()
     open_rows = np.arange(asking.start, asking.stop)
-    for search in _searches(gallery, gallery if queries is None else queries, k, backend, place):
+    searches = _searches(gallery, gallery if queries is None else queries, k, backend, place)
+    for search in searches:
         block = search.block
         unproven = []
         for start in range(0, len(open_rows), block):
@@ -106,20 +109,24 @@ def nearest(
     return squared, indices
 
 
-class _Search(NamedTuple):
+class Search(NamedTuple):
     """A way to propose candidates: for query rows, indices (B, C) and the least squared distance any other row can have."""
 
     block: int
     propose: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def _searches(gallery: Tensor, queries: Tensor, k: int, backend: str, place: torch.device) -> list[_Search]:
+def _searches(gallery: Tensor, queries: Tensor, k: int, backend: str, place: torch.device) -> list[Search]:
     if backend not in BACKENDS:
         raise ConfigError(f"knn: unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}.")
-    if backend == "faiss" and place.type != "cpu":
-        raise ConfigError(f"knn: backend faiss searches on the CPU, but the device is {place}; use backend torch or auto.")
+    if backend in ("faiss", "ivf") and place.type != "cpu":
+        raise ConfigError(f"knn: backend {backend} searches on the CPU, but the device is {place}; use torch or auto.")
     if backend == "auto":
         backend = "torch" if place.type != "cpu" or _has_bfloat16() or not _has_faiss() else "faiss"
+    if backend == "ivf":
+        from reidx.labels.approximate import ivf
+
+        return [Search(16384, ivf(gallery.numpy(), queries.numpy(), k + 8))]
     if backend == "faiss":
         return [_faiss_search(gallery, queries, k + 8)]
     full = _torch_search(gallery, queries, k + 8, torch.float32, place)
@@ -130,7 +137,7 @@ def _searches(gallery: Tensor, queries: Tensor, k: int, backend: str, place: tor
 
 def _has_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 faster than float32."""
-    known = getattr(torch.cpu, "get_capabilities", dict)()
+    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(known.get("avx512_bf16") or known.get("amx_bf16") or known.get("amx_tile"))
 
 
@@ -142,7 +149,20 @@ def _has_faiss() -> bool:
     return True
 
 
-def _torch_search(gallery: Tensor, queries: Tensor, count: int, dtype: torch.dtype, place: torch.device) -> _Search:
+@contextmanager
+def faiss_threads() -> Iterator[None]:
+    """As many threads for faiss as torch has, for the time being."""
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def _torch_search(gallery: Tensor, queries: Tensor, count: int, dtype: torch.dtype, place: torch.device) -> Search:
     """Candidates by the largest x·y - |y|²/2; the second term is left out where all rows are equally long."""
     count = min(count, len(gallery))
     y, (y_norm, y_lost) = gallery.to(place, dtype), _lengths(gallery, dtype)
@@ -150,9 +170,8 @@ def _torch_search(gallery: Tensor, queries: Tensor, count: int, dtype: torch.dty
     half = y_norm**2 / 2
     equally_long = float(half.max() - half.min()) <= 1e-5 * float(half.max())
     penalty = None if equally_long else torch.from_numpy(half).to(place, torch.float32)
-    tile = min(len(gallery), 1 << 16)
+    tile = min(len(gallery), 1 << 15)
     budget = _BLOCK_BYTES if place.type == "cpu" else 16 * _BLOCK_BYTES
-    output = dtype if penalty is None else torch.float32
 
     def propose(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         block = x[torch.from_numpy(rows).to(place)]
@@ -171,46 +190,45 @@ def _torch_search(gallery: Tensor, queries: Tensor, count: int, dtype: torch.dty
         worst = best.amin(dim=1).double().cpu().numpy()
         norm, longest = x_norm[rows], y_norm.max()
         error = x_lost[rows] * longest + (norm + x_lost[rows]) * y_lost.max()  # of storing x and y in fewer bits
-        error += (x.shape[1] + 8) * _ROUNDING[torch.float32] * (norm + x_lost[rows] + longest) ** 2  # of the sum
-        error += _ROUNDING[dtype] * np.abs(worst) * (1 if penalty is None else norm * longest / np.maximum(np.abs(worst), 1e-30))
+        # of the sum, and of the lengths themselves, float32 all
+        error += 2 * (x.shape[1] + 8) * _ROUNDING[torch.float32] * (norm + x_lost[rows] + longest) ** 2
+        # of writing the product down in `dtype`; with a penalty what was written is x·y, not the score
+        error += _ROUNDING[dtype] * (np.abs(worst) if penalty is None else norm * longest)
         shortest = 2 * half.min() if penalty is None else 0.0
         floor = norm**2 + shortest - 2 * (worst + error) if count < len(gallery) else np.full(len(rows), np.inf)
         return where.to(torch.int32).cpu().numpy(), floor
 
-    return _Search(max(64, budget // (tile * output.itemsize)), propose)
+    return Search(max(64, budget // (tile * (dtype if penalty is None else torch.float32).itemsize)), propose)
 
 
-def _faiss_search(gallery: Tensor, queries: Tensor, count: int) -> _Search:
-    try:
-        import faiss
-    except ImportError as absent:
-        raise ConfigError("knn: backend faiss is not installed (pip install faiss-cpu); backend torch needs nothing.") from absent
+def _faiss_search(gallery: Tensor, queries: Tensor, count: int) -> Search:
+    if not _has_faiss():
+        raise ConfigError("knn: backend faiss is not installed (pip install faiss-cpu); backend torch needs nothing.")
+    import faiss
+
     count = min(count, len(gallery))
     y, x = gallery.cpu().numpy(), queries.cpu().numpy()
     (y_norm, _), (x_norm, _) = _lengths(gallery, torch.float32), _lengths(queries, torch.float32)
 
     def propose(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        before = faiss.omp_get_max_threads()
-        faiss.omp_set_num_threads(torch.get_num_threads())
-        try:
+        with faiss_threads():
             distances, candidates = faiss.knn(x[rows], y, count)
-        finally:
-            faiss.omp_set_num_threads(before)
-        error = (x.shape[1] + 8) * _ROUNDING[torch.float32] * (x_norm[rows] + y_norm.max()) ** 2
+        error = 2 * (x.shape[1] + 8) * _ROUNDING[torch.float32] * (x_norm[rows] + y_norm.max()) ** 2
         floor = distances[:, -1] - error if count < len(y) else np.full(len(rows), np.inf)
         return candidates.astype(np.int32), floor
 
-    return _Search(16384, propose)
+    return Search(16384, propose)
 
 
 def _lengths(x: Tensor, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """The length of each row, and the length of what the row loses when stored as `dtype`; float64, in blocks."""
+    """The length of each row, and of what the row loses when stored as `dtype`, both a little over; in blocks."""
     norms, lost = [], []
     for block in x.split(4096):
-        exact = block.double()
-        norms.append(torch.linalg.vector_norm(exact, dim=1))
-        lost.append(torch.linalg.vector_norm(exact - block.to(dtype).double(), dim=1))
-    return torch.cat(norms).cpu().numpy(), torch.cat(lost).cpu().numpy()
+        norms.append(torch.linalg.vector_norm(block, dim=1))
+        if dtype != torch.float32:
+            lost.append(torch.linalg.vector_norm(block - block.to(dtype), dim=1) * (1 + 1e-3))
+    length = torch.cat(norms).double().cpu().numpy()
+    return length, torch.cat(lost).double().cpu().numpy() if lost else np.zeros_like(length)
 
 
 @compiled

@@ -60,8 +60,11 @@ class Timm(nn.Module):
         image_size: tuple[int, int] = (256, 128),
     ) -> None:
         super().__init__()
+        self.model: Any
         if pretrained and weights is not None:
-            raise ConfigError(f"Timm {name}: give either `pretrained: true` or `weights: {weights}`, not both.")
+            raise ConfigError(
+                f"Timm {name}: give either `pretrained: true` or `weights: {weights}`, not both."
+            )
         if last_stride not in (None, 1, 2):
             raise ConfigError(f"Timm {name}: last_stride is {last_stride!r}; it can be 1, 2 or left out.")
         source = _pretrained_source(name)
@@ -80,7 +83,8 @@ class Timm(nn.Module):
         is_resnet = isinstance(self.model, ResNet)
         if last_stride == 1 and not is_resnet:
             raise ConfigError(
-                f"Timm {name}: last_stride is a notion of ResNets, and {type(self.model).__name__} is none. Leave it out."
+                f"Timm {name}: last_stride is a notion of ResNets, and {type(self.model).__name__} is none. "
+                "Leave it out."
             )
         if is_resnet and last_stride != 2:
             _undo_last_stride(self.model.layer4[0])
@@ -88,14 +92,22 @@ class Timm(nn.Module):
         self.mean: tuple[float, ...] = tuple(source["mean"])
         self.std: tuple[float, ...] = tuple(source["std"])
         self._channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
-        self.out_channels, self.map_size = self._probe(image_size)
+        try:
+            self.out_channels, self.map_size = self._probe(image_size)
+        except (RuntimeError, AssertionError, AttributeError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"Timm: {name} gives no feature map of {image_size[0]}x{image_size[1]} images ({error}). "
+                "Choose another image size, or a model that has timm's `forward_intermediates` with `norm=True`."
+            ) from error
 
     def forward(self, images: Tensor) -> Tensor:
         if self._tokens:
             maps = self.model.forward_intermediates(
                 images, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
             )[0]
-            norm = getattr(self.model, "fc_norm", None)  # models that average their tokens norm behind the pooling
+            norm = getattr(
+                self.model, "fc_norm", None
+            )  # models that average their tokens norm behind the pooling
             return maps if norm is None else norm(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         maps = self.model.forward_features(images)
         norm = getattr(getattr(self.model, "head", None), "norm", None)  # as do ConvNeXt and its kin
@@ -108,11 +120,7 @@ class Timm(nn.Module):
         was_training = self.model.training
         self.model.eval()  # BatchNorm statistics must not see this image
         images = torch.zeros(1, 3, *image_size)
-        with torch.no_grad():
-            features = self.model.forward_features(images)
-        if not isinstance(features, Tensor) or features.ndim not in (3, 4):
-            raise ConfigError(f"Timm: {type(self.model).__name__} has no single feature map to give.")
-        self._tokens = features.ndim == 3
+        self._tokens = self.model.forward_features(images).ndim == 3
         maps = self(images)
         named = list(self.model.named_parameters())
         gradients = torch.autograd.grad(maps.sum(), [p for _, p in named], allow_unused=True)
@@ -131,7 +139,7 @@ def _pretrained_source(name: str) -> dict[str, Any]:
     try:
         cfg = timm.get_pretrained_cfg(name)
     except RuntimeError as error:  # the tag behind the dot is wrong
-        known = [m for m in timm.list_pretrained(name.partition(".")[0] + ".*")]
+        known = timm.list_pretrained(name.partition(".")[0] + ".*")
         raise ConfigError(
             f"Timm: {name.partition('.')[0]} has no weights tagged {name.partition('.')[2]!r}; "
             f"there are: {', '.join(known) or 'none'}."
@@ -139,7 +147,7 @@ def _pretrained_source(name: str) -> dict[str, Any]:
     return (cfg or timm.models.PretrainedCfg()).to_dict()
 
 
-def _create(name: str, settings: dict[str, Any], **weights: Any) -> nn.Module:
+def _create(name: str, settings: dict[str, Any], **weights: Any) -> Any:
     try:
         return timm.create_model(name, **settings, **weights)
     except TypeError as error:
@@ -148,12 +156,17 @@ def _create(name: str, settings: dict[str, Any], **weights: Any) -> nn.Module:
         raise
 
 
-def _from_file(name: str, path: str, source: dict[str, Any], settings: dict[str, Any]) -> nn.Module:
+def _from_file(name: str, path: str, source: dict[str, Any], settings: dict[str, Any]) -> Any:
     state = read_weights(path)
     classifier = source.get("classifier") or ()
     for head in (classifier,) if isinstance(classifier, str) else classifier:
         # files older than timm's own layout call "head.fc" plainly "head"
-        for key in (f"{head}.weight", f"{head}.bias", f"{head.split('.')[0]}.weight", f"{head.split('.')[0]}.bias"):
+        for key in (
+            f"{head}.weight",
+            f"{head}.bias",
+            f"{head.split('.')[0]}.weight",
+            f"{head.split('.')[0]}.bias",
+        ):
             state.pop(key, None)
     # without a classifier in the record timm loads strictly: what is missing is an error, not a random layer
     record = {"state_dict": state, "classifier": None, "custom_load": False}
@@ -169,7 +182,7 @@ def _from_file(name: str, path: str, source: dict[str, Any], settings: dict[str,
     return model
 
 
-def _from_hub(name: str, source: dict[str, Any], settings: dict[str, Any]) -> nn.Module:
+def _from_hub(name: str, source: dict[str, Any], settings: dict[str, Any]) -> Any:
     if not any(source.get(key) for key in ("url", "file", "hf_hub_id")):
         raise ConfigError(f"Timm: timm has no pretrained weights for {name}; leave `pretrained` out.")
     try:
@@ -186,7 +199,7 @@ def _from_hub(name: str, source: dict[str, Any], settings: dict[str, Any]) -> nn
 
 @contextmanager
 def _no_retries_offline() -> Iterator[None]:
-    """The hub in its offline mode (cached files only) while it cannot be reached, which else costs a minute of retries."""
+    """The hub in its offline mode (cached files only) while it cannot be reached: its retries take a minute."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
@@ -209,7 +222,9 @@ def _undo_last_stride(block: nn.Module) -> None:
         if isinstance(module, nn.AvgPool2d):
             module.stride = 1
             if module.padding == 0:
-                module.kernel_size = 1  # ResNet-D's shortcut: without a stride there is nothing left to average
+                module.kernel_size = (
+                    1  # ResNet-D's shortcut: without a stride there is nothing left to average
+                )
         else:
             module.stride = (1, 1) if isinstance(module, nn.Conv2d) else 1  # type: ignore[assignment]
 

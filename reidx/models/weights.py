@@ -23,7 +23,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise CheckpointError(f"weights: there is no file {path}. Give the path of a .pth or .safetensors file.")
+        raise CheckpointError(
+            f"weights: there is no file {path}. Give the path of a .pth or .safetensors file."
+        )
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -62,7 +64,11 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | P
         for k, v in state.items()
         if k in own and v.shape != own[k].shape
     ]
-    problems = {"missing in the file": missing, "unknown to the model": unexpected, "of another shape": differing}
+    problems = {
+        "missing in the file": missing,
+        "unknown to the model": unexpected,
+        "of another shape": differing,
+    }
     if any(problems.values()):
         listing = "; ".join(f"{kind}: {_some(names)}" for kind, names in problems.items() if names)
         raise CheckpointError(f"weights: {source} does not fit {type(module).__name__}: {listing}.")

@@ -245,10 +245,9 @@ def test_train(capsys, calls, tmp_path):
 
 def test_test(capsys, calls, tmp_path):
     assert output(capsys, "test", "a.yaml", "--weights", str(tmp_path / "w.pth"))[:2] == (0, "mAP 50.0\n")
-    assert calls["test"] == (Config, {"weights": tmp_path / "w.pth"})
-    with pytest.raises(SystemExit):
-        main(["test", "a.yaml"])
-    assert "--weights" in capsys.readouterr().err
+    assert calls["test"] == (Config, {"weights": tmp_path / "w.pth", "progress": None})
+    output(capsys, "test", "a.yaml", "--progress", "plain")
+    assert calls["test"] == (Config, {"weights": None, "progress": "plain"})
 
 
 def test_config(capsys, calls):
@@ -297,8 +296,11 @@ def test_interrupt_says_how_to_resume(capsys, monkeypatch):
     fails_with(monkeypatch, KeyboardInterrupt())
     code, _, err = output(capsys, "train", "my exp.yaml", "--set", "a=1")
     assert code == 130
-    assert err.endswith(
-        "go on from the last saved epoch with: reidx train 'my exp.yaml' --set a=1 --resume\n"
-    )
+    assert err.endswith("go on from the last checkpoint with: reidx train 'my exp.yaml' --set a=1 --resume\n")
     assert output(capsys, "train", "a.yaml", "--resume")[2].endswith("reidx train a.yaml --resume\n")
     assert output(capsys, "config", "a.yaml")[2] == "\ninterrupted\n"
+
+
+def test_interrupted_demo_goes_on_by_itself(capsys, monkeypatch):
+    fails_with(monkeypatch, KeyboardInterrupt())
+    assert output(capsys, "demo", "--seed", "2")[2].endswith("reidx demo --seed 2\n")

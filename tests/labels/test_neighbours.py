@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import reidx.labels.neighbours as neighbours
+from reidx.labels import neighbours
 from reidx.errors import ConfigError, DataError
 from reidx.labels import knn
 
@@ -108,7 +108,7 @@ def test_bad_input_is_said():
         knn(torch.ones(5, 3), 2, queries=torch.ones(5, 4))
     with pytest.raises(DataError, match="all zeros"):
         knn(torch.zeros(5, 3), 2, metric="cosine")
-    with pytest.raises(ConfigError, match="auto, faiss, torch"):
+    with pytest.raises(ConfigError, match="auto, faiss, torch, ivf"):
         knn(torch.ones(5, 3), 2, backend="annoy")
     with pytest.raises(ConfigError, match="euclidean, cosine"):
         knn(torch.ones(5, 3), 2, metric="l1")
@@ -122,3 +122,16 @@ def test_cuda_gives_the_same_lists(draw):
         x = torch.from_numpy(draw(kind, 500, 32, 5))
         on_cpu, on_gpu = knn(x, 20), knn(x.cuda(), 20)
         assert np.array_equal(on_cpu[1], on_gpu[1]) and np.array_equal(on_cpu[0], on_gpu[0])
+
+
+def test_approximate_search_finds_nearly_all_and_says_its_recall(draw, caplog):
+    x = draw("clustered", 3000, 16, 0)
+    with caplog.at_level("INFO", logger="reidx.labels.approximate"):
+        distances, indices = knn(x, 10, backend="ivf")
+    exact = knn(x, 10)
+    stated = float(caplog.records[0].getMessage().split("recall ")[1].split()[0])
+    found = np.mean([np.isin(a, b).mean() for a, b in zip(exact[1], indices, strict=True)])
+    assert 0.9 < found <= 1 and abs(found - stated) < 0.05
+    assert np.array_equal(indices[:, 0], np.arange(3000)) and (np.diff(distances, axis=1) >= 0).all()
+    few = knn(x[:40], 39, backend="ivf")[1]  # more neighbours than the probed cells hold is no hole
+    assert np.array_equal(np.sort(few), np.sort(knn(x[:40], 39)[1]))

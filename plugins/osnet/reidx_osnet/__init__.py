@@ -1,0 +1,30 @@
+"""OSNet for reidx: the backbone ``osnet.OSNet`` and its published head ``osnet.Embedding``."""
+
+from __future__ import annotations
+
+from reidx import Component, PluginInfo, hookimpl
+
+
+@hookimpl
+def reidx_plugin() -> PluginInfo:
+    return PluginInfo(
+        title="OSNet: omni-scale feature learning",
+        paper="Zhou, Yang, Cavallaro, Xiang: Omni-Scale Feature Learning for Person Re-Identification, ICCV 2019; "
+        "Learning Generalisable Omni-Scale Representations for Person Re-Identification, TPAMI 2021",
+        url="https://arxiv.org/abs/1905.00953",
+        licence="Apache-2.0",
+        api=1,
+        deviations=(
+            "The fully connected layer behind the pooling is a fusion of its own (osnet.Embedding), because a backbone "
+            "ends in a feature map.",
+            "The TPAMI paper's instance-normalised variants (OSNet-IBN, OSNet-AIN) are not included.",
+        ),
+    )
+
+
+@hookimpl
+def reidx_components() -> list[Component]:
+    return [
+        Component("backbone", "OSNet", "reidx_osnet.model:OSNet", example={"width": 0.25}),
+        Component("fusion", "Embedding", "reidx_osnet.embedding:Embedding", example={}),
+    ]

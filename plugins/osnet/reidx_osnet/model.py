@@ -116,7 +116,9 @@ class OSNet(nn.Module):
     ) -> None:
         super().__init__()
         if width not in WIDTHS:
-            raise ConfigError(f"OSNet: width {width!r} does not exist; choose one of {', '.join(map(str, WIDTHS))}.")
+            raise ConfigError(
+                f"OSNet: width {width!r} does not exist; choose one of {', '.join(map(str, WIDTHS))}."
+            )
         stem, second, third, last = (int(c * width) for c in CHANNELS)
         self.conv1 = ConvBN(3, stem, 7, stride=2)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)

@@ -1,0 +1,185 @@
+"""A killed run that is resumed gives the same weights, labels, memories and metrics, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import reidx
+from reidx.engine import checkpoint as checkpoints
+from reidx.errors import CheckpointError, ConfigError
+
+STAGES = [{"name": "adapt", "epochs": 3, "iters": 3}]
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    """The history of the run's only stage, without what a clock says."""
+    history = json.loads((folder / "1-adapt" / "done.json").read_text())["history"]
+    return [{k: v for k, v in entry.items() if not k.startswith("seconds")} for entry in history]
+
+
+def assert_same(a: object, b: object, path: str = "") -> None:
+    if isinstance(a, torch.Tensor):
+        assert isinstance(b, torch.Tensor) and a.dtype == b.dtype, path
+        assert torch.equal(a, b), f"{path} differs"
+    elif isinstance(a, dict):
+        assert isinstance(b, dict) and a.keys() == b.keys(), path
+        for key in a:
+            if not str(key).startswith("seconds"):
+                assert_same(a[key], b[key], f"{path}/{key}")
+    elif isinstance(a, (list, tuple)):
+        assert isinstance(b, (list, tuple)) and len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b)):
+            assert_same(x, y, f"{path}/{i}")
+    else:
+        assert a == b, f"{path}: {a} is not {b}"
+
+
+@pytest.fixture
+def uninterrupted(experiment: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path]:
+    """The config, and the folder of a run that went through in one go, relabelling every second epoch."""
+    path = experiment(stages=STAGES, labels=_labels(every=2))
+    folder = tmp_path / "whole"
+    reidx.run(reidx.load_config(path), folder, progress="quiet")
+    return path, folder
+
+
+def _labels(every: int) -> dict[str, object]:
+    return {
+        "domain": "target",
+        "distance": {"type": "Jaccard", "k1": 8, "k2": 2},
+        "clusterer": {"type": "DBSCAN", "eps": 0.7, "min_samples": 2},
+        "relabel_every": every,
+    }
+
+
+MOMENTS = {
+    "extracting": "reidx.engine.extract:extract",
+    "clustering": "reidx.labels.dbscan:DBSCAN.__call__",
+    "in a step": "reidx.engine.model:StageModel.after_step",
+    "evaluating": "reidx.evaluation.ranking:evaluate",
+    "saving": "torch:save",
+    "after saving": "reidx.engine.checkpoint:_numbered",
+}
+
+KILLER = """
+import importlib, os, signal, sys
+import reidx, reidx.engine.stage
+target, call, config, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+module, _, path = target.partition(":")
+owner = importlib.import_module(module)
+*outer, name = path.split(".")
+for part in outer:
+    owner = getattr(owner, part)
+original, calls = getattr(owner, name), 0
+
+def deadly(*args, **kwargs):
+    global calls
+    calls += 1
+    if calls == call:
+        if target == "torch:save":
+            # half a checkpoint on the disk, then death
+            with open(args[1], "wb") as handle:
+                handle.write(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args, **kwargs)
+
+setattr(owner, name, deadly)
+for user in (reidx.engine.stage, reidx.engine.relabel):
+    if getattr(user, name, None) is original:
+        setattr(user, name, deadly)
+reidx.run(reidx.load_config(config), folder, resume=True, progress="quiet")
+"""
+
+
+@pytest.mark.parametrize(("moment", "call"), [("extracting", 1), ("extracting", 3), ("clustering", 2),
+                                              ("in a step", 5), ("evaluating", 1), ("saving", 2), ("after saving", 2)])
+def test_killed_then_resumed_is_as_if_never_killed(
+    uninterrupted: tuple[Path, Path], tmp_path: Path, moment: str, call: int
+) -> None:
+    config, whole = uninterrupted
+    folder = tmp_path / "killed"
+    script = [sys.executable, "-c", KILLER, MOMENTS[moment], str(call), str(config), str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    killed = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, f"it was meant to be killed while {moment}: {killed.stderr}"
+    assert not (folder / "result.json").exists()
+    reidx.run(reidx.load_config(config), folder, resume=True, progress="quiet")
+    assert metrics(folder) == metrics(whole)
+    last = "1-adapt/epoch_3.pth"
+    assert_same(checkpoints.load(folder / last), checkpoints.load(whole / last))
+
+
+def test_killed_from_outside_at_any_moment(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+    config, whole = uninterrupted
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-m", "reidx", "train", str(config), "--work-dir", str(folder), "--resume"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and checkpoints.newest(folder / "1-adapt") is None:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    reidx.run(reidx.load_config(config), folder, resume=True, progress="quiet")
+    assert metrics(folder) == metrics(whole)
+    assert_same(
+        checkpoints.load(folder / "1-adapt/epoch_3.pth"), checkpoints.load(whole / "1-adapt/epoch_3.pth")
+    )
+
+
+def test_a_folder_of_another_run_is_not_touched(uninterrupted: tuple[Path, Path]) -> None:
+    config, folder = uninterrupted
+    before = (folder / "config.yaml").read_text()
+    with pytest.raises(ConfigError, match="--resume"):
+        reidx.run(reidx.load_config(config), folder, progress="quiet")
+    other = reidx.load_config(config, ["seed=2"])
+    with pytest.raises(ConfigError, match="another config"):
+        reidx.run(other, folder, resume=True, progress="quiet")
+    assert (folder / "config.yaml").read_text() == before
+
+
+def test_resuming_a_finished_run_gives_its_result(uninterrupted: tuple[Path, Path]) -> None:
+    config, folder = uninterrupted
+    again = reidx.run(reidx.load_config(config), folder, resume=True, progress="quiet")
+    assert again.stages[0].last["mAP"] == metrics(folder)[-1]["mAP"]
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    uninterrupted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    _, folder = uninterrupted
+    stage = folder / "1-adapt"
+    assert checkpoints.newest(stage) == stage / "epoch_3.pth"
+    whole = (stage / "epoch_3.pth").read_bytes()
+    (stage / "epoch_3.pth").write_bytes(whole[: len(whole) // 2])
+    assert checkpoints.newest(stage) == stage / "epoch_2.pth"
+    assert not (stage / "epoch_1.pth").exists(), "only the last two are kept"
+    with pytest.raises(CheckpointError, match="epoch_3"):
+        checkpoints.load(stage / "epoch_3.pth")
+
+
+def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "epoch_1.pth"
+    checkpoints.save(path, {"epoch": 1})
+    original = path.read_bytes()
+
+    def full(*args: object, **kwargs: object) -> None:
+        Path(str(args[1])).write_bytes(b"begun")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(CheckpointError, match="No space left") as error:
+        checkpoints.save(path, {"epoch": 1})
+    assert "untouched" in str(error.value) and "--resume" in str(error.value)
+    assert path.read_bytes() == original
+    assert checkpoints.newest(tmp_path) == path
+    assert {p.name for p in tmp_path.iterdir()} == {"epoch_1.pth", "epoch_1.sha256"}

@@ -1,0 +1,110 @@
+"""Folding BatchNorm away changes the speed of a network, never its answers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reidx.models.backbones import Timm
+from reidx.models.inference import fast_inference
+from reidx.models.norm import group_batch_norm
+
+
+def lived_in(model: nn.Module) -> nn.Module:
+    """``model`` with BatchNorms as training leaves them, not at their start (where folding them would do nothing)."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low, high in (
+                (module.weight, 0.5, 1.5),
+                (module.bias, -0.5, 0.5),
+                (module.running_mean, -0.5, 0.5),
+                (module.running_var, 0.5, 1.5),
+            ):
+                nn.init.uniform_(tensor, low, high, generator=generator)
+    return model
+
+
+def norms(model: nn.Module) -> int:
+    return sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+
+
+def check_same(model: nn.Module, images: Tensor) -> nn.Module:
+    fast = fast_inference(model)
+    with torch.no_grad():
+        expected, given = model.eval()(images), fast(images)
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+    return fast
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet26d", "efficientnet_b0", "vit_tiny_patch16_224"])
+def test_same_map(name: str) -> None:
+    torch.manual_seed(0)
+    model = lived_in(Timm(name, image_size=(64, 32)))
+    fast = check_same(model, torch.randn(2, 3, 64, 32))
+    if name.startswith("resnet"):
+        assert norms(model) > 0 and norms(fast) == 0
+    # timm's BatchNorm with a built-in activation is more than a scale and a shift, so it stays
+    assert norms(fast) == (norms(model) if name.startswith("efficientnet") else 0)
+    assert fast.out_channels == model.out_channels
+
+
+def test_by_hand() -> None:
+    """One pixel, one channel: w x = 2·3 = 6, then (6 − 1) / √4 · 3 + 0.5 = 8."""
+    model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1, eps=0.0))
+    values = (model[0].weight, 2.0), (model[1].running_mean, 1.0), (model[1].running_var, 4.0)
+    for tensor, value in (*values, (model[1].weight, 3.0), (model[1].bias, 0.5)):
+        nn.init.constant_(tensor, value)
+    fast = fast_inference(model)
+    assert fast(torch.full((1, 1, 1, 1), 3.0)).item() == pytest.approx(8.0)
+    assert isinstance(fast[1], nn.Identity)
+    assert fast[0].weight.item() == pytest.approx(3.0) and fast[0].bias.item() == pytest.approx(-1.0)
+
+
+def test_it_is_a_copy() -> None:
+    model = lived_in(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    fast = fast_inference(model)
+    fast(torch.randn(2, 3, 8, 8))
+    assert model.training and norms(model) == 1
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not fast.training and not any(p.requires_grad for p in fast.parameters())
+
+
+def test_ghost_batch_norm_is_folded_too() -> None:
+    model = lived_in(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()))
+    assert norms(check_same(group_batch_norm(model, 2), torch.randn(4, 3, 8, 8))) == 0
+
+
+class Untraceable(nn.Module):
+    """A forward that asks a tensor for its values, around a part that can be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.inner(images) if images.sum() > -1e9 else images
+
+
+class Shared(nn.Module):
+    """One BatchNorm behind two convolutions, one convolution with and without its BatchNorm: neither may be folded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = (nn.Conv2d(3, 4, 3) for _ in range(3))
+        self.shared, self.own = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        third = self.three(images)
+        return self.shared(self.one(images)) + self.shared(self.two(images)) + self.own(third) * third
+
+
+def test_parts_that_cannot_be_traced() -> None:
+    assert norms(check_same(lived_in(Untraceable()), torch.randn(2, 3, 8, 8))) == 0
+
+
+def test_modules_used_twice() -> None:
+    assert norms(check_same(lived_in(Shared()), torch.randn(2, 3, 8, 8))) == 2
