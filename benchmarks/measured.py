@@ -21,12 +21,14 @@ class Measured(NamedTuple):
 
 
 def measured(prepare: Callable[..., Callable[[], Any]], *arguments: Any, repeats: int = 1) -> Measured:
-    """`prepare(*arguments)` loads the data, warms up, and returns the work; only the work is measured, best of `repeats`."""
+    """`prepare(*arguments)` loads, warms up and returns the work; only the work is measured, best of `repeats`."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return Measured(*pool.apply(_measure, (prepare, arguments, repeats)))
 
 
-def _measure(prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...], repeats: int) -> tuple[float, float, Any]:
+def _measure(
+    prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...], repeats: int
+) -> tuple[float, float, Any]:
     work = prepare(*arguments)
     before = _resident("VmRSS")
     _forget_peak()
@@ -66,6 +68,10 @@ def machine() -> str:
 
     name = "unknown processor"
     if os.path.exists("/proc/cpuinfo"):
-        names = [l.split(":")[1].strip() for l in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in l]
+        names = [
+            l.split(":")[1].strip()
+            for l in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in l
+        ]
         name = names[0] if names else name
     return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"

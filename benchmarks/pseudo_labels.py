@@ -1,7 +1,7 @@
 """Jaccard distance + DBSCAN against the field's dense procedure: time, peak memory, and whether they agree.
 
-    python -m benchmarks.pseudo_labels --images 12936 --width 512
-    python -m benchmarks.pseudo_labels --images 200000 --width 512 --alone
+python -m benchmarks.pseudo_labels --images 12936 --width 512
+python -m benchmarks.pseudo_labels --images 200000 --width 512 --alone
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def reference(path: str, eps: float) -> Callable[[], Any]:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--images", type=int, default=4000)
     options.add_argument("--width", type=int, default=512)
     options.add_argument("--eps", type=float, default=0.6)
@@ -80,7 +82,7 @@ def main() -> None:
     differ = int((mine.result[0] != peer.result[0]).sum())
     print(
         f"{'ratio':12}{peer.seconds / mine.seconds:9.1f}x{peer.megabytes / mine.megabytes:9.1f}x   "
-        f"labels differ: {differ}, largest difference of a distance: {np.abs(mine.result[1] - peer.result[1]).max():.1e}"
+        f"labels differ: {differ}, distances by at most {np.abs(mine.result[1] - peer.result[1]).max():.1e}"
     )
 
 

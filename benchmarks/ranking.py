@@ -1,6 +1,6 @@
 """mAP, CMC and mINP against the whole distance matrix and a compiled sort per query: time and peak memory.
 
-    python -m benchmarks.ranking --queries 3368 --gallery 15913 --width 512
+python -m benchmarks.ranking --queries 3368 --gallery 15913 --width 512
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def reference(path: str, queries: int) -> Callable[[], Any]:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--queries", type=int, default=1000)
     options.add_argument("--gallery", type=int, default=5000)
     options.add_argument("--width", type=int, default=512)
@@ -64,7 +66,10 @@ def main() -> None:
         for name, prepare in (("reidx", ours), ("reference", reference)):
             run = measured(prepare, path, chosen.queries, repeats=chosen.repeats)
             mAP, mINP, cmc = run.result
-            print(f"{name:12}{run.seconds:10.2f}{run.megabytes:10.0f}{mAP:9.5f}{mINP:9.5f}{cmc[0]:9.5f}", flush=True)
+            print(
+                f"{name:12}{run.seconds:10.2f}{run.megabytes:10.0f}{mAP:9.5f}{mINP:9.5f}{cmc[0]:9.5f}",
+                flush=True,
+            )
             runs.append(run)
     mine, peer = runs
     print(f"{'ratio':12}{peer.seconds / mine.seconds:9.1f}x{peer.megabytes / mine.megabytes:9.1f}x")

@@ -37,7 +37,9 @@ def faiss_lists(features: Tensor, k: int) -> np.ndarray:
     return index.search(x, k)[1]
 
 
-def jaccard_distance(features: Tensor, k1: int = 30, k2: int = 6, lists: np.ndarray | None = None) -> np.ndarray:
+def jaccard_distance(
+    features: Tensor, k1: int = 30, k2: int = 6, lists: np.ndarray | None = None
+) -> np.ndarray:
     """The dense distance matrix (N, N) float32 of unit features."""
     n = len(features)
     rank = faiss_lists(features, k1) if lists is None else lists

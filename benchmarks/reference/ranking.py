@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -19,9 +20,7 @@ def ranked(
     g_cams: np.ndarray,
 ) -> tuple[float, float, np.ndarray]:
     """mAP, mINP, CMC (50,) under the camera filter; on all threads, which the field's compiled loops are not."""
-    distances = (
-        (query**2).sum(dim=1)[:, None] + (gallery**2).sum(dim=1) - 2 * query @ gallery.T
-    ).numpy()
+    distances = ((query**2).sum(dim=1)[:, None] + (gallery**2).sum(dim=1) - 2 * query @ gallery.T).numpy()
     ap, inp = np.full(len(query), -1.0), np.full(len(query), -1.0)
     first = np.zeros(len(query), np.int64)
     edges = np.linspace(0, len(query), 33).astype(int)
@@ -29,7 +28,7 @@ def ranked(
         list(
             pool.map(
                 lambda e: _walk(e[0], e[1], distances, q_ids, g_ids, q_cams, g_cams, ap, inp, first),
-                zip(edges[:-1], edges[1:], strict=True),
+                pairwise(edges),
             )
         )
     valid = ap >= 0

@@ -16,7 +16,8 @@ from reidx.data.loading import LabelledView, batches
 from reidx.engine.optim import autocast
 from reidx.engine.progress import Reporter
 
-BATCH = 256
+BATCH = {"cpu": 64, "cuda": 256}
+"""Images a forward pass, by device: small batches stay in a CPU's caches."""
 
 
 @torch.no_grad()
@@ -39,7 +40,7 @@ def extract(
     :class:`ValueError` if a feature is not finite: a network that has diverged would give meaningless labels.
     """
     view = LabelledView(store, np.full(len(store), -1, dtype=np.int64), None)
-    order = BatchSampler(SequentialSampler(range(len(store))), BATCH, drop_last=False)
+    order = BatchSampler(SequentialSampler(range(len(store))), BATCH.get(device.type, 64), drop_last=False)
     banks: dict[str, list[Tensor]] = {name: [] for name in names}
     if workers == 0:
         store.warm()

@@ -75,6 +75,15 @@ class StageModel(BaseModel):
         """The EMA that follows network ``name``: whose map a fusion that asks for a teacher is given."""
         return next((t for t in self.averages if self.teachers[t]["of"] == name), None)
 
+    def needed(self) -> list[str]:
+        """The networks that a step must forward, teachers first: what is trained, read by a term, or keeps its own
+        BatchNorm statistics."""
+        trained = self.trained
+        read = {term.against for term in self.objective.terms if getattr(term, "against", None)}
+        read |= {self.teacher_of(n) for n in trained if self.networks[n].wants_teacher}
+        own = {name for name in self.averages if self.teachers[name]["batch_norm"] == "own"}
+        return [n for n in self.networks if n not in trained and n in read | own] + trained
+
     def features(self, images: Mapping[str, Tensor]) -> dict[str, dict[str, Features]]:
         """Features by network, then by stream; without gradients for networks that are not trained."""
         if self.joint and len(images) > 1:
@@ -85,10 +94,9 @@ class StageModel(BaseModel):
 
     def _features_of(self, images: Mapping[str, Tensor]) -> dict[str, dict[str, Features]]:
         trained = self.trained
-        order = [name for name in self.networks if name not in trained] + trained
         maps: dict[str, dict[str, Tensor]] = {}
         outputs: dict[str, dict[str, Features]] = {}
-        for name in order:
+        for name in self.needed():
             network: Network = self.networks[name]  # type: ignore[assignment]
             with torch.set_grad_enabled(torch.is_grad_enabled() and name in trained):
                 maps[name] = {stream: network.map(x) for stream, x in images.items()}

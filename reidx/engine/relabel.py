@@ -60,7 +60,10 @@ class Extractor:
     def bank(
         self, domain: str, split: str, network: str, names: set[str], flip: bool, what: str
     ) -> dict[str, Tensor]:
-        """The named features of a split, by network ``network``; see :func:`reidx.engine.extract.extract`."""
+        """The named features of a split, by network ``network``; see :func:`reidx.engine.extract.extract`.
+
+        Query and gallery are always extracted in fp32: half precision moves a rank here and there.
+        """
         training = self.model.training
         self.model.eval()
         try:
@@ -70,7 +73,7 @@ class Extractor:
                 self.transforms[network],
                 sorted(names),
                 device=self.model.device,
-                precision=self.precision,
+                precision=self.precision if split == "train" else "fp32",
                 flip=flip,
                 workers=self.domains.workers,
                 reporter=self.reporter,

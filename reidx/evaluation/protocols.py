@@ -55,5 +55,7 @@ def protocol_named(protocol: str | Protocol) -> Protocol:
     if isinstance(protocol, Protocol):
         return protocol
     if protocol not in PROTOCOLS:
-        raise ConfigError(f"evaluate: unknown protocol {protocol!r}; choose one of {', '.join(sorted(PROTOCOLS))}.")
+        raise ConfigError(
+            f"evaluate: unknown protocol {protocol!r}; choose one of {', '.join(sorted(PROTOCOLS))}."
+        )
     return PROTOCOLS[protocol]

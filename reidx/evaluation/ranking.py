@@ -34,7 +34,7 @@ class Details:
 
     ap: np.ndarray  # (Q,) average precision, NaN where the query has no match
     first_match: np.ndarray  # (Q,) rank of the first match, 1 is best, 0 where there is none
-    top: np.ndarray  # (Q, k) gallery indices, nearest first, ignored images left out, -1 where there are fewer
+    top: np.ndarray  # (Q, k) gallery indices, nearest first, without the ignored; -1 where there are fewer
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,11 @@ def evaluate(
     rule = protocol_named(protocol)
     query, gallery = checked(query_features, "query features"), checked(gallery_features, "gallery features")
     if query.shape[1] != gallery.shape[1]:
-        raise DataError(f"evaluate: query features have {query.shape[1]} columns, gallery features {gallery.shape[1]}.")
-    q_ids, g_ids = _integers(query_ids, len(query), "query_ids"), _integers(gallery_ids, len(gallery), "gallery_ids")
+        raise DataError(
+            f"evaluate: query features have {query.shape[1]} columns, gallery features {gallery.shape[1]}."
+        )
+    q_ids = _integers(query_ids, len(query), "query_ids")
+    g_ids = _integers(gallery_ids, len(gallery), "gallery_ids")
     q_cams = _cameras(query_cams, len(query), "query_cams", rule)
     g_cams = _cameras(gallery_cams, len(gallery), "gallery_cams", rule)
     if metric not in ("euclidean", "cosine"):
@@ -87,7 +90,9 @@ def evaluate(
     if metric == "cosine":
         query, gallery = unit(query, "query features"), unit(gallery, "gallery features")
     if reranking is not None and reranking.jaccard.shape != (len(query), len(gallery)):
-        raise DataError(f"evaluate: the re-ranking is of shape {reranking.jaccard.shape}, not {(len(query), len(gallery))}.")
+        raise DataError(
+            f"evaluate: the re-ranking is of shape {reranking.jaccard.shape}, not {(len(query), len(gallery))}."
+        )
 
     ap, inp = np.full(len(query), np.nan), np.full(len(query), np.nan)
     first = np.zeros(len(query), np.int64)
@@ -134,7 +139,9 @@ def evaluate(
 def _integers(values: Any, count: int, name: str) -> np.ndarray:
     array = torch.as_tensor(values).cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.shape != (count,) or (count and array.dtype.kind not in "iu"):
-        raise DataError(f"evaluate: {name} must be {count} integers, one per image; got {array.dtype} of shape {array.shape}.")
+        raise DataError(
+            f"evaluate: {name} must be {count} integers, one per image; got {array.dtype} of shape {array.shape}."
+        )
     return array.astype(np.int64)
 
 
@@ -160,9 +167,15 @@ def _no_match(
         return f"{', '.join(map(str, distinct[:5]))}{', …' if len(distinct) > 5 else ''} ({len(distinct)} in all)"
 
     common = np.intersect1d(q_ids, g_ids[g_ids != -1])
-    seen = f"Queries: identities {few(q_ids)}, cameras {few(q_cams)}. Gallery: identities {few(g_ids)}, cameras {few(g_cams)}."
+    seen = (
+        f"Queries: identities {few(q_ids)}, cameras {few(q_cams)}. "
+        f"Gallery: identities {few(g_ids)}, cameras {few(g_cams)}."
+    )
     if not len(common):
-        advice = "No identity is on both sides: were query and gallery identities renumbered separately, or is one of them another split?"
+        advice = (
+            "No identity is on both sides: were query and gallery identities renumbered separately, "
+            "or is one of them another split?"
+        )
     elif rule.camera_filter:
         advice = (
             f"{len(common)} identities are on both sides, but never under two cameras; protocol {rule.name} ignores "
@@ -173,8 +186,10 @@ def _no_match(
     return f"evaluate: no query has a match in the gallery. {seen} {advice}"
 
 
-def _distance_blocks(query: Tensor, gallery: Tensor, place: torch.device) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Blocks of squared distances (B, G) float32, each with its first row and a bound of its rows' rounding error (B,)."""
+def _distance_blocks(
+    query: Tensor, gallery: Tensor, place: torch.device
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Blocks of squared distances (B, G) float32, each with its first row and its rows' rounding error at most (B,)."""
     y = gallery.to(place)
     y_square = (y * y).sum(dim=1) if len(y) < 4096 else torch.cat([(b * b).sum(dim=1) for b in y.split(4096)])
     longest = float(y_square.max().sqrt()) if len(y) else 0.0
@@ -232,7 +247,9 @@ def _rank(start, stop, block, error, skip, q_ids, g_ids, x, y, factor, offset, a
                     high = middle
             if low < count and distances[low] <= d + slack:
                 exact = factor[q] * squared_distance(x[q], y[g]) + (offset[q, g] if shifted else 0.0)
-                while low < count and (distances[low] < exact or (distances[low] == exact and matches[low] < g)):
+                while low < count and (
+                    distances[low] < exact or (distances[low] == exact and matches[low] < g)
+                ):
                     low += 1
             ahead[low] += 1
         rank, precision = 0, 0.0

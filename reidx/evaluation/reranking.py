@@ -59,10 +59,14 @@ def rerank(
     Distances are squared Euclidean on the features as they are: pass unit features to re-rank by cosine.
     """
     if not 1 <= k2 <= k1 + 1 or not 0 <= lambda_ <= 1:
-        raise ConfigError(f"rerank: k1={k1}, k2={k2}, lambda={lambda_}; needs 1 <= k2 <= k1 + 1 and lambda in [0, 1].")
+        raise ConfigError(
+            f"rerank: k1={k1}, k2={k2}, lambda={lambda_}; needs 1 <= k2 <= k1 + 1 and lambda in [0, 1]."
+        )
     query, gallery = checked(query_features, "query features"), checked(gallery_features, "gallery features")
     if query.shape[1] != gallery.shape[1]:
-        raise DataError(f"rerank: query features have {query.shape[1]} columns, gallery features {gallery.shape[1]}.")
+        raise DataError(
+            f"rerank: query features have {query.shape[1]} columns, gallery features {gallery.shape[1]}."
+        )
     both = torch.cat([query, gallery])
     largest = _largest_squared_distance(both, torch.device(device) if device is not None else both.device)
     squared, lists = nearest(both, k1 + 1, backend=backend, device=device)
@@ -77,5 +81,9 @@ def _largest_squared_distance(x: Tensor, place: torch.device) -> np.ndarray:
     y = x.to(place)
     square = (y * y).sum(dim=1)
     rows = max(16, (32 << 20) // (4 * max(len(y), 1)))
-    largest = [torch.addmm(square, part, y.T, alpha=-2).amax(dim=1) for part in y.split(rows)] if len(y) else [square]
+    largest = (
+        [torch.addmm(square, part, y.T, alpha=-2).amax(dim=1) for part in y.split(rows)]
+        if len(y)
+        else [square]
+    )
     return (torch.cat(largest) + square).clamp_(min=0).double().cpu().numpy()

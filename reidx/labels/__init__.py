@@ -6,15 +6,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reidx.labels.cosine import Cosine
-    from reidx.labels.dbscan import DBSCAN
-    from reidx.labels.graph import fuse
-    from reidx.labels.hdbscan import HDBSCAN
-    from reidx.labels.infomap import InfoMap
-    from reidx.labels.jaccard import Jaccard
-    from reidx.labels.kmeans import KMeans, MiniBatchKMeans
-    from reidx.labels.neighbours import knn
-    from reidx.labels.sharding import agree
+    from reidx.labels.cosine import Cosine as Cosine
+    from reidx.labels.dbscan import DBSCAN as DBSCAN
+    from reidx.labels.graph import fuse as fuse
+    from reidx.labels.hdbscan import HDBSCAN as HDBSCAN
+    from reidx.labels.infomap import InfoMap as InfoMap
+    from reidx.labels.jaccard import Jaccard as Jaccard
+    from reidx.labels.kmeans import KMeans as KMeans
+    from reidx.labels.kmeans import MiniBatchKMeans as MiniBatchKMeans
+    from reidx.labels.neighbours import knn as knn
+    from reidx.labels.sharding import agree as agree
 
 _HOMES = {
     "Cosine": "cosine",

@@ -1,9 +1,10 @@
-"""Loops over index lists, compiled by numba and run on as many threads as torch may use."""
+"""Compiled loops: numba's over index lists and those of faiss, on as many threads as torch may use."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,28 @@ def in_threads(kernel: Callable[..., Any], rows: int, *args: Any, chunks_per_thr
         return [kernel(start, stop, *args) for start, stop in ranges]
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(lambda r: kernel(r[0], r[1], *args), ranges))
+
+
+def has_faiss() -> bool:
+    """Whether faiss is installed."""
+    try:
+        import faiss  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@contextmanager
+def faiss_threads() -> Iterator[None]:
+    """As many threads for faiss as torch has, for the time being."""
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 @compiled

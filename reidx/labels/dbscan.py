@@ -28,7 +28,9 @@ class DBSCAN:
 
     def __init__(self, eps: float = 0.6, min_samples: int = 4) -> None:
         if not 0 < eps < 1:
-            raise ConfigError(f"DBSCAN: eps is {eps}; it must lie between 0 and 1 (a pair absent from the graph is at distance 1).")
+            raise ConfigError(
+                f"DBSCAN: eps is {eps}; it must lie between 0 and 1 (a pair absent from the graph is at distance 1)."
+            )
         if min_samples < 1:
             raise ConfigError(f"DBSCAN: min_samples is {min_samples}; it must be at least 1.")
         self.eps, self.min_samples = eps, min_samples
@@ -36,7 +38,9 @@ class DBSCAN:
     def __call__(self, graph: csr_array) -> np.ndarray:
         """Labels (N,) int64 of a neighbour graph; its diagonal counts as distance 0 whether stored or not."""
         graph = checked_graph(graph)
-        return _grow(graph.indptr, graph.indices, graph.data, graph.data.dtype.type(self.eps), self.min_samples)
+        return _grow(
+            graph.indptr, graph.indices, graph.data, graph.data.dtype.type(self.eps), self.min_samples
+        )
 
 
 @compiled

@@ -1,4 +1,4 @@
-"""What every distance asks of a bank of features: two dimensions, float32, finite, on the CPU when compiled code reads it."""
+"""What every distance asks of a bank of features: one row per image, float32, finite, and of length 1 for cosines."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def unit(features: Tensor, name: str = "features") -> Tensor:
     if zero.any():
         raise DataError(
             f"{name}: {int(zero.sum())} of {len(features)} rows are all zeros (the first is row "
-            f"{int(zero.nonzero()[0])}), so they point nowhere and have no cosine. Use metric=euclidean or look at the network's last layers."
+            f"{int(zero.nonzero()[0])}), so they point nowhere and have no cosine. "
+            "The network's last layers have died: look at its learning rate and its last activation."
         )
     return features / norms[:, None]

@@ -39,7 +39,9 @@ def fuse(graphs: Sequence[csr_array], weights: Sequence[float]) -> csr_array:
     for graph, weight in zip(graphs, weights, strict=True):
         if weight == 0:
             continue
-        nearness = csr_array((np.float32(weight) * (1 - graph.data), graph.indices, graph.indptr), shape=graph.shape)
+        nearness = csr_array(
+            (np.float32(weight) * (1 - graph.data), graph.indices, graph.indptr), shape=graph.shape
+        )
         total = nearness if total is None else total + nearness
     assert total is not None
     total.data = np.maximum(1 - total.data, 0)

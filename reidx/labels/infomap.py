@@ -30,7 +30,9 @@ class InfoMap:
     outliers = "emits"
     needs = "graph"
 
-    def __init__(self, min_similarity: float = 0.5, min_size: int = 5, trials: int = 1, seed: int = 1) -> None:
+    def __init__(
+        self, min_similarity: float = 0.5, min_size: int = 5, trials: int = 1, seed: int = 1
+    ) -> None:
         if not 0 < min_similarity < 1:
             raise ConfigError(f"InfoMap: min_similarity is {min_similarity}; it must lie between 0 and 1.")
         if min_size < 1 or trials < 1 or seed < 1:
@@ -45,8 +47,12 @@ class InfoMap:
         n = graph.shape[0]
         entries = graph.tocoo()
         # Compared as distances in the graph's own precision: 1 - 0.5 is exact, 1 - distance may round.
-        linked = (entries.row != entries.col) & (entries.data <= entries.data.dtype.type(1 - self.min_similarity))
-        links = np.stack([entries.row[linked], entries.col[linked], 1 - entries.data[linked].astype(np.float64)], axis=1)
+        linked = (entries.row != entries.col) & (
+            entries.data <= entries.data.dtype.type(1 - self.min_similarity)
+        )
+        links = np.stack(
+            [entries.row[linked], entries.col[linked], 1 - entries.data[linked].astype(np.float64)], axis=1
+        )
         module = -1 - np.arange(n)  # an image without links is a community of its own
         if len(links):
             images, communities = _in_a_process_of_its_own(links, self.trials, self.seed)
@@ -65,7 +71,11 @@ def _in_a_process_of_its_own(links: np.ndarray, trials: int, seed: int) -> tuple
     np.savez(given, links=links, trials=trials, seed=seed)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(
-        [sys.executable, "-m", __name__], input=given.getvalue(), capture_output=True, env=environment, check=False
+        [sys.executable, "-m", __name__],
+        input=given.getvalue(),
+        capture_output=True,
+        env=environment,
+        check=False,
     )
     if done.returncode:
         raise ReidxError(f"InfoMap: infomap failed: {done.stderr.decode(errors='replace').strip()[-500:]}")
@@ -78,7 +88,9 @@ def _work() -> None:
     from infomap import Infomap
 
     given = np.load(io.BytesIO(sys.stdin.buffer.read()))
-    walk = Infomap(silent=True, directed=True, two_level=True, seed=int(given["seed"]), num_trials=int(given["trials"]))
+    walk = Infomap(
+        silent=True, directed=True, two_level=True, seed=int(given["seed"]), num_trials=int(given["trials"])
+    )
     walk.add_links([(int(a), int(b), w) for a, b, w in given["links"].tolist()])
     result = walk.run()
     # Older versions return nothing: there the walk itself holds the communities.

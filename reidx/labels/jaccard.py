@@ -15,7 +15,6 @@ by an inverted index: no step is N·N in time or memory unless the neighbour lis
 from __future__ import annotations
 
 import numpy as np
-import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
@@ -41,7 +40,12 @@ class Jaccard:
     cameras = "unused"
 
     def __init__(
-        self, k1: int = 30, k2: int = 6, backend: str = "auto", device: str | None = None, sharded: bool = False
+        self,
+        k1: int = 30,
+        k2: int = 6,
+        backend: str = "auto",
+        device: str | None = None,
+        sharded: bool = False,
     ) -> None:
         if k1 < 1 or not 1 <= k2 <= k1:
             raise ConfigError(f"Jaccard: k1={k1}, k2={k2}; needs 1 <= k2 <= k1.")
@@ -146,7 +150,10 @@ def _expand_and_weigh(start, stop, lists, squared, members, counts, half_members
     in_reciprocal, in_expanded = np.full(n, -1, np.int32), np.full(n, -1, np.int32)
     known_for, known = np.full(n, -1, np.int32), np.empty(n, np.float32)
     lengths = np.zeros(stop - start, np.int64)
-    columns, values = np.empty(64 * (stop - start) + 64, np.int32), np.empty(64 * (stop - start) + 64, np.float32)
+    columns, values = (
+        np.empty(64 * (stop - start) + 64, np.int32),
+        np.empty(64 * (stop - start) + 64, np.float32),
+    )
     filled = 0
     for i in range(start, stop):
         for a in range(lists.shape[1]):
@@ -195,7 +202,10 @@ def _average(start, stop, lists, indptr, indices, data):  # type: ignore[no-unty
     n, k2 = lists.shape
     total = np.zeros(n, np.float32)
     lengths = np.zeros(stop - start, np.int64)
-    columns, values = np.empty(64 * (stop - start) + 64, np.int32), np.empty(64 * (stop - start) + 64, np.float32)
+    columns, values = (
+        np.empty(64 * (stop - start) + 64, np.int32),
+        np.empty(64 * (stop - start) + 64, np.float32),
+    )
     filled = 0
     for i in range(start, stop):
         most = 0
@@ -226,7 +236,10 @@ def _share(start, stop, indptr, indices, data, col_indptr, col_rows, col_data, h
     shared = np.zeros(n, np.float32)
     touched = np.empty(n, np.int32)
     lengths = np.zeros(stop - start, np.int64)
-    columns, values = np.empty(64 * (stop - start) + 64, np.int32), np.empty(64 * (stop - start) + 64, np.float32)
+    columns, values = (
+        np.empty(64 * (stop - start) + 64, np.int32),
+        np.empty(64 * (stop - start) + 64, np.float32),
+    )
     filled = 0
     for i in range(start, stop):
         count = 0

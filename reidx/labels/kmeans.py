@@ -6,8 +6,8 @@ import numpy as np
 from torch import Tensor
 
 from reidx.errors import ConfigError, DataError
+from reidx.labels.compiled import faiss_threads, has_faiss
 from reidx.labels.features import checked
-from reidx.labels.neighbours import faiss_threads
 
 
 class KMeans:
@@ -40,10 +40,10 @@ class KMeans:
     def __call__(self, features: Tensor) -> np.ndarray:
         """Labels (N,) int64."""
         x = _enough(features, self.n_clusters, "KMeans")
-        try:
-            import faiss
-        except ImportError as absent:
-            raise ConfigError("KMeans needs faiss: pip install faiss-cpu. MiniBatchKMeans does without.") from absent
+        if not has_faiss():
+            raise ConfigError("KMeans needs faiss: pip install faiss-cpu. MiniBatchKMeans does without.")
+        import faiss
+
         with faiss_threads():
             means = faiss.Kmeans(
                 x.shape[1], self.n_clusters, niter=self.iterations, nredo=self.restarts, seed=self.seed,
@@ -75,7 +75,9 @@ class MiniBatchKMeans:
         seed: int = 0,
     ) -> None:
         if n_clusters < 1 or batch_size < 1 or iterations < 1 or restarts < 1:
-            raise ConfigError("MiniBatchKMeans: n_clusters, batch_size, iterations, restarts must be at least 1.")
+            raise ConfigError(
+                "MiniBatchKMeans: n_clusters, batch_size, iterations, restarts must be at least 1."
+            )
         self.n_clusters, self.batch_size, self.iterations = n_clusters, batch_size, iterations
         self.restarts, self.seed = restarts, seed
 

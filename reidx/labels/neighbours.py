@@ -1,18 +1,19 @@
 """The k nearest neighbours of each row, exact: quick candidates, canonical distances, and a proof for each row.
 
-A matrix product in bfloat16 or float32 proposes a few more than k candidates for a row. Their distances are then summed
-again in float64, in one fixed order, rounded to float32 and sorted by (distance, index). The product's rounding error is bounded, so no
-row that was not proposed is nearer than a known floor; where the k-th neighbour lies below that floor the row is
-proven, otherwise it goes to the next, more precise search. The last search compares with every row. The result is
-therefore the same on each backend, device, block size and number of processes, equal rows included.
+A matrix product in bfloat16 or float32 proposes a few more than k candidates for a row. Their distances are then
+summed again in float64, in one fixed order, rounded to float32 and sorted by (distance, index). The rounding error of
+the product is bounded, so no row that was not proposed is nearer than a known floor; where the k-th neighbour lies
+below that floor the row is proven, otherwise it goes to the next, more precise search. The last search compares with
+every row. The result is therefore the same on each backend, device, block size and number of processes, equal rows
+included.
 
 Cost: 2·Q·N·D operations in the product and Q·(k + margin)·D in the second look; memory one block of products.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -20,11 +21,13 @@ import torch
 from torch import Tensor
 
 from reidx.errors import ConfigError, DataError
-from reidx.labels.compiled import compiled, in_threads, squared_distance
+from reidx.labels.approximate import ivf
+from reidx.labels.compiled import compiled, faiss_threads, has_faiss, in_threads, squared_distance
 from reidx.labels.features import checked, unit
 
 BACKENDS = ("auto", "faiss", "torch", "ivf")
 METRICS = ("euclidean", "cosine")
+_log = logging.getLogger(__name__)
 _BLOCK_BYTES = 24 << 20
 _ROUNDING = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
 
@@ -72,7 +75,10 @@ def nearest(
     device: str | torch.device | None = None,
     rows: slice = slice(None),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Squared distances float32 and indices int32 as `knn` defines them, for the queries in `rows`; input already checked."""
+    """Squared distances float32 and indices int32 as `knn` defines them, for the queries in `rows` only.
+
+    The input has been `checked`.
+    """
     if queries is not None and queries.shape[1] != gallery.shape[1]:
         raise DataError(f"knn: features have {gallery.shape[1]} columns, queries {queries.shape[1]}.")
     place = torch.device(device) if device is not None else gallery.device
@@ -101,16 +107,21 @@ def nearest(
             unproven.append(chosen[~proven])
         open_rows = np.concatenate(unproven)
         if not len(open_rows):
-            return squared, indices
+            break
     in_threads(
         _compare_with_all, len(open_rows), open_rows, query_bank, bank, queries is None, asking.start, squared, indices,
         chunks_per_thread=16,
     )  # fmt: skip
+    if backend == "ivf":
+        sample = np.linspace(0, len(asking) - 1, min(200, len(asking))).astype(np.int64)
+        true = nearest(gallery, k, queries=torch.from_numpy(query_bank[sample + asking.start]))[1]
+        share = np.mean([np.isin(t, found).mean() for t, found in zip(true, indices[sample], strict=True)])
+        _log.info("approximate neighbours: recall %.4f at %d, measured on %d rows", share, k, len(sample))
     return squared, indices
 
 
 class Search(NamedTuple):
-    """A way to propose candidates: for query rows, indices (B, C) and the least squared distance any other row can have."""
+    """A way to propose candidates: for query rows, indices (B, C) and the least squared distance of any other row."""
 
     block: int
     propose: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -120,12 +131,12 @@ def _searches(gallery: Tensor, queries: Tensor, k: int, backend: str, place: tor
     if backend not in BACKENDS:
         raise ConfigError(f"knn: unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}.")
     if backend in ("faiss", "ivf") and place.type != "cpu":
-        raise ConfigError(f"knn: backend {backend} searches on the CPU, but the device is {place}; use torch or auto.")
+        raise ConfigError(
+            f"knn: backend {backend} searches on the CPU, but the device is {place}; use torch or auto."
+        )
     if backend == "auto":
-        backend = "torch" if place.type != "cpu" or _has_bfloat16() or not _has_faiss() else "faiss"
+        backend = "torch" if place.type != "cpu" or _has_bfloat16() or not has_faiss() else "faiss"
     if backend == "ivf":
-        from reidx.labels.approximate import ivf
-
         return [Search(16384, ivf(gallery.numpy(), queries.numpy(), k + 8))]
     if backend == "faiss":
         return [_faiss_search(gallery, queries, k + 8)]
@@ -141,32 +152,15 @@ def _has_bfloat16() -> bool:
     return bool(known.get("avx512_bf16") or known.get("amx_bf16") or known.get("amx_tile"))
 
 
-def _has_faiss() -> bool:
-    try:
-        import faiss  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-@contextmanager
-def faiss_threads() -> Iterator[None]:
-    """As many threads for faiss as torch has, for the time being."""
-    import faiss
-
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(torch.get_num_threads())
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
-
-
-def _torch_search(gallery: Tensor, queries: Tensor, count: int, dtype: torch.dtype, place: torch.device) -> Search:
+def _torch_search(
+    gallery: Tensor, queries: Tensor, count: int, dtype: torch.dtype, place: torch.device
+) -> Search:
     """Candidates by the largest x·y - |y|²/2; the second term is left out where all rows are equally long."""
     count = min(count, len(gallery))
     y, (y_norm, y_lost) = gallery.to(place, dtype), _lengths(gallery, dtype)
-    x, (x_norm, x_lost) = (y, (y_norm, y_lost)) if queries is gallery else (queries.to(place, dtype), _lengths(queries, dtype))
+    x, (x_norm, x_lost) = (
+        (y, (y_norm, y_lost)) if queries is gallery else (queries.to(place, dtype), _lengths(queries, dtype))
+    )
     half = y_norm**2 / 2
     equally_long = float(half.max() - half.min()) <= 1e-5 * float(half.max())
     penalty = None if equally_long else torch.from_numpy(half).to(place, torch.float32)
@@ -183,27 +177,35 @@ def _torch_search(gallery: Tensor, queries: Tensor, count: int, dtype: torch.dty
             top, columns = scores.topk(min(count, scores.shape[1]), dim=1, sorted=False)
             columns += start
             if best is not None and where is not None:
-                top, keep = torch.cat([best, top], dim=1).topk(min(count, best.shape[1] + top.shape[1]), dim=1, sorted=False)
+                top, keep = torch.cat([best, top], dim=1).topk(
+                    min(count, best.shape[1] + top.shape[1]), dim=1, sorted=False
+                )
                 columns = torch.cat([where, columns], dim=1).gather(1, keep)
             best, where = top, columns
         assert best is not None and where is not None
         worst = best.amin(dim=1).double().cpu().numpy()
         norm, longest = x_norm[rows], y_norm.max()
-        error = x_lost[rows] * longest + (norm + x_lost[rows]) * y_lost.max()  # of storing x and y in fewer bits
+        error = (
+            x_lost[rows] * longest + (norm + x_lost[rows]) * y_lost.max()
+        )  # of storing x and y in fewer bits
         # of the sum, and of the lengths themselves, float32 all
         error += 2 * (x.shape[1] + 8) * _ROUNDING[torch.float32] * (norm + x_lost[rows] + longest) ** 2
         # of writing the product down in `dtype`; with a penalty what was written is x·y, not the score
         error += _ROUNDING[dtype] * (np.abs(worst) if penalty is None else norm * longest)
         shortest = 2 * half.min() if penalty is None else 0.0
-        floor = norm**2 + shortest - 2 * (worst + error) if count < len(gallery) else np.full(len(rows), np.inf)
+        floor = (
+            norm**2 + shortest - 2 * (worst + error) if count < len(gallery) else np.full(len(rows), np.inf)
+        )
         return where.to(torch.int32).cpu().numpy(), floor
 
     return Search(max(64, budget // (tile * (dtype if penalty is None else torch.float32).itemsize)), propose)
 
 
 def _faiss_search(gallery: Tensor, queries: Tensor, count: int) -> Search:
-    if not _has_faiss():
-        raise ConfigError("knn: backend faiss is not installed (pip install faiss-cpu); backend torch needs nothing.")
+    if not has_faiss():
+        raise ConfigError(
+            "knn: backend faiss is not installed (pip install faiss-cpu); backend torch needs nothing."
+        )
     import faiss
 
     count = min(count, len(gallery))
@@ -236,7 +238,9 @@ def _insert(distance, index, squared, indices, filled):  # type: ignore[no-untyp
     """Keep the row sorted by (distance, index); returns how many places are filled."""
     k = squared.shape[0]
     place = filled
-    while place > 0 and (squared[place - 1] > distance or (squared[place - 1] == distance and indices[place - 1] > index)):
+    while place > 0 and (
+        squared[place - 1] > distance or (squared[place - 1] == distance and indices[place - 1] > index)
+    ):
         if place < k:
             squared[place] = squared[place - 1]
             indices[place] = indices[place - 1]

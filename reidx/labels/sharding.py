@@ -1,4 +1,4 @@
-"""The neighbour search shared out over the processes of a job, and the check that they ended up with the same labels."""
+"""The neighbour search shared out over the processes of a job, and the check that all have the same labels."""
 
 from __future__ import annotations
 
@@ -38,7 +38,11 @@ def nearest_together(
 def _gathered(part: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """The rows of all processes; `edges` says which are whose."""
     counts = np.diff(edges)
-    place = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    place = (
+        torch.device("cuda", torch.cuda.current_device())
+        if dist.get_backend() == "nccl"
+        else torch.device("cpu")
+    )
     padded = torch.zeros((int(counts.max()), part.shape[1]), dtype=torch.from_numpy(part).dtype, device=place)
     padded[: len(part)] = torch.from_numpy(part).to(place)
     parts = [torch.empty_like(padded) for _ in counts]
@@ -47,7 +51,7 @@ def _gathered(part: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def agree(labels: np.ndarray) -> np.ndarray:
-    """The labels, once it is known that every process has the same; ReidxError names those that differ from process 0."""
+    """The labels, once every process is known to have the same; ReidxError names those that differ from process 0."""
     if processes() == 1:
         return labels
     digest = hashlib.sha256(np.ascontiguousarray(labels).tobytes()).hexdigest()

@@ -66,7 +66,8 @@ def test_augmentations_differ_between_epochs_and_repeat_between_runs(
     path = experiment(
         streams={"target": {"domain": "target", "labels": "identity", "sampler": {"type": "PK", "identities": 4}}},
         labels={},
-        memories={"rows": {"type": "LinearClassifier", "labels": "identity"}},
+        memories={},
+        objective=[{"loss": "Triplet", "on": "pooled"}],
     )
 
     def images(name: str) -> tuple[Tensor, Tensor]:

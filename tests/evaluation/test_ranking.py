@@ -16,7 +16,9 @@ def naive(query, gallery, q_ids, g_ids, q_cams, g_cams, camera_filter=True):
     """One query at a time: sort all of the gallery, walk down it."""
     aps, inps, firsts = [], [], []
     for q in range(len(query)):
-        distances = ((query[q].astype(np.float64) - gallery.astype(np.float64)) ** 2).sum(axis=1).astype(np.float32)
+        distances = (
+            ((query[q].astype(np.float64) - gallery.astype(np.float64)) ** 2).sum(axis=1).astype(np.float32)
+        )
         hits, seen = [], 0
         for g in np.argsort(distances, kind="stable"):
             if g_ids[g] == -1 or (camera_filter and g_ids[g] == q_ids[q] and g_cams[g] == q_cams[q]):
@@ -42,7 +44,14 @@ def line(*positions):
 def test_numbers_worked_out_by_hand():
     # Ranked gallery of the only query (id 1, camera 0): 2, [1 same camera: ignored], 1, 3, [junk], 1
     result = evaluate(
-        line(0), line(1, 2, 3, 4, 5, 6), [1], [2, 1, 1, 3, -1, 1], [0], [0, 0, 1, 1, 1, 1], details=True, top=3
+        line(0),
+        line(1, 2, 3, 4, 5, 6),
+        [1],
+        [2, 1, 1, 3, -1, 1],
+        [0],
+        [0, 0, 1, 1, 1, 1],
+        details=True,
+        top=3,
     )
     # Kept: 2 (rank 1), 1 (rank 2), 3 (rank 3), 1 (rank 4): AP = (1/2 + 2/4) / 2, mINP = 2 / 4, first match at 2.
     assert result.mAP == pytest.approx(0.5)
@@ -51,7 +60,9 @@ def test_numbers_worked_out_by_hand():
     assert result.valid_queries == 1
     assert result.details.top.tolist() == [[0, 2, 3]]
     assert result.card["protocol"] == "market1501" and result.card["gallery_junk"] == 1
-    unfiltered = evaluate(line(0), line(1, 2, 3, 4, 5, 6), [1], [2, 1, 1, 3, -1, 1], protocol="no_camera_filter")
+    unfiltered = evaluate(
+        line(0), line(1, 2, 3, 4, 5, 6), [1], [2, 1, 1, 3, -1, 1], protocol="no_camera_filter"
+    )
     assert unfiltered.mAP == pytest.approx((1 / 2 + 2 / 3 + 3 / 5) / 3)
 
 
@@ -112,7 +123,8 @@ def test_agrees_with_average_precision_of_scikit_learn():
     q_ids, g_ids = random.integers(0, 20, 40), np.concatenate([np.arange(20), random.integers(0, 20, 280)])
     result = evaluate(query, gallery, q_ids, g_ids, protocol="no_camera_filter")
     scores = [
-        average_precision_score(g_ids == q_ids[q], -((query[q] - gallery) ** 2).sum(axis=1)) for q in range(40)
+        average_precision_score(g_ids == q_ids[q], -((query[q] - gallery) ** 2).sum(axis=1))
+        for q in range(40)
     ]
     assert result.mAP == pytest.approx(np.mean(scores), abs=1e-9)
 
@@ -155,7 +167,14 @@ def test_a_protocol_of_ones_own():
     ],
 )
 def test_what_cannot_be_evaluated_is_said(change, message):
-    given_ = {"query": line(0), "gallery": line(1, 2), "q_ids": [1], "g_ids": [1, 2], "q_cams": [0], "g_cams": [1, 1]}
+    given_ = {
+        "query": line(0),
+        "gallery": line(1, 2),
+        "q_ids": [1],
+        "g_ids": [1, 2],
+        "q_cams": [0],
+        "g_cams": [1, 1],
+    }
     with pytest.raises(DataError, match=message):
         evaluate(*{**given_, **change}.values())
 

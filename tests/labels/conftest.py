@@ -12,7 +12,9 @@ def _draw(kind: str, n: int, d: int, seed: int) -> np.ndarray:
         x = random.normal(size=(max(1, n // 8), d))[random.integers(0, max(1, n // 8), n)]
         return (x + 0.1 * random.normal(size=(n, d))).astype(np.float32)
     if kind == "duplicated":
-        return random.normal(size=(max(1, n // 4), d)).astype(np.float32)[random.integers(0, max(1, n // 4), n)]
+        return random.normal(size=(max(1, n // 4), d)).astype(np.float32)[
+            random.integers(0, max(1, n // 4), n)
+        ]
     if kind == "identical":
         return np.repeat(random.normal(size=(1, d)), n, axis=0).astype(np.float32)
     if kind == "outlier":
@@ -22,8 +24,6 @@ def _draw(kind: str, n: int, d: int, seed: int) -> np.ndarray:
     if kind == "grid":
         return random.integers(-1, 2, size=(n, d)).astype(np.float32)
     return random.normal(size=(n, d)).astype(np.float32)
-
-
 
 
 def _sorted_lists(x: np.ndarray, y: np.ndarray, k: int, own: bool) -> tuple[np.ndarray, np.ndarray]:

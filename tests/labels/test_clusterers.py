@@ -133,7 +133,12 @@ def test_missing_packages_are_named(monkeypatch):
 def test_cosine_graph_holds_the_near_pairs_only():
     features = torch.tensor([[1.0, 0.0], [3.0, 4.0], [-1.0, 0.0]])
     graph = Cosine(3)(features)
-    assert graph.indptr.tolist() == [0, 2, 4, 5]  # cosines 0.6, -1, -0.6: only the first lies below distance 1
+    assert graph.indptr.tolist() == [
+        0,
+        2,
+        4,
+        5,
+    ]  # cosines 0.6, -1, -0.6: only the first lies below distance 1
     assert graph[0, 1] == pytest.approx(0.4, abs=1e-6) and graph[1, 0] == pytest.approx(0.4, abs=1e-6)
     assert Cosine(1)(features).toarray().tolist() == np.zeros((3, 3)).tolist()
 

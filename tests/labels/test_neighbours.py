@@ -8,9 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reidx.labels import neighbours
 from reidx.errors import ConfigError, DataError
-from reidx.labels import knn
+from reidx.labels import knn, neighbours
 
 BACKENDS = ["auto", "faiss", "torch"]
 KINDS = ["gaussian", "clustered", "duplicated", "identical", "outlier", "grid"]
@@ -49,7 +48,7 @@ def test_queries_of_their_own(draw, sorted_lists, backend, kind):
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_each_search_is_proven_or_repeated(monkeypatch, sorted_lists, quick):
-    """Rows too close for bfloat16 to tell apart: the first search cannot prove them, the result is right all the same."""
+    """Rows too close for bfloat16 to tell apart: the first search cannot prove them, the result is right anyway."""
     monkeypatch.setattr(neighbours, "_has_bfloat16", lambda: quick)
     monkeypatch.setattr(neighbours, "_BLOCK_BYTES", 1 << 16)
     random = np.random.default_rng(0)
@@ -100,7 +99,7 @@ def test_no_rows_and_no_queries():
 def test_bad_input_is_said():
     x = torch.ones(5, 3)
     x[3, 1] = float("inf")
-    with pytest.raises(DataError, match="1 of 5 rows hold NaN or infinity .the first is row 3"):
+    with pytest.raises(DataError, match=r"1 of 5 rows hold NaN or infinity \(the first is row 3"):
         knn(x, 2)
     with pytest.raises(DataError, match=r"shape \(N, D\)"):
         knn(torch.ones(5), 2)
@@ -126,7 +125,7 @@ def test_cuda_gives_the_same_lists(draw):
 
 def test_approximate_search_finds_nearly_all_and_says_its_recall(draw, caplog):
     x = draw("clustered", 3000, 16, 0)
-    with caplog.at_level("INFO", logger="reidx.labels.approximate"):
+    with caplog.at_level("INFO", logger="reidx.labels.neighbours"):
         distances, indices = knn(x, 10, backend="ivf")
     exact = knn(x, 10)
     stated = float(caplog.records[0].getMessage().split("recall ")[1].split()[0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
+from torch import multiprocessing
 
 from reidx.labels import DBSCAN, Jaccard
 from reidx.labels.sharding import agree

@@ -21,6 +21,7 @@ FAMILIES = [
     ("resnet50", 2048, 16),
     ("vit_tiny_patch16_224", 192, 16),
     ("deit_tiny_distilled_patch16_224", 192, 16),
+    ("eva02_tiny_patch14_224", 192, 14),  # norms behind its pooling
     ("swin_tiny_patch4_window7_224", 768, 32),
     ("convnext_atto", 320, 32),
     ("mobilenetv3_small_050", 288, 32),

@@ -13,7 +13,8 @@ class Embedding(nn.Module):
     """``embed`` and ``global`` (B, ``dim``): average pooling, linear layer, BatchNorm, ReLU (table 1 of the paper).
 
     This is the vector by which the published networks are compared, as it is: entries are not negative and the length
-    is free, unless ``normalize`` makes it 1. BatchNorm and ReLU do not commute with the pooling, which is why this is no part of the backbone.
+    is free, unless ``normalize`` makes it 1. BatchNorm and ReLU do not commute with the pooling, which is why this is
+    no part of the backbone.
 
     Args:
         in_channels: channels of the map.

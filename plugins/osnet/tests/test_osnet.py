@@ -87,7 +87,7 @@ def test_every_parameter_learns() -> None:
 
 
 def naive_block(block: OSBlock, x: Tensor) -> Tensor:
-    """Equations 2-4 of the ICCV paper, one stream and one image at a time."""
+    """Section 3.2 of the ICCV paper, one stream and one image at a time."""
 
     def norm(y: Tensor, bn: nn.BatchNorm2d) -> Tensor:
         scale = bn.weight / (bn.running_var + bn.eps).sqrt()
