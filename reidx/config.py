@@ -13,9 +13,9 @@ from typing import Any
 
 from reidx import builder, schema
 from reidx.config_merge import merge
+from reidx.config_node import KeyPath, Node, Origin, dotted, kind_of
 from reidx.errors import ConfigError
 from reidx.registry import KINDS
-from reidx.config_node import KeyPath, Node, Origin, dotted, kind_of
 from reidx.yaml_tree import Tree, load_tree, render, tree_hash
 
 DEFAULT = Origin("default")
@@ -191,10 +191,10 @@ def _value(field: dataclasses.Field[Any], hint: Any, node: Node, path: KeyPath) 
     if arguments and arguments[0] is schema.Level:
         return _levels(node, path)
     if dataclasses.is_dataclass(hint):
-        return _fill(hint, node, path)  # type: ignore[arg-type]
+        return _fill(typing.cast(type, hint), node, path)
     if arguments:
         kind = dict if typing.get_origin(hint) is dict else list
-        return _each(kind, node, path, lambda n, p: _fill(arguments[0], n, p))
+        return _each(kind, node, path, lambda n, p: _fill(typing.cast(type, arguments[0]), n, p))
     if not builder.fits(node.plain(), hint):
         raise ConfigError(
             f"{node.origin}: {dotted(path)} is {node.plain()!r} ({kind_of(node.plain())}); "
@@ -299,16 +299,17 @@ def _settings(cls: type) -> dict[str, builder.Parameter]:
 
 def _catalogue(name: str) -> dict[str, type]:
     if name == "optimizer":
-        import torch.optim
+        import torch
 
-        module, base = torch.optim, torch.optim.Optimizer
+        offered, base = vars(torch.optim), torch.optim.Optimizer
     else:
-        import mmengine.optim.scheduler.lr_scheduler as module
-        from mmengine.optim.scheduler.param_scheduler import _ParamScheduler as base
+        from mmengine.optim.scheduler import lr_scheduler, param_scheduler
+
+        offered, base = vars(lr_scheduler), param_scheduler._ParamScheduler
     return {
-        n: c
-        for n, c in vars(module).items()
-        if inspect.isclass(c) and issubclass(c, base) and c is not base and not n.startswith("_")
+        name: cls
+        for name, cls in offered.items()
+        if inspect.isclass(cls) and issubclass(cls, base) and cls is not base and not name.startswith("_")
     }
 
 

@@ -53,12 +53,11 @@ class Batch:
     soft_targets: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(
-            **{
-                name: None if value is None else value.to(device, non_blocking=True)
-                for name, value in vars(self).items()
-            }
-        )
+        moved: dict[str, Any] = {
+            name: None if value is None else value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+        }
+        return Batch(**moved)
 
 
 @dataclass

@@ -9,12 +9,12 @@ import difflib
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
+from reidx.config_node import KeyPath, dotted
 from reidx.contracts import Contract, contract_of
 from reidx.engine.objective import INPUTS, inputs_of
 from reidx.errors import ConfigError, PluginError
 from reidx.plugins import registry
 from reidx.schema import Level, Stage
-from reidx.config_node import KeyPath, dotted
 
 if TYPE_CHECKING:
     from reidx.config import Config

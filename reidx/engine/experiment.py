@@ -137,8 +137,8 @@ def run(
         stages.append(result)
         cards[stage.name] = _stage_card(stage, stage_run)
         if stage_run.details is not None and stage.evaluate.domain is not None:
-            sides = [domains.split(stage.evaluate.domain, split) for split in ("query", "gallery")]
-            save_ranked_list(path / "ranked.png", *sides, stage_run.details)
+            tested = domains[stage.evaluate.domain]
+            save_ranked_list(path / "ranked.png", tested.query, tested.gallery, stage_run.details)
         record = {"before": result.before, "history": result.history, "card": cards[stage.name]}
         checkpoints.write_text(path / "log.jsonl", "".join(json.dumps(e) + "\n" for e in result.history))
         checkpoints.write_text(done, json.dumps(record, indent=1))

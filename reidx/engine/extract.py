@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, SequentialSampler
-
-import numpy as np
 
 from reidx.contracts import Features
 from reidx.data.images import ImageStore
@@ -36,8 +35,8 @@ def extract(
 ) -> dict[str, Tensor]:
     """The named features (N,…) float32 on the CPU of all images of ``store``, in its order.
 
-    ``network`` must be in evaluation mode. ``flip`` adds the features of each mirror image and halves the sum. Raises
-    :class:`ValueError` if a feature is not finite: a network that has diverged would give meaningless labels.
+    ``network`` must be in evaluation mode. ``flip`` adds the features of each mirror image and halves the sum; the mean
+    is not normalised again. Whether features are finite is checked where they are used.
     """
     view = LabelledView(store, np.full(len(store), -1, dtype=np.int64), None)
     order = BatchSampler(SequentialSampler(range(len(store))), BATCH.get(device.type, 64), drop_last=False)

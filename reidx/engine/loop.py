@@ -99,7 +99,8 @@ class StageLoop(BaseLoop):
         self.reporter.say(line(entry, self._max_epochs, len(self.dataloader)))
 
     def _steps(self, epoch: int) -> Report:
-        runner, sums = self.runner, {}
+        runner = self.runner
+        sums: dict[str, Any] = {}
         with self.reporter.work(f"epoch {epoch + 1}/{self._max_epochs}: training", len(self.dataloader)) as work:
             for step, batch in enumerate(self.dataloader):
                 runner.call_hook("before_train_iter", batch_idx=step, data_batch=batch)

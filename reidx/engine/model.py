@@ -76,10 +76,11 @@ class StageModel(BaseModel):
         return next((t for t in self.averages if self.teachers[t]["of"] == name), None)
 
     def needed(self) -> list[str]:
-        """The networks that a step must forward, teachers first: what is trained, read by a term, or keeps its own
-        BatchNorm statistics."""
+        """The networks that a step must forward, teachers first: what is trained, read by a term or a memory, or keeps
+        its own BatchNorm statistics."""
         trained = self.trained
-        read = {term.against for term in self.objective.terms if getattr(term, "against", None)}
+        read: set[str | None] = {getattr(term, "against", None) for term in self.objective.terms}
+        read |= {wiring["network"] for wiring in self.memory_wiring.values()}
         read |= {self.teacher_of(n) for n in trained if self.networks[n].wants_teacher}
         own = {name for name in self.averages if self.teachers[name]["batch_norm"] == "own"}
         return [n for n in self.networks if n not in trained and n in read | own] + trained
@@ -112,10 +113,11 @@ class StageModel(BaseModel):
         }
         outputs = self.features(images)
         total, values = self.objective(outputs, streams, self.memories)
-        self._seen = (
-            {n: {s: Features({k: v.detach() for k, v in f.items()}) for s, f in by.items()} for n, by in outputs.items()},
-            dict(streams),
-        )
+        seen = {
+            network: {stream: Features({k: v.detach() for k, v in f.items()}) for stream, f in by.items()}
+            for network, by in outputs.items()
+        }
+        self._seen = seen, dict(streams)
         return {"loss": total, **values}
 
     def train_step(self, data: Mapping[str, Batch], optim_wrapper: OptimWrapper) -> dict[str, Tensor]:  # type: ignore[override]
@@ -135,10 +137,11 @@ class StageModel(BaseModel):
         outputs, streams = self._seen
         self._seen = None
         for name, wiring in self.memory_wiring.items():
+            memory: Memory = self.memories[name]  # type: ignore[assignment]
             for stream, batch in streams.items():
                 if self.stream_labels[stream] == wiring["labels"]:
-                    features = outputs[wiring["network"]][stream][wiring["on"]]
-                    self.memories[name].update(features, batch.targets, batch.index)
+                    assert batch.targets is not None
+                    memory.update(outputs[wiring["network"]][stream][wiring["on"]], batch.targets, batch.index)
         for name, average in self.averages.items():
             average.update(self.networks[name], self.networks[self.teachers[name]["of"]], self.steps)
         self.steps += 1

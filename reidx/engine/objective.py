@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,7 +36,11 @@ def inputs_of(loss: type) -> tuple[set[str], set[str]]:
 
 
 class BoundTerm(nn.Module):
-    """A loss with its wiring: ``forward`` gives the scalar of one step."""
+    """A loss with its wiring: ``forward`` gives the scalar of one step.
+
+    What comes from a teacher carries no gradient. An input that the loss can do without, and the wiring cannot supply,
+    is left out.
+    """
 
     def __init__(self, name: str, loss: nn.Module, wiring: Mapping[str, Any]) -> None:
         super().__init__()
@@ -45,7 +49,10 @@ class BoundTerm(nn.Module):
         self.memory, self.against = wiring["memory"], wiring["against"]
         self.weight, self.from_epoch = float(wiring["weight"]), int(wiring["from_epoch"])
         needed, optional = inputs_of(type(loss))
-        self.inputs = needed | optional
+        unwired = {"scores"} if self.memory is None else set()
+        unwired |= {"teacher"} if self.against is None else set()
+        unwired |= {"teacher_scores"} if None in (self.memory, self.against) else set()
+        self.inputs = needed | (optional - unwired)
 
     def forward(
         self, outputs: Outputs, batches: Mapping[str, Batch], memories: Mapping[str, nn.Module]
@@ -54,13 +61,14 @@ class BoundTerm(nn.Module):
         features = outputs[self.network][self.stream][self.on]
 
         def teacher() -> Tensor:
-            return outputs[self.against][self.stream][self.on]
+            return outputs[self.against][self.stream][self.on].detach()
 
         sources: dict[str, Callable[[], Any]] = {
             "features": lambda: features,
             "scores": lambda: memories[self.memory](features),
             "teacher": teacher,
-            "teacher_scores": lambda: memories[self.memory](teacher()),
+            # a trainable memory would else be trained by what is only its target
+            "teacher_scores": lambda: memories[self.memory](teacher()).detach(),
             "targets": lambda: batch.targets,
             "weights": lambda: batch.weights,
             "soft_targets": lambda: batch.soft_targets,
@@ -91,7 +99,7 @@ class Objective(nn.Module):
 
     def __init__(self, terms: list[BoundTerm | BoundAlignment]) -> None:
         super().__init__()
-        self.terms = nn.ModuleList(terms)
+        self.terms: Sequence[BoundTerm | BoundAlignment] = nn.ModuleList(terms)  # type: ignore[assignment]
         self.epoch = 0
 
     def forward(
@@ -104,7 +112,7 @@ class Objective(nn.Module):
             if self.epoch < term.from_epoch:
                 continue
             value = term(outputs, batches, memories)
-            values[term.name] = value.detach()  # type: ignore[index]
+            values[term.name] = value.detach()
             total = term.weight * value if total is None else total + term.weight * value
         if total is None:
             total = torch.zeros((), requires_grad=True)

@@ -68,7 +68,7 @@ class parameters_kept:
 def schedules(specs: list[dict[str, Any]], epochs: int) -> list[dict[str, Any]]:
     """mmengine scheduler configs with their ``end`` written out, by epoch.
 
-    mmengine's default end is the run's length at construction, and resuming restores the old one, which would freeze the
-    rate of a run that was made longer.
+    mmengine's default end is the run's length at construction, and resuming restores the old one, which would freeze
+    the rate of a run that was made longer.
     """
     return [{"end": epochs, **spec, "by_epoch": True} for spec in specs]

@@ -27,6 +27,7 @@ from reidx.engine import checkpoint as checkpoints
 from reidx.engine.model import StageModel
 from reidx.engine.optim import parameters_kept
 from reidx.errors import CheckpointError
+from reidx.memory import Memory
 
 
 def _load_plain(filename: str, map_location: Any = None, logger: Any = None) -> dict[str, Any]:
@@ -63,6 +64,7 @@ class StateHook(Hook):
             )
         model = stage_model(runner)
         for name, memory in model.memories.items():
+            assert isinstance(memory, Memory)
             with parameters_kept(memory, runner.optim_wrapper.optimizer):
                 memory.restore(state["memories"][name])
         model.steps = state["steps"]

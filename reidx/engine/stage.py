@@ -81,7 +81,7 @@ class StageRun:
         if stage.init is not None:
             checkpoints.load_weights(student, self.resolve(stage.init))
         networks = {"student": student}
-        for name, teacher in stage.teachers.items():
+        for name in stage.teachers:
             networks[name] = self._teacher(name, student)
         dims = student.dims
         memories: dict[str, Memory] = {}
@@ -227,25 +227,22 @@ class StageRun:
         if settings.domain is None:
             return {}, {}
         query, gallery = (self.domains.split(settings.domain, s) for s in ("query", "gallery"))
-        banks = [
-            self.extractor.bank(
-                settings.domain,
-                split,
-                settings.network,
-                {settings.on},
-                settings.flip,
-                f"{split} of {settings.domain}",
-            )[settings.on]
-            for split in ("query", "gallery")
-        ]
+        def bank(split: str) -> Tensor:
+            what = f"{split} of {settings.domain}"
+            banks = self.extractor.bank(
+                settings.domain or "", split, settings.network, {settings.on}, settings.flip, what
+            )
+            return banks[settings.on]
+
         result = evaluate(
-            *banks,
+            bank("query"),
+            bank("gallery"),
             query.ids,
             gallery.ids,
             query.cameras,
             gallery.cameras,
-            protocol=build("protocol", settings.protocol, where="evaluate.protocol"),
-            metric=settings.metric,
+            build("protocol", settings.protocol, where="evaluate.protocol"),
+            settings.metric,
             details=True,
         )
         self.details = result.details

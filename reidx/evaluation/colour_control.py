@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ def colour_control(data: Mapping[str, Any], domain: str) -> dict[str, float]:
     """
     dataset = Domains(data)[domain]
     query, gallery = (
-        torch.from_numpy(colour_histogram(split.paths)).float() for split in (dataset.query, dataset.gallery)
+        torch.from_numpy(colour_histogram(map(Path, split.paths))).float() for split in (dataset.query, dataset.gallery)
     )
     result = evaluate(
         query, gallery, dataset.query.ids, dataset.gallery.ids, dataset.query.cameras, dataset.gallery.cameras

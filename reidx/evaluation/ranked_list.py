@@ -63,7 +63,7 @@ def ranked_list(
 
 
 def save_ranked_list(path: Path, query: Split, gallery: Split, details: Details) -> Path:
-    """Write :func:`ranked_list` of ``rows`` queries as a PNG; the path."""
+    """Write :func:`ranked_list` as a PNG; the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     ranked_list(query, gallery, details).save(path)
     return path

@@ -20,9 +20,11 @@ import torch
 from torch import Tensor
 
 from reidx.errors import ConfigError, DataError
+from reidx.evaluation.counting import count_ranks
 from reidx.evaluation.protocols import Protocol, protocol_named
 from reidx.evaluation.reranking import Reranking
-from reidx.labels.compiled import compiled, in_threads, squared_distance
+from reidx.labels.candidates import exact_products
+from reidx.labels.compiled import in_threads
 from reidx.labels.features import checked, unit
 
 _BLOCK_BYTES = 32 << 20
@@ -104,7 +106,7 @@ def evaluate(
         skip = rule.ignored(q_ids[rows], g_ids, q_cams[rows], g_cams)
         factor, offset = _reranked(reranking, rows)
         in_threads(
-            _rank, len(block), block, error, skip, q_ids[rows], g_ids, x[rows], y, factor, offset,
+            count_ranks, len(block), block, error, skip, q_ids[rows], g_ids, x[rows], y, factor, offset,
             ap[rows], inp[rows], first[rows], nearest[rows],
         )  # fmt: skip
     valid = first > 0
@@ -197,7 +199,8 @@ def _distance_blocks(
     for start in range(0, len(query), rows):
         x = query[start : start + rows].to(place)
         x_square = (x * x).sum(dim=1)
-        block = torch.addmm(y_square, x, y.T, alpha=-2).add_(x_square[:, None])
+        with exact_products():
+            block = torch.addmm(y_square, x, y.T, alpha=-2).add_(x_square[:, None])
         error = 2 * (x.shape[1] + 8) * 2.0**-24 * (x_square.sqrt().double() + longest) ** 2
         yield start, block.cpu().numpy(), error.cpu().numpy()
 
@@ -208,78 +211,3 @@ def _reranked(reranking: Reranking | None, rows: slice) -> tuple[np.ndarray, np.
         return np.ones(rows.stop - rows.start), np.zeros((rows.stop - rows.start, 0), np.float32)
     factor, offset = reranking.block(rows)
     return factor, offset
-
-
-@compiled
-def _rank(start, stop, block, error, skip, q_ids, g_ids, x, y, factor, offset, ap, inp, first, top):  # type: ignore[no-untyped-def]
-    gallery = block.shape[1]
-    shifted = offset.shape[1] > 0
-    distances, matches = np.empty(gallery, np.float64), np.empty(gallery, np.int64)
-    ahead = np.empty(gallery + 1, np.int64)
-    for q in range(start, stop):
-        count = 0
-        for g in range(gallery):
-            if g_ids[g] == q_ids[q] and not skip[q, g]:
-                d = factor[q] * squared_distance(x[q], y[g]) + (offset[q, g] if shifted else 0.0)
-                place = count  # insertion keeps the matches sorted by (distance, index)
-                while place > 0 and distances[place - 1] > d:
-                    distances[place], matches[place] = distances[place - 1], matches[place - 1]
-                    place -= 1
-                distances[place], matches[place] = d, g
-                count += 1
-        if top.shape[1]:
-            _nearest(block[q], error[q], skip[q], x[q], y, factor[q], offset[q], top[q])
-        if count == 0:
-            continue
-        ahead[: count + 1] = 0
-        slack = factor[q] * error[q]
-        furthest = distances[count - 1]
-        for g in range(gallery):
-            d = factor[q] * block[q, g] + (offset[q, g] if shifted else 0.0)
-            if d - slack > furthest or skip[q, g] or g_ids[g] == q_ids[q]:
-                continue
-            low, high = 0, count
-            while low < high:  # the first match that may be behind g
-                middle = (low + high) // 2
-                if distances[middle] < d - slack:
-                    low = middle + 1
-                else:
-                    high = middle
-            if low < count and distances[low] <= d + slack:
-                exact = factor[q] * squared_distance(x[q], y[g]) + (offset[q, g] if shifted else 0.0)
-                while low < count and (
-                    distances[low] < exact or (distances[low] == exact and matches[low] < g)
-                ):
-                    low += 1
-            ahead[low] += 1
-        rank, precision = 0, 0.0
-        for m in range(count):
-            rank += ahead[m] + 1
-            precision += (m + 1) / rank
-            if m == 0:
-                first[q] = rank
-        ap[q] = precision / count
-        inp[q] = count / rank
-
-
-@compiled
-def _nearest(block, error, skip, x, y, factor, offset, top):  # type: ignore[no-untyped-def]
-    """The nearest gallery indices by (distance, index), exact distances where they can matter."""
-    shifted = offset.shape[0] > 0
-    k, filled = top.shape[0], 0
-    best = np.empty(k, np.float64)
-    for g in range(block.shape[0]):
-        if skip[g]:
-            continue
-        shift = offset[g] if shifted else 0.0
-        if filled == k and factor * (block[g] - error) + shift > best[k - 1]:
-            continue
-        d = factor * squared_distance(x, y[g]) + shift
-        place = filled
-        while place > 0 and best[place - 1] > d:
-            if place < k:
-                best[place], top[place] = best[place - 1], top[place - 1]
-            place -= 1
-        if place < k:
-            best[place], top[place] = d, g
-        filled = min(filled + 1, k)

@@ -16,8 +16,10 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from reidx.errors import ConfigError, DataError
+from reidx.labels.candidates import exact_products
+from reidx.labels.encoding import encode
 from reidx.labels.features import checked
-from reidx.labels.jaccard import encode, jaccard
+from reidx.labels.jaccard import jaccard
 from reidx.labels.neighbours import nearest
 
 
@@ -81,9 +83,6 @@ def _largest_squared_distance(x: Tensor, place: torch.device) -> np.ndarray:
     y = x.to(place)
     square = (y * y).sum(dim=1)
     rows = max(16, (32 << 20) // (4 * max(len(y), 1)))
-    largest = (
-        [torch.addmm(square, part, y.T, alpha=-2).amax(dim=1) for part in y.split(rows)]
-        if len(y)
-        else [square]
-    )
-    return (torch.cat(largest) + square).clamp_(min=0).double().cpu().numpy()
+    with exact_products():
+        parts = [torch.addmm(square, part, y.T, alpha=-2).amax(dim=1) for part in y.split(rows)]
+    return (torch.cat(parts) + square).clamp_(min=0).double().cpu().numpy()

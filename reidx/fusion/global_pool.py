@@ -28,7 +28,7 @@ class GlobalPool(nn.Module):
             self.neck = nn.BatchNorm1d(in_channels)
             self.neck.bias.requires_grad_(False)
         self.normalize = normalize
-        self.dims = {name: in_channels for name in self.provides}
+        self.dims = dict.fromkeys(self.provides, in_channels)
 
     def forward(self, maps: Tensor) -> Features:
         pooled = self.pool(maps)

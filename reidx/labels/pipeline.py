@@ -35,7 +35,7 @@ class Labelling:
 
 
 class LabelPipeline:
-    """Bank → :class:`LabelSet`, by ``distance`` (unless the clusterer works on features), ``clusterer``, ``refiners``."""
+    """Bank → :class:`LabelSet`, by ``distance`` (where the clusterer needs it), ``clusterer``, ``refiners`` in turn."""
 
     def __init__(self, on: str, distance: Any, clusterer: Any, refiners: Sequence[Any] = ()) -> None:
         self.on, self.distance, self.clusterer, self.refiners = on, distance, clusterer, list(refiners)
@@ -54,10 +54,11 @@ class LabelPipeline:
         Raises :class:`DataError` if features are not finite, or if not one cluster came out.
         """
         for name in self.views:
-            if not torch.isfinite(bank[name]).all():
+            wrong = ~torch.isfinite(bank[name]).flatten(1).all(1)
+            if wrong.any():
                 raise DataError(
-                    f"Epoch {epoch + 1}: the feature {name!r} of {int((~torch.isfinite(bank[name])).any(-1).sum())} images "
-                    "is not finite; the network has diverged. Lower the learning rate or use precision: fp32."
+                    f"Epoch {epoch + 1}: the feature {name!r} of {int(wrong.sum())} images is not finite; the network "
+                    "has diverged. Lower the learning rate or use precision: fp32."
                 )
         graph = None
         if getattr(self.clusterer, "needs", "graph") == "graph":
@@ -85,19 +86,25 @@ class LabelPipeline:
                 low, middle = np.quantile(off_diagonal, [0.01, 0.5])
                 advice = f" The nearest pairs lie at {low:.3f} (1 %) and {middle:.3f} (median of the neighbours)."
         return (
-            f"Epoch {epoch + 1}: {type(self.clusterer).__name__} found no cluster among {images} images, all are outliers."
-            f"{advice} Raise eps, lower min_samples, or start from better weights."
+            f"Epoch {epoch + 1}: {type(self.clusterer).__name__} found no cluster among {images} images, all are "
+            f"outliers.{advice} Raise eps, lower min_samples, or start from better weights."
         )
 
 
 def check(labels: LabelSet, images: int) -> None:
-    """Raise :class:`ValueError` unless the labelling keeps the contract: (N,) int64, −1 or 0..K−1 without gaps."""
+    """Raise :class:`ValueError` unless the labelling keeps the contract: see :class:`LabelSet`."""
     array = labels.labels
     if array.shape != (images,) or array.dtype != np.int64:
         raise ValueError(f"labels are {array.dtype} {array.shape}, not int64 ({images},)")
     used = np.unique(array[array >= 0])
-    if len(used) and (used[-1] != len(used) - 1 or array.min() < -1):
+    if len(array) and array.min() < -1:
+        raise ValueError(f"a label is {array.min()}; an outlier is -1, the others start at 0")
+    if len(used) and used[-1] != len(used) - 1:
         raise ValueError(f"labels have gaps: {len(used)} labels, the largest is {used[-1]}")
+    if labels.weights is not None and len(labels.weights) != images:
+        raise ValueError(f"there are {len(labels.weights)} weights for {images} images")
+    if labels.soft_targets is not None and labels.soft_targets.shape != (images, labels.count):
+        raise ValueError(f"soft targets are {labels.soft_targets.shape}, not {(images, labels.count)}")
 
 
 def report(labels: np.ndarray, previous: np.ndarray | None = None) -> dict[str, float]:

@@ -21,8 +21,8 @@ class Triplet(nn.Module):
     """Batch-hard triplet loss: for each image the farthest of its own label, d⁺, and the nearest of another, d⁻.
 
     With a number as ``margin`` the mean of max(0, d⁺ − d⁻ + margin) (Hermans et al., 2017); with ``margin: null`` the
-    soft form, the mean of log(1 + exp(d⁺ − d⁻)) (LF2 section 3.3). Images without an image of another label in the batch
-    contribute 0.
+    soft form, the mean of log(1 + exp(d⁺ − d⁻)) (LF2 section 3.3). Images without an image of another label in the
+    batch contribute 0.
     """
 
     def __init__(self, margin: float | None = 0.3, normalize: bool = False) -> None:

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 
 class Memory(nn.Module):
-    """What batch features are scored against: ``reset`` at each (re)labelling, ``forward`` in a step, ``update`` after it.
+    """What batch features are scored against: ``reset`` at each relabelling, ``forward`` in a step, ``update`` after it.
 
     A subclass declares ``outliers``: ``drop`` (the images labelled −1 take no part) or ``keep`` (it makes classes of
     them), and ``needs_bank``: whether ``reset`` wants the features of all images (false for a classifier that starts
-    at random). State lies in buffers and parameters; it may change its shape at a reset, and is saved and restored whole.
+    at random). State lies in buffers and parameters; it may change its shape at a reset, and is saved and restored
+    whole.
     """
 
     outliers = "drop"
@@ -37,10 +38,10 @@ class Memory(nn.Module):
             raise ValueError(
                 f"{type(self).__name__} holds {sorted(own)}; the checkpoint has {sorted(state)} for it."
             )
-        for name, value in state.items():
+        for name, saved in state.items():
             module_name, _, leaf = name.rpartition(".")
             module = self.get_submodule(module_name)
-            value = value.clone().to(own[name].device)
+            value = saved.clone().to(own[name].device)
             if isinstance(own[name], nn.Parameter):
                 setattr(module, leaf, nn.Parameter(value, requires_grad=own[name].requires_grad))
             else:

@@ -14,8 +14,9 @@ from reidx.memory.base import Memory, centroids
 class LinearClassifier(Memory):
     """Logits f·Wᵀ without a bias, one row for each label.
 
-    ``rows`` says what a new labelling does to W: ``random`` draws N(0, 0.001²), ``centroid`` takes the L2-normalised class
-    means of the bank (LF2 section 3.2, PPLR). Rows are new parameters then, so the optimiser forgets their moments.
+    ``rows`` says what a new labelling does to W: ``random`` draws N(0, 0.001²), ``centroid`` takes the L2-normalised
+    class means of the bank (LF2 section 3.2, PPLR). Rows are new parameters then, so the optimiser forgets their
+    moments.
     ``normalize`` makes logits of unit features and unit rows, times ``scale``.
     """
 

@@ -32,17 +32,18 @@ class _Grouped:
 def group_batch_norm(model: nn.Module, group: int | None) -> nn.Module:
     """``model`` itself, every BatchNorm in it changed in place to take training statistics over ``group`` images.
 
-    ``None`` leaves the model alone. Running statistics are updated once a group, in order. Parameters, buffers and their
-    names stay; timm's BatchNorms with a built-in activation are covered, as the class is only extended. Raises
-    :class:`ValueError` for a group below 2.
+    ``None`` leaves the model alone; a second call changes the group. Running statistics are updated once a group, in
+    order. Parameters, buffers and their names stay; timm's BatchNorms with a built-in activation are covered, as the
+    class is only extended. Raises :class:`ValueError` for a group below 2.
     """
     if group is None:
         return model
     if group < 2:
         raise ValueError(f"bn_group is {group}; a variance needs at least 2 images.")
     for module in model.modules():
-        if isinstance(module, _BatchNorm) and not isinstance(module, _Grouped):
+        if isinstance(module, _BatchNorm):
             base = type(module)
-            module.__class__ = type(f"Grouped{base.__name__}", (_Grouped, base), {})
-            module.group = group
+            if not isinstance(module, _Grouped):
+                module.__class__ = type(f"Grouped{base.__name__}", (_Grouped, base), {})
+            module.group = group  # type: ignore[assignment]
     return model

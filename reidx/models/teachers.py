@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class EMA:
-    """Keeps ``teacher`` an exponential moving average of ``student``: θ_T ← w θ_T + (1−w) θ_S after each step t.
+    """Keeps a teacher the exponential moving average of a student: θ_T ← w θ_T + (1−w) θ_S after each step t.
 
     w is ``momentum``, or with ``warmup`` min(1 − 1/(t+1), momentum), so that step 0 copies the student (LF2 section 2.4).
     ``batch_norm`` says what becomes of running statistics: ``own`` leaves those that the teacher's own forward passes

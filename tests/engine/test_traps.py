@@ -14,7 +14,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseModule
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import Tensor
 
 import reidx
 from reidx.data.domains import Domains

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reidx.errors import ConfigError, DataError
-from reidx.labels import knn, neighbours
+from reidx.labels import candidates as proposals
+from reidx.labels import knn
 
 BACKENDS = ["auto", "faiss", "torch"]
 KINDS = ["gaussian", "clustered", "duplicated", "identical", "outlier", "grid"]
@@ -49,8 +50,8 @@ def test_queries_of_their_own(draw, sorted_lists, backend, kind):
 @pytest.mark.parametrize("quick", [True, False])
 def test_each_search_is_proven_or_repeated(monkeypatch, sorted_lists, quick):
     """Rows too close for bfloat16 to tell apart: the first search cannot prove them, the result is right anyway."""
-    monkeypatch.setattr(neighbours, "_has_bfloat16", lambda: quick)
-    monkeypatch.setattr(neighbours, "_BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr(proposals, "has_bfloat16", lambda: quick)
+    monkeypatch.setattr(proposals, "_BLOCK_BYTES", 1 << 16)
     random = np.random.default_rng(0)
     x = random.normal(size=(1, 24)) + 1e-3 * random.normal(size=(400, 24))
     x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
@@ -66,14 +67,29 @@ def test_the_floor_holds(draw):
         x = torch.from_numpy(draw(kind, 300, 20, 3)) / 4
         squared = torch.cdist(x.double(), x.double()).numpy() ** 2
         for search in (
-            neighbours._torch_search(x, x, 12, torch.bfloat16, torch.device("cpu")),
-            neighbours._torch_search(x, x, 12, torch.float32, torch.device("cpu")),
-            neighbours._faiss_search(x, x, 12),
+            proposals._torch_search(x, x, 12, torch.bfloat16, torch.device("cpu")),
+            proposals._torch_search(x, x, 12, torch.float32, torch.device("cpu")),
+            proposals._faiss_search(x, x, 12),
         ):
             candidates, floor = search.propose(np.arange(300))
             others = squared.copy()
             np.put_along_axis(others, candidates.astype(np.int64), np.inf, axis=1)
             assert (others.min(axis=1) >= floor - 1e-12).all()
+
+
+def test_products_are_float32_whatever_the_user_allows():
+    before = torch.get_float32_matmul_precision()
+    x = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
+    try:
+        torch.set_float32_matmul_precision("medium")
+        allowed = torch.backends.mkldnn.matmul.fp32_precision
+        with proposals.exact_products():
+            product = x @ x
+        assert torch.get_float32_matmul_precision() == "medium"
+        assert torch.backends.mkldnn.matmul.fp32_precision == allowed
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert (product - x.double() @ x.double()).abs().max() < 1e-4
 
 
 def test_cosine_is_half_the_squared_distance_of_unit_rows():

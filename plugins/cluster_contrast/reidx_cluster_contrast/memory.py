@@ -14,10 +14,12 @@ from reidx.memory.base import Memory, centroids
 class ClusterMemory(Memory):
     """Similarities f·C (B,K) of unit features to unit centroids; the centroids follow the instances of each batch.
 
-    At a reset C_k is the normalised mean of cluster k's features. After a step, instance by instance in the order of the
-    batch, C_y ← normalize(m C_y + (1−m) f) with m = ``momentum``: with m = 0.1 the last instance of a cluster carries nine
-    tenths of its row, so the order counts. ``update: hard`` takes instead one instance of each cluster, the one least
-    similar to its row as it was before the step. Features get gradients, rows do not (LP sections 1.3 and 5.1).
+    At a reset C_k is the normalised mean of cluster k's features. After a step, instance by instance in the order of
+    the batch, C_y ← normalize(m C_y + (1−m) f) with m = ``momentum``: with m = 0.1 the last instance of a cluster
+    carries nine tenths of its row, so the order counts. ``update: hard`` takes instead one instance of each cluster,
+    the one least similar to its row as it was before the step. Outliers (−1) move nothing. Features get gradients, rows
+    do not; similarities are float32 in mixed precision too, as they are divided by a small temperature (LP sections 1.3
+    and 5.1).
 
     Raises :class:`ValueError` for a momentum outside [0, 1].
     """
@@ -37,11 +39,13 @@ class ClusterMemory(Memory):
         self.rows = centroids(F.normalize(bank.float()), labels)
 
     def forward(self, features: Tensor) -> Tensor:
-        return features.float() @ self.rows.T
+        with torch.autocast(features.device.type, enabled=False):
+            return features.float() @ self.rows.T
 
     @torch.no_grad()
     def update(self, features: Tensor, targets: Tensor, index: Tensor) -> None:
-        features = features.float()
+        clustered = targets >= 0  # row −1 would be the last one
+        features, targets = features[clustered].float(), targets[clustered]
         if self.rule == "hard":
             features, targets = self._hardest(features, targets)
         # Clusters do not touch each other's rows, so the k-th instances of all of them can be taken in at once: as many
@@ -56,9 +60,10 @@ class ClusterMemory(Memory):
         similarity = (features * self.rows[targets]).sum(1)
         order = torch.argsort(similarity, stable=True)
         order = order[torch.argsort(targets[order], stable=True)]
+        labels = targets[order]
         first = torch.ones(len(order), dtype=torch.bool, device=order.device)
-        first[1:] = targets[order][1:] != targets[order][:-1]
-        return features[order[first]], targets[order[first]]
+        first[1:] = labels[1:] != labels[:-1]
+        return features[order[first]], labels[first]
 
 
 def _rounds(targets: Tensor) -> list[Tensor]:

@@ -1,0 +1,158 @@
+"""Quick proposals for the neighbours of a row, each with a floor below which no other row can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reidx.errors import ConfigError
+from reidx.labels.approximate import ivf
+from reidx.labels.compiled import faiss_threads, has_faiss
+
+BACKENDS = ("auto", "faiss", "torch", "ivf")
+_BLOCK_BYTES = 24 << 20
+_ROUNDING = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
+
+
+class Search(NamedTuple):
+    """A way to propose candidates, for `block` query rows at a time: for the rows, indices (B, C), and the
+    least squared distance that any other row can have, (B,).
+    """
+
+    block: int
+    propose: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def searches(gallery: Tensor, queries: Tensor, k: int, backend: str, place: torch.device) -> list[Search]:
+    """The searches of a backend, quickest first; ConfigError for one unknown or not installed."""
+    if backend not in BACKENDS:
+        raise ConfigError(f"knn: unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}.")
+    if backend in ("faiss", "ivf") and place.type != "cpu":
+        raise ConfigError(
+            f"knn: backend {backend} searches on the CPU, but the device is {place}; use torch or auto."
+        )
+    if backend == "auto":
+        backend = "torch" if place.type != "cpu" or has_bfloat16() or not has_faiss() else "faiss"
+    if backend == "ivf":
+        return [Search(16384, ivf(gallery.cpu().numpy(), queries.cpu().numpy(), k + 8))]
+    if backend == "faiss":
+        return [_faiss_search(gallery, queries, k + 8)]
+    full = _torch_search(gallery, queries, k + 8, torch.float32, place)
+    if place.type != "cpu" or not has_bfloat16():
+        return [full]
+    return [_torch_search(gallery, queries, k + 16, torch.bfloat16, place), full]
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 faster than float32."""
+    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16") or known.get("amx_tile"))
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Float32 products in float32: with TF32 or bfloat16 inside, which a user may allow, the floors would be wrong."""
+    places: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+    if not all(hasattr(place, "fp32_precision") for place in places):  # before torch 2.9
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+        return
+    allowed = [place.fp32_precision for place in places]
+    for place in places:
+        place.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for place, precision in zip(places, allowed, strict=True):
+            place.fp32_precision = precision
+
+
+def _torch_search(
+    gallery: Tensor, queries: Tensor, count: int, dtype: torch.dtype, place: torch.device
+) -> Search:
+    """Candidates by the largest x·y - |y|²/2; the second term is left out where all rows are equally long."""
+    count = min(count, len(gallery))
+    y, (y_norm, y_lost) = gallery.to(place, dtype), _lengths(gallery, dtype)
+    x, (x_norm, x_lost) = (
+        (y, (y_norm, y_lost)) if queries is gallery else (queries.to(place, dtype), _lengths(queries, dtype))
+    )
+    half = y_norm**2 / 2
+    equally_long = float(half.max() - half.min()) <= 1e-5 * float(half.max())
+    penalty = None if equally_long else torch.from_numpy(half).to(place, torch.float32)
+    tile = min(len(gallery), 1 << 15)
+    budget = _BLOCK_BYTES if place.type == "cpu" else 16 * _BLOCK_BYTES
+
+    def propose(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        block = x[torch.from_numpy(rows).to(place)]
+        best, where = None, None
+        for start in range(0, len(gallery), tile):
+            with exact_products():
+                scores = block @ y[start : start + tile].T
+            if penalty is not None:
+                scores = scores.float() - penalty[start : start + tile]
+            top, columns = scores.topk(min(count, scores.shape[1]), dim=1, sorted=False)
+            columns += start
+            if best is not None and where is not None:
+                top, keep = torch.cat([best, top], dim=1).topk(
+                    min(count, best.shape[1] + top.shape[1]), dim=1, sorted=False
+                )
+                columns = torch.cat([where, columns], dim=1).gather(1, keep)
+            best, where = top, columns
+        assert best is not None and where is not None
+        worst = best.amin(dim=1).double().cpu().numpy()
+        norm, longest = x_norm[rows], y_norm.max()
+        error = (
+            x_lost[rows] * longest + (norm + x_lost[rows]) * y_lost.max()
+        )  # of storing x and y in fewer bits
+        # of the sum, and of the lengths themselves, float32 all
+        error += 2 * (x.shape[1] + 8) * _ROUNDING[torch.float32] * (norm + x_lost[rows] + longest) ** 2
+        # of writing the product down in `dtype`; with a penalty what was written is x·y, not the score
+        error += _ROUNDING[dtype] * (np.abs(worst) if penalty is None else norm * longest)
+        shortest = 2 * half.min() if penalty is None else 0.0
+        floor = (
+            norm**2 + shortest - 2 * (worst + error) if count < len(gallery) else np.full(len(rows), np.inf)
+        )
+        return where.to(torch.int32).cpu().numpy(), floor
+
+    return Search(max(64, budget // (tile * (dtype if penalty is None else torch.float32).itemsize)), propose)
+
+
+def _faiss_search(gallery: Tensor, queries: Tensor, count: int) -> Search:
+    if not has_faiss():
+        raise ConfigError(
+            "knn: backend faiss is not installed (pip install faiss-cpu); backend torch needs nothing."
+        )
+    import faiss
+
+    count = min(count, len(gallery))
+    y, x = gallery.cpu().numpy(), queries.cpu().numpy()
+    (y_norm, _), (x_norm, _) = _lengths(gallery, torch.float32), _lengths(queries, torch.float32)
+
+    def propose(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with faiss_threads():
+            distances, candidates = faiss.knn(x[rows], y, count)
+        error = 2 * (x.shape[1] + 8) * _ROUNDING[torch.float32] * (x_norm[rows] + y_norm.max()) ** 2
+        floor = distances[:, -1] - error if count < len(y) else np.full(len(rows), np.inf)
+        return candidates.astype(np.int32), floor
+
+    return Search(16384, propose)
+
+
+def _lengths(x: Tensor, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """The length of each row, and of what the row loses when stored as `dtype`, both a little over; in blocks."""
+    norms, lost = [], []
+    for block in x.split(4096):
+        norms.append(torch.linalg.vector_norm(block, dim=1))
+        if dtype != torch.float32:
+            lost.append(torch.linalg.vector_norm(block - block.to(dtype), dim=1) * (1 + 1e-3))
+    length = torch.cat(norms).double().cpu().numpy()
+    return length, torch.cat(lost).double().cpu().numpy() if lost else np.zeros_like(length)
