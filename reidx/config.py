@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from typing import Any
 from reidx import builder, schema
 from reidx.config_merge import merge
 from reidx.config_node import KeyPath, Node, Origin, dotted, kind_of
+from reidx.config_parts import called, component, need_mapping
 from reidx.errors import ConfigError
-from reidx.registry import KINDS
 from reidx.yaml_tree import Tree, load_tree, render, tree_hash
 
 DEFAULT = Origin("default")
@@ -114,7 +113,7 @@ def _experiment(root: Node, overridden: bool) -> Node:
         where = root.origin if stages is None else stages.origin
         raise ConfigError(f"{where}: stages must be a list of at least one stage, each with a name.")
     for position, stage in enumerate(stages.value):
-        _need_mapping(stage, ("stages", position))
+        need_mapping(stage, ("stages", position))
     merged = [merge(shared, stage) for stage in stages.value]
     if overridden:
         _refuse_idle(shared, merged)
@@ -153,7 +152,7 @@ def _at(node: Node, path: KeyPath) -> Node | None:
 
 def _fill(cls: type, node: Node, path: KeyPath) -> Node:
     """``node`` checked against a schema class, with the defaults of what it does not set."""
-    _need_mapping(node, path)
+    need_mapping(node, path)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     _refuse_unknown(node, path, set(fields))
     hints = typing.get_type_hints(cls)
@@ -181,13 +180,13 @@ def _value(field: dataclasses.Field[Any], hint: Any, node: Node, path: KeyPath) 
     arguments = [a for a in typing.get_args(hint) if dataclasses.is_dataclass(a)]
     container = meta.get("container")
     if "kind" in meta and container is not None:
-        return _each(container, node, path, lambda n, p: _component(meta, n, p))
+        return _each(container, node, path, lambda n, p: component(meta, n, p, _fill))
     if "kind" in meta:
-        return node if meta.get("optional") and node.value is None else _component(meta, node, path)
+        return node if meta.get("optional") and node.value is None else component(meta, node, path, _fill)
     if meta.get("catalogue") == "schedule":
-        return _each(list, node, path, lambda n, p: _called("schedule", n, p))
+        return _each(list, node, path, lambda n, p: called("schedule", n, p))
     if "catalogue" in meta:
-        return _called(meta["catalogue"], node, path)
+        return called(meta["catalogue"], node, path)
     if arguments and arguments[0] is schema.Level:
         return _levels(node, path)
     if dataclasses.is_dataclass(hint):
@@ -215,108 +214,17 @@ def _each(container: type, node: Node, path: KeyPath, check: Callable[[Node, Key
 
 def _levels(node: Node, path: KeyPath) -> Node:
     """``labels``: its keys are the defaults of each of its ``levels``; without ``levels`` there is one, ``main``."""
-    _need_mapping(node, path)
+    need_mapping(node, path)
     shared = Node({key: child for key, child in node.value.items() if key != "levels"}, node.origin)
     levels = node.value.get("levels")
     if levels is None:
         levels = Node({"main": Node({}, node.origin)} if shared.value else {}, node.origin)
 
     def check(level: Node, at: KeyPath) -> Node:
-        _need_mapping(level, at)
+        need_mapping(level, at)
         return _fill(schema.Level, merge(shared, level), at)
 
     return Node({"levels": _each(dict, levels, (*path, "levels"), check)}, node.origin)
-
-
-def _component(meta: Mapping[str, Any], node: Node, path: KeyPath) -> Node:
-    """A component's spec with its own defaults, and those of the engine's keys in it."""
-    kind, key, wiring = meta["kind"], meta.get("key", "type"), meta.get("wiring")
-    where = f"{node.origin}: {dotted(path)}"
-    if isinstance(node.value, str):
-        node = Node({key: Node(node.value, node.origin)}, node.origin)
-    if not isinstance(node.value, dict) or key not in node.value:
-        raise ConfigError(
-            f"{where} is {kind_of(node.plain())}{'' if node.value != {} else ' without keys'}; "
-            f"a {kind} is written as a name or as {{{key}: name, …}}."
-        )
-    wired = {field.name for field in dataclasses.fields(wiring)} if wiring else set()
-    given = {name: child for name, child in node.value.items() if name not in wired and name != key}
-    name = node.value[key].plain()
-    spec = {"type": name, **{k: child.plain() for k, child in given.items()}}
-    full = builder.fill_defaults(kind, spec, KINDS[kind].context, where=where)
-    filled = {key: node.value[key]}
-    default = Origin(f"default of {name}")
-    for k, value in full.items():
-        if k != "type":
-            filled[k] = given[k] if k in given else Node.of(value, default)
-    if wiring:
-        own = Node({k: child for k, child in node.value.items() if k in wired}, node.origin)
-        filled.update(_fill(wiring, own, path).value)
-    return Node(filled, node.origin)
-
-
-def _called(catalogue: str, node: Node, path: KeyPath) -> Node:
-    """The spec of a torch optimiser or an mmengine scheduler, its keys checked against the class."""
-    _need_mapping(node, path)
-    offered = _catalogue(catalogue)
-    name = node.value["type"].plain() if "type" in node.value else None
-    if name not in offered:
-        close = difflib.get_close_matches(str(name), offered, n=3)
-        raise ConfigError(
-            f"{node.origin}: {dotted(path)}: there is no {catalogue} {name!r}. "
-            f"{'Did you mean ' + ' or '.join(close) if close else 'Known: ' + ', '.join(offered)}."
-        )
-    known = {k: p for k, p in _settings(offered[name]).items() if k not in _ENGINES_OWN}
-    for key, child in node.value.items():
-        if key == "type":
-            continue
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else f" It accepts: {', '.join(known)}."
-            raise ConfigError(f"{child.origin}: {dotted(path)}: {name} has no setting {key!r}.{hint}")
-        if not builder.fits(child.plain(), known[key].hint):
-            raise ConfigError(
-                f"{child.origin}: {dotted((*path, key))} is {child.plain()!r} ({kind_of(child.plain())}); "
-                f"expected {known[key].annotation}."
-            )
-    return node
-
-
-_ENGINES_OWN = ("params", "optimizer", "param_name", "by_epoch", "last_step", "verbose")
-"""Arguments of optimisers and schedulers that are the engine's to give."""
-
-
-def _settings(cls: type) -> dict[str, builder.Parameter]:
-    """The keywords of a class; where its constructor only hands on ``*args``, those of the class it hands them to."""
-    for base in cls.__mro__:
-        init = vars(base).get("__init__")
-        if init is not None and not any(
-            p.kind is p.VAR_POSITIONAL for p in inspect.signature(init).parameters.values()
-        ):
-            return builder.parameters_of(base)
-    return builder.parameters_of(cls)
-
-
-def _catalogue(name: str) -> dict[str, type]:
-    if name == "optimizer":
-        import torch
-
-        offered, base = vars(torch.optim), torch.optim.Optimizer
-    else:
-        from mmengine.optim.scheduler import lr_scheduler, param_scheduler
-
-        offered, base = vars(lr_scheduler), param_scheduler._ParamScheduler
-    return {
-        name: cls
-        for name, cls in offered.items()
-        if inspect.isclass(cls) and issubclass(cls, base) and cls is not base and not name.startswith("_")
-    }
-
-
-def _need_mapping(node: Node, path: KeyPath) -> None:
-    if not isinstance(node.value, dict):
-        what = dotted(path) or "the experiment"
-        raise ConfigError(f"{node.origin}: {what} is {kind_of(node.plain())}; it must be a mapping of keys.")
 
 
 def _refuse_unknown(node: Node, path: KeyPath, known: set[str]) -> None:

@@ -66,7 +66,7 @@ class Result:
         rows: list[tuple[str, Report]] = []
         for stage in self.stages:
             if stage.before:
-                rows.append((f"before {stage.name}", stage.before))
+                rows.append((f"before {stage.name}" if stage.history else stage.name, stage.before))
             if "mAP" in stage.last:
                 rows.append((f"{stage.name}, epoch {stage.last['epoch']:.0f} (last)", stage.last))
         return rows
@@ -125,15 +125,18 @@ def run(
         )
         result = StageResult(stage.name)
         before = path / "before.json"
-        if stage.evaluate.before:
+        if stage.evaluate.before or stage.epochs == 0:
             if resume and before.is_file():
                 result.before = json.loads(before.read_text(encoding="utf-8"))
             else:
                 result.before, _ = stage_run.evaluate()
                 checkpoints.write_text(before, json.dumps(result.before, indent=1))
-            reporter.say("before: " + _metrics_line(result.before))
+            if result.before:
+                reporter.say("before: " + _metrics_line(result.before))
         if stage.epochs > 0:
             result.history = stage_run.run(resume)
+        if stage_run.details is None:
+            stage_run.evaluate()  # killed between the last commit and here: the picture and the card are still due
         stages.append(result)
         cards[stage.name] = _stage_card(stage, stage_run)
         if stage_run.details is not None and stage.evaluate.domain is not None:

@@ -1,0 +1,206 @@
+"""The cluster memory against one instance after another, and an embedding that learns with it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reidx_cluster_contrast.memory import ClusterMemory
+from torch import Tensor, nn
+
+from reidx.contracts import Batch
+from reidx.engine.model import StageModel
+from reidx.engine.objective import BoundTerm, Objective
+from reidx.engine.optim import PrecisionOptimWrapper, build_optimizer
+from reidx.losses.cross_entropy import MemoryContrast
+from reidx.models.network import Network
+from reidx.testing.networks import TinyHead
+
+
+def unit(*shape: int, seed: int = 0) -> Tensor:
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)))
+
+
+def memory_of(rows: Tensor, momentum: float = 0.1, update: str = "momentum") -> ClusterMemory:
+    memory = ClusterMemory(rows.shape[1], momentum, update)
+    memory.reset(rows, torch.arange(len(rows)))
+    return memory
+
+
+def moved(row: list[float], feature: list[float], momentum: float) -> list[float]:
+    mixed = [momentum * c + (1 - momentum) * f for c, f in zip(row, feature)]
+    return [v / math.hypot(*mixed) for v in mixed]
+
+
+def one_by_one(rows: Tensor, features: Tensor, targets: list[int], momentum: float) -> Tensor:
+    """Each instance of the batch moves the row of its cluster, in the batch's order."""
+    table = rows.double().tolist()
+    for feature, y in zip(features.double().tolist(), targets):
+        if y >= 0:
+            table[y] = moved(table[y], feature, momentum)
+    return torch.tensor(table)
+
+
+def take_in(memory: ClusterMemory, features: Tensor, targets: list[int]) -> Tensor:
+    memory.update(features, torch.tensor(targets), torch.arange(len(targets)))
+    return memory.rows
+
+
+BATCHES = {
+    "P times K": [0] * 4 + [2] * 4 + [1] * 4,
+    "interleaved": [0, 1, 2, 0, 1, 2, 0, 1, 2, 2, 2, 1],
+    "one label alone": [1] * 12,
+    "one of each": [2, 0, 1],
+    "with outliers": [0, -1, 2, -1, 2, 0, -1],
+    "only outliers": [-1, -1],
+    "nothing": [],
+}
+
+
+@pytest.mark.parametrize("targets", BATCHES.values(), ids=BATCHES)
+@pytest.mark.parametrize("momentum", [0.1, 0.5, 0.9])
+def test_the_update_is_that_of_one_instance_after_another(targets: list[int], momentum: float) -> None:
+    rows, features = unit(4, 6, seed=1), unit(len(targets), 6, seed=2)
+    ours = take_in(memory_of(rows, momentum), features, targets)
+    assert torch.allclose(ours, one_by_one(rows, features, targets, momentum), atol=1e-6)
+    untouched = [k for k in range(4) if k not in targets]
+    assert torch.equal(ours[untouched], F.normalize(rows)[untouched])
+
+
+def test_by_hand() -> None:
+    # row (1, 0), momentum 1/2, instance (0, 1): the diagonal; then (1, 0) again: 22.5 degrees
+    memory = memory_of(torch.tensor([[1.0, 0.0]]), momentum=0.5)
+    assert take_in(memory, torch.tensor([[0.0, 1.0]]), [0])[0].tolist() == pytest.approx([math.sqrt(0.5)] * 2)
+    angle = math.pi / 8
+    rows = take_in(memory, torch.tensor([[1.0, 0.0]]), [0])
+    assert rows[0].tolist() == pytest.approx([math.cos(angle), math.sin(angle)])
+
+
+def test_the_order_of_the_batch_counts() -> None:
+    rows, features = unit(1, 6), unit(5, 6, seed=3)
+    forth = take_in(memory_of(rows), features, [0] * 5).clone()
+    back = take_in(memory_of(rows), features.flip(0), [0] * 5)
+    assert not torch.allclose(forth, back, atol=0.1)
+    assert (forth @ features[-1]).item() > 0.9 and (back @ features[0]).item() > 0.9
+
+
+def test_momentum_1_leaves_the_memory_and_momentum_0_takes_the_last() -> None:
+    rows, features, targets = unit(3, 6), unit(8, 6, seed=4), [0, 1, 0, 2, 1, 0, 2, 2]
+    assert torch.allclose(take_in(memory_of(rows, 1.0), features, targets), rows, atol=1e-6)
+    assert torch.allclose(take_in(memory_of(rows, 0.0), features, targets), features[[5, 4, 7]], atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_hard_takes_of_each_cluster_the_least_similar_to_its_row(seed: int) -> None:
+    rows, features = unit(4, 6, seed=seed), unit(12, 6, seed=seed + 10)
+    targets = [0, 1, 0, 3, 1, 0, 3, 3, -1, 1, 0, -1]
+    expected = rows.double().tolist()
+    for k in {y for y in targets if y >= 0}:
+        members = [i for i, y in enumerate(targets) if y == k]
+        similar = [sum(a * b for a, b in zip(features[i].tolist(), rows[k].tolist())) for i in members]
+        expected[k] = moved(expected[k], features[members[similar.index(min(similar))]].tolist(), 0.1)
+    ours = take_in(memory_of(rows, update="hard"), features, targets)
+    assert torch.allclose(ours, torch.tensor(expected).float(), atol=1e-6)
+
+
+def test_a_reset_makes_the_centroids_of_unit_features() -> None:
+    bank, labels = torch.randn(9, 5) * 7, [0, 1, 1, -1, 2, 0, 0, -1, 2]
+    memory = ClusterMemory(5)
+    memory.reset(bank, torch.tensor(labels))
+    for k, row in enumerate(memory.rows.tolist()):
+        members = [[v / math.hypot(*bank[i].tolist()) for v in bank[i].tolist()] for i in range(9) if labels[i] == k]
+        mean = [sum(column) for column in zip(*members)]
+        assert row == pytest.approx([v / math.hypot(*mean) for v in mean], abs=1e-6)
+    memory.reset(bank, torch.arange(9) % 2)
+    assert memory.rows.shape == (2, 5)
+
+
+def test_gradients_reach_the_features_and_nothing_else() -> None:
+    memory = memory_of(unit(3, 6))
+    features = unit(4, 6, seed=5).requires_grad_()
+    memory(features).sum().backward()
+    assert torch.allclose(features.grad, memory.rows.sum(0).expand(4, 6), atol=1e-6)
+    assert not list(memory.parameters()) and not memory.rows.requires_grad
+    memory.update(features, torch.tensor([0, 1, 2, 0]), torch.arange(4))
+    assert not memory.rows.requires_grad  # even with features that were not detached
+
+
+def test_similarities_stay_in_float32_in_mixed_precision() -> None:
+    memory, features = memory_of(unit(3, 64)), unit(4, 64, seed=6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        similar = memory(features)
+    assert similar.dtype == torch.float32
+    assert torch.equal(similar, memory(features))
+
+
+def test_it_is_restored_whatever_its_size_was() -> None:
+    saved, fresh = memory_of(unit(7, 6)), memory_of(unit(3, 6))
+    fresh.restore(saved.state_dict())
+    assert torch.equal(fresh.rows, saved.rows)
+    take_in(fresh, unit(1, 6, seed=8), [6])
+    assert not torch.equal(fresh.rows, saved.rows)  # a copy, which goes on by itself
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.1])
+def test_a_momentum_outside_0_and_1_is_refused(momentum: float) -> None:
+    with pytest.raises(ValueError, match=f"momentum is {momentum}"):
+        ClusterMemory(4, momentum)
+
+
+# ---- does it still learn
+
+
+class Pixels(nn.Module):
+    """Images (B,8,1,1) to a map (B,4,1,1) by one linear layer."""
+
+    out_channels = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Conv2d(8, 4, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.normalize(self.linear(images))
+
+
+def spread(features: Tensor, labels: Tensor) -> float:
+    """Mean distance within clusters divided by that between them."""
+    distances, same = torch.cdist(features, features), labels[:, None] == labels[None]
+    return (distances[same].mean() / distances[~same].mean()).item()
+
+
+@pytest.mark.parametrize("update", ["momentum", "hard"])
+def test_an_embedding_learns_with_it(update: str) -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(64) % 4
+    images = (torch.randn(4, 8)[labels] + 0.3 * torch.randn(64, 8))[..., None, None]
+    network = Network(Pixels(), TinyHead())
+    memory = ClusterMemory(4, 0.1, update)
+    wiring = {
+        "stream": "s", "network": "student", "on": "embed", "memory": "m", "against": None,
+        "weight": 1.0, "from_epoch": 0,
+    }  # fmt: skip
+    objective = Objective([BoundTerm("contrast", MemoryContrast(temperature=0.5), wiring)])
+    memories = {"m": {"network": "student", "on": "embed", "labels": "main"}}
+    model = StageModel(
+        {"student": network}, {}, {"m": memory}, memories, objective, {"s": lambda x: x}, {"s": "main"}
+    )
+    wrapper = PrecisionOptimWrapper(optimizer=build_optimizer(model, {"type": "Adam", "lr": 0.02}))
+
+    def features() -> Tensor:
+        return F.normalize(network(images)["embed"].detach())
+
+    memory.reset(features(), labels)
+    before, rows = spread(features(), labels), memory.rows.clone()
+    losses = []
+    for _ in range(60):
+        picked = torch.randperm(64)[:32]
+        losses.append(model.train_step({"s": Batch(images[picked], picked, labels[picked])}, wrapper)["loss"].item())
+    assert spread(features(), labels) < 0.6 * before
+    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+    # the memory followed: each row lies by its own cluster, and not where it was
+    assert (memory(features()).argmax(1) == labels).all()
+    assert (memory.rows * rows).sum(1).mean() < 0.97
+    assert memory(features()).gather(1, labels[:, None]).mean() > 0.85

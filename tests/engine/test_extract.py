@@ -1,0 +1,166 @@
+"""Extraction against a network called on one image after another."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from reidx.contracts import Features
+from reidx.data.domains import Domains
+from reidx.data.images import ImageStore
+from reidx.data.transforms import ReidTest
+from reidx.engine import extract as extract_module
+from reidx.engine.extract import extract
+from reidx.engine.model import StageModel
+from reidx.engine.objective import Objective
+from reidx.engine.progress import Reporter
+from reidx.engine.relabel import Extractor
+from reidx.models.network import Network
+from reidx.testing.networks import tiny_network
+from reidx.testing.tiny import IMAGE_SIZE, tiny_domain
+
+CPU = torch.device("cpu")
+TRANSFORM = ReidTest(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ImageStore:
+    random = np.random.default_rng(0)
+    for i in range(11):
+        Image.fromarray(random.integers(0, 256, (8, 4, 3), np.uint8)).save(tmp_path / f"{i}.png")
+    return ImageStore([str(tmp_path / f"{i}.png") for i in range(11)], (8, 4))
+
+
+@pytest.fixture
+def network() -> Network:
+    """A network whose running statistics are not those of a new one, and whose features change when mirrored."""
+    network = tiny_network(3)
+    for _ in range(5):
+        network(torch.randn(8, 3, 8, 4) * 2 + 1)
+    ramp = torch.arange(4.0)
+    network.fusion.register_forward_pre_hook(lambda module, given: (given[0] * ramp,))
+    return network.eval()
+
+
+def one_by_one(network: Network, store: ImageStore, name: str, flip: bool) -> Tensor:
+    rows = []
+    with torch.no_grad():
+        for i in range(len(store)):
+            image = TRANSFORM(store[i])[None]
+            row = network(image)[name][0]
+            rows.append((row + network(torch.flip(image, [3]))[name][0]) / 2 if flip else row)
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_features_in_the_order_of_the_images(
+    store: ImageStore, network: Network, flip: bool, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extract_module, "BATCH", 4)  # three batches, the last of three
+    banks = extract(
+        network, store, TRANSFORM.batch, ["embed", "pooled"], device=CPU, flip=flip, workers=workers
+    )
+    assert set(banks) == {"embed", "pooled"}
+    for name, bank in banks.items():
+        assert bank.dtype == torch.float32 and not bank.requires_grad
+        assert torch.allclose(bank, one_by_one(network, store, name, flip), atol=1e-5)
+    assert not torch.allclose(banks["embed"][0], banks["embed"][1], atol=1e-3)
+
+
+def test_the_mirror_image_does_change_the_features(store: ImageStore, network: Network) -> None:
+    plain, both = (
+        extract(network, store, TRANSFORM.batch, ["embed"], device=CPU, flip=flip)["embed"] for flip in (False, True)
+    )
+    assert not torch.allclose(plain, both, atol=1e-3)
+
+
+def test_features_of_any_shape_come_as_float32(store: ImageStore) -> None:
+    def network(images: Tensor) -> Features:
+        return Features({"embed": images.mean((2, 3)).bfloat16(), "parts": images.mean(3).transpose(1, 2)})
+
+    banks = extract(network, store, TRANSFORM.batch, ["embed", "parts"], device=CPU)
+    assert banks["embed"].shape == (11, 3) and banks["parts"].shape == (11, 8, 3)
+    assert banks["embed"].dtype == banks["parts"].dtype == torch.float32
+
+
+def test_bf16_is_close_and_still_given_as_float32(store: ImageStore, network: Network) -> None:
+    full, low = (
+        extract(network, store, TRANSFORM.batch, ["embed"], device=CPU, precision=p)["embed"] for p in ("fp32", "bf16")
+    )
+    assert low.dtype == torch.float32
+    assert not torch.equal(full, low) and torch.allclose(full, low, rtol=0.05, atol=0.05)
+
+
+# ---- by a stage's networks
+
+
+def extractor(domains_root: Path) -> Extractor:
+    domains = Domains(
+        {
+            "domains": {"target": tiny_domain(domains_root)},
+            "image_size": list(IMAGE_SIZE),
+            "interpolation": "bilinear",
+            "workers": 0,
+            "cache_gb": 1.0,
+        }
+    )
+    ema = {"type": "EMA", "of": "student", "momentum": 0.9, "warmup": True, "batch_norm": "own", "statistics": "running"}
+    networks = {"student": tiny_network(0), "mean": tiny_network(1)}
+    model = StageModel(networks, {"mean": ema}, {}, {}, Objective([]), {}, {})
+    for network in networks.values():
+        network(torch.randn(8, 3, 8, 4) * 2 + 1)
+    transforms = {name: TRANSFORM.batch for name in networks}
+    return Extractor(model, domains, transforms, "fp32", Reporter("quiet"))
+
+
+@pytest.mark.parametrize("name", ["student", "mean"])
+def test_a_stages_network_is_used_in_evaluation_mode_and_left_as_it_was(domains_root: Path, name: str) -> None:
+    extractor_ = extractor(domains_root)
+    model = extractor_.model.train()
+    state = copy.deepcopy(model.state_dict())
+    bank = extractor_.bank("target", "query", name, {"embed"}, False, "test")["embed"]
+    assert model.training and all(network.training for network in model.networks.values())
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    reference = copy.deepcopy(model.networks[name]).eval()
+    expected = one_by_one(reference, extractor_.domains.images("target", "query"), "embed", False)
+    assert torch.allclose(bank, expected, atol=1e-4)
+    model.eval()
+    extractor_.bank("target", "query", name, {"embed"}, False, "test")
+    assert not model.training
+
+
+def test_training_mode_comes_back_after_an_error(domains_root: Path) -> None:
+    extractor_ = extractor(domains_root)
+    extractor_.model.train()
+    with pytest.raises(KeyError):
+        extractor_.bank("target", "query", "student", {"missing"}, False, "test")
+    assert extractor_.model.training
+
+
+def test_the_bank_shows_the_weights_of_its_moment(domains_root: Path) -> None:
+    extractor_ = extractor(domains_root)
+    before = extractor_.bank("target", "query", "student", {"embed"}, False, "test")["embed"]
+    with torch.no_grad():
+        extractor_.model.networks["student"].fusion.scale.mul_(2.0)
+    after = extractor_.bank("target", "query", "student", {"embed"}, False, "test")["embed"]
+    assert torch.allclose(after, 2.0 * before, atol=1e-5)
+
+
+def test_a_fusion_that_asks_for_a_teacher_is_given_the_averages_map(domains_root: Path) -> None:
+    extractor_ = extractor(domains_root)
+    model = extractor_.model
+    model.networks["student"] = tiny_network(0, teaching=True)
+    bank = extractor_.bank("target", "query", "student", {"embed"}, False, "test")["embed"]
+    student, mean = model.networks["student"].eval(), model.networks["mean"].eval()
+    store = extractor_.domains.images("target", "query")
+    with torch.no_grad():
+        images = TRANSFORM.batch(store.batch(range(len(store))))
+        expected = student.head(student.map(images), mean.map(images))["embed"]
+    assert torch.allclose(bank, expected, atol=1e-4)

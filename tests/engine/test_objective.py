@@ -1,0 +1,210 @@
+"""Terms and their wiring: who is given what, how it adds up, and from when on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reidx.contracts import Batch, Features
+from reidx.engine.objective import INPUTS, BoundAlignment, BoundTerm, Objective, inputs_of
+
+WIRING = {
+    "stream": "target", "network": "student", "on": "embed", "memory": None, "against": None,
+    "weight": 1.0, "from_epoch": 0,
+}  # fmt: skip
+
+
+def bound(loss: nn.Module, name: str = "term", **wiring: Any) -> BoundTerm:
+    return BoundTerm(name, loss, {**WIRING, **wiring})
+
+
+class Everything(nn.Module):
+    """Notes all that it is given."""
+
+    def forward(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        scores: Tensor,
+        weights: Tensor,
+        soft_targets: Tensor,
+        teacher: Tensor,
+        teacher_scores: Tensor,
+        cameras: Tensor,
+        index: Tensor,
+    ) -> Tensor:
+        self.given = {k: v for k, v in locals().items() if k in INPUTS}
+        return features.sum()
+
+
+class Constant(nn.Module):
+    """A value, times the mean of the features (which are ones)."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value, self.calls = value, 0
+
+    def forward(self, features: Tensor) -> Tensor:
+        self.calls += 1
+        return self.value * features.mean()
+
+
+class Optional(nn.Module):
+    """Can do without a memory and a teacher."""
+
+    def forward(
+        self,
+        features: Tensor,
+        scores: Tensor | None = None,
+        teacher: Tensor | None = None,
+        teacher_scores: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        self.given = {n for n, v in locals().items() if n in INPUTS and v is not None}
+        return features.sum()
+
+
+def outputs(**values: float) -> dict[str, dict[str, Features]]:
+    """Features of two networks on two streams, each filled with a number of its own."""
+    table = {("student", "source"): 1.0, ("student", "target"): 2.0, ("mean", "source"): 3.0, ("mean", "target"): 4.0}
+    made: dict[str, dict[str, Features]] = {"student": {}, "mean": {}}
+    for (network, stream), value in table.items():
+        made[network][stream] = Features(
+            {
+                "embed": torch.full((2, 3), value, requires_grad=True),
+                "pooled": torch.full((2, 3), 10 * value, requires_grad=True),
+            }
+        )
+    return made
+
+
+def batches() -> dict[str, Batch]:
+    return {
+        name: Batch(
+            torch.zeros(2, 3, 1, 1),
+            index=torch.tensor([s, s + 1]),
+            targets=torch.tensor([s + 2, s + 3]),
+            cameras=torch.tensor([s + 4, s + 5]),
+            weights=torch.tensor([s + 6.0, s + 7.0]),
+            soft_targets=torch.full((2, 4), s + 8.0),
+        )
+        for name, s in (("source", 100), ("target", 200))
+    }
+
+
+def memories() -> dict[str, nn.Module]:
+    memory = nn.Linear(3, 4, bias=False)
+    nn.init.constant_(memory.weight, 1.0)
+    return {"bank": memory}
+
+
+def test_a_loss_is_given_the_inputs_that_it_names() -> None:
+    loss = Everything()
+    bound(loss, on="pooled", memory="bank", against="mean")(outputs(), batches(), memories())
+    got = loss.given
+    assert set(got) == set(INPUTS)
+    assert (got["features"] == 20).all() and (got["teacher"] == 40).all()
+    assert (got["scores"] == 60).all() and (got["teacher_scores"] == 120).all() and got["scores"].shape == (2, 4)
+    numbers = {n: got[n].flatten()[0].item() for n in ("index", "targets", "cameras", "weights", "soft_targets")}
+    assert numbers == {"index": 200, "targets": 202, "cameras": 204, "weights": 206, "soft_targets": 208}
+
+
+def test_the_stream_and_the_network_are_those_of_the_wiring() -> None:
+    loss = Everything()
+    bound(loss, stream="source", network="mean", memory="bank", against="student")(outputs(), batches(), memories())
+    assert (loss.given["features"] == 3).all() and (loss.given["teacher"] == 1).all()
+    assert loss.given["index"].tolist() == [100, 101]
+
+
+def test_needed_and_optional_inputs_are_read_from_the_signature() -> None:
+    assert inputs_of(Everything) == (set(INPUTS), set())
+    assert inputs_of(Optional) == ({"features"}, {"scores", "teacher", "teacher_scores", "weights"})
+
+
+@pytest.mark.parametrize(
+    ("wiring", "extra"),
+    [
+        ({}, set()),
+        ({"memory": "bank"}, {"scores"}),
+        ({"against": "mean"}, {"teacher"}),
+        ({"memory": "bank", "against": "mean"}, {"scores", "teacher", "teacher_scores"}),
+    ],
+)
+def test_an_optional_input_that_is_not_wired_is_left_out(wiring: dict[str, str], extra: set[str]) -> None:
+    loss = Optional()
+    bound(loss, **wiring)(outputs(), batches(), memories())
+    assert loss.given == {"features", "weights"} | extra
+
+
+def test_what_comes_from_a_teacher_has_no_gradient() -> None:
+    loss, made, known = Everything(), outputs(), memories()
+    bound(loss, memory="bank", against="mean")(made, batches(), known)
+    assert not loss.given["teacher"].requires_grad and not loss.given["teacher_scores"].requires_grad
+    loss.given["scores"].sum().backward()  # while the student's own scores train features and memory
+    assert made["student"]["target"]["embed"].grad is not None and known["bank"].weight.grad is not None
+
+
+def test_the_objective_is_the_weighted_sum_and_the_values_are_not_weighted() -> None:
+    objective = Objective([bound(Constant(3.0), "a", weight=0.5), bound(Constant(5.0), "b", weight=2.0, on="pooled")])
+    total, values = objective(outputs(), batches(), {})
+    assert {k: v.item() for k, v in values.items()} == {"a": 6.0, "b": 100.0}
+    assert total.item() == 0.5 * 6.0 + 2.0 * 100.0
+    assert total.requires_grad and not any(v.requires_grad for v in values.values())
+
+
+def test_weights_reach_the_gradient() -> None:
+    made = outputs()
+    objective = Objective([bound(Constant(3.0), "a", weight=0.5), bound(Constant(5.0), "b", weight=2.0)])
+    objective(made, batches(), {})[0].backward()
+    gradient = made["student"]["target"]["embed"].grad
+    assert gradient is not None and torch.allclose(gradient, torch.full((2, 3), (0.5 * 3 + 2.0 * 5) / 6))
+
+
+def test_a_term_waits_for_its_epoch_and_is_not_computed_before() -> None:
+    early, late = Constant(1.0), Constant(1.0)
+    objective = Objective([bound(early, "early"), bound(late, "late", from_epoch=2)])
+    seen = []
+    for epoch in range(4):
+        objective.epoch = epoch
+        seen.append(sorted(objective(outputs(), batches(), {})[1]))
+    assert seen == [["early"], ["early"], ["early", "late"], ["early", "late"]]
+    assert (early.calls, late.calls) == (4, 2)
+
+
+def test_an_objective_with_nothing_due_is_a_zero_that_can_be_stepped_on() -> None:
+    total, values = Objective([bound(Constant(1.0), from_epoch=5)])(outputs(), batches(), {})
+    total.backward()
+    assert total.item() == 0.0 and values == {}
+
+
+class Gap(nn.Module):
+    """Squared distance of the domains' mean features, by a trained scale: a tiny alignment."""
+
+    requires = frozenset({"pooled"})
+
+    def __init__(self, dims: dict[str, int]) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(dims["pooled"]))
+
+    def forward(self, source: Features, target: Features) -> Tensor:
+        return ((source["pooled"].mean(0) - target["pooled"].mean(0)) * self.scale).square().sum()
+
+
+def test_an_alignment_is_given_the_features_of_both_streams() -> None:
+    alignment = Gap({"pooled": 3})
+    wiring = {"source": "source", "target": "target", "weight": 0.5, "from_epoch": 1}
+    objective = Objective([bound(Constant(1.0), "a"), BoundAlignment("gap", alignment, wiring)])
+    assert objective(outputs(), batches(), {})[0].item() == 2.0
+    objective.epoch = 1
+    made = outputs()
+    total, values = objective(made, batches(), {})
+    assert values["gap"].item() == 3 * (20 - 10) ** 2
+    assert total.item() == 2.0 + 0.5 * 300
+    total.backward()
+    assert alignment.scale.grad is not None and any(p is alignment.scale for p in objective.parameters())
+    assert made["student"]["source"]["pooled"].grad is not None
+    assert made["student"]["target"]["pooled"].grad is not None
+    assert made["mean"]["target"]["pooled"].grad is None

@@ -1,0 +1,214 @@
+"""From a bank to a labelling: who is asked in which order, with what, and what is said when it goes wrong."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from reidx.contracts import LabelSet
+from reidx.errors import DataError
+from reidx.labels.pipeline import Labelling, LabelPipeline, check, quality, report
+
+CAMERAS = np.array([0, 1, 0, 1, 0, 1])
+
+
+class Part:
+    """A distance, clusterer or refiner that notes its calls in a common list."""
+
+    def __init__(self, calls: list[tuple[str, Any]], name: str, answer: Any, **declared: Any) -> None:
+        self.calls, self.name, self.answer = calls, name, answer
+        for key, value in declared.items():
+            setattr(self, key, value)
+
+    def __call__(self, *given: Any) -> Any:
+        self.calls.append((self.name, given))
+        return self.answer(*given) if callable(self.answer) else self.answer
+
+
+def graph() -> csr_array:
+    return csr_array(np.full((6, 6), 0.5))
+
+
+def bank() -> dict[str, Tensor]:
+    return {name: torch.full((6, 2), value) for name, value in (("embed", 1.0), ("upper", 2.0), ("lower", 3.0))}
+
+
+def labels_of(*values: int) -> np.ndarray:
+    return np.array(values, dtype=np.int64)
+
+
+def test_distance_then_clusterer_then_refiners_each_given_what_came_before() -> None:
+    calls: list[tuple[str, Any]] = []
+    made, found, features = graph(), labels_of(0, 0, 1, 1, -1, -1), bank()
+    first, second = LabelSet(labels_of(0, 0, 1, 1, 2, -1)), LabelSet(labels_of(0, 0, 1, 1, 2, 2), report={"extra": 7.0})
+    pipeline = LabelPipeline(
+        "embed",
+        Part(calls, "distance", made),
+        Part(calls, "clusterer", found, needs="graph"),
+        [Part(calls, "first", first), Part(calls, "second", second)],
+    )
+    previous = labels_of(0, 0, 0, 1, 1, 1)
+    result = pipeline(features, epoch=3, cameras=CAMERAS, previous=previous)
+    assert [name for name, _ in calls] == ["distance", "clusterer", "first", "second"]
+    given = dict(calls)
+    assert given["distance"] == (features["embed"],)
+    assert given["clusterer"][0] is made
+    assert np.array_equal(given["first"][0].labels, found)
+    assert given["second"][0] is first and result is second
+    context = given["second"][1]
+    assert isinstance(context, Labelling)
+    assert (context.on, context.epoch, context.graph, context.bank) == ("embed", 3, made, features)
+    assert context.previous is previous and context.cameras is CAMERAS
+    assert result.report["extra"] == 7.0 and result.report["clusters"] == 3.0
+
+
+def test_a_refiner_may_cluster_anew_with_other_settings() -> None:
+    calls: list[tuple[str, Any]] = []
+    made = graph()
+    looser = Part(calls, "looser", labels_of(0, 0, 0, 0, 0, 0))
+
+    def refine(labels: LabelSet, context: Labelling) -> LabelSet:
+        assert np.array_equal(context.cluster(), labels.labels)
+        return LabelSet(context.cluster(looser))
+
+    pipeline = LabelPipeline("embed", Part(calls, "distance", made), Part(calls, "c", labels_of(0, 0, 1, 1, 2, 2)), [refine])
+    assert pipeline(bank(), epoch=0, cameras=CAMERAS).count == 1
+    assert [name for name, _ in calls] == ["distance", "c", "c", "looser"]
+    assert calls[-1][1][0] is made
+
+
+def test_a_clusterer_of_features_gets_them_and_no_distance_is_computed() -> None:
+    calls: list[tuple[str, Any]] = []
+    seen: list[Labelling] = []
+
+    def refine(labels: LabelSet, context: Labelling) -> LabelSet:
+        seen.append(context)
+        return labels
+
+    features = bank()
+    clusterer = Part(calls, "clusterer", labels_of(0, 0, 1, 1, 2, 2), needs="features")
+    LabelPipeline("upper", Part(calls, "distance", graph()), clusterer, [refine])(features, epoch=0, cameras=CAMERAS)
+    assert calls == [("clusterer", (features["upper"],))]
+    assert seen[0].graph is None
+    LabelPipeline("upper", None, clusterer)(features, epoch=0, cameras=CAMERAS)  # needs none
+
+
+def test_a_distance_of_several_views_gets_them_by_name() -> None:
+    calls: list[tuple[str, Any]] = []
+    distance = Part(calls, "distance", graph(), requires=frozenset({"upper", "lower"}))
+    refiner = Part(calls, "refiner", lambda labels, context: labels, requires={"parts"})
+    pipeline = LabelPipeline("embed", distance, Part(calls, "c", labels_of(0, 0, 1, 1, 2, 2)), [refiner])
+    assert pipeline.views == {"embed", "upper", "lower", "parts"}
+    features = {**bank(), "parts": torch.zeros(6, 3, 2)}
+    pipeline(features, epoch=0, cameras=CAMERAS)
+    (views,) = calls[0][1]
+    assert set(views) == {"upper", "lower"} and views["upper"] is features["upper"]
+
+
+def pipeline_of(labels: np.ndarray, **refined: Any) -> LabelPipeline:
+    refiners = [lambda labels, context: LabelSet(labels.labels, **refined)] if refined else []
+    return LabelPipeline("embed", lambda features: graph(), lambda given: labels, refiners)
+
+
+def test_no_cluster_is_an_error_with_distances_and_advice() -> None:
+    with pytest.raises(DataError) as error:
+        pipeline_of(np.full(6, -1))(bank(), epoch=4, cameras=CAMERAS)
+    text = str(error.value)
+    assert "Epoch 5: function found no cluster among 6 images" in text
+    assert "0.500 (1 %) and 0.500 (median" in text
+    assert "Raise eps, lower min_samples" in text
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("shape", [(6, 2), (6, 3, 2)])
+def test_features_that_are_not_finite_are_named_and_counted(bad: float, shape: tuple[int, ...]) -> None:
+    features = torch.zeros(shape)
+    features[1], features[4].view(-1)[0] = bad, bad
+    with pytest.raises(DataError, match="Epoch 1: the feature 'embed' of 2 images is not finite.*learning rate"):
+        pipeline_of(np.zeros(6, np.int64))({"embed": features}, epoch=0, cameras=CAMERAS)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (labels_of(0, 0, 2, 2, 3, 3), "gaps: 3 labels, the largest is 3"),
+        (labels_of(0, 0, 1, 1, -2, -1), "a label is -2"),
+        (labels_of(0, 0, 1), r"int64 \(3,\), not int64 \(6,\)"),
+    ],
+)
+def test_a_clusterer_that_breaks_the_contract_is_caught(labels: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pipeline_of(labels)(bank(), epoch=0, cameras=CAMERAS)
+
+
+def test_labels_of_another_type_are_made_int64_and_a_refiners_are_not() -> None:
+    assert pipeline_of(np.zeros(6, np.int32))(bank(), epoch=0, cameras=CAMERAS).labels.dtype == np.int64
+    with pytest.raises(ValueError, match="int32"):
+        check(LabelSet(np.zeros(6, np.int32)), 6)
+
+
+def test_refiners_additions_are_as_long_as_the_labels() -> None:
+    labels = labels_of(0, 0, 1, 1, 1, -1)
+    good = {"weights": np.ones((6, 3), np.float32), "soft_targets": np.full((6, 2), 0.5, np.float32)}
+    assert pipeline_of(labels, **good)(bank(), epoch=0, cameras=CAMERAS).weights is good["weights"]
+    with pytest.raises(ValueError, match="5 weights for 6 images"):
+        pipeline_of(labels, weights=np.ones(5, np.float32))(bank(), epoch=0, cameras=CAMERAS)
+    with pytest.raises(ValueError, match=r"soft targets are \(6, 3\), not \(6, 2\)"):
+        pipeline_of(labels, soft_targets=np.ones((6, 3), np.float32))(bank(), epoch=0, cameras=CAMERAS)
+
+
+# ---- the numbers of the report
+
+
+def rand_index(a: list[int], b: list[int]) -> float:
+    """The adjusted Rand index from counts of pairs."""
+    pairs = list(combinations(range(len(a)), 2))
+    together_a = {p for p in pairs if a[p[0]] == a[p[1]]}
+    together_b = {p for p in pairs if b[p[0]] == b[p[1]]}
+    expected = len(together_a) * len(together_b) / len(pairs)
+    return (len(together_a & together_b) - expected) / ((len(together_a) + len(together_b)) / 2 - expected)
+
+
+def test_counts() -> None:
+    assert report(labels_of(0, 0, 0, 1, 1, 2, -1, -1)) == {
+        "clusters": 3.0, "outliers": 2.0, "largest": 3.0, "median_size": 2.0,
+    }  # fmt: skip
+    assert report(labels_of(-1, -1))["largest"] == 0.0
+
+
+def test_stability_is_over_what_was_clustered_both_times() -> None:
+    before, now = labels_of(0, 0, 1, 1, -1, 2), labels_of(1, 1, 1, 0, 0, -1)
+    # the first four: {0 1} {2 3} became {0 1 2} {3}. One pair in common of 2 and 3; expected 2 * 3 / 6 = 1
+    assert rand_index([0, 0, 1, 1], [1, 1, 1, 0]) == 0.0
+    assert report(now, before)["stability"] == pytest.approx(0.0)
+    assert report(before, before)["stability"] == 1.0
+    renamed = labels_of(2, 2, 0, 0, -1, 1)
+    assert report(renamed, before)["stability"] == 1.0
+    assert report(labels_of(-1, 0), labels_of(0, -1))["stability"] == 0.0
+    assert "stability" not in report(now)
+
+
+def test_stability_and_ari_against_pairs() -> None:
+    random = np.random.default_rng(0)
+    a, b = random.integers(-1, 4, 30), random.integers(-1, 4, 30)
+    both = (a >= 0) & (b >= 0)
+    assert report(a, b)["stability"] == pytest.approx(rand_index(a[both].tolist(), b[both].tolist()))
+    truth = random.integers(0, 5, 30)
+    alone = [100 + i if v < 0 else v for i, v in enumerate(a.tolist())]
+    assert quality(a, truth) == {"ari": pytest.approx(rand_index(alone, truth.tolist()))}
+
+
+def test_outliers_count_each_for_itself() -> None:
+    truth = labels_of(5, 5, 9, 9)
+    assert quality(truth - 5, truth) == {"ari": 1.0}
+    # two right, two outliers: 1 pair in common of 1 and 2, of 6 pairs; expected 1/3
+    assert quality(labels_of(0, 0, -1, -1), truth)["ari"] == pytest.approx((1 - 1 / 3) / (1.5 - 1 / 3))
+    given = labels_of(0, 0, -1, -1)
+    quality(given, truth)
+    assert given.tolist() == [0, 0, -1, -1]

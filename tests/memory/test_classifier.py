@@ -1,0 +1,147 @@
+"""The linear classifier: its rows at a reset, its logits, its place in the optimiser, and that it learns."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reidx.engine.optim import build_optimizer, parameters_kept, swap_parameters
+from reidx.losses.cross_entropy import CrossEntropy
+from reidx.memory.base import centroids
+from reidx.memory.classifier import LinearClassifier
+
+LABELS = torch.tensor([0, 1, -1, 1, 2, 0])
+
+
+def bank() -> Tensor:
+    return torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+
+
+def test_rows_are_the_centroids() -> None:
+    memory = LinearClassifier(4, rows="centroid")
+    memory.reset(bank(), LABELS)
+    assert memory.needs_bank
+    assert torch.equal(memory.weight, centroids(bank(), LABELS))
+
+
+def test_rows_are_drawn_without_a_bank_and_small() -> None:
+    memory = LinearClassifier(4)
+    assert not memory.needs_bank
+    memory.reset(None, torch.arange(500))
+    assert memory.weight.shape == (500, 4)
+    assert memory.weight.std().item() == pytest.approx(0.001, rel=0.1)
+    assert memory.weight.mean().abs().item() < 1e-4
+
+
+@pytest.mark.parametrize(("normalize", "scale"), [(False, 1.0), (False, 3.0), (True, 1.0), (True, 16.0)])
+def test_logits_against_a_loop(normalize: bool, scale: float) -> None:
+    memory = LinearClassifier(4, rows="centroid", normalize=normalize, scale=scale)
+    memory.reset(bank(), LABELS)
+    with torch.no_grad():
+        memory.weight.mul_(torch.tensor([[1.0], [2.0], [0.5]]))
+    features = torch.randn(3, 4)
+    for f, row in zip(features.tolist(), memory(features)):
+        for k, logit in enumerate(row.tolist()):
+            w = memory.weight[k].tolist()
+            product = sum(a * b for a, b in zip(f, w))
+            length = math.hypot(*f) * math.hypot(*w) if normalize else 1.0
+            assert logit == pytest.approx(scale * product / length, rel=1e-5, abs=1e-6)
+
+
+def test_gradients_reach_features_and_rows() -> None:
+    memory = LinearClassifier(4, rows="centroid")
+    memory.reset(bank(), LABELS)
+    features = bank().requires_grad_()
+    F.cross_entropy(memory(features), LABELS.clamp(min=0)).backward()
+    assert features.grad.abs().sum() > 0 and memory.weight.grad.abs().sum() > 0
+
+
+# ---- its place in the optimiser
+
+
+def trained() -> tuple[nn.Module, LinearClassifier, torch.optim.Optimizer]:
+    """A network and a classifier, with one step of Adam behind them."""
+    memory = LinearClassifier(4, rows="centroid")
+    memory.reset(bank(), LABELS)
+    model = nn.ModuleDict({"network": nn.Linear(4, 4), "memory": memory})
+    optimizer = build_optimizer(model, {"type": "Adam", "lr": 0.01})
+    step(model, optimizer, LABELS.clamp(min=0))
+    return model, memory, optimizer
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, targets: Tensor) -> None:
+    optimizer.zero_grad()
+    F.cross_entropy(model["memory"](model["network"](bank())), targets).backward()
+    optimizer.step()
+
+
+def test_a_reset_gives_the_optimiser_new_rows_with_nothing_remembered() -> None:
+    model, memory, optimizer = trained()
+    old, network = memory.weight, model["network"].weight
+    place = [id(p) for p in optimizer.param_groups[0]["params"]].index(id(old))
+    moments = copy.deepcopy(optimizer.state[network])
+    with parameters_kept(memory, optimizer):
+        memory.reset(bank(), torch.arange(6))
+    assert optimizer.param_groups[0]["params"][place] is memory.weight
+    assert old not in optimizer.state and memory.weight not in optimizer.state
+    assert torch.equal(optimizer.state[network]["exp_avg"], moments["exp_avg"])
+    before = memory.weight.detach().clone()
+    step(model, optimizer, torch.arange(6))
+    assert memory.weight.shape == (6, 4)
+    assert optimizer.state[memory.weight]["step"] == 1 and optimizer.state[network]["step"] == 2
+    # a first step of Adam moves each entry by the learning rate: no moment of the old rows is in it
+    assert torch.allclose((memory.weight - before).abs(), torch.full((6, 4), 0.01), rtol=1e-2)
+
+
+def test_without_the_context_the_new_rows_would_not_be_trained() -> None:
+    model, memory, optimizer = trained()
+    memory.reset(bank(), torch.arange(6))
+    before = memory.weight.detach().clone()
+    step(model, optimizer, torch.arange(6))
+    assert torch.equal(before, memory.weight)
+
+
+def test_parameters_that_stay_keep_what_is_remembered_of_them() -> None:
+    model, memory, optimizer = trained()
+    same = list(memory.parameters())
+    swap_parameters(optimizer, same, same)
+    assert optimizer.state[memory.weight]["step"] == 1
+    with parameters_kept(memory, None):  # a stage that only evaluates has no optimiser
+        memory.reset(bank(), torch.arange(6))
+    assert model["network"].weight in optimizer.state
+
+
+# ---- does it still learn
+
+
+def blobs() -> tuple[Tensor, Tensor]:
+    """Three clusters in 8 dimensions that a linear map can tell apart; features and labels."""
+    generator = torch.Generator().manual_seed(5)
+    labels = torch.arange(60) % 3
+    return torch.randn(3, 8, generator=generator)[labels] + 0.4 * torch.randn(60, 8, generator=generator), labels
+
+
+@pytest.mark.parametrize("rows", ["random", "centroid"])
+def test_an_embedding_learns_through_it(rows: str) -> None:
+    torch.manual_seed(0)
+    images, labels = blobs()
+    embedding, memory = nn.Linear(8, 4), LinearClassifier(4, rows=rows, normalize=True, scale=10.0)
+    model = nn.ModuleDict({"network": embedding, "memory": memory})
+    optimizer = build_optimizer(model, {"type": "Adam", "lr": 0.02})
+    with parameters_kept(memory, optimizer):
+        memory.reset(embedding(images).detach(), labels)
+    loss = CrossEntropy()
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        value = loss(memory(embedding(images)), labels)
+        value.backward()
+        optimizer.step()
+        losses.append(value.item())
+    assert losses[-1] < 0.1 * losses[0]
+    assert (memory(embedding(images)).argmax(1) == labels).all()

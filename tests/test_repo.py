@@ -1,0 +1,107 @@
+"""The repository keeps its own rules: layout, the direction of imports, plugins through one door, docs that are true."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import re
+from pathlib import Path
+
+import pytest
+
+from reidx.registry import KINDS
+
+ROOT = Path(__file__).parents[1]
+CORE = sorted((ROOT / "reidx").rglob("*.py"))
+PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/setup.cfg"))
+
+# From the outside in: a package may import those to its right, never one to its left.
+LAYERS = (
+    {"cli"},
+    {"engine"},
+    {"fusion", "alignment", "losses", "memory"},
+    {"data", "models", "labels", "evaluation"},
+)
+FREE = {"testing"}
+
+
+def imports(path: Path) -> set[str]:
+    """Modules that a file imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+    return found
+
+
+def layer(package: str) -> int | None:
+    return next((i for i, names in enumerate(LAYERS) if package in names), None)
+
+
+def test_arrows_point_one_way() -> None:
+    wrong = []
+    for path in CORE:
+        parts = path.relative_to(ROOT / "reidx").parts
+        own = layer(parts[0]) if len(parts) > 1 and parts[0] not in FREE else None
+        for name in imports(path):
+            target = name.split(".")[1] if name.startswith("reidx.") and "." in name else ""
+            other = layer(target)
+            if own is not None and other is not None and other < own:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong
+
+
+def test_the_core_imports_no_plugin_and_plugins_no_mmengine() -> None:
+    packages = {p.name for plugin in PLUGINS for p in plugin.iterdir() if (p / "__init__.py").is_file()}
+    for path in CORE:
+        assert not {name.split(".")[0] for name in imports(path)} & packages, path
+    for plugin in PLUGINS:
+        for path in plugin.rglob("*.py"):
+            assert not any(name.split(".")[0] == "mmengine" for name in imports(path)), path
+
+
+@pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
+def test_a_plugin_is_a_distribution_of_its_own(plugin: Path) -> None:
+    config = configparser.ConfigParser()
+    config.read(plugin / "setup.cfg")
+    name = config["metadata"]["name"]
+    assert name == f"reidx-{plugin.name.replace('_', '-')}"
+    assert plugin.name in config["options.entry_points"]["reidx.plugins"]
+    assert len((plugin / "pyproject.toml").read_text().strip().splitlines()) == 3
+    readme = (plugin / "README.md").read_text(encoding="utf-8")
+    assert name in readme and "## Deviations" in readme and "## Numbers" in readme
+    assert list((plugin / "tests").glob("test_*.py"))
+
+
+def test_modules_hold_one_concept() -> None:
+    for path in [*CORE, *(p for plugin in PLUGINS for p in plugin.rglob("*.py"))]:
+        assert path.stem not in ("utils", "util", "helpers", "misc"), path
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 350, path
+
+
+def test_every_module_and_public_thing_has_a_docstring() -> None:
+    bare = []
+    for path in [*CORE, *(p for plugin in PLUGINS for p in plugin.glob("reidx_*/*.py"))]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if not ast.get_docstring(tree):
+            bare.append(str(path.relative_to(ROOT)))
+        for node in tree.body:
+            public = isinstance(node, (ast.ClassDef, ast.FunctionDef)) and not node.name.startswith("_")
+            hook = public and any("hookimpl" in ast.unparse(d) for d in node.decorator_list)
+            command = path.parent.name == "cli" and node.name in ("add_arguments", "run") if public else False
+            if public and not hook and not command and not ast.get_docstring(node):
+                bare.append(f"{path.relative_to(ROOT)}:{node.name}")
+    assert not bare
+
+
+def test_the_design_names_every_kind_and_the_readme_every_plugin() -> None:
+    design = (ROOT / "docs/design.md").read_text(encoding="utf-8")
+    for kind in KINDS:
+        assert re.search(rf"^\| `{kind}` \|", design, re.MULTILINE), kind
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for plugin in PLUGINS:
+        assert f"reidx-{plugin.name.replace('_', '-')}" in readme
+    for link in re.findall(r"\]\(((?!http)[^)#]+)\)", readme):
+        assert (ROOT / link).exists(), link
