@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reidx.errors import ConfigError, PluginError
+from reidx.errors import ConfigError, PluginError, ReidxError
 from reidx.plugins import registry
 from reidx.registry import Entry
 
@@ -46,7 +46,7 @@ def build(kind: str, spec: Spec, *, where: str = "", **context: Any) -> Any:
 
     Raises :class:`ConfigError` when the type is unknown, a key is unknown, missing or supplied by the
     context, a value is of the wrong type, or the constructor refuses a value with :class:`ValueError`; all
-    faults of the keys at once.
+    faults of the keys at once. Other errors of reidx keep their class.
     """
     entry, given = _checked(kind, spec, context, where)
     known = signature_of(entry)
@@ -55,20 +55,28 @@ def build(kind: str, spec: Spec, *, where: str = "", **context: Any) -> Any:
     component = entry.load()
     try:
         return component(**arguments)
-    except (ValueError, ConfigError) as error:
-        raise ConfigError(f"{_label(kind, entry.name, where)}: {error}") from error
+    except (ValueError, ReidxError) as error:
+        kept = type(error) if isinstance(error, ReidxError) else ConfigError
+        raise kept(f"{_label(kind, entry.name, where)}: {error}") from error
 
 
 def fill_defaults(
-    kind: str, spec: Spec, context_keys: Collection[str] = (), *, where: str = ""
+    kind: str,
+    spec: Spec,
+    context_keys: Collection[str] = (),
+    *,
+    where: str = "",
+    places: Mapping[str, str] | None = None,
+    beside: Collection[str] = (),
 ) -> dict[str, Any]:
     """The spec as a dict with the constructor's defaults written out, in the constructor's order, ``type``
     first.
 
     Checked as by :func:`build`, without building. Left out are keys of the context, and defaults that are not
-    plain data (a config could not hold them).
+    plain data (a config could not hold them). For the messages: ``places`` says where a key stands when that is not
+    ``where``, ``beside`` are keys that the spec's reader takes out of it before.
     """
-    entry, given = _checked(kind, spec, context_keys, where)
+    entry, given = _checked(kind, spec, context_keys, where, places, beside)
     filled: dict[str, Any] = {"type": entry.name}
     for name, parameter in signature_of(entry).items():
         if name in given:
@@ -102,7 +110,14 @@ def parameters_of(component: Any) -> dict[str, Parameter]:
     }
 
 
-def _checked(kind: str, spec: Spec, context: Collection[str], where: str) -> tuple[Entry, dict[str, Any]]:
+def _checked(
+    kind: str,
+    spec: Spec,
+    context: Collection[str],
+    where: str,
+    places: Mapping[str, str] | None = None,
+    beside: Collection[str] = (),
+) -> tuple[Entry, dict[str, Any]]:
     """The entry a spec names and the keywords it sets, or a ConfigError with all that is wrong with them."""
     name, given = _split(kind, spec, where)
     try:
@@ -110,21 +125,22 @@ def _checked(kind: str, spec: Spec, context: Collection[str], where: str) -> tup
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}" if where else str(error)) from None
     known = signature_of(entry)
-    accepted = [key for key in known if key not in context]
+    accepted = [*(key for key in known if key not in context), *beside]
     faults = []
     for key, value in given.items():
+        at = f" ({places[key]})" if places and key in places else ""
         if key not in known:
             close = difflib.get_close_matches(key, accepted, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            faults.append(f"unknown key {key!r}; {hint}It accepts: {', '.join(accepted) or 'no keys'}.")
+            hint = f"did you mean {close[0]!r}? It" if close else "it"
+            faults.append(f"unknown key {key!r}{at}; {hint} accepts: {', '.join(accepted) or 'no keys'}.")
         elif key in context:
-            faults.append(f"{key!r} is supplied by the experiment itself; remove it.")
+            faults.append(f"{key!r}{at} is supplied by the experiment itself; remove it.")
         else:
             try:
                 _fit(value, known[key].hint)
             except _Misfit:
                 found = f"{value!r} ({type(value).__name__})"
-                faults.append(f"{key!r} is {found}; expected {known[key].annotation}.")
+                faults.append(f"{key!r}{at} is {found}; expected {known[key].annotation}.")
     for key, parameter in known.items():
         if parameter.required and key not in given and key not in context:
             faults.append(f"{key!r} ({parameter.annotation or 'any value'}) is missing.")

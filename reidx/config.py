@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,11 @@ class Config:
         """Twelve hex digits that stand for the resolved experiment."""
         return tree_hash(self.data)
 
+    def place(self, path: KeyPath) -> str:
+        """Where the value at ``path`` is written; for a default, where that is which it was filled into."""
+        places = (self.tree.origin(path[:length]) for length in range(len(path), -1, -1))
+        return str(next((o for o in places if not o.source.startswith("default")), Origin(self.path)))
+
     def render(self, origins: bool = True) -> str:
         """The resolved experiment as YAML that loads as the same one, with the origin of each value as a comment."""
         return render(self.tree, origins)
@@ -50,6 +56,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises :class:`ConfigError` naming the file and line of what is wrong: an unknown key or component, a value of the
     wrong type, parts that do not fit each other.
     """
+    from reidx.trial import check_values
     from reidx.wiring import check_wiring
 
     tree = load_tree(path, overrides, known=_known)
@@ -57,6 +64,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     resolved = Tree(root.plain(), dict(_origins(root, ())))
     config = Config(_typed(schema.Experiment, resolved.data), resolved, str(path))
     check_wiring(config)
+    check_values(config)
     return config
 
 
@@ -169,8 +177,9 @@ def _default(field: dataclasses.Field[Any], node: Node, path: KeyPath) -> Node:
     if field.default is not dataclasses.MISSING:
         return Node.of(field.default, DEFAULT)
     if field.default_factory is not dataclasses.MISSING:
-        value = field.default_factory()
-        return Node.of({} if dataclasses.is_dataclass(value) else value, DEFAULT)
+        make = field.default_factory
+        # a section that lacks what it cannot do without is not made here: `_fill` says what it lacks
+        return Node.of({} if dataclasses.is_dataclass(make) else make(), DEFAULT)
     what = field.metadata.get("kind", "value")
     raise ConfigError(f"{node.origin}: {dotted((*path, field.name))} is missing: a {what} must be given.")
 
@@ -194,12 +203,24 @@ def _value(field: dataclasses.Field[Any], hint: Any, node: Node, path: KeyPath) 
     if arguments:
         kind = dict if typing.get_origin(hint) is dict else list
         return _each(kind, node, path, lambda n, p: _fill(typing.cast(type, arguments[0]), n, p))
-    if not builder.fits(node.plain(), hint):
-        raise ConfigError(
-            f"{node.origin}: {dotted(path)} is {node.plain()!r} ({kind_of(node.plain())}); "
-            f"expected {builder.annotation_text(hint)}."
-        )
+    value = node.plain()
+    where = f"{node.origin}: {dotted(path)} is"
+    if not builder.fits(value, hint):
+        found = "null" if value is None else f"{value!r} ({kind_of(value)})"
+        raise ConfigError(f"{where} {found}; expected {_expected(hint)}.")
+    least, most = meta.get("least"), meta.get("most")
+    numbers = [number for number in (value if isinstance(value, list) else [value]) if number is not None]
+    if least is not None and not all(least <= number <= (math.inf if most is None else most) for number in numbers):
+        wanted = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ConfigError(f"{where} {value}; it must be {wanted}.")
     return node
+
+
+def _expected(hint: Any) -> str:
+    """What a value must be, for a person."""
+    if typing.get_origin(hint) is typing.Literal:
+        return f"one of {', '.join(map(str, typing.get_args(hint)))}"
+    return builder.annotation_text(hint)
 
 
 def _each(container: type, node: Node, path: KeyPath, check: Callable[[Node, KeyPath], Node]) -> Node:
@@ -213,7 +234,12 @@ def _each(container: type, node: Node, path: KeyPath, check: Callable[[Node, Key
 
 
 def _levels(node: Node, path: KeyPath) -> Node:
-    """``labels``: its keys are the defaults of each of its ``levels``; without ``levels`` there is one, ``main``."""
+    """``labels``: its keys are the defaults of each of its ``levels``; without ``levels`` there is one, ``main``.
+
+    ``labels: null`` is no labels at all: how a stage does without those that the top level gives to every stage.
+    """
+    if node.value is None:
+        node = Node({}, node.origin)
     need_mapping(node, path)
     shared = Node({key: child for key, child in node.value.items() if key != "levels"}, node.origin)
     levels = node.value.get("levels")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
+import operator
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,22 +27,26 @@ def need_mapping(node: Node, path: KeyPath) -> None:
         raise ConfigError(f"{node.origin}: {what} is {kind_of(node.plain())}; it must be a mapping of keys.")
 
 
+def own_spec(spec: Mapping[str, Any], wiring: type | None = None) -> dict[str, Any]:
+    """What in a spec is the component's own: ``type`` first (also of a loss), then the keys that are not the engine's."""
+    wired = {field.name for field in dataclasses.fields(wiring)} if wiring else set()
+    key = "type" if "type" in spec else "loss"
+    return {"type": spec[key], **{k: v for k, v in spec.items() if k != key and k not in wired}}
+
+
 def component(meta: Mapping[str, Any], node: Node, path: KeyPath, fill: Fill) -> Node:
     """A component's spec with its own defaults, and those of the engine's keys in it."""
     kind, key, wiring = meta["kind"], meta.get("key", "type"), meta.get("wiring")
     where = f"{node.origin}: {dotted(path)}"
-    if isinstance(node.value, str):
-        node = Node({key: Node(node.value, node.origin)}, node.origin)
-    if not isinstance(node.value, dict) or key not in node.value:
-        raise ConfigError(
-            f"{where} is {kind_of(node.plain())}{'' if node.value != {} else ' without keys'}; "
-            f"a {kind} is written as a name or as {{{key}: name, …}}."
-        )
+    node = _named(node, key, kind, where)
     wired = {field.name for field in dataclasses.fields(wiring)} if wiring else set()
     given = {name: child for name, child in node.value.items() if name not in wired and name != key}
     name = node.value[key].plain()
     spec = {"type": name, **{k: child.plain() for k, child in given.items()}}
-    full = builder.fill_defaults(kind, spec, KINDS[kind].context, where=where)
+    places = {k: str(child.origin) for k, child in given.items() if child.origin != node.origin}
+    full = builder.fill_defaults(
+        kind, spec, KINDS[kind].context, where=where, places=places, beside=sorted(wired)
+    )
     filled = {key: node.value[key]}
     default = Origin(f"default of {name}")
     for k, value in full.items():
@@ -51,17 +58,30 @@ def component(meta: Mapping[str, Any], node: Node, path: KeyPath, fill: Fill) ->
     return Node(filled, node.origin)
 
 
+def _named(node: Node, key: str, kind: str, where: str) -> Node:
+    """``node`` as a mapping whose ``key`` says what the rest describes; a name alone is short for that."""
+    if isinstance(node.value, str):
+        return Node({key: node}, node.origin)
+    name = node.value.get(key) if isinstance(node.value, dict) else None
+    if name is not None and isinstance(name.value, str):
+        return node
+    found = kind_of(node.plain())
+    if isinstance(node.value, dict):
+        found += f" without {key!r}" if name is None else f" whose {key!r} is {kind_of(name.plain())}"
+    article = "an" if kind[0] in "aeiou" else "a"
+    raise ConfigError(f"{where} is {found}; {article} {kind} is written as a name or as {{{key}: name, …}}.")
+
+
 def called(catalogue: str, node: Node, path: KeyPath) -> Node:
     """The spec of a torch optimiser or an mmengine scheduler, its keys checked against the class."""
-    need_mapping(node, path)
+    where = f"{node.origin}: {dotted(path)}"
+    node = _named(node, "type", catalogue, where)
     offered = _catalogue(catalogue)
-    name = node.value["type"].plain() if "type" in node.value else None
+    name = node.value["type"].plain()
     if name not in offered:
-        close = difflib.get_close_matches(str(name), offered, n=3)
-        raise ConfigError(
-            f"{node.origin}: {dotted(path)}: there is no {catalogue} {name!r}. "
-            f"{'Did you mean ' + ' or '.join(close) if close else 'Known: ' + ', '.join(offered)}."
-        )
+        close = difflib.get_close_matches(name, offered, n=3)
+        hint = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(offered)}."
+        raise ConfigError(f"{where}: there is no {catalogue} {name!r}. {hint}")
     known = {k: p for k, p in _settings(offered[name]).items() if k not in _ENGINES_OWN}
     for key, child in node.value.items():
         if key == "type":
@@ -70,16 +90,30 @@ def called(catalogue: str, node: Node, path: KeyPath) -> Node:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else f" It accepts: {', '.join(known)}."
             raise ConfigError(f"{child.origin}: {dotted(path)}: {name} has no setting {key!r}.{hint}")
-        if not builder.fits(child.plain(), known[key].hint):
+        if not builder.fits(child.plain(), _without_tensors(known[key].hint)):
             raise ConfigError(
                 f"{child.origin}: {dotted((*path, key))} is {child.plain()!r} ({kind_of(child.plain())}); "
                 f"expected {known[key].annotation}."
             )
+    for key, setting in known.items():
+        if setting.required and key not in node.value:
+            raise ConfigError(f"{where}: {name} needs {key!r} ({setting.annotation or 'any value'}).")
     return node
 
 
 _ENGINES_OWN = ("params", "optimizer", "param_name", "by_epoch", "last_step", "verbose")
 """Arguments of optimisers and schedulers that are the engine's to give."""
+
+
+def _without_tensors(hint: Any) -> Any:
+    """An annotation less the tensors that torch's optimisers allow beside numbers: a config cannot hold one."""
+    parts = typing.get_args(hint)
+    plain = tuple(part for part in parts if getattr(part, "__name__", "") != "Tensor")
+    return functools.reduce(operator.or_, plain) if plain and len(plain) < len(parts) else hint
+
+
+_UNFIT = ("LBFGS", "SparseAdam")
+"""Optimisers that a step cannot serve: the one computes the loss by itself, the other wants sparse gradients."""
 
 
 def _settings(cls: type) -> dict[str, builder.Parameter]:
@@ -105,5 +139,6 @@ def _catalogue(name: str) -> dict[str, type]:
     return {
         name: cls
         for name, cls in offered.items()
-        if inspect.isclass(cls) and issubclass(cls, base) and cls is not base and not name.startswith("_")
+        if inspect.isclass(cls) and issubclass(cls, base) and cls is not base
+        if not name.startswith("_") and name not in _UNFIT
     }

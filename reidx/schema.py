@@ -29,16 +29,25 @@ def parts(kind: str, container: type = list, *, wiring: type | None = None, key:
     )
 
 
+def number(default: Any, least: float, most: float | None = None) -> Any:
+    """A field that holds a number (or several) of at least ``least`` and at most ``most``."""
+    return field(default=default, metadata={"least": least, "most": most})
+
+
 @dataclass
 class Data:
-    """The domains, and how their images are read."""
+    """The domains, and how their images are read.
+
+    Relative paths, here as everywhere in a config, start at the working directory: a config may lie in a package.
+    """
 
     domains: dict[str, Spec] = parts("dataset", dict)
-    image_size: tuple[int, int] = (256, 128)
+    image_size: tuple[int, int] = number((256, 128), 1)
+    """Height and width in pixels."""
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
-    workers: int = 0
+    workers: int = number(0, 0)
     """Processes that decode images; 0 decodes in this one, with threads."""
-    cache_gb: float = 6.0
+    cache_gb: float = number(6.0, 0)
     """Memory for decoded images (uint8, at image_size), all domains together; what does not fit is decoded each time."""
 
 
@@ -48,7 +57,7 @@ class Model:
 
     backbone: Spec = part("backbone")
     fusion: Spec = part("fusion", "GlobalPool")
-    bn_group: int | None = 64
+    bn_group: int | None = number(64, 2)
     """Images a BatchNorm takes its training statistics from, on one device as on many; null: the whole batch."""
 
 
@@ -59,7 +68,7 @@ class Teacher:
     type: Literal["EMA", "Frozen", "Peer"]
     of: str = "student"
     """EMA: the network it follows."""
-    momentum: float = 0.999
+    momentum: float = number(0.999, 0, 1)
     warmup: bool = True
     """EMA: momentum min(1 − 1/(t+1), momentum) at step t, which makes the first step a copy."""
     batch_norm: Literal["own", "copy"] = "own"
@@ -91,7 +100,7 @@ class Level:
     distance: Spec | None = part("distance", "Jaccard", optional=True)
     clusterer: Spec = part("clusterer", "DBSCAN")
     refiners: list[Spec] = parts("refiner")
-    relabel_every: int = 1
+    relabel_every: int = number(1, 1)
     flip: bool = False
     """Average the features of each image and its mirror image."""
     monitor: bool = False
@@ -117,7 +126,7 @@ class Term:
     memory: str | None = None
     against: str | None = None
     weight: float = 1.0
-    from_epoch: int = 0
+    from_epoch: int = number(0, 0)
 
 
 @dataclass
@@ -127,7 +136,7 @@ class Alignment:
     source: str = "source"
     target: str = "target"
     weight: float = 1.0
-    from_epoch: int = 0
+    from_epoch: int = number(0, 0)
 
 
 @dataclass
@@ -142,7 +151,7 @@ class Evaluate:
     flip: bool = False
     before: bool = False
     """Evaluate before the first epoch too: the direct transfer."""
-    every: int = 0
+    every: int = number(0, 0)
     """Evaluate every so many epochs; 0: after the last alone."""
 
 
@@ -151,14 +160,14 @@ class Stage:
     """One training run of the experiment."""
 
     name: str
-    epochs: int = 50
-    iters: int = 200
+    epochs: int = number(50, 0)
+    iters: int = number(200, 1)
     init: str | None = None
     """Where the student's weights come from: ``stage:NAME``, a file, or null (as the backbone was built)."""
     precision: Literal["fp32", "bf16"] = "fp32"
     joint: bool = False
     """One forward pass over the images of all streams together, instead of one a stream."""
-    clip_grad: float | None = None
+    clip_grad: float | None = number(None, 0)
     model: Model = field(default_factory=Model)
     teachers: dict[str, Teacher] = field(default_factory=dict)
     streams: dict[str, Stream] = field(default_factory=dict)
@@ -181,5 +190,5 @@ class Experiment:
     name: str
     stages: list[Stage]
     data: Data = field(default_factory=Data)
-    seed: int = 1
+    seed: int = number(1, 0, 2**32 - 1)
     description: str = ""

@@ -6,15 +6,19 @@ Every mismatch is one :class:`ConfigError` with the config line, what is missing
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from reidx.config_node import KeyPath, dotted
+from reidx.config_parts import own_spec
 from reidx.contracts import Contract, contract_of
 from reidx.engine.objective import INPUTS, inputs_of
 from reidx.errors import ConfigError, PluginError
 from reidx.plugins import registry
-from reidx.schema import Level, Stage
+from reidx.schema import Alignment, Level, MemoryWiring, Stage
 
 if TYPE_CHECKING:
     from reidx.config import Config
@@ -22,22 +26,30 @@ if TYPE_CHECKING:
 
 def check_wiring(config: Config) -> None:
     """Raise :class:`ConfigError` at the first thing in any stage that does not fit the rest."""
+    _folder(config, ("name",), config.experiment.name)
     names: list[str] = []
     for position, stage in enumerate(config.experiment.stages):
-        if stage.name in names or "/" in stage.name:
-            raise ConfigError(
-                f"{config.tree.origin(('stages', position, 'name'))}: a stage is called {stage.name!r} "
-                "already; names are folders, so each must be its own (and hold no slash)."
-            )
+        at = ("stages", position, "name")
+        _folder(config, at, stage.name)
+        if stage.name in names:
+            raise ConfigError(f"{config.place(at)}: there is a stage called {stage.name!r} already; rename one.")
         _StageCheck(config, position, stage, names).run()
         names.append(stage.name)
 
 
-def contract(kind: str, spec: dict[str, Any], wiring: Collection[str] = ()) -> Contract:
-    """The contract of the component that a resolved spec names."""
-    key = "loss" if kind == "loss" else "type"
-    params = {k: v for k, v in spec.items() if k != key and k not in wiring}
-    return contract_of(registry().find(kind, spec[key]).load(), params)
+def _folder(config: Config, at: KeyPath, name: str) -> None:
+    """Raise unless ``name`` can be the name of a folder, as the names of experiments and stages are."""
+    if not re.fullmatch(r"[\w][\w .+=@-]*", name) or name != name.strip():
+        raise ConfigError(
+            f"{config.place(at)}: {dotted(at)} is {name!r}; it names a folder, so it must begin with a letter or a digit "
+            "and go on with these and any of . _ - + = @."
+        )
+
+
+def contract(kind: str, spec: dict[str, Any], wiring: type | None = None) -> Contract:
+    """The contract of the component that a resolved spec names; ``wiring`` has the engine's own keys in it."""
+    own = own_spec(spec, wiring)
+    return contract_of(registry().find(kind, own.pop("type")).load(), own)
 
 
 class _StageCheck:
@@ -52,8 +64,7 @@ class _StageCheck:
         self.one_of(("init",), _stage_of(stage.init), self.earlier, "stage before this one")
         for name, teacher in stage.teachers.items():
             at: KeyPath = ("teachers", name)
-            if name == "student":
-                raise self.error(at, "'student' is the trained network's own name; call the teacher otherwise.")
+            self.name(at, name, ("student",))
             if teacher.type == "EMA":
                 followed = [n for n in self.networks if n != name]
                 self.one_of((*at, "of"), teacher.of, followed, "network to follow")
@@ -77,6 +88,8 @@ class _StageCheck:
                     ("streams", name, "sampler"), "PK sampling needs labels; use Shuffle for an unlabelled stream."
                 )
         for name, level in stage.labels.items():
+            if name == "identity":
+                raise self.error(("labels", "levels", name), "'identity' are the data set's own labels; rename the level.")
             self.level(("labels", "levels", name), level)
         for name, memory in stage.memories.items():
             self.memory(name, memory)
@@ -84,6 +97,10 @@ class _StageCheck:
             self.term(index, term)
         if stage.epochs > 0 and not stage.objective:
             raise self.error(("objective",), "a stage that trains needs at least one term.")
+        if stage.epochs > 0 and all(term["from_epoch"] >= stage.epochs for term in stage.objective):
+            raise self.error(
+                ("objective",), f"no term begins within the stage's {stage.epochs} epochs (from_epoch counts from 0)."
+            )
         for index, alignment in enumerate(stage.alignment):
             self.alignment(index, alignment)
         evaluate = stage.evaluate
@@ -107,11 +124,10 @@ class _StageCheck:
             self.needs((*at, "distance"), "distance", level.distance)
         for index, refiner in enumerate(level.refiners):
             self.needs((*at, "refiners", index), "refiner", refiner)
-        if level.relabel_every < 1:
-            raise self.error((*at, "relabel_every"), "must be at least 1.")
 
     def memory(self, name: str, memory: dict[str, Any]) -> None:
         at: KeyPath = ("memories", name)
+        self.name(at, name)
         self.one_of((*at, "network"), memory["network"], self.networks, "network")
         self.feature((*at, "on"), memory["on"])
         self.one_of((*at, "labels"), memory["labels"], ["identity", *self.stage.labels], "labelling")
@@ -119,7 +135,7 @@ class _StageCheck:
             raise self.error(
                 (*at, "labels"), f"no stream is labelled by {memory['labels']!r}, so nothing would reach it."
             )
-        self.needs(at, "memory", memory, wiring=("network", "on", "labels"))
+        self.needs(at, "memory", memory, wiring=MemoryWiring)
 
     def term(self, index: int, term: dict[str, Any]) -> None:
         at: KeyPath = ("objective", index)
@@ -150,8 +166,25 @@ class _StageCheck:
             self.one_of((*at, "against"), term["against"], self.networks, "network")
         if "targets" in needed and labels is None:
             raise self.error(at, f"{term['loss']} needs labels, but stream {stream!r} has none.")
+        if "targets" in needed and labels in self.stage.labels:
+            self.no_outliers(at, term, stream, self.stage.labels[labels])
         if "soft_targets" in needed and (labels is None or labels == "identity"):
             raise self.error(at, f"{term['loss']} needs soft targets, which a refiner of a label level gives.")
+
+    def no_outliers(self, at: KeyPath, term: dict[str, Any], stream: str, level: Level) -> None:
+        """Raise if images that are in no cluster (label −1) would reach a loss that has nothing to compare them with."""
+        sampler = self.stage.streams[stream].sampler
+        memory = self.stage.memories.get(term["memory"])
+        left_over = contract("clusterer", level.clusterer).outliers == "emits"
+        for refiner in level.refiners:
+            left_over = left_over and contract("refiner", refiner).outliers != "never"
+        kept = memory is not None and contract("memory", memory, MemoryWiring).outliers == "keep"
+        if left_over and not kept and contract("sampler", sampler).outliers == "draw":
+            raise self.error(
+                at,
+                f"{term['loss']} has no target for outliers (label −1), which {level.clusterer['type']} leaves and sampler "
+                f"{sampler['type']} of stream {stream!r} draws. Use PK, or a clusterer that leaves none.",
+            )
 
     def stream_of(self, at: KeyPath, term: dict[str, Any]) -> str:
         """The stream a term looks at: the one it names, or the only one."""
@@ -167,11 +200,11 @@ class _StageCheck:
         at: KeyPath = ("alignment", index)
         for side in ("source", "target"):
             self.one_of((*at, side), alignment[side], self.stage.streams, "stream")
-        self.needs(at, "alignment", alignment, wiring=("source", "target", "weight", "from_epoch"))
+        self.needs(at, "alignment", alignment, wiring=Alignment)
 
     # ---- what is asked again and again
 
-    def needs(self, at: KeyPath, kind: str, spec: dict[str, Any], wiring: Collection[str] = ()) -> None:
+    def needs(self, at: KeyPath, kind: str, spec: dict[str, Any], wiring: type | None = None) -> None:
         """Raise unless the features that a component requires are provided by the fusion."""
         missing = contract(kind, spec, wiring).requires - self.provided
         if missing:
@@ -190,6 +223,11 @@ class _StageCheck:
                 f"{', '.join(sorted(self.provided))}.{_providers({name})}",
             )
 
+    def name(self, at: KeyPath, name: str, taken: Collection[str] = ()) -> None:
+        """Raise unless ``name`` can be that of a module within the model."""
+        if not re.fullmatch(r"\w[\w-]*", name) or hasattr(nn.ModuleDict, name) or name in taken:
+            raise self.error(at, f"{name!r} cannot be used as a name here; choose another, of letters, digits, _ and -.")
+
     def domain(self, at: KeyPath, name: str) -> None:
         self.one_of(at, name, self.config.experiment.data.domains, "domain in data.domains")
 
@@ -203,7 +241,7 @@ class _StageCheck:
 
     def error(self, at: KeyPath, message: str) -> ConfigError:
         path = (*self.base, *at)
-        return ConfigError(f"{self.config.tree.origin(path)}: {dotted(path)}: {message}")
+        return ConfigError(f"{self.config.place(path)}: {dotted(path)}: {message}")
 
 
 def _stage_of(reference: str | None) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from reidx.builder import build
@@ -10,11 +11,22 @@ from reidx.data.datasets import Dataset, Split
 from reidx.data.images import ImageStore
 from reidx.errors import ConfigError
 
+Counted = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+
+
+def _silent(what: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    return nullcontext(lambda done, total: None)
+
+
 
 class Domains:
-    """Data sets by domain name, read on first use, and one image store for each of their splits."""
+    """Data sets by domain name, read on first use, and one image store for each of their splits.
 
-    def __init__(self, data: Mapping[str, Any]) -> None:
+    ``counted(what)`` gives a context whose ``progress(done, total)`` is shown; a data set that is drawn first tells it.
+    """
+
+    def __init__(self, data: Mapping[str, Any], counted: Counted = _silent) -> None:
+        self.counted = counted
         self.specs: Mapping[str, Any] = data["domains"]
         self.size = (int(data["image_size"][0]), int(data["image_size"][1]))
         self.interpolation = data["interpolation"]
@@ -27,8 +39,9 @@ class Domains:
         if name not in self.specs:
             raise ConfigError(f"There is no domain {name!r}; data.domains has {', '.join(self.specs) or 'none'}.")
         if name not in self._datasets:
-            dataset = build("dataset", self.specs[name], where=f"data.domains.{name}")
-            self._datasets[name] = dataset  # type: ignore[assignment]
+            where = f"data.domains.{name}"
+            with self.counted(f"making the images of {name}") as progress:
+                self._datasets[name] = build("dataset", self.specs[name], where=where, progress=progress)
         return self._datasets[name]
 
     def split(self, name: str, split: str) -> Split:

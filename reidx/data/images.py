@@ -101,15 +101,16 @@ class ImageStore(Dataset[Tensor]):
     def warm(self, threads: int | None = None, progress: Callable[[int, int], None] | None = None) -> None:
         """Fill the cache now, on ``threads`` (default: the machine's cores); nothing if the set is too large for it.
 
-        ``progress(done, total)`` is called as images arrive.
+        ``progress(done, total)`` is called as those images arrive that are not there yet.
         """
-        if self.cache is None:
+        if self.cache is None or self.filled is None:
             return
+        missing = np.flatnonzero(self.filled == 0).tolist()
         with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
             try:
-                for done, _ in enumerate(pool.map(self._fill, range(len(self))), start=1):
+                for done, _ in enumerate(pool.map(self._fill, missing), start=1):
                     if progress is not None:
-                        progress(done, len(self))
+                        progress(done, len(missing))
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise

@@ -55,11 +55,13 @@ def as_it_is(batch: Batch) -> Batch:
 
 
 def batches(view: LabelledView, sampler: Iterable[list[int]], workers: int) -> DataLoader[Any]:
-    """A loader of ``view``'s batches in the sampler's order, decoded by ``workers`` processes (0: by this one).
+    """A loader of ``view``'s batches in the order that the sampler draws now, decoded by ``workers`` processes (0: here).
 
     Workers only decode: all randomness is the sampler's and the transform's, in the training process.
     """
-    return DataLoader(view, batch_sampler=sampler, num_workers=workers, collate_fn=as_it_is)  # type: ignore[arg-type]
+    # as a list: torch starts a sampler once without workers and twice with them, so it would draw other numbers
+    plan = list(sampler)
+    return DataLoader(view, batch_sampler=plan, num_workers=workers, collate_fn=as_it_is)  # type: ignore[arg-type]
 
 
 class StreamLoader:

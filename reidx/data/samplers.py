@@ -19,9 +19,13 @@ from reidx.errors import ConfigError, DataError
 
 
 class BatchSampler(ABC):
-    """``batches`` batches of ``size`` positions over all ranks, of which this rank's share is a list."""
+    """``batches`` batches of ``size`` positions over all ranks, of which this rank's share is a list.
+
+    ``outliers`` says whether positions labelled −1 are drawn (``draw``) or not (``drop``).
+    """
 
     cameras: ClassVar[str] = "unused"
+    outliers: ClassVar[str] = "draw"
 
     def __init__(self, batches: int, size: int, rank: int = 0, world_size: int = 1) -> None:
         if batches < 1 or size < 1:
@@ -95,6 +99,7 @@ class PK(BatchSampler):
     """
 
     cameras = "used"
+    outliers = "drop"
 
     def __init__(
         self,

@@ -89,10 +89,10 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
         raise CheckpointError(f"There is no checkpoint {path}.")
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # torch's own messages advise to load pickles as code
+        why = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
         raise CheckpointError(
-            f"{path} is not a readable checkpoint ({first}). It is damaged, or holds pickled objects, which are not loaded."
+            f"{path} is not a readable checkpoint{why}. It is damaged, or holds pickled objects, which are not loaded."
         ) from error
 
 

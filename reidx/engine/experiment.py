@@ -15,6 +15,7 @@ from reidx.data.domains import Domains
 from reidx.engine import checkpoint as checkpoints
 from reidx.engine.allocator import keep_freed_memory
 from reidx.engine.loop import Report
+from reidx.engine.preflight import check_evaluation, check_experiment
 from reidx.engine.progress import Mode, Reporter
 from reidx.engine.seeding import seed_everything
 from reidx.engine.stage import StageRun
@@ -25,6 +26,9 @@ from reidx.schema import Stage
 
 METRICS = ("mAP", "rank-1", "rank-5", "rank-10", "mINP")
 LABELS = ("clusters", "outliers", "ari")
+
+RECORD = "experiment.json"
+"""The file that makes a folder a run's."""
 
 
 @dataclass
@@ -98,14 +102,24 @@ def run(
     is set, and then only with the same config. ``resume`` skips finished stages and goes on from the last whole
     checkpoint of the unfinished one, to the same numbers as a run that was never stopped (bit for bit on a CPU).
 
-    Raises :class:`ConfigError` for a folder of another run, and whatever the stages raise.
+    Raises :class:`ConfigError` for a folder of another run, and whatever the stages raise. A run that fails before
+    anything is committed gives the folder free again.
     """
     keep_freed_memory()
-    reporter = Reporter(progress)
     folder = Path(work_dir) if work_dir is not None else Path("runs") / f"{config.experiment.name}-{config.hash}"
-    _claim(folder, config, resume)
+    claimed = _claim(folder, config, resume)
+    try:
+        return _run(config, folder, resume, Reporter(progress))
+    except BaseException:
+        if claimed and not any(folder.glob("*/epoch_*.pth")) and not any(folder.glob("*/*.json")):
+            (folder / RECORD).unlink(missing_ok=True)
+        raise
+
+
+def _run(config: Config, folder: Path, resume: bool, reporter: Reporter) -> Result:
     experiment = config.experiment
-    domains = Domains(config.data["data"])
+    domains = Domains(config.data["data"], reporter.counted)
+    check_experiment(config, domains)
     stages: list[StageResult] = []
     started = time.time()
     cards: dict[str, Any] = {}
@@ -162,22 +176,25 @@ def test(config: Config, weights: str | Path | None = None, progress: Mode | Non
     if stage.evaluate.domain is None:
         raise ConfigError(f"Stage {stage.name} names no domain to test on: set stages.{stage.name}.evaluate.domain.")
     if weights is not None:
+        if not Path(weights).is_file():
+            raise CheckpointError(f"--weights: there is no file {weights}.")
         stage.init = str(weights)
     elif stage.init is not None and stage.init.startswith("stage:"):
         raise ConfigError(f"Stage {stage.name} starts from {stage.init}: say whose weights to test (--weights FILE).")
     keep_freed_memory()
-    domains = Domains(config.data["data"])
-    seed_everything(config.experiment.seed, number)
     reporter = Reporter(progress)
+    domains = Domains(config.data["data"], reporter.counted)
+    check_evaluation(config, domains, number)
+    seed_everything(config.experiment.seed, number)
     stage_run = StageRun(stage, number, config.experiment.seed, domains, Path("."), Path, reporter)
     metrics, card = stage_run.evaluate()
     cards = {stage.name: {"evaluation": card}}
     return Result(Path("."), [StageResult(stage.name, metrics)], _card(config, domains, cards, 0.0))
 
 
-def _claim(folder: Path, config: Config, resume: bool) -> None:
-    """Make ``folder`` this run's, or raise if it is another's."""
-    record = folder / "experiment.json"
+def _claim(folder: Path, config: Config, resume: bool) -> bool:
+    """Make ``folder`` this run's, or raise if it is another's; whether it was nobody's before."""
+    record = folder / RECORD
     if record.is_file():
         theirs = json.loads(record.read_text(encoding="utf-8"))["hash"]
         if not resume:
@@ -189,7 +206,7 @@ def _claim(folder: Path, config: Config, resume: bool) -> None:
                 f"{folder} holds a run of another config (hash {theirs}, this one is {config.hash}); compare its config.yaml. "
                 "Resume with that config, or name another folder (--work-dir)."
             )
-        return
+        return False
     used = {p.namespace: p for p in plugins() if p.namespace and f"{p.namespace}." in json.dumps(config.data)}
     origin = {
         namespace: {
@@ -203,6 +220,7 @@ def _claim(folder: Path, config: Config, resume: bool) -> None:
     checkpoints.write_text(
         record, json.dumps({"name": config.experiment.name, "hash": config.hash, "plugins": origin}, indent=1)
     )
+    return True
 
 
 def _resolve(reference: str, folder: Path, stages: list[Stage]) -> Path:

@@ -41,9 +41,10 @@ def extract(
     view = LabelledView(store, np.full(len(store), -1, dtype=np.int64), None)
     order = BatchSampler(SequentialSampler(range(len(store))), BATCH.get(device.type, 64), drop_last=False)
     banks: dict[str, list[Tensor]] = {name: [] for name in names}
-    if workers == 0:
-        store.warm()
     reporter = reporter or Reporter("quiet")
+    if workers == 0:
+        with reporter.counted(f"{what}: decoding") as progress:
+            store.warm(progress=progress)
     with reporter.work(what, len(store)) as work, autocast(device, precision):
         for batch in batches(view, order, workers):
             images = transform(batch.images.to(device)).contiguous(memory_format=torch.channels_last)

@@ -101,7 +101,8 @@ class StageLoop(BaseLoop):
     def _steps(self, epoch: int) -> Report:
         runner = self.runner
         sums: dict[str, Any] = {}
-        with self.reporter.work(f"epoch {epoch + 1}/{self._max_epochs}: training", len(self.dataloader)) as work:
+        what = f"epoch {epoch + 1}/{self._max_epochs}: training"
+        with self.reporter.work(what, len(self.dataloader), "steps") as work:
             for step, batch in enumerate(self.dataloader):
                 runner.call_hook("before_train_iter", batch_idx=step, data_batch=batch)
                 values = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
@@ -114,8 +115,8 @@ class StageLoop(BaseLoop):
         wrong = [name for name, mean in means.items() if not math.isfinite(mean)]
         if wrong:
             raise ReidxError(
-                f"Epoch {epoch + 1}: {', '.join(wrong)} became {means[wrong[0]]}. The checkpoint of the epoch before is whole. "
-                "Lower the learning rate, clip gradients (clip_grad), or use precision: fp32."
+                f"Epoch {epoch + 1}: {', '.join(wrong)} became {means[wrong[0]]}. "
+                f"{'The checkpoint of the epoch before is whole. ' if epoch else ''}Lower the learning rate, clip gradients (clip_grad), or use precision: fp32."
             )
         return means
 

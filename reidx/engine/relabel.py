@@ -15,6 +15,7 @@ from reidx.engine.extract import extract
 from reidx.engine.model import StageModel
 from reidx.engine.optim import parameters_kept
 from reidx.engine.progress import Reporter
+from reidx.errors import CheckpointError
 from reidx.labels.pipeline import LabelPipeline, quality
 from reidx.models.inference import fast_inference
 from reidx.schema import Level
@@ -159,9 +160,9 @@ class Relabeller:
         domain = plan.settings.domain or ""
         split = self.domains.split(domain, "train")
         previous = self.labels[name].labels if name in self.labels else None
-        with self.reporter.work(f"epoch {epoch + 1}: clustering {domain}", 1) as work:
+        with self.reporter.work(f"epoch {epoch + 1}: clustering {domain}", len(split)) as work:
             labels = plan.pipeline(bank, epoch=epoch, cameras=split.cameras, previous=previous)
-            work.advance()
+            work.advance(len(split))
         self.labels[name] = labels
         if plan.settings.monitor and split.ids is not None:
             labels.report.update(quality(labels.labels, split.ids))
@@ -182,6 +183,11 @@ class Relabeller:
 
     # ---- what a checkpoint keeps
 
+    def _images(self, level: str) -> int | None:
+        """How many images a level labels; None for the data sets' own labels."""
+        domain = self.levels[level].settings.domain if level in self.levels else None
+        return None if domain is None else len(self.domains.split(domain, "train"))
+
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """The label sets as tensors."""
         state = {}
@@ -195,6 +201,12 @@ class Relabeller:
         self.labels = {}
         for name, tensors in state.items():
             arrays = {key: np.asarray(tensor.cpu()) for key, tensor in tensors.items()}
+            images = self._images(name)
+            if images not in (None, len(arrays["labels"])):
+                raise CheckpointError(
+                    f"The checkpoint labels {len(arrays['labels'])} images ({name}), but there are {images} now. "
+                    "Put the data back as it was, or start anew in another folder (--work-dir)."
+                )
             self.labels[name] = LabelSet(
                 arrays["labels"], arrays.get("weights"), arrays.get("soft_targets")
             )

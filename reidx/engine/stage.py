@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reidx.builder import build
+from reidx.config_parts import own_spec
 from reidx.contracts import LabelSet
 from reidx.data.domains import Domains
 from reidx.data.loading import LabelledView, StreamLoader, batches
@@ -32,10 +33,7 @@ from reidx.schema import Alignment, Evaluate, MemoryWiring, Spec, Stage, Term
 
 def component(kind: str, spec: Spec, wiring: type | None, where: str, **context: Any) -> Any:
     """A component from a spec that also holds the engine's own keys (those of ``wiring``)."""
-    wired = {field.name for field in dataclasses.fields(wiring)} if wiring else set()
-    key = "loss" if kind == "loss" else "type"
-    own = {("type" if k == key else k): v for k, v in spec.items() if k not in wired}
-    return build(kind, own, where=where, **context)
+    return build(kind, own_spec(spec, wiring), where=where, **context)
 
 
 class StageRun:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -36,6 +37,8 @@ class Protocol:
 class Market1501(Protocol):
     """Gallery images of the query's own identity *and* camera are ignored (Market-1501 and all that follow it)."""
 
+    cameras: ClassVar[str] = "required"
+
     def __init__(self) -> None:
         super().__init__("market1501", "1", camera_filter=True)
 
@@ -59,3 +62,45 @@ def protocol_named(protocol: str | Protocol) -> Protocol:
             f"evaluate: unknown protocol {protocol!r}; choose one of {', '.join(sorted(PROTOCOLS))}."
         )
     return PROTOCOLS[protocol]
+
+
+def has_match(
+    rule: Protocol, q_ids: np.ndarray, g_ids: np.ndarray, q_cams: np.ndarray, g_cams: np.ndarray
+) -> bool:
+    """Whether any query has a gallery image of its identity that is not ignored."""
+    for start in range(0, len(q_ids), 256):  # in blocks: usually the first one answers
+        rows = slice(start, start + 256)
+        skip = rule.ignored(q_ids[rows], g_ids, q_cams[rows], g_cams)
+        if ((q_ids[rows, None] == g_ids) & ~skip).any():
+            return True
+    return False
+
+
+def no_match(
+    rule: Protocol, q_ids: np.ndarray, g_ids: np.ndarray, q_cams: np.ndarray, g_cams: np.ndarray
+) -> str:
+    """What stands on each side, and what to change, when no query has a match."""
+
+    def few(values: np.ndarray) -> str:
+        distinct = np.unique(values)
+        return f"{', '.join(map(str, distinct[:5]))}{', …' if len(distinct) > 5 else ''} ({len(distinct)} in all)"
+
+    common = np.intersect1d(q_ids, g_ids[g_ids != -1])
+    seen = (
+        f"Queries: identities {few(q_ids)}, cameras {few(q_cams)}. "
+        f"Gallery: identities {few(g_ids)}, cameras {few(g_cams)}."
+    )
+    if not len(common):
+        advice = (
+            "No identity is on both sides: were query and gallery identities renumbered separately, "
+            "or is one of them another split?"
+        )
+    elif rule.camera_filter:
+        advice = (
+            f"{len(common)} identities are on both sides, but never under two cameras; protocol {rule.name} ignores "
+            "matches of the query's own camera. If the data set has no cameras (or one), use protocol no_camera_filter "
+            "(NoCameraFilter in a config)."
+        )
+    else:
+        advice = f"Protocol {rule.name} ignores every match."
+    return f"evaluate: no query has a match in the gallery. {seen} {advice}"

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from reidx.errors import ConfigError, DataError
 from reidx.evaluation.counting import count_ranks
-from reidx.evaluation.protocols import Protocol, protocol_named
+from reidx.evaluation.protocols import Protocol, no_match, protocol_named
 from reidx.evaluation.reranking import Reranking
 from reidx.labels.candidates import exact_products
 from reidx.labels.compiled import in_threads
@@ -111,7 +111,7 @@ def evaluate(
         )  # fmt: skip
     valid = first > 0
     if not valid.any():
-        raise DataError(_no_match(rule, q_ids, g_ids, q_cams, g_cams))
+        raise DataError(no_match(rule, q_ids, g_ids, q_cams, g_cams))
     histogram = np.bincount(first[valid] - 1, minlength=max_rank)
     card = {
         "protocol": rule.name,
@@ -157,35 +157,6 @@ def _cameras(values: Any, count: int, name: str, rule: Protocol) -> np.ndarray:
             )
         return np.full(count, -1, np.int64)
     return _integers(values, count, name)
-
-
-def _no_match(
-    rule: Protocol, q_ids: np.ndarray, g_ids: np.ndarray, q_cams: np.ndarray, g_cams: np.ndarray
-) -> str:
-    """What stands on each side, and what to change, when no query has a match."""
-
-    def few(values: np.ndarray) -> str:
-        distinct = np.unique(values)
-        return f"{', '.join(map(str, distinct[:5]))}{', …' if len(distinct) > 5 else ''} ({len(distinct)} in all)"
-
-    common = np.intersect1d(q_ids, g_ids[g_ids != -1])
-    seen = (
-        f"Queries: identities {few(q_ids)}, cameras {few(q_cams)}. "
-        f"Gallery: identities {few(g_ids)}, cameras {few(g_cams)}."
-    )
-    if not len(common):
-        advice = (
-            "No identity is on both sides: were query and gallery identities renumbered separately, "
-            "or is one of them another split?"
-        )
-    elif rule.camera_filter:
-        advice = (
-            f"{len(common)} identities are on both sides, but never under two cameras; protocol {rule.name} ignores "
-            "matches of the query's own camera. If the data set has no cameras (or one), use protocol no_camera_filter."
-        )
-    else:
-        advice = f"Protocol {rule.name} ignores every match."
-    return f"evaluate: no query has a match in the gallery. {seen} {advice}"
 
 
 def _distance_blocks(

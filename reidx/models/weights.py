@@ -33,11 +33,11 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             content: Any = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and safetensors each raise their own kind
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # pickle, zip and safetensors each raise their own kind, torch's with bad advice
+        why = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
         raise CheckpointError(
-            f"weights: {path} could not be read as a file of weights ({first_line}). Only plain tensors are loaded: "
-            "a file that holds other Python objects has to be re-saved as a state dict."
+            f"weights: {path} could not be read as a file of weights{why}: it is damaged, of another format, or holds "
+            "more than plain tensors. A file that holds other Python objects has to be re-saved as a state dict."
         ) from error
     for wrapper in ("state_dict", "model", "params"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):

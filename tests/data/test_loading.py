@@ -180,5 +180,5 @@ def test_the_cache_is_shared_by_all_splits(domains_root: Path) -> None:
 
 
 def test_a_domain_that_is_not_there_is_an_error_that_lists_them(domains_root: Path) -> None:
-    with pytest.raises(ConfigError, match="no domain 'tagret'; data.domains has target"):
+    with pytest.raises(ConfigError, match=r"no domain 'tagret'; data\.domains has target"):
         Domains(data(domains_root))["tagret"]

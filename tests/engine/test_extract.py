@@ -63,7 +63,7 @@ def one_by_one(network: Network, store: ImageStore, name: str, flip: bool) -> Te
 def test_features_in_the_order_of_the_images(
     store: ImageStore, network: Network, flip: bool, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extract_module, "BATCH", 4)  # three batches, the last of three
+    monkeypatch.setitem(extract_module.BATCH, "cpu", 4)  # three batches, the last of three
     banks = extract(
         network, store, TRANSFORM.batch, ["embed", "pooled"], device=CPU, flip=flip, workers=workers
     )
@@ -116,7 +116,7 @@ def extractor(domains_root: Path) -> Extractor:
     model = StageModel(networks, {"mean": ema}, {}, {}, Objective([]), {}, {})
     for network in networks.values():
         network(torch.randn(8, 3, 8, 4) * 2 + 1)
-    transforms = {name: TRANSFORM.batch for name in networks}
+    transforms = dict.fromkeys(networks, TRANSFORM.batch)
     return Extractor(model, domains, transforms, "fp32", Reporter("quiet"))
 
 

@@ -10,7 +10,17 @@ from PIL import Image
 
 from reidx.data.datasets import Split
 from reidx.evaluation.colour_control import colour_control
-from reidx.evaluation.ranked_list import FRAME, GAP, HEAD, QUERY, RIGHT, WRONG, pick_queries, ranked_list, save_ranked_list
+from reidx.evaluation.ranked_list import (
+    FRAME,
+    GAP,
+    HEAD,
+    QUERY,
+    RIGHT,
+    WRONG,
+    pick_queries,
+    ranked_list,
+    save_ranked_list,
+)
 from reidx.evaluation.ranking import Details
 from reidx.testing.tiny import IMAGE_SIZE, tiny_domain
 

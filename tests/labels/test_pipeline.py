@@ -130,7 +130,7 @@ def test_no_cluster_is_an_error_with_distances_and_advice() -> None:
 def test_features_that_are_not_finite_are_named_and_counted(bad: float, shape: tuple[int, ...]) -> None:
     features = torch.zeros(shape)
     features[1], features[4].view(-1)[0] = bad, bad
-    with pytest.raises(DataError, match="Epoch 1: the feature 'embed' of 2 images is not finite.*learning rate"):
+    with pytest.raises(DataError, match=r"Epoch 1: the feature 'embed' of 2 images is not finite.*learning rate"):
         pipeline_of(np.zeros(6, np.int64))({"embed": features}, epoch=0, cameras=CAMERAS)
 
 

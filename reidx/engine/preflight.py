@@ -1,0 +1,134 @@
+"""What only the data and the files can tell, asked for every stage before the first one trains.
+
+A folder that is missing for the last stage must not show after the days that the first one took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reidx.builder import build
+from reidx.config import Config
+from reidx.config_node import KeyPath, dotted
+from reidx.data.domains import Domains
+from reidx.engine.objective import inputs_of
+from reidx.engine.relabel import IDENTITY
+from reidx.errors import ConfigError, DataError
+from reidx.evaluation.protocols import has_match, no_match
+from reidx.plugins import registry
+from reidx.schema import MemoryWiring, Stage
+from reidx.wiring import contract
+
+
+def check_experiment(config: Config, domains: Domains) -> None:
+    """Raise :class:`ConfigError` or :class:`DataError` at the first thing a stage will miss: a file, images, ids, cameras.
+
+    Reads the data sets that the stages use (lists of files, no images).
+    """
+    for position, stage in enumerate(config.experiment.stages):
+        check = _Check(config, domains, position)
+        check.files(stage)
+        if stage.epochs > 0:
+            check.training(stage)
+        check.evaluation(stage)
+
+
+def check_evaluation(config: Config, domains: Domains, position: int) -> None:
+    """As :func:`check_experiment`, for what the evaluation of one stage needs."""
+    stage, check = config.experiment.stages[position], _Check(config, domains, position)
+    check.files(stage)
+    check.evaluation(stage)
+
+
+class _Check:
+    def __init__(self, config: Config, domains: Domains, position: int) -> None:
+        self.config, self.domains, self.base = config, domains, ("stages", position)
+
+    def files(self, stage: Stage) -> None:
+        self.file(("init",), stage.init)
+        for name, teacher in stage.teachers.items():
+            self.file(("teachers", name, "weights"), teacher.weights)
+
+    def training(self, stage: Stage) -> None:
+        for name, stream in stage.streams.items():
+            at: KeyPath = ("streams", name)
+            self.images(at, stream.domain, "train")
+            if stream.labels == IDENTITY and self.domains.split(stream.domain, "train").ids is None:
+                raise DataError(
+                    f"{self.where((*at, 'labels'))}: domain {stream.domain!r} has no identities; label it by clustering "
+                    "(a level of labels), or by none."
+                )
+            self.cameras((*at, "sampler"), "sampler", stream.sampler, stream.domain)
+            for memory, spec in stage.memories.items():
+                if spec["labels"] == stream.labels:
+                    self.cameras(("memories", memory), "memory", spec, stream.domain, wiring=MemoryWiring)
+        for name, level in stage.labels.items():
+            at = ("labels", "levels", name)
+            assert level.domain is not None
+            self.images(at, level.domain, "train")
+            self.cameras((*at, "clusterer"), "clusterer", level.clusterer, level.domain)
+            if level.distance is not None:
+                self.cameras((*at, "distance"), "distance", level.distance, level.domain)
+            for index, refiner in enumerate(level.refiners):
+                self.cameras((*at, "refiners", index), "refiner", refiner, level.domain)
+        for index, term in enumerate(stage.objective):
+            needed, _ = inputs_of(registry().find("loss", term["loss"]).load())
+            domain = stage.streams[term["stream"] or next(iter(stage.streams))].domain
+            if "cameras" in needed and not self.has_cameras(domain, "train"):
+                raise self.no_cameras(("objective", index), term["loss"], domain)
+
+    def evaluation(self, stage: Stage) -> None:
+        settings, domain = stage.evaluate, stage.evaluate.domain
+        if domain is None:
+            return
+        at: KeyPath = ("evaluate",)
+        for split in ("query", "gallery"):
+            self.images(at, domain, split)
+            self.cameras((*at, "protocol"), "protocol", settings.protocol, domain, split)
+        query, gallery = (self.domains.split(domain, split) for split in ("query", "gallery"))
+        if query.ids is None or gallery.ids is None:
+            raise DataError(f"{self.where(at)}: domain {domain!r} does not say who is on its query and gallery images.")
+        known = query.ids, gallery.ids, query.cameras, gallery.cameras
+        protocol = build("protocol", settings.protocol, where=self.where((*at, "protocol")))
+        if not has_match(protocol, *known):
+            raise DataError(f"{self.where(at)}: domain {domain!r}: {no_match(protocol, *known)}")
+
+    # ---- what is asked again and again
+
+    def file(self, at: KeyPath, reference: str | None) -> None:
+        if reference is None or reference.startswith("stage:") or Path(reference).is_file():
+            return
+        raise ConfigError(
+            f"{self.where(at)}: there is no file {reference} (seen from {Path.cwd()}). Give a checkpoint, or stage:NAME."
+        )
+
+    def images(self, at: KeyPath, domain: str, split: str) -> None:
+        if not len(self.domains.split(domain, split)):
+            raise DataError(f"{self.where(at)}: domain {domain!r} has no {split} images.")
+
+    def cameras(
+        self,
+        at: KeyPath,
+        kind: str,
+        spec: Mapping[str, Any],
+        domain: str,
+        split: str = "train",
+        wiring: type | None = None,
+    ) -> None:
+        if contract(kind, dict(spec), wiring).cameras == "required" and not self.has_cameras(domain, split):
+            raise self.no_cameras(at, spec["type"], domain)
+
+    def has_cameras(self, domain: str, split: str) -> bool:
+        return bool((self.domains.split(domain, split).cameras >= 0).any())
+
+    def no_cameras(self, at: KeyPath, name: str, domain: str) -> DataError:
+        hint = " For evaluation without cameras, set protocol: NoCameraFilter." if "protocol" in at else ""
+        return DataError(
+            f"{self.where(at)}: {name} needs to know the cameras, but domain {domain!r} has none.{hint}"
+        )
+
+    def where(self, at: KeyPath) -> str:
+        path = (*self.base, *at)
+        return f"{self.config.place(path)}: {dotted(path)}"

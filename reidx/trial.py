@@ -1,0 +1,73 @@
+"""Would the parts of an experiment be built? Tried from the config alone, so that no value is refused hours into a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mmengine.registry import PARAM_SCHEDULERS
+from torch import nn
+
+from reidx.builder import build
+from reidx.config_node import KeyPath, dotted
+from reidx.config_parts import own_spec
+from reidx.engine.optim import build_optimizer, schedules
+from reidx.errors import ConfigError
+from reidx.schema import Stage, Term
+
+if TYPE_CHECKING:
+    from reidx.config import Config
+
+
+def check_values(config: Config) -> None:
+    """Raise :class:`ConfigError` at the first value in any stage that a part's constructor refuses.
+
+    Left to the run are those parts that need a network or data to be built: backbone, fusion, memories, alignments,
+    samplers, data sets.
+    """
+    for position, stage in enumerate(config.experiment.stages):
+        _Trial(config, ("stages", position)).run(stage)
+
+
+class _Trial:
+    def __init__(self, config: Config, base: KeyPath) -> None:
+        self.config, self.base = config, base
+
+    def run(self, stage: Stage) -> None:
+        for name, stream in stage.streams.items():
+            size = self.config.experiment.data.image_size
+            context = {"image_size": size, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+            self.part("transform", stream.transform, ("streams", name, "transform"), **context)
+        for name, level in stage.labels.items():
+            at: KeyPath = ("labels", "levels", name)
+            if level.distance is not None:
+                self.part("distance", level.distance, (*at, "distance"), device="cpu")
+            self.part("clusterer", level.clusterer, (*at, "clusterer"), seed=0)
+            for index, refiner in enumerate(level.refiners):
+                self.part("refiner", refiner, (*at, "refiners", index))
+        for index, term in enumerate(stage.objective):
+            self.part("loss", term, ("objective", index))
+        self.part("protocol", stage.evaluate.protocol, ("evaluate", "protocol"))
+        self.optimizer(stage)
+
+    def part(self, kind: str, spec: dict[str, Any], at: KeyPath, **context: Any) -> None:
+        build(kind, own_spec(spec, Term if kind == "loss" else None), where=self.where(at), **context)
+
+    def optimizer(self, stage: Stage) -> None:
+        """Build the optimiser and the schedules over two parameters, shaped as a convolution's."""
+        model = nn.Conv2d(1, 1, 1)
+        try:
+            optimizer = build_optimizer(model, stage.optimizer)
+        except (TypeError, ValueError) as error:
+            raise self.refused(("optimizer",), error) from error
+        for index, schedule in enumerate(schedules(stage.schedule, max(stage.epochs, 1))):
+            try:
+                PARAM_SCHEDULERS.build({**schedule, "optimizer": optimizer})
+            except (TypeError, ValueError) as error:
+                raise self.refused(("schedule", index), error) from error
+
+    def where(self, at: KeyPath) -> str:
+        path = (*self.base, *at)
+        return f"{self.config.place(path)}: {dotted(path)}"
+
+    def refused(self, at: KeyPath, error: Exception) -> ConfigError:
+        return ConfigError(f"{self.where(at)}: {error}")
