@@ -169,8 +169,17 @@ def _fill(cls: type, node: Node, path: KeyPath) -> Node:
         child = node.value.get(name)
         if child is None:
             child = _default(field, node, path)
+        elif _adjusts_default(field, child):
+            child = merge(_default(field, node, path), child)
         filled[name] = _value(field, hints[name], child, (*path, name))
     return Node(filled, node.origin)
+
+
+def _adjusts_default(field: dataclasses.Field[Any], node: Node) -> bool:
+    """Whether ``node`` has keys for a component that it does not name, and the schema has one by default."""
+    one = ("kind" in field.metadata or "catalogue" in field.metadata) and "container" not in field.metadata
+    default = field.default_factory() if one and field.default_factory is not dataclasses.MISSING else None
+    return isinstance(default, dict) and isinstance(node.value, dict) and "type" not in node.value
 
 
 def _default(field: dataclasses.Field[Any], node: Node, path: KeyPath) -> Node:
@@ -179,7 +188,7 @@ def _default(field: dataclasses.Field[Any], node: Node, path: KeyPath) -> Node:
     if field.default_factory is not dataclasses.MISSING:
         make = field.default_factory
         # a section that lacks what it cannot do without is not made here: `_fill` says what it lacks
-        return Node.of({} if dataclasses.is_dataclass(make) else make(), DEFAULT)
+        return Node({}, node.origin) if dataclasses.is_dataclass(make) else Node.of(make(), DEFAULT)
     what = field.metadata.get("kind", "value")
     raise ConfigError(f"{node.origin}: {dotted((*path, field.name))} is missing: a {what} must be given.")
 

@@ -161,7 +161,7 @@ def test_unknown_key_names_the_nearest_and_all():
     assert "unknown key 'lable'; did you mean 'label'?" in text
     assert "It accepts: parts, eps, pool," in text
     assert "in_channels" not in text and "rest" not in text
-    assert "It accepts: no keys." in refusal({"type": "Plain", "x": 1})
+    assert "it accepts: no keys." in refusal({"type": "Plain", "x": 1})
 
 
 def test_missing_key():

@@ -52,12 +52,13 @@ class ReidTest(Transform):
 class ReidAugment(Transform):
     """Randomly flipped, shifted, normalised and erased images: the field's customary training transform.
 
-    In this order (LP section 1.6): horizontal flip with probability ``flip``; ``pad`` black pixels on every side and a
+    In this order (LP section 1.6, but for the colours): each colour channel times 1 ± ``cast`` and all of them plus
+    ± ``exposure`` (of a range of 1), both uniform and 0 by default, as other cameras would see it; horizontal flip with probability ``flip``; ``pad`` black pixels on every side and a
     random crop back to the size; normalisation; random erasing (Zhong et al., AAAI 2020) with probability ``erase``: a
     rectangle of 2 to 40 % of the area and an aspect (height / width) of 0.3 to 3.33, found in up to 100 tries. As in
     the field's code the rectangle is filled with 0.485, 0.456, 0.406 *after* normalisation: a light grey, not the mean.
 
-    Raises :class:`ConfigError` for a probability outside 0..1 or a negative ``pad``.
+    Raises :class:`ConfigError` for a probability, ``cast`` or ``exposure`` outside 0..1 or a negative ``pad``.
     """
 
     area = (0.02, 0.4)
@@ -70,21 +71,26 @@ class ReidAugment(Transform):
         flip: float = 0.5,
         pad: int = 10,
         erase: float = 0.5,
+        cast: float = 0.0,
+        exposure: float = 0.0,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         super().__init__(mean, std)
-        for name, share in (("flip", flip), ("erase", erase)):
+        for name, share in (("flip", flip), ("erase", erase), ("cast", cast), ("exposure", exposure)):
             if not 0 <= share <= 1:
-                raise ConfigError(f"ReidAugment: {name} is a probability, from 0 to 1, not {share}.")
+                raise ConfigError(f"ReidAugment: {name} is a share, from 0 to 1, not {share}.")
         if pad < 0:
             raise ConfigError(f"ReidAugment: pad is a number of pixels, 0 or more, not {pad}.")
         self.flip, self.pad, self.erase = flip, pad, erase
+        self.cast, self.exposure = cast, exposure
 
     def batch(self, images: Tensor) -> Tensor:
         count, _, height, width = images.shape
         # a row an image, so that a batch consumes the generator just as its images one after the other do
-        draws = torch.rand(count, 6 + 2 * self.tries)
+        draws = torch.rand(count, 10 + 2 * self.tries)
+        if self.cast or self.exposure:
+            images = self._recoloured(images, draws[:, 6 + 2 * self.tries :])
         flipped = (draws[:, 0] < self.flip).tolist()
         shifts = ((2 * self.pad + 1) * draws[:, 1:3]).long().sub(self.pad).tolist()
         moved = torch.zeros_like(images, memory_format=torch.contiguous_format)
@@ -95,11 +101,18 @@ class ReidAugment(Transform):
             moved[i, :, rows[1], columns[1]] = image[:, rows[0], columns[0]]
         out = self.normalise(moved)
         fill = torch.tensor(self.fill, device=out.device)[:, None, None]
-        for i, box in enumerate(self._boxes(draws[:, 3:], height, width)):
+        for i, box in enumerate(self._boxes(draws[:, 3 : 6 + 2 * self.tries], height, width)):
             if box is not None:
                 top, left, tall, wide = box
                 out[i, :, top : top + tall, left : left + wide] = fill
         return out
+
+    def _recoloured(self, images: Tensor, draws: Tensor) -> Tensor:
+        """The images as float32 in 0..255 under other colours; ``draws`` (B,4) are uniform: three gains and a shift."""
+        signs = (2 * draws - 1).to(images.device)
+        gains = 1 + self.cast * signs[:, :3, None, None]
+        shift = 255 * self.exposure * signs[:, 3, None, None, None]
+        return (images * gains + shift).clamp_(0, 255)
 
     def _boxes(self, draws: Tensor, height: int, width: int) -> list[tuple[int, int, int, int] | None]:
         """For each row of uniform draws (B, 3 + 2 tries) the rectangle (top, left, height, width) to erase, or None."""

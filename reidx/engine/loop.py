@@ -114,9 +114,10 @@ class StageLoop(BaseLoop):
         means = {name: float(total) / len(self.dataloader) for name, total in sums.items()}
         wrong = [name for name, mean in means.items() if not math.isfinite(mean)]
         if wrong:
+            kept = "The checkpoint of the epoch before is whole. " if epoch else ""
             raise ReidxError(
-                f"Epoch {epoch + 1}: {', '.join(wrong)} became {means[wrong[0]]}. "
-                f"{'The checkpoint of the epoch before is whole. ' if epoch else ''}Lower the learning rate, clip gradients (clip_grad), or use precision: fp32."
+                f"Epoch {epoch + 1}: {', '.join(wrong)} became {means[wrong[0]]}. {kept}"
+                "Lower the learning rate, clip gradients (clip_grad), or use precision: fp32."
             )
         return means
 

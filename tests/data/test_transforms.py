@@ -214,3 +214,26 @@ def test_a_gpu_gives_the_same_augmentations():
     there = augment.batch(batch.cuda())
     assert there.is_cuda
     assert torch.allclose(here, there.cpu(), atol=1e-6)
+
+
+def test_colours_change_as_a_loop_over_pixels_says() -> None:
+    images = torch.randint(0, 256, (3, 3, 4, 2), dtype=torch.uint8)
+    augment = ReidAugment(flip=0, pad=0, erase=0, cast=0.3, exposure=0.2, mean=(0, 0, 0), std=(1, 1, 1))
+    torch.manual_seed(5)
+    out = augment.batch(images)
+    torch.manual_seed(5)
+    draws = torch.rand(3, 10 + 2 * augment.tries)[:, -4:]
+    for b in range(3):
+        for c in range(3):
+            gain = 1 + 0.3 * (2 * float(draws[b, c]) - 1)
+            shift = 0.2 * (2 * float(draws[b, 3]) - 1)
+            for y in range(4):
+                for x in range(2):
+                    expected = min(max(int(images[b, c, y, x]) / 255 * gain + shift, 0.0), 1.0)
+                    assert float(out[b, c, y, x]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_colours_stay_when_they_are_not_asked_to_change() -> None:
+    images = torch.randint(0, 256, (2, 3, 8, 4), dtype=torch.uint8)
+    plain = ReidAugment(flip=0, pad=0, erase=0)
+    assert torch.equal(plain.batch(images), plain.normalise(images))
