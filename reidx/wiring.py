@@ -69,6 +69,10 @@ class _StageCheck:
                 followed = [n for n in self.networks if n != name]
                 self.one_of((*at, "of"), teacher.of, followed, "network to follow")
             self.one_of((*at, "weights"), _stage_of(teacher.weights), self.earlier, "stage before this one")
+        for name, level in stage.labels.items():
+            if name == "identity":
+                raise self.error(("labels", "levels", name), "'identity' are the data set's own labels; rename the level.")
+            self.level(("labels", "levels", name), level)
         if stage.epochs > 0 and not stage.streams:
             raise self.error(("streams",), "a stage that trains needs at least one stream.")
         for name, stream in stage.streams.items():
@@ -87,10 +91,10 @@ class _StageCheck:
                 raise self.error(
                     ("streams", name, "sampler"), "PK sampling needs labels; use Shuffle for an unlabelled stream."
                 )
-        for name, level in stage.labels.items():
-            if name == "identity":
-                raise self.error(("labels", "levels", name), "'identity' are the data set's own labels; rename the level.")
-            self.level(("labels", "levels", name), level)
+        own = {stream.domain for stream in stage.streams.values() if stream.labels == "identity"}
+        if len(own) > 1:
+            names = " and ".join(sorted(own))
+            raise self.error(("streams",), f"one stage can use the identities of one domain, not of {names}.")
         for name, memory in stage.memories.items():
             self.memory(name, memory)
         for index, term in enumerate(stage.objective):

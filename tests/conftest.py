@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from reidx import builder, wiring
+from reidx.engine import preflight
+from reidx.plugins import registry
+from reidx.registry import KINDS, Component, Entry, Registry
 from reidx.testing.fake_plugins import FakePlugins
 from reidx.testing.tiny import tiny_experiment, write_experiment
 
@@ -34,6 +40,26 @@ def experiment(tmp_path: Path, domains_root: Path) -> Callable[..., Path]:
         return write_experiment(tmp_path / "experiment.yaml", tiny_experiment(domains_root, **changes))
 
     return write
+
+
+@pytest.fixture
+def register(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, type], None]:
+    """Makes a class a component of the core, under its own name, until the test is over."""
+    known = Registry()
+    for kind in KINDS:
+        for entry in registry().entries(kind):
+            known.add(entry)
+    for module in (builder, wiring, preflight):
+        monkeypatch.setattr(module, "registry", lambda: known)
+    home = types.ModuleType("registered_for_a_test")
+    monkeypatch.setitem(sys.modules, home.__name__, home)
+
+    def register(kind: str, component: type) -> None:
+        setattr(home, component.__name__, component)
+        target = f"{home.__name__}:{component.__name__}"
+        known.add(Entry(Component(kind, component.__name__, target), "", "the test"))
+
+    return register
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ import argparse
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """``CONFIG`` and ``--set``."""
+    # the generated usage puts CONFIG last, where --set would take it for one more KEY=VALUE
+    parser.usage = "%(prog)s CONFIG [--set KEY=VALUE …] [options]"
     parser.add_argument(
         "config", metavar="CONFIG", help="a YAML file, or one of a package: reidx::demo.yaml, lf2::usl.yaml"
     )

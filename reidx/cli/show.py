@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import inspect
+import re
 
 import yaml
 
@@ -11,6 +13,23 @@ from reidx.builder import Parameter, signature_of
 from reidx.cli.console import print_heading, print_table
 from reidx.plugins import plugins, registry
 from reidx.registry import KINDS, Entry
+from reidx.schema import Stage
+
+PLACES = {
+    "dataset": "data.domains.NAME",
+    "transform": "streams.NAME.transform",
+    "sampler": "streams.NAME.sampler",
+    "backbone": "model.backbone",
+    "fusion": "model.fusion",
+    "distance": "labels.distance",
+    "clusterer": "labels.clusterer",
+    "refiner": "labels.refiners.0",
+    "memory": "memories.NAME",
+    "loss": "objective.0",
+    "alignment": "alignment.0",
+    "protocol": "evaluate.protocol",
+}
+"""Where a component of a kind stands in an experiment; NAME is the user's to choose."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +56,7 @@ def _show(entry: Entry) -> None:
     print(f"{entry.component.target}, from {entry.distribution}")
     for line in _credits(entry):
         print(line)
-    print("\n" + inspect.cleandoc(component.__doc__ or "(no docstring)"))
+    print("\n" + _text(component.__doc__ or "(no docstring)"))
 
     print_heading("keys")
     rows = [_row(parameter, kind.context) for parameter in signature_of(entry).values()]
@@ -45,6 +64,15 @@ def _show(entry: Entry) -> None:
         print_table(("key", "default", "type"), rows)
     else:
         print("none")
+    wiring = [
+        (field.name, repr(field.default), str(field.type))
+        for stage_field in dataclasses.fields(Stage)
+        if stage_field.metadata.get("kind") == entry.kind and stage_field.metadata.get("wiring")
+        for field in dataclasses.fields(stage_field.metadata["wiring"])
+    ]
+    if wiring:
+        print_heading(f"keys of every {entry.kind}, read by the experiment")
+        print_table(("key", "default", "type"), wiring)
 
     print_heading("contract")
     print(f"given {kind.given}; returns {kind.returns}")
@@ -52,10 +80,7 @@ def _show(entry: Entry) -> None:
         print(line)
 
     print_heading("example")
-    print(
-        yaml.safe_dump({entry.kind: _example(entry)}, sort_keys=False, width=10_000, allow_unicode=True),
-        end="",
-    )
+    print(yaml.safe_dump(_example(entry), sort_keys=False, width=10_000, allow_unicode=True), end="")
 
 
 def _credits(entry: Entry) -> list[str]:
@@ -81,7 +106,7 @@ def _contract(entry: Entry, component: type) -> list[str]:
         contract = contract_of(component, entry.component.example)
     except TypeError as error:
         return [f"(cannot be read: {error})"]
-    lines = []
+    lines = _inputs(component) if entry.kind == "loss" else []
     for name, value in vars(contract).items():
         text = ", ".join(sorted(value)) if isinstance(value, frozenset) else value
         if text:
@@ -89,5 +114,23 @@ def _contract(entry: Entry, component: type) -> list[str]:
     return lines
 
 
-def _example(entry: Entry) -> dict[str, object]:
-    return {"type": entry.name, **entry.component.example}
+def _inputs(loss: type) -> list[str]:
+    from reidx.engine.objective import inputs_of
+
+    needed, optional = inputs_of(loss) if hasattr(loss, "forward") else (set(), set())
+    rows = {"asks for": needed, "uses if there": optional}
+    return [f"{what}: {', '.join(sorted(names))}" for what, names in rows.items() if names]
+
+
+def _example(entry: Entry) -> object:
+    """The component as it stands in an experiment."""
+    example: object = {"loss" if entry.kind == "loss" else "type": entry.name, **entry.component.example}
+    for key in reversed(PLACES[entry.kind].split(".")):
+        example = [example] if key == "0" else {key: example}
+    return example
+
+
+def _text(docstring: str) -> str:
+    """A docstring without its markup."""
+    plain = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", inspect.cleandoc(docstring))
+    return plain.replace("``", "`")

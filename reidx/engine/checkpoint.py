@@ -68,7 +68,7 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
         try:
             torch.save(checkpoint, partial)
         except RuntimeError as error:
-            raise OSError(None, f"writing failed ({error})") from error
+            raise OSError(None, "the disk is full, or files of that size are not allowed") from error
         sum_path = path.with_suffix(".sha256")
         sum_path.write_text(digest(partial), encoding="utf-8")
 

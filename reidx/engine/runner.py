@@ -21,20 +21,12 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from mmengine.runner.checkpoint import CheckpointLoader
 
 from reidx.engine import checkpoint as checkpoints
 from reidx.engine.model import StageModel
 from reidx.engine.optim import parameters_kept
 from reidx.errors import CheckpointError
 from reidx.memory import Memory
-
-
-def _load_plain(filename: str, map_location: Any = None, logger: Any = None) -> dict[str, Any]:
-    return checkpoints.load(filename, map_location)
-
-
-CheckpointLoader.register_scheme(prefixes="", loader=_load_plain, force=True)
 
 
 class StateHook(Hook):
@@ -123,10 +115,15 @@ class ReidRunner(Runner):
     def load_checkpoint(  # type: ignore[override]
         self, filename: str, map_location: Any = "cpu", strict: bool = True, revise_keys: Any = None
     ) -> dict[str, Any]:
+        # not mmengine's own, which announces on stdout what it unpickles
+        checkpoint = checkpoints.load(filename, map_location)
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         try:
-            return super().load_checkpoint(filename, map_location=map_location, strict=strict)
+            stage_model(self).load_state_dict(checkpoint["state_dict"], strict=strict)
         except RuntimeError as error:
             raise CheckpointError(f"{filename} does not fit the model: {error}") from error
+        self._has_loaded = True
+        return checkpoint
 
     def save_checkpoint(self, out_dir: str, filename: str, **kwargs: Any) -> None:  # type: ignore[override]
         meta = {"epoch": self.epoch + 1, "iter": self.iter, "seed": self.seed}

@@ -11,8 +11,10 @@ import yaml
 
 import reidx
 from reidx.cli.main import COMMANDS, main
+from reidx.cli.show import PLACES
 from reidx.errors import ConfigError
-from reidx.registry import Registry
+from reidx.registry import KINDS, Registry
+from reidx.schema import Term
 
 
 def output(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -123,7 +125,22 @@ def test_show_tells_keys_contract_origin_and_an_example_that_is_yaml(capsys):
     assert keys["in_channels"] == ["(supplied)", "int"]
     assert keys["pool"] == ["'gem'", "str"]
     assert "provides: embed, global" in out
-    assert yaml.safe_load(out.partition("\nexample\n")[2]) == {"fusion": {"type": "GlobalPool"}}
+    assert yaml.safe_load(out.partition("\nexample\n")[2]) == {"model": {"fusion": {"type": "GlobalPool"}}}
+
+
+def test_show_of_what_the_experiment_wires_tells_those_keys_and_an_example_that_can_be_pasted(capsys):
+    out = output(capsys, "show", "CrossEntropy")[1]
+    wiring = out.partition("\nkeys of every loss, read by the experiment\n")[2].partition("\ncontract\n")[0]
+    assert {line.split()[0] for line in wiring.splitlines()[1:] if line} == set(vars(Term()))
+    assert "\nasks for: scores, targets\nuses if there: soft_targets, weights\n" in out
+    assert yaml.safe_load(out.partition("\nexample\n")[2]) == {"objective": [{"loss": "CrossEntropy"}]}
+    out = output(capsys, "show", "LinearClassifier")[1]
+    assert yaml.safe_load(out.partition("\nexample\n")[2]) == {"memories": {"NAME": {"type": "LinearClassifier"}}}
+    assert "``" not in out and ":class:" not in output(capsys, "show", "PK")[1]
+
+
+def test_every_kind_has_its_place_in_an_experiment():
+    assert set(PLACES) == set(KINDS)
 
 
 def test_show_of_a_plugin_names_paper_and_licence(fake_plugins):
@@ -137,7 +154,7 @@ def test_show_of_a_plugin_names_paper_and_licence(fake_plugins):
         "licence: MIT",
         "Nothing, scaled.",
         "scale  1.0      float",
-        "  type: well.Zero",
+        "- loss: well.Zero",
         "  scale: 2.0",
     ):
         assert line in done.stdout.splitlines()

@@ -1,0 +1,330 @@
+"""What does not fit is refused from the config alone, by one sentence that says where, what, and who would do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor, nn
+
+import reidx
+from reidx.errors import ConfigError, PluginError
+from reidx.testing.tiny import tiny_experiment, write_experiment
+
+ROWS = {"type": "LinearClassifier"}
+TERM = {"loss": "CrossEntropy", "memory": "rows"}
+SHUFFLE = {"type": "Shuffle", "batch": 8}
+
+
+class Views:
+    """A fusion of two halves."""
+
+    provides = frozenset({"embed", "upper", "lower"})
+
+    def __init__(self, in_channels: int) -> None: ...
+
+
+class HalvesJaccard:
+    """A distance of two views."""
+
+    requires = frozenset({"upper", "lower"})
+
+
+class NeedsUpper(nn.Module):
+    """An alignment of one view."""
+
+    requires = frozenset({"upper"})
+
+
+class Singletons:
+    """A refiner that makes a cluster of each outlier."""
+
+    outliers = "never"
+
+
+class KeepsAll:
+    """A memory with a class for each outlier."""
+
+    outliers = "keep"
+
+    def __init__(self, dim: int) -> None: ...
+
+
+class Greedy(nn.Module):
+    """A loss that asks for what there is not."""
+
+    def forward(self, features: Tensor, colours: Tensor) -> Tensor:
+        return features.sum() + colours.sum()
+
+
+class Distil(nn.Module):
+    """A loss against a teacher."""
+
+    def forward(self, features: Tensor, teacher: Tensor) -> Tensor:
+        return (features - teacher).square().mean()
+
+
+class Soft(nn.Module):
+    """A loss on soft targets."""
+
+    def forward(self, scores: Tensor, soft_targets: Tensor) -> Tensor:
+        return (scores * soft_targets).sum()
+
+
+@pytest.fixture
+def refused(tmp_path: Path, register: Callable[[str, type], None]) -> Callable[..., str]:
+    """The message for a tiny experiment with changed top-level keys; the empty string when it is accepted."""
+    for kind, part in (("fusion", Views), ("distance", HalvesJaccard), ("alignment", NeedsUpper), ("refiner", Singletons),
+                       ("memory", KeepsAll), ("loss", Greedy), ("loss", Distil), ("loss", Soft)):  # fmt: skip
+        register(kind, part)
+
+    def refused(**changes: Any) -> str:
+        experiment = tiny_experiment("nowhere", **changes)
+        path = write_experiment(tmp_path / "exp.yaml", {k: v for k, v in experiment.items() if v is not None})
+        lines = path.read_text(encoding="utf-8").splitlines()
+        try:
+            reidx.load_config(path)
+        except (ConfigError, PluginError) as error:
+            text = str(error)
+            if isinstance(error, ConfigError):  # it names a line of the file that is about what the message is about
+                place, _, message = text.partition(": ")
+                assert place.startswith(f"{path}:"), text
+                number = int(place.rpartition(":")[2])
+                assert 1 <= number <= len(lines)
+                line = lines[number - 1].strip(" -").replace("'on'", "on")  # YAML 1.1 would take it for a boolean
+                text = f"{line} | {message}"
+            return text
+        return ""
+
+    return refused
+
+
+def stream(**changes: Any) -> dict[str, Any]:
+    sampler = {"type": "PK", "identities": 4, "instances": 2}
+    return {"target": {"domain": "target", "labels": "main", "sampler": sampler, **changes}}
+
+
+def labels(**changes: Any) -> dict[str, Any]:
+    return {"domain": "target", "distance": {"type": "Jaccard", "k1": 8, "k2": 2}, **changes}
+
+
+def test_the_experiment_of_these_tests_is_itself_accepted(refused):
+    assert refused() == ""
+    assert refused(streams=stream(), labels=labels(), memories={"rows": ROWS}, objective=[TERM]) == ""
+
+
+# ---- features
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"labels": labels(on="upper")}, "on: upper | stages.0.labels.levels.main.on"),
+        ({"memories": {"rows": {**ROWS, "on": "upper"}}}, "on: upper | stages.0.memories.rows.on"),
+        ({"objective": [{**TERM, "on": "upper"}]}, "on: upper | stages.0.objective.0.on"),
+        ({"evaluate": {"domain": "target", "on": "upper"}}, "on: upper | stages.0.evaluate.on"),
+    ],
+)
+def test_a_feature_that_the_fusion_does_not_give(refused, changes, where):
+    assert refused(**changes) == (
+        f"{where}: fusion GlobalPool has no feature 'upper'; it provides embed, global, pooled. "
+        "Installed fusions that do: Views."
+    )
+
+
+def test_a_feature_that_no_installed_fusion_gives(refused):
+    assert refused(labels=labels(on="aura")).endswith("it provides embed, global, pooled. No installed fusion does.")
+
+
+def test_a_component_that_requires_features_which_the_fusion_does_not_give(refused):
+    message = refused(labels=labels(distance={"type": "HalvesJaccard"}))
+    assert message == (
+        "distance: | stages.0.labels.levels.main.distance: HalvesJaccard needs 'lower', 'upper', which fusion GlobalPool "
+        "does not provide (it provides embed, global, pooled). Installed fusions that do: Views."
+    )
+    model = {"backbone": {"type": "Timm", "name": "test_resnet"}, "fusion": {"type": "Views"}}
+    assert refused(labels=labels(distance={"type": "HalvesJaccard"}), model=model) == ""
+
+
+# ---- streams and labels
+
+
+def test_names_that_are_not_there_with_the_nearest_that_are(refused):
+    assert refused(streams=stream(domain="traget")) == (
+        "domain: traget | stages.0.streams.target.domain: there is no domain in data.domains called 'traget'. "
+        "Did you mean target?"
+    )
+    assert "labels: mian | stages.0.streams.target.labels: there is no labelling called 'mian'. Did you mean main?" in refused(
+        streams=stream(labels="mian")
+    )
+    assert "there is no domain in data.domains called 'x'. There is: target." in refused(labels=labels(domain="x"))
+    assert "there is no domain in data.domains called 'x'." in refused(evaluate={"domain": "x"})
+    assert "network: peer | stages.0.evaluate.network: there is no network called 'peer'. There is: student." in refused(
+        evaluate={"domain": "target", "network": "peer"}
+    )
+    assert "labels.levels.main.network: there is no network called 'tutor'." in refused(labels=labels(network="tutor"))
+
+
+def test_labels_of_another_domain(refused):
+    data = tiny_experiment("nowhere")["data"]
+    data["domains"]["other"] = {"type": "Market1501", "root": "."}
+    assert refused(data=data, streams=stream(domain="other")) == (
+        "labels: main | stages.0.streams.target.labels: level 'main' labels domain 'target', but the stream draws from 'other'."
+    )
+
+
+def test_identities_of_two_domains(refused):
+    data = tiny_experiment("nowhere")["data"]
+    data["domains"]["other"] = {"type": "Market1501", "root": "."}
+    target, other = stream(labels="identity")["target"], stream(labels="identity", domain="other")["target"]
+    message = refused(data=data, streams={"target": target, "other": other})
+    assert message == "streams: | stages.0.streams: one stage can use the identities of one domain, not of other and target."
+
+
+def test_pk_without_labels(refused):
+    assert refused(streams=stream(labels=None)) == (
+        "sampler: | stages.0.streams.target.sampler: PK sampling needs labels; use Shuffle for an unlabelled stream."
+    )
+
+
+def test_a_level_without_a_domain_or_a_distance_or_by_a_taken_name(refused):
+    assert "labels.levels.main: domain is missing: which domain is labelled?" in refused(labels=labels(domain=None))
+    assert "distance: null | stages.0.labels.levels.main.distance: DBSCAN works on a graph; give a distance." in refused(
+        labels=labels(distance=None)
+    )
+    assert refused(labels=labels(distance=None, clusterer={"type": "KMeans", "n_clusters": 5})) == ""
+    assert "'identity' are the data set's own labels; rename the level." in refused(
+        labels=labels(levels={"main": {}, "identity": {}})
+    )
+
+
+# ---- memories and the objective
+
+
+def test_a_memory_that_nothing_reaches(refused):
+    assert refused(memories={"rows": {**ROWS, "labels": "identity"}}) == (
+        "labels: identity | stages.0.memories.rows.labels: no stream is labelled by 'identity', so nothing would reach it."
+    )
+    # the label is the memory's default: then the memory is what the line is about
+    assert refused(streams=stream(labels="identity")).startswith("rows: | stages.0.memories.rows.labels: no stream is labelled")
+
+
+def test_a_memory_of_other_labels_than_the_streams(refused):
+    streams = {**stream(), "second": stream(labels="identity")["target"]}
+    memories = {"rows": ROWS, "ids": {**ROWS, "labels": "identity"}}
+    assert refused(streams=streams, memories=memories, objective=[{**TERM, "stream": "second"}]) == (
+        "memory: rows | stages.0.objective.0.memory: memory 'rows' holds labels 'main', stream 'second' carries 'identity'."
+    )
+    assert refused(streams=streams, memories=memories, objective=[{**TERM, "stream": "second", "memory": "ids"}]) == ""
+
+
+def test_a_term_that_does_not_say_what_it_compares_with(refused):
+    assert refused(objective=[{"loss": "CrossEntropy"}]) == (
+        "loss: CrossEntropy | stages.0.objective.0: CrossEntropy compares with a memory: say which (memory: NAME)."
+    )
+    assert "there is no memory called 'row'. Did you mean rows?" in refused(objective=[{**TERM, "memory": "row"}])
+    assert "Distil compares with a teacher: say which (against: NAME)." in refused(objective=[{"loss": "Distil"}])
+    assert "there is no network called 'mean'. There is: student." in refused(objective=[{"loss": "Distil", "against": "mean"}])
+    teachers = {"mean": {"type": "EMA"}}
+    assert refused(objective=[{"loss": "Distil", "against": "mean"}], teachers=teachers) == ""
+
+
+def test_a_term_that_does_not_say_which_of_several_streams(refused):
+    streams = {**stream(), "second": stream()["target"]}
+    assert "say which stream it looks at (stream: target or second)." in refused(streams=streams)
+    assert "there is no stream called 'x'. There is: target." in refused(objective=[{**TERM, "stream": "x"}])
+
+
+def test_a_term_on_a_network_that_is_not_trained(refused):
+    teachers = {"mean": {"type": "EMA"}, "peer": {"type": "Peer"}}
+    assert "there is no network that is trained called 'mean'. There is: student, peer." in refused(
+        teachers=teachers, objective=[{**TERM, "network": "mean"}]
+    )
+    assert refused(teachers=teachers, objective=[{**TERM, "network": "peer"}]) == ""
+
+
+def test_a_loss_that_needs_labels_on_a_stream_without(refused):
+    streams = {"target": {"domain": "target", "sampler": SHUFFLE}}
+    assert refused(streams=streams, memories=None, objective=[{"loss": "Triplet"}]) == (
+        "loss: Triplet | stages.0.objective.0: Triplet needs labels, but stream 'target' has none."
+    )
+    assert "Soft needs soft targets, which a refiner of a label level gives." in refused(
+        streams=stream(labels="identity"),
+        memories={"rows": {**ROWS, "labels": "identity"}},
+        objective=[{"loss": "Soft", "memory": "rows"}],
+    )
+
+
+def test_a_loss_that_asks_for_an_unknown_input_is_the_plugins_fault(refused):
+    message = refused(objective=[{"loss": "Greedy"}])
+    assert message.startswith("loss Greedy: its forward asks for 'colours'; a loss may ask for features, targets, scores,")
+
+
+def test_nothing_to_train_on_or_for(refused):
+    assert "a stage that trains needs at least one stream." in refused(streams={})
+    assert "a stage that trains needs at least one term." in refused(objective=[])
+    assert "no term begins within the stage's 2 epochs (from_epoch counts from 0)." in refused(
+        objective=[{**TERM, "from_epoch": 2}]
+    )
+    assert refused(objective=[{**TERM, "from_epoch": 1}]) == ""
+    assert refused(stages=[{"name": "direct", "epochs": 0}], streams=None, labels=None, memories=None, objective=None) == ""
+
+
+# ---- outliers
+
+
+def test_outliers_must_not_reach_a_loss_that_has_no_target_for_them(refused):
+    shuffled = stream(sampler=SHUFFLE)
+    assert refused(streams=shuffled) == (
+        "loss: CrossEntropy | stages.0.objective.0: CrossEntropy has no target for outliers (label −1), which DBSCAN leaves "
+        "and sampler Shuffle of stream 'target' draws. Use PK, or a clusterer that leaves none."
+    )
+    assert refused(streams=shuffled, labels=labels(clusterer={"type": "KMeans", "n_clusters": 5})) == ""
+    assert refused(streams=shuffled, labels=labels(refiners=[{"type": "Singletons"}])) == ""
+    assert refused(streams=shuffled, memories={"rows": {"type": "KeepsAll"}}) == ""
+
+
+# ---- teachers, alignments, stages, names
+
+
+def test_teachers(refused):
+    assert "'student' cannot be used as a name here" in refused(teachers={"student": {"type": "EMA"}})
+    assert "there is no network to follow called 'peers'. Did you mean peer?" in refused(
+        teachers={"peer": {"type": "Peer"}, "mean": {"type": "EMA", "of": "peers"}}
+    )
+    assert "there is no network to follow called 'mean'. There is: student." in refused(
+        teachers={"mean": {"type": "EMA", "of": "mean"}}
+    )
+    assert "weights: stage:before | stages.0.teachers.old.weights: there is no stage before this one called 'before'." in (
+        refused(teachers={"old": {"type": "Frozen", "weights": "stage:before"}})
+    )
+
+
+def test_alignments(refused):
+    assert "there is no stream called 'source'. There is: target." in refused(alignment=[{"type": "NeedsUpper"}])
+    sides = {"source": "target", "target": "target"}
+    assert "NeedsUpper needs 'upper', which fusion GlobalPool does not provide" in refused(
+        alignment=[{"type": "NeedsUpper", **sides}]
+    )
+
+
+def test_stages(refused):
+    one = {"epochs": 1, "iters": 1}
+    assert refused(stages=[{"name": "a", **one}, {"name": "a", **one}]) == (
+        "name: a | there is a stage called 'a' already; rename one."
+    )
+    assert "there is no stage before this one called 'b'. There is: a." in refused(
+        stages=[{"name": "a", **one}, {"name": "c", "init": "stage:b", **one}]
+    )
+    assert "there is no stage before this one called 'a'." in refused(stages=[{"name": "a", "init": "stage:a", **one}])
+    assert refused(stages=[{"name": "a", **one}, {"name": "b", "init": "stage:a", **one}]) == ""
+    for name in ("", "..", "a/b", " a", "-a"):
+        assert "it names a folder" in refused(stages=[{"name": name, **one}])
+
+
+@pytest.mark.parametrize("name", ["keys", "a.b", "train", ""])
+def test_names_that_cannot_be_a_modules(refused, name):
+    message = refused(memories={name: ROWS}, objective=[{"loss": "CrossEntropy", "memory": name}])
+    assert f"{name!r} cannot be used as a name here; choose another, of letters, digits, _ and -." in message
