@@ -1,8 +1,6 @@
-"""Teachers that follow another network: the exponential moving average."""
+"""Teachers: the exponential moving average of another network, and the frozen one."""
 
 from __future__ import annotations
-
-import copy
 
 import torch
 from torch import nn
@@ -37,13 +35,6 @@ class EMA:
         if self.batch_norm == "copy":
             for own, other in zip(teacher.buffers(), student.buffers()):
                 own.copy_(other)
-
-
-def follow(student: nn.Module) -> nn.Module:
-    """A copy of ``student`` that no optimiser will touch: the start of a teacher."""
-    teacher = copy.deepcopy(student)
-    teacher.requires_grad_(False)
-    return teacher
 
 
 def freeze(network: nn.Module, statistics: str) -> None:
