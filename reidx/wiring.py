@@ -6,6 +6,7 @@ Every mismatch is one :class:`ConfigError` with the config line, what is missing
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,7 @@ class _StageCheck:
 
     def run(self) -> None:
         stage = self.stage
+        self.fusion()
         self.one_of(("init",), _stage_of(stage.init), self.earlier, "stage before this one")
         for name, teacher in stage.teachers.items():
             at: KeyPath = ("teachers", name)
@@ -114,6 +116,18 @@ class _StageCheck:
             self.feature(("evaluate", "on"), evaluate.on)
 
     # ---- the parts
+
+    def fusion(self) -> None:
+        """Raise if the fusion must be given a teacher's map and there is no teacher to give it."""
+        name = self.stage.model.fusion["type"]
+        forward = registry().find("fusion", name).load().forward  # type: ignore[attr-defined]
+        wanted = inspect.signature(forward).parameters.get("teacher")
+        averaged = any(t.type == "EMA" and t.of == "student" for t in self.stage.teachers.values())
+        if wanted is not None and wanted.default is wanted.empty and not averaged:
+            raise self.error(
+                ("model", "fusion"),
+                f"{name} works on the map of a teacher too; give the stage one: teachers: {{mean: {{type: EMA}}}}.",
+            )
 
     def level(self, at: KeyPath, level: Level) -> None:
         if level.domain is None:

@@ -13,7 +13,7 @@ from reidx import builder
 from reidx.builder import fill_defaults
 from reidx.errors import ConfigError
 from reidx.registry import KINDS, Component, Entry, Registry
-from reidx.testing import conformance
+from reidx.testing import conformance, feature_checks
 
 
 @pytest.mark.parametrize(("entry", "check"), conformance.cases(), ids=conformance.label)
@@ -249,7 +249,7 @@ def test_each_check_of_a_kind_has_a_component_that_fails_it() -> None:
 def test_a_class_that_is_not_there_is_named() -> None:
     entry = Entry(Component("loss", "Gone", "reidx.losses.triplet:Gone"), "", "reidx 1")
     with pytest.raises(reidx.ReidxError, match=r"loss Gone .* has no 'Gone'"):
-        conformance.loads(entry)
+        feature_checks.loads(entry)
 
 
 def test_examples_hold_nothing_that_the_core_supplies() -> None:

@@ -25,6 +25,8 @@ class Views:
 
     def __init__(self, in_channels: int) -> None: ...
 
+    def forward(self, maps): ...
+
 
 class HalvesJaccard:
     """A distance of two views."""
@@ -328,3 +330,29 @@ def test_stages(refused):
 def test_names_that_cannot_be_a_modules(refused, name):
     message = refused(memories={name: ROWS}, objective=[{"loss": "CrossEntropy", "memory": name}])
     assert f"{name!r} cannot be used as a name here; choose another, of letters, digits, _ and -." in message
+
+
+# ---- a fusion that works on a teacher's map
+
+
+class Taught(nn.Module):
+    """Works on two maps."""
+
+    provides = frozenset({"embed"})
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+
+    def forward(self, maps, teacher):
+        return maps, teacher
+
+
+def test_a_fusion_that_needs_a_teacher_where_there_is_none(refused, register):
+    register("fusion", Taught)
+    model = {"backbone": {"type": "Timm", "name": "test_resnet"}, "fusion": {"type": "Taught"}}
+    assert refused(model=model) == (
+        "fusion: | stages.0.model.fusion: Taught works on the map of a teacher too; give the stage one: "
+        "teachers: {mean: {type: EMA}}."
+    )
+    assert refused(model=model, teachers={"mean": {"type": "EMA"}}) == ""
+    assert refused(model=model, teachers={"mean": {"type": "Frozen", "weights": "x.pth"}}) != ""

@@ -53,10 +53,11 @@ class ReidAugment(Transform):
     """Randomly flipped, shifted, normalised and erased images: the field's customary training transform.
 
     In this order (LP section 1.6, but for the colours): each colour channel times 1 ± ``cast`` and all of them plus
-    ± ``exposure`` (of a range of 1), both uniform and 0 by default, as other cameras would see it; horizontal flip with probability ``flip``; ``pad`` black pixels on every side and a
-    random crop back to the size; normalisation; random erasing (Zhong et al., AAAI 2020) with probability ``erase``: a
-    rectangle of 2 to 40 % of the area and an aspect (height / width) of 0.3 to 3.33, found in up to 100 tries. As in
-    the field's code the rectangle is filled with 0.485, 0.456, 0.406 *after* normalisation: a light grey, not the mean.
+    ± ``exposure`` (of a range of 1), both uniform and 0 by default, as other cameras would see it; horizontal flip
+    with probability ``flip``; ``pad`` black pixels on every side and a random crop back to the size; normalisation;
+    random erasing (Zhong et al., AAAI 2020) with probability ``erase``: a rectangle of 2 to 40 % of the area and an
+    aspect (height / width) of 0.3 to 3.33, found in up to 100 tries. As in the field's code the rectangle is filled
+    with 0.485, 0.456, 0.406 *after* normalisation: a light grey, not the mean.
 
     Raises :class:`ConfigError` for a probability, ``cast`` or ``exposure`` outside 0..1 or a negative ``pad``.
     """

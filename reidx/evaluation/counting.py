@@ -9,6 +9,7 @@ from reidx.labels.compiled import compiled, squared_distance
 
 @compiled
 def count_ranks(start, stop, block, error, skip, q_ids, g_ids, x, y, factor, offset, ap, inp, first, top):  # type: ignore[no-untyped-def]
+    """Fills ``ap``, ``inp``, ``first`` and ``top`` for the queries ``start`` to ``stop`` of a block of distances."""
     gallery = block.shape[1]
     shifted = offset.shape[1] > 0
     distances, matches = np.empty(gallery, np.float64), np.empty(gallery, np.int64)

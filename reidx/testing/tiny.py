@@ -49,7 +49,9 @@ def tiny_experiment(root: str | Path, **changes: Any) -> dict[str, Any]:
             "distance": {"type": "Jaccard", "k1": 8, "k2": 2},
             "clusterer": {"type": "DBSCAN", "eps": 0.7, "min_samples": 2},
         },
-        "memories": {"rows": {"type": "LinearClassifier", "rows": "centroid", "normalize": True, "scale": 10.0}},
+        "memories": {
+            "rows": {"type": "LinearClassifier", "rows": "centroid", "normalize": True, "scale": 10.0}
+        },
         "objective": [{"loss": "CrossEntropy", "memory": "rows"}],
         "evaluate": {"domain": "target"},
         "stages": [{"name": "adapt", "epochs": 2, "iters": 3}],

@@ -186,8 +186,8 @@ def test_an_image_that_no_rectangle_fits_is_left_whole():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"flip": 1.5}, "flip is a share),
-        ({"erase": -0.1}, "erase is a share),
+        ({"flip": 1.5}, "flip is a share"),
+        ({"erase": -0.1}, "erase is a share"),
         ({"pad": -1}, "pad is"),
     ],
 )

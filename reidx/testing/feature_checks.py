@@ -1,0 +1,204 @@
+"""The checks of all components, and of what turns images into features: transform, sampler, backbone, fusion."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reidx.builder import fill_defaults
+from reidx.contracts import Features
+from reidx.errors import ConfigError
+from reidx.registry import KINDS, Entry
+from reidx.testing.given import (
+    IMAGE_SIZE,
+    built,
+    built_fusion,
+    declared,
+    expect,
+    expect_finite,
+    in_order,
+    known_labels,
+    seeded,
+    spec_of,
+)
+
+# ---- all kinds
+
+
+def loads(entry: Entry) -> None:
+    """The module is importable and has the class."""
+    expect(isinstance(entry.load(), type), "what the registry names is no class")
+
+
+def is_documented(entry: Entry) -> None:
+    """The class's own docstring starts with a line that says what comes out."""
+    text = vars(entry.load()).get("__doc__") or ""
+    expect(bool(text.strip()), "the class has no docstring")
+    expect(bool(text.split("\n")[0].strip()), "the docstring must start on its first line, with the result")
+
+
+def example_is_complete(entry: Entry) -> None:
+    """The example is a spec that is accepted, and still is with the defaults written out."""
+    context = KINDS[entry.kind].context
+    filled = fill_defaults(entry.kind, spec_of(entry), context)
+    expect(fill_defaults(entry.kind, filled, context) == filled, "its defaults are not accepted as values")
+
+
+def declares_a_contract(entry: Entry) -> None:
+    """Requires, provides, cameras, outliers and needs are of the right types and values."""
+    contract = declared(entry)
+    names = contract.requires | contract.provides
+    expect(all(isinstance(name, str) for name in names), "requires and provides are names of features")
+    if entry.kind == "clusterer":
+        expect(
+            contract.needs in ("graph", "features"),
+            f"needs is {contract.needs!r}; it must be graph or features",
+        )
+        expect(
+            contract.outliers in ("emits", "never"),
+            f"outliers is {contract.outliers!r}; it must be emits or never",
+        )
+    if entry.kind == "memory":
+        expect(
+            contract.outliers in ("keep", "drop"),
+            f"outliers is {contract.outliers!r}; it must be keep or drop",
+        )
+
+
+# ---- transform, sampler, backbone, fusion
+
+
+def makes_network_input(entry: Entry) -> None:
+    """uint8 (B,3,H,W) become float32 of the same shape, the same for the same seed, and stay as they were."""
+    transform = built(entry, image_size=IMAGE_SIZE, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3))
+    images = torch.randint(0, 256, (4, 3, *IMAGE_SIZE), dtype=torch.uint8, generator=seeded())
+    given = images.clone()
+
+    def once() -> Tensor:
+        torch.manual_seed(3)
+        return transform.batch(given)
+
+    out = once()
+    expect(torch.equal(given, images), "it changed the images that it was given")
+    expect(
+        out.dtype == torch.float32 and out.shape == images.shape, f"it gave {out.dtype} {tuple(out.shape)}"
+    )
+    expect_finite(out, "images")
+    expect(torch.equal(out, once()), "the same seed gave other images; draw from torch's generator alone")
+
+
+def fills_every_batch(entry: Entry) -> None:
+    """As many batches as asked for, all of one size, of positions there are, the same for the same seed."""
+    labels = known_labels()
+    labels[::9] = -1
+    given = {"labels": labels, "cameras": np.arange(len(labels)) % 3, "images": len(labels), "batches": 7}
+
+    def drawn(rank: int = 0, world_size: int = 1, seed: int = 0) -> list[list[int]]:
+        sampler = built(entry, **given, rank=rank, world_size=world_size)
+        expect(len(sampler) == 7, f"its length is {len(sampler)}; it was asked for 7 batches")
+        torch.manual_seed(seed)
+        return [list(batch) for batch in sampler]
+
+    batches = drawn()
+    sizes = {len(batch) for batch in batches}
+    expect(len(batches) == 7, f"it gave {len(batches)} batches; it was asked for 7")
+    expect(len(sizes) == 1 and 0 not in sizes, f"its batches are of different sizes: {sorted(sizes)}")
+    positions = {position for batch in batches for position in batch}
+    expect(positions <= set(range(len(labels))), "it gave positions that do not exist")
+    expect(batches == drawn(), "the same seed gave other batches; draw from torch's generator alone")
+    expect(batches != drawn(seed=1), "another seed gave the same batches")
+    try:
+        halves = [drawn(rank, 2) for rank in (0, 1)]
+    except ConfigError:
+        return  # the example cannot be shared by two processes, and it says so
+    joined = [a + b for a, b in zip(*halves)]
+    expect(
+        [sorted(b) for b in joined] == [sorted(b) for b in batches],
+        "two processes do not share what one draws",
+    )
+
+
+def gives_a_map(entry: Entry) -> None:
+    """Images (B,3,H,W) become a map (B,C,h,w) with C as declared; image by image alike in evaluation mode."""
+    torch.manual_seed(0)
+    backbone = built(entry, image_size=IMAGE_SIZE).eval()
+    images = torch.randn(3, 3, *IMAGE_SIZE, generator=seeded())
+    with torch.no_grad():
+        maps = backbone(images)
+        alone = backbone(images[:1])
+    expect(maps.ndim == 4 and len(maps) == 3, f"it gave {tuple(maps.shape)}, not (B,C,h,w)")
+    expect(
+        maps.shape[1] == backbone.out_channels,
+        f"out_channels is {backbone.out_channels}, not {maps.shape[1]}",
+    )
+    expect_finite(maps, "map")
+    expect(
+        torch.allclose(maps[:1], alone, atol=1e-3),
+        "in evaluation mode an image hangs on the rest of its batch",
+    )
+    expect(isinstance(backbone.nonnegative, bool), "nonnegative must say whether no entry is below 0")
+    expect(
+        not backbone.nonnegative or bool((maps >= 0).all()),
+        "it says nonnegative, but its map has entries below 0",
+    )
+    for name in ("mean", "std"):
+        given = getattr(backbone, name, None)
+        expect(given is None or len(given) == 3, f"{name} is {given}; one number a channel is wanted")
+
+
+def trains_every_parameter(entry: Entry) -> None:
+    """A gradient reaches each trainable parameter of a backbone."""
+    torch.manual_seed(0)
+    backbone = built(entry, image_size=IMAGE_SIZE).train()
+    maps = backbone(torch.randn(4, 3, *IMAGE_SIZE, generator=seeded()))
+    (maps * torch.randn(maps.shape, generator=seeded())).sum().backward()
+    idle = [name for name, p in backbone.named_parameters() if p.requires_grad and p.grad is None]
+    expect(not idle, f"parameters that the map does not hang on: {', '.join(idle[:5])}")
+
+
+def gives_the_features_it_declares(entry: Entry) -> None:
+    """Features named as in ``provides``, as wide as in ``dims``, ``embed`` (B,D) among them, in float32 and bf16."""
+    fusion, arguments = built_fusion(entry)
+    contract = declared(entry)
+    for mode in (True, False):
+        features = fusion.train(mode)(*arguments)
+        expect(isinstance(features, Features), f"it returned {type(features).__name__}, not Features")
+        expect(
+            set(features) == contract.provides,
+            f"provides is {in_order(contract.provides)}, not {in_order(features)}",
+        )
+        expect(
+            set(fusion.dims) == set(features),
+            f"dims speaks of {in_order(fusion.dims)}, not {in_order(features)}",
+        )
+        for name, tensor in features.items():
+            expect(
+                tensor.shape[-1] == fusion.dims[name],
+                f"dims[{name!r}] is {fusion.dims[name]}, not {tensor.shape[-1]}",
+            )
+            expect(len(tensor) == len(arguments[0]), f"{name!r} is of {len(tensor)} images")
+            expect_finite(tensor, name)
+        expect(features["embed"].ndim == 2, f"embed is {tuple(features['embed'].shape)}, not (B,D)")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for name, tensor in fusion(*(a.bfloat16() for a in arguments)).items():
+            expect_finite(tensor, f"{name} in bf16")
+
+
+def features_are_an_images_own(entry: Entry) -> None:
+    """In evaluation mode the features of an image do not hang on its batch; in training a gradient reaches the map."""
+    fusion, arguments = built_fusion(entry)
+    fusion.train()(*arguments)  # running statistics that are not those of a new BatchNorm
+    together = fusion.eval()(*arguments)
+    alone = fusion(*(a[:1] for a in arguments))
+    for name, tensor in together.items():
+        expect(
+            torch.allclose(tensor[:1], alone[name], atol=1e-4),
+            f"{name!r} of an image hangs on the rest of its batch",
+        )
+    maps = arguments[0].clone().requires_grad_()
+    embed = fusion.train()(maps, *arguments[1:])["embed"]
+    (embed * torch.randn(embed.shape, generator=seeded())).sum().backward()
+    expect(
+        maps.grad is not None and bool(maps.grad.abs().sum() > 0), "no gradient reaches the map from embed"
+    )

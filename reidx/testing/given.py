@@ -1,0 +1,138 @@
+"""What conformance checks give to components, and how they say what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from reidx.builder import build, fill_defaults
+from reidx.contracts import Contract, LabelSet, contract_of
+from reidx.engine.objective import inputs_of
+from reidx.labels.pipeline import check as check_labels
+from reidx.registry import KINDS, Entry
+
+IMAGE_SIZE = (64, 32)
+DIM = 16
+GROUPS, MEMBERS = 64, 8
+"""The bank of features that distances, clusterers and memories are given: so many groups of so many alike."""
+
+
+def expect(condition: bool, message: str) -> None:
+    """Raises :class:`AssertionError` with ``message`` unless ``condition`` holds."""
+    if not condition:
+        raise AssertionError(message)
+
+
+def expect_labelling(labels: LabelSet, images: int) -> None:
+    """Raises unless a label set keeps its contract for ``images`` images."""
+    try:
+        check_labels(labels, images)
+    except ValueError as error:
+        raise AssertionError(str(error)) from error
+
+
+def expect_finite(tensor: Tensor, what: str) -> None:
+    """Raises unless every entry of ``tensor`` is finite."""
+    expect(bool(torch.isfinite(tensor).all()), f"{what}: not all finite")
+
+
+def in_order(names: Any) -> str:
+    """Names, sorted, for a message."""
+    return ", ".join(sorted(names))
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    """A generator of its own, so that checks do not hang on their order."""
+    return torch.Generator().manual_seed(seed)
+
+
+def spec_of(entry: Entry) -> dict[str, Any]:
+    """A component's spec: its name and its example."""
+    return {"type": entry.name, **entry.component.example}
+
+
+def built(entry: Entry, **context: Any) -> Any:
+    """The component built from its example and the given context."""
+    return build(entry.kind, spec_of(entry), **context)
+
+
+def declared(entry: Entry) -> Contract:
+    """The contract, for the defaults written out, as an experiment reads it."""
+    filled = fill_defaults(entry.kind, spec_of(entry), KINDS[entry.kind].context)
+    return contract_of(entry.load(), {key: value for key, value in filled.items() if key != "type"})
+
+
+def built_fusion(entry: Entry) -> tuple[Any, list[Tensor]]:
+    """The fusion, and what it is called with: the maps, and a teacher's where it asks for them."""
+    torch.manual_seed(0)
+    fusion = built(entry, in_channels=64)
+    asks = set().union(*inputs_of(type(fusion)))
+    maps = [torch.rand(5, 64, 8, 4, generator=seeded(seed)) for seed in range(2 if "teacher" in asks else 1)]
+    return fusion, maps
+
+
+def known_labels() -> np.ndarray:
+    """The groups of the bank as labels (N,)."""
+    return np.repeat(np.arange(GROUPS), MEMBERS).astype(np.int64)
+
+
+def clustered_anew(*_: object) -> np.ndarray:
+    """What other settings of the clusterer would find: pairs of groups as one cluster."""
+    return known_labels() // 2
+
+
+def bank_of_groups() -> Tensor:
+    """Unit features (N, 16), those of a group close together."""
+    middle = torch.randn(GROUPS, DIM, generator=seeded(5))[torch.from_numpy(known_labels())]
+    return F.normalize(middle + 0.1 * torch.randn(middle.shape, generator=seeded(6)))
+
+
+def bank_views(names: Iterable[str]) -> dict[str, Tensor]:
+    """The bank under each name; ``parts`` (N,3,16), as three times that."""
+    return {
+        name: bank_of_groups()[:, None].repeat(1, 3, 1) if name == "parts" else bank_of_groups()
+        for name in sorted(names)
+    }
+
+
+def graph_of_groups() -> csr_array:
+    """Cosine distances of the bank below 0.5, symmetric, diagonal stored."""
+    bank = bank_of_groups().double().numpy()
+    dense = np.maximum(1.0 - bank @ bank.T, 0.0)
+    rows, columns = np.nonzero(dense < 0.5)
+    return csr_array((dense[rows, columns].astype(np.float32), (rows, columns)), shape=dense.shape)
+
+
+def loss_inputs(alike: bool) -> Mapping[str, Tensor]:
+    """All that a loss can ask for, of 8 images of 4 labels; ``alike``: of 8 times the same image."""
+
+    def rows(width: int, seed: int) -> Tensor:
+        return torch.randn(1 if alike else 8, width, generator=seeded(seed)).expand(8, width)
+
+    targets = torch.arange(8) // 2
+    return {
+        "features": F.normalize(rows(DIM, 1)).detach().clone().requires_grad_(),
+        "targets": targets,
+        "scores": rows(4, 2).detach().clone().requires_grad_(),
+        "weights": torch.linspace(0.0, 1.0, 8),
+        "soft_targets": torch.softmax(rows(4, 3), 1),
+        "teacher": F.normalize(rows(DIM, 4)),
+        "teacher_scores": rows(4, 5).clone(),
+        "cameras": torch.arange(8) % 2,
+        "index": torch.arange(8),
+    }
+
+
+def expect_gradients(value: Tensor, trained: list[Tensor], when: str) -> None:
+    """Raises unless gradients of ``value`` reach all that is trained, and are finite."""
+    expect(value.requires_grad, "it carries no gradient")
+    gradients = [g for g in torch.autograd.grad(value, trained, allow_unused=True) if g is not None]
+    expect(bool(gradients), "no gradient reaches what it was given")
+    for gradient in gradients:
+        expect_finite(gradient, f"gradient for {when}")

@@ -1,0 +1,185 @@
+"""The checks of what labels images and of what learns from labels: distance to loss, and the protocol."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from reidx.contracts import Features, LabelSet
+from reidx.engine.objective import INPUTS, inputs_of
+from reidx.labels.pipeline import Labelling
+from reidx.memory import Memory
+from reidx.registry import Entry
+from reidx.testing.given import (
+    DIM,
+    bank_of_groups,
+    bank_views,
+    built,
+    clustered_anew,
+    declared,
+    expect,
+    expect_finite,
+    expect_gradients,
+    expect_labelling,
+    graph_of_groups,
+    in_order,
+    known_labels,
+    loss_inputs,
+    seeded,
+)
+
+# ---- distance, clusterer, refiner
+
+
+def gives_a_graph(entry: Entry) -> None:
+    """Features become a sparse graph (N,N), float, no distance below 0, the nearer ones within groups; twice the same."""
+    distance = built(entry, device="cpu")
+    views = declared(entry).requires
+    bank, same = bank_of_groups(), known_labels()[:, None] == known_labels()
+    given = bank_views(views) if views else bank
+    graph = distance(given)
+    expect(isinstance(graph, csr_array), f"it returned {type(graph).__name__}, not a csr_array")
+    expect(graph.shape == same.shape, f"the graph is {graph.shape}, not {same.shape}")
+    expect(graph.data.dtype.kind == "f", f"distances are {graph.data.dtype}, not floats")
+    expect(
+        bool(np.isfinite(graph.data).all() and (graph.data >= 0).all()),
+        "distances must be finite and not negative",
+    )
+    dense = np.ones(graph.shape)  # what is not stored is at distance 1
+    entries = graph.tocoo()
+    dense[entries.row, entries.col] = entries.data
+    expect(dense[same].mean() < dense[~same].mean(), "images that are alike are not nearer than others")
+    again = distance(given)
+    expect(np.array_equal(again.toarray(), graph.toarray()), "the same features gave another graph")
+
+
+def gives_labels(entry: Entry) -> None:
+    """Labels (N,) int64, −1 or 0..K−1 without gaps, the same for the same input; no −1 unless declared."""
+    contract = declared(entry)
+    given = graph_of_groups() if contract.needs == "graph" else bank_of_groups()
+
+    def once() -> np.ndarray:
+        return built(entry, seed=1)(given)
+
+    labels = once()
+    expect_labelling(LabelSet(labels), len(known_labels()))
+    expect(contract.outliers == "emits" or labels.min() >= 0, "it says outliers: never, and there is a -1")
+    expect(np.array_equal(labels, once()), "the same input and seed gave other labels")
+
+
+def refines_labels(entry: Entry) -> None:
+    """A LabelSet becomes a LabelSet that keeps the contract, with and without a history; the given one stays."""
+    refiner = built(entry)
+    truth = known_labels()
+    bank = bank_views({"embed", *declared(entry).requires})
+    for previous in (None, np.roll(truth, 3)):
+        labels = truth.copy()
+        labels[:5] = -1
+        labels = np.unique(labels, return_inverse=True)[1].astype(np.int64) - 1
+        before = labels.copy()
+        context = Labelling(
+            bank, "embed", graph_of_groups(), clustered_anew, 0, previous, np.arange(len(labels)) % 3
+        )
+        refined = refiner(LabelSet(labels), context)
+        expect(isinstance(refined, LabelSet), f"it returned {type(refined).__name__}, not a LabelSet")
+        expect_labelling(refined, len(labels))
+        expect(np.array_equal(labels, before), "it changed the labels that it was given")
+        for name in ("weights", "soft_targets"):
+            extra = getattr(refined, name)
+            expect(extra is None or bool(np.isfinite(extra).all()), f"{name} are not finite")
+
+
+# ---- memory, loss, alignment
+
+
+def keeps_the_memory_cycle(entry: Entry) -> None:
+    """reset, forward, update, and a reset to another number of labels: scores (B,K) with a gradient for the features."""
+    memory = built(entry, dim=DIM)
+    expect(isinstance(memory, Memory), "it is no subclass of reidx.memory.Memory")
+    bank, truth = bank_of_groups(), torch.from_numpy(known_labels())
+    for labels in (truth.clone(), truth % 5, truth % 9):
+        labels[3] = -1
+        memory.reset(bank if memory.needs_bank else None, labels, torch.arange(len(labels)) % 3)
+        index = torch.arange(10, 22)
+        features = F.normalize(bank[index] + 0.01).requires_grad_()
+        scores = memory(features)
+        classes = int(labels.max()) + 1
+        expect(scores.ndim == 2 and len(scores) == len(index), f"scores are {tuple(scores.shape)}, not (B,K)")
+        expect(scores.shape[1] >= classes, f"there are {scores.shape[1]} scores for {classes} labels")
+        expect_finite(scores, "scores")
+        scores.square().sum().backward()
+        expect(
+            features.grad is not None and bool(features.grad.abs().sum() > 0),
+            "no gradient reaches the features",
+        )
+        memory.update(features.detach(), labels[index], index)
+        expect_finite(memory(features.detach()), "scores after an update")
+
+
+def comes_back_from_a_checkpoint(entry: Entry) -> None:
+    """A new memory that is restored from another's state scores alike, whatever size it had, and can be updated."""
+    bank, labels = bank_of_groups(), torch.from_numpy(known_labels())
+    saved, fresh = built(entry, dim=DIM), built(entry, dim=DIM)
+    saved.reset(bank if saved.needs_bank else None, labels, torch.arange(len(labels)) % 3)
+    fresh.restore(saved.state_dict())
+    expect(torch.equal(saved(bank[:9]), fresh(bank[:9])), "the restored memory gives other scores")
+    fresh.update(bank[:9], labels[:9], torch.arange(9))
+    expect_finite(fresh(bank[:9]), "scores after an update")
+
+
+def is_a_scalar_with_a_gradient(entry: Entry) -> None:
+    """A loss of the inputs that its forward names: one finite number, with a finite gradient, with the optional ones too."""
+    loss = built(entry)
+    needed, optional = inputs_of(type(loss))
+    unknown = (needed | optional) - set(INPUTS)
+    expect(not unknown, f"its forward asks for {in_order(unknown)}; a loss may ask for {', '.join(INPUTS)}")
+    for names in (needed, needed | optional):
+        for alike in (False, True):
+            given = {name: value for name, value in loss_inputs(alike).items() if name in names}
+            value = loss(**given)
+            expect(isinstance(value, Tensor) and value.ndim == 0, "it returned no scalar tensor")
+            expect_finite(value, "loss")
+            trained = [given[name] for name in ("features", "scores") if name in given]
+            expect(
+                bool(trained), "its forward asks for neither features nor scores, so it cannot train anything"
+            )
+            expect_gradients(value, trained, "all images alike" if alike else "a batch")
+
+
+def aligns_two_domains(entry: Entry) -> None:
+    """An alignment of two domains' features, of different batch sizes: one finite number with a finite gradient."""
+    names = sorted({"embed", *declared(entry).requires})
+    alignment = built(entry, dims=dict.fromkeys(names, DIM))
+    given = [
+        Features({name: torch.randn(size, DIM, generator=seeded(seed)).requires_grad_() for name in names})
+        for seed, size in ((1, 6), (2, 8))
+    ]
+    value = alignment(*given)
+    expect(isinstance(value, Tensor) and value.ndim == 0, "it returned no scalar tensor")
+    expect_finite(value, "alignment")
+    expect_gradients(value, [tensor for features in given for tensor in features.values()], "a batch")
+
+
+# ---- protocol
+
+
+def ignores_row_by_row(entry: Entry) -> None:
+    """Bool (Q,G), each query's row the same whatever the other queries are; somebody's match is left."""
+    protocol = built(entry)
+    random = np.random.default_rng(0)
+    query_ids, gallery_ids = random.integers(0, 6, 20), random.integers(-1, 6, 50)
+    query_cameras, gallery_cameras = random.integers(0, 3, 20), random.integers(0, 3, 50)
+    skip = protocol.ignored(query_ids, gallery_ids, query_cameras, gallery_cameras)
+    expect(
+        skip.shape == (20, 50) and skip.dtype == np.bool_,
+        f"it gave {skip.dtype} {skip.shape}, not bool (Q,G)",
+    )
+    rows = protocol.ignored(query_ids[7:9], gallery_ids, query_cameras[7:9], gallery_cameras)
+    expect(np.array_equal(rows, skip[7:9]), "what a query ignores hangs on the other queries")
+    matches = query_ids[:, None] == gallery_ids
+    expect(bool((matches & ~skip).any()), "it ignores every match")
+    for name in ("name", "version", "camera_filter", "junk"):
+        expect(hasattr(protocol, name), f"it has no {name}, which the card of a result says")
