@@ -70,7 +70,7 @@ class Result:
         rows: list[tuple[str, Report]] = []
         for stage in self.stages:
             if stage.before:
-                rows.append((f"before {stage.name}" if stage.history else stage.name, stage.before))
+                rows.append((f"direct transfer (before {stage.name})" if stage.history else stage.name, stage.before))
             if "mAP" in stage.last:
                 rows.append((f"{stage.name}, epoch {stage.last['epoch']:.0f} (last)", stage.last))
         return rows
