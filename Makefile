@@ -17,7 +17,7 @@ test: lint
 
 lint: .venv/installed
 	$(BIN)/ruff check
-	$(BIN)/mypy
+	$(BIN)/mypy reidx $(filter-out %.egg-info,$(wildcard plugins/*/reidx_*))
 
 clean:
 	rm -rf .venv build dist *.egg-info plugins/*/build plugins/*/*.egg-info .mypy_cache .ruff_cache .pytest_cache
