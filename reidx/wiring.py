@@ -29,13 +29,16 @@ def check_wiring(config: Config) -> None:
     """Raise :class:`ConfigError` at the first thing in any stage that does not fit the rest."""
     _folder(config, ("name",), config.experiment.name)
     names: list[str] = []
+    trained: list[str] = []
     for position, stage in enumerate(config.experiment.stages):
         at = ("stages", position, "name")
         _folder(config, at, stage.name)
         if stage.name in names:
             raise ConfigError(f"{config.place(at)}: there is a stage called {stage.name!r} already; rename one.")
-        _StageCheck(config, position, stage, names).run()
+        _StageCheck(config, position, stage, trained).run()
         names.append(stage.name)
+        if stage.epochs > 0:  # others leave no checkpoint to start from
+            trained.append(stage.name)
 
 
 def _folder(config: Config, at: KeyPath, name: str) -> None:
@@ -63,14 +66,14 @@ class _StageCheck:
     def run(self) -> None:
         stage = self.stage
         self.fusion()
-        self.one_of(("init",), _stage_of(stage.init), self.earlier, "stage before this one")
+        self.one_of(("init",), _stage_of(stage.init), self.earlier, "stage that trains before this one")
         for name, teacher in stage.teachers.items():
             at: KeyPath = ("teachers", name)
             self.name(at, name, ("student",))
             if teacher.type == "EMA":
                 followed = [n for n in self.networks if n != name]
                 self.one_of((*at, "of"), teacher.of, followed, "network to follow")
-            self.one_of((*at, "weights"), _stage_of(teacher.weights), self.earlier, "stage before this one")
+            self.one_of((*at, "weights"), _stage_of(teacher.weights), self.earlier, "stage that trains before this one")
         for name, level in stage.labels.items():
             if name == "identity":
                 raise self.error(("labels", "levels", name), "'identity' are the data set's own labels; rename the level.")
@@ -168,20 +171,19 @@ class _StageCheck:
             raise PluginError(
                 f"loss {term['loss']}: its forward asks for {unknown!r}; a loss may ask for {', '.join(INPUTS)}."
             )
-        if needed & {"scores", "teacher_scores"}:
-            if term["memory"] is None:
-                raise self.error(at, f"{term['loss']} compares with a memory: say which (memory: NAME).")
-            self.one_of((*at, "memory"), term["memory"], self.stage.memories, "memory")
+        self.one_of((*at, "memory"), term["memory"], self.stage.memories, "memory")
+        self.one_of((*at, "against"), term["against"], self.networks, "network")
+        if needed & {"scores", "teacher_scores"} and term["memory"] is None:
+            raise self.error(at, f"{term['loss']} compares with a memory: say which (memory: NAME).")
+        if term["memory"] is not None:
             memory = self.stage.memories[term["memory"]]
-            if "targets" in needed and memory["labels"] != labels:
+            if "targets" in needed | optional and memory["labels"] != labels:
                 raise self.error(
                     (*at, "memory"),
                     f"memory {term['memory']!r} holds labels {memory['labels']!r}, stream {stream!r} carries {labels!r}.",
                 )
-        if needed & {"teacher", "teacher_scores"}:
-            if term["against"] is None:
-                raise self.error(at, f"{term['loss']} compares with a teacher: say which (against: NAME).")
-            self.one_of((*at, "against"), term["against"], self.networks, "network")
+        if needed & {"teacher", "teacher_scores"} and term["against"] is None:
+            raise self.error(at, f"{term['loss']} compares with a teacher: say which (against: NAME).")
         if "targets" in needed and labels is None:
             raise self.error(at, f"{term['loss']} needs labels, but stream {stream!r} has none.")
         if "targets" in needed and labels in self.stage.labels:

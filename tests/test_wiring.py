@@ -299,7 +299,8 @@ def test_teachers(refused):
     assert "there is no network to follow called 'mean'. There is: student." in refused(
         teachers={"mean": {"type": "EMA", "of": "mean"}}
     )
-    assert "weights: stage:before | stages.0.teachers.old.weights: there is no stage before this one called 'before'." in (
+    place = "weights: stage:before | stages.0.teachers.old.weights: "
+    assert place + "there is no stage that trains before this one called 'before'." in (
         refused(teachers={"old": {"type": "Frozen", "weights": "stage:before"}})
     )
 
@@ -317,10 +318,11 @@ def test_stages(refused):
     assert refused(stages=[{"name": "a", **one}, {"name": "a", **one}]) == (
         "name: a | there is a stage called 'a' already; rename one."
     )
-    assert "there is no stage before this one called 'b'. There is: a." in refused(
+    assert "there is no stage that trains before this one called 'b'. There is: a." in refused(
         stages=[{"name": "a", **one}, {"name": "c", "init": "stage:b", **one}]
     )
-    assert "there is no stage before this one called 'a'." in refused(stages=[{"name": "a", "init": "stage:a", **one}])
+    itself = refused(stages=[{"name": "a", "init": "stage:a", **one}])
+    assert "there is no stage that trains before this one called 'a'." in itself
     assert refused(stages=[{"name": "a", **one}, {"name": "b", "init": "stage:a", **one}]) == ""
     for name in ("", "..", "a/b", " a", "-a"):
         assert "it names a folder" in refused(stages=[{"name": name, **one}])
@@ -356,3 +358,16 @@ def test_a_fusion_that_needs_a_teacher_where_there_is_none(refused, register):
     )
     assert refused(model=model, teachers={"mean": {"type": "EMA"}}) == ""
     assert refused(model=model, teachers={"mean": {"type": "Frozen", "weights": "x.pth"}}) != ""
+
+
+def test_a_memory_or_teacher_that_is_not_there_is_refused_even_where_the_loss_does_not_read_it(refused):
+    triplet = {"loss": "Triplet", "on": "pooled"}
+    assert "no memory called 'rwos'. Did you mean rows?" in refused(objective=[{**triplet, "memory": "rwos"}])
+    assert "no network called 'maen'" in refused(
+        objective=[{**triplet, "against": "maen"}], teachers={"mean": {"type": "EMA"}}
+    )
+
+
+def test_a_stage_that_does_not_train_leaves_nothing_to_start_from(refused):
+    stages = [{"name": "look", "epochs": 0}, {"name": "adapt", "epochs": 1, "iters": 1, "init": "stage:look"}]
+    assert "there is no stage that trains before this one called 'look'" in refused(stages=stages)

@@ -70,7 +70,10 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
         except RuntimeError as error:
             raise OSError(None, "the disk is full, or files of that size are not allowed") from error
         sum_path = path.with_suffix(".sha256")
-        sum_path.write_text(digest(partial), encoding="utf-8")
+        with open(sum_path, "w", encoding="utf-8") as handle:
+            handle.write(digest(partial))
+            handle.flush()
+            os.fsync(handle.fileno())
 
     write_atomically(path, write)
     for _, old in _numbered(path.parent)[:-KEEP]:
@@ -118,24 +121,27 @@ def strip_prefix(state: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
 
 
-def load_weights(network: torch.nn.Module, path: str | Path) -> None:
-    """Load a network's weights (backbone and fusion) from a checkpoint of a stage.
+def load_weights(
+    network: torch.nn.Module, path: str | Path, name: str = "student", whole: bool = False
+) -> None:
+    """Load a network's weights (backbone and fusion) from those of network ``name`` in a checkpoint of a stage.
 
-    Takes the student's. The backbone must fit exactly; parts of another fusion head may be missing or left over, as a
-    later stage may have another head. Raises :class:`CheckpointError` listing what does not fit.
+    The backbone must fit exactly. Parts of another fusion head may be missing or left over, as a later stage may have
+    another head, unless the ``whole`` network must fit. Raises :class:`CheckpointError` listing what does not.
     """
     state = load(path).get("state_dict", {})
-    weights = strip_prefix(state, "networks.student.")
+    weights = strip_prefix(state, f"networks.{name}.")
     if not weights:
-        raise CheckpointError(f"{path} is not a checkpoint of a stage: it has no networks.student.* weights.")
+        raise CheckpointError(f"{path} is not a checkpoint of a stage: it has no networks.{name}.* weights.")
+    must = "" if whole else "backbone."
     own = network.state_dict()
     shapes = [
         f"{key}: {tuple(weights[key].shape)} in the file, {tuple(own[key].shape)} in the model"
         for key in own
         if key in weights and weights[key].shape != own[key].shape
     ]
-    missing = [key for key in own if key not in weights and key.startswith("backbone.")]
-    unknown = [key for key in weights if key not in own and key.startswith("backbone.")]
+    missing = [key for key in own if key not in weights and key.startswith(must)]
+    unknown = [key for key in weights if key not in own and key.startswith(must)]
     problems = shapes + [f"{k}: missing" for k in missing] + [f"{k}: not in the model" for k in unknown]
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""

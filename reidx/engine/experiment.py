@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import platform
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,8 @@ class Result:
     @property
     def ranked_list(self) -> Path | None:
         """The picture of ranked lists of the last stage that was evaluated, if there is one."""
-        pictures = sorted(self.work_dir.glob("*/ranked.png"))
+        folders = [self.work_dir / f"{i + 1}-{stage.name}" for i, stage in enumerate(self.stages)]
+        pictures = [folder / "ranked.png" for folder in folders if (folder / "ranked.png").is_file()]
         return pictures[-1] if pictures else None
 
     @property
@@ -168,9 +169,11 @@ def _run(config: Config, folder: Path, resume: bool, reporter: Reporter) -> Resu
 
 
 def test(config: Config, weights: str | Path | None = None, progress: Mode | None = None) -> Result:
-    """Evaluate the network of an experiment's last stage: with ``weights`` (a stage's checkpoint), or as it is built.
+    """Evaluate the network that an experiment's last stage evaluates: with ``weights`` (a checkpoint of that stage, which
+    must fit as a whole), or as the stage starts.
 
-    Nothing is trained and nothing written. Raises :class:`ConfigError` if the stage has no domain to evaluate on.
+    Nothing is trained, nothing written, and ``config`` stays as it is. Raises :class:`ConfigError` if the stage has no
+    domain to evaluate on.
     """
     stage, number = config.experiment.stages[-1], len(config.experiment.stages) - 1
     if stage.evaluate.domain is None:
@@ -178,7 +181,8 @@ def test(config: Config, weights: str | Path | None = None, progress: Mode | Non
     if weights is not None:
         if not Path(weights).is_file():
             raise CheckpointError(f"--weights: there is no file {weights}.")
-        stage.init = str(weights)
+        teachers = {name: replace(teacher, weights=None) for name, teacher in stage.teachers.items()}
+        stage = replace(stage, init=None, teachers=teachers)
     elif stage.init is not None and stage.init.startswith("stage:"):
         raise ConfigError(f"Stage {stage.name} starts from {stage.init}: say whose weights to test (--weights FILE).")
     keep_freed_memory()
@@ -187,8 +191,11 @@ def test(config: Config, weights: str | Path | None = None, progress: Mode | Non
     check_evaluation(config, domains, number)
     seed_everything(config.experiment.seed, number)
     stage_run = StageRun(stage, number, config.experiment.seed, domains, Path("."), Path, reporter)
-    metrics, card = stage_run.evaluate()
-    cards = {stage.name: {"evaluation": card}}
+    if weights is not None:
+        name = stage.evaluate.network
+        checkpoints.load_weights(stage_run.model.networks[name], weights, name, whole=True)
+    metrics, _ = stage_run.evaluate()
+    cards = {stage.name: {**_stage_card(stage, stage_run), "tested": str(weights) if weights else "as built"}}
     return Result(Path("."), [StageResult(stage.name, metrics)], _card(config, domains, cards, 0.0))
 
 
@@ -207,7 +214,8 @@ def _claim(folder: Path, config: Config, resume: bool) -> bool:
                 "Resume with that config, or name another folder (--work-dir)."
             )
         return False
-    used = {p.namespace: p for p in plugins() if p.namespace and f"{p.namespace}." in json.dumps(config.data)}
+    namespaces = {name.partition(".")[0] for name in _components(config.data) if "." in name}
+    used = {p.namespace: p for p in plugins() if p.namespace in namespaces}
     origin = {
         namespace: {
             "distribution": plugin.origin,
@@ -223,16 +231,26 @@ def _claim(folder: Path, config: Config, resume: bool) -> bool:
     return True
 
 
+def _components(data: Any) -> set[str]:
+    """The names of all components in a resolved config."""
+    if isinstance(data, list):
+        return set().union(*map(_components, data))
+    if not isinstance(data, dict):
+        return set()
+    own = {data[key] for key in ("type", "loss") if isinstance(data.get(key), str)}
+    return own.union(*map(_components, data.values()))
+
+
 def _resolve(reference: str, folder: Path, stages: list[Stage]) -> Path:
     """The checkpoint that ``stage:NAME`` (its last) or a path stands for."""
     if not reference.startswith("stage:"):
         return Path(reference)
     name = reference.removeprefix("stage:")
     number = next(i for i, stage in enumerate(stages) if stage.name == name)
-    newest = checkpoints.newest(folder / f"{number + 1}-{name}")
-    if newest is None:
-        raise CheckpointError(f"{reference}: there is no whole checkpoint in {folder / f'{number + 1}-{name}'}.")
-    return newest
+    last = folder / f"{number + 1}-{name}" / f"epoch_{stages[number].epochs}.pth"
+    if checkpoints.newest(last.parent) != last:  # an earlier one would be another teacher, unsaid
+        raise CheckpointError(f"{reference}: its last checkpoint {last} is missing or damaged. Run that stage again.")
+    return last
 
 
 def _metrics_line(metrics: Report) -> str:

@@ -130,12 +130,13 @@ class Relabeller:
         for domain in dict.fromkeys(identity_domains.values()):
             if IDENTITY not in self.labels:
                 self.labels[IDENTITY] = self.identity(domain)
-                bank_names = {w["on"] for w in self._memories(IDENTITY, bank_only=True).values()}
-                if bank_names:
+                wanted: dict[str, set[str]] = {}
+                for wiring in self._memories(IDENTITY, bank_only=True).values():
+                    wanted.setdefault(wiring["network"], set()).add(wiring["on"])
+                for network, names in wanted.items():
                     what = f"features of {domain}"
-                    banks[domain, "student", False] = self.extractor.bank(
-                        domain, "train", "student", bank_names, False, what
-                    )
+                    bank = self.extractor.bank(domain, "train", network, names, False, what)
+                    banks[domain, network, False] = bank
                 self._reset(IDENTITY, domain, banks, False)
         return report
 

@@ -1,0 +1,62 @@
+"""A whole experiment: what its result says, and that testing a checkpoint gives the numbers of its training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import reidx
+from reidx.engine import experiment as experiments
+from reidx.errors import CheckpointError
+
+Experiment = Callable[..., Path]
+
+MEAN = {"mean": {"type": "EMA", "momentum": 0.5, "batch_norm": "copy"}}
+
+
+@pytest.mark.parametrize("network", ["student", "mean"])
+def test_testing_a_checkpoint_gives_the_metrics_of_its_training(
+    experiment: Experiment, tmp_path: Path, network: str
+) -> None:
+    config = reidx.load_config(experiment(teachers=MEAN, evaluate={"domain": "target", "network": network}))
+    trained = reidx.run(config, tmp_path / "run", progress="quiet")
+    before = config.hash, config.experiment.stages[0].init
+    tested = experiments.test(config, tmp_path / "run/1-adapt/epoch_2.pth", progress="quiet")
+    assert tested.metrics == trained.metrics
+    assert (config.hash, config.experiment.stages[0].init) == before
+    card = tested.card["stages"]["adapt"]
+    assert card["evaluation"]["network"] == network and card["bn_group"] == 64 and card["precision"] == "fp32"
+
+
+def test_weights_of_another_head_are_not_tested_with_a_random_one(experiment: Experiment, tmp_path: Path) -> None:
+    reidx.run(reidx.load_config(experiment()), tmp_path / "run", progress="quiet")
+    other = reidx.load_config(experiment(), ["model.fusion.pool=gem"])
+    with pytest.raises(CheckpointError, match=r"fusion\.pool\.p: missing"):
+        experiments.test(other, tmp_path / "run/1-adapt/epoch_2.pth", progress="quiet")
+
+
+def test_a_stage_starts_from_the_last_epoch_of_another_or_not_at_all(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    stages = [{"name": "a", "epochs": 2, "iters": 1}, {"name": "b", "epochs": 1, "iters": 1, "init": "stage:a"}]
+    config = reidx.load_config(experiment(stages=stages))
+    result = reidx.run(config, tmp_path / "run", progress="quiet")
+    assert [stage.name for stage in result.stages] == ["a", "b"]
+    assert result.ranked_list == tmp_path / "run/2-b/ranked.png"
+    record = json.loads((tmp_path / "run/result.json").read_text())
+    assert record["metrics"] == result.metrics and record["card"]["stages"]["b"]["init"] == "stage:a"
+    (tmp_path / "run/1-a/epoch_2.pth").write_bytes(b"damaged")
+    (tmp_path / "run/2-b/done.json").unlink()
+    with pytest.raises(CheckpointError, match=r"stage:a: its last checkpoint .*epoch_2\.pth is missing or damaged"):
+        reidx.run(config, tmp_path / "run", resume=True, progress="quiet")
+
+
+def test_only_plugins_whose_components_are_named_are_noted(experiment: Experiment, tmp_path: Path) -> None:
+    memories = {"rows": {"type": "cluster_contrast.ClusterMemory"}}
+    path = experiment(memories=memories, objective=[{"loss": "MemoryContrast", "memory": "rows"}], description="osnet.x")
+    reidx.run(reidx.load_config(path), tmp_path / "run", progress="quiet")
+    plugins = json.loads((tmp_path / "run/experiment.json").read_text())["plugins"]
+    assert list(plugins) == ["cluster_contrast"] and "0.1.0" in plugins["cluster_contrast"]["distribution"]
