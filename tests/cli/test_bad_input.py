@@ -346,11 +346,24 @@ def test_weights_that_do_not_fit(experiment, run, refusal, tmp_path):
 # ---- the user's own hand
 
 
+# a shell's background job ignores SIGINT, and its children inherit that
+LISTENING = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from reidx.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def test_ctrl_c_says_how_to_go_on_and_that_is_true(experiment, run, tmp_path):
-    path = str(experiment(stages=[{"name": "adapt", "epochs": 3, "iters": 40}]))
+    path = str(experiment(stages=[{"name": "adapt", "epochs": 12, "iters": 40}]))
     words = ["train", path, "--work-dir", "run"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "reidx", *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", LISTENING, *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     while process.poll() is None and checkpoints.newest(tmp_path / "run/1-adapt") is None:
         time.sleep(0.02)
@@ -362,4 +375,4 @@ def test_ctrl_c_says_how_to_go_on_and_that_is_true(experiment, run, tmp_path):
     assert "Traceback" not in err
     assert_whole(tmp_path)
     code, out, err = run(*words, "--resume")
-    assert (code, err) == (0, "") and "adapt, epoch 3 (last)" in out
+    assert (code, err) == (0, "") and "adapt, epoch 12 (last)" in out

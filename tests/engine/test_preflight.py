@@ -126,7 +126,8 @@ def test_no_images_to_train_on(check):
 
 def test_files_of_later_stages(check, tmp_path):
     assert check(init=str(tmp_path / "none.pth")).startswith(f"stages.1.init: there is no file {tmp_path / 'none.pth'}")
-    assert check(init="stage:harmless") == ""
+    with pytest.raises(ConfigError, match="no stage that trains before this one called 'harmless'"):
+        check(init="stage:harmless")
     teachers = {"old": {"type": "Frozen", "weights": "none.pth"}}
     assert check(teachers=teachers).startswith("stages.1.teachers.old.weights: there is no file none.pth")
 
