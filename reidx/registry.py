@@ -63,7 +63,7 @@ KINDS: dict[str, Kind] = {
             "distance",
             "a bank of features (N,D), or of several views",
             "sparse graph of distances (N,N)",
-            ("device",),
+            ("device", "sharded"),
         ),
         Kind(
             "clusterer",

@@ -165,6 +165,8 @@ class Stage:
     init: str | None = None
     """Where the student's weights come from: ``stage:NAME``, a file, or null (as the backbone was built)."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    bank: Literal["fp32", "fp16"] = "fp32"
+    """In what the features of a domain's images are kept for labelling and for the memories' resets."""
     joint: bool = False
     """One forward pass over the images of all streams together, instead of one a stream."""
     clip_grad: float | None = number(None, 0)

@@ -28,19 +28,21 @@ def extract(
     *,
     device: torch.device,
     precision: str = "fp32",
+    kept: torch.dtype = torch.float32,
     flip: bool = False,
     workers: int = 0,
     reporter: Reporter | None = None,
     what: str = "features",
 ) -> dict[str, Tensor]:
-    """The named features (N,…) float32 on the CPU of all images of ``store``, in its order.
+    """The named features (N,…), ``kept`` in that type on the CPU, of all images of ``store``, in its order.
 
     ``network`` must be in evaluation mode. ``flip`` adds the features of each mirror image and halves the sum; the mean
     is not normalised again. Whether features are finite is checked where they are used.
     """
     view = LabelledView(store, np.full(len(store), -1, dtype=np.int64), None)
     order = BatchSampler(SequentialSampler(range(len(store))), BATCH.get(device.type, 64), drop_last=False)
-    banks: dict[str, list[Tensor]] = {name: [] for name in names}
+    banks: dict[str, Tensor] = {}
+    filled = 0
     reporter = reporter or Reporter("quiet")
     if workers == 0:
         with reporter.counted(f"{what}: decoding") as progress:
@@ -52,7 +54,10 @@ def extract(
             if flip:
                 features = [*features, network(images.flip(-1))]
             for name in names:
-                bank = torch.stack([f[name].float() for f in features]).mean(0)
-                banks[name].append(bank.cpu())
+                rows = torch.stack([f[name].float() for f in features]).mean(0)
+                if name not in banks:  # the width is known with the first batch
+                    banks[name] = torch.empty(len(store), *rows.shape[1:], dtype=kept)
+                banks[name][filled : filled + len(rows)] = rows
+            filled += len(images)
             work.advance(len(images))
-    return {name: torch.cat(chunks) for name, chunks in banks.items()}
+    return banks

@@ -53,17 +53,18 @@ class Extractor:
         domains: Domains,
         transforms: Mapping[str, Callable[[Tensor], Tensor]],
         precision: str,
+        kept: str,
         reporter: Reporter,
     ) -> None:
         self.model, self.domains, self.transforms = model, domains, transforms
-        self.precision, self.reporter = precision, reporter
+        self.precision, self.kept, self.reporter = precision, kept, reporter
 
     def bank(
         self, domain: str, split: str, network: str, names: set[str], flip: bool, what: str
     ) -> dict[str, Tensor]:
         """The named features of a split, by network ``network``; see :func:`reidx.engine.extract.extract`.
 
-        Query and gallery are always extracted in fp32: half precision moves a rank here and there.
+        Query and gallery are always extracted and kept in fp32: half precision moves a rank here and there.
         """
         training = self.model.training
         self.model.eval()
@@ -75,6 +76,7 @@ class Extractor:
                 sorted(names),
                 device=self.model.device,
                 precision=self.precision if split == "train" else "fp32",
+                kept=torch.float16 if split == "train" and self.kept == "fp16" else torch.float32,
                 flip=flip,
                 workers=self.domains.workers,
                 reporter=self.reporter,
@@ -179,7 +181,7 @@ class Relabeller:
             bank = banks.get((domain, wiring["network"], flip), {}).get(wiring["on"])
             with parameters_kept(memory, self.optimizer()):  # type: ignore[arg-type]
                 memory.reset(  # type: ignore[operator]
-                    None if bank is None else bank.to(device), labels.to(device), cameras.to(device)
+                    None if bank is None else bank.to(device, torch.float32), labels.to(device), cameras.to(device)
                 )
 
     # ---- what a checkpoint keeps

@@ -26,6 +26,7 @@ from reidx.engine.relabel import IDENTITY, Extractor, LevelPlan, Relabeller
 from reidx.engine.runner import ReidRunner, device_of_this_process
 from reidx.evaluation import Details, evaluate
 from reidx.labels.pipeline import LabelPipeline
+from reidx.labels.sharding import processes
 from reidx.memory import Memory
 from reidx.models.network import Network, build_network
 from reidx.schema import Alignment, Evaluate, MemoryWiring, Spec, Stage, Term
@@ -62,7 +63,7 @@ class StageRun:
             name: build("transform", "ReidTest", mean=network.mean, std=network.std).batch
             for name, network in self.model.networks.items()
         }
-        self.extractor = Extractor(self.model, domains, transforms, stage.precision, reporter)
+        self.extractor = Extractor(self.model, domains, transforms, stage.precision, stage.bank, reporter)
         self.runner: ReidRunner | None = None
         self.details: Details | None = None
         self.evaluation_card: dict[str, Any] = {}
@@ -135,7 +136,13 @@ class StageRun:
         for name, level in self.stage.labels.items():
             where = f"labels.levels.{name}"
             distance = (
-                build("distance", level.distance, where=f"{where}.distance", device=str(self.model.device))
+                build(
+                    "distance",
+                    level.distance,
+                    where=f"{where}.distance",
+                    device=str(self.model.device),
+                    sharded=processes() > 1,
+                )
                 if level.distance is not None
                 else None
             )

@@ -1,44 +1,169 @@
-"""Approximate neighbours for banks on which N² products take too long: an inverted file of faiss (backend "ivf").
+"""Approximate neighbours for banks on which N² products take too long: an inverted file (backend "ivf").
 
-The rows are divided among 4·√N cells by k-means; a row is compared with those of the 32 cells nearest to it. What is
-found is ordered by the canonical distances as always, but a neighbour in another cell is missed. The share that is
-found (the recall) depends on the features, so each search measures it on 200 rows and logs it.
+The rows are divided among 4·√N cells by k-means, and a row is compared with the rows of the P cells nearest to it. A
+neighbour in another cell is missed, and how many are depends on the features: so P is the least number of cells that
+hold 95 % of the true neighbours of 500 rows, which are compared with all. What is found is ordered by the canonical
+distances as always, and each search measures its recall on 200 other rows and logs it.
+
+The rows that look into one cell do so together, as one matrix product. Cost: 2·N·D operations for each of the 4·√N
+cells and of the P·√N / 4 rows compared with; memory one block of rows and a sorted copy of the bank.
+Source: Sivic and Zisserman, "Video Google", ICCV 2003, for the inverted file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from reidx.errors import ConfigError
-from reidx.labels.compiled import faiss_threads, has_faiss
+from reidx.labels.compiled import compiled, faiss_threads, has_faiss, side_by_side
 
-_PROBED = 32
+AIM = 0.95
+_SAMPLED = 500
+_MORE = 24  # candidates beyond k, because products are rounded
 _TRAINED_ON = 64  # rows a cell, for the k-means
+_FIRST = 8  # cells nearest to a row are looked into before the others, so that most of what those hold is refused
+BLOCK = 1 << 18
+"""Rows that ask together: enough for a matrix product in each cell."""
 
 
 def ivf(
-    gallery: np.ndarray, queries: np.ndarray, count: int
+    gallery: Tensor, queries: Tensor, k: int, dtype: torch.dtype
 ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """A function from query rows to candidates (B, count), -1 where there are fewer, and a floor that accepts them."""
+    """A function from query rows to a few more than `k` candidates (B, C), -1 where there are fewer, and a floor that
+    accepts them.
+
+    Products are computed in `dtype`.
+    """
+    count = k + _MORE
+    centres = _centres(gallery.numpy()).to(dtype)
+    owner = torch.cat([_cells(rows.to(dtype), centres, 1)[:, 0] for rows in gallery.split(BLOCK)])
+    probed = _probed(gallery, queries, k, centres, owner)
+    members = torch.argsort(owner, stable=True)
+    bank = torch.cat([gallery[chosen].to(dtype) for chosen in members.split(BLOCK)])
+    halves = torch.cat([(rows.float() ** 2).sum(1) / 2 for rows in bank.split(BLOCK)])
+    edges = np.concatenate([[0], np.bincount(owner.numpy(), minlength=len(centres)).cumsum()])
+
+
+    def look(start: int, stop: int, rows: np.ndarray, best: np.ndarray, where: np.ndarray) -> None:
+        x = queries[torch.from_numpy(rows[start:stop])].to(dtype)
+        cells = _cells(x, centres, probed).numpy()
+        gathered = torch.empty_like(x)
+        scores = torch.empty(len(x) * int(np.diff(edges).max()))
+        products = torch.empty_like(scores, dtype=dtype)
+        for part in (cells[:, :_FIRST], cells[:, _FIRST:]):
+            asking, starts = _by_cell(part, len(centres))
+            for cell, (low, high) in enumerate(pairwise(edges)):
+                who = asking[starts[cell] : starts[cell + 1]]
+                if low == high or not len(who):
+                    continue
+                chosen = torch.index_select(x, 0, torch.from_numpy(who), out=gathered[: len(who)])
+                shape = len(who), high - low
+                product = products[: shape[0] * shape[1]].view(shape)
+                torch.mm(chosen, bank[low:high].T, out=product)
+                score = scores[: product.numel()].view(shape).copy_(product).sub_(halves[low:high])
+                _keep_best(who, score.numpy(), low, best[start:stop], where[start:stop])
+
+    def propose(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        best = np.full((len(rows), count), -np.inf, np.float32)
+        where = np.full((len(rows), count), -1, np.int32)
+        side_by_side(look, len(rows), rows, best, where)
+        found = members.numpy().astype(np.int32)[where]
+        found[where < 0] = -1
+        # A row with fewer candidates than neighbours asked for goes on to the comparison with all rows.
+        return found, np.full(len(rows), np.inf)
+
+    return propose
+
+
+def _centres(x: np.ndarray) -> Tensor:
     if not has_faiss():
         raise ConfigError("knn: backend ivf needs faiss: pip install faiss-cpu.")
     import faiss
 
-    cells = max(1, min(int(4 * len(gallery) ** 0.5), len(gallery) // _TRAINED_ON))
-    index: Any = faiss.index_factory(gallery.shape[1], f"IVF{cells},Flat")
-    index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, _TRAINED_ON
+    cells = max(1, min(int(4 * len(x) ** 0.5), len(x) // _TRAINED_ON))
     with faiss_threads():
-        index.train(gallery)
-        index.add(gallery)
-    index.nprobe = _PROBED
+        means = faiss.Kmeans(
+            x.shape[1], cells, niter=10, seed=1, min_points_per_centroid=1, max_points_per_centroid=_TRAINED_ON
+        )
+        means.train(x)
+    return torch.from_numpy(means.centroids)
 
-    def propose(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        with faiss_threads():
-            candidates = index.search(queries[rows], count)[1]
-        # A row with fewer candidates than neighbours asked for goes on to the comparison with all rows.
-        return candidates.astype(np.int32), np.full(len(rows), np.inf)
 
-    return propose
+def _cells(x: Tensor, centres: Tensor, count: int) -> Tensor:
+    """The `count` cells (B, count) nearest to each row, nearest first."""
+    halves = (centres.float() ** 2).sum(1) / 2
+    return torch.cat(
+        [
+            ((rows @ centres.T).float() - halves).topk(count, dim=1).indices.int()
+            for rows in x.split(4096)
+        ]
+    )
+
+
+def _probed(gallery: Tensor, queries: Tensor, k: int, centres: Tensor, owner: Tensor) -> int:
+    """The least number of cells nearest to a row in which the aimed share of its true neighbours lies."""
+    import faiss
+
+    sample = queries[torch.linspace(0, len(queries) - 1, min(_SAMPLED, len(queries))).long()]
+    with faiss_threads():
+        true = torch.from_numpy(faiss.knn(sample.numpy(), gallery.numpy(), min(k, len(gallery)))[1])
+    order = _cells(sample.to(centres.dtype), centres, len(centres)).long()
+    place = torch.empty_like(order).scatter_(1, order, torch.arange(len(centres)).expand_as(order))
+    places = place.gather(1, owner[true]).flatten().sort().values
+    return int(places[int(np.ceil(AIM * len(places))) - 1]) + 1
+
+
+@compiled
+def _by_cell(cells, number):  # type: ignore[no-untyped-def]
+    """The rows that probe each cell, one cell after the other, and where each begins."""
+    starts = np.zeros(number + 1, np.int64)
+    for r in range(cells.shape[0]):
+        for p in range(cells.shape[1]):
+            starts[cells[r, p] + 1] += 1
+    for c in range(number):
+        starts[c + 1] += starts[c]
+    rows, filled = np.empty(cells.size, np.int32), starts[:number].copy()
+    for r in range(cells.shape[0]):
+        for p in range(cells.shape[1]):
+            c = cells[r, p]
+            rows[filled[c]] = r
+            filled[c] += 1
+    return rows, starts
+
+
+@compiled
+def _keep_best(rows, scores, first, best, where):  # type: ignore[no-untyped-def]
+    """Put what scores higher than a row's least candidate in its place: `best` is a heap, the least at its top."""
+    count, width = best.shape[1], scores.shape[1]
+    for r in range(len(rows)):
+        i = rows[r]
+        least = best[i, 0]
+        higher = 0  # counted first, which takes vector registers: in most cells there is none
+        for c in range(width):
+            higher += scores[r, c] > least
+        c = 0
+        while higher > 0:
+            score = scores[r, c]
+            if score > least:
+                place = 0
+                while 2 * place + 1 < count:
+                    child = 2 * place + 1
+                    if child + 1 < count and best[i, child + 1] < best[i, child]:
+                        child += 1
+                    if best[i, child] >= score:
+                        break
+                    best[i, place] = best[i, child]
+                    where[i, place] = where[i, child]
+                    place = child
+                best[i, place] = score
+                where[i, place] = first + c
+                least = best[i, 0]
+                higher = 0
+                for rest in range(c + 1, width):
+                    higher += scores[r, rest] > least
+            c += 1

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reidx.errors import ConfigError
-from reidx.labels.approximate import ivf
+from reidx.labels.approximate import BLOCK, ivf
 from reidx.labels.compiled import faiss_threads, has_faiss
 
 BACKENDS = ("auto", "faiss", "torch", "ivf")
@@ -39,7 +39,8 @@ def searches(gallery: Tensor, queries: Tensor, k: int, backend: str, place: torc
     if backend == "auto":
         backend = "torch" if place.type != "cpu" or has_bfloat16() or not has_faiss() else "faiss"
     if backend == "ivf":
-        return [Search(16384, ivf(gallery.cpu().numpy(), queries.cpu().numpy(), k + 8))]
+        quick = torch.bfloat16 if has_bfloat16() else torch.float32
+        return [Search(BLOCK, ivf(gallery.cpu(), queries.cpu(), k, quick))]
     if backend == "faiss":
         return [_faiss_search(gallery, queries, k + 8)]
     full = _torch_search(gallery, queries, k + 8, torch.float32, place)

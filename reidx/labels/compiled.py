@@ -43,6 +43,26 @@ def in_threads(kernel: Callable[..., Any], rows: int, *args: Any, chunks_per_thr
         return list(pool.map(lambda r: kernel(r[0], r[1], *args), ranges))
 
 
+def side_by_side(work: Callable[..., None], rows: int, *args: Any) -> None:
+    """`work(start, stop, *args)` in as many threads as torch may use, each with one thread for its torch operations.
+
+    For work that goes to and fro between torch and compiled loops: torch's own threads, waiting for more to do, would
+    hold the cores that the loops need.
+    """
+    threads = torch.get_num_threads()
+    edges = np.linspace(0, rows, min(rows, threads) + 1).astype(np.int64).tolist()
+
+    def alone(start: int, stop: int) -> None:
+        torch.set_num_threads(1)  # each thread has a setting of its own
+        work(start, stop, *args)
+
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(alone, edges[:-1], edges[1:]))
+    finally:
+        torch.set_num_threads(threads)
+
+
 def has_faiss() -> bool:
     """Whether faiss is installed."""
     try:

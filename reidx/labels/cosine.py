@@ -7,32 +7,39 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from reidx.errors import ConfigError
-from reidx.labels.neighbours import knn
+from reidx.labels.features import checked, unit
+from reidx.labels.neighbours import nearest
+from reidx.labels.sharding import nearest_together
 
 
 class Cosine:
     """Features (N, D) to the graph of 1 - cosine to each image's k nearest, itself included at 0; float32.
 
     Only distances below 1 are stored, so an image may have fewer than `k` entries. Row i holds the neighbours of i; the
-    graph is not symmetric. `backend` and `device` as in `knn`. Raises DataError for features not finite or all zero.
+    graph is not symmetric. `backend` and `device` as in `knn`, `sharded` as in `Jaccard`. Raises DataError for features
+    not finite or all zero.
     """
 
     requires: frozenset[str] = frozenset()
     provides: frozenset[str] = frozenset()
     cameras = "unused"
 
-    def __init__(self, k: int = 15, backend: str = "auto", device: str | None = None) -> None:
+    def __init__(
+        self, k: int = 15, backend: str = "auto", device: str | None = None, sharded: bool = False
+    ) -> None:
         if k < 1:
             raise ConfigError(f"Cosine: k is {k}; it must be at least 1.")
-        self.k, self.backend, self.device = k, backend, device
+        self.k, self.backend, self.device, self.sharded = k, backend, device, sharded
 
-    def __call__(self, features: Tensor) -> csr_array:
-        """The graph (N, N), columns ascending in each row."""
-        distances, indices = knn(features, self.k, metric="cosine", backend=self.backend, device=self.device)
-        near = distances < 1
+    def __call__(self, features: Tensor, within: float = 1.0) -> csr_array:
+        """The graph (N, N), columns ascending in each row; distances beyond `within` are left out."""
+        search = nearest_together if self.sharded else nearest
+        squared, indices = search(unit(checked(features)), self.k, backend=self.backend, device=self.device)
+        distances = squared / 2
+        near = (distances < 1) & (distances <= np.float32(within))
         indptr = np.concatenate([[0], np.cumsum(near.sum(axis=1))]).astype(np.int32)
         graph = csr_array(
-            (distances[near], indices[near].astype(np.int32), indptr), shape=(len(indices), len(indices))
+            (distances[near], indices[near], indptr), shape=(len(indices), len(indices))
         )
         graph.sort_indices()
         return graph

@@ -35,6 +35,11 @@ class DBSCAN:
             raise ConfigError(f"DBSCAN: min_samples is {min_samples}; it must be at least 1.")
         self.eps, self.min_samples = eps, min_samples
 
+    @property
+    def reach(self) -> float:
+        """The largest distance that changes its labels."""
+        return self.eps
+
     def __call__(self, graph: csr_array) -> np.ndarray:
         """Labels (N,) int64 of a neighbour graph; its diagonal counts as distance 0 whether stored or not."""
         graph = checked_graph(graph)

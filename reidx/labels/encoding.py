@@ -8,6 +8,8 @@ from torch import Tensor
 
 from reidx.labels.compiled import compiled, in_threads, squared_distance
 
+_NARROW = np.iinfo(np.int32).max
+
 
 def encode(
     features: Tensor,
@@ -37,8 +39,7 @@ def encode(
 def stacked(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]], columns: int) -> csr_array:
     """One sparse matrix from the (row lengths, columns, values) of consecutive ranges of rows, which it uses up."""
     lengths = np.concatenate([part[0] for part in parts]) if parts else np.zeros(0, np.int64)
-    indptr = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=indptr[1:])
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
     indices, data = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
     filled = 0
     for p, (_, part_indices, part_data) in enumerate(parts):
@@ -46,11 +47,25 @@ def stacked(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]], columns: int
         data[filled : filled + len(part_data)] = part_data
         filled += len(part_data)
         parts[p] = (np.empty(0), np.empty(0), np.empty(0))
-    if indptr[-1] < np.iinfo(np.int32).max:
-        indptr = indptr.astype(np.int32)
-    else:
-        indices = indices.astype(np.int64)  # scipy wants one integer type for both
-    return csr_array((data, indices, indptr), shape=(len(lengths), columns))
+    return compressed(indptr, indices, data, columns)
+
+
+def compressed(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, columns: int) -> csr_array:
+    """The sparse matrix of these arrays, in the one integer type for both that scipy wants: 32 bits where they do."""
+    whole = np.int64 if indptr[-1] > _NARROW else np.int32
+    indptr, indices = indptr.astype(whole), indices.astype(whole, copy=False)
+    return csr_array((data, indices, indptr), shape=(len(indptr) - 1, columns))
+
+
+@compiled
+def room_for(entries, columns, values):  # type: ignore[no-untyped-def]
+    """The two with what they hold and room for so many entries; each growth doubles them."""
+    have = len(columns)
+    if entries <= have:
+        return columns, values
+    wider, longer = np.empty(have + entries, np.int32), np.empty(have + entries, np.float32)
+    wider[:have], longer[:have] = columns, values
+    return wider, longer
 
 
 def _reciprocal_lists(lists: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -81,10 +96,7 @@ def _expand_and_weigh(start, stop, lists, squared, members, counts, half_members
     in_reciprocal, in_expanded = np.full(n, -1, np.int32), np.full(n, -1, np.int32)
     known_for, known = np.full(n, -1, np.int32), np.empty(n, np.float32)
     lengths = np.zeros(stop - start, np.int64)
-    columns, values = (
-        np.empty(64 * (stop - start) + 64, np.int32),
-        np.empty(64 * (stop - start) + 64, np.float32),
-    )
+    columns, values = room_for(64 * (stop - start), np.empty(0, np.int32), np.empty(0, np.float32))
     filled = 0
     for i in range(start, stop):
         for a in range(lists.shape[1]):
@@ -92,9 +104,7 @@ def _expand_and_weigh(start, stop, lists, squared, members, counts, half_members
             known[lists[i, a]] = squared[i, a]
         first = filled
         most = counts[i] * (1 + half_members.shape[1])
-        if filled + most > len(columns):
-            columns = np.concatenate((columns, np.empty(len(columns) + most, np.int32)))
-            values = np.concatenate((values, np.empty(len(values) + most, np.float32)))
+        columns, values = room_for(filled + most, columns, values)
         for a in range(counts[i]):
             j = members[i, a]
             in_reciprocal[j] = i
@@ -133,18 +143,13 @@ def _average(start, stop, lists, indptr, indices, data):  # type: ignore[no-unty
     n, k2 = lists.shape
     total = np.zeros(n, np.float32)
     lengths = np.zeros(stop - start, np.int64)
-    columns, values = (
-        np.empty(64 * (stop - start) + 64, np.int32),
-        np.empty(64 * (stop - start) + 64, np.float32),
-    )
+    columns, values = room_for(64 * (stop - start), np.empty(0, np.int32), np.empty(0, np.float32))
     filled = 0
     for i in range(start, stop):
         most = 0
         for a in range(k2):
             most += indptr[lists[i, a] + 1] - indptr[lists[i, a]]
-        if filled + most > len(columns):
-            columns = np.concatenate((columns, np.empty(len(columns) + most, np.int32)))
-            values = np.concatenate((values, np.empty(len(values) + most, np.float32)))
+        columns, values = room_for(filled + most, columns, values)
         first = filled
         for a in range(k2):
             for p in range(indptr[lists[i, a]], indptr[lists[i, a] + 1]):

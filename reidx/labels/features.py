@@ -22,7 +22,7 @@ def checked(features: Tensor | np.ndarray, name: str = "features") -> Tensor:
     tensor = tensor.float().contiguous()
     if not tensor.numel():
         return tensor
-    bad = ~torch.isfinite(torch.linalg.vector_norm(tensor, ord=torch.inf, dim=1))
+    bad = not_finite(tensor)
     if bad.any():
         first = int(bad.nonzero()[0])
         raise DataError(
@@ -31,6 +31,11 @@ def checked(features: Tensor | np.ndarray, name: str = "features") -> Tensor:
             "or look at the image of that row."
         )
     return tensor
+
+
+def not_finite(features: Tensor) -> Tensor:
+    """Which rows (N,) hold NaN or infinity."""
+    return ~torch.isfinite(torch.linalg.vector_norm(features.flatten(1), ord=torch.inf, dim=1))
 
 
 def unit(features: Tensor, name: str = "features") -> Tensor:

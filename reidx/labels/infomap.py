@@ -39,6 +39,11 @@ class InfoMap:
             raise ConfigError("InfoMap: min_size, trials and seed must be at least 1.")
         self.min_similarity, self.min_size, self.trials, self.seed = min_similarity, min_size, trials, seed
 
+    @property
+    def reach(self) -> float:
+        """The largest distance that changes its labels."""
+        return 1 - self.min_similarity
+
     def __call__(self, graph: csr_array) -> np.ndarray:
         """Labels (N,) int64."""
         if importlib.util.find_spec("infomap") is None:

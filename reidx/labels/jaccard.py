@@ -20,7 +20,7 @@ from torch import Tensor
 
 from reidx.errors import ConfigError
 from reidx.labels.compiled import compiled, in_threads
-from reidx.labels.encoding import encode, stacked
+from reidx.labels.encoding import compressed, encode, room_for, stacked
 from reidx.labels.features import checked, unit
 from reidx.labels.neighbours import nearest
 from reidx.labels.sharding import nearest_together
@@ -52,44 +52,44 @@ class Jaccard:
             raise ConfigError(f"Jaccard: k1={k1}, k2={k2}; needs 1 <= k2 <= k1.")
         self.k1, self.k2, self.backend, self.device, self.sharded = k1, k2, backend, device, sharded
 
-    def __call__(self, features: Tensor) -> csr_array:
-        """The graph (N, N): symmetric, diagonal stored, every pair closer than 1 stored."""
+    def __call__(self, features: Tensor, within: float = 1.0) -> csr_array:
+        """The graph (N, N): symmetric, diagonal stored, every pair closer than 1 stored that is not beyond `within`."""
         features = unit(checked(features))
         search = nearest_together if self.sharded else nearest
         squared, lists = search(features, self.k1, backend=self.backend, device=self.device)
         half = round(self.k1 / 2) + 1
         encodings = encode(features, squared, lists, self.k1, half, self.k2)
-        return jaccard(encodings)
+        return jaccard(encodings, within=within)
 
 
-def jaccard(encodings: csr_array, rows: int | None = None) -> csr_array:
-    """The distances (rows, N) of the first `rows` encodings to all, float32; by default all, then exactly symmetric."""
+def jaccard(encodings: csr_array, rows: int | None = None, within: float = 1.0) -> csr_array:
+    """The distances (rows, N) of the first `rows` encodings to all, float32; by default all, then exactly symmetric.
+
+    Distances of 1 and those beyond `within` are left out.
+    """
     n = encodings.shape[0]
     by_column = encodings.tocsc()  # the inverted index: for a column, the rows that have it, ascending
     half = rows is None
     parts = in_threads(
         _share, n if rows is None else rows, encodings.indptr, encodings.indices, encodings.data,
-        by_column.indptr, by_column.indices, by_column.data, half, chunks_per_thread=16,
+        by_column.indptr, by_column.indices, by_column.data, half, np.float32(within), chunks_per_thread=16,
     )  # fmt: skip
     upper = stacked(parts, n)
     if not half:
         upper.sort_indices()
         return upper
     indptr, indices, data = _mirrored(upper.indptr, upper.indices, upper.data)
-    return csr_array((data, indices, indptr), shape=(n, n))
+    return compressed(indptr, indices, data, n)
 
 
 @compiled
-def _share(start, stop, indptr, indices, data, col_indptr, col_rows, col_data, half):  # type: ignore[no-untyped-def]
+def _share(start, stop, indptr, indices, data, col_indptr, col_rows, col_data, half, within):  # type: ignore[no-untyped-def]
     """Row i's distances to the rows j it shares a column with; with `half` only those with j >= i."""
     n = len(col_indptr) - 1
     shared = np.zeros(n, np.float32)
     touched = np.empty(n, np.int32)
     lengths = np.zeros(stop - start, np.int64)
-    columns, values = (
-        np.empty(64 * (stop - start) + 64, np.int32),
-        np.empty(64 * (stop - start) + 64, np.float32),
-    )
+    columns, values = room_for(64 * (stop - start), np.empty(0, np.int32), np.empty(0, np.float32))
     filled = 0
     for i in range(start, stop):
         count = 0
@@ -110,15 +110,13 @@ def _share(start, stop, indptr, indices, data, col_indptr, col_rows, col_data, h
                     touched[count] = j
                     count += 1
                 shared[j] += min(v, col_data[q])
-        if filled + count > len(columns):
-            columns = np.concatenate((columns, np.empty(len(columns) + count, np.int32)))
-            values = np.concatenate((values, np.empty(len(values) + count, np.float32)))
+        columns, values = room_for(filled + count, columns, values)
         for a in range(count):
             j = touched[a]
             s = shared[j]
             shared[j] = 0
             distance = max(np.float32(1) - s / (np.float32(2) - s), np.float32(0))
-            if distance < 1:
+            if distance < 1 and distance <= within:
                 columns[filled] = j
                 values[filled] = distance
                 filled += 1
@@ -136,7 +134,7 @@ def _mirrored(indptr, indices, data):  # type: ignore[no-untyped-def]
             lengths[i + 1] += 1
             if indices[p] != i:
                 lengths[indices[p] + 1] += 1
-    full_indptr = np.zeros(n + 1, indptr.dtype)
+    full_indptr = np.zeros(n + 1, np.int64)
     for i in range(n):
         full_indptr[i + 1] = full_indptr[i] + lengths[i + 1]
     full_indices, full_data = np.empty(full_indptr[n], indices.dtype), np.empty(full_indptr[n], data.dtype)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.sparse import csr_array
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from reidx.contracts import LabelSet
 from reidx.errors import DataError
+from reidx.labels.features import not_finite
+from reidx.labels.sharding import agree
 
 
 @dataclass
@@ -21,8 +23,9 @@ class Labelling:
     """What a refiner may look at beside the labels it is given.
 
     ``bank`` are the extracted features by name, ``on`` the name of those that were clustered, ``graph`` their distances
-    (None for a clusterer of features), ``cluster`` clusters anew with other settings of the clusterer, ``previous`` are
-    the labels (N,) of the last labelling, ``cameras`` (N,).
+    (None for a clusterer of features; those beyond a refiner's ``reach``, if it has one, may be missing), ``cluster``
+    clusters anew with other settings of the clusterer, ``previous`` are the labels (N,) of the last labelling,
+    ``cameras`` (N,).
     """
 
     bank: dict[str, Tensor]
@@ -51,10 +54,11 @@ class LabelPipeline:
     ) -> LabelSet:
         """Label every image of the bank.
 
-        Raises :class:`DataError` if features are not finite, or if not one cluster came out.
+        Raises :class:`DataError` if features are not finite, or if not one cluster came out, :class:`ReidxError` if the
+        processes of a distributed job come to different labels.
         """
         for name in self.views:
-            wrong = ~torch.isfinite(bank[name]).flatten(1).all(1)
+            wrong = not_finite(bank[name])
             if wrong.any():
                 raise DataError(
                     f"Epoch {epoch + 1}: the feature {name!r} of {int(wrong.sum())} images is not finite; the network "
@@ -62,21 +66,32 @@ class LabelPipeline:
                 )
         graph = None
         if getattr(self.clusterer, "needs", "graph") == "graph":
-            several = getattr(self.distance, "requires", None)
-            graph = self.distance({n: bank[n] for n in several} if several else bank[self.on])
+            graph = self._graph(bank, self._reach())
 
         def cluster(clusterer: Any = self.clusterer) -> np.ndarray:
             return np.asarray(clusterer(bank[self.on] if graph is None else graph), dtype=np.int64)
 
         labels = LabelSet(cluster())
         if labels.count == 0:
-            raise DataError(self._nothing(epoch, graph, len(labels.labels)))
+            whole = None if graph is None else self._graph(bank, 1.0)
+            raise DataError(self._nothing(epoch, whole, len(labels.labels)))
         context = Labelling(bank, self.on, graph, cluster, epoch, previous, cameras)
         for refiner in self.refiners:
             labels = refiner(labels, context)
         check(labels, len(cameras))
+        agree(labels.labels)
         labels.report = {**report(labels.labels, previous), **labels.report}
         return labels
+
+    def _reach(self) -> float:
+        """The largest distance that anyone looks at: nearly all the entries of a graph lie close below 1."""
+        return max(getattr(part, "reach", 1.0) for part in (self.clusterer, *self.refiners))
+
+    def _graph(self, bank: dict[str, Tensor], within: float) -> csr_array:
+        several = getattr(self.distance, "requires", None)
+        given = {name: bank[name] for name in several} if several else bank[self.on]
+        cuts = "within" in inspect.signature(self.distance).parameters
+        return self.distance(given, within=within) if cuts else self.distance(given)
 
     def _nothing(self, epoch: int, graph: csr_array | None, images: int) -> str:
         advice = ""

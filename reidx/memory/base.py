@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 
-class Memory(nn.Module):
+class Memory(nn.Module, ABC):
     """What batch features are scored against: ``reset`` at each relabelling, ``forward`` in a step, ``update`` after it.
 
     A subclass declares ``outliers``: ``drop`` (the images labelled −1 take no part) or ``keep`` (it makes classes of
@@ -20,13 +21,13 @@ class Memory(nn.Module):
     outliers = "drop"
     needs_bank = True
 
+    @abstractmethod
     def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
         """Take a new labelling: ``bank`` (N,D) of unit or raw features in the domain's order, ``labels`` (N,)."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how it is reset.")
 
+    @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
         """Scores (B,K) of features (B,D) against the memory; gradients flow to the features."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how it scores.")
 
     def update(self, features: Tensor, targets: Tensor, index: Tensor) -> None:
         """Take in a batch after the optimiser's step: features (B,D) detached, targets (B,), index (B,)."""

@@ -101,12 +101,12 @@ def bank_views(names: Iterable[str]) -> dict[str, Tensor]:
     }
 
 
-def graph_of_groups() -> csr_array:
-    """Cosine distances of the bank below 0.5, symmetric, diagonal stored."""
+def graph_of_groups(within: float = 0.5) -> csr_array:
+    """Cosine distances of the bank not beyond ``within``, symmetric, diagonal stored."""
     bank = bank_of_groups().double().numpy()
-    dense = np.maximum(1.0 - bank @ bank.T, 0.0)
-    rows, columns = np.nonzero(dense < 0.5)
-    return csr_array((dense[rows, columns].astype(np.float32), (rows, columns)), shape=dense.shape)
+    dense = np.maximum(1.0 - bank @ bank.T, 0.0).astype(np.float32)
+    rows, columns = np.nonzero(dense <= np.float32(within))
+    return csr_array((dense[rows, columns], (rows, columns)), shape=dense.shape)
 
 
 def loss_inputs(alike: bool) -> Mapping[str, Tensor]:

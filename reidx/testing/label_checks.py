@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -54,6 +56,16 @@ def gives_a_graph(entry: Entry) -> None:
     expect(dense[same].mean() < dense[~same].mean(), "images that are alike are not nearer than others")
     again = distance(given)
     expect(np.array_equal(again.toarray(), graph.toarray()), "the same features gave another graph")
+    if "within" in inspect.signature(distance).parameters:
+        near = distance(given, within=0.5).tocoo()
+        expected = entries.data <= np.float32(0.5)
+        same_places = np.array_equal(near.row, entries.row[expected]) and np.array_equal(
+            near.col, entries.col[expected]
+        )
+        expect(
+            same_places and np.array_equal(near.data, entries.data[expected]),
+            "within=0.5 is not the graph without the distances beyond 0.5",
+        )
 
 
 def gives_labels(entry: Entry) -> None:
@@ -68,6 +80,10 @@ def gives_labels(entry: Entry) -> None:
     expect_labelling(LabelSet(labels), len(known_labels()))
     expect(contract.outliers == "emits" or labels.min() >= 0, "it says outliers: never, and there is a -1")
     expect(np.array_equal(labels, once()), "the same input and seed gave other labels")
+    reach = getattr(built(entry, seed=1), "reach", None)
+    if reach is not None:
+        near, whole = (built(entry, seed=1)(graph_of_groups(within)) for within in (reach, 0.999))
+        expect(np.array_equal(near, whole), f"distances beyond its reach ({reach}) change its labels")
 
 
 def refines_labels(entry: Entry) -> None:

@@ -101,7 +101,7 @@ def test_bf16_is_close_and_still_given_as_float32(store: ImageStore, network: Ne
 # ---- by a stage's networks
 
 
-def extractor(domains_root: Path) -> Extractor:
+def extractor(domains_root: Path, kept: str = "fp32") -> Extractor:
     domains = Domains(
         {
             "domains": {"target": tiny_domain(domains_root)},
@@ -117,7 +117,7 @@ def extractor(domains_root: Path) -> Extractor:
     for network in networks.values():
         network(torch.randn(8, 3, 8, 4) * 2 + 1)
     transforms = dict.fromkeys(networks, TRANSFORM.batch)
-    return Extractor(model, domains, transforms, "fp32", Reporter("quiet"))
+    return Extractor(model, domains, transforms, "fp32", kept, Reporter("quiet"))
 
 
 @pytest.mark.parametrize("name", ["student", "mean"])
@@ -134,6 +134,14 @@ def test_a_stages_network_is_used_in_evaluation_mode_and_left_as_it_was(domains_
     model.eval()
     extractor_.bank("target", "query", name, {"embed"}, False, "test")
     assert not model.training
+
+
+def test_training_features_are_kept_in_half_precision_where_asked_those_of_evaluation_never(domains_root: Path) -> None:
+    halved, full = extractor(domains_root, "fp16"), extractor(domains_root)
+    bank, exact = (e.bank("target", "train", "student", {"embed"}, False, "test")["embed"] for e in (halved, full))
+    assert bank.dtype == torch.float16 and exact.dtype == torch.float32
+    assert torch.equal(bank, exact.half())
+    assert halved.bank("target", "query", "student", {"embed"}, False, "test")["embed"].dtype == torch.float32
 
 
 def test_training_mode_comes_back_after_an_error(domains_root: Path) -> None:

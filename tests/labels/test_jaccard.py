@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from reidx.errors import ConfigError, DataError
-from reidx.labels import DBSCAN, Jaccard, fuse
+from reidx.labels import DBSCAN, Jaccard, encoding, fuse
 
 BACKENDS = ["auto", "faiss", "torch"]
 KINDS = ["gaussian", "clustered", "duplicated", "identical", "outlier", "grid"]
@@ -74,6 +74,9 @@ def test_equals_the_definition(draw, sorted_lists, backend, kind, n, d, k, eps, 
     assert np.abs(dense(graph) - expected).max() < 1e-5
     assert np.array_equal(dense(graph), dense(graph).T)
     assert np.all(graph.data < 1) and np.all(graph.diagonal() < 1e-5)
+    cut = Jaccard(*k, backend=backend)(x, within=eps)
+    assert np.array_equal(dense(cut), np.where(dense(graph) <= np.float32(eps), dense(graph), np.float32(1)))
+    assert np.array_equal(DBSCAN(eps)(cut), DBSCAN(eps)(graph))
 
     from sklearn.cluster import DBSCAN as Peer
 
@@ -147,3 +150,13 @@ def test_fused_views_are_the_weighted_sum():
     assert same.nnz == views[0].nnz and np.abs(dense(same) - dense(views[0])).max() < 1e-6
     with pytest.raises(ConfigError, match="sum to 1"):
         fuse(views, [0.5, 0.15, 0.15])
+
+
+def test_a_graph_of_more_entries_than_32_bits_count_is_as_one_of_fewer(draw, monkeypatch):
+    x = torch.nn.functional.normalize(torch.from_numpy(draw("clustered", 60, 6, 0)), dim=1)
+    graph = Jaccard(10, 3)(x)
+    monkeypatch.setattr(encoding, "_NARROW", 50)
+    wide = Jaccard(10, 3)(x)
+    assert graph.indices.dtype == graph.indptr.dtype == np.int32
+    assert wide.indices.dtype == wide.indptr.dtype == np.int64
+    assert np.array_equal(dense(graph), dense(wide)) and np.array_equal(DBSCAN()(graph), DBSCAN()(wide))

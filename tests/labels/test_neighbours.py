@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reidx.errors import ConfigError, DataError
+from reidx.labels import approximate, knn
 from reidx.labels import candidates as proposals
-from reidx.labels import knn
 
 BACKENDS = ["auto", "faiss", "torch"]
 KINDS = ["gaussian", "clustered", "duplicated", "identical", "outlier", "grid"]
@@ -150,3 +150,38 @@ def test_approximate_search_finds_nearly_all_and_says_its_recall(draw, caplog):
     assert np.array_equal(indices[:, 0], np.arange(3000)) and (np.diff(distances, axis=1) >= 0).all()
     few = knn(x[:40], 39, backend="ivf")[1]  # more neighbours than the probed cells hold is no hole
     assert np.array_equal(np.sort(few), np.sort(knn(x[:40], 39)[1]))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_approximate_search_is_exact_where_every_cell_is_looked_into(draw, monkeypatch, kind, threads):
+    monkeypatch.setattr(approximate, "_probed", lambda gallery, queries, count, centres, owner: len(centres))
+    monkeypatch.setattr(proposals, "BLOCK", 200)
+    x = draw(kind, 700, 16, 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = knn(x, 10, backend="ivf")
+        asked = knn(x[100:], 10, queries=x[:100], backend="ivf")
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for mine, exact in ((found, knn(x, 10)), (asked, knn(x[100:], 10, queries=x[:100]))):
+        assert np.array_equal(mine[1], exact[1]) and np.array_equal(mine[0], exact[0])
+
+
+def test_cells_probed_are_the_fewest_that_hold_the_aimed_share(draw):
+    x = torch.from_numpy(draw("clustered", 900, 8, 0))
+    centres = x[::45].clone()
+    owner = ((x[:, None] - centres) ** 2).sum(-1).argmin(1)
+    probed = approximate._probed(x, x, 10, centres, owner)
+    sample = torch.linspace(0, 899, 500).long()
+    true = torch.cdist(x[sample], x).argsort(1)[:, :10]
+    order = torch.cdist(x[sample], centres).argsort(1)
+
+    def held(cells: int) -> float:
+        looked = [set(row.tolist()) for row in order[:, :cells]]
+        return float(np.mean([owner[j].item() in cells for row, cells in zip(true, looked, strict=True) for j in row]))
+
+    assert 1 < probed < len(centres)
+    assert held(probed) >= approximate.AIM > held(probed - 1)

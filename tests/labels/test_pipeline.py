@@ -212,3 +212,35 @@ def test_outliers_count_each_for_itself() -> None:
     given = labels_of(0, 0, -1, -1)
     quality(given, truth)
     assert given.tolist() == [0, 0, -1, -1]
+
+
+class Near:
+    """A distance that can be cut, and notes where it was."""
+
+    def __init__(self) -> None:
+        self.cuts: list[float] = []
+
+    def __call__(self, features: Tensor, within: float = 1.0) -> csr_array:
+        self.cuts.append(within)
+        return graph()
+
+
+@pytest.mark.parametrize(
+    ("reaches", "within"), [((0.6, 0.62), 0.62), ((0.6,), 0.6), ((0.6, None), 1.0), ((None, 0.3), 1.0)]
+)
+def test_a_graph_holds_what_the_farthest_reaching_part_looks_at(reaches: tuple[Any, ...], within: float) -> None:
+    found, distance = labels_of(0, 0, 1, 1, -1, -1), Near()
+    parts = [
+        Part([], str(i), found if i == 0 else LabelSet(found), **({} if reach is None else {"reach": reach}))
+        for i, reach in enumerate(reaches)
+    ]
+    LabelPipeline("embed", distance, parts[0], parts[1:])(bank(), epoch=0, cameras=CAMERAS)
+    assert distance.cuts == [within]
+
+
+def test_the_advice_of_an_epoch_without_clusters_comes_from_the_whole_graph() -> None:
+    distance = Near()
+    pipeline = LabelPipeline("embed", distance, Part([], "clusterer", np.full(6, -1), reach=0.1))
+    with pytest.raises(DataError, match=r"nearest pairs lie at 0\.500"):
+        pipeline(bank(), epoch=0, cameras=CAMERAS)
+    assert distance.cuts == [0.1, 1.0]

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing
 
-from reidx.labels import DBSCAN, Jaccard
+from reidx.labels import DBSCAN, Cosine, Jaccard
 from reidx.labels.sharding import agree
 
 
@@ -22,23 +22,25 @@ def work(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)  # a forked process must not wake the threads its parent had
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet{world}", rank=rank, world_size=world)
     labels = agree(DBSCAN()(Jaccard(12, 3, sharded=True)(features())))
+    cosine = Cosine(5, sharded=True)(features())
     noticed = 0
     try:
         agree(labels + (rank == world - 1))
     except Exception as error:
         noticed = int(f"{world - 1} disagree with process 0" in str(error))
-    np.savez(f"{folder}/{world}_{rank}.npz", labels=labels, noticed=noticed)
+    np.savez(f"{folder}/{world}_{rank}.npz", labels=labels, noticed=noticed, cosine=cosine.data)
     dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_same_labels_on_each_process_and_for_any_number_of_them(world, tmp_path):
-    alone = DBSCAN()(Jaccard(12, 3)(features()))
+    alone, cosine = DBSCAN()(Jaccard(12, 3)(features())), Cosine(5)(features())
     assert alone.max() > 5
     multiprocessing.start_processes(work, (world, str(tmp_path)), nprocs=world, start_method="fork")
     for rank in range(world):
         result = np.load(tmp_path / f"{world}_{rank}.npz")
         assert np.array_equal(result["labels"], alone)
+        assert np.array_equal(result["cosine"], cosine.data)
         assert result["noticed"]
 
 

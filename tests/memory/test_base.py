@@ -42,6 +42,12 @@ class Nested(Memory):
         self.fixed = nn.Parameter(torch.zeros(rows), requires_grad=False)
         self.child = nn.Linear(2, rows)
 
+    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+        """Nothing."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
 
 def test_restoring_takes_the_shapes_of_what_was_saved() -> None:
     saved, fresh = Nested(5), Nested(2)
