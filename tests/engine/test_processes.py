@@ -35,7 +35,6 @@ CASES: dict[str, dict[str, Any]] = {
         "objective": [
             {"loss": "MemoryContrast", "memory": "bank"},
             {"loss": "Triplet", "margin": 0.3, "weight": 0.5},
-            {"loss": "CrossEntropy", "memory": "bank", "network": "mean", "weight": 0.0},
         ],
         "evaluate": {"domain": "target", "network": "mean"},
     },
