@@ -28,14 +28,14 @@ CASES: dict[str, dict[str, Any]] = {
     # one group a process with two of them, half of one with four, two with one
     "groups of 4": {"model": {"bn_group": 4}},
     # a loss that looks at all pairs of the batch, a memory that is averaged, a mean teacher with its own statistics;
-    # small steps, since with groups of four and a memory this sharp a rounding in one process grows 10,000 fold too
+    # small steps, since with groups of four and a loss of pairs a rounding in one process grows 10,000 fold too
     "pairs": {
         "optimizer": {**SGD, "lr": 0.001},
         "model": {"bn_group": 4},
         "memories": {"bank": {"type": "cluster_contrast.ClusterMemory"}},
         "teachers": {"mean": {"type": "EMA", "momentum": 0.5}},
         "objective": [
-            {"loss": "MemoryContrast", "memory": "bank"},
+            {"loss": "MemoryContrast", "memory": "bank", "temperature": 0.5},
             {"loss": "Triplet", "margin": 0.3, "weight": 0.5},
         ],
         "evaluate": {"domain": "target", "network": "mean"},
@@ -85,8 +85,11 @@ def test_the_same_numbers_on_1_2_and_4_processes(case: str, experiment: Callable
     for world in (2, 4):
         others, other_state = run(world, path, tmp_path / str(world))
         for mine, theirs in zip(history, others, strict=True):
-            shared = {k: v for k, v in mine.items() if not k.startswith("seconds")}
-            assert {k: theirs[k] for k in shared} == pytest.approx(shared, rel=2e-3, abs=1e-4)
+            metrics = {k for k in mine if k.startswith(("rank-", "mAP", "mINP"))}  # rounding can move one of the 18 queries
+            assert {k: theirs[k] for k in metrics} == pytest.approx({k: mine[k] for k in metrics}, abs=1 / 18 + 1e-9)
+            curves = {k for k in mine if not k.startswith("seconds")} - metrics
+            assert {"loss", "clusters", "outliers", "largest"} <= curves
+            assert {k: theirs[k] for k in curves} == pytest.approx({k: mine[k] for k in curves}, rel=2e-3, abs=1e-4)
         weights, other_weights = state["state_dict"], other_state["state_dict"]
         assert weights.keys() == other_weights.keys()
         for name, value in weights.items():
