@@ -13,6 +13,7 @@ from torch import Tensor
 from reidx.errors import ConfigError
 from reidx.labels.approximate import BLOCK, ivf
 from reidx.labels.compiled import faiss_threads, has_faiss
+from reidx.labels.mutual import mutual
 
 BACKENDS = ("auto", "faiss", "torch", "ivf")
 _BLOCK_BYTES = 24 << 20
@@ -28,8 +29,13 @@ class Search(NamedTuple):
     propose: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def searches(gallery: Tensor, queries: Tensor, k: int, backend: str, place: torch.device) -> list[Search]:
-    """The searches of a backend, quickest first; ConfigError for one unknown or not installed."""
+def searches(
+    gallery: Tensor, queries: Tensor, k: int, backend: str, place: torch.device, everyone: bool
+) -> Iterator[Search]:
+    """The searches of a backend, quickest first, each made when asked for; ConfigError for one unknown or not installed.
+
+    With `everyone` the queries are the gallery and all of them are going to be asked for.
+    """
     if backend not in BACKENDS:
         raise ConfigError(f"knn: unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}.")
     if backend in ("faiss", "ivf") and place.type != "cpu":
@@ -40,13 +46,20 @@ def searches(gallery: Tensor, queries: Tensor, k: int, backend: str, place: torc
         backend = "torch" if place.type != "cpu" or has_bfloat16() or not has_faiss() else "faiss"
     if backend == "ivf":
         quick = torch.bfloat16 if has_bfloat16() else torch.float32
-        return [Search(BLOCK, ivf(gallery.cpu(), queries.cpu(), k, quick))]
+        yield Search(BLOCK, ivf(gallery.cpu(), queries.cpu(), k, quick))
+        return
     if backend == "faiss":
-        return [_faiss_search(gallery, queries, k + 8)]
-    full = _torch_search(gallery, queries, k + 8, torch.float32, place)
-    if place.type != "cpu" or not has_bfloat16():
-        return [full]
-    return [_torch_search(gallery, queries, k + 16, torch.bfloat16, place), full]
+        yield _faiss_search(gallery, queries, k + 8)
+        return
+    on_cpu = place.type == "cpu"
+    stored_short = on_cpu and has_bfloat16()
+    count, dtype = (k + 16, torch.bfloat16) if stored_short else (k + 8, torch.float32)
+    if everyone and on_cpu:
+        yield _mutual_search(gallery, count, dtype)
+    else:
+        yield _torch_search(gallery, queries, count, dtype, place)
+    if stored_short:
+        yield _torch_search(gallery, queries, k + 8, torch.float32, place)
 
 
 def has_bfloat16() -> bool:
@@ -77,18 +90,46 @@ def exact_products() -> Iterator[None]:
             place.fp32_precision = precision
 
 
-def _torch_search(
-    gallery: Tensor, queries: Tensor, count: int, dtype: torch.dtype, place: torch.device
-) -> Search:
-    """Candidates by the largest x·y - |y|²/2; the second term is left out where all rows are equally long."""
+class _Products:
+    """Scores x·y - |y|²/2 from products in `dtype`; the second term is left out where all rows are equally long."""
+
+    def __init__(self, gallery: Tensor, queries: Tensor, dtype: torch.dtype, place: torch.device) -> None:
+        self.y, (self.y_norm, self.y_lost) = gallery.to(place, dtype), _lengths(gallery, dtype)
+        self.x, (self.x_norm, self.x_lost) = (
+            (self.y, (self.y_norm, self.y_lost))
+            if queries is gallery
+            else (queries.to(place, dtype), _lengths(queries, dtype))
+        )
+        half = self.y_norm**2 / 2
+        equally_long = float(half.max() - half.min()) <= 1e-5 * float(half.max())
+        self.penalty = None if equally_long else torch.from_numpy(half).to(place, torch.float32)
+        self.shortest = 2 * half.min() if equally_long else 0.0
+
+    def floor(self, rows: np.ndarray, worst: np.ndarray) -> np.ndarray:
+        """The least squared distance of a gallery row whose score is below the `worst` one kept for each of `rows`."""
+        worst = worst.astype(np.float64)
+        norm, lost, longest = self.x_norm[rows], self.x_lost[rows], self.y_norm.max()
+        error = lost * longest + (norm + lost) * self.y_lost.max()  # of storing x and y in fewer bits
+        # of the sum, and of the lengths themselves, float32 all
+        error += 2 * (self.x.shape[1] + 8) * _ROUNDING[torch.float32] * (norm + lost + longest) ** 2
+        # of writing the product down in `dtype`; with a penalty what was written is x·y, not the score
+        error += _ROUNDING[self.x.dtype] * (np.abs(worst) if self.penalty is None else norm * longest)
+        return norm**2 + self.shortest - 2 * (worst + error)
+
+
+def _mutual_search(gallery: Tensor, count: int, dtype: torch.dtype) -> Search:
+    """Candidates of all rows at once: half the products of `_torch_search`, on the CPU."""
+    products, everyone = _Products(gallery, gallery, dtype, torch.device("cpu")), np.arange(len(gallery))
     count = min(count, len(gallery))
-    y, (y_norm, y_lost) = gallery.to(place, dtype), _lengths(gallery, dtype)
-    x, (x_norm, x_lost) = (
-        (y, (y_norm, y_lost)) if queries is gallery else (queries.to(place, dtype), _lengths(queries, dtype))
-    )
-    half = y_norm**2 / 2
-    equally_long = float(half.max() - half.min()) <= 1e-5 * float(half.max())
-    penalty = None if equally_long else torch.from_numpy(half).to(place, torch.float32)
+    best, where = mutual(products.x, count, products.penalty)
+    floor = products.floor(everyone, best[:, 0]) if count < len(gallery) else np.full(len(gallery), np.inf)
+    return Search(BLOCK, lambda rows: (where[rows], floor[rows]))
+
+
+def _torch_search(gallery: Tensor, queries: Tensor, count: int, dtype: torch.dtype, place: torch.device) -> Search:
+    products = _Products(gallery, queries, dtype, place)
+    x, y, penalty = products.x, products.y, products.penalty
+    count = min(count, len(gallery))
     tile = min(len(gallery), 1 << 15)
     budget = _BLOCK_BYTES if place.type == "cpu" else 16 * _BLOCK_BYTES
 
@@ -108,19 +149,9 @@ def _torch_search(
                 columns = torch.cat([where, columns], dim=1).gather(1, keep)
             best, where = top, columns
         assert best is not None and where is not None
-        worst = best.amin(dim=1).double().cpu().numpy()
-        norm, longest = x_norm[rows], y_norm.max()
-        error = (
-            x_lost[rows] * longest + (norm + x_lost[rows]) * y_lost.max()
-        )  # of storing x and y in fewer bits
-        # of the sum, and of the lengths themselves, float32 all
-        error += 2 * (x.shape[1] + 8) * _ROUNDING[torch.float32] * (norm + x_lost[rows] + longest) ** 2
-        # of writing the product down in `dtype`; with a penalty what was written is x·y, not the score
-        error += _ROUNDING[dtype] * (np.abs(worst) if penalty is None else norm * longest)
-        shortest = 2 * half.min() if penalty is None else 0.0
-        floor = (
-            norm**2 + shortest - 2 * (worst + error) if count < len(gallery) else np.full(len(rows), np.inf)
-        )
+        floor = np.full(len(rows), np.inf)
+        if count < len(gallery):
+            floor = products.floor(rows, best.amin(dim=1).double().cpu().numpy())
         return where.to(torch.int32).cpu().numpy(), floor
 
     return Search(max(64, budget // (tile * (dtype if penalty is None else torch.float32).itemsize)), propose)

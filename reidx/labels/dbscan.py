@@ -57,6 +57,8 @@ def _grow(indptr, indices, data, eps, min_samples):  # type: ignore[no-untyped-d
         for p in range(indptr[i], indptr[i + 1]):
             if indices[p] != i and data[p] <= eps:
                 near += 1
+                if near >= min_samples:
+                    break
         core[i] = near >= min_samples
     labels = np.full(n, -1, np.int64)
     stack = np.empty(n, np.int64)

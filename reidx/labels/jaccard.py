@@ -14,6 +14,8 @@ by an inverted index: no step is N·N in time or memory unless the neighbour lis
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from scipy.sparse import csr_array
 from torch import Tensor
@@ -78,8 +80,7 @@ def jaccard(encodings: csr_array, rows: int | None = None, within: float = 1.0) 
     if not half:
         upper.sort_indices()
         return upper
-    indptr, indices, data = _mirrored(upper.indptr, upper.indices, upper.data)
-    return compressed(indptr, indices, data, n)
+    return _mirrored(upper)
 
 
 @compiled
@@ -124,39 +125,40 @@ def _share(start, stop, indptr, indices, data, col_indptr, col_rows, col_data, h
     return lengths, columns[:filled].copy(), values[:filled].copy()
 
 
+def _mirrored(upper: csr_array) -> csr_array:
+    """The symmetric matrix whose upper half, diagonal included, is given; columns ascending in each row.
+
+    Twice a half is turned over, rows ascending, so that each row receives its columns in order: the upper one gives
+    the lower one and the diagonal, and that, without the diagonal, the rest.
+    """
+    n = upper.shape[0]
+    indptr = np.concatenate([[0], np.cumsum(_lengths(upper.indptr, upper.indices))])
+    indices, data = np.empty(indptr[-1], upper.indices.dtype), np.empty(indptr[-1], upper.data.dtype)
+    place = indptr[:-1].copy()
+    turn = partial(in_threads, _turned, n, chunks_per_thread=1)
+    turn(upper.indptr[:-1], upper.indptr[1:], upper.indices, upper.data, place, indices, data, True)
+    turn(indptr[:-1], place.copy(), indices, data, place, indices, data, False)
+    return compressed(indptr, indices, data, n)
+
+
 @compiled
-def _mirrored(indptr, indices, data):  # type: ignore[no-untyped-def]
-    """The symmetric matrix whose upper half (diagonal included) is given, columns ascending in each row."""
-    n = len(indptr) - 1
-    lengths = np.zeros(n + 1, np.int64)
-    for i in range(n):
+def _lengths(indptr, indices):  # type: ignore[no-untyped-def]
+    """How many entries each row of the symmetric matrix has whose upper half is given."""
+    lengths = np.diff(indptr).astype(np.int64)
+    for i in range(len(lengths)):
         for p in range(indptr[i], indptr[i + 1]):
-            lengths[i + 1] += 1
             if indices[p] != i:
-                lengths[indices[p] + 1] += 1
-    full_indptr = np.zeros(n + 1, np.int64)
-    for i in range(n):
-        full_indptr[i + 1] = full_indptr[i] + lengths[i + 1]
-    full_indices, full_data = np.empty(full_indptr[n], indices.dtype), np.empty(full_indptr[n], data.dtype)
-    place = full_indptr[:n].copy()
-    for i in range(n):  # below the diagonal: rows i ascending, so each row j receives its columns in order
-        for p in range(indptr[i], indptr[i + 1]):
+                lengths[indices[p]] += 1
+    return lengths
+
+
+@compiled
+def _turned(start, stop, begins, ends, indices, data, place, to_indices, to_data, diagonal):  # type: ignore[no-untyped-def]
+    """Write the entries (i, j) with j in `start` … `stop` - 1 as (j, i) to the next place of row j."""
+    for i in range(len(begins)):
+        for p in range(begins[i], ends[i]):
             j = indices[p]
-            if j != i:
-                full_indices[place[j]] = i
-                full_data[place[j]] = data[p]
+            if start <= j < stop and (diagonal or i != j):
+                to_indices[place[j]] = i
+                to_data[place[j]] = data[p]
                 place[j] += 1
-    lower_end = place.copy()
-    for i in range(n):
-        for p in range(indptr[i], indptr[i + 1]):
-            if indices[p] == i:
-                full_indices[place[i]] = i
-                full_data[place[i]] = data[p]
-                place[i] += 1
-    for j in range(n):  # above it: the lower half row by row, so again each row receives its columns in order
-        for p in range(full_indptr[j], lower_end[j]):
-            i = full_indices[p]
-            full_indices[place[i]] = j
-            full_data[place[i]] = full_data[p]
-            place[i] += 1
-    return full_indptr, full_indices, full_data

@@ -88,23 +88,24 @@ def nearest(
     query_bank = bank if queries is None else queries.cpu().numpy()
     open_rows = np.arange(asking.start, asking.stop)
     threads = torch.get_num_threads() if place.type == "cpu" else 1
-    for search in searches(gallery, gallery if queries is None else queries, k, backend, place):
-        proven = np.empty(len(open_rows), np.bool_)
-        block = max(64, search.block // threads)
+    everyone = queries is None and len(asking) == len(gallery)
+    with exact_products():
+        for search in searches(gallery, gallery if queries is None else queries, k, backend, place, everyone):
+            proven = np.empty(len(open_rows), np.bool_)
 
-        def settle(start: int, stop: int, search: Search, rows: np.ndarray, proven: np.ndarray, block: int) -> None:
-            for first in range(start, stop, block):
-                part = slice(first, min(first + block, stop))
-                _settle(
-                    rows[part], *search.propose(rows[part]), query_bank, bank, queries is None, asking.start,
-                    squared, indices, proven[part],
-                )  # fmt: skip
+            def settle(start: int, stop: int, search: Search, rows: np.ndarray, proven: np.ndarray) -> None:
+                block = max(64, search.block // threads)
+                for first in range(start, stop, block):
+                    part = slice(first, min(first + block, stop))
+                    _settle(
+                        rows[part], *search.propose(rows[part]), query_bank, bank, queries is None, asking.start,
+                        squared, indices, proven[part],
+                    )  # fmt: skip
 
-        with exact_products():
-            side_by_side(settle, threads, len(open_rows), search, open_rows, proven, block)
-        open_rows = open_rows[~proven]
-        if not len(open_rows):
-            break
+            side_by_side(settle, threads, len(open_rows), search, open_rows, proven)
+            open_rows = open_rows[~proven]
+            if not len(open_rows):
+                break
     in_threads(
         _compare_with_all, len(open_rows), open_rows, query_bank, bank, queries is None, asking.start, squared, indices,
         chunks_per_thread=16,

@@ -69,6 +69,8 @@ def test_the_floor_holds(draw):
         for search in (
             proposals._torch_search(x, x, 12, torch.bfloat16, torch.device("cpu")),
             proposals._torch_search(x, x, 12, torch.float32, torch.device("cpu")),
+            proposals._mutual_search(x, 12, torch.bfloat16),
+            proposals._mutual_search(x, 12, torch.float32),
             proposals._faiss_search(x, x, 12),
         ):
             candidates, floor = search.propose(np.arange(300))

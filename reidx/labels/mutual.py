@@ -1,0 +1,57 @@
+"""The best candidates of all rows for each other, each product serving the two rows it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reidx.labels.compiled import keep_best, side_by_side
+
+_TILE = 768  # rows; a tile's products stay in the cache of one core
+
+
+def mutual(x: Tensor, count: int, penalty: Tensor | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The `count` largest scores x_i·x_j - penalty_j of each row i and the rows j they are of, both (N, count).
+
+    A row's scores are a heap: the least comes first, the others are in no order. Half of the N²·D multiplications of
+    rows against all rows, since x_i·x_j is x_j·x_i; memory N·count.
+    """
+    n, threads = len(x), torch.get_num_threads()
+    best, where = np.full((n, count), -np.inf, np.float32), np.full((n, count), -1, np.int32)
+    tiles = 2 * threads * -(-n // (2 * threads * _TILE))
+    edges = np.linspace(0, n, tiles + 1).astype(np.int64).tolist()
+    largest = max(np.diff(edges))
+    numbers = np.arange(largest)
+
+    def work(start: int, stop: int, pairs: list[tuple[int, int]]) -> None:
+        products, scores = torch.empty(largest**2, dtype=x.dtype), torch.empty(largest**2)
+        for pair in pairs[start:stop]:
+            a, b = (slice(edges[tile], edges[tile + 1]) for tile in pair)
+            product = products[: len(x[a]) * len(x[b])].view(len(x[a]), len(x[b]))
+            torch.mm(x[a], x[b].T, out=product)
+            for own, other, values in ((a, b, product), (b, a, product.T))[: 1 if a == b else 2]:
+                score = scores[: product.numel()].view(values.shape).copy_(values)
+                if penalty is not None:
+                    score -= penalty[other]
+                keep_best(numbers[: len(score)], score.numpy(), other.start, best[own], where[own])
+
+    for pairs in _rounds(tiles):
+        side_by_side(work, threads, len(pairs), pairs)
+    return best, where
+
+
+def _rounds(tiles: int) -> Iterator[list[tuple[int, int]]]:
+    """Every pair of tiles once, in rounds in which no tile occurs twice, so that threads never share a row.
+
+    Each tile with itself first, then the circle of a round-robin tournament; `tiles` is even.
+    """
+    yield [(tile, tile) for tile in range(tiles)]
+    circle = tiles - 1
+    for middle in range(circle):
+        yield [
+            (circle, middle),
+            *(((middle + step) % circle, (middle - step) % circle) for step in range(1, tiles // 2)),
+        ]

@@ -1,0 +1,43 @@
+"""Products that serve both their rows, against all products sorted."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from reidx.labels import mutual as module
+from reidx.labels.mutual import mutual
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("n", [1, 2, 7, 100, 211])
+@pytest.mark.parametrize("penalised", [False, True])
+def test_the_largest_scores_of_each_row(
+    monkeypatch: pytest.MonkeyPatch, n: int, threads: int, penalised: bool
+) -> None:
+    monkeypatch.setattr(module, "_TILE", 16)
+    random = torch.Generator().manual_seed(n)
+    x = torch.randn(n, 5, generator=random)
+    penalty = torch.rand(n, generator=random) if penalised else None
+    before, count = torch.get_num_threads(), min(n, 9)
+    torch.set_num_threads(threads)
+    try:
+        best, where = mutual(x, count, penalty)
+    finally:
+        torch.set_num_threads(before)
+    scores = x @ x.T - (0 if penalty is None else penalty)
+    expected = scores.sort(dim=1, descending=True)
+    assert torch.allclose(torch.from_numpy(best).sort(1, descending=True).values, expected.values[:, :count])
+    assert torch.equal(torch.from_numpy(where).long().sort(1).values, expected.indices[:, :count].sort(1).values)
+    assert (best[:, :1] == best.min(1, keepdims=True)).all()
+
+
+@pytest.mark.parametrize("tiles", [2, 4, 10])
+def test_every_pair_of_tiles_meets_once_and_none_is_in_a_round_twice(tiles: int) -> None:
+    rounds = list(module._rounds(tiles))
+    for pairs in rounds[1:]:
+        assert sorted(itertools.chain(*pairs)) == list(range(tiles))
+    met = sorted(tuple(sorted(pair)) for pairs in rounds for pair in pairs)
+    assert met == [(a, b) for a in range(tiles) for b in range(a, tiles)]
