@@ -68,7 +68,7 @@ def main() -> None:
     options.add_argument("--eps", type=float, default=0.6)
     options.add_argument("--backend", default="auto")
     options.add_argument("--device", default="cpu")
-    options.add_argument("--repeats", type=int, default=1)
+    options.add_argument("--repeats", type=int, default=1, help="of each, the best counts")
     options.add_argument("--alone", action="store_true", help="leave the dense reference out")
     chosen = options.parse_args()
     identities = max(2, chosen.images * 751 // 12936)
@@ -86,7 +86,7 @@ def main() -> None:
         show("reidx", mine, truth.numpy())
         if chosen.alone:
             return
-        peer = measured(reference, path, chosen.eps)
+        peer = measured(reference, path, chosen.eps, repeats=chosen.repeats)
         show("reference", peer, truth.numpy())
     differ = int((mine.result[0] != peer.result[0]).sum())
     print(
