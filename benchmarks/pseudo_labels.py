@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import adjusted_rand_score
 
 from benchmarks.features import network_like
 from benchmarks.measured import machine, measured
@@ -96,11 +95,10 @@ def main() -> None:
 
 
 def show(name: str, run: Any, truth: np.ndarray) -> None:
+    from reidx.labels.pipeline import quality
+
     labels = run.result[0]
-    outliers = np.flatnonzero(labels < 0)
-    apart = labels.copy()
-    apart[outliers] = labels.max() + 1 + np.arange(len(outliers))  # each a cluster of its own
-    agreement = adjusted_rand_score(truth, apart)
+    agreement = quality(labels, truth)["ari"]
     print(
         f"{name:12}{run.seconds:10.2f}{run.megabytes:10.0f}{labels.max() + 1:10d}{agreement:8.3f}{run.result[2]:13d}",
         flush=True,
