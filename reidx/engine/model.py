@@ -121,17 +121,18 @@ class StageModel(BaseModel):
         return {"loss": total, **values}
 
     def train_step(self, data: Mapping[str, Batch], optim_wrapper: OptimWrapper) -> dict[str, Tensor]:  # type: ignore[override]
-        """One step: losses, optimiser, then the updates of memories and averages; the detached values for the log."""
+        """One batch: losses, gradients, the optimiser's step where it is due (``accumulate``), then the updates of
+        memories and averages; the detached values for the log."""
         streams = {name: batch.to(self.device) for name, batch in data.items()}
         with optim_wrapper.optim_context(self):
             losses = self._run_forward({"streams": streams}, mode="loss")  # type: ignore[attr-defined]
         optim_wrapper.update_params(losses["loss"])
-        self.after_step()
+        self.after_step(moved=optim_wrapper.should_update())
         return {name: value.detach() for name, value in losses.items()}
 
     @torch.no_grad()
-    def after_step(self) -> None:
-        """Bring memories and averages up to date with the step just made."""
+    def after_step(self, moved: bool = True) -> None:
+        """Bring memories up to date with the batch just seen, and averages with the weights if those ``moved``."""
         # not in forward: a memory changed there would change under the graph that backward still needs
         assert self._seen is not None
         outputs, streams = self._seen
@@ -142,6 +143,7 @@ class StageModel(BaseModel):
                 if self.stream_labels[stream] == wiring["labels"]:
                     assert batch.targets is not None
                     memory.update(outputs[wiring["network"]][stream][wiring["on"]], batch.targets, batch.index)
-        for name, average in self.averages.items():
-            average.update(self.networks[name], self.networks[self.teachers[name]["of"]], self.steps)
-        self.steps += 1
+        if moved:
+            for name, average in self.averages.items():
+                average.update(self.networks[name], self.networks[self.teachers[name]["of"]], self.steps)
+            self.steps += 1

@@ -10,7 +10,11 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import nn
 
+from reidx.config_parts import own_spec
+from reidx.engine.groups import parameter_groups
+from reidx.errors import ConfigError
 from reidx.memory import Memory
+from reidx.schema import OptimizerWiring
 
 
 class PrecisionOptimWrapper(OptimWrapper):
@@ -35,10 +39,19 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 
 def build_optimizer(model: nn.Module, spec: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """The torch optimiser of a spec ``{type, lr, …}`` over all of ``model``'s trainable parameters, one group."""
-    settings = dict(spec)
-    optimizer = getattr(torch.optim, settings.pop("type"))
-    return optimizer([p for p in model.parameters() if p.requires_grad], **settings)
+    """The torch optimiser of a spec ``{type, lr, …}`` over all of ``model``'s trainable parameters.
+
+    It has one group of them, unless ``layer_decay`` or ``no_decay_norm_bias`` ask for several. Raises
+    :class:`ConfigError` where nothing is left to be trained, or the layers cannot be told apart.
+    """
+    settings = own_spec(spec, OptimizerWiring)
+    groups = parameter_groups(model, spec.get("layer_decay"), spec.get("no_decay_norm_bias", False))
+    if not any(group["params"] for group in groups):
+        raise ConfigError("There is no parameter to be trained: model.freeze holds all of them.")
+    optimizer = getattr(torch.optim, settings.pop("type"))(groups, **settings)
+    for group in optimizer.param_groups:
+        group["lr"] *= group.pop("lr_scale", 1.0)
+    return optimizer
 
 
 def swap_parameters(optimizer: torch.optim.Optimizer, old: list[nn.Parameter], new: list[nn.Parameter]) -> None:

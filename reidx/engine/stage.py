@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from reidx.contracts import LabelSet
 from reidx.data.domains import Domains
 from reidx.data.loading import LabelledView, StreamLoader, batches
 from reidx.engine import checkpoint as checkpoints
+from reidx.engine.batch import images_a_step, rate_note
+from reidx.engine.compiler import compiled
 from reidx.engine.loop import Report, StageLoop
 from reidx.engine.model import StageModel
 from reidx.engine.objective import BoundAlignment, BoundTerm, Objective
@@ -67,6 +70,7 @@ class StageRun:
         self.runner: ReidRunner | None = None
         self.details: Details | None = None
         self.evaluation_card: dict[str, Any] = {}
+        self.images_a_step: dict[str, int] = {}
         self.loader = StreamLoader(stage.iters)
         self.relabeller = Relabeller(
             self._levels(), self.model, domains, self.extractor, self._optimizer, reporter
@@ -161,9 +165,13 @@ class StageRun:
         """Train the stage to its end; the report of each epoch. ``resume`` goes on from its newest whole checkpoint."""
         stage = self.stage
         optimizer = build_optimizer(self.model, stage.optimizer)
+        self.images_a_step = images_a_step(stage, self.domains)
+        if note := rate_note(stage, optimizer.defaults["lr"], self.images_a_step):
+            self.reporter.say(note)
         wrapper = PrecisionOptimWrapper(
             optimizer=optimizer,
             precision=stage.precision,
+            accumulative_counts=stage.accumulate,
             clip_grad={"max_norm": stage.clip_grad} if stage.clip_grad else None,
         )
         newest = checkpoints.newest(self.work_dir) if resume else None
@@ -191,7 +199,8 @@ class StageRun:
             reporter=self.reporter,
         )
         self.runner._train_loop = loop
-        self.runner.train()
+        with compiled(self.model.networks[n] for n in self.model.needed()) if stage.compile else nullcontext():  # type: ignore[misc]
+            self.runner.train()
         return loop.history
 
     def _prepare(self, epoch: int) -> Report:
