@@ -78,12 +78,6 @@ class _StageCheck:
             if name == "identity":
                 raise self.error(("labels", "levels", name), "'identity' are the data set's own labels; rename the level.")
             self.level(("labels", "levels", name), level)
-        if stage.epochs > 0 and stage.iters % stage.accumulate:
-            raise self.error(
-                ("accumulate",),
-                f"{stage.iters} iters (batches an epoch) cannot be taken {stage.accumulate} at a time; make iters a "
-                f"multiple of {stage.accumulate}.",
-            )
         if stage.epochs > 0 and not stage.streams:
             raise self.error(("streams",), "a stage that trains needs at least one stream.")
         for name, stream in stage.streams.items():

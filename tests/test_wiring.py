@@ -277,17 +277,6 @@ def test_nothing_to_train_on_or_for(refused):
 # ---- outliers
 
 
-def test_an_epoch_that_accumulated_batches_do_not_fill(refused):
-    stage = {"name": "adapt", "epochs": 1, "iters": 10}
-    message = refused(stages=[{**stage, "accumulate": 4}])
-    assert message == (
-        "accumulate: 4 | stages.0.accumulate: 10 iters (batches an epoch) cannot be taken 4 at a time; make iters a "
-        "multiple of 4."
-    )
-    assert refused(stages=[{**stage, "accumulate": 5}]) == ""
-    assert refused(stages=[{**stage, "accumulate": 4, "epochs": 0}]) == ""
-
-
 def test_outliers_must_not_reach_a_loss_that_has_no_target_for_them(refused):
     shuffled = stream(sampler=SHUFFLE)
     assert refused(streams=shuffled) == (

@@ -15,7 +15,7 @@ from reidx.schema import Stage
 
 
 def images_a_step(stage: Stage, domains: Domains, where: Callable[[KeyPath], str] = dotted) -> dict[str, int]:
-    """Images of each stream in one step of the optimiser: over all processes, and all batches that it accumulates.
+    """Images of each stream in one step of the optimiser: over all processes.
 
     Read from the samplers' ``size``; a stream whose sampler has none is left out. Each sampler is built for that, over the
     domain's images and identities, or with each image in a cluster of its own where clusters are not known yet. Raises
@@ -42,7 +42,7 @@ def images_a_step(stage: Stage, domains: Domains, where: Callable[[KeyPath], str
                 continue
             raise
         if hasattr(sampler, "size"):
-            sizes[name] = sampler.size * stage.accumulate
+            sizes[name] = sampler.size
     return sizes
 
 

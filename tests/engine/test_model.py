@@ -35,7 +35,8 @@ class Diary(Memory):
         self.weights_then: list[Tensor] = []
         self.watch: Tensor | None = None
 
-    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None: ...
+    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+        """Nothing."""
 
     def forward(self, features: Tensor) -> Tensor:
         return features @ self.rows.T
