@@ -187,7 +187,8 @@ class Stage:
     """One forward pass over the images of all streams together, instead of one a stream."""
     clip_grad: float | None = number(None, 0)
     accumulate: int = number(1, 1)
-    """Batches to a step of the optimiser, which goes by the mean of their gradients; ``iters`` counts batches."""
+    """Parts in which a step's batch passes through the networks: the loss is that of the whole batch, memory is needed for
+    one part, and each image is passed forward twice. A part must hold whole groups of ``model.bn_group``."""
     compile: bool = False
     """Let torch compile backbone and fusion for the steps: some minutes first, then each step is faster."""
     model: Model = field(default_factory=Model)

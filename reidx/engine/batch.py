@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from reidx import processes
 from reidx.builder import build
 from reidx.config_node import KeyPath, dotted
 from reidx.data.domains import Domains
@@ -36,6 +37,7 @@ def images_a_step(stage: Stage, domains: Domains, where: Callable[[KeyPath], str
                 cameras=split.cameras,
                 images=len(split),
                 batches=stage.iters,
+                world_size=processes.count(),
             )
         except DataError:
             if stream.labels in stage.labels:  # clusters will have more images than one

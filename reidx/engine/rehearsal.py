@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from torch import nn
 
+from reidx import processes
 from reidx.builder import build
 from reidx.config import Config
 from reidx.config_node import KeyPath, dotted
 from reidx.config_parts import own_spec
 from reidx.data.domains import Domains
+from reidx.engine.accumulation import check_parts
 from reidx.engine.batch import images_a_step
 from reidx.engine.compiler import try_compiler
 from reidx.engine.optim import build_optimizer
 from reidx.engine.runner import device_of_this_process
 from reidx.errors import ConfigError
-from reidx.models.network import build_network
+from reidx.models.network import Network, build_network
 from reidx.schema import Alignment, MemoryWiring, Stage
 
 
@@ -48,11 +51,23 @@ class _Rehearsal:
             where = self.where(("alignment", index))
             parts.append(build("alignment", own_spec(spec, Alignment), where=where, dims=dict(network.dims)))
         if stage.epochs > 0:
-            images_a_step(stage, self.domains, self.where)
+            self.parts(stage, network, images_a_step(stage, self.domains, self.where))
             try:
                 build_optimizer(parts, stage.optimizer)
             except ConfigError as error:
                 raise ConfigError(f"{self.where(('optimizer',))}: {error}") from error
+
+    def parts(self, stage: Stage, network: Network, images: Mapping[str, int]) -> None:
+        """Raise unless each pass of a step's images through the network can be cut into ``accumulate`` parts."""
+        if stage.accumulate == 1:
+            return
+        shares = {name: count // processes.count() for name, count in images.items()}
+        passes = {" and ".join(shares): sum(shares.values())} if stage.joint else shares
+        for name, count in passes.items():
+            try:
+                check_parts(network.train(), count, stage.accumulate, name)
+            except ConfigError as error:
+                raise ConfigError(f"{self.where(('accumulate',))}: {error}") from error
 
     def where(self, at: KeyPath) -> str:
         path = (*self.base, *at)

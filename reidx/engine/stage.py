@@ -108,6 +108,7 @@ class StageRun:
             memory_format=torch.channels_last
             if on_accelerator or stage.precision == "bf16"
             else torch.contiguous_format,
+            accumulate=stage.accumulate,
         )
 
     def _teacher(self, name: str, student: Network) -> Network:
