@@ -186,11 +186,15 @@ class Stage:
     joint: bool = False
     """One forward pass over the images of all streams together, instead of one a stream."""
     clip_grad: float | None = number(None, 0)
+    """The largest gradient: of all trained parameters together (``clip_by: norm``, the length is cut) or of each number by
+    itself (``value``); null: as it is."""
+    clip_by: Literal["norm", "value"] = "norm"
     accumulate: int = number(1, 1)
     """Parts in which a step's batch passes through the networks: the loss is that of the whole batch, memory is needed for
     one part, and each image is passed forward twice. A part must hold whole groups of ``model.bn_group``."""
-    compile: bool = False
-    """Let torch compile backbone and fusion for the steps: some minutes first, then each step is faster."""
+    compile: Literal[False, True, "max-autotune-no-cudagraphs"] = False
+    """Let torch compile backbone and fusion for the steps: some minutes first, then each step is faster. A name is torch's
+    mode; those with CUDA graphs are left out, as they write the features of one stream over those of another."""
     model: Model = field(default_factory=Model)
     teachers: dict[str, Teacher] = field(default_factory=dict)
     streams: dict[str, Stream] = field(default_factory=dict)

@@ -15,16 +15,19 @@ BACKEND = "inductor"
 
 
 @contextmanager
-def compiled(networks: Iterable[Network]) -> Iterator[None]:
-    """Let torch compile what a step calls of each network, when it is first called.
+def compiled(networks: Iterable[Network], mode: bool | str = True) -> Iterator[None]:
+    """Let torch compile what a step calls of each network, when it is first called; with False as ``mode`` do nothing.
 
     In place: names of weights stay. Copies are not compiled, so features of whole domains are extracted as ever. In the
     context a failure of the compiler is a :class:`ReidxError` that says what to do.
     """
+    if mode is False:
+        yield
+        return
     for network in networks:
         for part in (network.backbone, network.fusion):
             # a stream has one batch size: a graph for each is faster than one graph for all
-            part.compile(backend=BACKEND, dynamic=False)
+            part.compile(backend=BACKEND, dynamic=False, mode=mode if isinstance(mode, str) else None)
     with _explained():
         yield
 

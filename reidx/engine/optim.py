@@ -96,6 +96,13 @@ class parameters_kept:
             swap_parameters(self.optimizer, self.old, list(self.memory.parameters()))
 
 
+def clipping(limit: float | None, by: str) -> dict[str, Any] | None:
+    """mmengine's settings for gradients of at most ``limit``, by ``norm`` or ``value``; without a limit nothing."""
+    if limit is None:
+        return None
+    return {"type": "norm", "max_norm": limit} if by == "norm" else {"type": "value", "clip_value": limit}
+
+
 def schedules(specs: list[dict[str, Any]], epochs: int) -> list[dict[str, Any]]:
     """mmengine scheduler configs with their ``end`` written out, by epoch.
 

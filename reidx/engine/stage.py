@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from reidx.engine.compiler import compiled
 from reidx.engine.loop import Report, StageLoop
 from reidx.engine.model import StageModel
 from reidx.engine.objective import BoundAlignment, BoundTerm, Objective
-from reidx.engine.optim import PrecisionOptimWrapper, build_optimizer, schedules
+from reidx.engine.optim import PrecisionOptimWrapper, build_optimizer, clipping, schedules
 from reidx.engine.progress import Reporter
 from reidx.engine.relabel import IDENTITY, Extractor, LevelPlan, Relabeller
 from reidx.engine.runner import ReidRunner, device_of_this_process
@@ -181,7 +180,7 @@ class StageRun:
             optimizer=optimizer,
             precision=stage.precision,
             shared=self.model.networks,
-            clip_grad={"max_norm": stage.clip_grad} if stage.clip_grad else None,
+            clip_grad=clipping(stage.clip_grad, stage.clip_by),
         )
         newest = processes.from_first(lambda: checkpoints.newest(self.work_dir)) if resume else None
         self.runner = ReidRunner(
@@ -208,7 +207,7 @@ class StageRun:
             reporter=self.reporter,
         )
         self.runner._train_loop = loop
-        with compiled(self.model.networks[n] for n in self.model.needed()) if stage.compile else nullcontext():  # type: ignore[misc]
+        with compiled([self.model.networks[n] for n in self.model.needed()], stage.compile):  # type: ignore[misc]
             self.runner.train()
         return loop.history
 
