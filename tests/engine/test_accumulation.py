@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import reidx
 from reidx.contracts import Batch
+from reidx.engine import model as model_module
 from reidx.engine.accumulation import check_parts, in_parts
 from reidx.engine.model import StageModel
 from reidx.engine.objective import BoundTerm, Objective
@@ -203,14 +204,22 @@ def test_without_statistics_of_batches_any_parts_will_do() -> None:
 
 
 def test_an_experiment_in_parts_has_the_numbers_of_one_without(
-    experiment: Callable[..., Path], tmp_path: Path
+    experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked: list[int] = []
+
+    def spy(network: Network, images: Tensor, teacher: Tensor | None, parts: int) -> Any:
+        asked.append(parts)
+        return in_parts(network, images, teacher, parts)
+
+    monkeypatch.setattr(model_module, "in_parts", spy)
     model = {"backbone": {"type": "Timm", "name": "test_resnet"}, "fusion": {"type": "GlobalPool"}, "bn_group": 4}
     stages = [{"name": "adapt", "epochs": 1, "iters": 2}]
     histories = []
     for parts in (1, 2):
         path = experiment(model=model, stages=stages, accumulate=parts, optimizer={"type": "SGD", "lr": 0.01})
         histories.append(reidx.run(reidx.load_config(path), tmp_path / str(parts), progress="quiet").stages[0].history[0])
+    assert asked == [1, 1, 2, 2]
     whole, parts_of_it = histories
     assert parts_of_it["loss"] == pytest.approx(whole["loss"], rel=1e-3)
 

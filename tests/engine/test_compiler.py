@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -73,9 +74,26 @@ def test_false_leaves_networks_alone() -> None:
 @pytest.mark.skipif(
     not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="torch compiles for a CPU with a C++ compiler; there is none"
 )
+def test_torchs_own_compiler_gives_the_same_features_and_gradients() -> None:
+    network = tiny_network().train()
+    network.backbone.norm = nn.Identity()  # a kernel less to wait for
+    plain = copy.deepcopy(network)
+    images = torch.randn(4, 3, 2, 2)
+    with compiler.compiled([network]):
+        features = network(images)
+        features["embed"].square().sum().backward()
+    expected = plain(images)
+    expected["embed"].square().sum().backward()
+    assert counters["stats"]["unique_graphs"] == 2
+    assert torch.allclose(features["embed"], expected["embed"], atol=1e-6)
+    for ours, theirs in zip(network.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(ours.grad, theirs.grad, atol=1e-5)
+
+
 def test_an_experiment_compiled_has_the_numbers_of_one_not_compiled(
-    experiment: Callable[..., Path], tmp_path: Path, register: Callable[[str, type], None]
+    experiment: Callable[..., Path], tmp_path: Path, register: Callable[[str, type], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(compiler, "BACKEND", "aot_eager")  # all of torch's compiler but its C++
     register("backbone", Patches)
     model = {"backbone": {"type": "Patches"}, "fusion": {"type": "GlobalPool"}, "bn_group": 4}
     stages = [{"name": "adapt", "epochs": 2, "iters": 2}]
