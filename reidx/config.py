@@ -202,9 +202,9 @@ def _value(field: dataclasses.Field[Any], hint: Any, node: Node, path: KeyPath) 
     if "kind" in meta:
         return node if meta.get("optional") and node.value is None else component(meta, node, path, _fill)
     if meta.get("catalogue") == "schedule":
-        return _each(list, node, path, lambda n, p: called("schedule", n, p))
+        return _each(list, node, path, lambda n, p: called(meta, n, p, _fill))
     if "catalogue" in meta:
-        return called(meta["catalogue"], node, path)
+        return called(meta, node, path, _fill)
     if arguments and arguments[0] is schema.Level:
         return _levels(node, path)
     if dataclasses.is_dataclass(hint):

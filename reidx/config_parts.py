@@ -52,10 +52,16 @@ def component(meta: Mapping[str, Any], node: Node, path: KeyPath, fill: Fill) ->
     for k, value in full.items():
         if k != "type":
             filled[k] = given[k] if k in given else Node.of(value, default)
-    if wiring:
-        own = Node({k: child for k, child in node.value.items() if k in wired}, node.origin)
-        filled.update(fill(wiring, own, path).value)
-    return Node(filled, node.origin)
+    return Node({**filled, **_wired(node, wiring, path, fill)}, node.origin)
+
+
+def _wired(node: Node, wiring: type | None, path: KeyPath, fill: Fill) -> dict[str, Node]:
+    """The engine's own keys (those of ``wiring``) in a part's spec, with their defaults."""
+    if wiring is None:
+        return {}
+    wired = {field.name for field in dataclasses.fields(wiring)}
+    own = Node({k: child for k, child in node.value.items() if k in wired}, node.origin)
+    return fill(wiring, own, path).value
 
 
 def _named(node: Node, key: str, kind: str, where: str) -> Node:
@@ -72,9 +78,12 @@ def _named(node: Node, key: str, kind: str, where: str) -> Node:
     raise ConfigError(f"{where} is {found}; {article} {kind} is written as a name or as {{{key}: name, …}}.")
 
 
-def called(catalogue: str, node: Node, path: KeyPath) -> Node:
-    """The spec of a torch optimiser or an mmengine scheduler, its keys checked against the class."""
-    where = f"{node.origin}: {dotted(path)}"
+def called(meta: Mapping[str, Any], node: Node, path: KeyPath, fill: Fill) -> Node:
+    """The spec of a torch optimiser or an mmengine scheduler, its keys checked against the class.
+
+    Defaults are written out for the engine's own keys alone: those of the class are torch's.
+    """
+    catalogue, where = meta["catalogue"], f"{node.origin}: {dotted(path)}"
     node = _named(node, "type", catalogue, where)
     offered = _catalogue(catalogue)
     name = node.value["type"].plain()
@@ -83,12 +92,14 @@ def called(catalogue: str, node: Node, path: KeyPath) -> Node:
         hint = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(offered)}."
         raise ConfigError(f"{where}: there is no {catalogue} {name!r}. {hint}")
     known = {k: p for k, p in _settings(offered[name]).items() if k not in _ENGINES_OWN}
+    wired = _wired(node, meta.get("wiring"), path, fill)
     for key, child in node.value.items():
-        if key == "type":
+        if key == "type" or key in wired:
             continue
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else f" It accepts: {', '.join(known)}."
+            accepted = [*known, *wired]
+            close = difflib.get_close_matches(key, accepted, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else f" It accepts: {', '.join(accepted)}."
             raise ConfigError(f"{child.origin}: {dotted(path)}: {name} has no setting {key!r}.{hint}")
         if not builder.fits(child.plain(), _without_tensors(known[key].hint)):
             raise ConfigError(
@@ -98,7 +109,7 @@ def called(catalogue: str, node: Node, path: KeyPath) -> Node:
     for key, setting in known.items():
         if setting.required and key not in node.value:
             raise ConfigError(f"{where}: {name} needs {key!r} ({setting.annotation or 'any value'}).")
-    return node
+    return Node({**node.value, **wired}, node.origin)
 
 
 _ENGINES_OWN = ("params", "optimizer", "param_name", "by_epoch", "last_step", "verbose")

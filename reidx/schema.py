@@ -59,6 +59,9 @@ class Model:
     fusion: Spec = part("fusion", "GlobalPool")
     bn_group: int | None = number(64, 2)
     """Images a BatchNorm takes its training statistics from, on one device as on many; null: the whole batch."""
+    freeze: list[str] = field(default_factory=list)
+    """Modules (and single parameters) that are not trained, by their names in the network, ``*``, ``?`` and ``[…]`` as in
+    file names: ``backbone.model.layer[12]``. They stay in evaluation mode: their BatchNorms keep their statistics."""
 
 
 @dataclass
@@ -140,6 +143,19 @@ class Alignment:
 
 
 @dataclass
+class OptimizerWiring:
+    """What the engine makes of an optimiser: the rate and the decay of each group of parameters, and the batch of ``lr``."""
+
+    layer_decay: float | None = number(None, 0, 1)
+    """Each layer of a backbone learns at this share of the rate of the one above; all but the backbones learn at ``lr``."""
+    no_decay_norm_bias: bool = False
+    """No weight decay for norms, biases and other vectors."""
+    lr_batch: int | None = number(None, 1)
+    """Images a step that ``lr`` is stated for, over all processes. Nothing is scaled by it: the run says where a stream
+    has another number, and the card keeps both."""
+
+
+@dataclass
 class Evaluate:
     """Retrieval on a domain's query and gallery."""
 
@@ -170,6 +186,15 @@ class Stage:
     joint: bool = False
     """One forward pass over the images of all streams together, instead of one a stream."""
     clip_grad: float | None = number(None, 0)
+    """The largest gradient: of all trained parameters together (``clip_by: norm``, the length is cut) or of each number by
+    itself (``value``); null: as it is."""
+    clip_by: Literal["norm", "value"] = "norm"
+    accumulate: int = number(1, 1)
+    """Parts in which a step's batch passes through the networks: the loss is that of the whole batch, memory is needed for
+    one part, and each image is passed forward twice. A part must hold whole groups of ``model.bn_group``."""
+    compile: Literal[False, True, "max-autotune-no-cudagraphs"] = False
+    """Let torch compile backbone and fusion for the steps: some minutes first, then each step is faster. A name is torch's
+    mode; those with CUDA graphs are left out, as they write the features of one stream over those of another."""
     model: Model = field(default_factory=Model)
     teachers: dict[str, Teacher] = field(default_factory=dict)
     streams: dict[str, Stream] = field(default_factory=dict)
@@ -179,7 +204,7 @@ class Stage:
     alignment: list[Spec] = parts("alignment", list, wiring=Alignment)
     optimizer: Spec = field(
         default_factory=lambda: {"type": "Adam", "lr": 3.5e-4, "weight_decay": 5e-4},
-        metadata={"catalogue": "optimizer"},
+        metadata={"catalogue": "optimizer", "wiring": OptimizerWiring},
     )
     schedule: list[Spec] = field(default_factory=list, metadata={"catalogue": "schedule"})
     evaluate: Evaluate = field(default_factory=Evaluate)

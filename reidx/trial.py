@@ -12,7 +12,7 @@ from reidx.config_node import KeyPath, dotted
 from reidx.config_parts import own_spec
 from reidx.engine.optim import build_optimizer, schedules
 from reidx.errors import ConfigError
-from reidx.schema import Stage, Term
+from reidx.schema import OptimizerWiring, Stage, Term
 
 if TYPE_CHECKING:
     from reidx.config import Config
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def check_values(config: Config) -> None:
     """Raise :class:`ConfigError` at the first value in any stage that a part's constructor refuses.
 
-    Left to the run are those parts that need a network or data to be built: backbone, fusion, memories, alignments,
-    samplers, data sets.
+    Those parts that need a network or data to be built have their turn when a run begins
+    (:mod:`reidx.engine.rehearsal`): backbone, fusion, memories, alignments, samplers.
     """
     for position, stage in enumerate(config.experiment.stages):
         _Trial(config, ("stages", position)).run(stage)
@@ -56,10 +56,17 @@ class _Trial:
         """Build the optimiser and the schedules over two parameters, shaped as a convolution's."""
         model = nn.Conv2d(1, 1, 1)
         try:
-            optimizer = build_optimizer(model, stage.optimizer)
+            optimizer = build_optimizer(model, own_spec(stage.optimizer, OptimizerWiring))
         except (TypeError, ValueError) as error:
             raise self.refused(("optimizer",), error) from error
         for index, schedule in enumerate(schedules(stage.schedule, max(stage.epochs, 1))):
+            fixed = next((key for key in ("eta_min", "eta_max") if schedule.get(key)), None)
+            if fixed and stage.optimizer["layer_decay"] is not None:
+                at: KeyPath = ("schedule", index, fixed)
+                raise ConfigError(
+                    f"{self.where(at)} is one rate for all layers, but layer_decay gives each its own. Leave it out, or "
+                    "use eta_min_ratio where the schedule has it."
+                )
             try:
                 PARAM_SCHEDULERS.build({**schedule, "optimizer": optimizer})
             except (TypeError, ValueError) as error:

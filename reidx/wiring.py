@@ -78,6 +78,8 @@ class _StageCheck:
             if name == "identity":
                 raise self.error(("labels", "levels", name), "'identity' are the data set's own labels; rename the level.")
             self.level(("labels", "levels", name), level)
+        if stage.clip_grad == 0:
+            raise self.error(("clip_grad",), "gradients clipped to 0 move no weight; leave them as they are by null.")
         if stage.epochs > 0 and not stage.streams:
             raise self.error(("streams",), "a stage that trains needs at least one stream.")
         for name, stream in stage.streams.items():

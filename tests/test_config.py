@@ -41,6 +41,10 @@ stages:
 """
 
 
+UNUSED = {"layer_decay": None, "no_decay_norm_bias": False, "lr_batch": None}
+"""What the engine itself reads of an optimiser, as it is by default."""
+
+
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
     """Loads EXPERIMENT, with lines added at its end and parts of its text replaced."""
@@ -109,8 +113,8 @@ def test_the_typed_experiment_says_the_same_as_the_data(load):
 def test_keys_of_a_stage_at_the_top_level_are_defaults_of_every_stage(load):
     config = load(more="    optimizer: {lr: 1e-2}\noptimizer: {type: SGD, lr: 0.1, momentum: 0.9}\niters: 7\n")
     first, second = config.data["stages"]
-    assert first["optimizer"] == {"type": "SGD", "lr": 0.1, "momentum": 0.9}
-    assert second["optimizer"] == {"type": "SGD", "lr": 0.01, "momentum": 0.9}
+    assert first["optimizer"] == {"type": "SGD", "lr": 0.1, "momentum": 0.9, **UNUSED}
+    assert second["optimizer"] == {"type": "SGD", "lr": 0.01, "momentum": 0.9, **UNUSED}
     assert first["iters"] == second["iters"] == 7
     assert "iters" not in config.data and "optimizer" not in config.data
     assert origin(config, "stages.1.optimizer.lr") == "exp.yaml:20"
@@ -126,7 +130,7 @@ def test_another_component_in_a_stage_takes_nothing_from_the_one_it_replaces(loa
 
 def test_keys_without_a_name_adjust_the_default_component(load):
     stage = load(more="optimizer: {lr: 0.1}\nevaluate: {protocol: NoCameraFilter}\n").data["stages"][0]
-    assert stage["optimizer"] == {"type": "Adam", "lr": 0.1, "weight_decay": 5e-4}
+    assert stage["optimizer"] == {"type": "Adam", "lr": 0.1, "weight_decay": 5e-4, **UNUSED}
     assert stage["evaluate"]["protocol"] == {"type": "NoCameraFilter"}
     stage = load(labels="labels:\n  clusterer: {eps: 0.5}").data["stages"][0]
     assert stage["labels"]["levels"]["main"]["clusterer"] == {"type": "DBSCAN", "eps": 0.5, "min_samples": 4}
@@ -218,6 +222,8 @@ def test_a_wrong_override_is_named(load, override, said):
         ("teachers: {mean: {type: EMA, momentun: 1}}\n", "exp.yaml:20: unknown key 'stages.0.teachers.mean.momentun'."),
         ("optimizer: {type: SGD, lr: 0.1, momentun: 0.9}\n",
          "exp.yaml:20: stages.0.optimizer: SGD has no setting 'momentun'. Did you mean 'momentum'?"),
+        ("optimizer: {type: SGD, lr: 0.1, layer_decai: 0.9}\n",
+         "SGD has no setting 'layer_decai'. Did you mean 'layer_decay'?"),
         ("optimizer: {type: Adem}\n", "exp.yaml:20: stages.0.optimizer: there is no optimizer 'Adem'. Did you mean"),
         ("optimizer: {type: LBFGS}\n", "there is no optimizer 'LBFGS'."),
         ("optimizer: [Adam]\n", "exp.yaml:20: stages.0.optimizer is a list; an optimizer is written as a name"),
@@ -270,6 +276,15 @@ def test_a_component_is_checked_against_its_constructor(load, changes, said):
         ("teachers: {mean: {type: EMA, momentum: 1.5}}\n", "stages.0.teachers.mean.momentum is 1.5; it must be from 0 to 1."),
         ("teachers: {mean: {}}\n", "exp.yaml:20: stages.0.teachers.mean.type is missing"),
         ("optimizer: {type: SGD, lr: fast}\n", "exp.yaml:20: stages.0.optimizer.lr is 'fast' (a string);"),
+        ("optimizer: {layer_decay: 1.5}\n", "exp.yaml:20: stages.0.optimizer.layer_decay is 1.5; it must be from 0 to 1."),
+        ("optimizer: {lr_batch: 0}\n", "exp.yaml:20: stages.0.optimizer.lr_batch is 0; it must be at least 1."),
+        ("compile: max-autotune\n", "expected one of False, True, max-autotune-no-cudagraphs."),
+        ("clip_by: length\n", "exp.yaml:20: stages.0.clip_by is 'length' (a string); expected one of norm, value."),
+        ("accumulate: 0\n", "exp.yaml:20: stages.0.accumulate is 0; it must be at least 1."),
+        ("optimizer: {layer_decay: 0.7}\nschedule: [{type: CosineAnnealingLR, eta_min: 1e-6}]\n",
+         "exp.yaml:21: stages.0.schedule.0.eta_min is one rate for all layers, but layer_decay gives each its own."),
+        ("optimizer: {layer_decay: 0.7}\nschedule: [{type: OneCycleLR, eta_max: 1e-2, total_steps: 3}]\n",
+         "stages.0.schedule.0.eta_max is one rate for all layers"),
         ("optimizer: {type: SGD, lr: -1.0}\n", "exp.yaml:20: stages.0.optimizer: Invalid learning rate: -1.0"),
         ("optimizer: {type: SGD, lr: 0.1, nesterov: true}\n", "stages.0.optimizer: Nesterov momentum requires"),
         ("schedule: [{type: LinearLR, begin: 5, end: 2}]\n",

@@ -277,6 +277,11 @@ def test_nothing_to_train_on_or_for(refused):
 # ---- outliers
 
 
+def test_clipping_to_nothing(refused):
+    assert "stages.0.clip_grad: gradients clipped to 0 move no weight;" in refused(clip_grad=0)
+    assert refused(clip_grad=0.1) == ""
+
+
 def test_outliers_must_not_reach_a_loss_that_has_no_target_for_them(refused):
     shuffled = stream(sampler=SHUFFLE)
     assert refused(streams=shuffled) == (

@@ -18,6 +18,7 @@ from reidx.engine.allocator import keep_freed_memory
 from reidx.engine.loop import Report
 from reidx.engine.preflight import check_evaluation, check_experiment
 from reidx.engine.progress import Mode, Reporter
+from reidx.engine.rehearsal import rehearse
 from reidx.engine.seeding import seed_everything
 from reidx.engine.stage import StageRun
 from reidx.errors import CheckpointError, ConfigError
@@ -124,6 +125,7 @@ def _run(config: Config, folder: Path, resume: bool, reporter: Reporter) -> Resu
     def checked() -> Domains:
         domains = Domains(config.data["data"], reporter.counted)
         check_experiment(config, domains)
+        rehearse(config, domains)
         return domains
 
     domains = processes.first_alone(checked)
@@ -272,6 +274,8 @@ def _stage_card(stage: Stage, stage_run: StageRun) -> dict[str, Any]:
         "init": stage.init,
         "weights": stage.model.backbone.get("weights") or stage.model.backbone.get("pretrained", False),
         "precision": stage.precision,
+        "images_a_step": stage_run.images_a_step,
+        "lr_batch": stage.optimizer["lr_batch"],
         "bn_group": stage.model.bn_group,
         "cameras_in_sampling": any(s.sampler.get("use_cameras", False) for s in streams),
         "label_monitor": any(level.monitor for level in stage.labels.values()),

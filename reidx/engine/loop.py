@@ -83,9 +83,10 @@ class StageLoop(BaseLoop):
         trained = time.perf_counter()
         metrics = self.evaluate(epoch)
         evaluated = time.perf_counter()
+        rates = runner.optim_wrapper.get_lr()
         entry = {
             "epoch": epoch + 1,
-            "lr": float(runner.optim_wrapper.get_lr()["lr"][0]),
+            "lr": float(rates.get("base_lr", rates["lr"])[0]),  # the base rate, where groups have their own
             **losses,
             **report,
             **metrics,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from reidx import processes
 from reidx.contracts import Batch, Features
+from reidx.engine.accumulation import in_parts
 from reidx.engine.objective import Objective
 from reidx.memory import Memory
 from reidx.models.network import Network
@@ -24,7 +25,8 @@ class StageModel(BaseModel):
 
     ``networks`` holds ``student``, ``teachers`` the rest by name with their settings (``type`` EMA, Frozen or Peer);
     ``transforms`` makes network input of a stream's uint8 images, on the device; ``memory_wiring`` says which network's
-    which feature, under which labels, a memory takes in; ``stream_labels`` names the labels of each stream.
+    which feature, under which labels, a memory takes in; ``stream_labels`` names the labels of each stream. ``accumulate``
+    is the number of parts in which images pass through the networks (:mod:`reidx.engine.accumulation`).
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class StageModel(BaseModel):
         stream_labels: Mapping[str, str | None],
         joint: bool = False,
         memory_format: torch.memory_format = torch.contiguous_format,
+        accumulate: int = 1,
     ) -> None:
         super().__init__()
         self.networks = nn.ModuleDict(networks)
@@ -46,6 +49,7 @@ class StageModel(BaseModel):
         self.teachers = {name: dict(settings) for name, settings in teachers.items()}
         self.memory_wiring, self.stream_labels = memory_wiring, stream_labels
         self.transforms, self.joint, self.memory_format = transforms, joint, memory_format
+        self.accumulate = accumulate
         self.averages = {
             name: EMA(settings["momentum"], settings["warmup"], settings["batch_norm"])
             for name, settings in self.teachers.items()
@@ -110,9 +114,10 @@ class StageModel(BaseModel):
                 torch.set_grad_enabled(torch.is_grad_enabled() and name in trained),
                 statistics_in_order(network),
             ):
-                maps[name] = {stream: network.map(x) for stream, x in images.items()}
                 teacher = maps.get(self.teacher_of(name) or "", {})
-                outputs[name] = {s: network.head(m, teacher.get(s)) for s, m in maps[name].items()}
+                made = {s: in_parts(network, x, teacher.get(s), self.accumulate) for s, x in images.items()}
+                maps[name] = {stream: its for stream, (its, _) in made.items()}
+                outputs[name] = {stream: features for stream, (_, features) in made.items()}
         return outputs
 
     def forward(self, streams: Mapping[str, Batch], mode: str = "loss") -> dict[str, Tensor]:  # type: ignore[override]

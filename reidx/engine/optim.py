@@ -11,7 +11,11 @@ from mmengine.optim import OptimWrapper
 from torch import nn
 
 from reidx import processes
+from reidx.config_parts import own_spec
+from reidx.engine.groups import parameter_groups
+from reidx.errors import ConfigError
 from reidx.memory import Memory
+from reidx.schema import OptimizerWiring
 
 
 class PrecisionOptimWrapper(OptimWrapper):
@@ -53,10 +57,19 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 
 def build_optimizer(model: nn.Module, spec: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """The torch optimiser of a spec ``{type, lr, …}`` over all of ``model``'s trainable parameters, one group."""
-    settings = dict(spec)
-    optimizer = getattr(torch.optim, settings.pop("type"))
-    return optimizer([p for p in model.parameters() if p.requires_grad], **settings)
+    """The torch optimiser of a spec ``{type, lr, …}`` over all of ``model``'s trainable parameters.
+
+    It has one group of them, unless ``layer_decay`` or ``no_decay_norm_bias`` ask for several. Raises
+    :class:`ConfigError` where nothing is left to be trained, or the layers cannot be told apart.
+    """
+    settings = own_spec(spec, OptimizerWiring)
+    groups = parameter_groups(model, spec.get("layer_decay"), spec.get("no_decay_norm_bias", False))
+    if not any(group["params"] for group in groups):
+        raise ConfigError("There is no parameter to be trained: model.freeze holds all of them.")
+    optimizer = getattr(torch.optim, settings.pop("type"))(groups, **settings)
+    for group in optimizer.param_groups:
+        group["lr"] *= group.pop("lr_scale", 1.0)
+    return optimizer
 
 
 def swap_parameters(optimizer: torch.optim.Optimizer, old: list[nn.Parameter], new: list[nn.Parameter]) -> None:
@@ -81,6 +94,13 @@ class parameters_kept:
     def __exit__(self, *error: object) -> None:
         if self.optimizer is not None:
             swap_parameters(self.optimizer, self.old, list(self.memory.parameters()))
+
+
+def clipping(limit: float | None, by: str) -> dict[str, Any] | None:
+    """mmengine's settings for gradients of at most ``limit``, by ``norm`` or ``value``; without a limit nothing."""
+    if limit is None:
+        return None
+    return {"type": "norm", "max_norm": limit} if by == "norm" else {"type": "value", "clip_value": limit}
 
 
 def schedules(specs: list[dict[str, Any]], epochs: int) -> list[dict[str, Any]]:

@@ -14,8 +14,10 @@ import torch
 
 
 def seed_everything(*key: int) -> int:
-    """Seed Python, NumPy and torch (every device) from a tuple of non-negative integers; the seed made of them."""
-    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    """Seed Python, NumPy and torch (every device) from a tuple of integers of 32 bits, not negative; the seed made of
+    them."""
+    # SeedSequence fills short keys up with zeros: without their length, (s, k) would be the same as (s, k, 0, 0)
+    seed = int(np.random.SeedSequence((len(key), *key)).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

@@ -18,10 +18,12 @@ from reidx.contracts import LabelSet
 from reidx.data.domains import Domains
 from reidx.data.loading import LabelledView, StreamLoader, batches
 from reidx.engine import checkpoint as checkpoints
+from reidx.engine.batch import images_a_step, rate_note
+from reidx.engine.compiler import compiled
 from reidx.engine.loop import Report, StageLoop
 from reidx.engine.model import StageModel
 from reidx.engine.objective import BoundAlignment, BoundTerm, Objective
-from reidx.engine.optim import PrecisionOptimWrapper, build_optimizer, schedules
+from reidx.engine.optim import PrecisionOptimWrapper, build_optimizer, clipping, schedules
 from reidx.engine.progress import Reporter
 from reidx.engine.relabel import IDENTITY, Extractor, LevelPlan, Relabeller
 from reidx.engine.runner import ReidRunner, device_of_this_process
@@ -68,6 +70,7 @@ class StageRun:
         self.runner: ReidRunner | None = None
         self.details: Details | None = None
         self.evaluation_card: dict[str, Any] = {}
+        self.images_a_step: dict[str, int] = {}
         self.loader = StreamLoader(stage.iters)
         self.relabeller = Relabeller(
             self._levels(), self.model, domains, self.extractor, self._optimizer, reporter
@@ -104,6 +107,7 @@ class StageRun:
             memory_format=torch.channels_last
             if on_accelerator or stage.precision == "bf16"
             else torch.contiguous_format,
+            accumulate=stage.accumulate,
         )
 
     def _teacher(self, name: str, student: Network) -> Network:
@@ -169,11 +173,14 @@ class StageRun:
         """Train the stage to its end; the report of each epoch. ``resume`` goes on from its newest whole checkpoint."""
         stage = self.stage
         optimizer = build_optimizer(self.model, stage.optimizer)
+        self.images_a_step = images_a_step(stage, self.domains)
+        if note := rate_note(stage, optimizer.defaults["lr"], self.images_a_step):
+            self.reporter.say(note)
         wrapper = PrecisionOptimWrapper(
             optimizer=optimizer,
             precision=stage.precision,
             shared=self.model.networks,
-            clip_grad={"max_norm": stage.clip_grad} if stage.clip_grad else None,
+            clip_grad=clipping(stage.clip_grad, stage.clip_by),
         )
         newest = processes.from_first(lambda: checkpoints.newest(self.work_dir)) if resume else None
         self.runner = ReidRunner(
@@ -200,7 +207,8 @@ class StageRun:
             reporter=self.reporter,
         )
         self.runner._train_loop = loop
-        self.runner.train()
+        with compiled([self.model.networks[n] for n in self.model.needed()], stage.compile):  # type: ignore[misc]
+            self.runner.train()
         return loop.history
 
     def _prepare(self, epoch: int) -> Report:

@@ -115,6 +115,11 @@ class Timm(nn.Module):
             maps = norm(maps)
         return maps.permute(0, 3, 1, 2) if self._channels_last else maps
 
+    @property
+    def layered(self) -> nn.Module:
+        """The timm model, whose ``group_matcher`` tells its layers apart."""
+        return self.model
+
     def _probe(self, image_size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
         """Channels and size of the map, from one image; parameters that the map does not hang on are removed."""
         was_training = self.model.training

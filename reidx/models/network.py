@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from reidx.builder import build
 from reidx.contracts import Features
+from reidx.models.frozen import freeze_parts
 from reidx.models.norm import group_batch_norm
 
 
@@ -18,10 +19,19 @@ class Network(nn.Module):
     """Images (B,3,H,W) → :class:`Features`, by ``backbone`` then ``fusion``.
 
     A fusion whose ``forward`` has an argument ``teacher`` is given the map of the teacher for the same images; see
-    :meth:`head`. ``mean`` and ``std`` are what the backbone's weights expect of normalised images.
+    :meth:`head`. ``mean`` and ``std`` are what the backbone's weights expect of normalised images. What ``freeze`` names
+    (:func:`reidx.models.frozen.freeze_parts`) is not trained, and in evaluation mode always: BatchNorms keep their
+    running statistics, nothing is dropped.
     """
 
-    def __init__(self, backbone: nn.Module, fusion: nn.Module, bn_group: int | None = None) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        fusion: nn.Module,
+        bn_group: int | None = None,
+        freeze: Sequence[str] = (),
+        where: str = "model",
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.fusion = fusion
@@ -30,6 +40,13 @@ class Network(nn.Module):
         self.std: tuple[float, ...] = getattr(backbone, "std", (0.229, 0.224, 0.225))
         self.bn_group = bn_group
         group_batch_norm(self, bn_group)
+        self.frozen = freeze_parts(self, freeze, f"{where}.freeze")
+
+    def train(self, mode: bool = True) -> Network:
+        super().train(mode)
+        for name in self.frozen:
+            self.get_submodule(name).eval()
+        return self
 
     @property
     def dims(self) -> dict[str, int]:
@@ -49,10 +66,10 @@ class Network(nn.Module):
 
 
 def build_network(model: Mapping[str, Any], image_size: tuple[int, int], where: str = "model") -> Network:
-    """The network of a ``model`` section (``backbone``, ``fusion``, ``bn_group``)."""
+    """The network of a ``model`` section (``backbone``, ``fusion``, ``bn_group``, ``freeze``)."""
     backbone = build("backbone", model["backbone"], where=f"{where}.backbone", image_size=tuple(image_size))
     fusion = build("fusion", model["fusion"], where=f"{where}.fusion", in_channels=backbone.out_channels)
-    return Network(backbone, fusion, model["bn_group"])
+    return Network(backbone, fusion, model["bn_group"], model["freeze"], where)
 
 
 def channels_last(network: nn.Module) -> nn.Module:

@@ -24,23 +24,19 @@ from reidx.errors import ConfigError
 class _Grouped:
     """Mixed in before a BatchNorm class: in training, normalises each group of ``group`` images by itself.
 
-    ``span`` is how many processes the last group was shared by, ``updates`` how often the running statistics have moved
-    since :func:`statistics_in_order` set it to 0.
+    ``span`` is how many processes the last group was shared by.
     """
 
     group: int | None
     span: int
-    updates: int
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:  # type: ignore[attr-defined]
             return super().forward(x)  # type: ignore[misc]
         self.span = _span(len(x), self.group)
         if self.span > 1:
-            self.updates += 1
             return self._shared(x)
         sizes = group_sizes(len(x), self.group)
-        self.updates += len(sizes)
         if len(sizes) == 1:
             return super().forward(x)  # type: ignore[misc]
         return torch.cat([super(_Grouped, self).forward(chunk) for chunk in x.split(sizes)])  # type: ignore[misc]
@@ -93,7 +89,7 @@ def group_batch_norm(model: nn.Module, group: int | None) -> nn.Module:
             base = type(module)
             if not isinstance(module, _Grouped):
                 module.__class__ = type(f"Grouped{base.__name__}", (_Grouped, base), {})
-            module.group, module.span, module.updates = group, 1, 0  # type: ignore[assignment]
+            module.group, module.span = group, 1  # type: ignore[assignment]
     return model
 
 
@@ -158,22 +154,23 @@ def statistics_in_order(network: nn.Module) -> Iterator[None]:
         if isinstance(m, _Grouped) and isinstance(m, _BatchNorm) and m.training and m.running_mean is not None
     ]
     before = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
-    for layer in layers:
-        layer.updates = 0
+    counted = [layer.num_batches_tracked.clone() for layer in layers]
     yield
+    # a layer's own count, not one kept in Python, which would have torch compile each step anew
+    updates = [layer.num_batches_tracked - was for layer, was in zip(layers, counted, strict=True)]
     parts: list[Tensor] = []
     with torch.no_grad():
-        for layer, old in zip(layers, before, strict=True):
-            keep = (1 - layer.momentum) ** layer.updates
+        for layer, old, own in zip(layers, before, updates, strict=True):
+            keep = (1 - layer.momentum) ** own.double()
             later = processes.count() // layer.span - 1 - processes.rank() // layer.span
             for value, was in zip((layer.running_mean, layer.running_var), old, strict=True):
                 parts.append((value - keep * was) * (keep**later / layer.span))
         processes.summed(parts)
         moved = iter(parts)
-        for layer, old in zip(layers, before, strict=True):
+        for layer, old, own in zip(layers, before, updates, strict=True):
             groups = processes.count() // layer.span
-            kept = (1 - layer.momentum) ** (layer.updates * groups)
-            layer.num_batches_tracked += layer.updates * (groups - 1)
+            kept = (1 - layer.momentum) ** (own * groups).double()
+            layer.num_batches_tracked += own * (groups - 1)
             for value, was in zip((layer.running_mean, layer.running_var), old, strict=True):
                 # by .data, as the layer's own update does: backward must not mind, it does not read them
                 value.data.copy_(next(moved) + kept * was)

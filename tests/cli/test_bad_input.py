@@ -121,11 +121,11 @@ def test_a_config_that_is_not_there_or_not_yaml(refusal, tmp_path):
         ("itres=3", "--set itres=3: the experiment has no key 'itres'."),
         ("iters=many", "--set: stages.0.iters is 'many' (a string); expected int."),
         ("labels.clusterer.eps=high", "'eps' (--set) is 'high' (str); expected float."),
-        ("model.backbone.name=resnet5", "backbone Timm (model.backbone): Timm: timm"),
-        ("model.backbone.weights=none.pth", "backbone Timm (model.backbone): weights: there is no file none.pth."),
+        ("model.backbone.name=resnet5", ": stages.0.model.backbone): Timm: timm"),
+        ("model.backbone.weights=none.pth", ": stages.0.model.backbone): weights: there is no file none.pth."),
         ("init=none.pth", "--set: stages.0.init: there is no file none.pth (seen from "),
-        ("model.fusion.pool=mean", "fusion GlobalPool (model.fusion): There is no pooling 'mean'; there are"),
-        ("streams.target.sampler.identities=0", "sampler PK (streams.target.sampler): PK: batches (2) and their size (0)"),
+        ("model.fusion.pool=mean", ": stages.0.model.fusion): There is no pooling 'mean'; there are"),
+        ("streams.target.sampler.identities=0", ": stages.0.streams.target.sampler): PK: batches (2) and their size (0)"),
     ],
 )  # fmt: skip
 def test_wrong_values(experiment, refusal, override, said):

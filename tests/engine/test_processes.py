@@ -40,6 +40,16 @@ CASES: dict[str, dict[str, Any]] = {
         ],
         "evaluate": {"domain": "target", "network": "mean"},
     },
+    # each process takes its share of the batch through the network in two parts, of a group each
+    "parts": {
+        "accumulate": 2,
+        "model": {"bn_group": 4},
+        "streams": {"target": {**TARGET, "sampler": {"type": "PK", "identities": 8, "instances": 4}}},
+        "objective": [
+            {"loss": "CrossEntropy", "memory": "rows"},
+            {"loss": "Triplet", "margin": 0.3, "weight": 0.5},
+        ],
+    },
     # two streams through the network at once: each group has its share of both
     "joint": {
         "model": {"bn_group": 8},

@@ -1,0 +1,67 @@
+"""How many images a step of the optimiser sees, and whether the learning rate is stated for as many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from reidx import processes
+from reidx.builder import build
+from reidx.config_node import KeyPath, dotted
+from reidx.data.domains import Domains
+from reidx.engine.relabel import IDENTITY
+from reidx.errors import DataError
+from reidx.schema import Stage
+
+
+def images_a_step(stage: Stage, domains: Domains, where: Callable[[KeyPath], str] = dotted) -> dict[str, int]:
+    """Images of each stream in one step of the optimiser: over all processes.
+
+    Read from the samplers' ``size``; a stream whose sampler has none is left out. Each sampler is built for that, over the
+    domain's images and identities, or with each image in a cluster of its own where clusters are not known yet. Raises
+    :class:`ConfigError` for a value that a sampler refuses.
+    """
+    sizes: dict[str, int] = {}
+    for name, stream in stage.streams.items():
+        split = domains.split(stream.domain, "train")
+        labels = None
+        if stream.labels is not None:
+            labels = split.classes() if stream.labels == IDENTITY else np.arange(len(split))
+        try:
+            sampler = build(
+                "sampler",
+                stream.sampler,
+                where=where(("streams", name, "sampler")),
+                labels=labels,
+                cameras=split.cameras,
+                images=len(split),
+                batches=stage.iters,
+                world_size=processes.count(),
+            )
+        except DataError:
+            if stream.labels in stage.labels:  # clusters will have more images than one
+                continue
+            raise
+        if hasattr(sampler, "size"):
+            sizes[name] = sampler.size
+    return sizes
+
+
+def rate_note(stage: Stage, lr: float, images: Mapping[str, int]) -> str:
+    """A sentence on the streams that ``lr`` is not stated for, with what linear scaling would give; empty if it fits all.
+
+    Streams that no term looks at do not count: nothing is learnt from them.
+    """
+    stated = stage.optimizer["lr_batch"]
+    seen = {term["stream"] or next(iter(stage.streams)) for term in stage.objective}
+    seen |= {alignment[side] for alignment in stage.alignment for side in ("source", "target")}
+    others = {name: count for name, count in images.items() if name in seen and count != stated}
+    if stated is None or not others:
+        return ""
+    found = ", ".join(f"{count} of stream {name}" for name, count in others.items())
+    scaled = ", ".join(f"{lr * count / stated:.3g}" for count in others.values())
+    return (
+        f"learning rate {lr:g} is stated for {stated} images a step (optimizer.lr_batch), but a step sees {found}: linear "
+        f"scaling would give {scaled}. It is used as it is."
+    )

@@ -1,0 +1,56 @@
+"""Backbones and fusions compiled by torch for the steps of a stage (``compile: true``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from reidx.errors import ReidxError
+from reidx.models.network import Network
+
+BACKEND = "inductor"
+
+
+@contextmanager
+def compiled(networks: Iterable[Network], mode: bool | str = True) -> Iterator[None]:
+    """Let torch compile what a step calls of each network, when it is first called; with False as ``mode`` do nothing.
+
+    In place: names of weights stay. Copies are not compiled, so features of whole domains are extracted as ever. In the
+    context a failure of the compiler is a :class:`ReidxError` that says what to do.
+    """
+    if mode is False:
+        yield
+        return
+    for network in networks:
+        for part in (network.backbone, network.fusion):
+            # a stream has one batch size: a graph for each is faster than one graph for all
+            part.compile(backend=BACKEND, dynamic=False, mode=mode if isinstance(mode, str) else None)
+    with _explained():
+        yield
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        reason = " ".join(line for line in str(error).splitlines() if line.strip()).partition(" Set TORCH")[0]
+        raise ReidxError(
+            f"torch could not compile the network ({reason[:300]}). Set compile: false, or mend what it lacks: a C++ "
+            "compiler on a CPU, Triton on a GPU."
+        ) from error
+
+
+def try_compiler(device: torch.device) -> None:
+    """Compile a sum on ``device``. Raises :class:`ReidxError` where torch's compiler does not work."""
+
+    def double(x: Tensor) -> Tensor:
+        return x + x
+
+    with _explained():
+        torch.compile(double, backend=BACKEND)(torch.ones(2, device=device))

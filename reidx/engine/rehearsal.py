@@ -1,0 +1,74 @@
+"""The parts of all stages built once before the first one trains, so that no value is refused hours into a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from torch import nn
+
+from reidx import processes
+from reidx.builder import build
+from reidx.config import Config
+from reidx.config_node import KeyPath, dotted
+from reidx.config_parts import own_spec
+from reidx.data.domains import Domains
+from reidx.engine.accumulation import check_parts
+from reidx.engine.batch import images_a_step
+from reidx.engine.compiler import try_compiler
+from reidx.engine.optim import build_optimizer
+from reidx.engine.runner import device_of_this_process
+from reidx.errors import ConfigError
+from reidx.models.network import Network, build_network
+from reidx.schema import Alignment, MemoryWiring, Stage
+
+
+def rehearse(config: Config, domains: Domains) -> None:
+    """Raise what a stage would raise when it builds its networks, memories, alignments, samplers, and its optimiser.
+
+    Everything is built as in the stage itself, on the CPU, and thrown away; :mod:`reidx.trial` has built what needs no
+    network and no data. What is left to the stage is what its weights, its clusters and its images bring with them.
+    """
+    for position, stage in enumerate(config.experiment.stages):
+        _Rehearsal(config, domains, position).run(stage)
+    if any(stage.compile and stage.epochs > 0 for stage in config.experiment.stages):
+        try_compiler(device_of_this_process())
+
+
+class _Rehearsal:
+    def __init__(self, config: Config, domains: Domains, position: int) -> None:
+        self.config, self.domains, self.base = config, domains, ("stages", position)
+
+    def run(self, stage: Stage) -> None:
+        model = dataclasses.asdict(stage.model)
+        network = build_network(model, self.domains.size, where=self.where(("model",)))
+        parts = nn.ModuleList([network])
+        for name, spec in stage.memories.items():
+            where = self.where(("memories", name))
+            dim = network.dims[spec["on"]]
+            parts.append(build("memory", own_spec(spec, MemoryWiring), where=where, dim=dim))
+        for index, spec in enumerate(stage.alignment):
+            where = self.where(("alignment", index))
+            parts.append(build("alignment", own_spec(spec, Alignment), where=where, dims=dict(network.dims)))
+        if stage.epochs > 0:
+            self.parts(stage, network, images_a_step(stage, self.domains, self.where))
+            try:
+                build_optimizer(parts, stage.optimizer)
+            except ConfigError as error:
+                raise ConfigError(f"{self.where(('optimizer',))}: {error}") from error
+
+    def parts(self, stage: Stage, network: Network, images: Mapping[str, int]) -> None:
+        """Raise unless each pass of a step's images through the network can be cut into ``accumulate`` parts."""
+        if stage.accumulate == 1:
+            return
+        shares = {name: count // processes.count() for name, count in images.items()}
+        passes = {" and ".join(shares): sum(shares.values())} if stage.joint else shares
+        for name, count in passes.items():
+            try:
+                check_parts(network.train(), count, stage.accumulate, name)
+            except ConfigError as error:
+                raise ConfigError(f"{self.where(('accumulate',))}: {error}") from error
+
+    def where(self, at: KeyPath) -> str:
+        path = (*self.base, *at)
+        return f"{self.config.place(path)}: {dotted(path)}"

@@ -1,0 +1,101 @@
+"""Images a step, and what a run says of a learning rate that is stated for another number of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import reidx
+from reidx import processes
+from reidx.data.domains import Domains
+from reidx.engine import experiment as experiments
+from reidx.engine.batch import images_a_step, rate_note
+from reidx.engine.progress import Reporter
+from reidx.errors import ConfigError
+from reidx.schema import Stage
+
+Experiment = Callable[..., Path]
+STREAMS = {
+    "target": {"domain": "target", "labels": "main", "sampler": {"type": "PK", "identities": 4, "instances": 2}},
+    "known": {"domain": "target", "labels": "identity", "sampler": {"type": "PK", "identities": 3, "instances": 4}},
+    "any": {"domain": "target", "sampler": {"type": "Shuffle", "batch": 10}},
+}
+
+
+def stage_of(path: Path) -> tuple[Stage, Domains]:
+    config = reidx.load_config(path)
+    return config.experiment.stages[0], Domains(config.data["data"])
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_images_of_each_stream(experiment: Experiment, accumulate: int) -> None:
+    """Parts of a batch are still that batch."""
+    stage, domains = stage_of(
+        experiment(streams=STREAMS, accumulate=accumulate, objective=[{"loss": "Triplet", "stream": "known"}])
+    )
+    assert images_a_step(stage, domains) == {"target": 8, "known": 12, "any": 10}
+
+
+def test_a_batch_that_the_processes_cannot_share(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, domains = stage_of(experiment())
+    monkeypatch.setattr(processes, "count", lambda: 3)
+    with pytest.raises(ConfigError, match="4 identities a batch cannot be shared evenly by 3 processes"):
+        images_a_step(stage, domains)
+
+
+def note(experiment: Experiment, lr_batch: int | None, images: dict[str, int], **changes: Any) -> str:
+    optimizer = {"type": "SGD", "lr": 0.1, "lr_batch": lr_batch}
+    stage, _ = stage_of(experiment(optimizer=optimizer, **changes))
+    return rate_note(stage, 0.1, images)
+
+
+def test_the_note_has_both_numbers_and_what_linear_scaling_would_give(experiment: Experiment) -> None:
+    said = note(experiment, 32, {"target": 8})
+    assert said == (
+        "learning rate 0.1 is stated for 32 images a step (optimizer.lr_batch), but a step sees 8 of stream target: linear "
+        "scaling would give 0.025. It is used as it is."
+    )
+    assert note(experiment, 8, {"target": 8}) == ""
+    assert note(experiment, None, {"target": 8}) == ""
+
+
+def test_streams_that_teach_nothing_do_not_count(experiment: Experiment) -> None:
+    objective = [{"loss": "Triplet", "stream": "known"}]
+    images = {"target": 8, "known": 12, "any": 10}
+    assert note(experiment, 12, images, streams=STREAMS, objective=objective) == ""
+    said = note(experiment, 8, images, streams=STREAMS, objective=objective)
+    assert "12 of stream known: linear scaling would give 0.15." in said and "stream any" not in said
+
+
+def test_a_run_says_it_once_and_scales_nothing(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Reporter, "say", lambda self, line: said.append(line))
+    losses = []
+    for lr_batch in (32, None):
+        optimizer = {"type": "SGD", "lr": 0.01, "lr_batch": lr_batch}
+        path = experiment(optimizer=optimizer, stages=[{"name": "adapt", "epochs": 1, "iters": 2}])
+        result = experiments.run(reidx.load_config(path), tmp_path / str(lr_batch), progress="quiet")
+        losses.append(result.stages[0].history[0]["loss"])
+        assert result.stages[0].history[0]["lr"] == 0.01
+        card = result.card["stages"]["adapt"]
+        assert (card["images_a_step"], card["lr_batch"]) == ({"target": 8}, lr_batch)
+    (line,) = [line for line in said if "lr_batch" in line]
+    assert "stated for 32" in line and "8 of stream target" in line
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    "recipe", ["demo.yaml", "market1501/osnet_imagenet_usl.yaml", "market1501/osnet_msmt17_to_market.yaml"]
+)
+def test_recipes_state_the_batch_that_they_have(recipe: str) -> None:
+    stages = reidx.load_config(f"reidx::{recipe}").experiment.stages
+    for stage in stages:
+        for stream in stage.streams.values():
+            sizes = stream.sampler["identities"] * stream.sampler["instances"]
+            assert sizes == stage.optimizer["lr_batch"]
+    assert any(stage.streams for stage in stages)
