@@ -14,6 +14,7 @@ from reidx.data.images import ImageStore
 from reidx.data.loading import LabelledView, batches
 from reidx.engine.optim import autocast
 from reidx.engine.progress import Reporter
+from reidx.spans import span
 
 BATCH = {"cpu": 64, "cuda": 256}
 """Images a forward pass, by device: small batches stay in a CPU's caches."""
@@ -47,7 +48,7 @@ def extract(
     if workers == 0:
         with reporter.counted(f"{what}: decoding") as progress:
             store.warm(progress=progress)
-    with reporter.work(what, len(store)) as work, autocast(device, precision):
+    with reporter.work(what, len(store)) as work, span("extract", len(store)), autocast(device, precision):
         for batch in batches(view, order, workers):
             images = transform(batch.images.to(device)).contiguous(memory_format=torch.channels_last)
             features: Sequence[Features] = [network(images)]

@@ -15,6 +15,7 @@ from reidx.engine.objective import Objective
 from reidx.memory import Memory
 from reidx.models.network import Network
 from reidx.models.teachers import EMA, freeze
+from reidx.spans import span
 
 
 class StageModel(BaseModel):
@@ -107,12 +108,14 @@ class StageModel(BaseModel):
 
     def forward(self, streams: Mapping[str, Batch], mode: str = "loss") -> dict[str, Tensor]:  # type: ignore[override]
         """The terms' values of a step, and their weighted sum under ``loss``."""
-        images = {
-            name: self.transforms[name](batch.images).contiguous(memory_format=self.memory_format)
-            for name, batch in streams.items()
-        }
-        outputs = self.features(images)
-        total, values = self.objective(outputs, streams, self.memories)
+        with span("transform"):
+            images = {
+                name: self.transforms[name](batch.images).contiguous(memory_format=self.memory_format)
+                for name, batch in streams.items()
+            }
+        with span("forward"):
+            outputs = self.features(images)
+            total, values = self.objective(outputs, streams, self.memories)
         seen = {
             network: {stream: Features({k: v.detach() for k, v in f.items()}) for stream, f in by.items()}
             for network, by in outputs.items()
@@ -122,13 +125,15 @@ class StageModel(BaseModel):
 
     def train_step(self, data: Mapping[str, Batch], optim_wrapper: OptimWrapper) -> dict[str, Tensor]:  # type: ignore[override]
         """One step: losses, optimiser, then the updates of memories and averages; the detached values for the log."""
-        streams = {name: batch.to(self.device) for name, batch in data.items()}
+        with span("data"):
+            streams = {name: batch.to(self.device) for name, batch in data.items()}
         with optim_wrapper.optim_context(self):
             losses = self._run_forward({"streams": streams}, mode="loss")  # type: ignore[attr-defined]
         optim_wrapper.update_params(losses["loss"])
         self.after_step()
         return {name: value.detach() for name, value in losses.items()}
 
+    @span("memory")
     @torch.no_grad()
     def after_step(self) -> None:
         """Bring memories and averages up to date with the step just made."""

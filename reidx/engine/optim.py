@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from mmengine.optim import OptimWrapper
-from torch import nn
+from torch import Tensor, nn
 
 from reidx.memory import Memory
+from reidx.spans import span
 
 
 class PrecisionOptimWrapper(OptimWrapper):
@@ -27,6 +28,25 @@ class PrecisionOptimWrapper(OptimWrapper):
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         with super().optim_context(model), autocast(next(model.parameters()).device, self.precision):
             yield
+
+    @span("backward")
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        super().backward(loss, **kwargs)
+
+    @span("optimiser")
+    def step(self, **kwargs: Any) -> None:
+        super().step(**kwargs)
+
+    @span("optimiser")
+    def zero_grad(self, **kwargs: Any) -> None:
+        super().zero_grad(**kwargs)
+
+    def _clip_grad(self) -> None:
+        # mmengine's own notes the norm, which makes the host wait for the device at every step
+        self.clip_func([p for p in self._trained() if p.grad is not None], **self.clip_grad_kwargs)
+
+    def _trained(self) -> Iterator[nn.Parameter]:
+        return (p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad)
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
