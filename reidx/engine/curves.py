@@ -129,7 +129,7 @@ class Curves:
             sent[stage.name] = step
             self._note()
             more = {f"{stage.name}/epoch": float(step)} if name == "wandb" else {}
-            if not self._guarded(name, lambda sink: sink.add_scalars({**tags, **more}, step), self.sinks[name]):
+            if not self._guarded(name, self.sinks[name].add_scalars, {**tags, **more}, step):
                 sent[stage.name] = before
                 self._note()
 

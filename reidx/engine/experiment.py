@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from reidx import processes
 from reidx.config import Config
 from reidx.data.domains import Domains
 from reidx.engine import checkpoint as checkpoints
@@ -108,30 +109,35 @@ def run(
     """
     keep_freed_memory()
     folder = Path(work_dir) if work_dir is not None else Path("runs") / f"{config.experiment.name}-{config.hash}"
-    claimed = _claim(folder, config, resume)
+    claimed = processes.from_first(lambda: _claim(folder, config, resume))
     try:
-        reporter = Reporter(progress)
+        reporter = Reporter(progress if processes.rank() == 0 else "quiet")
         facts = {"name": config.experiment.name, "hash": config.hash, "work_dir": str(folder), "resumed": not claimed}
         with reporter.experiment(config.experiment.stages, **facts), Curves(config, folder, reporter) as curves:
             return _run(config, folder, resume, reporter, curves)
     except BaseException:
-        if claimed and not any(folder.glob("*/epoch_*.pth")) and not any(folder.glob("*/*.json")):
+        if processes.rank() == 0 and claimed and not any(folder.glob("*/epoch_*.pth")) and not any(folder.glob("*/*.json")):
             (folder / RECORD).unlink(missing_ok=True)
         raise
 
 
 def _run(config: Config, folder: Path, resume: bool, reporter: Reporter, curves: Curves) -> Result:
     experiment = config.experiment
-    domains = Domains(config.data["data"], reporter.counted)
-    check_experiment(config, domains)
+
+    def checked() -> Domains:
+        domains = Domains(config.data["data"], reporter.counted)
+        check_experiment(config, domains)
+        return domains
+
+    domains = processes.first_alone(checked)
     stages: list[StageResult] = []
     cards: dict[str, Any] = {}
     finished = [(folder / f"{n + 1}-{stage.name}" / "done.json").is_file() for n, stage in enumerate(experiment.stages)]
     if resume and all(finished):
         legs = legs_of(folder / RECORD)
     else:
-        legs = count_leg(folder / RECORD)
-        curves.open(fresh=legs == 1)
+        legs = processes.from_first(lambda: count_leg(folder / RECORD))
+        processes.from_first(lambda: curves.open(fresh=legs == 1))
     for number, stage in enumerate(experiment.stages):
         path = folder / f"{number + 1}-{stage.name}"
         done = path / "done.json"
@@ -169,7 +175,7 @@ def _run(config: Config, folder: Path, resume: bool, reporter: Reporter, curves:
             stage_run.evaluate()  # killed between the last commit and here: the picture and the card are still due
         stages.append(result)
         cards[stage.name] = _stage_card(stage, stage_run)
-        if stage_run.details is not None and stage.evaluate.domain is not None:
+        if stage_run.details is not None and stage.evaluate.domain is not None and processes.rank() == 0:
             tested = domains[stage.evaluate.domain]
             save_ranked_list(path / "ranked.png", tested.query, tested.gallery, stage_run.details)
         record = {"before": result.before, "history": result.history, "card": cards[stage.name]}
@@ -317,6 +323,7 @@ def _card(
         "stages": stages,
         "seconds": round(seconds, 1),
         "legs": legs,
+        "processes": processes.count(),
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": versions,
     }

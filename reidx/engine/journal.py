@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from reidx import processes
 from reidx.engine import checkpoint as checkpoints
 
 Report = dict[str, float]
@@ -32,6 +33,8 @@ class Journal:
 
     def add(self, entry: Report) -> None:
         """One more epoch is committed."""
+        if processes.rank() > 0:
+            return
         with open(self.path, "a", encoding="utf-8") as handle:
             handle.write(json_line(entry) + "\n")
             handle.flush()

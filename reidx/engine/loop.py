@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from mmengine.runner import BaseLoop, Runner
 
+from reidx import processes
 from reidx.data.loading import StreamLoader
 from reidx.engine.journal import Journal, Report
 from reidx.engine.progress import Reporter, images_per_second
@@ -78,7 +79,7 @@ class StageLoop(BaseLoop):
         """One epoch, from its seed to its checkpoint."""
         runner, epoch = self.runner, self._epoch
         self.reporter.epoch_starts(epoch)
-        seed_everything(*self.key, epoch, runner.rank)
+        seed_everything(*self.key, epoch)  # the same in each process
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         with self.reporter.timed("relabel") as relabelling:
@@ -118,6 +119,11 @@ class StageLoop(BaseLoop):
         images = 0
         clusters = {name: count for name, count in report.items() if name.endswith("clusters")}
         with self.reporter.work(f"epoch {epoch + 1}/{self._max_epochs}: training", steps, "steps") as work:
+
+            def so_far() -> Report:
+                speed = {"images_per_second": images * processes.count() / work.seconds}
+                return {**speed, **means(sums, work.done), **clusters, **gpu_memory()}
+
             batches = iter(self.dataloader)
             clock = time.perf_counter()
             for step in range(steps):
@@ -133,11 +139,10 @@ class StageLoop(BaseLoop):
                 now = time.perf_counter()
                 self.reporter.stepped(now - clock)
                 clock = now
-                speed = {"images_per_second": images / work.seconds}
-                work.advance(facts=lambda: {**speed, **means(sums, work.done), **clusters, **gpu_memory()})
+                work.advance(facts=so_far)
         found = means(sums, steps)
         self._refuse_infinite(found, epoch)
-        return {**found, "images": images}
+        return {**found, "images": images * processes.count()}
 
     def _refuse_infinite(self, means: Report, epoch: int) -> None:
         wrong = [name for name, mean in means.items() if not math.isfinite(mean)]

@@ -10,6 +10,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
+from reidx import processes
 from reidx.memory import Memory
 from reidx.spans import span
 
@@ -17,12 +18,16 @@ from reidx.spans import span
 class PrecisionOptimWrapper(OptimWrapper):
     """An mmengine OptimWrapper whose forward runs in bf16 autocast when asked; bf16 needs no loss scaling.
 
-    mmengine's own AMP wrapper asserts that there is an accelerator.
+    mmengine's own AMP wrapper asserts that there is an accelerator. With several processes each has the gradients of
+    its own images: for the parameters of ``shared`` modules (the networks) they are summed before the step. Those of
+    all others (memories, alignments) every process has whole, and they are averaged, so that no rounding parts them.
     """
 
-    def __init__(self, *args: Any, precision: str = "fp32", **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, precision: str = "fp32", shared: nn.Module | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.precision = precision
+        self.precision, self.shared = precision, shared
 
     @contextlib.contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -35,7 +40,17 @@ class PrecisionOptimWrapper(OptimWrapper):
 
     @span("optimiser")
     def step(self, **kwargs: Any) -> None:
+        if processes.count() > 1:
+            self._gather()
         super().step(**kwargs)
+
+    def _gather(self) -> None:
+        parts = set() if self.shared is None else {id(p) for p in self.shared.parameters()}
+        gradients = {id(p): p.grad for p in self._moved() if p.grad is not None}
+        processes.summed(list(gradients.values()))
+        for parameter, gradient in gradients.items():
+            if parameter not in parts:
+                gradient.div_(processes.count())
 
     @span("optimiser")
     def zero_grad(self, **kwargs: Any) -> None:
@@ -43,10 +58,10 @@ class PrecisionOptimWrapper(OptimWrapper):
 
     def _clip_grad(self) -> None:
         # mmengine's own notes the norm, which makes the host wait for the device at every step
-        self.clip_func([p for p in self._trained() if p.grad is not None], **self.clip_grad_kwargs)
+        self.clip_func(self._moved(), **self.clip_grad_kwargs)
 
-    def _trained(self) -> Iterator[nn.Parameter]:
-        return (p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad)
+    def _moved(self) -> list[nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:

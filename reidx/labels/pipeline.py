@@ -90,7 +90,7 @@ class LabelPipeline:
         """The largest distance that anyone looks at: nearly all the entries of a graph lie close below 1."""
         return max(getattr(part, "reach", 1.0) for part in (self.clusterer, *self.refiners))
 
-    @span("graph")
+    @span("distance")
     def _graph(self, bank: dict[str, Tensor], within: float) -> csr_array:
         several = getattr(self.distance, "requires", None)
         given = {name: bank[name] for name in several} if several else bank[self.on]
