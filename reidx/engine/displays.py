@@ -111,9 +111,13 @@ class Lines(Display):
 
 
 class Events(Display):
-    """A JSON object a line, each with ``time``, ``event``, ``stage`` and ``epoch``; warnings of Python are events too."""
+    """A JSON object a line, each with ``time``, ``event``, ``stage`` and ``epoch``; warnings of Python are events too.
 
-    every = 5.0
+    Events: ``run_start``, ``stage_start``, ``stage_skipped``, ``epoch_end``, ``evaluation``, ``run_end``, ``message``,
+    ``warning``, and ``progress`` as a sign of life in long work.
+    """
+
+    every = 30.0
 
     def open(self) -> None:
         self._showwarning = warnings.showwarning
@@ -127,19 +131,9 @@ class Events(Display):
         place = {"time": now, "event": event, "stage": self.stage, "epoch": self.epoch}
         print(json_line({**place, **facts}), file=self.console.file, flush=True)
 
-    def begin(self, work: Work) -> None:
-        self._work("work_start", work)
-
     def show(self, work: Work) -> None:
-        left = self.forecast.seconds_left()
-        ahead = {} if left is None else {"run_seconds_left": round(left[0], 1), "all_seen": left[1]}
-        self._work("work_progress", work, done=work.done, seconds_left=work.left, values=work.facts, **ahead)
-
-    def end(self, work: Work) -> None:
-        self._work("work_end", work, done=work.done, seconds=round(work.seconds, 3))
-
-    def _work(self, event: str, work: Work, **facts: Any) -> None:
-        self.tell(event, None, {"what": work.what, "total": work.total, "unit": work.unit, **facts})
+        facts = {"what": work.what, "done": work.done, "total": work.total, "unit": work.unit, "values": work.facts}
+        self.tell("progress", None, {**facts, **ahead(self.forecast)})
 
     def _warn(self, message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         self.tell("warning", None, {"text": str(message), "category": category.__name__})
@@ -207,7 +201,7 @@ class Bars(Display):
         if self.progress is None:
             columns = (
                 TextColumn("{task.description}", markup=False),
-                BarColumn(),
+                BarColumn(bar_width=24),
                 TextColumn("{task.fields[count]}", markup=False),
                 TextColumn("{task.fields[left]}", style="cyan", markup=False),
                 TextColumn(
@@ -235,6 +229,12 @@ def described(facts: Mapping[str, float]) -> list[str]:
     """Facts for a person: ``103 images/s``, ``523 clusters``, ``3.1 GB``, ``loss 1.203``."""
     forms = {"images_per_second": "{:.0f} images/s", "gpu_gb": "{:.1f} GB", "clusters": "{:.0f} clusters"}
     return [forms[name].format(v) if name in forms else f"{name} {v:.3f}" for name, v in facts.items()]
+
+
+def ahead(forecast: Forecast) -> dict[str, Any]:
+    """What is left of the run for a program, or nothing; ``all_seen``: none of the work ahead is of a kind not yet seen."""
+    left = forecast.seconds_left()
+    return {} if left is None else {"run_seconds_left": round(left[0], 1), "all_seen": left[1]}
 
 
 def remaining(forecast: Forecast) -> list[str]:

@@ -108,7 +108,7 @@ def run(
     anything is committed gives the folder free again.
     """
     keep_freed_memory()
-    folder = Path(work_dir) if work_dir is not None else Path("runs") / f"{config.experiment.name}-{config.hash}"
+    folder = folder_of(config, work_dir)
     claimed = processes.from_first(lambda: _claim(folder, config, resume))
     try:
         reporter = Reporter(progress if processes.rank() == 0 else "quiet")
@@ -116,9 +116,15 @@ def run(
         with reporter.experiment(config.experiment.stages, **facts), Curves(config, folder, reporter) as curves:
             return _run(config, folder, resume, reporter, curves)
     except BaseException:
-        if processes.rank() == 0 and claimed and not any(folder.glob("*/epoch_*.pth")) and not any(folder.glob("*/*.json")):
+        committed = any(folder.glob("*-*/epoch_*.pth")) or any(folder.glob("*-*/*.json"))
+        if processes.rank() == 0 and claimed and not committed:
             (folder / RECORD).unlink(missing_ok=True)
         raise
+
+
+def folder_of(config: Config, work_dir: str | Path | None) -> Path:
+    """The folder of an experiment's run: ``work_dir``, or if it is None ``runs/NAME-HASH``."""
+    return Path(work_dir) if work_dir is not None else Path("runs") / f"{config.experiment.name}-{config.hash}"
 
 
 def _run(config: Config, folder: Path, resume: bool, reporter: Reporter, curves: Curves) -> Result:
@@ -153,7 +159,7 @@ def _run(config: Config, folder: Path, resume: bool, reporter: Reporter, curves:
         reporter.stage_starts(stage)
         seed_everything(experiment.seed, number)
         stage_run = StageRun(
-            stage, number, experiment.seed, domains, path, lambda ref: _resolve(ref, folder, experiment.stages), reporter
+            stage, number, experiment.seed, domains, path, lambda ref: checkpoint_of(ref, folder, experiment.stages), reporter
         )
         result = StageResult(stage.name)
         before = path / "before.json"
@@ -263,7 +269,7 @@ def _components(data: Any) -> set[str]:
     return own.union(*map(_components, data.values()))
 
 
-def _resolve(reference: str, folder: Path, stages: list[Stage]) -> Path:
+def checkpoint_of(reference: str, folder: Path, stages: list[Stage]) -> Path:
     """The checkpoint that ``stage:NAME`` (its last) or a path stands for."""
     if not reference.startswith("stage:"):
         return Path(reference)

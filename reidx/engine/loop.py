@@ -122,7 +122,9 @@ class StageLoop(BaseLoop):
 
             def so_far() -> Report:
                 speed = {"images_per_second": images * processes.count() / work.seconds}
-                return {**speed, **means(sums, work.done), **clusters, **gpu_memory()}
+                losses = means(sums, work.done)
+                shown = losses if len(losses) > 2 else {"loss": losses["loss"]}  # of one term, the sum says all
+                return {**speed, **shown, **clusters, **gpu_memory()}
 
             batches = iter(self.dataloader)
             clock = time.perf_counter()
@@ -179,9 +181,8 @@ def line(entry: Report, epochs: int) -> str:
     shown = [f"epoch {entry['epoch']}/{epochs}"]
     if "clusters" in entry:
         shown.append(f"{entry['clusters']:.0f} clusters, {entry['outliers']:.0f} outliers")
-    for name in ("stability", "ari", "mAP", "rank-1"):
-        if name in entry:
-            shown.append(f"{name} {entry[name]:.3f}")
+    shown += [f"{name} {entry[name]:.3f}" for name in ("stability", "ari") if name in entry]
+    shown += [f"{name} {100 * entry[name]:.2f}" for name in ("mAP", "rank-1") if name in entry]
     shown.append(f"loss {entry['loss']:.3f}")
     seconds = sum(v for k, v in entry.items() if k.startswith("seconds_"))
     shown.append(f"{seconds:.0f} s ({images_per_second(entry):.0f} images/s)")

@@ -141,7 +141,7 @@ class StageModel(BaseModel):
 
     def train_step(self, data: Mapping[str, Batch], optim_wrapper: OptimWrapper) -> dict[str, Tensor]:  # type: ignore[override]
         """One step: losses, optimiser, then the updates of memories and averages; the detached values for the log."""
-        with span("data"):
+        with span("to device"):
             streams = {name: batch.to(self.device) for name, batch in data.items()}
         with optim_wrapper.optim_context(self):
             losses = self._run_forward({"streams": streams}, mode="loss")  # type: ignore[attr-defined]

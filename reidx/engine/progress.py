@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from reidx.engine.displays import DISPLAYS, Mode, Work, remaining
+from reidx.engine.displays import DISPLAYS, Mode, Work, ahead, remaining
 from reidx.engine.forecast import Forecast, Kind
 from reidx.schema import Stage
 from reidx.spans import span
@@ -77,10 +77,7 @@ class Reporter:
 
     def epoch_ends(self, entry: Report, text: str) -> None:
         """An epoch is committed: ``entry`` is all that is known of it, ``text`` the same for a person."""
-        left = self.display.forecast.seconds_left()
-        facts: dict[str, Any] = {"entry": entry, "images_per_second": images_per_second(entry)}
-        if left is not None:
-            facts |= {"run_seconds_left": round(left[0], 1), "all_seen": left[1]}
+        facts = {"entry": entry, "images_per_second": images_per_second(entry), **ahead(self.display.forecast)}
         self.display.tell("epoch_end", " · ".join([text, *remaining(self.display.forecast)]), facts)
 
     def evaluated(self, metrics: Report, text: str | None = None) -> None:
