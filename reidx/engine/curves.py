@@ -199,8 +199,11 @@ class _MLflow(MLflowVisBackend):
     def _init_env(self) -> None:
         if "run" in self._state:  # what mlflow's first call of any kind looks for
             os.environ["MLFLOW_RUN_ID"] = self._state["run"]
-        super()._init_env()
-        run = self._mlflow.active_run() or self._mlflow.start_run(run_name=self._run_name)
+        try:
+            super()._init_env()
+            run = self._mlflow.active_run() or self._mlflow.start_run(run_name=self._run_name)
+        finally:
+            os.environ.pop("MLFLOW_RUN_ID", None)  # not for the next run of this process
         self._state["run"] = run.info.run_id
 
     def close(self) -> None:
