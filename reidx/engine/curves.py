@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import logging
 import os
 import re
 import uuid
@@ -213,11 +212,11 @@ class _MLflow(MLflowVisBackend):
 
 @contextmanager
 def _less_talk() -> Iterator[None]:
-    """mmengine warns that a server should be running, also where a file is written to."""
+    """Takes mmengine's logger its handlers: it warns that a server should be running, also where a file is written to, and
+    its MLflow back-end stumbles over a handler whose stream was closed."""
     logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    handlers, logger.handlers = logger.handlers, []
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.handlers = handlers
