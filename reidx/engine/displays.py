@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any, Literal
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
+from rich.text import Text
 
 from reidx.engine.forecast import Forecast
 from reidx.engine.journal import json_line
@@ -111,7 +112,8 @@ class Lines(Display):
 
 
 class Events(Display):
-    """A JSON object a line, each with ``time``, ``event``, ``stage`` and ``epoch``; warnings of Python are events too.
+    """A JSON object a line, each with ``time``, ``event``, ``stage`` and ``epoch``; each warning of
+    Python is an event too, once.
 
     Events: ``run_start``, ``stage_start``, ``stage_skipped``, ``epoch_end``, ``evaluation``, ``run_end``, ``message``,
     ``warning``, and ``progress`` as a sign of life in long work.
@@ -120,7 +122,7 @@ class Events(Display):
     every = 30.0
 
     def open(self) -> None:
-        self._showwarning = warnings.showwarning
+        self._showwarning, self._warned = warnings.showwarning, set[str]()
         warnings.showwarning = self._warn
 
     def close(self) -> None:
@@ -136,7 +138,9 @@ class Events(Display):
         self.tell("progress", None, {**facts, **ahead(self.forecast)})
 
     def _warn(self, message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        self.tell("warning", None, {"text": str(message), "category": category.__name__})
+        if str(message) not in self._warned:  # whoever touches the filters makes Python repeat itself
+            self._warned.add(str(message))
+            self.tell("warning", None, {"text": str(message), "category": category.__name__})
 
 
 class Bars(Display):
@@ -201,18 +205,12 @@ class Bars(Display):
         if self.progress is None:
             columns = (
                 TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=24),
+                BarColumn(bar_width=None, table_column=Column(max_width=40)),  # gives way to the texts
                 TextColumn("{task.fields[count]}", markup=False),
                 TextColumn("{task.fields[left]}", style="cyan", markup=False),
-                TextColumn(
-                    "{task.fields[note]}",
-                    style="dim",
-                    markup=False,
-                    table_column=Column(no_wrap=True, overflow="ellipsis"),
-                ),
             )
             terminal = self.console.is_terminal  # without one the bars would leave empty lines
-            self.progress = Progress(*columns, console=self.console, transient=True, disable=not terminal)
+            self.progress = _BarsAndNotes(*columns, console=self.console, transient=True, disable=not terminal)
             self.progress.start()
         return self.progress
 
@@ -220,6 +218,16 @@ class Bars(Display):
         if self.progress is not None and self.run is None and not self.tasks:
             self.progress.stop()
             self.progress = None
+
+
+class _BarsAndNotes(Progress):
+    """Bars, and under them what else there is to say: in the same line it would leave no room for the bars."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if task.fields["note"]:
+                yield Text(task.fields["note"], style="dim", no_wrap=True, overflow="ellipsis")
 
 
 DISPLAYS: dict[Mode, type[Display]] = {"rich": Bars, "plain": Lines, "json": Events, "quiet": Display}

@@ -111,7 +111,7 @@ def run(
     folder = folder_of(config, work_dir)
     claimed = processes.from_first(lambda: _claim(folder, config, resume))
     try:
-        reporter = Reporter(progress if processes.rank() == 0 else "quiet")
+        reporter = Reporter(progress)
         facts = {"name": config.experiment.name, "hash": config.hash, "work_dir": str(folder), "resumed": not claimed}
         with reporter.experiment(config.experiment.stages, **facts), Curves(config, folder, reporter) as curves:
             return _run(config, folder, resume, reporter, curves)

@@ -113,7 +113,7 @@ def profile(config: Config, work_dir: str | Path | None = None, progress: Mode |
     folder = folder_of(config, work_dir) / "profile"
     scratch = folder / "run"
     processes.from_first(lambda: shutil.rmtree(scratch, ignore_errors=True))
-    reporter = Reporter(progress if processes.rank() == 0 else "quiet")
+    reporter = Reporter(progress)
     stages = [
         replace(stage, epochs=min(stage.epochs, 1), iters=min(stage.iters, STEPS)) for stage in config.experiment.stages
     ]

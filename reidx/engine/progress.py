@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from rich.console import Console
 
+from reidx import processes
 from reidx.engine.displays import DISPLAYS, Mode, Work, ahead, remaining
 from reidx.engine.forecast import Forecast, Kind
 from reidx.schema import Stage
@@ -29,12 +31,13 @@ class Reporter:
     """Tells on stderr how a run goes on.
 
     ``rich``: bars that vanish and lines that stay; ``plain``: lines, for logs; ``json``: events, for programs; ``quiet``:
-    nothing. By default bars in a terminal and lines elsewhere.
+    nothing. By default bars in a terminal and lines elsewhere. Of several processes only the first one tells anything.
     """
 
     def __init__(self, mode: Mode | None = None) -> None:
         console = Console(stderr=True)
-        self.mode: Mode = mode or ("rich" if console.is_terminal else "plain")
+        shown: Mode = mode or ("rich" if console.is_terminal else "plain")
+        self.mode: Mode = shown if processes.rank() == 0 else "quiet"
         self.display = DISPLAYS[self.mode](console)
 
     def say(self, text: str) -> None:
@@ -51,7 +54,10 @@ class Reporter:
         plan = [{"name": stage.name, "epochs": stage.epochs, "iters": stage.iters} for stage in stages]
         self.display.tell("run_start", None, {"stages": plan, **facts})
         try:
-            yield
+            with warnings.catch_warnings():
+                if processes.rank() > 0:
+                    warnings.simplefilter("ignore")
+                yield
         finally:
             self.display.close()
 

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 import reidx
-from reidx.engine import displays, loop
+from reidx.engine import displays, loop, progress
 from reidx.engine.displays import Bars
 from reidx.engine.progress import Reporter, images_per_second
 from reidx.schema import Level, Model, Stage
@@ -127,6 +127,15 @@ def test_quiet_shows_nothing(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_only_the_first_process_tells_anything(capsys, monkeypatch):
+    monkeypatch.setattr(progress.processes, "rank", lambda: 1)
+    reporter = Reporter("plain")
+    with reporter.experiment([stage("adapt")]), reporter.work("work", 3):
+        reporter.say("hello")
+        warnings.warn("look out", stacklevel=1)
+    assert capsys.readouterr() == ("", "")
+
+
 # ---- bars
 
 
@@ -144,8 +153,25 @@ def test_bars_show_and_vanish_and_lines_stay(clock):
         reporter.say("a line that stays")
     assert bars.progress is None
     shown, text = screen.getvalue(), text_of(screen)
+    assert re.search(r"^103 images/s · loss 1\.234$", text.replace("\r", ""), re.MULTILINE), "under the bars, not beside them"
     assert "a line that stays" in text and "epoch 1: training [a/b]" in text and "1/3" in text
     assert "\x1b[2K" in shown[shown.rindex("a line that stays") :]  # erased
+
+
+def test_bars_of_a_narrow_terminal_are_whole():
+    reporter, bars, screen = in_terminal()
+    bars.console.width = 70
+    with reporter.work("epoch 12/50: training", 400, "steps") as work:
+        bars.show(work)
+        work.facts = {"loss": 1.0, **{f"a rather long term #{n}": 1.0 for n in range(9)}}
+        work.done = 123
+        bars.tick(work)
+        bars.show(work)
+        assert bars.progress is not None
+        bars.progress.refresh()
+    last = text_of(screen).replace("\r", "\n").splitlines()
+    assert any(re.search(r"^epoch 12/50: training ━\S+ 123/400 steps \S+ \w+ left", line) for line in last)
+    assert any(line.startswith("loss 1.000 · a rather long term #0") and line.endswith("…") for line in last)
 
 
 def test_one_bar_counts_the_steps_of_all_stages():
@@ -210,7 +236,8 @@ def test_long_work_and_warnings_are_events_too(capsys, clock):
         warnings.simplefilter("always")
         clock.now += 40
         work.advance(50)
-        warnings.warn("look out", stacklevel=1)
+        for _ in range(2):
+            warnings.warn("look out", stacklevel=1)
         reporter.say("a line")
         reporter.evaluated({"mAP": float("nan")})
     start, progress, warning, message, evaluation = map(json.loads, capsys.readouterr().err.splitlines())
