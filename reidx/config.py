@@ -37,8 +37,8 @@ class Config:
 
     @property
     def hash(self) -> str:
-        """Twelve hex digits that stand for the resolved experiment."""
-        return tree_hash(self.data)
+        """Twelve hex digits that stand for the resolved experiment, less where its curves go: that changes no result."""
+        return tree_hash({key: value for key, value in self.data.items() if key != "log"})
 
     def place(self, path: KeyPath) -> str:
         """Where the value at ``path`` is written; for a default, where that is which it was filled into."""
@@ -201,7 +201,7 @@ def _value(field: dataclasses.Field[Any], hint: Any, node: Node, path: KeyPath) 
         return _each(container, node, path, lambda n, p: component(meta, n, p, _fill))
     if "kind" in meta:
         return node if meta.get("optional") and node.value is None else component(meta, node, path, _fill)
-    if meta.get("catalogue") == "schedule":
+    if meta.get("catalogue") in ("schedule", "log back-end"):
         return _each(list, node, path, lambda n, p: called(meta, n, p, _fill))
     if "catalogue" in meta:
         return called(meta, node, path, _fill)

@@ -79,7 +79,7 @@ def _named(node: Node, key: str, kind: str, where: str) -> Node:
 
 
 def called(meta: Mapping[str, Any], node: Node, path: KeyPath, fill: Fill) -> Node:
-    """The spec of a torch optimiser or an mmengine scheduler, its keys checked against the class.
+    """The spec of a torch optimiser, an mmengine scheduler or a back-end of the log, its keys checked against the class.
 
     Defaults are written out for the engine's own keys alone: those of the class are torch's.
     """
@@ -112,8 +112,8 @@ def called(meta: Mapping[str, Any], node: Node, path: KeyPath, fill: Fill) -> No
     return Node({**node.value, **wired}, node.origin)
 
 
-_ENGINES_OWN = ("params", "optimizer", "param_name", "by_epoch", "last_step", "verbose")
-"""Arguments of optimisers and schedulers that are the engine's to give."""
+_ENGINES_OWN = ("params", "optimizer", "param_name", "by_epoch", "last_step", "verbose", "save_dir")
+"""Arguments of optimisers, schedulers and back-ends that are the engine's to give."""
 
 
 def _without_tensors(hint: Any) -> Any:
@@ -143,6 +143,10 @@ def _catalogue(name: str) -> dict[str, type]:
         import torch
 
         offered, base = vars(torch.optim), torch.optim.Optimizer
+    elif name == "log back-end":
+        from mmengine.visualization import MLflowVisBackend, TensorboardVisBackend, WandbVisBackend
+
+        return {"tensorboard": TensorboardVisBackend, "wandb": WandbVisBackend, "mlflow": MLflowVisBackend}
     else:
         from mmengine.optim.scheduler import lr_scheduler, param_scheduler
 

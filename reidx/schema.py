@@ -218,4 +218,8 @@ class Experiment:
     stages: list[Stage]
     data: Data = field(default_factory=Data)
     seed: int = number(1, 0, 2**32 - 1)
+    log: list[Spec] = field(
+        default_factory=lambda: [{"type": "tensorboard"}], metadata={"catalogue": "log back-end"}
+    )
+    """Where the curves of all epochs go: ``tensorboard``, ``wandb``, ``mlflow``, each a name or with mmengine's options."""
     description: str = ""

@@ -27,7 +27,8 @@ def add_progress_argument(parser: argparse.ArgumentParser) -> None:
     """``--progress``."""
     parser.add_argument(
         "--progress",
-        choices=("rich", "plain", "quiet"),
+        choices=("rich", "plain", "json", "quiet"),
         default=None,
-        help="bars, lines for a log file, or nothing (default: bars in a terminal, lines elsewhere)",
+        help="on stderr: bars, lines for a log file, a JSON object a line for programs, or nothing "
+        "(default: bars in a terminal, lines elsewhere)",
     )

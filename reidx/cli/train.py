@@ -11,8 +11,15 @@ from reidx.cli.experiment import add_config_arguments, add_progress_argument
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument("--work-dir", type=Path, metavar="D", help="where the run is written")
-    parser.add_argument(
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
         "--resume", action="store_true", help="go on from the last checkpoint of the work directory"
+    )
+    how.add_argument(
+        "--profile",
+        action="store_true",
+        help="instead of training, say where the time goes: the first epoch of each stage with a few of its steps, "
+        "as a table, and a trace of steps (in the work directory's folder profile)",
     )
     parser.add_argument(
         "--launcher",
@@ -29,9 +36,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = reidx.load_config(arguments.config, arguments.overrides)
     with processes.started(arguments.launcher):
-        result = reidx.run(
-            config, work_dir=arguments.work_dir, resume=arguments.resume, progress=arguments.progress
-        )
+        if arguments.profile:
+            from reidx.engine.profile import profile
+
+            shown = profile(config, arguments.work_dir, arguments.progress)
+        else:
+            shown = reidx.run(
+                config, work_dir=arguments.work_dir, resume=arguments.resume, progress=arguments.progress
+            ).table()
         if processes.rank() == 0:
-            print(result.table())
+            print(shown)
     return 0

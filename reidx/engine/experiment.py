@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from reidx.config import Config
 from reidx.data.domains import Domains
 from reidx.engine import checkpoint as checkpoints
 from reidx.engine.allocator import keep_freed_memory
-from reidx.engine.loop import Report
+from reidx.engine.curves import Curves
+from reidx.engine.journal import Journal, Report, count_leg, legs_of
 from reidx.engine.preflight import check_evaluation, check_experiment
 from reidx.engine.progress import Mode, Reporter
 from reidx.engine.rehearsal import rehearse
@@ -109,17 +109,26 @@ def run(
     anything is committed gives the folder free again.
     """
     keep_freed_memory()
-    folder = Path(work_dir) if work_dir is not None else Path("runs") / f"{config.experiment.name}-{config.hash}"
+    folder = folder_of(config, work_dir)
     claimed = processes.from_first(lambda: _claim(folder, config, resume))
     try:
-        return _run(config, folder, resume, Reporter(progress if processes.rank() == 0 else "quiet"))
+        reporter = Reporter(progress)
+        facts = {"name": config.experiment.name, "hash": config.hash, "work_dir": str(folder), "resumed": not claimed}
+        with reporter.experiment(config.experiment.stages, **facts), Curves(config, folder, reporter) as curves:
+            return _run(config, folder, resume, reporter, curves)
     except BaseException:
-        if processes.rank() == 0 and claimed and not any(folder.glob("*/epoch_*.pth")) and not any(folder.glob("*/*.json")):
+        committed = any(folder.glob("*-*/epoch_*.pth")) or any(folder.glob("*-*/*.json"))
+        if processes.rank() == 0 and claimed and not committed:
             (folder / RECORD).unlink(missing_ok=True)
         raise
 
 
-def _run(config: Config, folder: Path, resume: bool, reporter: Reporter) -> Result:
+def folder_of(config: Config, work_dir: str | Path | None) -> Path:
+    """The folder of an experiment's run: ``work_dir``, or if it is None ``runs/NAME-HASH``."""
+    return Path(work_dir) if work_dir is not None else Path("runs") / f"{config.experiment.name}-{config.hash}"
+
+
+def _run(config: Config, folder: Path, resume: bool, reporter: Reporter, curves: Curves) -> Result:
     experiment = config.experiment
 
     def checked() -> Domains:
@@ -130,8 +139,13 @@ def _run(config: Config, folder: Path, resume: bool, reporter: Reporter) -> Resu
 
     domains = processes.first_alone(checked)
     stages: list[StageResult] = []
-    started = time.time()
     cards: dict[str, Any] = {}
+    finished = [(folder / f"{n + 1}-{stage.name}" / "done.json").is_file() for n, stage in enumerate(experiment.stages)]
+    if resume and all(finished):
+        legs = legs_of(folder / RECORD)
+    else:
+        legs = processes.from_first(lambda: count_leg(folder / RECORD))
+        processes.from_first(lambda: curves.open(fresh=legs == 1))
     for number, stage in enumerate(experiment.stages):
         path = folder / f"{number + 1}-{stage.name}"
         done = path / "done.json"
@@ -139,12 +153,15 @@ def _run(config: Config, folder: Path, resume: bool, reporter: Reporter) -> Resu
             record = json.loads(done.read_text(encoding="utf-8"))
             stages.append(StageResult(stage.name, record["before"], record["history"]))
             cards[stage.name] = record["card"]
-            reporter.say(f"stage {stage.name}: finished earlier")
+            reporter.stage_starts(stage, done=record["history"])
+            curves.add(stage, 0, record["before"])
+            for entry in record["history"]:
+                curves.of(stage)(entry)
             continue
-        reporter.say(f"stage {stage.name}")
+        reporter.stage_starts(stage)
         seed_everything(experiment.seed, number)
         stage_run = StageRun(
-            stage, number, experiment.seed, domains, path, lambda ref: _resolve(ref, folder, experiment.stages), reporter
+            stage, number, experiment.seed, domains, path, lambda ref: checkpoint_of(ref, folder, experiment.stages), reporter
         )
         result = StageResult(stage.name)
         before = path / "before.json"
@@ -152,12 +169,16 @@ def _run(config: Config, folder: Path, resume: bool, reporter: Reporter) -> Resu
             if resume and before.is_file():
                 result.before = json.loads(before.read_text(encoding="utf-8"))
             else:
-                result.before, _ = stage_run.evaluate()
+                with reporter.timed("evaluate") as timed:
+                    result.before, _ = stage_run.evaluate()
+                if result.before:
+                    result.before["seconds_evaluate"] = timed.seconds
                 checkpoints.write_text(before, json.dumps(result.before, indent=1))
             if result.before:
-                reporter.say("before: " + _metrics_line(result.before))
+                reporter.evaluated(result.before, "before: " + _metrics_line(result.before))
+                curves.add(stage, 0, result.before)
         if stage.epochs > 0:
-            result.history = stage_run.run(resume)
+            result.history = stage_run.run(resume, Journal(path / "log.jsonl", curves.of(stage)))
         if stage_run.details is None:
             stage_run.evaluate()  # killed between the last commit and here: the picture and the card are still due
         stages.append(result)
@@ -166,14 +187,14 @@ def _run(config: Config, folder: Path, resume: bool, reporter: Reporter) -> Resu
             tested = domains[stage.evaluate.domain]
             save_ranked_list(path / "ranked.png", tested.query, tested.gallery, stage_run.details)
         record = {"before": result.before, "history": result.history, "card": cards[stage.name]}
-        checkpoints.write_text(path / "log.jsonl", "".join(json.dumps(e) + "\n" for e in result.history))
         checkpoints.write_text(done, json.dumps(record, indent=1))
-    card = _card(config, domains, cards, time.time() - started)
-    finished = Result(folder, stages, card)
+    card = _card(config, domains, cards, _seconds(stages), legs)
+    whole = Result(folder, stages, card)
     checkpoints.write_text(
-        folder / "result.json", json.dumps({"metrics": finished.metrics, "card": card}, indent=1)
+        folder / "result.json", json.dumps({"metrics": whole.metrics, "card": card}, indent=1)
     )
-    return finished
+    reporter.run_ends(whole.metrics, card["seconds"])
+    return whole
 
 
 def test(config: Config, weights: str | Path | None = None, progress: Mode | None = None) -> Result:
@@ -203,6 +224,7 @@ def test(config: Config, weights: str | Path | None = None, progress: Mode | Non
         name = stage.evaluate.network
         checkpoints.load_weights(stage_run.model.networks[name], weights, name, whole=True)
     metrics, _ = stage_run.evaluate()
+    reporter.evaluated(metrics)
     cards = {stage.name: {**_stage_card(stage, stage_run), "tested": str(weights) if weights else "as built"}}
     return Result(Path("."), [StageResult(stage.name, metrics)], _card(config, domains, cards, 0.0))
 
@@ -249,7 +271,7 @@ def _components(data: Any) -> set[str]:
     return own.union(*map(_components, data.values()))
 
 
-def _resolve(reference: str, folder: Path, stages: list[Stage]) -> Path:
+def checkpoint_of(reference: str, folder: Path, stages: list[Stage]) -> Path:
     """The checkpoint that ``stage:NAME`` (its last) or a path stands for."""
     if not reference.startswith("stage:"):
         return Path(reference)
@@ -284,8 +306,16 @@ def _stage_card(stage: Stage, stage_run: StageRun) -> dict[str, Any]:
     }
 
 
-def _card(config: Config, domains: Domains, stages: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """What a number needs beside it to mean something."""
+def _seconds(stages: list[StageResult]) -> float:
+    """How long the work took that counts, in whatever legs: all committed epochs, and the evaluations before them."""
+    entries = [entry for stage in stages for entry in (stage.before, *stage.history)]
+    return sum(value for entry in entries for name, value in entry.items() if name.startswith("seconds_"))
+
+
+def _card(
+    config: Config, domains: Domains, stages: dict[str, Any], seconds: float, legs: int = 1
+) -> dict[str, Any]:
+    """What a number needs beside it to mean something. ``legs``: one more than the run was resumed."""
     packages = ("reidx", "torch", "torchvision", "timm", "mmengine", "numpy", "faiss-gpu", "faiss-cpu")
     versions = {}
     for package in packages:
@@ -302,6 +332,7 @@ def _card(config: Config, domains: Domains, stages: dict[str, Any], seconds: flo
         "interpolation": config.experiment.data.interpolation,
         "stages": stages,
         "seconds": round(seconds, 1),
+        "legs": legs,
         "processes": processes.count(),
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": versions,

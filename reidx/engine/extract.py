@@ -16,6 +16,7 @@ from reidx.data.loading import LabelledView, batches
 from reidx.engine.optim import autocast
 from reidx.engine.progress import Reporter
 from reidx.errors import DataError
+from reidx.spans import span
 
 BATCH = {"cpu": 64, "cuda": 256}
 """Images a forward pass, by device: small batches stay in a CPU's caches."""
@@ -51,9 +52,9 @@ def extract(
     filled = mine.start
     reporter = reporter or Reporter("quiet")
     if workers == 0:
-        with reporter.counted(f"{what}: decoding") as progress:
+        with reporter.counted(f"{what}: decoding") as progress, span("decode", len(mine)):
             store.warm(mine, progress=progress)
-    with reporter.work(what, len(mine)) as work, autocast(device, precision):
+    with reporter.work(what, len(mine)) as work, span("extract", len(mine)), autocast(device, precision):
         for batch in batches(view, order, workers):
             images = transform(batch.images.to(device)).contiguous(memory_format=torch.channels_last)
             features: Sequence[Features] = [network(images)]

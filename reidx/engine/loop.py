@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from mmengine.runner import BaseLoop, Runner
 
+from reidx import processes
 from reidx.data.loading import StreamLoader
-from reidx.engine.progress import Reporter
+from reidx.engine.journal import Journal, Report
+from reidx.engine.progress import Reporter, images_per_second
 from reidx.engine.seeding import seed_everything
 from reidx.errors import ReidxError
-
-Report = dict[str, float]
+from reidx.spans import span
 
 
 class StageLoop(BaseLoop):
@@ -22,7 +24,7 @@ class StageLoop(BaseLoop):
 
     ``prepare(epoch)`` relabels what is due, gives the loader its views and returns what the report says of it;
     ``evaluate(epoch)`` returns the metrics of an epoch, empty when none are due. ``key`` seeds each epoch, with its number.
-    ``state`` and ``restore`` carry what ``prepare`` keeps between epochs.
+    ``state`` and ``restore`` carry what ``prepare`` keeps between epochs. Each committed epoch goes into ``journal``.
     """
 
     def __init__(
@@ -37,10 +39,11 @@ class StageLoop(BaseLoop):
         state: Callable[[], Any],
         restore: Callable[[Any], None],
         reporter: Reporter,
+        journal: Journal,
     ) -> None:
         super().__init__(runner, loader)
         self._max_epochs, self._epoch, self._iter = epochs, 0, 0
-        self.key, self.reporter = key, reporter
+        self.key, self.reporter, self.journal = key, reporter, journal
         self.prepare, self.evaluate, self._state, self._restore = prepare, evaluate, state, restore
         self.history: list[Report] = []
         # what mmengine's hooks look at
@@ -64,6 +67,8 @@ class StageLoop(BaseLoop):
 
     def run(self) -> Any:
         runner = self.runner
+        self.reporter.resumed(self.history)
+        self.journal.begin(self.history)
         runner.call_hook("before_train")
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()
@@ -73,46 +78,76 @@ class StageLoop(BaseLoop):
     def run_epoch(self) -> None:
         """One epoch, from its seed to its checkpoint."""
         runner, epoch = self.runner, self._epoch
+        self.reporter.epoch_starts(epoch)
         seed_everything(*self.key, epoch)  # the same in each process
-        clock = time.perf_counter()
-        report = self.prepare(epoch)
-        relabelled = time.perf_counter()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        with self.reporter.timed("relabel") as relabelling:
+            report = self.prepare(epoch)
+        started = time.perf_counter()
         runner.call_hook("before_train_epoch")
         runner.model.train()
-        losses = self._steps(epoch)
-        trained = time.perf_counter()
-        metrics = self.evaluate(epoch)
-        evaluated = time.perf_counter()
+        with span("train"):
+            trained = self._steps(epoch, report)
+        seconds_train = time.perf_counter() - started
+        with self.reporter.timed("evaluate") as evaluating:
+            metrics = self.evaluate(epoch)
+        if metrics:
+            self.reporter.evaluated(metrics)
         rates = runner.optim_wrapper.get_lr()
         entry = {
             "epoch": epoch + 1,
             "lr": float(rates.get("base_lr", rates["lr"])[0]),  # the base rate, where groups have their own
-            **losses,
+            **trained,
             **report,
             **metrics,
-            "seconds_relabel": relabelled - clock,
-            "seconds_train": trained - relabelled,
-            "seconds_evaluate": evaluated - trained,
+            **gpu_memory(),
+            "seconds_relabel": relabelling.seconds,
+            "seconds_train": seconds_train,
+            "seconds_evaluate": evaluating.seconds,
         }
         self.history.append(entry)
-        runner.call_hook("after_train_epoch")  # schedules step, then the checkpoint commits the epoch
+        with self.reporter.timed("commit"):
+            runner.call_hook("after_train_epoch")  # schedules step, then the checkpoint commits the epoch
         self._epoch += 1
-        self.reporter.say(line(entry, self._max_epochs, len(self.dataloader)))
+        self.journal.add(entry)
+        self.reporter.epoch_ends(entry, line(entry, self._max_epochs))
 
-    def _steps(self, epoch: int) -> Report:
-        runner = self.runner
-        sums: dict[str, Any] = {}
-        what = f"epoch {epoch + 1}/{self._max_epochs}: training"
-        with self.reporter.work(what, len(self.dataloader), "steps") as work:
-            for step, batch in enumerate(self.dataloader):
+    def _steps(self, epoch: int, report: Report) -> Report:
+        """The steps of an epoch: the means of all losses, and how many images they took."""
+        runner, steps = self.runner, len(self.dataloader)
+        sums: dict[str, torch.Tensor] = {}
+        images = 0
+        clusters = {name: count for name, count in report.items() if name.endswith("clusters")}
+        with self.reporter.work(f"epoch {epoch + 1}/{self._max_epochs}: training", steps, "steps") as work:
+
+            def so_far() -> Report:
+                speed = {"images_per_second": images * processes.count() / work.seconds}
+                losses = means(sums, work.done)
+                shown = losses if len(losses) > 2 else {"loss": losses["loss"]}  # of one term, the sum says all
+                return {**speed, **shown, **clusters, **gpu_memory()}
+
+            batches = iter(self.dataloader)
+            clock = time.perf_counter()
+            for step in range(steps):
+                with span("data"):
+                    batch = next(batches)
                 runner.call_hook("before_train_iter", batch_idx=step, data_batch=batch)
                 values = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
                 runner.call_hook("after_train_iter", batch_idx=step, data_batch=batch, outputs=values)
                 for name, value in values.items():
-                    sums[name] = sums.get(name, 0.0) + value
+                    sums[name] = sums[name] + value if name in sums else value
+                images += sum(len(one.index) for one in batch.values())
                 self._iter += 1
-                work.advance(note=f"{work.rate:.1f} steps/s")
-        means = {name: float(total) / len(self.dataloader) for name, total in sums.items()}
+                now = time.perf_counter()
+                self.reporter.stepped(now - clock)
+                clock = now
+                work.advance(facts=so_far)
+        found = means(sums, steps)
+        self._refuse_infinite(found, epoch)
+        return {**found, "images": images * processes.count()}
+
+    def _refuse_infinite(self, means: Report, epoch: int) -> None:
         wrong = [name for name, mean in means.items() if not math.isfinite(mean)]
         if wrong:
             kept = "The checkpoint of the epoch before is whole. " if epoch else ""
@@ -120,7 +155,6 @@ class StageLoop(BaseLoop):
                 f"Epoch {epoch + 1}: {', '.join(wrong)} became {means[wrong[0]]}. {kept}"
                 "Lower the learning rate, clip gradients (clip_grad), or use precision: fp32."
             )
-        return means
 
     def state_dict(self) -> dict[str, Any]:
         """History and the labels, for the checkpoint."""
@@ -132,15 +166,27 @@ class StageLoop(BaseLoop):
         self._restore(state["state"])
 
 
-def line(entry: Report, epochs: int, iters: int) -> str:
+def means(sums: Mapping[str, torch.Tensor], steps: int) -> Report:
+    """The values of a step on average; read from the device all at once, because each reading waits for it."""
+    totals = torch.stack([total.float() for total in sums.values()]).tolist()
+    return {name: total / steps for name, total in zip(sums, totals)}
+
+
+def gpu_memory() -> Report:
+    """The most memory (GiB) that tensors took up on this process's GPU since the epoch began; nothing without a GPU."""
+    return {"gpu_gb": torch.cuda.max_memory_allocated() / (1 << 30)} if torch.cuda.is_available() else {}
+
+
+def line(entry: Report, epochs: int) -> str:
     """An epoch in one line for a person."""
     shown = [f"epoch {entry['epoch']}/{epochs}"]
     if "clusters" in entry:
         shown.append(f"{entry['clusters']:.0f} clusters, {entry['outliers']:.0f} outliers")
-    for name in ("stability", "ari", "mAP", "rank-1"):
-        if name in entry:
-            shown.append(f"{name} {entry[name]:.3f}")
+    shown += [f"{name} {entry[name]:.3f}" for name in ("stability", "ari") if name in entry]
+    shown += [f"{name} {100 * entry[name]:.2f}" for name in ("mAP", "rank-1") if name in entry]
     shown.append(f"loss {entry['loss']:.3f}")
     seconds = sum(v for k, v in entry.items() if k.startswith("seconds_"))
-    shown.append(f"{seconds:.0f} s ({iters / max(entry['seconds_train'], 1e-9):.1f} steps/s)")
+    shown.append(f"{seconds:.0f} s ({images_per_second(entry):.0f} images/s)")
+    if "gpu_gb" in entry:
+        shown.append(f"{entry['gpu_gb']:.1f} GB")
     return " · ".join(shown)

@@ -18,6 +18,7 @@ from reidx.memory import Memory
 from reidx.models.network import Network
 from reidx.models.norm import statistics_in_order
 from reidx.models.teachers import EMA, freeze
+from reidx.spans import span
 
 
 class StageModel(BaseModel):
@@ -122,18 +123,20 @@ class StageModel(BaseModel):
 
     def forward(self, streams: Mapping[str, Batch], mode: str = "loss") -> dict[str, Tensor]:  # type: ignore[override]
         """The terms' values of a step, and their weighted sum under ``loss``."""
-        images = {
-            name: self.transforms[name](batch.images).contiguous(memory_format=self.memory_format)
-            for name, batch in streams.items()
-        }
+        with span("transform"):
+            images = {
+                name: self.transforms[name](batch.images).contiguous(memory_format=self.memory_format)
+                for name, batch in streams.items()
+            }
         # Each process computes the whole batch's objective, as one process would, and moves what its own images moved;
         # the optimiser's wrapper adds that up.
-        outputs = {
-            network: {stream: everyones(features) for stream, features in by.items()}
-            for network, by in self.features(images).items()
-        }
-        streams = {name: whole(batch) for name, batch in streams.items()}
-        total, values = self.objective(outputs, streams, self.memories)
+        with span("forward"):
+            outputs = {
+                network: {stream: everyones(features) for stream, features in by.items()}
+                for network, by in self.features(images).items()
+            }
+            streams = {name: whole(batch) for name, batch in streams.items()}
+            total, values = self.objective(outputs, streams, self.memories)
         seen = {
             network: {stream: Features({k: v.detach() for k, v in f.items()}) for stream, f in by.items()}
             for network, by in outputs.items()
@@ -143,13 +146,15 @@ class StageModel(BaseModel):
 
     def train_step(self, data: Mapping[str, Batch], optim_wrapper: OptimWrapper) -> dict[str, Tensor]:  # type: ignore[override]
         """One step: losses, optimiser, then the updates of memories and averages; the detached values for the log."""
-        streams = {name: batch.to(self.device) for name, batch in data.items()}
+        with span("to device"):
+            streams = {name: batch.to(self.device) for name, batch in data.items()}
         with optim_wrapper.optim_context(self):
             losses = self._run_forward({"streams": streams}, mode="loss")  # type: ignore[attr-defined]
         optim_wrapper.update_params(losses["loss"])
         self.after_step()
         return {name: value.detach() for name, value in losses.items()}
 
+    @span("memory")
     @torch.no_grad()
     def after_step(self) -> None:
         """Bring memories and averages up to date with the step just made."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reidx.contracts import Batch, Features
+from reidx.schema import Stage
 
 Outputs = Mapping[str, Mapping[str, Features]]
 """Features by network, then by stream."""
@@ -33,6 +34,16 @@ def inputs_of(loss: type) -> tuple[set[str], set[str]]:
     parameters = list(inspect.signature(loss.forward).parameters.values())[1:]  # type: ignore[attr-defined]
     needed = {p.name for p in parameters if p.default is p.empty}
     return needed, {p.name for p in parameters} - needed
+
+
+def term_names(stage: Stage) -> list[str]:
+    """The names of a stage's terms, in the order of its objective, then its alignments; of two of a kind the second is
+    numbered, so that the log tells them apart."""
+    names: list[str] = []
+    for wanted in [*(spec["loss"] for spec in stage.objective), *(spec["type"] for spec in stage.alignment)]:
+        same = sum(name == wanted or name.startswith(f"{wanted}#") for name in names)
+        names.append(f"{wanted}#{same + 1}" if same else wanted)
+    return names
 
 
 class BoundTerm(nn.Module):

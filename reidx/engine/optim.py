@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.optim import OptimWrapper
-from torch import nn
+from torch import Tensor, nn
 
 from reidx import processes
 from reidx.config_parts import own_spec
@@ -16,6 +16,7 @@ from reidx.engine.groups import parameter_groups
 from reidx.errors import ConfigError
 from reidx.memory import Memory
 from reidx.schema import OptimizerWiring
+from reidx.spans import span
 
 
 class PrecisionOptimWrapper(OptimWrapper):
@@ -32,23 +33,39 @@ class PrecisionOptimWrapper(OptimWrapper):
         super().__init__(*args, **kwargs)
         self.precision, self.shared = precision, shared
 
+    @contextlib.contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        with super().optim_context(model), autocast(next(model.parameters()).device, self.precision):
+            yield
+
+    @span("backward")
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        super().backward(loss, **kwargs)
+
+    @span("optimiser")
     def step(self, **kwargs: Any) -> None:
         if processes.count() > 1:
             self._gather()
         super().step(**kwargs)
 
     def _gather(self) -> None:
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         parts = set() if self.shared is None else {id(p) for p in self.shared.parameters()}
-        processes.summed([p.grad for p in parameters])
-        for parameter in parameters:
-            if id(parameter) not in parts:
-                parameter.grad /= processes.count()
+        gradients = {id(p): p.grad for p in self._moved() if p.grad is not None}
+        processes.summed(list(gradients.values()))
+        for parameter, gradient in gradients.items():
+            if parameter not in parts:
+                gradient.div_(processes.count())
 
-    @contextlib.contextmanager
-    def optim_context(self, model: nn.Module) -> Iterator[None]:
-        with super().optim_context(model), autocast(next(model.parameters()).device, self.precision):
-            yield
+    @span("optimiser")
+    def zero_grad(self, **kwargs: Any) -> None:
+        super().zero_grad(**kwargs)
+
+    def _clip_grad(self) -> None:
+        # mmengine's own notes the norm, which makes the host wait for the device at every step
+        self.clip_func(self._moved(), **self.clip_grad_kwargs)
+
+    def _moved(self) -> list[nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:

@@ -1,53 +1,130 @@
-"""What a person sees while a run works: bars in a terminal, plain lines elsewhere, or nothing."""
+"""Where a run stands, told to whoever looks: a person, a log, a program, or nobody."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Literal
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-Mode = Literal["rich", "plain", "quiet"]
+from reidx import processes
+from reidx.engine.displays import DISPLAYS, Mode, Work, ahead, remaining
+from reidx.engine.forecast import Forecast, Kind
+from reidx.schema import Stage
+from reidx.spans import span
 
-SIGN_OF_LIFE = 60.0
-"""Seconds after which a plain log is told again how far a piece of work is."""
+Report = dict[str, float]
+
+__all__ = ["Mode", "Reporter", "Timed", "Work"]
+
+
+class Timed:
+    """How long something took."""
+
+    seconds = 0.0
 
 
 class Reporter:
-    """Shows running work on stderr. ``rich``: bars that vanish; ``plain``: lines, for logs; ``quiet``: nothing."""
+    """Tells on stderr how a run goes on.
+
+    ``rich``: bars that vanish and lines that stay; ``plain``: lines, for logs; ``json``: events, for programs; ``quiet``:
+    nothing. By default bars in a terminal and lines elsewhere. Of several processes only the first one tells anything.
+    """
 
     def __init__(self, mode: Mode | None = None) -> None:
-        self.console = Console(stderr=True)
-        self.mode: Mode = mode or ("rich" if self.console.is_terminal else "plain")
-        self._bars: Progress | None = None
+        console = Console(stderr=True)
+        shown: Mode = mode or ("rich" if console.is_terminal else "plain")
+        self.mode: Mode = shown if processes.rank() == 0 else "quiet"
+        self.display = DISPLAYS[self.mode](console)
 
     def say(self, text: str) -> None:
         """One line that stays."""
-        if self.mode == "rich":
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-        elif self.mode == "plain":
-            print(text, file=self.console.file, flush=True)
+        self.display.tell("message", text, {"text": text})
+
+    # ---- where the run is
+
+    @contextmanager
+    def experiment(self, stages: Sequence[Stage], **facts: Any) -> Iterator[None]:
+        """The whole of a run."""
+        self.display.forecast = Forecast(stages)
+        self.display.open()
+        plan = [{"name": stage.name, "epochs": stage.epochs, "iters": stage.iters} for stage in stages]
+        self.display.tell("run_start", None, {"stages": plan, **facts})
+        try:
+            with warnings.catch_warnings():
+                if processes.rank() > 0:
+                    warnings.simplefilter("ignore")
+                yield
+        finally:
+            self.display.close()
+
+    def stage_starts(self, stage: Stage, done: Sequence[Report] | None = None) -> None:
+        """A stage begins; one that an earlier leg of the run has ``done`` is passed over."""
+        self.display.stage, self.display.epoch = stage.name, None
+        if done is None:
+            self.display.forecast.at(stage.name, -1)
+            self.display.tell("stage_start", f"stage {stage.name}", {"epochs": stage.epochs, "iters": stage.iters})
+        else:
+            self.display.forecast.recall(stage.name, done)
+            self.display.forecast.at(stage.name, stage.epochs)
+            self.display.tell("stage_skipped", f"stage {stage.name}: finished earlier", {})
+
+    def resumed(self, history: Sequence[Report]) -> None:
+        """The epochs of a stage that an earlier leg of the run has committed."""
+        self.display.forecast.recall(self.display.stage, history)
+
+    def epoch_starts(self, epoch: int) -> None:
+        """An epoch (counted from 0) of the stage begins."""
+        self.display.epoch = epoch + 1
+        self.display.forecast.at(self.display.stage, epoch)
+
+    def epoch_ends(self, entry: Report, text: str) -> None:
+        """An epoch is committed: ``entry`` is all that is known of it, ``text`` the same for a person."""
+        facts = {"entry": entry, "images_per_second": images_per_second(entry), **ahead(self.display.forecast)}
+        self.display.tell("epoch_end", " · ".join([text, *remaining(self.display.forecast)]), facts)
+
+    def evaluated(self, metrics: Report, text: str | None = None) -> None:
+        """A network was evaluated."""
+        self.display.tell("evaluation", text, {"metrics": metrics})
+
+    def run_ends(self, metrics: Report, seconds: float) -> None:
+        """The experiment is finished."""
+        self.display.stage = self.display.epoch = None
+        self.display.tell("run_end", None, {"metrics": metrics, "seconds": seconds})
+
+    # ---- what it is doing
+
+    @contextmanager
+    def timed(self, kind: Kind) -> Iterator[Timed]:
+        """A part of an epoch: a span of that name, whose time also serves to say how long the rest of the run takes."""
+        timed, stage, forecast = Timed(), self.display.stage, self.display.forecast
+        forecast.begin(stage, kind)
+        started = time.perf_counter()
+        with span(kind):
+            yield timed
+        timed.seconds = time.perf_counter() - started
+        forecast.measured(stage, self._index, kind, timed.seconds)
+
+    def stepped(self, seconds: float) -> None:
+        """A training step took ``seconds``."""
+        self.display.forecast.measured(self.display.stage, self._index, "step", seconds)
+
+    @property
+    def _index(self) -> int:
+        return (self.display.epoch or 0) - 1
 
     @contextmanager
     def work(self, what: str, total: int, unit: str = "images") -> Iterator[Work]:
         """A piece of work of ``total`` units, called ``what``; call :meth:`Work.advance` as it goes on."""
-        work = Work(what, total, unit)
-        if self.mode == "plain":
-            self.say(f"{what} ({total:,} {unit}) …")
-            work.tell = self.say
-        if self.mode != "rich":
+        work = Work(what, total, unit, self.display)
+        self.display.begin(work)
+        try:
             yield work
-            return
-        with self._shown() as bars:
-            task = bars.add_task(what, total=total, note="")
-            work.tell_bar = lambda units, note: bars.update(task, advance=units, note=note)
-            try:
-                yield work
-            finally:
-                bars.remove_task(task)
+        finally:
+            self.display.end(work)
 
     @contextmanager
     def counted(self, what: str) -> Iterator[Callable[[int, int], None]]:
@@ -62,56 +139,7 @@ class Reporter:
 
             yield progress
 
-    @contextmanager
-    def _shown(self) -> Iterator[Progress]:
-        """The bars, which vanish with the outermost piece of work."""
-        if self._bars is not None:
-            yield self._bars
-            return
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", style="dim", markup=False),
-        )
-        terminal = self.console.is_terminal  # without one the bars would leave empty lines
-        with Progress(*columns, console=self.console, transient=True, disable=not terminal) as bars:
-            self._bars = bars
-            try:
-                yield bars
-            finally:
-                self._bars = None
 
-
-class Work:
-    """A running piece of work."""
-
-    def __init__(self, what: str, total: int, unit: str) -> None:
-        self.what, self.total, self.unit = what, total, unit
-        self.done = 0
-        self.started = self.told = time.monotonic()
-        self.tell: Callable[[str], None] | None = None
-        self.tell_bar: Callable[[int, str], None] | None = None
-
-    def advance(self, units: int = 1, note: str = "") -> None:
-        """``units`` more are done; ``note`` is shown beside the bar."""
-        self.done += units
-        if self.tell_bar is not None:
-            self.tell_bar(units, note)
-        elif self.tell is not None and time.monotonic() - self.told >= SIGN_OF_LIFE:
-            self.told = time.monotonic()
-            left = (self.total - self.done) / self.rate
-            self.tell(f"{self.what}: {self.done:,} of {self.total:,} {self.unit}, {_duration(left)} left")
-
-    @property
-    def rate(self) -> float:
-        """Units per second so far."""
-        return self.done / max(time.monotonic() - self.started, 1e-9)
-
-
-def _duration(seconds: float) -> str:
-    """A time for a person: ``40 s``, ``12 min``, ``3.5 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+def images_per_second(entry: Mapping[str, float]) -> float:
+    """How fast an epoch trained."""
+    return entry["images"] / max(entry["seconds_train"], 1e-9)

@@ -20,6 +20,7 @@ from reidx.errors import CheckpointError
 from reidx.labels.pipeline import LabelPipeline, quality
 from reidx.models.inference import fast_inference
 from reidx.schema import Level
+from reidx.spans import span
 
 IDENTITY = "identity"
 """The name of the labelling that a data set brings with it."""
@@ -173,6 +174,7 @@ class Relabeller:
         prefix = "" if len(self.levels) == 1 else f"{name}/"
         return {f"{prefix}{key}": value for key, value in labels.report.items()}
 
+    @span("reset")
     def _reset(self, level: str, domain: str, banks: Mapping[Source, dict[str, Tensor]], flip: bool) -> None:
         device = self.model.device
         cameras = torch.from_numpy(self.domains.split(domain, "train").cameras)

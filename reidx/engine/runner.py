@@ -8,6 +8,8 @@ Corrections (mmengine 0.10.7), each with a regression test in ``tests/engine/tes
 * checkpoints are unpickled as code: read with ``weights_only=True``; the message hub, which needs pickles, stays out.
 * checkpoints are overwritten in place: written beside, checked, renamed; the last two are kept.
 * a ``TypeError`` in a hook is raised anew ``from None``, which hides its line: hooks are called plainly.
+* every loss is read at every step for a message hub that nobody asks, which makes the host wait for the device: the hooks
+  that do so (and log the same again) are left out; the loop tells how training goes, the journal and the curves keep it.
 * a config is dumped through a code formatter, the machine is probed for seconds: both left out; the run's own record has it.
 """
 
@@ -21,6 +23,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
 
 from reidx import processes
 from reidx.engine import checkpoint as checkpoints
@@ -88,9 +91,10 @@ class ReidRunner(Runner):
             model=model,
             work_dir=str(work_dir),
             train_cfg={"by_epoch": True, "max_epochs": epochs},
-            default_hooks={"checkpoint": None, "sampler_seed": None},
+            default_hooks=dict.fromkeys(("checkpoint", "sampler_seed", "runtime_info", "timer", "logger")),
             custom_hooks=[CommitHook(), StateHook()],
             experiment_name=name,
+            visualizer=Visualizer(name=name, vis_backends=[]),
             cfg=Config({}),
             log_level="WARNING",
             **kwargs,

@@ -20,9 +20,11 @@ from reidx.data.loading import LabelledView, StreamLoader, batches
 from reidx.engine import checkpoint as checkpoints
 from reidx.engine.batch import images_a_step, rate_note
 from reidx.engine.compiler import compiled
+from reidx.engine.forecast import work_of
+from reidx.engine.journal import Journal
 from reidx.engine.loop import Report, StageLoop
 from reidx.engine.model import StageModel
-from reidx.engine.objective import BoundAlignment, BoundTerm, Objective
+from reidx.engine.objective import BoundAlignment, BoundTerm, Objective, term_names
 from reidx.engine.optim import PrecisionOptimWrapper, build_optimizer, clipping, schedules
 from reidx.engine.progress import Reporter
 from reidx.engine.relabel import IDENTITY, Extractor, LevelPlan, Relabeller
@@ -32,6 +34,7 @@ from reidx.labels.pipeline import LabelPipeline
 from reidx.memory import Memory
 from reidx.models.network import Network, build_network
 from reidx.schema import Alignment, Evaluate, MemoryWiring, Spec, Stage, Term
+from reidx.spans import span
 
 
 def component(kind: str, spec: Spec, wiring: type | None, where: str, **context: Any) -> Any:
@@ -119,13 +122,14 @@ class StageRun:
 
     def _terms(self, dims: Mapping[str, int]) -> list[BoundTerm | BoundAlignment]:
         terms: list[BoundTerm | BoundAlignment] = []
+        names = iter(term_names(self.stage))
         for index, spec in enumerate(self.stage.objective):
             loss: nn.Module = component("loss", spec, Term, f"objective.{index}")
             wiring = {**spec, "stream": spec["stream"] or next(iter(self.stage.streams))}
-            terms.append(BoundTerm(_name(spec["loss"], [t.name for t in terms]), loss, wiring))
+            terms.append(BoundTerm(next(names), loss, wiring))
         for index, spec in enumerate(self.stage.alignment):
             alignment = component("alignment", spec, Alignment, f"alignment.{index}", dims=dict(dims))
-            terms.append(BoundAlignment(_name(spec["type"], [t.name for t in terms]), alignment, spec))
+            terms.append(BoundAlignment(next(names), alignment, spec))
         return terms
 
     def _transform(self, stream: str, network: Network) -> Callable[[Tensor], Tensor]:
@@ -169,8 +173,13 @@ class StageRun:
 
     # ---- training
 
-    def run(self, resume: bool) -> list[Report]:
-        """Train the stage to its end; the report of each epoch. ``resume`` goes on from its newest whole checkpoint."""
+    def run(
+        self, resume: bool, journal: Journal | None = None, loop: Callable[..., StageLoop] = StageLoop
+    ) -> list[Report]:
+        """Train the stage to its end; the report of each epoch. ``resume`` goes on from its newest whole checkpoint.
+
+        ``journal`` keeps the epochs (by default in the log of ``work_dir``); ``loop`` runs them.
+        """
         stage = self.stage
         optimizer = build_optimizer(self.model, stage.optimizer)
         self.images_a_step = images_a_step(stage, self.domains)
@@ -195,7 +204,7 @@ class StageRun:
             resume=newest is not None,
             load_from=None if newest is None else str(newest),
         )
-        loop = StageLoop(
+        self.runner._train_loop = stage_loop = loop(
             self.runner,
             self.loader,
             epochs=stage.epochs,
@@ -205,11 +214,11 @@ class StageRun:
             state=self.relabeller.state_dict,
             restore=self.relabeller.load_state_dict,
             reporter=self.reporter,
+            journal=journal or Journal(self.work_dir / "log.jsonl"),
         )
-        self.runner._train_loop = loop
         with compiled([self.model.networks[n] for n in self.model.needed()], stage.compile):  # type: ignore[misc]
             self.runner.train()
-        return loop.history
+        return stage_loop.history
 
     def _prepare(self, epoch: int) -> Report:
         identity = {
@@ -241,9 +250,7 @@ class StageRun:
     # ---- evaluation
 
     def _evaluate_if_due(self, epoch: int) -> Report:
-        settings, done = self.stage.evaluate, epoch + 1
-        due = done == self.stage.epochs or (settings.every > 0 and done % settings.every == 0)
-        return self.evaluate()[0] if due else {}
+        return self.evaluate()[0] if work_of(self.stage, epoch)["evaluate"] else {}
 
     def evaluate(self) -> tuple[Report, dict[str, Any]]:
         """The retrieval metrics of the network as it is, and the evaluation's card; empty without a domain to test on."""
@@ -258,17 +265,18 @@ class StageRun:
             )
             return banks[settings.on]
 
-        result = evaluate(
-            bank("query"),
-            bank("gallery"),
-            query.ids,
-            gallery.ids,
-            query.cameras,
-            gallery.cameras,
-            build("protocol", settings.protocol, where="evaluate.protocol"),
-            settings.metric,
-            details=True,
-        )
+        banks = bank("query"), bank("gallery")
+        with span("rank"):
+            result = evaluate(
+                *banks,
+                query.ids,
+                gallery.ids,
+                query.cameras,
+                gallery.cameras,
+                build("protocol", settings.protocol, where="evaluate.protocol"),
+                settings.metric,
+                details=True,
+            )
         self.details = result.details
         metrics = {"mAP": result.mAP, "mINP": result.mINP}
         metrics.update({f"rank-{k}": float(result.cmc[k - 1]) for k in (1, 5, 10)})
@@ -279,9 +287,3 @@ class StageRun:
             "network": settings.network,
         }
         return metrics, self.evaluation_card
-
-
-def _name(wanted: str, taken: list[str]) -> str:
-    """``wanted``, with a number when it is taken: two terms of one loss are told apart in the log."""
-    same = sum(name == wanted or name.startswith(f"{wanted}#") for name in taken)
-    return f"{wanted}#{same + 1}" if same else wanted

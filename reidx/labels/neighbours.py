@@ -22,6 +22,7 @@ from reidx.errors import ConfigError, DataError
 from reidx.labels.candidates import Search, exact_products, searches
 from reidx.labels.compiled import compiled, in_threads, side_by_side, squared_distance
 from reidx.labels.features import checked, unit
+from reidx.spans import span
 
 METRICS = ("euclidean", "cosine")
 _log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ def knn(
     return distances.astype(np.float32), indices.astype(np.int64)
 
 
+@span("neighbours")
 def nearest(
     gallery: Tensor,
     k: int,

@@ -16,6 +16,7 @@ from reidx.contracts import LabelSet
 from reidx.errors import DataError
 from reidx.labels.features import not_finite
 from reidx.labels.sharding import agree
+from reidx.spans import span
 
 
 @dataclass
@@ -68,6 +69,7 @@ class LabelPipeline:
         if getattr(self.clusterer, "needs", "graph") == "graph":
             graph = self._graph(bank, self._reach())
 
+        @span("cluster")
         def cluster(clusterer: Any = self.clusterer) -> np.ndarray:
             return np.asarray(clusterer(bank[self.on] if graph is None else graph), dtype=np.int64)
 
@@ -77,7 +79,8 @@ class LabelPipeline:
             raise DataError(self._nothing(epoch, whole, len(labels.labels)))
         context = Labelling(bank, self.on, graph, cluster, epoch, previous, cameras)
         for refiner in self.refiners:
-            labels = refiner(labels, context)
+            with span("refine"):
+                labels = refiner(labels, context)
         check(labels, len(cameras))
         agree(labels.labels)
         labels.report = {**report(labels.labels, previous), **labels.report}
@@ -87,6 +90,7 @@ class LabelPipeline:
         """The largest distance that anyone looks at: nearly all the entries of a graph lie close below 1."""
         return max(getattr(part, "reach", 1.0) for part in (self.clusterer, *self.refiners))
 
+    @span("distance")
     def _graph(self, bank: dict[str, Tensor], within: float) -> csr_array:
         several = getattr(self.distance, "requires", None)
         given = {name: bank[name] for name in several} if several else bank[self.on]

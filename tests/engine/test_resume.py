@@ -16,9 +16,15 @@ import torch
 
 import reidx
 from reidx.engine import checkpoint as checkpoints
+from reidx.engine.loop import StageLoop
 from reidx.errors import CheckpointError, ConfigError
 
 STAGES = [{"name": "adapt", "epochs": 3, "iters": 3}]
+
+
+def logged(folder: Path) -> list[dict[str, float]]:
+    """The lines of the log of the run's only stage."""
+    return [json.loads(line) for line in (folder / "1-adapt" / "log.jsonl").read_text().splitlines()]
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
@@ -115,8 +121,42 @@ def test_killed_then_resumed_is_as_if_never_killed(
     assert not (folder / "result.json").exists()
     reidx.run(reidx.load_config(config), folder, resume=True, progress="quiet")
     assert metrics(folder) == metrics(whole)
+    assert_told_once(folder)
     last = "1-adapt/epoch_3.pth"
     assert_same(checkpoints.load(folder / last), checkpoints.load(whole / last))
+
+
+def assert_told_once(folder: Path) -> None:
+    """After one interruption: each epoch stands once in the log, and the card has the times of both legs."""
+    history = json.loads((folder / "1-adapt" / "done.json").read_text())["history"]
+    assert [entry["epoch"] for entry in history] == [1, 2, 3]
+    assert logged(folder) == history
+    card = json.loads((folder / "result.json").read_text())["card"]
+    assert card["legs"] == 2
+    seconds = sum(value for entry in history for name, value in entry.items() if name.startswith("seconds_"))
+    assert card["seconds"] == pytest.approx(seconds, abs=0.051)
+
+
+def test_the_log_is_written_anew_from_the_checkpoint(uninterrupted: tuple[Path, Path]) -> None:
+    """A torn line, one that was never committed, one that is missing: what the checkpoint holds is what stands there."""
+
+    def interrupted(loop: StageLoop) -> None:
+        raise KeyboardInterrupt
+
+    config, folder = uninterrupted
+    log = folder / "1-adapt" / "log.jsonl"
+    first, second, _ = log.read_text().splitlines(keepends=True)
+    for name in ("epoch_3.pth", "epoch_3.sha256", "done.json"):
+        (folder / "1-adapt" / name).unlink()
+    for torn in (first, first + second + second, first + second + '{"epoch": 3, "lo'):
+        log.write_text(torn)
+        with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(StageLoop, "run_epoch", interrupted)
+            reidx.run(reidx.load_config(config), folder, resume=True, progress="quiet")
+        assert log.read_text() == first + second
+    result = reidx.run(reidx.load_config(config), folder, resume=True, progress="quiet")
+    assert log.read_text().startswith(first + second) and logged(folder) == result.stages[0].history
+    assert result.card["legs"] == 5  # one went through, three were stopped, and this one
 
 
 def test_killed_from_outside_at_any_moment(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
@@ -149,7 +189,10 @@ def test_a_folder_of_another_run_is_not_touched(uninterrupted: tuple[Path, Path]
 
 def test_resuming_a_finished_run_gives_its_result(uninterrupted: tuple[Path, Path]) -> None:
     config, folder = uninterrupted
+    card = json.loads((folder / "result.json").read_text())["card"]
+    assert card["legs"] == 1
     again = reidx.run(reidx.load_config(config), folder, resume=True, progress="quiet")
+    assert again.card == card, "looking at a finished run is no leg of it"
     assert again.stages[0].last["mAP"] == metrics(folder)[-1]["mAP"]
 
 

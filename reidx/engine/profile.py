@@ -1,0 +1,162 @@
+"""Where the time of an experiment goes: the first epoch of each stage by the stopwatch, a few of its steps as a trace."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity
+from torch.profiler import profile as trace
+
+from reidx import processes
+from reidx.config import Config
+from reidx.data.domains import Domains
+from reidx.engine import checkpoint as checkpoints
+from reidx.engine.experiment import checkpoint_of, folder_of
+from reidx.engine.loop import StageLoop
+from reidx.engine.preflight import check_experiment
+from reidx.engine.progress import Mode, Reporter
+from reidx.engine.seeding import seed_everything
+from reidx.engine.stage import StageRun
+from reidx.schema import Stage
+from reidx.spans import Marks, Stopwatch, heard, span
+
+STEPS = 20
+"""Steps of an epoch that are timed: enough for a mean, few enough to wait for."""
+
+TRACED = 5
+"""Steps in a trace: one of a large network has ten thousands of events."""
+
+
+@dataclass
+class Row:
+    """A kind of work: its ``seconds`` in all, how often it was done, of how many images (0: not counted)."""
+
+    name: str
+    seconds: float
+    calls: int
+    images: int
+
+
+def rows_of(watch: Stopwatch) -> list[Row]:
+    """Where a stopwatch's time went, phase by phase; the seconds add up to all that it was open.
+
+    A row is the innermost span of a phase (the outermost): ``relabel: neighbours`` is the same work wherever it is
+    called. What a phase spends outside of its spans is its ``other``, and what is outside of all phases the last row.
+    """
+    phases = list(dict.fromkeys(path[0] for path in watch.own if path))
+    inner = {path[0] for path in watch.own if len(path) > 1}
+    rows: dict[tuple[int, int, str], Row] = {}
+    for path, seconds in watch.own.items():
+        own = len(path) == 1 and path[0] in inner
+        name = "other" if not path else f"{path[0]}: other" if own else ": ".join(dict.fromkeys((path[0], path[-1])))
+        key = (phases.index(path[0]) if path else len(phases), int(own), name)
+        row = rows.setdefault(key, Row(name, 0.0, 0, 0))
+        row.seconds += seconds
+        row.calls += watch.calls[path]
+        row.images += watch.images[path]
+    return [rows[key] for key in sorted(rows, key=lambda key: key[:2])]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows with their share of the whole, which is the last line."""
+    whole = sum(row.seconds for row in rows)
+    width = max(len(row.name) for row in rows)
+    lines = [f"{'':<{width}}{'seconds':>11}{'share':>9}{'times':>8}{'images/s':>11}"]
+    for row in rows:
+        speed = f"{row.images / row.seconds:11.0f}" if row.images and row.seconds else ""
+        calls = f"{row.calls:8d}" if row.calls else ""
+        share = 100 * row.seconds / max(whole, 1e-9)
+        lines.append(f"{row.name:<{width}}{row.seconds:11.3f}{share:8.1f}%{calls}{speed}")
+    lines.append(f"{'all':<{width}}{whole:11.3f}{100:8.1f}%")
+    return "\n".join(lines)
+
+
+class ProfiledLoop(StageLoop):
+    """A :class:`StageLoop` whose epochs a stopwatch times; then a few more steps are made and traced into ``path``.
+
+    They are traced after they were timed, since a profiler slows down what it looks at.
+    """
+
+    def __init__(self, *args: Any, watch: Stopwatch, path: Path, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.watch, self.path = watch, path
+
+    def run_epoch(self) -> None:
+        """One epoch, timed; then the trace."""
+        with self.watch:
+            super().run_epoch()
+        self.reporter.say(f"tracing {min(TRACED, len(self.dataloader))} steps …")
+        self.reporter = Reporter("quiet")
+        self.dataloader.iters = min(TRACED, len(self.dataloader))
+        self.runner.model.train()
+        seen = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+        with trace(activities=seen) as profiler, heard(Marks()):
+            self._steps(self._epoch - 1, {})
+        if processes.rank() == 0:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            checkpoints.write_atomically(self.path, lambda partial: profiler.export_chrome_trace(str(partial)))
+
+
+def profile(config: Config, work_dir: str | Path | None = None, progress: Mode | None = None) -> str:
+    """The tables of times of all stages, which are also written into the folder ``profile`` of the run's.
+
+    Of each stage the first epoch is run with :data:`STEPS` of its steps at most, its relabelling and an evaluation; on the
+    way to the next its checkpoint is kept. Beside the table lies ``N-STAGE.trace.json``, a trace of :data:`TRACED` steps
+    for Perfetto or ``chrome://tracing``. The run itself is not touched. Raises whatever :func:`reidx.run` raises.
+    """
+    folder = folder_of(config, work_dir) / "profile"
+    scratch = folder / "run"
+    processes.from_first(lambda: shutil.rmtree(scratch, ignore_errors=True))
+    reporter = Reporter(progress)
+    stages = [
+        replace(stage, epochs=min(stage.epochs, 1), iters=min(stage.iters, STEPS)) for stage in config.experiment.stages
+    ]
+    texts = []
+    try:
+        with reporter.experiment(stages, name=config.experiment.name, hash=config.hash, work_dir=str(folder)):
+            domains = Domains(config.data["data"], reporter.counted)
+            check_experiment(config, domains)
+            for number, (stage, whole) in enumerate(zip(stages, config.experiment.stages)):
+                reporter.stage_starts(stage)
+                seed_everything(config.experiment.seed, number)
+                stage_run = StageRun(
+                    stage,
+                    number,
+                    config.experiment.seed,
+                    domains,
+                    scratch / f"{number + 1}-{stage.name}",
+                    lambda reference: checkpoint_of(reference, scratch, stages),
+                    reporter,
+                )
+                watch = Stopwatch(stage_run.model.device)
+                if stage.epochs:
+                    path = folder / f"{number + 1}-{stage.name}.trace.json"
+                    stage_run.run(resume=False, loop=partial(ProfiledLoop, watch=watch, path=path))
+                else:
+                    with watch, span("evaluate"):
+                        stage_run.evaluate()
+                texts.append(f"stage {stage.name}\n{table(rows_of(watch))}\n{_outlook(watch, stage, whole)}")
+    finally:
+        if processes.rank() == 0:
+            shutil.rmtree(scratch, ignore_errors=True)
+    text = "\n\n".join(texts)
+    checkpoints.write_text(folder / "times.txt", text + "\n")
+    return text + f"\n\nTraces (for ui.perfetto.dev or chrome://tracing) and this table: {folder}"
+
+
+def _outlook(watch: Stopwatch, timed: Stage, whole: Stage) -> str:
+    """What an epoch of the whole length would take by these times."""
+    if not timed.epochs:
+        return "This stage only evaluates."
+    steps = watch.within("train") * whole.iters / timed.iters
+    return (
+        f"The first epoch, {timed.iters} of its {whole.iters} steps; it waits for much that is made once. A whole one by "
+        f"these times: {steps:.1f} s of steps, {watch.within('relabel'):.1f} s to relabel, "
+        f"{watch.within('evaluate'):.1f} s to evaluate."
+    )
