@@ -1,4 +1,6 @@
-"""What the user is told when something they gave is wrong: one message, no traceback."""
+"""What the user is told when something is wrong: one message, no traceback."""
+
+import errno
 
 
 class ReidxError(Exception):
@@ -22,3 +24,30 @@ class PluginError(ReidxError):
 
 class CheckpointError(ReidxError):
     """A checkpoint is missing, damaged, of another shape, or belongs to another run."""
+
+
+class RunError(ReidxError):
+    """A run broke though what was given is in order: memory, disk, a worker process, a loss that is no number.
+
+    The command line exits with 1.
+    """
+
+
+class Terminated(SystemExit):
+    """The process was asked to end (SIGTERM) in the middle of a run; left alone, it exits with 143."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(143)
+        self.message = message
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out: Python's or NumPy's, torch's on any device, or the kernel's."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    # by name, as torch is not imported for it; its CPU allocator and CUDA's libraries raise plain RuntimeErrors
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY))
+
+
+_NO_MEMORY = ("out of memory", "DefaultCPUAllocator", "STATUS_ALLOC_FAILED", "StandardGpuResources: alloc fail")

@@ -1,6 +1,7 @@
 """The frame of the command line: finds the command, runs it, and turns errors into one message and an exit code.
 
-Exit codes: 0 done; 1 an unexpected fault (of the program); 2 a mistake in what was given; 130 interrupted.
+Exit codes: 0 done; 1 the run broke (memory, disk, a worker process, a loss that is no number), or an unexpected fault of
+the program; 2 a mistake in what was given; 130 interrupted (SIGINT); 143 terminated (SIGTERM).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import traceback
 from collections.abc import Sequence
 
 import reidx
-from reidx.errors import ReidxError
+from reidx.errors import ReidxError, RunError, Terminated
 
 COMMANDS = {
     "train": "run an experiment, or resume it",
@@ -47,15 +48,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\ninterrupted{_way_to_resume(words)}", file=sys.stderr)
         return 130
+    except Terminated as end:  # its line is out
+        return int(str(end.code))
     except BrokenPipeError:  # `reidx list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if debug:
-            traceback.print_exc()
         expected = isinstance(error, ReidxError | OSError)
-        print(f"error: {error if expected else _unexpected(error)}", file=sys.stderr)
-        return 2 if expected else 1
+        if debug or not expected:
+            traceback.print_exc()
+        said = str(error) if expected else _unexpected(error)
+        print("error:", said, *getattr(error, "__notes__", ()), file=sys.stderr)
+        return 2 if expected and not isinstance(error, RunError) else 1
 
 
 def _own_parser() -> argparse.ArgumentParser:
@@ -110,7 +114,8 @@ def _way_to_resume(words: Sequence[str]) -> str:
     command = next((word for word in words if not word.startswith("-")), "")
     if command not in ("train", "demo"):
         return ""
-    resume = ["--resume"] if command == "train" and "--resume" not in words else []  # a demo always goes on
+    given = any(word.startswith("--resume") for word in words)
+    resume = ["--resume"] if command == "train" and not given else []  # a demo always goes on
     return f"; go on from the last checkpoint with: reidx {shlex.join([*words, *resume])}"
 
 
@@ -118,5 +123,5 @@ def _unexpected(error: Exception) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return (
         f"unexpected {type(error).__name__}: {error} ({frame.filename}:{frame.lineno}). "
-        "This is a fault of the program, not of what was given; --debug shows the traceback."
+        "This is a fault of the program, not of what was given."
     )

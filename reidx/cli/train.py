@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from reidx.cli.experiment import add_config_arguments, add_progress_argument
+from reidx.cli.experiment import add_config_arguments, add_progress_argument, add_resume_anyway_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on from the last checkpoint of the work directory"
     )
+    add_resume_anyway_argument(parser)
     add_progress_argument(parser)
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from reidx.errors import CheckpointError
+from reidx.engine.faults import GONE
+from reidx.errors import CheckpointError, RunError, out_of_memory
 
 KEEP = 2
 """How many of the newest checkpoints of a stage are kept."""
@@ -23,12 +25,12 @@ _NAME = re.compile(r"epoch_(\d+)\.pth")
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a file beside ``path``, flush it to the disk, and only then give it the name ``path``.
 
-    A reader sees the old file or the new one. Raises :class:`CheckpointError` when the disk is full or refuses; what was
+    A reader sees the old file or the new one. The folder must be there: one that was deleted or unmounted under a run is
+    not made anew, elsewhere as it were. Raises :class:`RunError` when it is gone, or the disk is full or refuses; what was
     there before stays.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
         with open(partial, "rb") as handle:
             os.fsync(handle.fileno())
@@ -36,16 +38,29 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
+        if not path.parent.is_dir():
+            raise RunError(f"{path} cannot be written: {GONE}") from error
         kept = f"The earlier {path.name} is untouched." if path.exists() else "Nothing was left half-written."
-        raise CheckpointError(
+        raise RunError(
             f"{path} cannot be written: {error.strerror or error}. {kept} "
-            "Make room (or choose another --work-dir) and go on with --resume."
+            "Make room (or let the folder be written to) and go on with --resume."
         ) from error
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file atomically."""
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file of a run holds; raises :class:`CheckpointError` where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no whole JSON"
+        raise CheckpointError(
+            f"{path} cannot be read ({why}). Delete it to have it made again from the last checkpoint, with --resume."
+        ) from error
 
 
 def digest(path: Path) -> str:
@@ -68,12 +83,10 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
         try:
             torch.save(checkpoint, partial)
         except RuntimeError as error:
+            if out_of_memory(error) or not path.parent.is_dir():
+                raise
             raise OSError(None, "the disk is full, or files of that size are not allowed") from error
-        sum_path = path.with_suffix(".sha256")
-        with open(sum_path, "w", encoding="utf-8") as handle:
-            handle.write(digest(partial))
-            handle.flush()
-            os.fsync(handle.fileno())
+        write_text(path.with_suffix(".sha256"), digest(partial))
 
     write_atomically(path, write)
     for _, old in _numbered(path.parent)[:-KEEP]:
@@ -93,6 +106,8 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # torch's own messages advise to load pickles as code
+        if out_of_memory(error):
+            raise
         why = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
         raise CheckpointError(
             f"{path} is not a readable checkpoint{why}. It is damaged, or holds pickled objects, which are not loaded."
@@ -114,6 +129,40 @@ def newest(folder: Path) -> Path | None:
         if expected.is_file() and expected.read_text(encoding="utf-8").strip() == digest(path):
             return path
     return None
+
+
+def to_resume_from(folder: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest whole checkpoint of a stage's folder; None where there is none at all. What is passed over is said.
+
+    Raises :class:`CheckpointError` where there are checkpoints and none is whole: to train the stage from its start is
+    then for the user to decide.
+    """
+    there, found = [path for _, path in _numbered(folder)], newest(folder)
+    damaged = [path.name for path in there if found is None or there.index(path) > there.index(found)]
+    if not damaged:
+        return found
+    names = f"{' and '.join(damaged)} in {folder}"
+    if found is None:
+        raise CheckpointError(
+            f"{names}: damaged, or without the checksum written with them, and there is no other checkpoint. Restore one "
+            "of them, or delete them to train the stage from its start."
+        )
+    say(f"{names}: damaged; going on from {found.name}")
+    return found
+
+
+def not_finite(state: Mapping[str, Any], parameters: Collection[str] = ()) -> list[str]:
+    """The names of the tensors that hold NaN, or infinity where they are among ``parameters``.
+
+    A buffer may well hold an infinity, as masks do.
+    """
+    found = []
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            bad = ~torch.isfinite(value) if name in parameters else torch.isnan(value)
+            if bool(bad.any()):
+                found.append(name)
+    return found
 
 
 def strip_prefix(state: dict[str, Any], prefix: str) -> dict[str, Any]:

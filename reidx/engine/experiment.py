@@ -7,6 +7,7 @@ import json
 import platform
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,19 @@ from reidx.config import Config
 from reidx.data.domains import Domains
 from reidx.engine import checkpoint as checkpoints
 from reidx.engine.allocator import keep_freed_memory
+from reidx.engine.faults import told
 from reidx.engine.loop import Report
 from reidx.engine.preflight import check_evaluation, check_experiment
 from reidx.engine.progress import Mode, Reporter
+from reidx.engine.record import Record, Resume
 from reidx.engine.seeding import seed_everything
 from reidx.engine.stage import StageRun
 from reidx.errors import CheckpointError, ConfigError
-from reidx.evaluation.ranked_list import save_ranked_list
-from reidx.plugins import plugins
+from reidx.evaluation.ranked_list import ranked_list
 from reidx.schema import Stage
 
 METRICS = ("mAP", "rank-1", "rank-5", "rank-10", "mINP")
 LABELS = ("clusters", "outliers", "ari")
-
-RECORD = "experiment.json"
-"""The file that makes a folder a run's."""
 
 
 @dataclass
@@ -93,44 +92,49 @@ class Result:
 def run(
     config: Config,
     work_dir: str | Path | None = None,
-    resume: bool = False,
+    resume: Resume = False,
     progress: Mode | None = None,
 ) -> Result:
     """Run an experiment to its end, stage after stage.
 
     Everything is written under ``work_dir`` (default ``runs/NAME-HASH``): the resolved config, a folder a stage with its
     checkpoints and log, the result with its card. A folder that holds a run already is only gone on with when ``resume``
-    is set, and then only with the same config. ``resume`` skips finished stages and goes on from the last whole
-    checkpoint of the unfinished one, to the same numbers as a run that was never stopped (bit for bit on a CPU).
+    is set, and then only under the same circumstances: config, content of the data, code, number of processes; or under
+    others too when it is ``"anyway"``, which the card says. ``resume`` skips finished stages and goes on from the last
+    whole checkpoint of the unfinished one, to the same numbers as a run that was never stopped (bit for bit on a CPU).
 
-    Raises :class:`ConfigError` for a folder of another run, and whatever the stages raise. A run that fails before
-    anything is committed gives the folder free again.
+    Raises :class:`ConfigError` for a folder of another run, :class:`RunError` where memory, disk, a worker process or the
+    numbers failed, :class:`Terminated` (a ``SystemExit``) upon SIGTERM, and whatever the stages raise. A run that fails
+    before anything is committed gives the folder free again. ``docs/faults.md`` has what becomes of each fault.
     """
     keep_freed_memory()
     folder = Path(work_dir) if work_dir is not None else Path("runs") / f"{config.experiment.name}-{config.hash}"
-    claimed = _claim(folder, config, resume)
-    try:
-        return _run(config, folder, resume, Reporter(progress))
-    except BaseException:
-        if claimed and not any(folder.glob("*/epoch_*.pth")) and not any(folder.glob("*/*.json")):
-            (folder / RECORD).unlink(missing_ok=True)
-        raise
+    record, reporter = Record(folder, config, resume), Reporter(progress)
+    with told(reporter, folder):
+        record.admit()
+        try:
+            return _run(config, record, reporter)
+        except BaseException:
+            record.release()
+            raise
 
 
-def _run(config: Config, folder: Path, resume: bool, reporter: Reporter) -> Result:
-    experiment = config.experiment
+def _run(config: Config, record: Record, reporter: Reporter) -> Result:
+    experiment, folder, resume = config.experiment, record.folder, record.resume
     domains = Domains(config.data["data"], reporter.counted)
     check_experiment(config, domains)
+    record.claim(domains, reporter.say)
     stages: list[StageResult] = []
     started = time.time()
     cards: dict[str, Any] = {}
     for number, stage in enumerate(experiment.stages):
-        path = folder / f"{number + 1}-{stage.name}"
+        reporter.begin(f"stage {stage.name}")
+        path = record.stage_folder(f"{number + 1}-{stage.name}")
         done = path / "done.json"
         if resume and done.is_file():
-            record = json.loads(done.read_text(encoding="utf-8"))
-            stages.append(StageResult(stage.name, record["before"], record["history"]))
-            cards[stage.name] = record["card"]
+            earlier = checkpoints.read_json(done)
+            stages.append(StageResult(stage.name, earlier["before"], earlier["history"]))
+            cards[stage.name] = earlier["card"]
             reporter.say(f"stage {stage.name}: finished earlier")
             continue
         reporter.say(f"stage {stage.name}")
@@ -142,7 +146,7 @@ def _run(config: Config, folder: Path, resume: bool, reporter: Reporter) -> Resu
         before = path / "before.json"
         if stage.evaluate.before or stage.epochs == 0:
             if resume and before.is_file():
-                result.before = json.loads(before.read_text(encoding="utf-8"))
+                result.before = checkpoints.read_json(before)
             else:
                 result.before, _ = stage_run.evaluate()
                 checkpoints.write_text(before, json.dumps(result.before, indent=1))
@@ -156,11 +160,14 @@ def _run(config: Config, folder: Path, resume: bool, reporter: Reporter) -> Resu
         cards[stage.name] = _stage_card(stage, stage_run)
         if stage_run.details is not None and stage.evaluate.domain is not None:
             tested = domains[stage.evaluate.domain]
-            save_ranked_list(path / "ranked.png", tested.query, tested.gallery, stage_run.details)
-        record = {"before": result.before, "history": result.history, "card": cards[stage.name]}
+            picture = ranked_list(tested.query, tested.gallery, stage_run.details)
+            checkpoints.write_atomically(path / "ranked.png", partial(picture.save, format="PNG"))
+        outcome = {"before": result.before, "history": result.history, "card": cards[stage.name]}
         checkpoints.write_text(path / "log.jsonl", "".join(json.dumps(e) + "\n" for e in result.history))
-        checkpoints.write_text(done, json.dumps(record, indent=1))
+        checkpoints.write_text(done, json.dumps(outcome, indent=1))
     card = _card(config, domains, cards, time.time() - started)
+    if record.resumed:
+        card["resumed_anyway"] = record.resumed
     finished = Result(folder, stages, card)
     checkpoints.write_text(
         folder / "result.json", json.dumps({"metrics": finished.metrics, "card": card}, indent=1)
@@ -197,48 +204,6 @@ def test(config: Config, weights: str | Path | None = None, progress: Mode | Non
     metrics, _ = stage_run.evaluate()
     cards = {stage.name: {**_stage_card(stage, stage_run), "tested": str(weights) if weights else "as built"}}
     return Result(Path("."), [StageResult(stage.name, metrics)], _card(config, domains, cards, 0.0))
-
-
-def _claim(folder: Path, config: Config, resume: bool) -> bool:
-    """Make ``folder`` this run's, or raise if it is another's; whether it was nobody's before."""
-    record = folder / RECORD
-    if record.is_file():
-        theirs = json.loads(record.read_text(encoding="utf-8"))["hash"]
-        if not resume:
-            raise ConfigError(
-                f"{folder} holds a run already. Go on with it (--resume), or name another folder (--work-dir)."
-            )
-        if theirs != config.hash:
-            raise ConfigError(
-                f"{folder} holds a run of another config (hash {theirs}, this one is {config.hash}); compare its config.yaml. "
-                "Resume with that config, or name another folder (--work-dir)."
-            )
-        return False
-    namespaces = {name.partition(".")[0] for name in _components(config.data) if "." in name}
-    used = {p.namespace: p for p in plugins() if p.namespace in namespaces}
-    origin = {
-        namespace: {
-            "distribution": plugin.origin,
-            "paper": plugin.info.paper if plugin.info else "",
-            "licence": plugin.info.licence if plugin.info else "",
-        }
-        for namespace, plugin in used.items()
-    }
-    checkpoints.write_text(folder / "config.yaml", config.render())
-    checkpoints.write_text(
-        record, json.dumps({"name": config.experiment.name, "hash": config.hash, "plugins": origin}, indent=1)
-    )
-    return True
-
-
-def _components(data: Any) -> set[str]:
-    """The names of all components in a resolved config."""
-    if isinstance(data, list):
-        return set().union(*map(_components, data))
-    if not isinstance(data, dict):
-        return set()
-    own = {data[key] for key in ("type", "loss") if isinstance(data.get(key), str)}
-    return own.union(*map(_components, data.values()))
 
 
 def _resolve(reference: str, folder: Path, stages: list[Stage]) -> Path:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmengine.runner import BaseLoop, Runner
 
 from reidx.data.loading import StreamLoader
+from reidx.engine.faults import DIVERGED
 from reidx.engine.progress import Reporter
 from reidx.engine.seeding import seed_everything
-from reidx.errors import ReidxError
+from reidx.errors import RunError
 
 Report = dict[str, float]
+
+LOOKED_AT = 50
+"""Steps between two looks at the losses: each look waits for the device."""
 
 
 class StageLoop(BaseLoop):
@@ -94,7 +98,8 @@ class StageLoop(BaseLoop):
             "seconds_evaluate": evaluated - trained,
         }
         self.history.append(entry)
-        runner.call_hook("after_train_epoch")  # schedules step, then the checkpoint commits the epoch
+        with self.reporter.during(f"epoch {epoch + 1}/{self._max_epochs}: saving"):
+            runner.call_hook("after_train_epoch")  # schedules step, then the checkpoint commits the epoch
         self._epoch += 1
         self.reporter.say(line(entry, self._max_epochs, len(self.dataloader)))
 
@@ -111,15 +116,10 @@ class StageLoop(BaseLoop):
                     sums[name] = sums.get(name, 0.0) + value
                 self._iter += 1
                 work.advance(note=f"{work.rate:.1f} steps/s")
-        means = {name: float(total) / len(self.dataloader) for name, total in sums.items()}
-        wrong = [name for name, mean in means.items() if not math.isfinite(mean)]
-        if wrong:
-            kept = "The checkpoint of the epoch before is whole. " if epoch else ""
-            raise ReidxError(
-                f"Epoch {epoch + 1}: {', '.join(wrong)} became {means[wrong[0]]}. {kept}"
-                "Lower the learning rate, clip gradients (clip_grad), or use precision: fp32."
-            )
-        return means
+                if self._iter % LOOKED_AT == 0:
+                    refuse_not_finite(sums)
+            refuse_not_finite(sums)
+        return {name: float(total) / len(self.dataloader) for name, total in sums.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """History and the labels, for the checkpoint."""
@@ -129,6 +129,14 @@ class StageLoop(BaseLoop):
         """The inverse of :meth:`state_dict`."""
         self.history = list(state["history"])
         self._restore(state["state"])
+
+
+def refuse_not_finite(sums: Mapping[str, Any]) -> None:
+    """Raise :class:`RunError` if one of the losses summed up so far is NaN or infinite."""
+    totals = {name: float(total) for name, total in sums.items()}
+    wrong = [name for name, total in totals.items() if not math.isfinite(total)]
+    if wrong:
+        raise RunError(f"{', '.join(wrong)} became {totals[wrong[0]]}. {DIVERGED}")
 
 
 def line(entry: Report, epochs: int, iters: int) -> str:

@@ -17,11 +17,13 @@ from reidx.contracts import LabelSet
 from reidx.data.domains import Domains
 from reidx.data.loading import LabelledView, StreamLoader, batches
 from reidx.engine import checkpoint as checkpoints
+from reidx.engine.faults import memory_for
 from reidx.engine.loop import Report, StageLoop
 from reidx.engine.model import StageModel
 from reidx.engine.objective import BoundAlignment, BoundTerm, Objective
 from reidx.engine.optim import PrecisionOptimWrapper, build_optimizer, schedules
 from reidx.engine.progress import Reporter
+from reidx.engine.record import Resume
 from reidx.engine.relabel import IDENTITY, Extractor, LevelPlan, Relabeller
 from reidx.engine.runner import ReidRunner, device_of_this_process
 from reidx.evaluation import Details, evaluate
@@ -157,7 +159,7 @@ class StageRun:
 
     # ---- training
 
-    def run(self, resume: bool) -> list[Report]:
+    def run(self, resume: Resume) -> list[Report]:
         """Train the stage to its end; the report of each epoch. ``resume`` goes on from its newest whole checkpoint."""
         stage = self.stage
         optimizer = build_optimizer(self.model, stage.optimizer)
@@ -166,7 +168,7 @@ class StageRun:
             precision=stage.precision,
             clip_grad={"max_norm": stage.clip_grad} if stage.clip_grad else None,
         )
-        newest = checkpoints.newest(self.work_dir) if resume else None
+        newest = checkpoints.to_resume_from(self.work_dir, self.reporter.say) if resume else None
         self.runner = ReidRunner(
             model=self.model,
             work_dir=self.work_dir,
@@ -178,6 +180,7 @@ class StageRun:
             randomness={"seed": self.key[0]},
             resume=newest is not None,
             load_from=None if newest is None else str(newest),
+            anyway=resume == "anyway",
         )
         loop = StageLoop(
             self.runner,
@@ -191,8 +194,16 @@ class StageRun:
             reporter=self.reporter,
         )
         self.runner._train_loop = loop
-        self.runner.train()
+        with memory_for(self._smaller_steps):
+            self.runner.train()
         return loop.history
+
+    def _smaller_steps(self) -> str:
+        """How to need less memory in a step."""
+        plans = {name: loader.batch_sampler or [[]] for name, loader in self.loader.loaders.items()}
+        sizes = [f"{len(next(iter(plan)))} images of {name}" for name, plan in plans.items()]
+        taken = f"A step takes {' and '.join(sizes)}: take fewer (streams.NAME.sampler)" if sizes else "Take a smaller model"
+        return f"{taken}, lower data.image_size, or set precision: bf16."
 
     def _prepare(self, epoch: int) -> Report:
         identity = {

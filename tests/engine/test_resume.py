@@ -16,7 +16,7 @@ import torch
 
 import reidx
 from reidx.engine import checkpoint as checkpoints
-from reidx.errors import CheckpointError, ConfigError
+from reidx.errors import CheckpointError, ConfigError, RunError
 
 STAGES = [{"name": "adapt", "epochs": 3, "iters": 3}]
 
@@ -142,7 +142,7 @@ def test_a_folder_of_another_run_is_not_touched(uninterrupted: tuple[Path, Path]
     with pytest.raises(ConfigError, match="--resume"):
         reidx.run(reidx.load_config(config), folder, progress="quiet")
     other = reidx.load_config(config, ["seed=2"])
-    with pytest.raises(ConfigError, match="another config"):
+    with pytest.raises(ConfigError, match="config.seed: 1 → 2"):
         reidx.run(other, folder, resume=True, progress="quiet")
     assert (folder / "config.yaml").read_text() == before
 
@@ -177,7 +177,7 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(CheckpointError, match="No space left") as error:
+    with pytest.raises(RunError, match="No space left") as error:
         checkpoints.save(path, {"epoch": 1})
     assert "untouched" in str(error.value) and "--resume" in str(error.value)
     assert path.read_bytes() == original

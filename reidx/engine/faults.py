@@ -1,0 +1,133 @@
+"""What ends a run from outside of it (SIGTERM, memory, disk, a dead worker process), told as one message with its place."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
+from pathlib import Path
+
+from reidx.engine.progress import Reporter
+from reidx.errors import RunError, Terminated, out_of_memory
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+GO_ON = "Then go on with --resume, or with --resume-anyway where the config had to change."
+
+GONE = "its folder is gone (deleted, moved or unmounted). Put it back and go on with --resume, or start anew."
+
+DIVERGED = (
+    "Lower the learning rate, clip gradients (clip_grad) or use precision: fp32, and go on from the last saved epoch with "
+    "--resume-anyway; --resume alone would come to the same."
+)
+
+
+@contextlib.contextmanager
+def told(reporter: Reporter, folder: Path) -> Iterator[None]:
+    """Context of a run in ``folder``: whatever ends it is told with the place that ``reporter`` knows.
+
+    Raises :class:`Terminated`, after a line on stderr, when the process receives SIGTERM (in the main thread, unless the
+    program listens to it itself), and :class:`RunError` where memory, disk or a worker process failed. Every other error
+    passes as it is, with a note of the place.
+    """
+    with _listening() as asked:
+        try:
+            yield
+        except BaseException as error:
+            where = reporter.where()
+            # whatever else the signal led to on the way out, as when data workers received it too
+            if asked:
+                raise _terminated(where, folder) from None
+            if not isinstance(error, Exception):
+                raise
+            reason = _reason(error, folder)
+            if reason is not None:
+                raise RunError(f"{where}: {reason}" if where else reason) from error
+            if where:
+                # what add_note does, which Python 3.10 has not
+                note = f"This was in {where}; epochs that are saved are kept: go on with --resume."
+                vars(error).setdefault("__notes__", []).append(note)
+            raise
+
+
+@contextlib.contextmanager
+def memory_for(advice: str | Callable[[], str]) -> Iterator[None]:
+    """Context of work whose need of memory hangs on settings: running out of it is a :class:`RunError` with ``advice``."""
+    try:
+        yield
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        said = advice if isinstance(advice, str) else advice()
+        raise RunError(f"{_memory(error)} {said} {GO_ON}") from error
+
+
+def _reason(error: Exception, folder: Path) -> str | None:
+    """What the machine did, and what to do; None for an error of another kind."""
+    if isinstance(error, RunError):
+        return str(error)
+    if isinstance(error, FileNotFoundError) and folder in Path(str(error.filename)).parents:
+        return f"{error.filename} cannot be written: {GONE}"
+    if out_of_memory(error):
+        return f"{_memory(error)} Lower data.image_size, data.cache_gb or data.workers. {GO_ON}"
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        place = error.filename or "a file"
+        return f"{place} cannot be written: {error.strerror}. Make room and go on with --resume."
+    if isinstance(error, BrokenExecutor) or (isinstance(error, RuntimeError) and "DataLoader worker" in str(error)):
+        return (
+            f"a process that reads or makes images died ({_line(error)}). If the machine ran out of memory, lower "
+            f"data.workers or data.cache_gb. {GO_ON}"
+        )
+    if isinstance(error, ConnectionError):  # the command line takes a broken pipe for a reader of its output gone away
+        return f"another process closed its connection ({_line(error)}). Go on with --resume."
+    return None
+
+
+def _memory(error: Exception) -> str:
+    kind = "GPU memory" if "CUDA" in str(error) or "HIP" in str(error) else "memory"
+    said = _line(error)
+    return f"out of {kind}{f' ({said})' if said else ''}."
+
+
+def _line(error: Exception) -> str:
+    """What an error says, in one line of reasonable length."""
+    lines = str(error).strip().splitlines() or [""]
+    # a DataLoader puts the whole traceback of its worker before the message
+    line = lines[-1] if lines[0].startswith("Caught ") else lines[0]
+    return line[:200].strip().rstrip(".")
+
+
+def _terminated(where: str, folder: Path) -> Terminated:
+    message = f"terminated (SIGTERM) in {where or 'preparation'}; epochs saved in {folder} are kept: go on with --resume"
+    if os.environ.get("RANK", "0") == "0":  # one of all processes speaks
+        print(message, file=sys.stderr, flush=True)
+    return Terminated(message)
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[list[int]]:
+    """SIGTERM raises inside, once; the list holds it then. Nothing is changed for a program that handles it itself."""
+    asked: list[int] = []
+    mine = os.getpid()
+
+    def end(number: int, _: object) -> None:
+        if os.getpid() != mine:  # a forked worker process has inherited this
+            os._exit(128 + number)
+        if not asked:  # a second one must not break the way out
+            asked.append(number)
+            raise Terminated("")
+
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield asked
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
