@@ -6,7 +6,7 @@ import errno
 class ReidxError(Exception):
     """A mistake in what was given (config, data, plugin, file); its message says what, where and what to do.
 
-    The command line prints the message alone (the traceback only under ``--debug``) and exits with 2.
+    The command line prints the message alone (the traceback only under ``--debug``) and exits with 1.
     """
 
 
@@ -27,10 +27,7 @@ class CheckpointError(ReidxError):
 
 
 class RunError(ReidxError):
-    """A run broke though what was given is in order: memory, disk, a worker process, a loss that is no number.
-
-    The command line exits with 1.
-    """
+    """A run broke though what was given is in order: memory, disk, a worker process, a loss that is no number."""
 
 
 class Terminated(SystemExit):
@@ -39,6 +36,11 @@ class Terminated(SystemExit):
     def __init__(self, message: str) -> None:
         super().__init__(143)
         self.message = message
+
+
+def told_elsewhere(error: BaseException) -> bool:
+    """Whether another process of the job has told this error (see :func:`reidx.processes.started`)."""
+    return bool(vars(error).get("told_elsewhere"))
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -14,14 +14,16 @@ from reidx.data.datasets import Dataset, Split
 def fingerprint(dataset: Dataset) -> dict[str, dict[str, Any]]:
     """Of each split the number of images, and digests of the file names, of their sizes, of ids and cameras.
 
-    Names are those below the data set's root, so that a folder may be moved. No file is opened: a change that leaves its
-    size as it was is not noticed. One that is missing counts as of size -1.
+    Names are those below the folder that holds them all, so that it may be moved. No file is opened: a change that leaves
+    its size as it was is not noticed. One that is missing counts as of size -1.
     """
-    return {split: _split(getattr(dataset, split), dataset.root) for split in ("train", "query", "gallery")}
+    splits = {name: getattr(dataset, name) for name in ("train", "query", "gallery")}
+    folders = {os.path.dirname(path) for split in splits.values() for path in split.paths}
+    start = os.path.join(os.path.commonpath(folders), "") if folders else ""
+    return {name: _split(split, start) for name, split in splits.items()}
 
 
-def _split(split: Split, root: str) -> dict[str, Any]:
-    start = os.path.join(root, "")
+def _split(split: Split, start: str) -> dict[str, Any]:
     names = [path.removeprefix(start) for path in split.paths]
     sizes = np.array([_size(path) for path in split.paths], dtype=np.int64)
     ids = b"" if split.ids is None else split.ids.tobytes()

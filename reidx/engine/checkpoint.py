@@ -7,13 +7,16 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+import shutil
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from reidx.engine.faults import GONE
+from reidx import processes
+from reidx.engine.faults import GONE, NO_ROOM
 from reidx.errors import CheckpointError, RunError, out_of_memory
 
 KEEP = 2
@@ -36,19 +39,29 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(handle.fileno())
         os.replace(partial, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         if not path.parent.is_dir():
             raise RunError(f"{path} cannot be written: {GONE}") from error
         kept = f"The earlier {path.name} is untouched." if path.exists() else "Nothing was left half-written."
         raise RunError(
-            f"{path} cannot be written: {error.strerror or error}. {kept} "
+            f"{path} cannot be written: {error.strerror or error}{_room(path.parent, error)}. {kept} "
             "Make room (or let the folder be written to) and go on with --resume."
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def _room(folder: Path, error: OSError) -> str:
+    """How much room there is in a folder, where the error may be about that."""
+    if error.errno not in (None, *NO_ROOM):
+        return ""
+    return f" ({shutil.disk_usage(folder).free / 1e6:,.1f} MB are free in {folder})"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small text file atomically."""
+    """Write a small text file atomically; the first process does it for all."""
+    if processes.rank() > 0:
+        return
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
@@ -69,6 +82,16 @@ def digest(path: Path) -> str:
         sha = hashlib.sha256()
         while block := handle.read(1 << 20):
             sha.update(block)
+    return sha.hexdigest()
+
+
+def digest_of(states: Iterable[Mapping[str, Tensor]]) -> str:
+    """The SHA-256 of tensors, in hex: their names and every bit of them."""
+    sha = hashlib.sha256()
+    for state in states:
+        for name, tensor in state.items():
+            sha.update(name.encode())
+            sha.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
 
 
@@ -125,9 +148,9 @@ def newest(folder: Path) -> Path | None:
     One whose checksum does not fit is passed over for the one before it.
     """
     for _, path in reversed(_numbered(folder)):
-        expected = path.with_suffix(".sha256")
-        if expected.is_file() and expected.read_text(encoding="utf-8").strip() == digest(path):
-            return path
+        with contextlib.suppress(OSError):
+            if path.with_suffix(".sha256").read_bytes().strip() == digest(path).encode():
+                return path
     return None
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from reidx import processes
 from reidx.config import Config
 from reidx.data.domains import Domains
 from reidx.engine import checkpoint as checkpoints
@@ -109,9 +110,10 @@ def run(
     """
     keep_freed_memory()
     folder = Path(work_dir) if work_dir is not None else Path("runs") / f"{config.experiment.name}-{config.hash}"
-    record, reporter = Record(folder, config, resume), Reporter(progress)
-    with told(reporter, folder):
-        record.admit()
+    record = Record(folder, config, resume)
+    reporter = Reporter(progress if processes.rank() == 0 else "quiet")
+    with told(folder):
+        processes.from_first(record.admit)
         try:
             return _run(config, record, reporter)
         except BaseException:
@@ -121,14 +123,18 @@ def run(
 
 def _run(config: Config, record: Record, reporter: Reporter) -> Result:
     experiment, folder, resume = config.experiment, record.folder, record.resume
-    domains = Domains(config.data["data"], reporter.counted)
-    check_experiment(config, domains)
-    record.claim(domains, reporter.say)
+
+    def checked() -> Domains:
+        domains = Domains(config.data["data"], reporter.counted)
+        check_experiment(config, domains)
+        return domains
+
+    domains = processes.first_alone(checked)
+    resumed = processes.from_first(lambda: record.claim(domains, reporter.say))
     stages: list[StageResult] = []
     started = time.time()
     cards: dict[str, Any] = {}
     for number, stage in enumerate(experiment.stages):
-        reporter.begin(f"stage {stage.name}")
         path = record.stage_folder(f"{number + 1}-{stage.name}")
         done = path / "done.json"
         if resume and done.is_file():
@@ -158,7 +164,7 @@ def _run(config: Config, record: Record, reporter: Reporter) -> Result:
             stage_run.evaluate()  # killed between the last commit and here: the picture and the card are still due
         stages.append(result)
         cards[stage.name] = _stage_card(stage, stage_run)
-        if stage_run.details is not None and stage.evaluate.domain is not None:
+        if stage_run.details is not None and stage.evaluate.domain is not None and processes.rank() == 0:
             tested = domains[stage.evaluate.domain]
             picture = ranked_list(tested.query, tested.gallery, stage_run.details)
             checkpoints.write_atomically(path / "ranked.png", partial(picture.save, format="PNG"))
@@ -166,8 +172,8 @@ def _run(config: Config, record: Record, reporter: Reporter) -> Result:
         checkpoints.write_text(path / "log.jsonl", "".join(json.dumps(e) + "\n" for e in result.history))
         checkpoints.write_text(done, json.dumps(outcome, indent=1))
     card = _card(config, domains, cards, time.time() - started)
-    if record.resumed:
-        card["resumed_anyway"] = record.resumed
+    if resumed:
+        card["resumed_anyway"] = resumed
     finished = Result(folder, stages, card)
     checkpoints.write_text(
         folder / "result.json", json.dumps({"metrics": finished.metrics, "card": card}, indent=1)
@@ -257,6 +263,7 @@ def _card(config: Config, domains: Domains, stages: dict[str, Any], seconds: flo
         "interpolation": config.experiment.data.interpolation,
         "stages": stages,
         "seconds": round(seconds, 1),
+        "processes": processes.count(),
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": versions,
     }

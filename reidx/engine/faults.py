@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
-from reidx.engine.progress import Reporter
 from reidx.errors import RunError, Terminated, out_of_memory
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+PEER_GONE = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
 
 GO_ON = "Then go on with --resume, or with --resume-anyway where the config had to change."
 
@@ -28,8 +29,28 @@ DIVERGED = (
 
 
 @contextlib.contextmanager
-def told(reporter: Reporter, folder: Path) -> Iterator[None]:
-    """Context of a run in ``folder``: whatever ends it is told with the place that ``reporter`` knows.
+def during(what: str) -> Iterator[None]:
+    """Context of a part of a run, also as a decorator: an exception on its way out notes that it came from there."""
+    try:
+        yield
+    except BaseException as error:
+        vars(error).setdefault("places", []).insert(0, what)
+        raise
+
+
+def where(error: BaseException) -> str:
+    """The parts of a run (see :func:`during`) that an exception has come through, from the outside in; may be empty."""
+    places: list[str] = []
+    link: BaseException | None = error
+    while link is not None:
+        places += vars(link).get("places", [])
+        link = link.__cause__
+    return ", ".join(places)
+
+
+@contextlib.contextmanager
+def told(folder: Path) -> Iterator[None]:
+    """Context of a run in ``folder``: whatever ends it is told with its place in the run.
 
     Raises :class:`Terminated`, after a line on stderr, when the process receives SIGTERM (in the main thread, unless the
     program listens to it itself), and :class:`RunError` where memory, disk or a worker process failed. Every other error
@@ -39,18 +60,18 @@ def told(reporter: Reporter, folder: Path) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            where = reporter.where()
+            place = where(error)
             # whatever else the signal led to on the way out, as when data workers received it too
             if asked:
-                raise _terminated(where, folder) from None
+                raise _terminated(place, folder) from None
             if not isinstance(error, Exception):
                 raise
             reason = _reason(error, folder)
             if reason is not None:
-                raise RunError(f"{where}: {reason}" if where else reason) from error
-            if where:
+                raise RunError(f"{place}: {reason}" if place else reason) from error
+            if place:
                 # what add_note does, which Python 3.10 has not
-                note = f"This was in {where}; epochs that are saved are kept: go on with --resume."
+                note = f"This was in {place}; epochs that are saved are kept: go on with --resume."
                 vars(error).setdefault("__notes__", []).append(note)
             raise
 
@@ -83,6 +104,11 @@ def _reason(error: Exception, folder: Path) -> str | None:
             f"a process that reads or makes images died ({_line(error)}). If the machine ran out of memory, lower "
             f"data.workers or data.cache_gb. {GO_ON}"
         )
+    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in PEER_GONE):
+        return (
+            "another process of this job ended, or can no longer be reached; what it said itself is the cause. Start all "
+            "processes again with --resume."
+        )
     if isinstance(error, ConnectionError):  # the command line takes a broken pipe for a reader of its output gone away
         return f"another process closed its connection ({_line(error)}). Go on with --resume."
     return None
@@ -102,8 +128,8 @@ def _line(error: Exception) -> str:
     return line[:200].strip().rstrip(".")
 
 
-def _terminated(where: str, folder: Path) -> Terminated:
-    message = f"terminated (SIGTERM) in {where or 'preparation'}; epochs saved in {folder} are kept: go on with --resume"
+def _terminated(place: str, folder: Path) -> Terminated:
+    message = f"terminated (SIGTERM){f' in {place}' if place else ''}; epochs saved in {folder} are kept: go on with --resume"
     if os.environ.get("RANK", "0") == "0":  # one of all processes speaks
         print(message, file=sys.stderr, flush=True)
     return Terminated(message)

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from mmengine.runner import BaseLoop, Runner
+from torch import Tensor
 
 from reidx.data.loading import StreamLoader
-from reidx.engine.faults import DIVERGED
+from reidx.engine.faults import DIVERGED, during
 from reidx.engine.progress import Reporter
 from reidx.engine.seeding import seed_everything
 from reidx.errors import RunError
@@ -70,14 +72,15 @@ class StageLoop(BaseLoop):
         runner = self.runner
         runner.call_hook("before_train")
         while self._epoch < self._max_epochs and not self.stop_training:
-            self.run_epoch()
+            with during(f"epoch {self._epoch + 1}/{self._max_epochs}"):
+                self.run_epoch()
         runner.call_hook("after_train")
         return runner.model
 
     def run_epoch(self) -> None:
         """One epoch, from its seed to its checkpoint."""
         runner, epoch = self.runner, self._epoch
-        seed_everything(*self.key, epoch, runner.rank)
+        seed_everything(*self.key, epoch)  # the same in each process
         clock = time.perf_counter()
         report = self.prepare(epoch)
         relabelled = time.perf_counter()
@@ -98,14 +101,16 @@ class StageLoop(BaseLoop):
             "seconds_evaluate": evaluated - trained,
         }
         self.history.append(entry)
-        with self.reporter.during(f"epoch {epoch + 1}/{self._max_epochs}: saving"):
+        with during("saving"):
             runner.call_hook("after_train_epoch")  # schedules step, then the checkpoint commits the epoch
         self._epoch += 1
         self.reporter.say(line(entry, self._max_epochs, len(self.dataloader)))
 
+    @during("training")
     def _steps(self, epoch: int) -> Report:
-        runner = self.runner
+        runner, steps = self.runner, len(self.dataloader)
         sums: dict[str, Any] = {}
+        looked = 0
         what = f"epoch {epoch + 1}/{self._max_epochs}: training"
         with self.reporter.work(what, len(self.dataloader), "steps") as work:
             for step, batch in enumerate(self.dataloader):
@@ -116,9 +121,9 @@ class StageLoop(BaseLoop):
                     sums[name] = sums.get(name, 0.0) + value
                 self._iter += 1
                 work.advance(note=f"{work.rate:.1f} steps/s")
-                if self._iter % LOOKED_AT == 0:
-                    refuse_not_finite(sums)
-            refuse_not_finite(sums)
+                if step + 1 == steps or (step + 1) % LOOKED_AT == 0:
+                    refuse_not_finite(sums, f"steps {looked + 1} to {step + 1} of {steps}")
+                    looked = step + 1
         return {name: float(total) / len(self.dataloader) for name, total in sums.items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -131,12 +136,13 @@ class StageLoop(BaseLoop):
         self._restore(state["state"])
 
 
-def refuse_not_finite(sums: Mapping[str, Any]) -> None:
-    """Raise :class:`RunError` if one of the losses summed up so far is NaN or infinite."""
-    totals = {name: float(total) for name, total in sums.items()}
-    wrong = [name for name, total in totals.items() if not math.isfinite(total)]
+def refuse_not_finite(sums: Mapping[str, Tensor], steps: str) -> None:
+    """Raise :class:`RunError` if one of the losses summed up is NaN or infinite, since ``steps``: when they were not yet."""
+    totals = torch.stack([total.float() for total in sums.values()]).tolist()  # one wait for the device, not one a loss
+    wrong = {name: total for name, total in zip(sums, totals, strict=True) if not math.isfinite(total)}
     if wrong:
-        raise RunError(f"{', '.join(wrong)} became {totals[wrong[0]]}. {DIVERGED}")
+        said = ", ".join(f"{name} became {total}" for name, total in wrong.items())
+        raise RunError(f"{said} in {steps}; nothing of this epoch was saved. {DIVERGED}")
 
 
 def line(entry: Report, epochs: int, iters: int) -> str:

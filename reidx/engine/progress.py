@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Literal
 
 from rich.console import Console
@@ -23,52 +23,29 @@ class Reporter:
         self.console = Console(stderr=True)
         self.mode: Mode = mode or ("rich" if self.console.is_terminal else "plain")
         self._bars: Progress | None = None
-        self._doing: list[object] = []
 
     def say(self, text: str) -> None:
         """One line that stays."""
-        with suppress(OSError):  # a log that is full, or that nobody reads any more, ends no run
-            if self.mode == "rich":
-                self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-            elif self.mode == "plain":
-                print(text, file=self.console.file, flush=True)
-
-    def begin(self, what: str) -> None:
-        """From now on ``what`` is being done, and nothing of what was before."""
-        self._doing = [what]
-
-    @contextmanager
-    def during(self, what: object) -> Iterator[None]:
-        """``what`` is being done inside; an error leaves it so, for :meth:`where` to tell."""
-        depth = len(self._doing)
-        self._doing.append(what)
-        yield
-        del self._doing[depth:]
-
-    def where(self) -> str:
-        """What is being done, or was when an error ended it, from the outside in; empty before the first."""
-        return ", ".join(map(str, self._doing))
+        if self.mode == "rich":
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        elif self.mode == "plain":
+            print(text, file=self.console.file, flush=True)
 
     @contextmanager
     def work(self, what: str, total: int, unit: str = "images") -> Iterator[Work]:
         """A piece of work of ``total`` units, called ``what``; call :meth:`Work.advance` as it goes on."""
         work = Work(what, total, unit)
-        with self.during(work), self._display(work):
-            yield work
-
-    @contextmanager
-    def _display(self, work: Work) -> Iterator[None]:
         if self.mode == "plain":
-            self.say(f"{work.what} ({work.total:,} {work.unit}) …")
+            self.say(f"{what} ({total:,} {unit}) …")
             work.tell = self.say
         if self.mode != "rich":
-            yield
+            yield work
             return
         with self._shown() as bars:
-            task = bars.add_task(work.what, total=work.total, note="")
+            task = bars.add_task(what, total=total, note="")
             work.tell_bar = lambda units, note: bars.update(task, advance=units, note=note)
             try:
-                yield
+                yield work
             finally:
                 bars.remove_task(task)
 
@@ -116,9 +93,6 @@ class Work:
         self.started = self.told = time.monotonic()
         self.tell: Callable[[str], None] | None = None
         self.tell_bar: Callable[[int, str], None] | None = None
-
-    def __str__(self) -> str:
-        return f"{self.what}, {self.done:,} of {self.total:,} {self.unit}"
 
     def advance(self, units: int = 1, note: str = "") -> None:
         """``units`` more are done; ``note`` is shown beside the bar."""

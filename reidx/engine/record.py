@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from reidx import __version__
+from reidx import __version__, processes
 from reidx.config import Config
 from reidx.data.domains import Domains
 from reidx.data.fingerprint import fingerprint
 from reidx.engine import checkpoint as checkpoints
 from reidx.errors import ConfigError, ReidxError, RunError
-from reidx.labels.sharding import processes
 from reidx.plugin import Plugin
 from reidx.plugins import plugins
 from reidx.source import source_digest
@@ -27,6 +27,9 @@ RECORD = "experiment.json"
 
 Resume = bool | Literal["anyway"]
 """Whether a run is gone on with: only under the circumstances it was begun in, or under others too."""
+
+WITHOUT_EFFECT = re.compile(r"config\.(name|data\.(workers|cache_gb|domains\.[^.]+\.(root|path)))")
+"""Keys of a config that touch no number. Where a data set lies is one: what it holds is compared itself."""
 
 WARNED = "torch"
 """What may differ without being asked: its version moves last digits."""
@@ -76,8 +79,8 @@ class Record:
         else:
             checkpoints.write_text(self.folder / "config.yaml", self.config.render())
 
-    def claim(self, domains: Domains, say: Callable[[str], None]) -> None:
-        """Make the folder this run's. ``domains`` are those that the run uses, read already.
+    def claim(self, domains: Domains, say: Callable[[str], None]) -> list[dict[str, str]]:
+        """Make the folder this run's; what changed each time it was gone on with. ``domains``: those it uses, read already.
 
         Raises :class:`ConfigError` with all that differs from the circumstances in which the run was begun, unless it is
         to go on anyway; that is noted then. Another version of torch is only said.
@@ -93,10 +96,12 @@ class Record:
                     "Make them what they were, name another folder (--work-dir), or go on all the same with "
                     "--resume-anyway, which the result's card will say."
                 )
-            if not changed:
-                return
-            say(f"{self.folder} was begun under other circumstances: " + "; ".join(f"{k} {v}" for k, v in changed.items()))
-            self.resumed.append(changed)
+            if not changed and self._earlier.get("hash") == self.config.hash:
+                return self.resumed
+            if changed:
+                listing = "; ".join(f"{name}: {how}" for name, how in changed.items())
+                say(f"{self.folder} was begun under other circumstances: {listing}")
+                self.resumed.append(changed)
             checkpoints.write_text(self.folder / "config.yaml", self.config.render())
         used = _used_plugins(self.config)
         record = {
@@ -108,6 +113,7 @@ class Record:
         }
         checkpoints.write_text(self.path, json.dumps(record, indent=1))
         self._claimed = self._earlier is None
+        return self.resumed
 
     def stage_folder(self, name: str) -> Path:
         """The folder of a stage, made if need be; raises :class:`RunError` where that of the run is gone by now."""
@@ -165,7 +171,8 @@ class Record:
             earlier = {}
         if tree_hash(earlier) != theirs:
             return {"config": f"hash {theirs} → {self.config.hash}"}
-        return differences(earlier, self.config.data, "config")
+        found = differences(earlier, self.config.data, "config")
+        return {name: how for name, how in found.items() if not WITHOUT_EFFECT.fullmatch(name)}
 
 
 def circumstances(config: Config, domains: Domains) -> dict[str, Any]:
@@ -175,7 +182,7 @@ def circumstances(config: Config, domains: Domains) -> dict[str, Any]:
         modules = sorted({entry.component.target.partition(":")[0].partition(".")[0] for entry in plugin.entries})
         code[plugin.namespace] = f"{plugin.origin}, source {' '.join(map(source_digest, modules))}"
     return {
-        "processes": processes(),
+        "processes": processes.count(),
         "data": {name: fingerprint(dataset) for name, dataset in domains.read().items()},
         "code": code,
         "torch": torch.__version__,

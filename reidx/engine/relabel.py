@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reidx import processes
 from reidx.contracts import Features, LabelSet
 from reidx.data.domains import Domains
 from reidx.engine.extract import extract
-from reidx.engine.faults import memory_for
+from reidx.engine.faults import during, memory_for
 from reidx.engine.model import StageModel
 from reidx.engine.optim import parameters_kept
 from reidx.engine.progress import Reporter
@@ -60,6 +61,7 @@ class Extractor:
         self.model, self.domains, self.transforms = model, domains, transforms
         self.precision, self.kept, self.reporter = precision, kept, reporter
 
+    @during("extracting features")
     @memory_for("Lower data.image_size.")
     def bank(
         self, domain: str, split: str, network: str, names: set[str], flip: bool, what: str
@@ -161,6 +163,7 @@ class Relabeller:
                 wanted.setdefault((domain, wiring["network"], flip), set()).add(wiring["on"])
         return wanted
 
+    @during("clustering")
     @memory_for("Lower k1 of the distance, or set bank: fp16.")
     def _label(self, name: str, plan: LevelPlan, bank: dict[str, Tensor], epoch: int) -> dict[str, float]:
         domain = plan.settings.domain or ""
@@ -186,6 +189,7 @@ class Relabeller:
                 memory.reset(  # type: ignore[operator]
                     None if bank is None else bank.to(device, torch.float32), labels.to(device), cameras.to(device)
                 )
+            processes.spread(list(memory.state_dict().values()))
 
     # ---- what a checkpoint keeps
 

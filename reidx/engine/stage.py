@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reidx import processes
 from reidx.builder import build
 from reidx.config_parts import own_spec
 from reidx.contracts import LabelSet
 from reidx.data.domains import Domains
 from reidx.data.loading import LabelledView, StreamLoader, batches
 from reidx.engine import checkpoint as checkpoints
-from reidx.engine.faults import memory_for
+from reidx.engine.faults import during, memory_for
 from reidx.engine.loop import Report, StageLoop
 from reidx.engine.model import StageModel
 from reidx.engine.objective import BoundAlignment, BoundTerm, Objective
@@ -28,7 +29,6 @@ from reidx.engine.relabel import IDENTITY, Extractor, LevelPlan, Relabeller
 from reidx.engine.runner import ReidRunner, device_of_this_process
 from reidx.evaluation import Details, evaluate
 from reidx.labels.pipeline import LabelPipeline
-from reidx.labels.sharding import processes
 from reidx.memory import Memory
 from reidx.models.network import Network, build_network
 from reidx.schema import Alignment, Evaluate, MemoryWiring, Spec, Stage, Term
@@ -59,6 +59,7 @@ class StageRun:
         self.key = (seed, number)
         self.resolve = resolve
         self.model = self._model().to(device_of_this_process())
+        processes.spread(list(self.model.state_dict().values()))
         if self.model.memory_format is torch.channels_last:
             self.model.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         transforms = {
@@ -130,7 +131,14 @@ class StageRun:
         where = f"streams.{stream}.transform"
         size = self.domains.size
         return build(
-            "transform", spec, where=where, mean=network.mean, std=network.std, image_size=size
+            "transform",
+            spec,
+            where=where,
+            mean=network.mean,
+            std=network.std,
+            image_size=size,
+            rank=processes.rank(),
+            world_size=processes.count(),
         ).batch
 
     def _levels(self) -> dict[str, LevelPlan]:
@@ -143,7 +151,7 @@ class StageRun:
                     level.distance,
                     where=f"{where}.distance",
                     device=str(self.model.device),
-                    sharded=processes() > 1,
+                    sharded=processes.count() > 1,
                 )
                 if level.distance is not None
                 else None
@@ -166,9 +174,12 @@ class StageRun:
         wrapper = PrecisionOptimWrapper(
             optimizer=optimizer,
             precision=stage.precision,
+            shared=self.model.networks,
             clip_grad={"max_norm": stage.clip_grad} if stage.clip_grad else None,
         )
-        newest = checkpoints.to_resume_from(self.work_dir, self.reporter.say) if resume else None
+        newest = None
+        if resume:
+            newest = processes.from_first(lambda: checkpoints.to_resume_from(self.work_dir, self.reporter.say))
         self.runner = ReidRunner(
             model=self.model,
             work_dir=self.work_dir,
@@ -194,7 +205,7 @@ class StageRun:
             reporter=self.reporter,
         )
         self.runner._train_loop = loop
-        with memory_for(self._smaller_steps):
+        with during(f"stage {stage.name}"), memory_for(self._smaller_steps):
             self.runner.train()
         return loop.history
 
@@ -205,6 +216,7 @@ class StageRun:
         taken = f"A step takes {' and '.join(sizes)}: take fewer (streams.NAME.sampler)" if sizes else "Take a smaller model"
         return f"{taken}, lower data.image_size, or set precision: bf16."
 
+    @during("relabelling")
     def _prepare(self, epoch: int) -> Report:
         identity = {
             name: stream.domain for name, stream in self.stage.streams.items() if stream.labels == IDENTITY
@@ -227,6 +239,8 @@ class StageRun:
             cameras=cameras,
             images=len(view),
             batches=self.stage.iters,
+            rank=processes.rank(),
+            world_size=processes.count(),
         )
         return batches(view, sampler, self.domains.workers)
 
@@ -237,6 +251,7 @@ class StageRun:
         due = done == self.stage.epochs or (settings.every > 0 and done % settings.every == 0)
         return self.evaluate()[0] if due else {}
 
+    @during("evaluation")
     def evaluate(self) -> tuple[Report, dict[str, Any]]:
         """The retrieval metrics of the network as it is, and the evaluation's card; empty without a domain to test on."""
         settings: Evaluate = self.stage.evaluate

@@ -142,7 +142,7 @@ def test_a_folder_of_another_run_is_not_touched(uninterrupted: tuple[Path, Path]
     with pytest.raises(ConfigError, match="--resume"):
         reidx.run(reidx.load_config(config), folder, progress="quiet")
     other = reidx.load_config(config, ["seed=2"])
-    with pytest.raises(ConfigError, match="config.seed: 1 → 2"):
+    with pytest.raises(ConfigError, match=r"config\.seed: 1 → 2"):
         reidx.run(other, folder, resume=True, progress="quiet")
     assert (folder / "config.yaml").read_text() == before
 
