@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
@@ -22,6 +23,9 @@ from reidx.errors import ConfigError
 
 Launcher = Literal["auto", "none", "torchrun", "slurm"]
 _Made = TypeVar("_Made")
+LINGER = 5.0
+"""Seconds that a process with an error stays for the others to have theirs."""
+
 _CHUNK = 64 << 20  # bytes sent at a time, so that a bank needs no second copy on a device
 
 
@@ -63,7 +67,8 @@ def started(launcher: Launcher = "auto") -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        vars(error)["told_elsewhere"] = _had_before(error)
+        if not isinstance(error, SystemExit):  # who is asked to end has no time, and has said so
+            vars(error)["told_elsewhere"] = _had_before(error)
         if dist.get_backend() != "nccl":  # which would wait for what the others still owe; it ends with the process
             dist.destroy_process_group()
         raise
@@ -71,12 +76,17 @@ def started(launcher: Launcher = "auto") -> Iterator[None]:
 
 
 def _had_before(error: BaseException) -> bool:
-    """Whether another process has had the same error. Waits for none of them: they may be dead."""
+    """Whether another process has had the same error. All may be dead, so none is waited for longer than :data:`LINGER`."""
     said = hashlib.sha256(f"{type(error).__name__} {error}".encode(errors="replace")).hexdigest()
     try:
         store = dist.distributed_c10d._get_default_store()
-        store.set_timeout(timedelta(seconds=5))
-        return store.add(f"reidx/error/{said}", 1) > 1
+        store.set_timeout(timedelta(seconds=LINGER))
+        before = store.add(f"reidx/error/{said}", 1) > 1
+        until = time.monotonic() + LINGER
+        # the first process may be the store's own: the others still have to ask it
+        while rank() == 0 and time.monotonic() < until and store.add(f"reidx/error/{said}", 0) < count():
+            time.sleep(0.05)
+        return before
     except Exception:  # the store's own process is gone: whoever is left speaks
         return False
 

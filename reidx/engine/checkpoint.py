@@ -170,7 +170,7 @@ def to_resume_from(folder: Path, say: Callable[[str], None]) -> Path | None:
             f"{names}: damaged, or without the checksum written with them, and there is no other checkpoint. Restore one "
             "of them, or delete them to train the stage from its start."
         )
-    say(f"{names}: damaged; going on from {found.name}")
+    say(f"{names}: damaged, or without its checksum; going on from {found.name}")
     return found
 
 

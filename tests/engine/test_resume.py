@@ -17,31 +17,9 @@ import torch
 import reidx
 from reidx.engine import checkpoint as checkpoints
 from reidx.errors import CheckpointError, ConfigError, RunError
+from reidx.testing.runs import assert_same_run
 
 STAGES = [{"name": "adapt", "epochs": 3, "iters": 3}]
-
-
-def metrics(folder: Path) -> list[dict[str, float]]:
-    """The history of the run's only stage, without what a clock says."""
-    history = json.loads((folder / "1-adapt" / "done.json").read_text())["history"]
-    return [{k: v for k, v in entry.items() if not k.startswith("seconds")} for entry in history]
-
-
-def assert_same(a: object, b: object, path: str = "") -> None:
-    if isinstance(a, torch.Tensor):
-        assert isinstance(b, torch.Tensor) and a.dtype == b.dtype, path
-        assert torch.equal(a, b), f"{path} differs"
-    elif isinstance(a, dict):
-        assert isinstance(b, dict) and a.keys() == b.keys(), path
-        for key in a:
-            if not str(key).startswith("seconds"):
-                assert_same(a[key], b[key], f"{path}/{key}")
-    elif isinstance(a, (list, tuple)):
-        assert isinstance(b, (list, tuple)) and len(a) == len(b), path
-        for i, (x, y) in enumerate(zip(a, b)):
-            assert_same(x, y, f"{path}/{i}")
-    else:
-        assert a == b, f"{path}: {a} is not {b}"
 
 
 @pytest.fixture
@@ -114,9 +92,7 @@ def test_killed_then_resumed_is_as_if_never_killed(
     assert killed.returncode == -signal.SIGKILL, f"it was meant to be killed while {moment}: {killed.stderr}"
     assert not (folder / "result.json").exists()
     reidx.run(reidx.load_config(config), folder, resume=True, progress="quiet")
-    assert metrics(folder) == metrics(whole)
-    last = "1-adapt/epoch_3.pth"
-    assert_same(checkpoints.load(folder / last), checkpoints.load(whole / last))
+    assert_same_run(folder, whole)
 
 
 def test_killed_from_outside_at_any_moment(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
@@ -130,10 +106,7 @@ def test_killed_from_outside_at_any_moment(uninterrupted: tuple[Path, Path], tmp
     process.kill()
     process.wait()
     reidx.run(reidx.load_config(config), folder, resume=True, progress="quiet")
-    assert metrics(folder) == metrics(whole)
-    assert_same(
-        checkpoints.load(folder / "1-adapt/epoch_3.pth"), checkpoints.load(whole / "1-adapt/epoch_3.pth")
-    )
+    assert_same_run(folder, whole)
 
 
 def test_a_folder_of_another_run_is_not_touched(uninterrupted: tuple[Path, Path]) -> None:
@@ -150,7 +123,8 @@ def test_a_folder_of_another_run_is_not_touched(uninterrupted: tuple[Path, Path]
 def test_resuming_a_finished_run_gives_its_result(uninterrupted: tuple[Path, Path]) -> None:
     config, folder = uninterrupted
     again = reidx.run(reidx.load_config(config), folder, resume=True, progress="quiet")
-    assert again.stages[0].last["mAP"] == metrics(folder)[-1]["mAP"]
+    history = json.loads((folder / "1-adapt" / "done.json").read_text())["history"]
+    assert again.stages[0].last["mAP"] == history[-1]["mAP"]
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
