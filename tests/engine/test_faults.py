@@ -4,6 +4,7 @@ ends where a run that was never disturbed ends, bit for bit. The table is in ``d
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ import yaml
 from torch.utils.data import get_worker_info
 
 import reidx
+from reidx.cli.main import main
 from reidx.data.images import CorruptImage
 from reidx.data.loading import LabelledView
 from reidx.engine import checkpoint as checkpoints
@@ -96,6 +98,40 @@ def test_sigterm_ends_the_command_with_143(whole: Whole, tmp_path: Path) -> None
     assert err.startswith("terminated (SIGTERM)") and err.endswith("go on with --resume\n") and err.count("\n") == 1
     go(whole[0], tmp_path, resume=True)
     assert_same_run(tmp_path, whole[1])
+
+
+def test_ctrl_c_ends_the_command_with_130(
+    whole: Whole, struck: Struck, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", str(whole[0]), "--work-dir", str(tmp_path), "--progress", "quiet"]
+    with struck("step", raises(KeyboardInterrupt())):
+        assert main(words) == 130
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("interrupted; go on from the last checkpoint with: ") and said.endswith("--resume")
+    assert_kept(tmp_path, "step")
+    assert main([*words, "--resume"]) == 0
+    assert_same_run(tmp_path, whole[1])
+
+
+@pytest.mark.parametrize("moment", PLACES)
+def test_sigkill(moment: str, whole: Whole, struck: Struck, tmp_path: Path) -> None:
+    def die(*args: object, **kwargs: object) -> None:
+        if moment == "save":
+            Path(str(args[1])).write_bytes(b"half a checkpoint")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def run() -> None:
+        torch.set_num_threads(1)  # a forked process must not wake the threads its parent had
+        with struck(moment, die):
+            go(whole[0], tmp_path)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    go(whole[0], tmp_path, resume=True)
+    assert_same_run(tmp_path, whole[1])
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 # ---- memory
