@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
@@ -15,6 +16,9 @@ from pathlib import Path
 from reidx.errors import RunError, Terminated, out_of_memory
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+PATIENCE = 5.0
+"""Seconds after a SIGTERM in which another one is taken for the same."""
 
 PEER_GONE = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
 
@@ -136,16 +140,17 @@ def _terminated(place: str, folder: Path) -> Terminated:
 
 
 @contextlib.contextmanager
-def _listening() -> Iterator[list[int]]:
-    """SIGTERM raises inside, once; the list holds it then. Nothing is changed for a program that handles it itself."""
-    asked: list[int] = []
+def _listening() -> Iterator[list[float]]:
+    """SIGTERM raises inside; the list holds when. Nothing is changed for a program that handles it itself."""
+    asked: list[float] = []
     mine = os.getpid()
 
     def end(number: int, _: object) -> None:
         if os.getpid() != mine:  # a forked worker process has inherited this
             os._exit(128 + number)
-        if not asked:  # a second one must not break the way out
-            asked.append(number)
+        # launchers send it twice, which must not break the way out; a later one is for a first that a destructor swallowed
+        if not asked or time.monotonic() - asked[-1] > PATIENCE:
+            asked.append(time.monotonic())
             raise Terminated("")
 
     in_main = threading.current_thread() is threading.main_thread()

@@ -87,6 +87,20 @@ def test_sigterm(moment: str, whole: Whole, struck: Struck, tmp_path: Path, caps
     assert_same_run(tmp_path, whole[1])
 
 
+def test_sigterm_twice_is_one_way_out(whole: Whole, tmp_path: Path, struck: Struck, capsys: pytest.CaptureFixture[str]) -> None:
+    def terminate(*args: object, **kwargs: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)  # as launchers do, while the first is on its way out
+
+    with struck("save", terminate), pytest.raises(Terminated):
+        go(whole[0], tmp_path)
+    assert capsys.readouterr().err.count("terminated (SIGTERM) in stage adapt, epoch 2/2, saving") == 1
+    assert_kept(tmp_path, "save")
+
+
 def test_sigterm_ends_the_command_with_143(whole: Whole, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "reidx", "train", str(whole[0]), "--work-dir", str(tmp_path), "--progress", "quiet"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -86,7 +86,7 @@ def test_code_in_weights_of_a_backbone_is_refused(
     plain: bool, suffix: str, evil: Path, canary: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / f"backbone{suffix}"
-    path.write_bytes(pickle.dumps(Malicious(canary)) if plain else evil.read_bytes())
+    path.write_bytes(pickle.dumps(Malicious(canary), protocol=2) if plain else evil.read_bytes())
     message = refused(canary, lambda: read_weights(path))
     assert str(path) in message and "more than plain tensors" in message
 
