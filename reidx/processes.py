@@ -83,8 +83,9 @@ def _had_before(error: BaseException) -> bool:
         store.set_timeout(timedelta(seconds=LINGER))
         before = store.add(f"reidx/error/{said}", 1) > 1
         until = time.monotonic() + LINGER
-        # the first process may be the store's own: the others still have to ask it
-        while rank() == 0 and time.monotonic() < until and store.add(f"reidx/error/{said}", 0) < count():
+        # without torchrun the store is the first process's own, and the others still have to ask it
+        keeps_it = rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        while keeps_it and time.monotonic() < until and store.add(f"reidx/error/{said}", 0) < count():
             time.sleep(0.05)
         return before
     except Exception:  # the store's own process is gone: whoever is left speaks

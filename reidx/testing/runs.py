@@ -16,14 +16,13 @@ def assert_same_run(folder: Path, other: Path) -> None:
 
     Weights, optimiser, schedules, memories, labels and metrics are compared; what a clock says is not.
     """
-    for mine, others in ((folder, other), (other, folder)):
-        here, there = ({p.relative_to(f) for p in f.glob("*/epoch_*.pth")} for f in (mine, others))
-        assert here <= there, f"{others} lacks {sorted(map(str, here - there))}"
+    kept, expected = (sorted(str(p.relative_to(f)) for p in f.glob("*/epoch_*.pth")) for f in (folder, other))
+    assert kept == expected, f"{folder} keeps {kept}, {other} {expected}"
     for path in sorted(other.glob("*/done.json")):
         name = path.relative_to(other)
         assert (folder / name).is_file(), f"{folder} has not finished {name.parent}"
-        histories = [json.loads((f / name).read_text(encoding="utf-8"))["history"] for f in (folder, other)]
-        assert_same(*histories, str(name))
+        mine, others = (json.loads((f / name).read_text(encoding="utf-8"))["history"] for f in (folder, other))
+        assert_same(mine, others, str(name))
     for path in sorted(other.glob("*/epoch_*.pth")):
         name = path.relative_to(other)
         assert_same(checkpoints.load(folder / name), checkpoints.load(path), str(name))

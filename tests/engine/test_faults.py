@@ -66,6 +66,21 @@ def raises(error: BaseException) -> Callable[..., None]:
     return strike
 
 
+def test_the_comparison_notices_one_bit(whole: Whole, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(whole[1], tmp_path / "run"))
+    assert_same_run(folder, whole[1])
+    path = folder / "2-adapt/epoch_2.pth"
+    state = checkpoints.load(path)
+    name, weights = next((k, v) for k, v in state["state_dict"].items() if v.is_floating_point())
+    weights.view(-1)[0] = torch.nextafter(weights.view(-1)[0], torch.tensor(9.0))
+    torch.save(state, path)
+    with pytest.raises(AssertionError, match=f"{name} differs"):
+        assert_same_run(folder, whole[1])
+    path.unlink()
+    with pytest.raises(AssertionError, match="keeps"):
+        assert_same_run(folder, whole[1])
+
+
 # ---- SIGTERM
 
 
