@@ -23,6 +23,11 @@ DEFAULT = Origin("default")
 Step = tuple[KeyPath, Node]
 
 
+def experiment_hash(data: Mapping[str, Any]) -> str:
+    """The hash of a resolved experiment, less where its curves go: that changes no result."""
+    return tree_hash({key: value for key, value in data.items() if key != "log"})
+
+
 @dataclass(frozen=True)
 class Config:
     """A checked experiment: typed (``experiment``), as plain data with all defaults (``data``), with origins (``tree``)."""
@@ -37,8 +42,8 @@ class Config:
 
     @property
     def hash(self) -> str:
-        """Twelve hex digits that stand for the resolved experiment, less where its curves go: that changes no result."""
-        return tree_hash({key: value for key, value in self.data.items() if key != "log"})
+        """Twelve hex digits that stand for the experiment: :func:`experiment_hash`."""
+        return experiment_hash(self.data)
 
     def place(self, path: KeyPath) -> str:
         """Where the value at ``path`` is written; for a default, where that is which it was filled into."""

@@ -1,10 +1,12 @@
-"""What the user is told when something they gave is wrong: one message, no traceback."""
+"""What the user is told when something is wrong: one message, no traceback."""
+
+import errno
 
 
 class ReidxError(Exception):
     """A mistake in what was given (config, data, plugin, file); its message says what, where and what to do.
 
-    The command line prints the message alone (the traceback only under ``--debug``) and exits with 2.
+    The command line prints the message alone (the traceback only under ``--debug``) and exits with 1.
     """
 
 
@@ -22,3 +24,32 @@ class PluginError(ReidxError):
 
 class CheckpointError(ReidxError):
     """A checkpoint is missing, damaged, of another shape, or belongs to another run."""
+
+
+class RunError(ReidxError):
+    """A run broke though what was given is in order: memory, disk, a worker process, a loss that is no number."""
+
+
+class Terminated(SystemExit):
+    """The process was asked to end (SIGTERM) in the middle of a run; left alone, it exits with 143."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(143)
+        self.message = message
+
+
+def told_elsewhere(error: BaseException) -> bool:
+    """Whether another process of the job has told this error (see :func:`reidx.processes.started`)."""
+    return bool(vars(error).get("told_elsewhere"))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out: Python's or NumPy's, torch's on any device, or the kernel's."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    # by name, as torch is not imported for it; its CPU allocator and CUDA's libraries raise plain RuntimeErrors
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY))
+
+
+_NO_MEMORY = ("out of memory", "DefaultCPUAllocator", "STATUS_ALLOC_FAILED", "StandardGpuResources: alloc fail")

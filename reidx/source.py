@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import hashlib
 import importlib.util
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -33,6 +34,22 @@ def package_folder(package: str) -> Path | None:
     if spec is None or not spec.submodule_search_locations:
         return None
     return Path(next(iter(spec.submodule_search_locations)))
+
+
+def source_digest(module: str) -> str:
+    """Twelve hex digits that stand for all Python source of a top-level package or module; empty where none is found."""
+    folder, spec = package_folder(module), find_spec(module)
+    if folder is not None:
+        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.py")}
+    elif spec is not None and spec.origin and Path(spec.origin).is_file():
+        files = {module: Path(spec.origin)}
+    else:
+        return ""
+    sha = hashlib.sha256()
+    for name in sorted(files):
+        content = files[name].read_bytes()
+        sha.update(f"{name}\0{len(content)}\0".encode() + content)
+    return sha.hexdigest()[:12]
 
 
 def summary(target: str) -> str:

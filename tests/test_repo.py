@@ -105,3 +105,14 @@ def test_the_design_names_every_kind_and_the_readme_every_plugin() -> None:
         assert f"reidx-{plugin.name.replace('_', '-')}" in readme
     for link in re.findall(r"\]\(((?!http)[^)#]+)\)", readme):
         assert (ROOT / link).exists(), link
+
+
+def test_each_test_that_the_faults_name_is_there() -> None:
+    page = (ROOT / "docs/faults.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", page))
+    assert len(named) > 30 and page.count("::test_") == len(re.findall(r"`tests/[\w/]+\.py::test_\w+`", page))
+    for path, test in named:
+        tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+        assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, f"{path}::{test}"
+    for row in re.findall(r"^\| .*", page.partition("## The machine")[2], re.MULTILINE):
+        assert "::test_" in row or row.endswith(" tests |"), f"no test: {row}"

@@ -32,3 +32,16 @@ def add_progress_argument(parser: argparse.ArgumentParser) -> None:
         help="on stderr: bars, lines for a log file, a JSON object a line for programs, or nothing "
         "(default: bars in a terminal, lines elsewhere)",
     )
+
+
+def add_resume_anyway_argument(parser: argparse._ActionsContainer) -> None:
+    """``--resume-anyway``."""
+    parser.add_argument(
+        "--resume-anyway",
+        dest="resume",
+        action="store_const",
+        const="anyway",
+        default=False,
+        help="go on though config, data, code or number of processes are not those the run was begun with; "
+        "the result's card says so",
+    )

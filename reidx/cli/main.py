@@ -1,6 +1,8 @@
 """The frame of the command line: finds the command, runs it, and turns errors into one message and an exit code.
 
-Exit codes: 0 done; 1 an unexpected fault (of the program); 2 a mistake in what was given; 130 interrupted.
+Exit codes: 0 done; 1 an error, told in one message (every :class:`~reidx.errors.ReidxError`: config, data, files, a run
+that broke), or a fault of the program, with its traceback; 2 a mistake in the command line itself; 130 interrupted
+(SIGINT); 143 terminated (SIGTERM). Of the processes of one job, the first to have an error tells it for all that have it.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import traceback
 from collections.abc import Sequence
 
 import reidx
-from reidx.errors import ReidxError
+from reidx.errors import ReidxError, Terminated, told_elsewhere
 
 COMMANDS = {
     "train": "run an experiment, or resume it",
@@ -44,18 +46,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _dispatch(words[len(before)], words[len(before) + 1 :])
         sys.stdout.flush()  # a reader that has gone away is noticed here, not at exit
         return code
-    except KeyboardInterrupt:
-        print(f"\ninterrupted{_way_to_resume(words)}", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        if not told_elsewhere(interrupt):
+            print(f"\ninterrupted{_way_to_resume(words)}", file=sys.stderr)
         return 130
+    except Terminated as end:  # its line is out
+        return int(str(end.code))
     except BrokenPipeError:  # `reidx list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if debug:
-            traceback.print_exc()
+        code = 2 if isinstance(error, _NoCommand) else 1
+        if told_elsewhere(error):
+            return code
         expected = isinstance(error, ReidxError | OSError)
-        print(f"error: {error if expected else _unexpected(error)}", file=sys.stderr)
-        return 2 if expected else 1
+        if debug or not expected:
+            traceback.print_exc()
+        said = str(error) if expected else _unexpected(error)
+        print("error:", said, *getattr(error, "__notes__", ()), file=sys.stderr)
+        return code
+
+
+class _NoCommand(ReidxError):
+    """The command line names no command that there is."""
 
 
 def _own_parser() -> argparse.ArgumentParser:
@@ -103,14 +116,15 @@ def _dispatch(name: str, words: list[str]) -> int:
         return load_command(known[name], name.partition(".")[2])(words) or 0
     close = difflib.get_close_matches(name, [*COMMANDS, *known], n=1)
     hint = f"Did you mean {close[0]}?" if close else "`reidx --help` lists the commands."
-    raise ReidxError(f"There is no command {name!r}. {hint}")
+    raise _NoCommand(f"There is no command {name!r}. {hint}")
 
 
 def _way_to_resume(words: Sequence[str]) -> str:
     command = next((word for word in words if not word.startswith("-")), "")
     if command not in ("train", "demo"):
         return ""
-    resume = ["--resume"] if command == "train" and "--resume" not in words else []  # a demo always goes on
+    given = any(word.startswith("--resume") for word in words)
+    resume = ["--resume"] if command == "train" and not given else []  # a demo always goes on
     return f"; go on from the last checkpoint with: reidx {shlex.join([*words, *resume])}"
 
 
@@ -118,5 +132,5 @@ def _unexpected(error: Exception) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return (
         f"unexpected {type(error).__name__}: {error} ({frame.filename}:{frame.lineno}). "
-        "This is a fault of the program, not of what was given; --debug shows the traceback."
+        "This is a fault of the program, not of what was given."
     )

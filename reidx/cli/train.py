@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from reidx.cli.experiment import add_config_arguments, add_progress_argument
+from reidx.cli.experiment import add_config_arguments, add_progress_argument, add_resume_anyway_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--resume", action="store_true", help="go on from the last checkpoint of the work directory"
     )
+    add_resume_anyway_argument(how)
     how.add_argument(
         "--profile",
         action="store_true",
@@ -34,8 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     import reidx
     from reidx import processes
 
-    config = reidx.load_config(arguments.config, arguments.overrides)
     with processes.started(arguments.launcher):
+        config = reidx.load_config(arguments.config, arguments.overrides)
         if arguments.profile:
             from reidx.engine.profile import profile
 

@@ -44,6 +44,10 @@ class Domains:
                 self._datasets[name] = build("dataset", self.specs[name], where=where, progress=progress)
         return self._datasets[name]
 
+    def read(self) -> dict[str, Dataset]:
+        """The data sets that were read so far, in the order of the config."""
+        return {name: self._datasets[name] for name in self.specs if name in self._datasets}
+
     def split(self, name: str, split: str) -> Split:
         """A split of a domain: ``train``, ``query`` or ``gallery``."""
         return getattr(self[name], split)

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from reidx.errors import ConfigError, DataError
+from reidx.errors import ConfigError, DataError, out_of_memory
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -91,6 +91,8 @@ class ImageStore(Dataset[Tensor]):
                 height, width = self.size
                 resized = upright.convert("RGB").resize((width, height), FILTERS[self.interpolation])
         except Exception as error:  # decoders raise nearly anything on damaged bytes
+            if out_of_memory(error):
+                raise
             reason = str(error) or type(error).__name__
             raise CorruptImage(
                 f"{path} cannot be read as an image: {reason}. Restore the file or drop it."

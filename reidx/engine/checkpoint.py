@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+import shutil
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import torch
 from torch import Tensor
 
 from reidx import processes
-from reidx.errors import CheckpointError
+from reidx.engine.faults import GONE, NO_ROOM
+from reidx.errors import CheckpointError, RunError, out_of_memory
 
 KEEP = 2
 """How many of the newest checkpoints of a stage are kept."""
@@ -25,24 +28,34 @@ _NAME = re.compile(r"epoch_(\d+)\.pth")
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a file beside ``path``, flush it to the disk, and only then give it the name ``path``.
 
-    A reader sees the old file or the new one. Raises :class:`CheckpointError` when the disk is full or refuses; what was
+    A reader sees the old file or the new one. The folder must be there: one that was deleted or unmounted under a run is
+    not made anew, elsewhere as it were. Raises :class:`RunError` when it is gone, or the disk is full or refuses; what was
     there before stays.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
         with open(partial, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(partial, path)
     except OSError as error:
+        if not path.parent.is_dir():
+            raise RunError(f"{path} cannot be written: {GONE}") from error
+        kept = f"The earlier {path.name} is untouched." if path.exists() else "Nothing was left half-written."
+        raise RunError(
+            f"{path} cannot be written: {error.strerror or error}{_room(path.parent, error)}. {kept} "
+            "Make room (or let the folder be written to) and go on with --resume."
+        ) from error
+    finally:
         with contextlib.suppress(OSError):
             partial.unlink()
-        kept = f"The earlier {path.name} is untouched." if path.exists() else "Nothing was left half-written."
-        raise CheckpointError(
-            f"{path} cannot be written: {error.strerror or error}. {kept} "
-            "Make room (or choose another --work-dir) and go on with --resume."
-        ) from error
+
+
+def _room(folder: Path, error: OSError) -> str:
+    """How much room there is in a folder, where the error may be about that."""
+    if error.errno not in (None, *NO_ROOM):
+        return ""
+    return f" ({shutil.disk_usage(folder).free / 1e6:,.1f} MB are free in {folder})"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -50,6 +63,17 @@ def write_text(path: Path, text: str) -> None:
     if processes.rank() > 0:
         return
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file of a run holds; raises :class:`CheckpointError` where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no whole JSON"
+        raise CheckpointError(
+            f"{path} cannot be read ({why}). Delete it to have it made again from the last checkpoint, with --resume."
+        ) from error
 
 
 def digest(path: Path) -> str:
@@ -82,12 +106,10 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
         try:
             torch.save(checkpoint, partial)
         except RuntimeError as error:
+            if out_of_memory(error) or not path.parent.is_dir():
+                raise
             raise OSError(None, "the disk is full, or files of that size are not allowed") from error
-        sum_path = path.with_suffix(".sha256")
-        with open(sum_path, "w", encoding="utf-8") as handle:
-            handle.write(digest(partial))
-            handle.flush()
-            os.fsync(handle.fileno())
+        write_text(path.with_suffix(".sha256"), digest(partial))
 
     write_atomically(path, write)
     for _, old in _numbered(path.parent)[:-KEEP]:
@@ -107,6 +129,8 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # torch's own messages advise to load pickles as code
+        if out_of_memory(error):
+            raise
         why = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
         raise CheckpointError(
             f"{path} is not a readable checkpoint{why}. It is damaged, or holds pickled objects, which are not loaded."
@@ -124,10 +148,44 @@ def newest(folder: Path) -> Path | None:
     One whose checksum does not fit is passed over for the one before it.
     """
     for _, path in reversed(_numbered(folder)):
-        expected = path.with_suffix(".sha256")
-        if expected.is_file() and expected.read_text(encoding="utf-8").strip() == digest(path):
-            return path
+        with contextlib.suppress(OSError):
+            if path.with_suffix(".sha256").read_bytes().strip() == digest(path).encode():
+                return path
     return None
+
+
+def to_resume_from(folder: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest whole checkpoint of a stage's folder; None where there is none at all. What is passed over is said.
+
+    Raises :class:`CheckpointError` where there are checkpoints and none is whole: to train the stage from its start is
+    then for the user to decide.
+    """
+    there, found = [path for _, path in _numbered(folder)], newest(folder)
+    damaged = [path.name for path in there if found is None or there.index(path) > there.index(found)]
+    if not damaged:
+        return found
+    names = f"{' and '.join(damaged)} in {folder}"
+    if found is None:
+        raise CheckpointError(
+            f"{names}: damaged, or without the checksum written with them, and there is no other checkpoint. Restore one "
+            "of them, or delete them to train the stage from its start."
+        )
+    say(f"{names}: damaged, or without its checksum; going on from {found.name}")
+    return found
+
+
+def not_finite(state: Mapping[str, Any], parameters: Collection[str] = ()) -> list[str]:
+    """The names of the tensors that hold NaN, or infinity where they are among ``parameters``.
+
+    A buffer may well hold an infinity, as masks do.
+    """
+    found = []
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            bad = ~torch.isfinite(value) if name in parameters else torch.isnan(value)
+            if bool(bad.any()):
+                found.append(name)
+    return found
 
 
 def strip_prefix(state: dict[str, Any], prefix: str) -> dict[str, Any]:

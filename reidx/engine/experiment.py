@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import platform
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,20 @@ from reidx.data.domains import Domains
 from reidx.engine import checkpoint as checkpoints
 from reidx.engine.allocator import keep_freed_memory
 from reidx.engine.curves import Curves
+from reidx.engine.faults import told
 from reidx.engine.journal import Journal, Report, count_leg, legs_of
 from reidx.engine.preflight import check_evaluation, check_experiment
 from reidx.engine.progress import Mode, Reporter
+from reidx.engine.record import Record, Resume
 from reidx.engine.rehearsal import rehearse
 from reidx.engine.seeding import seed_everything
 from reidx.engine.stage import StageRun
 from reidx.errors import CheckpointError, ConfigError
-from reidx.evaluation.ranked_list import save_ranked_list
-from reidx.plugins import plugins
+from reidx.evaluation.ranked_list import ranked_list
 from reidx.schema import Stage
 
 METRICS = ("mAP", "rank-1", "rank-5", "rank-10", "mINP")
 LABELS = ("clusters", "outliers", "ari")
-
-RECORD = "experiment.json"
-"""The file that makes a folder a run's."""
 
 
 @dataclass
@@ -95,32 +94,41 @@ class Result:
 def run(
     config: Config,
     work_dir: str | Path | None = None,
-    resume: bool = False,
+    resume: Resume = False,
     progress: Mode | None = None,
 ) -> Result:
     """Run an experiment to its end, stage after stage.
 
     Everything is written under ``work_dir`` (default ``runs/NAME-HASH``): the resolved config, a folder a stage with its
     checkpoints and log, the result with its card. A folder that holds a run already is only gone on with when ``resume``
-    is set, and then only with the same config. ``resume`` skips finished stages and goes on from the last whole
-    checkpoint of the unfinished one, to the same numbers as a run that was never stopped (bit for bit on a CPU).
+    is set, and then only under the same circumstances: config, content of the data, code, number of processes; or under
+    others too when it is ``"anyway"``, which the card says. ``resume`` skips finished stages and goes on from the last
+    whole checkpoint of the unfinished one, to the same numbers as a run that was never stopped (bit for bit on a CPU).
 
-    Raises :class:`ConfigError` for a folder of another run, and whatever the stages raise. A run that fails before
-    anything is committed gives the folder free again.
+    Raises :class:`ConfigError` for a folder of another run, :class:`RunError` where memory, disk, a worker process or the
+    numbers failed, :class:`Terminated` (a ``SystemExit``) upon SIGTERM, and whatever the stages raise. A run that fails
+    before anything is committed gives the folder free again. ``docs/faults.md`` has what becomes of each fault.
     """
     keep_freed_memory()
-    folder = folder_of(config, work_dir)
-    claimed = processes.from_first(lambda: _claim(folder, config, resume))
-    try:
-        reporter = Reporter(progress)
-        facts = {"name": config.experiment.name, "hash": config.hash, "work_dir": str(folder), "resumed": not claimed}
-        with reporter.experiment(config.experiment.stages, **facts), Curves(config, folder, reporter) as curves:
-            return _run(config, folder, resume, reporter, curves)
-    except BaseException:
-        committed = any(folder.glob("*-*/epoch_*.pth")) or any(folder.glob("*-*/*.json"))
-        if processes.rank() == 0 and claimed and not committed:
-            (folder / RECORD).unlink(missing_ok=True)
-        raise
+    record = Record(folder_of(config, work_dir), config, resume)
+    reporter = Reporter(progress)
+    with told(record.folder):
+        processes.from_first(record.admit)
+        facts = {
+            "name": config.experiment.name,
+            "hash": config.hash,
+            "work_dir": str(record.folder),
+            "resumed": record.goes_on,
+        }
+        try:
+            with (
+                reporter.experiment(config.experiment.stages, **facts),
+                Curves(config, record.folder, reporter) as curves,
+            ):
+                return _run(config, record, reporter, curves)
+        except BaseException:
+            record.release()
+            raise
 
 
 def folder_of(config: Config, work_dir: str | Path | None) -> Path:
@@ -128,8 +136,8 @@ def folder_of(config: Config, work_dir: str | Path | None) -> Path:
     return Path(work_dir) if work_dir is not None else Path("runs") / f"{config.experiment.name}-{config.hash}"
 
 
-def _run(config: Config, folder: Path, resume: bool, reporter: Reporter, curves: Curves) -> Result:
-    experiment = config.experiment
+def _run(config: Config, record: Record, reporter: Reporter, curves: Curves) -> Result:
+    experiment, folder, resume = config.experiment, record.folder, record.resume
 
     def checked() -> Domains:
         domains = Domains(config.data["data"], reporter.counted)
@@ -138,24 +146,25 @@ def _run(config: Config, folder: Path, resume: bool, reporter: Reporter, curves:
         return domains
 
     domains = processes.first_alone(checked)
+    resumed = processes.from_first(lambda: record.claim(domains, reporter.say))
     stages: list[StageResult] = []
     cards: dict[str, Any] = {}
     finished = [(folder / f"{n + 1}-{stage.name}" / "done.json").is_file() for n, stage in enumerate(experiment.stages)]
     if resume and all(finished):
-        legs = legs_of(folder / RECORD)
+        legs = legs_of(record.path)
     else:
-        legs = processes.from_first(lambda: count_leg(folder / RECORD))
+        legs = processes.from_first(lambda: count_leg(record.path))
         processes.from_first(lambda: curves.open(fresh=legs == 1))
     for number, stage in enumerate(experiment.stages):
-        path = folder / f"{number + 1}-{stage.name}"
+        path = record.stage_folder(f"{number + 1}-{stage.name}")
         done = path / "done.json"
         if resume and done.is_file():
-            record = json.loads(done.read_text(encoding="utf-8"))
-            stages.append(StageResult(stage.name, record["before"], record["history"]))
-            cards[stage.name] = record["card"]
-            reporter.stage_starts(stage, done=record["history"])
-            curves.add(stage, 0, record["before"])
-            for entry in record["history"]:
+            earlier = checkpoints.read_json(done)
+            stages.append(StageResult(stage.name, earlier["before"], earlier["history"]))
+            cards[stage.name] = earlier["card"]
+            reporter.stage_starts(stage, done=earlier["history"])
+            curves.add(stage, 0, earlier["before"])
+            for entry in earlier["history"]:
                 curves.of(stage)(entry)
             continue
         reporter.stage_starts(stage)
@@ -167,7 +176,7 @@ def _run(config: Config, folder: Path, resume: bool, reporter: Reporter, curves:
         before = path / "before.json"
         if stage.evaluate.before or stage.epochs == 0:
             if resume and before.is_file():
-                result.before = json.loads(before.read_text(encoding="utf-8"))
+                result.before = checkpoints.read_json(before)
             else:
                 with reporter.timed("evaluate") as timed:
                     result.before, _ = stage_run.evaluate()
@@ -185,10 +194,13 @@ def _run(config: Config, folder: Path, resume: bool, reporter: Reporter, curves:
         cards[stage.name] = _stage_card(stage, stage_run)
         if stage_run.details is not None and stage.evaluate.domain is not None and processes.rank() == 0:
             tested = domains[stage.evaluate.domain]
-            save_ranked_list(path / "ranked.png", tested.query, tested.gallery, stage_run.details)
-        record = {"before": result.before, "history": result.history, "card": cards[stage.name]}
-        checkpoints.write_text(done, json.dumps(record, indent=1))
+            picture = ranked_list(tested.query, tested.gallery, stage_run.details)
+            checkpoints.write_atomically(path / "ranked.png", partial(picture.save, format="PNG"))
+        outcome = {"before": result.before, "history": result.history, "card": cards[stage.name]}
+        checkpoints.write_text(done, json.dumps(outcome, indent=1))
     card = _card(config, domains, cards, _seconds(stages), legs)
+    if resumed:
+        card["resumed_anyway"] = resumed
     whole = Result(folder, stages, card)
     checkpoints.write_text(
         folder / "result.json", json.dumps({"metrics": whole.metrics, "card": card}, indent=1)
@@ -227,48 +239,6 @@ def test(config: Config, weights: str | Path | None = None, progress: Mode | Non
     reporter.evaluated(metrics)
     cards = {stage.name: {**_stage_card(stage, stage_run), "tested": str(weights) if weights else "as built"}}
     return Result(Path("."), [StageResult(stage.name, metrics)], _card(config, domains, cards, 0.0))
-
-
-def _claim(folder: Path, config: Config, resume: bool) -> bool:
-    """Make ``folder`` this run's, or raise if it is another's; whether it was nobody's before."""
-    record = folder / RECORD
-    if record.is_file():
-        theirs = json.loads(record.read_text(encoding="utf-8"))["hash"]
-        if not resume:
-            raise ConfigError(
-                f"{folder} holds a run already. Go on with it (--resume), or name another folder (--work-dir)."
-            )
-        if theirs != config.hash:
-            raise ConfigError(
-                f"{folder} holds a run of another config (hash {theirs}, this one is {config.hash}); compare its config.yaml. "
-                "Resume with that config, or name another folder (--work-dir)."
-            )
-        return False
-    namespaces = {name.partition(".")[0] for name in _components(config.data) if "." in name}
-    used = {p.namespace: p for p in plugins() if p.namespace in namespaces}
-    origin = {
-        namespace: {
-            "distribution": plugin.origin,
-            "paper": plugin.info.paper if plugin.info else "",
-            "licence": plugin.info.licence if plugin.info else "",
-        }
-        for namespace, plugin in used.items()
-    }
-    checkpoints.write_text(folder / "config.yaml", config.render())
-    checkpoints.write_text(
-        record, json.dumps({"name": config.experiment.name, "hash": config.hash, "plugins": origin}, indent=1)
-    )
-    return True
-
-
-def _components(data: Any) -> set[str]:
-    """The names of all components in a resolved config."""
-    if isinstance(data, list):
-        return set().union(*map(_components, data))
-    if not isinstance(data, dict):
-        return set()
-    own = {data[key] for key in ("type", "loss") if isinstance(data.get(key), str)}
-    return own.union(*map(_components, data.values()))
 
 
 def checkpoint_of(reference: str, folder: Path, stages: list[Stage]) -> Path:

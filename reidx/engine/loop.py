@@ -9,14 +9,19 @@ from typing import Any
 
 import torch
 from mmengine.runner import BaseLoop, Runner
+from torch import Tensor
 
 from reidx import processes
 from reidx.data.loading import StreamLoader
+from reidx.engine.faults import DIVERGED, during
 from reidx.engine.journal import Journal, Report
 from reidx.engine.progress import Reporter, images_per_second
 from reidx.engine.seeding import seed_everything
-from reidx.errors import ReidxError
+from reidx.errors import RunError
 from reidx.spans import span
+
+LOOKED_AT = 50
+"""Steps between two looks at the losses: each look waits for the device."""
 
 
 class StageLoop(BaseLoop):
@@ -71,7 +76,8 @@ class StageLoop(BaseLoop):
         self.journal.begin(self.history)
         runner.call_hook("before_train")
         while self._epoch < self._max_epochs and not self.stop_training:
-            self.run_epoch()
+            with during(f"epoch {self._epoch + 1}/{self._max_epochs}"):
+                self.run_epoch()
         runner.call_hook("after_train")
         return runner.model
 
@@ -107,17 +113,18 @@ class StageLoop(BaseLoop):
             "seconds_evaluate": evaluating.seconds,
         }
         self.history.append(entry)
-        with self.reporter.timed("commit"):
+        with during("saving"), self.reporter.timed("commit"):
             runner.call_hook("after_train_epoch")  # schedules step, then the checkpoint commits the epoch
         self._epoch += 1
         self.journal.add(entry)
         self.reporter.epoch_ends(entry, line(entry, self._max_epochs))
 
+    @during("training")
     def _steps(self, epoch: int, report: Report) -> Report:
         """The steps of an epoch: the means of all losses, and how many images they took."""
         runner, steps = self.runner, len(self.dataloader)
         sums: dict[str, torch.Tensor] = {}
-        images = 0
+        images = looked = 0
         clusters = {name: count for name, count in report.items() if name.endswith("clusters")}
         with self.reporter.work(f"epoch {epoch + 1}/{self._max_epochs}: training", steps, "steps") as work:
 
@@ -143,18 +150,10 @@ class StageLoop(BaseLoop):
                 self.reporter.stepped(now - clock)
                 clock = now
                 work.advance(facts=so_far)
-        found = means(sums, steps)
-        self._refuse_infinite(found, epoch)
-        return {**found, "images": images * processes.count()}
-
-    def _refuse_infinite(self, means: Report, epoch: int) -> None:
-        wrong = [name for name, mean in means.items() if not math.isfinite(mean)]
-        if wrong:
-            kept = "The checkpoint of the epoch before is whole. " if epoch else ""
-            raise ReidxError(
-                f"Epoch {epoch + 1}: {', '.join(wrong)} became {means[wrong[0]]}. {kept}"
-                "Lower the learning rate, clip gradients (clip_grad), or use precision: fp32."
-            )
+                if step + 1 == steps or (step + 1) % LOOKED_AT == 0:
+                    refuse_not_finite(sums, f"steps {looked + 1} to {step + 1} of {steps}")
+                    looked = step + 1
+        return {**means(sums, steps), "images": images * processes.count()}
 
     def state_dict(self) -> dict[str, Any]:
         """History and the labels, for the checkpoint."""
@@ -175,6 +174,15 @@ def means(sums: Mapping[str, torch.Tensor], steps: int) -> Report:
 def gpu_memory() -> Report:
     """The most memory (GiB) that tensors took up on this process's GPU since the epoch began; nothing without a GPU."""
     return {"gpu_gb": torch.cuda.max_memory_allocated() / (1 << 30)} if torch.cuda.is_available() else {}
+
+
+def refuse_not_finite(sums: Mapping[str, Tensor], steps: str) -> None:
+    """Raise :class:`RunError` if one of the losses summed up is NaN or infinite, since ``steps``: when they were not yet."""
+    totals = torch.stack([total.float() for total in sums.values()]).tolist()  # one wait for the device, not one a loss
+    wrong = {name: total for name, total in zip(sums, totals, strict=True) if not math.isfinite(total)}
+    if wrong:
+        said = ", ".join(f"{name} became {total}" for name, total in wrong.items())
+        raise RunError(f"{said} in {steps}; nothing of this epoch was saved. {DIVERGED}")
 
 
 def line(entry: Report, epochs: int) -> str:

@@ -13,6 +13,7 @@ from reidx import processes
 from reidx.contracts import Features, LabelSet
 from reidx.data.domains import Domains
 from reidx.engine.extract import extract
+from reidx.engine.faults import during, memory_for
 from reidx.engine.model import StageModel
 from reidx.engine.optim import parameters_kept
 from reidx.engine.progress import Reporter
@@ -61,6 +62,8 @@ class Extractor:
         self.model, self.domains, self.transforms = model, domains, transforms
         self.precision, self.kept, self.reporter = precision, kept, reporter
 
+    @during("extracting features")
+    @memory_for("Lower data.image_size.")
     def bank(
         self, domain: str, split: str, network: str, names: set[str], flip: bool, what: str
     ) -> dict[str, Tensor]:
@@ -161,6 +164,8 @@ class Relabeller:
                 wanted.setdefault((domain, wiring["network"], flip), set()).add(wiring["on"])
         return wanted
 
+    @during("clustering")
+    @memory_for("Lower k1 of the distance, or set bank: fp16.")
     def _label(self, name: str, plan: LevelPlan, bank: dict[str, Tensor], epoch: int) -> dict[str, float]:
         domain = plan.settings.domain or ""
         split = self.domains.split(domain, "train")

@@ -16,6 +16,7 @@ Corrections (mmengine 0.10.7), each with a regression test in ``tests/engine/tes
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ from mmengine.visualization import Visualizer
 
 from reidx import processes
 from reidx.engine import checkpoint as checkpoints
+from reidx.engine.faults import DIVERGED
 from reidx.engine.model import StageModel
 from reidx.engine.optim import parameters_kept
-from reidx.errors import CheckpointError, ReidxError
+from reidx.errors import CheckpointError, ReidxError, RunError
 from reidx.memory import Memory
 
 
@@ -37,6 +39,9 @@ class StateHook(Hook):
     """Puts what is not weights into a checkpoint (loop, memories, step count) and takes it out again."""
 
     priority = "LOWEST"
+
+    def __init__(self, anyway: bool = False) -> None:
+        self.anyway = anyway
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         model = stage_model(runner)
@@ -53,16 +58,19 @@ class StateHook(Hook):
         state = checkpoint.get("reidx")
         if state is None:
             raise CheckpointError("This checkpoint was not written by reidx and cannot be resumed from.")
-        if state["world_size"] != runner.world_size:
+        if state["world_size"] != runner.world_size and not self.anyway:
             raise CheckpointError(
                 f"The checkpoint was written by {state['world_size']} processes, this run has {runner.world_size}: "
-                "the batches would differ. Resume with as many."
+                "the batches would differ. Resume with as many, or with --resume-anyway."
             )
         model = stage_model(runner)
         for name, memory in model.memories.items():
             assert isinstance(memory, Memory)
             with parameters_kept(memory, runner.optim_wrapper.optimizer):
-                memory.restore(state["memories"][name])
+                try:
+                    memory.restore(state["memories"][name])
+                except (KeyError, ValueError) as error:  # only a changed config can come here
+                    raise CheckpointError(f"The checkpoint has no memory {name} as it is now: {error}.") from error
         model.steps = state["steps"]
         runner.train_loop.load_state_dict(state["loop"])  # type: ignore[attr-defined]
         checkpoint["message_hub"] = runner.message_hub.state_dict()
@@ -84,15 +92,21 @@ def stage_model(runner: Runner) -> StageModel:
 
 
 class ReidRunner(Runner):
-    """The Runner of one stage."""
+    """The Runner of one stage.
 
-    def __init__(self, *, model: StageModel, work_dir: Path, name: str, epochs: int, **kwargs: Any) -> None:
+    ``anyway``: resuming takes rates and schedules from the config instead of the checkpoint, whatever processes wrote it.
+    """
+
+    def __init__(
+        self, *, model: StageModel, work_dir: Path, name: str, epochs: int, anyway: bool = False, **kwargs: Any
+    ) -> None:
+        self.anyway = anyway
         super().__init__(
             model=model,
             work_dir=str(work_dir),
             train_cfg={"by_epoch": True, "max_epochs": epochs},
             default_hooks=dict.fromkeys(("checkpoint", "sampler_seed", "runtime_info", "timer", "logger")),
-            custom_hooks=[CommitHook(), StateHook()],
+            custom_hooks=[CommitHook(), StateHook(anyway)],
             experiment_name=name,
             visualizer=Visualizer(name=name, vis_backends=[]),
             cfg=Config({}),
@@ -130,6 +144,19 @@ class ReidRunner(Runner):
         self._has_loaded = True
         return checkpoint
 
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        if not self.anyway:
+            super().resume(filename, *args, **kwargs)
+            return
+        settings = [{k: v for k, v in g.items() if k != "params"} for g in self.optim_wrapper.param_groups]
+        super().resume(filename, resume_param_scheduler=False)
+        for group, own in zip(self.optim_wrapper.param_groups, settings):
+            group.update(own)
+        self.optim_wrapper.optimizer._global_step = self.iter  # else schedulers warn of a step that comes too early
+        for _ in range(self.epoch):
+            for scheduler in self.param_schedulers or []:
+                scheduler.step()
+
     def save_checkpoint(self, out_dir: str, filename: str, **kwargs: Any) -> None:  # type: ignore[override]
         meta = {"epoch": self.epoch + 1, "iter": self.iter, "seed": self.seed}
         checkpoint: dict[str, Any] = {
@@ -140,6 +167,7 @@ class ReidRunner(Runner):
             "message_hub": {},
         }
         self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
+        refuse_not_finite(stage_model(self), checkpoint["state_dict"])
         states = [checkpoint["state_dict"], *checkpoint["reidx"]["memories"].values()]
         others = processes.equal_everywhere(checkpoints.digest_of(states)) if processes.count() > 1 else []
         if others:
@@ -148,6 +176,14 @@ class ReidRunner(Runner):
                 "process 0. A part of the model treats its share of a batch as the whole; nothing was saved."
             )
         processes.from_first(lambda: checkpoints.save(Path(out_dir) / filename, checkpoint))
+
+
+def refuse_not_finite(model: StageModel, state: Mapping[str, Any]) -> None:
+    """Raise :class:`RunError` if what is to be saved of ``model`` is no number: a loss may have been finite a last time."""
+    wrong = checkpoints.not_finite(state, {name for name, _ in model.named_parameters()})
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise RunError(f"{', '.join(wrong[:3])}{more} became NaN or infinite and will not be saved. {DIVERGED}")
 
 
 def device_of_this_process() -> torch.device:

@@ -20,6 +20,7 @@ from reidx.data.loading import LabelledView, StreamLoader, batches
 from reidx.engine import checkpoint as checkpoints
 from reidx.engine.batch import images_a_step, rate_note
 from reidx.engine.compiler import compiled
+from reidx.engine.faults import during, memory_for
 from reidx.engine.forecast import work_of
 from reidx.engine.journal import Journal
 from reidx.engine.loop import Report, StageLoop
@@ -27,6 +28,7 @@ from reidx.engine.model import StageModel
 from reidx.engine.objective import BoundAlignment, BoundTerm, Objective, term_names
 from reidx.engine.optim import PrecisionOptimWrapper, build_optimizer, clipping, schedules
 from reidx.engine.progress import Reporter
+from reidx.engine.record import Resume
 from reidx.engine.relabel import IDENTITY, Extractor, LevelPlan, Relabeller
 from reidx.engine.runner import ReidRunner, device_of_this_process
 from reidx.evaluation import Details, evaluate
@@ -174,7 +176,7 @@ class StageRun:
     # ---- training
 
     def run(
-        self, resume: bool, journal: Journal | None = None, loop: Callable[..., StageLoop] = StageLoop
+        self, resume: Resume, journal: Journal | None = None, loop: Callable[..., StageLoop] = StageLoop
     ) -> list[Report]:
         """Train the stage to its end; the report of each epoch. ``resume`` goes on from its newest whole checkpoint.
 
@@ -191,7 +193,9 @@ class StageRun:
             shared=self.model.networks,
             clip_grad=clipping(stage.clip_grad, stage.clip_by),
         )
-        newest = processes.from_first(lambda: checkpoints.newest(self.work_dir)) if resume else None
+        newest = None
+        if resume:
+            newest = processes.from_first(lambda: checkpoints.to_resume_from(self.work_dir, self.reporter.say))
         self.runner = ReidRunner(
             model=self.model,
             work_dir=self.work_dir,
@@ -203,6 +207,7 @@ class StageRun:
             randomness={"seed": self.key[0]},
             resume=newest is not None,
             load_from=None if newest is None else str(newest),
+            anyway=resume == "anyway",
         )
         self.runner._train_loop = stage_loop = loop(
             self.runner,
@@ -216,10 +221,19 @@ class StageRun:
             reporter=self.reporter,
             journal=journal or Journal(self.work_dir / "log.jsonl"),
         )
-        with compiled([self.model.networks[n] for n in self.model.needed()], stage.compile):  # type: ignore[misc]
+        networks = [self.model.networks[n] for n in self.model.needed()]
+        with during(f"stage {stage.name}"), memory_for(self._smaller_steps), compiled(networks, stage.compile):  # type: ignore[arg-type]
             self.runner.train()
         return stage_loop.history
 
+    def _smaller_steps(self) -> str:
+        """How to need less memory in a step."""
+        plans = {name: loader.batch_sampler or [[]] for name, loader in self.loader.loaders.items()}
+        sizes = [f"{len(next(iter(plan)))} images of {name}" for name, plan in plans.items()]
+        taken = f"A step takes {' and '.join(sizes)}: take fewer (streams.NAME.sampler)" if sizes else "Take a smaller model"
+        return f"{taken}, lower data.image_size, or set precision: bf16."
+
+    @during("relabelling")
     def _prepare(self, epoch: int) -> Report:
         identity = {
             name: stream.domain for name, stream in self.stage.streams.items() if stream.labels == IDENTITY
@@ -252,6 +266,7 @@ class StageRun:
     def _evaluate_if_due(self, epoch: int) -> Report:
         return self.evaluate()[0] if work_of(self.stage, epoch)["evaluate"] else {}
 
+    @during("evaluation")
     def evaluate(self) -> tuple[Report, dict[str, Any]]:
         """The retrieval metrics of the network as it is, and the evaluation's card; empty without a domain to test on."""
         settings: Evaluate = self.stage.evaluate

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -60,10 +59,3 @@ def ranked_list(
             sheet.paste(cell, (left + FRAME, top + HEAD + FRAME))
             draw.text((left + 2, top + 2), text, fill=colour)
     return sheet
-
-
-def save_ranked_list(path: Path, query: Split, gallery: Split, details: Details) -> Path:
-    """Write :func:`ranked_list` as a PNG; the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    ranked_list(query, gallery, details).save(path)
-    return path

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reidx.errors import CheckpointError
+from reidx.errors import CheckpointError, out_of_memory
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -34,6 +34,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and safetensors each raise their own kind, torch's with bad advice
+        if out_of_memory(error):
+            raise
         why = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
         raise CheckpointError(
             f"weights: {path} could not be read as a file of weights{why}: it is damaged, of another format, or holds "

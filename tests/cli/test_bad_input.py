@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -46,10 +47,10 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
 def refusal(run: Run) -> Callable[..., str]:
     """The message of a command that must fail for what it was given, and leave nothing half-written."""
 
-    def refusal(*words: str) -> str:
-        code, out, err = run(*words)
-        assert (code, out) == (2, ""), err
-        assert err.startswith("error: ") and err.count("error: ") == 1 and err.count("\n") == 1, err
+    def refusal(*words: str, code: int = 1, lines: int = 1) -> str:
+        found, out, err = run(*words)
+        assert (found, out) == (code, ""), err
+        assert err.startswith("error: ") and err.count("error: ") == 1 and err.count("\n") == lines, err
         assert "Traceback" not in err
         assert_whole(Path("."))
         return err.removeprefix("error: ").strip()
@@ -140,7 +141,7 @@ def test_debug_shows_the_traceback_too(experiment, run):
     path = experiment()
     for words in (["--debug", "train", str(path)], ["train", str(path), "--debug"]):
         code, _, err = run(*words, "--set", "seed=many")
-        assert code == 2
+        assert code == 1
         assert err.startswith("Traceback (most recent call last)")
         assert err.endswith("\nerror: --set: seed is 'many' (a string); expected int.\n")
 
@@ -148,7 +149,7 @@ def test_debug_shows_the_traceback_too(experiment, run):
 def test_a_separate_process_says_no_more(experiment, tmp_path):
     command = [sys.executable, "-m", "reidx", "train", str(experiment()), "--set", "seed=many"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "error: --set: seed is 'many' (a string); expected int.\n"
 
 
@@ -180,10 +181,15 @@ def test_a_corrupt_image_met_while_evaluating_costs_one_epoch(experiment, run, r
     shutil.copytree(images, tmp_path / "whole")
     bad = truncate(images / "query")
     path = str(experiment(data=market(images), stages=STAGES))
-    assert refusal("train", path, "--work-dir", "run").startswith(f"{bad} cannot be read as an image: ")
+    message = refusal("train", path, "--work-dir", "run")
+    assert message.startswith(f"{bad} cannot be read as an image: ")
+    assert "This was in stage adapt, epoch 2/2, evaluation, extracting features; " in message
+    assert message.endswith("go on with --resume.")
     assert checkpoints.newest(Path("run/1-adapt")) == Path("run/1-adapt/epoch_1.pth")
     shutil.copy(tmp_path / "whole" / "query" / bad.name, bad)
-    code, out, err = run("train", path, "--work-dir", "run", "--resume")
+    message = refusal("train", path, "--work-dir", "run", "--resume", lines=3)  # it had been damaged when the run began
+    assert "data.target.query: 18 images → 18 images, other sizes" in message
+    code, out, err = run("train", path, "--work-dir", "run", "--resume-anyway")
     assert (code, err) == (0, "") and "adapt, epoch 2 (last)" in out
 
 
@@ -216,7 +222,9 @@ def test_data_that_changed_under_a_run(experiment, run, refusal, images, monkeyp
         patch.setattr("reidx.engine.stage.StageRun.evaluate", _interrupt)
         assert run("train", path, "--work-dir", "run")[0] == 130
     sorted((images / "bounding_box_train").glob("*.jpg"))[0].unlink()
-    message = refusal("train", path, "--work-dir", "run", "--resume")
+    message = refusal("train", path, "--work-dir", "run", "--resume", lines=3)
+    assert "data.target.train: 144 images → 143 images, other files, sizes, ids, cameras" in message
+    message = refusal("train", path, "--work-dir", "run", "--resume-anyway")
     assert message.startswith("The checkpoint labels 144 images (main), but there are 143 now.")
 
 
@@ -231,7 +239,7 @@ def test_no_cluster_in_the_first_epoch(experiment, refusal):
     path = str(experiment(stages=STAGES))
     message = refusal("train", path, "--work-dir", "run", "--set", "labels.clusterer.min_samples=100")
     assert message.startswith("Epoch 1: DBSCAN found no cluster among 144 images, all are outliers. The nearest pairs lie at ")
-    assert message.endswith("Raise eps, lower min_samples, or start from better weights.")
+    assert "Raise eps, lower min_samples, or start from better weights. This was in stage adapt, epoch 1" in message
 
 
 def test_no_cluster_in_a_later_epoch_keeps_the_earlier_ones(experiment, refusal, monkeypatch):
@@ -251,7 +259,7 @@ def test_no_cluster_in_a_later_epoch_keeps_the_earlier_ones(experiment, refusal,
 def test_a_loss_that_is_no_number(experiment, refusal):
     words = ["train", str(experiment(stages=STAGES)), "--work-dir", "run", "--set", "optimizer={type: SGD, lr: 1e+30}"]
     message = refusal(*words)
-    assert message.startswith("Epoch 1: loss, CrossEntropy became nan. Lower the learning rate, clip gradients")
+    assert message.startswith("stage adapt, epoch 1/2, training: loss became nan, CrossEntropy became nan in steps 1 to ")
 
 
 # ---- the work directory
@@ -282,10 +290,12 @@ def test_a_full_disk_while_saving_loses_nothing(experiment, run, tmp_path):
         [sys.executable, "-c", FULL_DISK, *words, "--progress", "quiet"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    saved = tmp_path / "run/1-adapt/epoch_2.pth"
-    assert done.stderr.startswith(f"error: {saved} cannot be written: the disk is full, or files of that size are not allowed.")
-    assert done.stderr.count("\n") == 1 and "Make room (or choose another --work-dir) and go on with --resume." in done.stderr
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    why = "epoch_2.pth cannot be written: the disk is full, or files of that size are not allowed ("
+    assert done.stderr.startswith("error: stage adapt, epoch 2/2, saving: ") and why in done.stderr
+    assert re.search(r" MB are free in \S*run/1-adapt\). Nothing was left half-written.", done.stderr)
+    assert done.stderr.count("\n") == 1
+    assert "Make room (or let the folder be written to) and go on with --resume." in done.stderr
     assert_whole(tmp_path)
     assert checkpoints.newest(tmp_path / "run/1-adapt") == tmp_path / "run/1-adapt/epoch_1.pth"
     assert not (tmp_path / "run/1-adapt/epoch_2.sha256").exists()
@@ -298,12 +308,12 @@ def test_a_work_dir_that_cannot_be_written(experiment, refusal, tmp_path):
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     for folder in ("file", "file/run"):
         message = refusal("train", path, "--work-dir", folder)
-        assert message.startswith(f"{folder}/config.yaml cannot be written: ")
+        assert message.startswith(f"{folder} cannot be the run's folder: ") and "--work-dir" in message
     assert (tmp_path / "file").read_text() == "mine"
     if os.geteuid() == 0:
         return  # to root every folder is writable
     (tmp_path / "closed").mkdir(mode=0o500)
-    assert "Permission denied" in refusal("train", path, "--work-dir", "closed")
+    assert "it may not be written to" in refusal("train", path, "--work-dir", "closed")
 
 
 def test_a_work_dir_that_holds_a_run(experiment, run, refusal):
@@ -313,8 +323,8 @@ def test_a_work_dir_that_holds_a_run(experiment, run, refusal):
     assert refusal("train", path, "--work-dir", "run") == (
         "run holds a run already. Go on with it (--resume), or name another folder (--work-dir)."
     )
-    message = refusal("train", path, "--work-dir", "run", "--resume", "--set", "seed=2")
-    assert message.startswith("run holds a run of another config (hash ") and "compare its config.yaml" in message
+    message = refusal("train", path, "--work-dir", "run", "--resume", "--set", "seed=2", lines=3)
+    assert message.startswith("run was begun under other circumstances:\n  config.seed: 1 → 2\n")
     assert {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()} == before
 
 

@@ -17,7 +17,8 @@ import torch
 import reidx
 from reidx.engine import checkpoint as checkpoints
 from reidx.engine.loop import StageLoop
-from reidx.errors import CheckpointError, ConfigError
+from reidx.errors import CheckpointError, ConfigError, RunError
+from reidx.testing.runs import assert_same_run
 
 STAGES = [{"name": "adapt", "epochs": 3, "iters": 3}]
 
@@ -31,23 +32,6 @@ def metrics(folder: Path) -> list[dict[str, float]]:
     """The history of the run's only stage, without what a clock says."""
     history = json.loads((folder / "1-adapt" / "done.json").read_text())["history"]
     return [{k: v for k, v in entry.items() if not k.startswith("seconds")} for entry in history]
-
-
-def assert_same(a: object, b: object, path: str = "") -> None:
-    if isinstance(a, torch.Tensor):
-        assert isinstance(b, torch.Tensor) and a.dtype == b.dtype, path
-        assert torch.equal(a, b), f"{path} differs"
-    elif isinstance(a, dict):
-        assert isinstance(b, dict) and a.keys() == b.keys(), path
-        for key in a:
-            if not str(key).startswith("seconds"):
-                assert_same(a[key], b[key], f"{path}/{key}")
-    elif isinstance(a, (list, tuple)):
-        assert isinstance(b, (list, tuple)) and len(a) == len(b), path
-        for i, (x, y) in enumerate(zip(a, b)):
-            assert_same(x, y, f"{path}/{i}")
-    else:
-        assert a == b, f"{path}: {a} is not {b}"
 
 
 @pytest.fixture
@@ -120,10 +104,8 @@ def test_killed_then_resumed_is_as_if_never_killed(
     assert killed.returncode == -signal.SIGKILL, f"it was meant to be killed while {moment}: {killed.stderr}"
     assert not (folder / "result.json").exists()
     reidx.run(reidx.load_config(config), folder, resume=True, progress="quiet")
-    assert metrics(folder) == metrics(whole)
     assert_told_once(folder)
-    last = "1-adapt/epoch_3.pth"
-    assert_same(checkpoints.load(folder / last), checkpoints.load(whole / last))
+    assert_same_run(folder, whole)
 
 
 def assert_told_once(folder: Path) -> None:
@@ -170,10 +152,7 @@ def test_killed_from_outside_at_any_moment(uninterrupted: tuple[Path, Path], tmp
     process.kill()
     process.wait()
     reidx.run(reidx.load_config(config), folder, resume=True, progress="quiet")
-    assert metrics(folder) == metrics(whole)
-    assert_same(
-        checkpoints.load(folder / "1-adapt/epoch_3.pth"), checkpoints.load(whole / "1-adapt/epoch_3.pth")
-    )
+    assert_same_run(folder, whole)
 
 
 def test_a_folder_of_another_run_is_not_touched(uninterrupted: tuple[Path, Path]) -> None:
@@ -182,7 +161,7 @@ def test_a_folder_of_another_run_is_not_touched(uninterrupted: tuple[Path, Path]
     with pytest.raises(ConfigError, match="--resume"):
         reidx.run(reidx.load_config(config), folder, progress="quiet")
     other = reidx.load_config(config, ["seed=2"])
-    with pytest.raises(ConfigError, match="another config"):
+    with pytest.raises(ConfigError, match=r"config\.seed: 1 → 2"):
         reidx.run(other, folder, resume=True, progress="quiet")
     assert (folder / "config.yaml").read_text() == before
 
@@ -220,7 +199,7 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(CheckpointError, match="No space left") as error:
+    with pytest.raises(RunError, match="No space left") as error:
         checkpoints.save(path, {"epoch": 1})
     assert "untouched" in str(error.value) and "--resume" in str(error.value)
     assert path.read_bytes() == original

@@ -19,7 +19,6 @@ from reidx.evaluation.ranked_list import (
     WRONG,
     pick_queries,
     ranked_list,
-    save_ranked_list,
 )
 from reidx.evaluation.ranking import Details
 from reidx.testing.tiny import IMAGE_SIZE, tiny_domain
@@ -108,12 +107,6 @@ def test_queries_from_the_best_to_the_worst() -> None:
 def test_by_default_the_picture_shows_those(sides: tuple[Split, Split]) -> None:
     sheet = ranked_list(*sides, details([0.1, np.nan, 0.9], TOP), rows=2, size=(HEIGHT, WIDTH))
     assert [frame_and_picture(sheet, row, 0)[1] for row in range(2)] == [(50, 100, 200), (10, 100, 200)]
-
-
-def test_it_is_saved_where_it_is_asked_for(sides: tuple[Split, Split], tmp_path: Path) -> None:
-    path = save_ranked_list(tmp_path / "new" / "ranked.png", *sides, details([0.9, 0.5, 0.1], TOP))
-    with Image.open(path) as picture:
-        assert picture.size == ranked_list(*sides, details([0.9, 0.5, 0.1], TOP)).size
 
 
 # ---- the control by colours

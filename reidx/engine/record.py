@@ -1,0 +1,246 @@
+"""What a run's folder says of the run: its config, and the circumstances that its numbers come from."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from reidx import __version__, processes
+from reidx.config import Config, experiment_hash
+from reidx.data.domains import Domains
+from reidx.data.fingerprint import fingerprint
+from reidx.engine import checkpoint as checkpoints
+from reidx.errors import ConfigError, ReidxError, RunError
+from reidx.plugin import Plugin
+from reidx.plugins import plugins
+from reidx.source import source_digest
+from reidx.yaml_tree import load_tree
+
+RECORD = "experiment.json"
+"""The file that makes a folder a run's."""
+
+Resume = bool | Literal["anyway"]
+"""Whether a run is gone on with: only under the circumstances it was begun in, or under others too."""
+
+WITHOUT_EFFECT = re.compile(r"config\.(name|log(\..+)?|data\.(workers|cache_gb|domains\.[^.]+\.(root|path)))")
+"""Keys of a config that touch no number. Where a data set lies is one: what it holds is compared itself."""
+
+WARNED = "torch"
+"""What may differ without being asked: its version moves last digits."""
+
+
+class Record:
+    """The record of a run in its folder: read, compared, and written when the folder becomes the run's.
+
+    ``resumed`` are the circumstances that changed when the run was gone on with, a mapping each time: what differed, and
+    how.
+    """
+
+    def __init__(self, folder: Path, config: Config, resume: Resume) -> None:
+        self.folder, self.config, self.resume = folder, config, resume
+        self.path = folder / RECORD
+        self.resumed: list[dict[str, str]] = []
+        self._earlier: dict[str, Any] | None = None
+        self._claimed = False
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the folder holds a run already, which is gone on with; known once it is admitted."""
+        return self._earlier is not None
+
+    def admit(self) -> None:
+        """Look at the folder, and make it if need be; raise :class:`ConfigError` if it can be no run's, or is another's.
+
+        Costs nothing, and so comes before the data are read.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            text = self.path.read_text(encoding="utf-8") if self.path.exists() else None
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "its record is no text"
+            raise ConfigError(
+                f"{self.folder} cannot be the run's folder: {why}. Mend that, or name another (--work-dir)."
+            ) from error
+        if not os.access(self.folder, os.R_OK | os.W_OK | os.X_OK):
+            raise ConfigError(
+                f"{self.folder} cannot be the run's folder: it may not be written to. Name another (--work-dir)."
+            )
+        if text is not None:
+            if not self.resume:
+                raise ConfigError(
+                    f"{self.folder} holds a run already. Go on with it (--resume), or name another folder (--work-dir)."
+                )
+            self._earlier = self._parsed(text)
+            self.resumed = list(self._earlier.get("resumed", []))
+        elif any(self.folder.glob("*/epoch_*.pth")):
+            self._without("is missing")
+            self._earlier = {}
+        else:
+            checkpoints.write_text(self.folder / "config.yaml", self.config.render())
+
+    def claim(self, domains: Domains, say: Callable[[str], None]) -> list[dict[str, str]]:
+        """Make the folder this run's; what changed each time it was gone on with. ``domains``: those it uses, read already.
+
+        Raises :class:`ConfigError` with all that differs from the circumstances in which the run was begun, unless it is
+        to go on anyway; that is noted then. Another version of torch is only said.
+        """
+        now = circumstances(self.config, domains)
+        if self._earlier is not None:
+            changed = self._changed(now)
+            refused = {name: how for name, how in changed.items() if name != WARNED}
+            if refused and self.resume != "anyway":
+                listing = "".join(f"\n  {name}: {how}" for name, how in refused.items())
+                raise ConfigError(
+                    f"{self.folder} was begun under other circumstances:{listing}\n"
+                    "Make them what they were, name another folder (--work-dir), or go on all the same with "
+                    "--resume-anyway, which the result's card will say."
+                )
+            if not changed and self._earlier.get("hash") == self.config.hash:
+                return self.resumed
+            if changed:
+                listing = "; ".join(f"{name}: {how}" for name, how in changed.items())
+                say(f"{self.folder} was begun under other circumstances: {listing}")
+                self.resumed.append(changed)
+            checkpoints.write_text(self.folder / "config.yaml", self.config.render())
+        used = _used_plugins(self.config)
+        record = {
+            "name": self.config.experiment.name,
+            "hash": self.config.hash,
+            "plugins": {plugin.namespace: _credits(plugin) for plugin in used},
+            "circumstances": now,
+            "resumed": self.resumed,
+            "legs": self._earlier.get("legs", 0) if self._earlier else 0,
+        }
+        checkpoints.write_text(self.path, json.dumps(record, indent=1))
+        self._claimed = self._earlier is None
+        return self.resumed
+
+    def stage_folder(self, name: str) -> Path:
+        """The folder of a stage, made if need be; raises :class:`RunError` where that of the run is gone by now."""
+        folder = self.folder / name
+        try:
+            self.path.stat()
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"{folder} cannot be used: {error.strerror} ({error.filename}). If the run's folder was deleted, moved or "
+                "unmounted, put it back; then go on with --resume."
+            ) from error
+        return folder
+
+    def release(self) -> None:
+        """Give the folder free again if this run has claimed it and has nothing saved in it yet."""
+        if self._claimed and not any(self.folder.glob("*/epoch_*.pth")) and not any(self.folder.glob("*/*.json")):
+            self.path.unlink(missing_ok=True)
+
+    def _parsed(self, text: str) -> dict[str, Any]:
+        try:
+            record = json.loads(text)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or "hash" not in record:
+            self._without("is damaged")
+            return {}
+        return record
+
+    def _without(self, what: str) -> None:
+        if self.resume != "anyway":
+            raise ConfigError(
+                f"{self.path} {what}, so nothing says what the checkpoints in {self.folder} are of. Restore it, name another "
+                "folder (--work-dir), or go on with them all the same (--resume-anyway)."
+            )
+
+    def _changed(self, now: Mapping[str, Any]) -> dict[str, str]:
+        assert self._earlier is not None
+        if not self._earlier:
+            return {RECORD: "missing or damaged → made anew"}
+        changed = {}
+        if self._earlier["hash"] != self.config.hash:
+            changed = self._changed_config(self._earlier["hash"])
+        before = self._earlier.get("circumstances", {})
+        changed.update(_other_data(before.get("data", {}), now["data"]))
+        for name in ("processes", "code", WARNED):
+            changed.update(differences(before.get(name), now[name], name))
+        return changed
+
+    def _changed_config(self, theirs: str) -> dict[str, str]:
+        """The keys of the config that differ; the hashes where the earlier one cannot be read any more."""
+        try:
+            earlier = load_tree(self.folder / "config.yaml").data
+        except (ReidxError, OSError):
+            earlier = {}
+        if experiment_hash(earlier) != theirs:
+            return {"config": f"hash {theirs} → {self.config.hash}"}
+        found = differences(earlier, self.config.data, "config")
+        return {name: how for name, how in found.items() if not WITHOUT_EFFECT.fullmatch(name)}
+
+
+def circumstances(config: Config, domains: Domains) -> dict[str, Any]:
+    """What decides the numbers of a run beside its config: processes, the data's content, the code that runs, torch."""
+    code = {"reidx": f"{__version__}, source {source_digest('reidx')}"}
+    for plugin in _used_plugins(config):
+        modules = sorted({entry.component.target.partition(":")[0].partition(".")[0] for entry in plugin.entries})
+        code[plugin.namespace] = f"{plugin.origin}, source {' '.join(map(source_digest, modules))}"
+    return {
+        "processes": processes.count(),
+        "data": {name: fingerprint(dataset) for name, dataset in domains.read().items()},
+        "code": code,
+        "torch": torch.__version__,
+    }
+
+
+def differences(before: Any, after: Any, of: str) -> dict[str, str]:
+    """Where two trees of plain data differ: ``old → new`` by the dotted path of each leaf, under the name ``of``."""
+    old, new = _leaves(before, of), _leaves(after, of)
+    return {
+        name: f"{old.get(name, 'absent')} → {new.get(name, 'absent')}"
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name) != new.get(name)
+    }
+
+
+def _leaves(value: Any, name: str) -> dict[str, str]:
+    children = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    leaves: dict[str, str] = {}
+    for key, child in children:
+        leaves.update(_leaves(child, f"{name}.{key}"))
+    return leaves or {name: json.dumps(value, ensure_ascii=False)}
+
+
+def _other_data(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, str]:
+    """The splits of the domains whose fingerprints differ, and in what."""
+    changed = {}
+    for domain, split in dict.fromkeys((d, s) for data in (before, after) for d in data for s in data[d]):
+        old, new = (data.get(domain, {}).get(split, {}) for data in (before, after))
+        if old != new:
+            counts = " → ".join(f"{side['images']} images" if side else "unknown" for side in (old, new))
+            others = [key for key in ("files", "sizes", "ids", "cameras") if old.get(key) != new.get(key)]
+            changed[f"data.{domain}.{split}"] = f"{counts}, other {', '.join(others)}"
+    return changed
+
+
+def _used_plugins(config: Config) -> list[Plugin]:
+    """The plugins that bring a component of the config."""
+    namespaces = {name.partition(".")[0] for name in _components(config.data) if "." in name}
+    return [plugin for plugin in plugins() if plugin.namespace in namespaces]
+
+
+def _credits(plugin: Plugin) -> dict[str, str]:
+    paper, licence = (plugin.info.paper, plugin.info.licence) if plugin.info else ("", "")
+    return {"distribution": plugin.origin, "paper": paper, "licence": licence}
+
+
+def _components(data: Any) -> set[str]:
+    """The names of all components in a resolved config."""
+    if isinstance(data, list):
+        return set().union(*map(_components, data))
+    if not isinstance(data, dict):
+        return set()
+    own = {data[key] for key in ("type", "loss") if isinstance(data.get(key), str)}
+    return own.union(*map(_components, data.values()))
