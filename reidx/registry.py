@@ -39,7 +39,7 @@ KINDS: dict[str, Kind] = {
             "transform",
             "uint8 images (B,3,H,W), on any device",
             "normalised floats (B,3,H,W)",
-            ("image_size", "mean", "std"),
+            ("image_size", "mean", "std", "rank", "world_size"),
         ),
         Kind(
             "sampler",

@@ -14,15 +14,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on from the last checkpoint of the work directory"
     )
+    parser.add_argument(
+        "--launcher",
+        choices=("auto", "none", "torchrun", "slurm"),
+        default="auto",
+        help="who started the processes of this job (default: torchrun if its variables are set, else none)",
+    )
     add_progress_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     import reidx
+    from reidx import processes
 
     config = reidx.load_config(arguments.config, arguments.overrides)
-    result = reidx.run(
-        config, work_dir=arguments.work_dir, resume=arguments.resume, progress=arguments.progress
-    )
-    print(result.table())
+    with processes.started(arguments.launcher):
+        result = reidx.run(
+            config, work_dir=arguments.work_dir, resume=arguments.resume, progress=arguments.progress
+        )
+        if processes.rank() == 0:
+            print(result.table())
     return 0

@@ -98,14 +98,21 @@ class ImageStore(Dataset[Tensor]):
         # NumPy, not torch: torch would start its own threads for each image, next to ours or the worker processes
         return np.stack([np.asarray(channel) for channel in resized.split()])
 
-    def warm(self, threads: int | None = None, progress: Callable[[int, int], None] | None = None) -> None:
-        """Fill the cache now, on ``threads`` (default: the machine's cores); nothing if the set is too large for it.
+    def warm(
+        self,
+        positions: range | None = None,
+        threads: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Fill the cache now (at ``positions``, default all), on ``threads`` (default: the machine's cores); nothing if
+        the set is too large for it.
 
         ``progress(done, total)`` is called as those images arrive that are not there yet.
         """
         if self.cache is None or self.filled is None:
             return
-        missing = np.flatnonzero(self.filled == 0).tolist()
+        wanted = range(len(self)) if positions is None else positions
+        missing = [position for position in wanted if self.filled[position] == 0]
         with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
             try:
                 for done, _ in enumerate(pool.map(self._fill, missing), start=1):

@@ -76,8 +76,11 @@ class ReidAugment(Transform):
         exposure: float = 0.0,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         super().__init__(mean, std)
+        self.rank, self.world_size = rank, world_size
         for name, share in (("flip", flip), ("erase", erase), ("cast", cast), ("exposure", exposure)):
             if not 0 <= share <= 1:
                 raise ConfigError(f"ReidAugment: {name} is a share, from 0 to 1, not {share}.")
@@ -88,8 +91,10 @@ class ReidAugment(Transform):
 
     def batch(self, images: Tensor) -> Tensor:
         count, _, height, width = images.shape
-        # a row an image, so that a batch consumes the generator just as its images one after the other do
-        draws = torch.rand(count, 10 + 2 * self.tries)
+        # A row an image, so that a batch consumes the generator just as its images one after the other do. Each process
+        # draws for the whole batch, as all their generators are alike, and takes the rows of its own images.
+        draws = torch.rand(self.world_size * count, 10 + 2 * self.tries)
+        draws = draws[self.rank * count : (self.rank + 1) * count]
         if self.cast or self.exposure:
             images = self._recoloured(images, draws[:, 6 + 2 * self.tries :])
         flipped = (draws[:, 0] < self.flip).tolist()

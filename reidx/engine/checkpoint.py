@@ -6,12 +6,14 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from reidx import processes
 from reidx.errors import CheckpointError
 
 KEEP = 2
@@ -44,7 +46,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small text file atomically."""
+    """Write a small text file atomically; the first process does it for all."""
+    if processes.rank() > 0:
+        return
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
@@ -54,6 +58,16 @@ def digest(path: Path) -> str:
         sha = hashlib.sha256()
         while block := handle.read(1 << 20):
             sha.update(block)
+    return sha.hexdigest()
+
+
+def digest_of(states: Iterable[Mapping[str, Tensor]]) -> str:
+    """The SHA-256 of tensors, in hex: their names and every bit of them."""
+    sha = hashlib.sha256()
+    for state in states:
+        for name, tensor in state.items():
+            sha.update(name.encode())
+            sha.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
 
 

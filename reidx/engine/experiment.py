@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from reidx import processes
 from reidx.config import Config
 from reidx.data.domains import Domains
 from reidx.engine import checkpoint as checkpoints
@@ -108,19 +109,24 @@ def run(
     """
     keep_freed_memory()
     folder = Path(work_dir) if work_dir is not None else Path("runs") / f"{config.experiment.name}-{config.hash}"
-    claimed = _claim(folder, config, resume)
+    claimed = processes.from_first(lambda: _claim(folder, config, resume))
     try:
-        return _run(config, folder, resume, Reporter(progress))
+        return _run(config, folder, resume, Reporter(progress if processes.rank() == 0 else "quiet"))
     except BaseException:
-        if claimed and not any(folder.glob("*/epoch_*.pth")) and not any(folder.glob("*/*.json")):
+        if processes.rank() == 0 and claimed and not any(folder.glob("*/epoch_*.pth")) and not any(folder.glob("*/*.json")):
             (folder / RECORD).unlink(missing_ok=True)
         raise
 
 
 def _run(config: Config, folder: Path, resume: bool, reporter: Reporter) -> Result:
     experiment = config.experiment
-    domains = Domains(config.data["data"], reporter.counted)
-    check_experiment(config, domains)
+
+    def checked() -> Domains:
+        domains = Domains(config.data["data"], reporter.counted)
+        check_experiment(config, domains)
+        return domains
+
+    domains = processes.first_alone(checked)
     stages: list[StageResult] = []
     started = time.time()
     cards: dict[str, Any] = {}
@@ -154,7 +160,7 @@ def _run(config: Config, folder: Path, resume: bool, reporter: Reporter) -> Resu
             stage_run.evaluate()  # killed between the last commit and here: the picture and the card are still due
         stages.append(result)
         cards[stage.name] = _stage_card(stage, stage_run)
-        if stage_run.details is not None and stage.evaluate.domain is not None:
+        if stage_run.details is not None and stage.evaluate.domain is not None and processes.rank() == 0:
             tested = domains[stage.evaluate.domain]
             save_ranked_list(path / "ranked.png", tested.query, tested.gallery, stage_run.details)
         record = {"before": result.before, "history": result.history, "card": cards[stage.name]}
@@ -292,6 +298,7 @@ def _card(config: Config, domains: Domains, stages: dict[str, Any], seconds: flo
         "interpolation": config.experiment.data.interpolation,
         "stages": stages,
         "seconds": round(seconds, 1),
+        "processes": processes.count(),
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": versions,
     }

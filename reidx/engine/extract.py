@@ -7,13 +7,15 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, SequentialSampler
+from torch.utils.data import BatchSampler
 
+from reidx import processes
 from reidx.contracts import Features
 from reidx.data.images import ImageStore
 from reidx.data.loading import LabelledView, batches
 from reidx.engine.optim import autocast
 from reidx.engine.progress import Reporter
+from reidx.errors import DataError
 
 BATCH = {"cpu": 64, "cuda": 256}
 """Images a forward pass, by device: small batches stay in a CPU's caches."""
@@ -36,18 +38,22 @@ def extract(
 ) -> dict[str, Tensor]:
     """The named features (N,…), ``kept`` in that type on the CPU, of all images of ``store``, in its order.
 
-    ``network`` must be in evaluation mode. ``flip`` adds the features of each mirror image and halves the sum; the mean
-    is not normalised again. Whether features are finite is checked where they are used.
+    Several processes each extract a share and all receive the whole. ``network`` must be in evaluation mode. ``flip``
+    adds the features of each mirror image and halves the sum; the mean is not normalised again. Whether features
+    are finite is checked where they are used.
     """
     view = LabelledView(store, np.full(len(store), -1, dtype=np.int64), None)
-    order = BatchSampler(SequentialSampler(range(len(store))), BATCH.get(device.type, 64), drop_last=False)
+    if len(store) < processes.count():
+        raise DataError(f"{what}: {len(store)} images cannot be shared by {processes.count()} processes.")
+    mine = range(len(store))[processes.share(len(store))]
+    order = BatchSampler(mine, BATCH.get(device.type, 64), drop_last=False)
     banks: dict[str, Tensor] = {}
-    filled = 0
+    filled = mine.start
     reporter = reporter or Reporter("quiet")
     if workers == 0:
         with reporter.counted(f"{what}: decoding") as progress:
-            store.warm(progress=progress)
-    with reporter.work(what, len(store)) as work, autocast(device, precision):
+            store.warm(mine, progress=progress)
+    with reporter.work(what, len(mine)) as work, autocast(device, precision):
         for batch in batches(view, order, workers):
             images = transform(batch.images.to(device)).contiguous(memory_format=torch.channels_last)
             features: Sequence[Features] = [network(images)]
@@ -60,4 +66,4 @@ def extract(
                 banks[name][filled : filled + len(rows)] = rows
             filled += len(images)
             work.advance(len(images))
-    return banks
+    return {name: processes.complete(bank) for name, bank in banks.items()}

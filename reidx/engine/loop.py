@@ -73,7 +73,7 @@ class StageLoop(BaseLoop):
     def run_epoch(self) -> None:
         """One epoch, from its seed to its checkpoint."""
         runner, epoch = self.runner, self._epoch
-        seed_everything(*self.key, epoch, runner.rank)
+        seed_everything(*self.key, epoch)  # the same in each process
         clock = time.perf_counter()
         report = self.prepare(epoch)
         relabelled = time.perf_counter()

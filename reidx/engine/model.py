@@ -10,10 +10,12 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
+from reidx import processes
 from reidx.contracts import Batch, Features
 from reidx.engine.objective import Objective
 from reidx.memory import Memory
 from reidx.models.network import Network
+from reidx.models.norm import statistics_in_order
 from reidx.models.teachers import EMA, freeze
 
 
@@ -87,11 +89,16 @@ class StageModel(BaseModel):
 
     def features(self, images: Mapping[str, Tensor]) -> dict[str, dict[str, Features]]:
         """Features by network, then by stream; without gradients for networks that are not trained."""
-        if self.joint and len(images) > 1:
-            sizes = [len(x) for x in images.values()]
-            joined = self._features_of({"": torch.cat(list(images.values()))})
-            return {name: dict(zip(images, by[""].split(sizes))) for name, by in joined.items()}
-        return self._features_of(images)
+        if not self.joint or len(images) < 2:
+            return self._features_of(images)
+        sizes = [len(x) for x in images.values()]
+        order = mixed(sizes, self.networks["student"].bn_group)  # type: ignore[arg-type]
+        together = self._features_of({"": torch.cat(list(images.values()))[order]})
+        back = torch.argsort(order)
+        return {
+            name: dict(zip(images, Features({k: v[back] for k, v in by[""].items()}).split(sizes)))
+            for name, by in together.items()
+        }
 
     def _features_of(self, images: Mapping[str, Tensor]) -> dict[str, dict[str, Features]]:
         trained = self.trained
@@ -99,7 +106,10 @@ class StageModel(BaseModel):
         outputs: dict[str, dict[str, Features]] = {}
         for name in self.needed():
             network: Network = self.networks[name]  # type: ignore[assignment]
-            with torch.set_grad_enabled(torch.is_grad_enabled() and name in trained):
+            with (
+                torch.set_grad_enabled(torch.is_grad_enabled() and name in trained),
+                statistics_in_order(network),
+            ):
                 maps[name] = {stream: network.map(x) for stream, x in images.items()}
                 teacher = maps.get(self.teacher_of(name) or "", {})
                 outputs[name] = {s: network.head(m, teacher.get(s)) for s, m in maps[name].items()}
@@ -111,7 +121,13 @@ class StageModel(BaseModel):
             name: self.transforms[name](batch.images).contiguous(memory_format=self.memory_format)
             for name, batch in streams.items()
         }
-        outputs = self.features(images)
+        # Each process computes the whole batch's objective, as one process would, and moves what its own images moved;
+        # the optimiser's wrapper adds that up.
+        outputs = {
+            network: {stream: everyones(features) for stream, features in by.items()}
+            for network, by in self.features(images).items()
+        }
+        streams = {name: whole(batch) for name, batch in streams.items()}
         total, values = self.objective(outputs, streams, self.memories)
         seen = {
             network: {stream: Features({k: v.detach() for k, v in f.items()}) for stream, f in by.items()}
@@ -145,3 +161,31 @@ class StageModel(BaseModel):
         for name, average in self.averages.items():
             average.update(self.networks[name], self.networks[self.teachers[name]["of"]], self.steps)
         self.steps += 1
+
+
+def mixed(sizes: list[int], group: int | None) -> Tensor:
+    """The order (B,) that gives each BatchNorm group its share of every stream, of streams laid end to end.
+
+    Streams that cannot be shared out evenly stay as they are.
+    """
+    total = sum(sizes)
+    groups = 1 if group is None else max(1, total // group)
+    if total % groups or any(size % groups for size in sizes):
+        return torch.arange(total)
+    streams = torch.arange(total).split(sizes)
+    return torch.cat([stream.view(groups, -1) for stream in streams], dim=1).flatten()
+
+
+def everyones(features: Features) -> Features:
+    """The features of all processes' images; gradients flow to this one's."""
+    if processes.count() == 1:
+        return features
+    return Features({name: processes.joined(value) for name, value in features.items()})
+
+
+def whole(batch: Batch) -> Batch:
+    """What is known of all processes' images; the images themselves stay where they are."""
+    if processes.count() == 1:
+        return batch
+    known = {name: value for name, value in vars(batch).items() if value is not None and name != "images"}
+    return Batch(batch.images, **{name: processes.joined(value) for name, value in known.items()})

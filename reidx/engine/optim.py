@@ -10,18 +10,36 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import nn
 
+from reidx import processes
 from reidx.memory import Memory
 
 
 class PrecisionOptimWrapper(OptimWrapper):
     """An mmengine OptimWrapper whose forward runs in bf16 autocast when asked; bf16 needs no loss scaling.
 
-    mmengine's own AMP wrapper asserts that there is an accelerator.
+    mmengine's own AMP wrapper asserts that there is an accelerator. With several processes each has the gradients of
+    its own images: for the parameters of ``shared`` modules (the networks) they are summed before the step. Those of
+    all others (memories, alignments) every process has whole, and they are averaged, so that no rounding parts them.
     """
 
-    def __init__(self, *args: Any, precision: str = "fp32", **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, precision: str = "fp32", shared: nn.Module | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.precision = precision
+        self.precision, self.shared = precision, shared
+
+    def step(self, **kwargs: Any) -> None:
+        if processes.count() > 1:
+            self._gather()
+        super().step(**kwargs)
+
+    def _gather(self) -> None:
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        parts = set() if self.shared is None else {id(p) for p in self.shared.parameters()}
+        processes.summed([p.grad for p in parameters])
+        for parameter in parameters:
+            if id(parameter) not in parts:
+                parameter.grad /= processes.count()
 
     @contextlib.contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reidx import processes
 from reidx.contracts import Features, LabelSet
 from reidx.data.domains import Domains
 from reidx.engine.extract import extract
@@ -183,6 +184,7 @@ class Relabeller:
                 memory.reset(  # type: ignore[operator]
                     None if bank is None else bank.to(device, torch.float32), labels.to(device), cameras.to(device)
                 )
+            processes.spread(list(memory.state_dict().values()))
 
     # ---- what a checkpoint keeps
 

@@ -22,10 +22,11 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from reidx import processes
 from reidx.engine import checkpoint as checkpoints
 from reidx.engine.model import StageModel
 from reidx.engine.optim import parameters_kept
-from reidx.errors import CheckpointError
+from reidx.errors import CheckpointError, ReidxError
 from reidx.memory import Memory
 
 
@@ -135,8 +136,14 @@ class ReidRunner(Runner):
             "message_hub": {},
         }
         self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
-        if self.rank == 0:
-            checkpoints.save(Path(out_dir) / filename, checkpoint)
+        states = [checkpoint["state_dict"], *checkpoint["reidx"]["memories"].values()]
+        others = processes.equal_everywhere(checkpoints.digest_of(states)) if processes.count() > 1 else []
+        if others:
+            raise ReidxError(
+                f"Epoch {self.epoch + 1}: the weights of processes {', '.join(map(str, others))} are no longer those of "
+                "process 0. A part of the model treats its share of a batch as the whole; nothing was saved."
+            )
+        processes.from_first(lambda: checkpoints.save(Path(out_dir) / filename, checkpoint))
 
 
 def device_of_this_process() -> torch.device:

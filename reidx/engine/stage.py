@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reidx import processes
 from reidx.builder import build
 from reidx.config_parts import own_spec
 from reidx.contracts import LabelSet
@@ -26,7 +27,6 @@ from reidx.engine.relabel import IDENTITY, Extractor, LevelPlan, Relabeller
 from reidx.engine.runner import ReidRunner, device_of_this_process
 from reidx.evaluation import Details, evaluate
 from reidx.labels.pipeline import LabelPipeline
-from reidx.labels.sharding import processes
 from reidx.memory import Memory
 from reidx.models.network import Network, build_network
 from reidx.schema import Alignment, Evaluate, MemoryWiring, Spec, Stage, Term
@@ -57,6 +57,7 @@ class StageRun:
         self.key = (seed, number)
         self.resolve = resolve
         self.model = self._model().to(device_of_this_process())
+        processes.spread(list(self.model.state_dict().values()))
         if self.model.memory_format is torch.channels_last:
             self.model.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         transforms = {
@@ -128,7 +129,14 @@ class StageRun:
         where = f"streams.{stream}.transform"
         size = self.domains.size
         return build(
-            "transform", spec, where=where, mean=network.mean, std=network.std, image_size=size
+            "transform",
+            spec,
+            where=where,
+            mean=network.mean,
+            std=network.std,
+            image_size=size,
+            rank=processes.rank(),
+            world_size=processes.count(),
         ).batch
 
     def _levels(self) -> dict[str, LevelPlan]:
@@ -141,7 +149,7 @@ class StageRun:
                     level.distance,
                     where=f"{where}.distance",
                     device=str(self.model.device),
-                    sharded=processes() > 1,
+                    sharded=processes.count() > 1,
                 )
                 if level.distance is not None
                 else None
@@ -164,9 +172,10 @@ class StageRun:
         wrapper = PrecisionOptimWrapper(
             optimizer=optimizer,
             precision=stage.precision,
+            shared=self.model.networks,
             clip_grad={"max_norm": stage.clip_grad} if stage.clip_grad else None,
         )
-        newest = checkpoints.newest(self.work_dir) if resume else None
+        newest = processes.from_first(lambda: checkpoints.newest(self.work_dir)) if resume else None
         self.runner = ReidRunner(
             model=self.model,
             work_dir=self.work_dir,
@@ -216,6 +225,8 @@ class StageRun:
             cameras=cameras,
             images=len(view),
             batches=self.stage.iters,
+            rank=processes.rank(),
+            world_size=processes.count(),
         )
         return batches(view, sampler, self.domains.workers)
 

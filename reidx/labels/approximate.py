@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from reidx.errors import ConfigError
-from reidx.labels.compiled import compiled, faiss_threads, has_faiss, side_by_side
+from reidx.labels.compiled import compiled, faiss_threads, has_faiss, keep_best
 
 AIM = 0.95
 _SAMPLED = 500
@@ -49,12 +49,14 @@ def ivf(
     edges = np.concatenate([[0], np.bincount(owner.numpy(), minlength=len(centres)).cumsum()])
 
 
-    def look(start: int, stop: int, rows: np.ndarray, best: np.ndarray, where: np.ndarray) -> None:
-        x = queries[torch.from_numpy(rows[start:stop])].to(dtype)
+    def propose(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x = queries[torch.from_numpy(rows)].to(dtype)
         cells = _cells(x, centres, probed).numpy()
         gathered = torch.empty_like(x)
         scores = torch.empty(len(x) * int(np.diff(edges).max()))
         products = torch.empty_like(scores, dtype=dtype)
+        best = np.full((len(rows), count), -np.inf, np.float32)
+        where = np.full((len(rows), count), -1, np.int32)
         for part in (cells[:, :_FIRST], cells[:, _FIRST:]):
             asking, starts = _by_cell(part, len(centres))
             for cell, (low, high) in enumerate(pairwise(edges)):
@@ -66,12 +68,7 @@ def ivf(
                 product = products[: shape[0] * shape[1]].view(shape)
                 torch.mm(chosen, bank[low:high].T, out=product)
                 score = scores[: product.numel()].view(shape).copy_(product).sub_(halves[low:high])
-                _keep_best(who, score.numpy(), low, best[start:stop], where[start:stop])
-
-    def propose(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        best = np.full((len(rows), count), -np.inf, np.float32)
-        where = np.full((len(rows), count), -1, np.int32)
-        side_by_side(look, len(rows), rows, best, where)
+                keep_best(who, score.numpy(), low, best, where)
         found = members.numpy().astype(np.int32)[where]
         found[where < 0] = -1
         # A row with fewer candidates than neighbours asked for goes on to the comparison with all rows.
@@ -134,36 +131,3 @@ def _by_cell(cells, number):  # type: ignore[no-untyped-def]
             rows[filled[c]] = r
             filled[c] += 1
     return rows, starts
-
-
-@compiled
-def _keep_best(rows, scores, first, best, where):  # type: ignore[no-untyped-def]
-    """Put what scores higher than a row's least candidate in its place: `best` is a heap, the least at its top."""
-    count, width = best.shape[1], scores.shape[1]
-    for r in range(len(rows)):
-        i = rows[r]
-        least = best[i, 0]
-        higher = 0  # counted first, which takes vector registers: in most cells there is none
-        for c in range(width):
-            higher += scores[r, c] > least
-        c = 0
-        while higher > 0:
-            score = scores[r, c]
-            if score > least:
-                place = 0
-                while 2 * place + 1 < count:
-                    child = 2 * place + 1
-                    if child + 1 < count and best[i, child + 1] < best[i, child]:
-                        child += 1
-                    if best[i, child] >= score:
-                        break
-                    best[i, place] = best[i, child]
-                    where[i, place] = where[i, child]
-                    place = child
-                best[i, place] = score
-                where[i, place] = first + c
-                least = best[i, 0]
-                higher = 0
-                for rest in range(c + 1, width):
-                    higher += scores[r, rest] > least
-            c += 1

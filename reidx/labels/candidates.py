@@ -96,8 +96,7 @@ def _torch_search(
         block = x[torch.from_numpy(rows).to(place)]
         best, where = None, None
         for start in range(0, len(gallery), tile):
-            with exact_products():
-                scores = block @ y[start : start + tile].T
+            scores = block @ y[start : start + tile].T
             if penalty is not None:
                 scores = scores.float() - penalty[start : start + tile]
             top, columns = scores.topk(min(count, scores.shape[1]), dim=1, sorted=False)

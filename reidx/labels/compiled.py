@@ -43,14 +43,17 @@ def in_threads(kernel: Callable[..., Any], rows: int, *args: Any, chunks_per_thr
         return list(pool.map(lambda r: kernel(r[0], r[1], *args), ranges))
 
 
-def side_by_side(work: Callable[..., None], rows: int, *args: Any) -> None:
-    """`work(start, stop, *args)` in as many threads as torch may use, each with one thread for its torch operations.
+def side_by_side(work: Callable[..., None], threads: int, rows: int, *args: Any) -> None:
+    """`work(start, stop, *args)` in so many threads, each with one thread for its torch operations; one works here.
 
     For work that goes to and fro between torch and compiled loops: torch's own threads, waiting for more to do, would
     hold the cores that the loops need.
     """
-    threads = torch.get_num_threads()
+    if threads == 1:
+        work(0, rows, *args)
+        return
     edges = np.linspace(0, rows, min(rows, threads) + 1).astype(np.int64).tolist()
+    before = torch.get_num_threads()
 
     def alone(start: int, stop: int) -> None:
         torch.set_num_threads(1)  # each thread has a setting of its own
@@ -60,7 +63,7 @@ def side_by_side(work: Callable[..., None], rows: int, *args: Any) -> None:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(alone, edges[:-1], edges[1:]))
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def has_faiss() -> bool:
@@ -93,3 +96,40 @@ def squared_distance(a: np.ndarray, b: np.ndarray) -> np.float32:
         difference = np.float64(a[d]) - np.float64(b[d])
         total += difference * difference
     return np.float32(total)
+
+
+@compiled
+def keep_best(rows, scores, first, best, where):  # type: ignore[no-untyped-def]
+    """Put what scores higher than a row's least candidate in its place.
+
+    Row r of `scores` (B, W) are the scores of candidates `first`, `first` + 1, … for row `rows[r]` of `best` and `where`
+    (N, C), the scores and numbers of what was kept so far: heaps, the least at the top, -inf where there is none yet.
+    """
+    count, width = best.shape[1], scores.shape[1]
+    for r in range(len(rows)):
+        i = rows[r]
+        least = best[i, 0]
+        for begin in range(0, width, 256):
+            end = min(begin + 256, width)
+            higher = 0  # counted first, which takes vector registers: in most stretches there is none
+            for c in range(begin, end):
+                higher += scores[r, c] > least
+            if higher == 0:
+                continue
+            for c in range(begin, end):
+                score = scores[r, c]
+                if score <= least:
+                    continue
+                place = 0
+                while 2 * place + 1 < count:
+                    child = 2 * place + 1
+                    if child + 1 < count and best[i, child + 1] < best[i, child]:
+                        child += 1
+                    if best[i, child] >= score:
+                        break
+                    best[i, place] = best[i, child]
+                    where[i, place] = where[i, child]
+                    place = child
+                best[i, place] = score
+                where[i, place] = first + c
+                least = best[i, 0]

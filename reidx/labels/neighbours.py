@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from reidx.errors import ConfigError, DataError
-from reidx.labels.candidates import searches
-from reidx.labels.compiled import compiled, in_threads, squared_distance
+from reidx.labels.candidates import Search, exact_products, searches
+from reidx.labels.compiled import compiled, in_threads, side_by_side, squared_distance
 from reidx.labels.features import checked, unit
 
 METRICS = ("euclidean", "cosine")
@@ -87,19 +87,22 @@ def nearest(
     bank = gallery.cpu().numpy()
     query_bank = bank if queries is None else queries.cpu().numpy()
     open_rows = np.arange(asking.start, asking.stop)
+    threads = torch.get_num_threads() if place.type == "cpu" else 1
     for search in searches(gallery, gallery if queries is None else queries, k, backend, place):
-        block = search.block
-        unproven = []
-        for start in range(0, len(open_rows), block):
-            chosen = open_rows[start : start + block]
-            candidates, floor = search.propose(chosen)
-            proven = np.empty(len(chosen), np.bool_)
-            in_threads(
-                _settle, len(chosen), chosen, candidates, floor, query_bank, bank, queries is None, asking.start,
-                squared, indices, proven,
-            )  # fmt: skip
-            unproven.append(chosen[~proven])
-        open_rows = np.concatenate(unproven)
+        proven = np.empty(len(open_rows), np.bool_)
+        block = max(64, search.block // threads)
+
+        def settle(start: int, stop: int, search: Search, rows: np.ndarray, proven: np.ndarray, block: int) -> None:
+            for first in range(start, stop, block):
+                part = slice(first, min(first + block, stop))
+                _settle(
+                    rows[part], *search.propose(rows[part]), query_bank, bank, queries is None, asking.start,
+                    squared, indices, proven[part],
+                )  # fmt: skip
+
+        with exact_products():
+            side_by_side(settle, threads, len(open_rows), search, open_rows, proven, block)
+        open_rows = open_rows[~proven]
         if not len(open_rows):
             break
     in_threads(
@@ -133,11 +136,11 @@ def _insert(distance, index, squared, indices, filled):  # type: ignore[no-untyp
 
 
 @compiled
-def _settle(start, stop, rows, candidates, floor, x, y, own, offset, squared, indices, proven):  # type: ignore[no-untyped-def]
+def _settle(rows, candidates, floor, x, y, own, offset, squared, indices, proven):  # type: ignore[no-untyped-def]
     """Sort the candidates of each row by canonical distance and tell whether no other row can be among the first k."""
     k = squared.shape[1]
     best, where = np.empty(k, np.float32), np.empty(k, np.int64)
-    for r in range(start, stop):
+    for r in range(len(rows)):
         i = rows[r]
         filled = 0
         if own:  # ahead of the rows that equal it

@@ -28,6 +28,7 @@ class Network(nn.Module):
         self.wants_teacher = "teacher" in inspect.signature(fusion.forward).parameters
         self.mean: tuple[float, ...] = getattr(backbone, "mean", (0.485, 0.456, 0.406))
         self.std: tuple[float, ...] = getattr(backbone, "std", (0.229, 0.224, 0.225))
+        self.bn_group = bn_group
         group_batch_norm(self, bn_group)
 
     @property

@@ -1,49 +1,179 @@
-"""BatchNorm whose statistics come from groups of a stated size, whatever the batch ("ghost" BatchNorm).
+"""BatchNorm whose statistics come from groups of a stated size, whatever the batch and the number of processes.
 
 Numbers of unsupervised re-ID hang on how many images a BatchNorm sees at once; published runs split a batch of 256
-over four devices, so each layer saw 64. Here that number is a setting.
+over four devices, so each layer saw 64. Here that number is a setting: a process that holds several groups normalises
+each by itself ("ghost" BatchNorm), processes that hold a part of one share its statistics ("sync" BatchNorm).
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from reidx import processes
+from reidx.errors import ConfigError
 
 
 class _Grouped:
-    """Mixed in before a BatchNorm class: in training, normalises each group of ``group`` images by itself."""
+    """Mixed in before a BatchNorm class: in training, normalises each group of ``group`` images by itself.
 
-    group: int
+    ``span`` is how many processes the last group was shared by, ``updates`` how often the running statistics have moved
+    since :func:`statistics_in_order` set it to 0.
+    """
+
+    group: int | None
+    span: int
+    updates: int
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or len(x) <= self.group:  # type: ignore[attr-defined]
+        if not self.training:  # type: ignore[attr-defined]
             return super().forward(x)  # type: ignore[misc]
-        # a last group of one image has no variance: it joins the group before it
-        sizes = [self.group] * (len(x) // self.group)
-        rest = len(x) - sum(sizes)
-        if rest == 1:
-            sizes[-1] += 1
-        elif rest:
-            sizes.append(rest)
+        self.span = _span(len(x), self.group)
+        if self.span > 1:
+            self.updates += 1
+            return self._shared(x)
+        sizes = group_sizes(len(x), self.group)
+        self.updates += len(sizes)
+        if len(sizes) == 1:
+            return super().forward(x)  # type: ignore[misc]
         return torch.cat([super(_Grouped, self).forward(chunk) for chunk in x.split(sizes)])  # type: ignore[misc]
+
+    def _shared(self, x: Tensor) -> Tensor:
+        """The layer's output with the mean and variance of this group's images in all its processes."""
+        team = _team(self.span)
+        axes = [0, *range(2, x.ndim)]
+        shape = [1, -1, *[1] * (x.ndim - 2)]
+        images = x.float()
+        n = x.numel() // x.shape[1] * self.span
+        mean = all_reduce(images.sum(axes), group=team) / n
+        centred = images - mean.view(shape)
+        variance = all_reduce(centred.square().sum(axes), group=team) / n
+        own: Any = self
+        normalised = (centred * (variance + own.eps).rsqrt().view(shape)).to(x.dtype)
+        running = own.running_mean, own.running_var
+        # what the class does beyond normalising (scale, shift, activation) it does in evaluation mode, by the
+        # statistics that leave the images as they are
+        own.training = False
+        if running[0] is None:
+            neutral = (torch.zeros_like(mean), torch.ones_like(mean) - own.eps)
+        else:
+            neutral = (torch.zeros_like(running[0]), torch.ones_like(running[1]) - own.eps)
+        own.running_mean, own.running_var = neutral
+        try:
+            out = super().forward(normalised)  # type: ignore[misc]
+        finally:
+            own.training = True
+            own.running_mean, own.running_var = running
+        if running[0] is not None:
+            with torch.no_grad():
+                own.num_batches_tracked += 1
+                running[0].lerp_(mean.to(running[0]), own.momentum)
+                running[1].lerp_((variance * (n / (n - 1))).to(running[1]), own.momentum)
+        return out
 
 
 def group_batch_norm(model: nn.Module, group: int | None) -> nn.Module:
     """``model`` itself, every BatchNorm in it changed in place to take training statistics over ``group`` images.
 
-    ``None`` leaves the model alone; a second call changes the group. Running statistics are updated once a group, in
-    order. Parameters, buffers and their names stay; timm's BatchNorms with a built-in activation are covered, as the
-    class is only extended. Raises :class:`ValueError` for a group below 2.
+    ``None`` takes them over the batch of all processes; a second call changes the group. Running statistics are updated
+    once a group, in order. Parameters, buffers and their names stay; timm's BatchNorms with a built-in activation are
+    covered, as the class is only extended. Raises :class:`ValueError` for a group below 2.
     """
-    if group is None:
-        return model
-    if group < 2:
+    if group is not None and group < 2:
         raise ValueError(f"bn_group is {group}; a variance needs at least 2 images.")
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             base = type(module)
             if not isinstance(module, _Grouped):
                 module.__class__ = type(f"Grouped{base.__name__}", (_Grouped, base), {})
-            module.group = group  # type: ignore[assignment]
+            module.group, module.span, module.updates = group, 1, 0  # type: ignore[assignment]
     return model
+
+
+def group_sizes(images: int, group: int | None) -> list[int]:
+    """How a batch falls into groups: as many whole ones as there are, then the rest."""
+    if group is None or images <= group:
+        return [images]
+    sizes = [group] * (images // group)
+    rest = images - sum(sizes)
+    if rest == 1:  # a group of one image has no variance: it joins the group before it
+        sizes[-1] += 1
+    elif rest:
+        sizes.append(rest)
+    return sizes
+
+
+def _span(images: int, group: int | None) -> int:
+    """How many processes share a group when each has so many images; ConfigError where groups would not come out even."""
+    world = processes.count()
+    if world == 1:
+        return 1
+    if group is None or group >= images * world:
+        return world
+    if images % group == 0:
+        return 1
+    if group % images == 0 and world % (group // images) == 0:
+        return group // images
+    raise ConfigError(
+        f"model.bn_group {group}: {world} processes with {images} images each cannot form groups of {group} as one process "
+        f"with {images * world} would. Make the images of a process a multiple of the group, or the group one of them."
+    )
+
+
+_teams: dict[int, Any] = {}
+
+
+def _team(span: int) -> Any:
+    """The processes that share a group with this one; together."""
+    if span == processes.count():
+        return None
+    if span not in _teams:
+        starts = range(0, processes.count(), span)
+        groups = [dist.new_group(list(range(start, start + span))) for start in starts]
+        _teams[span] = groups[processes.rank() // span]
+    return _teams[span]
+
+
+@contextlib.contextmanager
+def statistics_in_order(network: nn.Module) -> Iterator[None]:
+    """Running statistics come out of the forward passes inside as if one process had made them, group after group.
+
+    Each process has moved its own copy by its own groups. With r the value before, k what an update leaves of it and
+    A the rest of what a process's updates made of it, the last word is k^(all updates) r + the sum of the processes' A,
+    each times what the updates of those after it leave.
+    """
+    if processes.count() == 1:
+        yield
+        return
+    layers: list[Any] = [
+        m
+        for m in network.modules()
+        if isinstance(m, _Grouped) and isinstance(m, _BatchNorm) and m.training and m.running_mean is not None
+    ]
+    before = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
+    for layer in layers:
+        layer.updates = 0
+    yield
+    parts: list[Tensor] = []
+    with torch.no_grad():
+        for layer, old in zip(layers, before, strict=True):
+            keep = (1 - layer.momentum) ** layer.updates
+            later = processes.count() // layer.span - 1 - processes.rank() // layer.span
+            for value, was in zip((layer.running_mean, layer.running_var), old, strict=True):
+                parts.append((value - keep * was) * (keep**later / layer.span))
+        processes.summed(parts)
+        moved = iter(parts)
+        for layer, old in zip(layers, before, strict=True):
+            groups = processes.count() // layer.span
+            kept = (1 - layer.momentum) ** (layer.updates * groups)
+            layer.num_batches_tracked += layer.updates * (groups - 1)
+            for value, was in zip((layer.running_mean, layer.running_var), old, strict=True):
+                # by .data, as the layer's own update does: backward must not mind, it does not read them
+                value.data.copy_(next(moved) + kept * was)

@@ -35,6 +35,9 @@ class Diary(Memory):
         self.weights_then: list[Tensor] = []
         self.watch: Tensor | None = None
 
+    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+        """Nothing."""
+
     def forward(self, features: Tensor) -> Tensor:
         return features @ self.rows.T
 

@@ -92,10 +92,13 @@ def test_names_weights_and_a_none_leave_the_model_as_it_was() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sequential(nn.BatchNorm2d(4), nn.InstanceNorm2d(4)))
     classes = [type(m) for m in model.modules()]
     state = copy.deepcopy(model.state_dict())
+    plain, x = copy.deepcopy(model), maps(5)
     assert group_batch_norm(model, None) is model
-    assert [type(m) for m in model.modules()] == classes
+    assert torch.equal(model(x), plain(x))
     assert group_batch_norm(model, 2) is model
-    assert [type(m) for m in model.modules()] != classes
+    assert not torch.equal(model(x), plain(x))
+    model.load_state_dict(state)
+    assert [isinstance(m, of) for m, of in zip(model.modules(), classes, strict=True)] == [True] * len(classes)
     assert type(model[2][1]) is nn.InstanceNorm2d
     assert list(model.state_dict()) == list(state)
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in state.items())
