@@ -216,7 +216,11 @@ class StageRun:
         stream = self.stage.streams[name]
         cameras = self.domains.split(stream.domain, "train").cameras
         labels: LabelSet | None = self.relabeller.labels[stream.labels] if stream.labels else None
-        view = LabelledView(self.domains.images(stream.domain, "train"), cameras, labels)
+        store = self.domains.images(stream.domain, "train")
+        if self.domains.on_device:
+            with self.reporter.counted(f"train of {stream.domain}: decoding") as progress:
+                store.hold(self.model.device, progress)
+        view = LabelledView(store, cameras, labels)
         sampler = build(
             "sampler",
             stream.sampler,
