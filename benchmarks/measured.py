@@ -63,10 +63,18 @@ def _forget_peak() -> None:
         print("note: the peak includes the preparation", file=sys.stderr)
 
 
-def in_turns(
-    contenders: Sequence[Callable[..., None]], rounds: int, *arguments: Any
-) -> list[list[float]]:
-    """The seconds of each round of each contender, all of them alive at once but only one of them at work.
+class Turns(NamedTuple):
+    """`seconds` of wall time of each round, and the `megabytes` that a contender held at its peak.
+
+    Those are resident memory of the process and the largest of its workers, or what tensors took up on its GPU.
+    """
+
+    seconds: list[float]
+    megabytes: float
+
+
+def in_turns(contenders: Sequence[Callable[..., None]], rounds: int, *arguments: Any) -> list[Turns]:
+    """The rounds of each contender, all of them alive at once but only one of them at work.
 
     A contender is called with the arguments and ``turn``: it calls ``turn(None)`` when it is ready, then ``turn(seconds)``
     after each round; both return when it may go on.
@@ -86,10 +94,12 @@ def in_turns(
         for link, times in zip(links, seconds):
             link.send(None)
             times.append(link.recv())
+    megabytes = []
     for link, process in zip(links, processes):
         link.send(None)
+        megabytes.append(link.recv())
         process.join()
-    return seconds
+    return [Turns(*both) for both in zip(seconds, megabytes)]
 
 
 def _contend(contender: Callable[..., None], link: Connection, arguments: tuple[Any, ...]) -> None:
@@ -98,6 +108,16 @@ def _contend(contender: Callable[..., None], link: Connection, arguments: tuple[
         link.recv()
 
     contender(*arguments, turn)
+    link.send(_peak())
+
+
+def _peak() -> float:
+    import torch
+
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / (1 << 20)
+    workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return _resident("VmHWM") + workers / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
 def machine(device: str = "cpu") -> str:

@@ -6,6 +6,7 @@ it. What the stage costs over the bare step is its overhead; both work on images
 
 python -m benchmarks.training --backbone "{type: osnet.OSNet, width: 0.25}"
 python -m benchmarks.training --backbone "{type: Timm, name: resnet50}" --images 512 --steps 6
+python -m benchmarks.training --table --batch 8 4
 python -m benchmarks.training --backbone "{type: Timm, name: resnet50}" --batch 16 16 --device cuda --workers 8
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import multiprocessing
 import os
 import statistics
 import tempfile
@@ -24,7 +26,8 @@ from typing import Any
 
 import yaml
 
-from benchmarks.measured import machine, in_turns
+from benchmarks import formats
+from benchmarks.measured import Turns, in_turns, machine
 
 Turn = Callable[[float | None], None]
 """Tells the seconds of the round that has ended (None: ready) and returns when the next one may begin."""
@@ -55,7 +58,11 @@ class Settings:
         }
         return {
             "name": "speed",
-            "data": {"image_size": list(self.size), "domains": {"target": {"type": "CSV", "path": self.table}}},
+            "data": {
+                "image_size": list(self.size),
+                "domains": {"target": {"type": "CSV", "path": self.table}},
+                "cache_on": "device",
+            },
             "model": {"backbone": self.backbone, "fusion": {"type": "GlobalPool", "pool": "gem"}},
             "precision": self.precision,
             "streams": {"target": target},
@@ -141,6 +148,7 @@ def stage(settings: Settings, turn: Turn) -> None:
                 turn(history[-1]["seconds_train"] if epoch > 1 else None)
             return report
 
+    multiprocessing.set_start_method("fork", force=True)  # mmengine would, with a warning
     if settings.device == "cpu":
         torch.cuda.is_available = lambda: False
     keep_freed_memory()
@@ -179,7 +187,7 @@ def by_hand(settings: Settings, turn: Turn) -> None:
     memory = ClusterMemory(network.dims["embed"]).to(device)
     memory.rows = F.normalize(torch.randn(max(classes) + 1, network.dims["embed"], device=device))
     store = ImageStore(paths, settings.size)
-    store.warm()
+    store.hold(device)
     labels, augment = torch.tensor(classes), ReidAugment(mean=network.mean, std=network.std)
     trained = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=3.5e-4, weight_decay=5e-4)
@@ -237,7 +245,9 @@ def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("--backbone", default="{type: osnet.OSNet, width: 0.25}", help="its spec, as in a config")
+    options.add_argument("--backbone", help=f"its spec, as in a config (default {formats.BACKBONES[0]})")
+    options.add_argument("--table", action="store_true", help="the step alone, by precision and memory format")
+    options.add_argument("--seconds", type=float, default=60, help="of a line of the table")
     options.add_argument("--size", type=int, nargs=2, default=(256, 128), metavar=("HEIGHT", "WIDTH"))
     options.add_argument("--batch", type=int, nargs=2, default=(16, 4), metavar=("P", "K"))
     options.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -251,6 +261,15 @@ def main() -> None:
     source.add_argument("--synthetic", action="store_true", help="rendered images of 128 x 64 (what is done anyway)")
     source.add_argument("--root", help="a folder of Market-1501")
     chosen = options.parse_args()
+    print(f"{machine(chosen.device)}, OMP_WAIT_POLICY {os.environ.get('OMP_WAIT_POLICY', 'not set')}")
+    if chosen.table:
+        lines = [chosen.backbone] if chosen.backbone else formats.BACKBONES
+        backbones = [(line, yaml.safe_load(line)) for line in lines]
+        batch = chosen.batch[0] * chosen.batch[1]
+        print(f"{batch} images of {chosen.size[0]}x{chosen.size[1]} a step")
+        formats.table(backbones, tuple(chosen.size), batch, chosen.device, chosen.seconds)
+        return
+    chosen.backbone = chosen.backbone or formats.BACKBONES[0]
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(
             listed(Path(folder), chosen.root, chosen.images),
@@ -264,17 +283,16 @@ def main() -> None:
             chosen.workers,
             folder,
         )
-        images = sum(1 for _ in open(settings.table)) - 1
-        print(f"{machine(chosen.device)}, OMP_WAIT_POLICY {os.environ.get('OMP_WAIT_POLICY', 'not set')}")
+        images = len(Path(settings.table).read_text(encoding="utf-8").splitlines()) - 1
         print(
-            f"{chosen.backbone}, {images} images of {chosen.size[0]}x{chosen.size[1]}, batch {chosen.batch[0]}x{chosen.batch[1]}, "
-            f"{chosen.rounds} rounds of {chosen.steps} steps"
+            f"{chosen.backbone}, {images} images of {chosen.size[0]}x{chosen.size[1]}, "
+            f"batch {chosen.batch[0]}x{chosen.batch[1]}, {chosen.rounds} rounds of {chosen.steps} steps"
         )
-        seconds = in_turns([CONTENDERS[name] for name in chosen.only], chosen.rounds, settings)
-    show(chosen, dict(zip(chosen.only, seconds)))
+        turns = in_turns([CONTENDERS[name] for name in chosen.only], chosen.rounds, settings)
+    show(chosen, dict(zip(chosen.only, turns)))
 
 
-def show(chosen: argparse.Namespace, seconds: dict[str, list[float]]) -> None:
+def show(chosen: argparse.Namespace, turns: dict[str, Turns]) -> None:
     """The table: medians over rounds, and ratios as medians of the rounds' ratios."""
     how = {
         "field's loop": f"fp32, {chosen.workers} decoding workers",
@@ -282,11 +300,13 @@ def show(chosen: argparse.Namespace, seconds: dict[str, list[float]]) -> None:
         "by hand": f"{chosen.precision}, decoded once",
     }
     images = chosen.steps * chosen.batch[0] * chosen.batch[1]
-    print(f"{'':14}{'images/s':>10}{'least':>9}{'most':>9}{'ms a step':>11}")
-    for name, times in seconds.items():
+    seconds = {name: own.seconds for name, own in turns.items()}
+    print(f"{'':14}{'images/s':>10}{'least':>9}{'most':>9}{'ms a step':>11}{'peak MB':>9}")
+    for name, (times, megabytes) in turns.items():
         rate = [images / t for t in times]
         step = 1000 * statistics.median(times) / chosen.steps
-        print(f"{name:14}{statistics.median(rate):10.1f}{min(rate):9.1f}{max(rate):9.1f}{step:11.1f}   {how[name]}")
+        figures = f"{statistics.median(rate):10.1f}{min(rate):9.1f}{max(rate):9.1f}{step:11.1f}{megabytes:9.0f}"
+        print(f"{name:14}{figures}   {how[name]}")
     if "reidx" in seconds:
         mine = seconds["reidx"]
         for name, peer in seconds.items():

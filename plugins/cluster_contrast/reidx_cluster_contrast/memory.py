@@ -18,10 +18,10 @@ class ClusterMemory(Memory):
     At a reset C_k is the normalised mean of cluster k's features. After a step, instance by instance in the order of
     the batch, C_y ← normalize(m C_y + (1−m) f) with m = ``momentum``: with m = 0.1 the last instance of a cluster
     carries nine tenths of its row, so the order counts. ``update: hard`` takes instead one instance of each cluster,
-    the one least similar to its row as it was before the step. Outliers (−1) move nothing. Of instances so far back that
-    their share of a row is below float32's rounding (with m = 0.1 all but a cluster's last ten) the row may know nothing. Features get gradients, rows
-    do not; similarities are float32 in mixed precision too, as they are divided by a small temperature (LP sections 1.3
-    and 5.1).
+    the one least similar to its row as it was before the step. Outliers (−1) move nothing. Instances so far back that
+    their share of a row is below float32's rounding (with m = 0.1 all but a cluster's last ten) are left out.
+    Features get gradients, rows do not; similarities are float32 in mixed precision too, as they are divided by a small
+    temperature (LP sections 1.3 and 5.1).
 
     Raises :class:`ValueError` for a momentum outside [0, 1].
     """
