@@ -65,7 +65,7 @@ def batches(view: LabelledView, sampler: Iterable[list[int]], workers: int) -> D
         view,
         batch_sampler=plan,  # type: ignore[arg-type]
         num_workers=0 if view.store.held is not None else workers,  # what lies on a device cannot be handed to processes
-        collate_fn=as_it_is,
+        collate_fn=as_it_is,  # type: ignore[arg-type]
         pin_memory=torch.cuda.is_available(),
     )
 
