@@ -182,7 +182,7 @@ def by_hand(settings: Settings, turn: Turn) -> None:
     device = torch.device(settings.device)
     network, paths, classes, order = settings.parts()
     low = settings.precision == "bf16"
-    layout = torch.channels_last if low or device.type == "cuda" else torch.contiguous_format
+    layout = torch.channels_last
     network = network.to(device).to(memory_format=layout).train()
     memory = ClusterMemory(network.dims["embed"]).to(device)
     memory.rows = F.normalize(torch.randn(max(classes) + 1, network.dims["embed"], device=device))
