@@ -1,4 +1,4 @@
-"""Run one piece of work in a process of its own: seconds, the growth of its memory at the peak, and what it returns."""
+"""Run work in processes of its own: seconds, the growth of its memory at the peak, what it returns; or several in turns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,10 +63,69 @@ def _forget_peak() -> None:
         print("note: the peak includes the preparation", file=sys.stderr)
 
 
-def machine() -> str:
-    """The processor and its threads, for the head of a table."""
+class Turns(NamedTuple):
+    """`seconds` of wall time of each round, and the `megabytes` that a contender held at its peak.
+
+    Those are resident memory of the process and the largest of its workers, or what tensors took up on its GPU.
+    """
+
+    seconds: list[float]
+    megabytes: float
+
+
+def in_turns(contenders: Sequence[Callable[..., None]], rounds: int, *arguments: Any) -> list[Turns]:
+    """The rounds of each contender, all of them alive at once but only one of them at work.
+
+    A contender is called with the arguments and ``turn``: it calls ``turn(None)`` when it is ready, then ``turn(seconds)``
+    after each round; both return when it may go on.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    links, processes = [], []
+    for contender in contenders:
+        mine, theirs = spawn.Pipe()
+        # not daemonic: a contender may have worker processes
+        processes.append(spawn.Process(target=_contend, args=(contender, theirs, arguments)))
+        processes[-1].start()
+        theirs.close()  # else nobody would notice that a contender has died
+        links.append(mine)
+        mine.recv()  # warming up is work too: one after the other
+    seconds: list[list[float]] = [[] for _ in links]
+    for _ in range(rounds):
+        for link, times in zip(links, seconds):
+            link.send(None)
+            times.append(link.recv())
+    megabytes = []
+    for link, process in zip(links, processes):
+        link.send(None)
+        megabytes.append(link.recv())
+        process.join()
+    return [Turns(*both) for both in zip(seconds, megabytes)]
+
+
+def _contend(contender: Callable[..., None], link: Connection, arguments: tuple[Any, ...]) -> None:
+    def turn(seconds: float | None) -> None:
+        link.send(seconds)
+        link.recv()
+
+    contender(*arguments, turn)
+    link.send(_peak())
+
+
+def _peak() -> float:
     import torch
 
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / (1 << 20)
+    workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return _resident("VmHWM") + workers / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def machine(device: str = "cpu") -> str:
+    """The processor and its threads, or the GPU, for the head of a table."""
+    import torch
+
+    if device == "cuda":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     name = "unknown processor"
     if os.path.exists("/proc/cpuinfo"):
         names = [

@@ -59,6 +59,14 @@ class Batch:
         }
         return Batch(**moved)
 
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory, which a GPU fetches from while the host goes on."""
+        pinned: dict[str, Any] = {
+            name: value.pin_memory() if value is not None and value.device.type == "cpu" else value
+            for name, value in vars(self).items()
+        }
+        return Batch(**pinned)
+
 
 @dataclass
 class LabelSet:

@@ -49,6 +49,9 @@ class Data:
     """Processes that decode images; 0 decodes in this one, with threads."""
     cache_gb: float = number(6.0, 0)
     """Memory for decoded images (uint8, at image_size), all domains together; what does not fit is decoded each time."""
+    cache_on: Literal["host", "device"] = "host"
+    """Where the images that are trained on are kept: ``device`` saves copying them to a GPU in each step, takes of its memory
+    what they take up, and is refused when they do not fit."""
 
 
 @dataclass

@@ -31,6 +31,7 @@ class Domains:
         self.size = (int(data["image_size"][0]), int(data["image_size"][1]))
         self.interpolation = data["interpolation"]
         self.workers = int(data["workers"])
+        self.on_device = data.get("cache_on") == "device"
         self._left = int(data["cache_gb"] * (1 << 30))
         self._datasets: dict[str, Dataset] = {}
         self._stores: dict[tuple[str, str], ImageStore] = {}
@@ -53,9 +54,17 @@ class Domains:
         return getattr(self[name], split)
 
     def images(self, name: str, split: str) -> ImageStore:
-        """The images of a split, decoded once as long as all that is asked for fits the cache."""
+        """The images of a split, decoded once as long as all that is asked for fits the cache.
+
+        Raises :class:`ConfigError` when training images that shall lie on the device do not fit it.
+        """
         if (name, split) not in self._stores:
             store = ImageStore(self.split(name, split).paths, self.size, self.interpolation, self._left)
+            if self.on_device and split == "train" and not store.cached_bytes:
+                raise ConfigError(
+                    f"data.cache_on: device: {name}: {store.takes()}, and data.cache_gb leaves {self._left / 2**30:.2f} GB. "
+                    "Raise data.cache_gb, make data.image_size smaller, or set data.cache_on: host."
+                )
             if store.cached_bytes:
                 self._left -= store.cached_bytes
             self._stores[name, split] = store

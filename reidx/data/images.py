@@ -36,7 +36,7 @@ class ImageStore(Dataset[Tensor]):
     ``size`` is (height, width) in pixels; ``interpolation`` bicubic or bilinear. Any colour mode becomes RGB, and a
     rotation noted in the file is applied. If the whole set at this size takes at most ``cache_bytes``, each image is
     decoded once: the memory is shared with worker processes that are forked (spawned ones decode for themselves) and
-    taken up only as it fills.
+    taken up only as it fills. :meth:`hold` moves a cache to where the training is.
 
     Raises :class:`CorruptImage` when a file cannot be read, :class:`ConfigError` for an unknown interpolation.
     """
@@ -55,19 +55,27 @@ class ImageStore(Dataset[Tensor]):
         self.interpolation = interpolation
         self.cache: np.ndarray | None = None
         self.filled: np.ndarray | None = None
+        self.held: Tensor | None = None
         shape = (len(self.paths), 3, *self.size)
         if 0 < math.prod(shape) <= cache_bytes:
             # anonymous shared mappings: unlike /dev/shm they have no limit of their own and leave nothing behind
             self.cache = np.frombuffer(mmap.mmap(-1, math.prod(shape)), np.uint8).reshape(shape)
             self.filled = np.frombuffer(mmap.mmap(-1, len(self.paths)), np.uint8)
 
+    def takes(self) -> str:
+        """How much memory the images need, in words."""
+        needed = math.prod((len(self), 3, *self.size)) / 2**30
+        return f"{len(self)} images of {self.size[0]}x{self.size[1]} take {needed:.2f} GB"
+
     @property
     def cached_bytes(self) -> int:
         """What the cache takes up when it is full; 0 when the set is too large for it."""
+        if self.held is not None:
+            return self.held.nbytes
         return 0 if self.cache is None else self.cache.nbytes
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "cache": None, "filled": None}
+        return {**self.__dict__, "cache": None, "filled": None, "held": None}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -76,7 +84,9 @@ class ImageStore(Dataset[Tensor]):
         return self.batch([index])[0]
 
     def batch(self, indices: Sequence[int]) -> Tensor:
-        """The images at ``indices``: uint8 (B,3,H,W), the caller's own copy."""
+        """The images at ``indices``: uint8 (B,3,H,W), the caller's own copy, on the device that holds them (else the CPU)."""
+        if self.held is not None:
+            return self.held[torch.as_tensor(indices).to(self.held.device, non_blocking=True)]
         if self.cache is None:
             return torch.from_numpy(np.stack([self._decode(index) for index in indices]))
         for index in indices:
@@ -123,6 +133,24 @@ class ImageStore(Dataset[Tensor]):
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+
+    def hold(self, device: torch.device, progress: Callable[[int, int], None] | None = None) -> None:
+        """Decode what is not decoded yet and keep all images on ``device`` from now on, and nowhere else.
+
+        Raises :class:`ConfigError` when a GPU has not enough memory left; the set must fit the cache.
+        """
+        if self.held is not None:
+            return
+        assert self.cache is not None
+        left = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else self.cached_bytes
+        if self.cached_bytes > left:
+            raise ConfigError(
+                f"data.cache_on: device: {self.takes()}; {device} has {left / 2**30:.2f} GB left. "
+                "Make data.image_size smaller, or set data.cache_on: host."
+            )
+        self.warm(progress=progress)
+        self.held = torch.from_numpy(self.cache).to(device)
+        self.cache = self.filled = None
 
     def _fill(self, index: int) -> None:
         assert self.cache is not None and self.filled is not None

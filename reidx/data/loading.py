@@ -61,7 +61,13 @@ def batches(view: LabelledView, sampler: Iterable[list[int]], workers: int) -> D
     """
     # as a list: torch starts a sampler once without workers and twice with them, so it would draw other numbers
     plan = list(sampler)
-    return DataLoader(view, batch_sampler=plan, num_workers=workers, collate_fn=as_it_is)  # type: ignore[arg-type]
+    return DataLoader(
+        view,
+        batch_sampler=plan,  # type: ignore[arg-type]
+        num_workers=0 if view.store.held is not None else workers,  # what lies on a device cannot be handed to processes
+        collate_fn=as_it_is,  # type: ignore[arg-type]
+        pin_memory=torch.cuda.is_available(),
+    )
 
 
 class StreamLoader:

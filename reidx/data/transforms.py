@@ -26,6 +26,8 @@ class Transform(ABC):
         self.mean = torch.tensor(tuple(mean), dtype=torch.float32)
         self.std = torch.tensor(tuple(std), dtype=torch.float32)
 
+        self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
     @abstractmethod
     def batch(self, images: Tensor) -> Tensor:
         """Images uint8 (B,3,H,W) to float32 (B,3,H,W) on the same device."""
@@ -36,8 +38,10 @@ class Transform(ABC):
 
     def normalise(self, images: Tensor) -> Tensor:
         """(x / 255 - mean) / std of uint8 images (B,3,H,W), as a new float32 tensor."""
-        scale = (1 / (255 * self.std)).to(images.device)[:, None, None]
-        shift = (-self.mean / self.std).to(images.device)[:, None, None]
+        if images.device not in self._constants:  # once: copying them to a GPU each time would wait for it
+            scale, shift = 1 / (255 * self.std), -self.mean / self.std
+            self._constants[images.device] = tuple(v.to(images.device)[:, None, None] for v in (scale, shift))  # type: ignore[assignment]
+        scale, shift = self._constants[images.device]
         # in place: memory traffic is what this costs
         return images.to(torch.float32, copy=True).mul_(scale).add_(shift)
 
@@ -97,31 +101,63 @@ class ReidAugment(Transform):
         draws = draws[self.rank * count : (self.rank + 1) * count]
         if self.cast or self.exposure:
             images = self._recoloured(images, draws[:, 6 + 2 * self.tries :])
-        flipped = (draws[:, 0] < self.flip).tolist()
-        shifts = ((2 * self.pad + 1) * draws[:, 1:3]).long().sub(self.pad).tolist()
+        flipped = (draws[:, 0] < self.flip).long()
+        shifts = ((2 * self.pad + 1) * draws[:, 1:3]).long().sub(self.pad)
+        boxes = self._boxes(draws[:, 3 : 6 + 2 * self.tries], height, width)
+        plan = torch.cat([flipped[:, None], shifts, boxes], 1)
+        # A processor copies rows fastest as they lie; a device would start a kernel for each of these copies.
+        return self.by_slices(images, plan) if images.device.type == "cpu" else self.by_index(images, plan)
+
+    def by_slices(self, images: Tensor, plan: Tensor) -> Tensor:
+        """The images under ``plan`` (B,7), image after image: flip, shift down and right, then the box to erase.
+
+        A box is (top, left, height, width), of height 0 where nothing is erased.
+        """
+        height, width = images.shape[2:]
         moved = torch.zeros_like(images, memory_format=torch.contiguous_format)
-        for i, (down, right) in enumerate(shifts):
+        rows = plan.tolist()
+        for i, (flip, down, right, *_) in enumerate(rows):
             # the window of the padded image starts `down` rows below the image's own corner (or above, if negative)
-            image = images[i].flip(-1) if flipped[i] else images[i]
-            rows, columns = _overlap(down, height), _overlap(right, width)
-            moved[i, :, rows[1], columns[1]] = image[:, rows[0], columns[0]]
+            image = images[i].flip(-1) if flip else images[i]
+            ys, xs = _overlap(down, height), _overlap(right, width)
+            moved[i, :, ys[1], xs[1]] = image[:, ys[0], xs[0]]
         out = self.normalise(moved)
-        fill = torch.tensor(self.fill, device=out.device)[:, None, None]
-        for i, box in enumerate(self._boxes(draws[:, 3 : 6 + 2 * self.tries], height, width)):
-            if box is not None:
-                top, left, tall, wide = box
+        fill = torch.tensor(self.fill)[:, None, None]
+        for i, (*_, top, left, tall, wide) in enumerate(rows):
+            if tall:
                 out[i, :, top : top + tall, left : left + wide] = fill
+        return out
+
+    def by_index(self, images: Tensor, plan: Tensor) -> Tensor:
+        """As :meth:`by_slices`, all images at once in a few operations, on the images' device without waiting for it.
+
+        The result lies channels-last.
+        """
+        height, width = images.shape[2:]
+        place = images.device
+        plan = plan.pin_memory() if place.type == "cuda" else plan
+        flip, down, right, top, left, tall, wide = plan.to(place, non_blocking=True)[:, :, None].unbind(1)
+        y, x = torch.arange(height, device=place)[None], torch.arange(width, device=place)[None]
+        erased = _both((y >= top) & (y < top + tall), (x >= left) & (x < left + wide))
+        from_y, from_x = y + down, x + right
+        inside = _both((from_y >= 0) & (from_y < height), (from_x >= 0) & (from_x < width))
+        from_x = torch.where(flip > 0, width - 1 - from_x, from_x).clamp(0, width - 1)
+        which = torch.arange(len(images), device=place)[:, None, None]
+        moved = images.permute(0, 2, 3, 1)[which, from_y.clamp(0, height - 1)[:, :, None], from_x[:, None]]
+        out = self.normalise((moved * inside[..., None]).permute(0, 3, 1, 2))
+        for channel, value in enumerate(self.fill):
+            out[:, channel].masked_fill_(erased, value)
         return out
 
     def _recoloured(self, images: Tensor, draws: Tensor) -> Tensor:
         """The images as float32 in 0..255 under other colours; ``draws`` (B,4) are uniform: three gains and a shift."""
-        signs = (2 * draws - 1).to(images.device)
+        signs = (2 * draws - 1).to(images.device, non_blocking=True)
         gains = 1 + self.cast * signs[:, :3, None, None]
         shift = 255 * self.exposure * signs[:, 3, None, None, None]
         return (images * gains + shift).clamp_(0, 255)
 
-    def _boxes(self, draws: Tensor, height: int, width: int) -> list[tuple[int, int, int, int] | None]:
-        """For each row of uniform draws (B, 3 + 2 tries) the rectangle (top, left, height, width) to erase, or None."""
+    def _boxes(self, draws: Tensor, height: int, width: int) -> Tensor:
+        """For each row of uniform draws (B, 3 + 2 tries) the rectangle (top, left, height, width) to erase, or zeros."""
         chosen = draws[:, 0] < self.erase
         area = height * width * (self.area[0] + (self.area[1] - self.area[0]) * draws[:, 3 : 3 + self.tries])
         aspect = self.aspect[0] + (self.aspect[1] - self.aspect[0]) * draws[:, 3 + self.tries :]
@@ -131,9 +167,13 @@ class ReidAugment(Transform):
         tall, wide = tall.gather(1, first)[:, 0], wide.gather(1, first)[:, 0]
         top = (draws[:, 1] * (height - tall + 1)).floor()
         left = (draws[:, 2] * (width - wide + 1)).floor()
-        boxes = torch.stack([top, left, tall, wide], 1).long().tolist()
-        keep = (chosen & fits.any(1)).tolist()
-        return [tuple(box) if kept else None for box, kept in zip(boxes, keep, strict=True)]
+        boxes = torch.stack([top, left, tall, wide], 1).long()
+        return boxes * (chosen & fits.any(1))[:, None]
+
+
+def _both(rows: Tensor, columns: Tensor) -> Tensor:
+    """Where a pixel's row (B,H) and its column (B,W) are both marked: (B,H,W)."""
+    return rows[:, :, None] & columns[:, None]
 
 
 def _overlap(shift: int, size: int) -> tuple[slice, slice]:

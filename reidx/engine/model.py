@@ -97,7 +97,7 @@ class StageModel(BaseModel):
         if not self.joint or len(images) < 2:
             return self._features_of(images)
         sizes = [len(x) for x in images.values()]
-        order = mixed(sizes, self.networks["student"].bn_group)  # type: ignore[arg-type]
+        order = mixed(sizes, self.networks["student"].bn_group).to(self.device, non_blocking=True)  # type: ignore[arg-type]
         together = self._features_of({"": torch.cat(list(images.values()))[order]})
         back = torch.argsort(order)
         return {

@@ -55,6 +55,8 @@ class _Check:
         for name, stream in stage.streams.items():
             at: KeyPath = ("streams", name)
             self.images(at, stream.domain, "train")
+            if self.domains.on_device:
+                self.domains.images(stream.domain, "train")  # refuses what does not fit; nothing is read yet
             if stream.labels == IDENTITY and self.domains.split(stream.domain, "train").ids is None:
                 raise DataError(
                     f"{self.where((*at, 'labels'))}: domain {stream.domain!r} has no identities; label it by clustering "

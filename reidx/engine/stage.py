@@ -65,8 +65,7 @@ class StageRun:
         self.resolve = resolve
         self.model = self._model().to(device_of_this_process())
         processes.spread(list(self.model.state_dict().values()))
-        if self.model.memory_format is torch.channels_last:
-            self.model.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         transforms = {
             name: build("transform", "ReidTest", mean=network.mean, std=network.std).batch
             for name, network in self.model.networks.items()
@@ -99,7 +98,6 @@ class StageRun:
         wiring = {
             name: {key: spec[key] for key in ("network", "on", "labels")} for name, spec in stage.memories.items()
         }
-        on_accelerator = device_of_this_process().type != "cpu"
         return StageModel(
             networks,
             {name: dataclasses.asdict(teacher) for name, teacher in stage.teachers.items()},
@@ -109,9 +107,7 @@ class StageRun:
             {name: self._transform(name, student) for name in stage.streams},
             {name: stream.labels for name, stream in stage.streams.items()},
             joint=stage.joint,
-            memory_format=torch.channels_last
-            if on_accelerator or stage.precision == "bf16"
-            else torch.contiguous_format,
+            memory_format=torch.channels_last,
             accumulate=stage.accumulate,
         )
 
@@ -247,7 +243,11 @@ class StageRun:
         stream = self.stage.streams[name]
         cameras = self.domains.split(stream.domain, "train").cameras
         labels: LabelSet | None = self.relabeller.labels[stream.labels] if stream.labels else None
-        view = LabelledView(self.domains.images(stream.domain, "train"), cameras, labels)
+        store = self.domains.images(stream.domain, "train")
+        if self.domains.on_device:
+            with self.reporter.counted(f"train of {stream.domain}: decoding") as progress:
+                store.hold(self.model.device, progress)
+        view = LabelledView(store, cameras, labels)
         sampler = build(
             "sampler",
             stream.sampler,

@@ -149,3 +149,26 @@ def test_warming_stops_at_a_damaged_or_missing_image(paths):
 def test_an_unknown_interpolation_is_refused(paths):
     with pytest.raises(ConfigError, match="'lanczos'; it must be one of bicubic, bilinear"):
         ImageStore(paths, interpolation="lanczos")
+
+
+def test_images_held_on_a_device_are_the_cached_ones(paths):
+    store = ImageStore(paths, (16, 8))
+    expected, seen = ImageStore(paths, (16, 8)).batch([4, 0, 4]), []
+    store.hold(torch.device("cpu"), progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (6, 6) and store.cached_bytes == 6 * 3 * 16 * 8
+    batch = store.batch([4, 0, 4])
+    assert torch.equal(batch, expected)
+    batch.zero_()
+    assert torch.equal(store.batch([4, 0, 4]), expected)  # a copy here too
+    held = store.held
+    store.hold(torch.device("cpu"))
+    assert store.held is held
+    assert torch.equal(pickle.loads(pickle.dumps(store)).batch([4, 0, 4]), expected)  # which decodes for itself
+
+
+def test_what_a_gpu_has_no_room_for_is_refused(paths, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
+    store = ImageStore(paths, (16, 8))
+    with pytest.raises(ConfigError, match=r"6 images of 16x8 take 0.00 GB; cuda:1 has 0.00 GB left.*cache_on: host"):
+        store.hold(torch.device("cuda", 1))
+    assert store.held is None and store.cached_bytes

@@ -205,6 +205,22 @@ def test_a_transform_of_ones_own_needs_the_batch_alone():
     assert torch.allclose(Invert((0, 0, 0), (1, 1, 1))(image), 1 - image / 255, atol=1e-6)
 
 
+@pytest.mark.parametrize("lies", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("colours", [0.0, 0.2])
+def test_all_images_at_once_are_what_one_after_the_other_are(lies: torch.memory_format, colours: float) -> None:
+    # as a GPU does it, so that each machine's path is tested on every machine
+    class AtOnce(ReidAugment):
+        by_slices = ReidAugment.by_index
+
+    batch = images(64).contiguous(memory_format=lies)
+    settings = {"pad": 9, "cast": colours, "exposure": colours}
+    torch.manual_seed(5)
+    expected = ReidAugment(**settings).batch(batch)
+    torch.manual_seed(5)
+    assert torch.equal(AtOnce(**settings).batch(batch), expected)
+    assert torch.equal(batch, images(64))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_a_gpu_gives_the_same_augmentations():
     augment, batch = ReidAugment(), images(16)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from reidx_cluster_contrast.memory import ClusterMemory
+from reidx_cluster_contrast.memory import ClusterMemory, rounds_to_rounding
 from torch import Tensor, nn
 
 from reidx.contracts import Batch
@@ -67,6 +67,50 @@ def test_the_update_is_that_of_one_instance_after_another(targets: list[int], mo
     assert torch.allclose(ours, one_by_one(rows, features, targets, momentum), atol=1e-6)
     untouched = [k for k in range(4) if k not in targets]
     assert torch.equal(ours[untouched], F.normalize(rows)[untouched])
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.1, 0.2, 0.3, 0.4, 1.0])
+def test_many_instances_of_a_cluster_come_to_the_same(momentum: float) -> None:
+    # as far from their rows and each other as can be, so that what came first is forgotten latest
+    rows = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    targets = [0] * 40 + [1, 2, 1] * 20
+    sign = torch.where(torch.arange(100) % 2 == 0, -1.0, 1.0)[:, None]
+    features = F.normalize(rows[torch.tensor(targets)] * sign + 0.05 * unit(100, 3, seed=9))
+    ours = take_in(memory_of(rows, momentum), features, targets)
+    assert torch.allclose(ours, one_by_one(rows, features, targets, momentum), atol=1e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.02, 0.1, 0.2, 0.3])
+def test_what_is_left_out_is_below_rounding(momentum: float) -> None:
+    rounds = rounds_to_rounding(momentum)
+    features, apart = unit(rounds, 2, seed=3).double(), []
+    for angle in (0.0, math.pi):  # rows that could not be further apart
+        row = torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.float64)
+        for feature in features:
+            row = F.normalize(momentum * row + (1 - momentum) * feature, dim=0)
+        apart.append(row)
+    assert (apart[0] - apart[1]).norm() < 2**-24
+
+
+def test_momenta_that_forget_too_slowly_take_every_instance_in() -> None:
+    assert [rounds_to_rounding(m) for m in (0.34, 0.5, 0.9, 1.0)] == [None] * 4
+    assert rounds_to_rounding(0.1) == 10
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("update", ["momentum", "hard"])
+def test_a_gpu_is_never_waited_for(update: str) -> None:
+    memory = memory_of(unit(5, 8).cuda(), update=update)
+    features, targets = unit(32, 8, seed=1).cuda(), (torch.arange(32) % 6 - 1).cuda()
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        memory.update(features, targets, targets)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    here = memory_of(unit(5, 8), update=update)
+    here.update(features.cpu(), targets.cpu(), targets.cpu())
+    assert torch.allclose(memory.rows.cpu(), here.rows, atol=1e-6)
 
 
 def test_by_hand() -> None:

@@ -1,0 +1,143 @@
+"""A step reads nothing back from the device, so that the host runs ahead of it; and has the same shapes at each step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import reidx
+from reidx.data.domains import Domains
+from reidx.data.transforms import ReidAugment
+from reidx.engine.loop import StageLoop
+from reidx.engine.model import StageModel
+from reidx.engine.progress import Reporter
+from reidx.engine.stage import StageRun
+
+READS_BACK = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "is_nonzero", "equal", "bincount")
+"""Operations whose result, or its shape, must be known to the host before it goes on."""
+
+
+class Waits(TorchDispatchMode):
+    """Notes what a GPU would have been waited for, on any machine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        by_mask = name.startswith(("index", "_index")) and any(
+            i is not None and i.dtype in (torch.bool, torch.uint8)
+            for i in (args[1] if len(args) > 1 and isinstance(args[1], (list, tuple)) else [])
+        )
+        if name in READS_BACK or by_mask:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def steps_watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Every step inside is watched from its batch to the updates after it."""
+    seen: list[str] = []
+    plain = StageModel.train_step
+
+    def watched(self: StageModel, data: Any, optim_wrapper: Any) -> Any:
+        with Waits() as waits:
+            values = plain(self, data, optim_wrapper)
+        seen.extend(waits.seen)
+        return values
+
+    monkeypatch.setattr(StageModel, "train_step", watched)
+    yield seen
+
+
+def test_the_watch_sees_what_it_must() -> None:
+    x = torch.arange(6)
+    with Waits() as waits:
+        float(x.sum())
+        x[x > 2]
+        bool(x.any())
+        x[torch.tensor([1, 2])]
+        torch.where(x > 2, x, 0)
+    assert waits.seen[:1] == ["_local_scalar_dense"] and len(waits.seen) >= 3
+    with Waits() as waits:
+        x[torch.tensor([1, 2])]
+        torch.where(x > 2, x, 0)
+    assert waits.seen == []
+
+
+def stage_run(path: Path, folder: Path) -> StageRun:
+    config = reidx.load_config(path)
+    stage = config.experiment.stages[-1]
+    return StageRun(stage, 0, 1, Domains(config.data["data"]), folder, Path, Reporter("quiet"))
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("rule", ["momentum", "hard"])
+def test_a_step_waits_for_nothing(
+    experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, joint: bool, rule: str
+) -> None:
+    monkeypatch.setattr(ReidAugment, "by_slices", ReidAugment.by_index)  # what a GPU does
+    stream = {"domain": "target", "sampler": {"type": "PK", "identities": 4, "instances": 4}}
+    path = experiment(
+        stages=[{"name": "adapt", "epochs": 1, "iters": 2}],
+        joint=joint,
+        streams={"target": {**stream, "labels": "main"}, "again": {**stream, "labels": "identity"}},
+        objective=[
+            {"loss": "MemoryContrast", "memory": "centroids", "stream": "target"},
+            {"loss": "Triplet", "stream": "again"},
+        ],
+        memories={"centroids": {"type": "cluster_contrast.ClusterMemory", "labels": "main", "update": rule}},
+        # Adam counts its steps on the CPU, which looks the same from here
+        optimizer={"type": "SGD", "lr": 0.01, "momentum": 0.9},
+        evaluate={"domain": None},
+    )
+    with steps_watched(monkeypatch) as seen:
+        stage_run(path, tmp_path / "run").run(resume=False)
+    assert seen == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_is_not_waited_for(
+    experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = StageModel.train_step
+
+    def strict(self: StageModel, data: Any, optim_wrapper: Any) -> Any:
+        if self.steps == 0:  # what is made once (optimiser state, constants) may wait
+            return plain(self, data, optim_wrapper)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return plain(self, data, optim_wrapper)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(StageModel, "train_step", strict)
+    path = experiment(stages=[{"name": "adapt", "epochs": 1, "iters": 3}], evaluate={"domain": None})
+    history = stage_run(path, tmp_path / "run").run(resume=False)
+    assert history[-1]["loss"] > 0
+
+
+def test_where_images_lie_changes_nothing(experiment: Callable[..., Path], tmp_path: Path) -> None:
+    ends = []
+    for place in ("host", "device"):
+        path = experiment(stages=[{"name": "adapt", "epochs": 2, "iters": 2}])
+        config = reidx.load_config(path, [f"data.cache_on={place}"])
+        result = reidx.run(config, tmp_path / place, progress="quiet")
+        ends.append((result.stages[0].last["loss"], result.metrics))
+    assert ends[0] == ends[1]
+
+
+def test_a_cache_on_the_device_that_is_too_small_is_refused_before_anything_is_trained(
+    experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StageLoop, "run_epoch", lambda self: pytest.fail("trained"))
+    config = reidx.load_config(experiment(), ["data.cache_on=device", "data.cache_gb=0.00001"])
+    with pytest.raises(reidx.errors.ConfigError, match=r"data\.cache_on: device: target: \d+ images of 48x24 take 0\.\d\d GB"):
+        reidx.run(config, tmp_path / "run", progress="quiet")

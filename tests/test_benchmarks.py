@@ -1,0 +1,32 @@
+"""The loop that the benchmark of training compares with learns what it says: gradients, table, augmentation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from reidx_cluster_contrast.memory import ClusterMemory
+
+from benchmarks.reference.training import Erase, Similarities
+
+
+def test_the_table_follows_the_batch_as_the_cluster_memory_does() -> None:
+    torch.manual_seed(0)
+    rows, features = F.normalize(torch.randn(4, 6)), F.normalize(torch.randn(20, 6)).requires_grad_()
+    targets = torch.randint(3, (20,))
+    memory = ClusterMemory(6)
+    memory.reset(rows, torch.arange(4))
+    F.cross_entropy(memory(features) / 0.05, targets).backward()
+    expected, features.grad = features.grad, None
+    table = rows.clone()
+    F.cross_entropy(Similarities.apply(features, targets, table, 0.1) / 0.05, targets).backward()
+    assert torch.allclose(features.grad, expected, atol=1e-6)
+    memory.update(features.detach(), targets, targets)
+    assert torch.allclose(table, memory.rows, atol=1e-6) and torch.equal(table[3], rows[3])
+
+
+def test_erasing_fills_one_rectangle_of_about_every_second_image() -> None:
+    marks = [Erase()(torch.full((3, 32, 16), -1.0)) > 0 for _ in range(200)]
+    areas = [int(m[0].sum()) for m in marks]
+    assert 60 < sum(a > 0 for a in areas) < 140
+    for mark in marks:
+        assert int(mark[0].sum()) == int(mark[0].any(0).sum()) * int(mark[0].any(1).sum())
