@@ -102,11 +102,11 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
     """
 
     def write(partial: Path) -> None:
-        # torch's file writer reports a full disk as a RuntimeError that does not say so
+        # torch's file writer reports a full disk, and a folder that is gone, as a RuntimeError that does not say so
         try:
             torch.save(checkpoint, partial)
         except RuntimeError as error:
-            if out_of_memory(error) or not path.parent.is_dir():
+            if out_of_memory(error):
                 raise
             raise OSError(None, "the disk is full, or files of that size are not allowed") from error
         write_text(path.with_suffix(".sha256"), digest(partial))

@@ -146,6 +146,7 @@ def profile(config: Config, work_dir: str | Path | None = None, progress: Mode |
         if processes.rank() == 0:
             shutil.rmtree(scratch, ignore_errors=True)
     text = "\n\n".join(texts)
+    folder.mkdir(parents=True, exist_ok=True)
     checkpoints.write_text(folder / "times.txt", text + "\n")
     return text + f"\n\nTraces (for ui.perfetto.dev or chrome://tracing) and this table: {folder}"
 

@@ -72,7 +72,8 @@ def test_the_comparison_notices_one_bit(whole: Whole, tmp_path: Path) -> None:
     path = folder / "2-adapt/epoch_2.pth"
     state = checkpoints.load(path)
     name, weights = next((k, v) for k, v in state["state_dict"].items() if v.is_floating_point())
-    weights.view(-1)[0] = torch.nextafter(weights.view(-1)[0], torch.tensor(9.0))
+    first = (0,) * weights.dim()
+    weights[first] = torch.nextafter(weights[first], torch.tensor(9.0))
     torch.save(state, path)
     with pytest.raises(AssertionError, match=f"{name} differs"):
         assert_same_run(folder, whole[1])
