@@ -142,6 +142,18 @@ def test_blocks_and_metric_do_not_change_the_numbers(monkeypatch):
     assert abs(evaluate(*scaled).mAP - whole.mAP) > 1e-3
 
 
+@pytest.mark.parametrize("size", [1e-17, 1e-21, 1e13])
+def test_the_scale_of_the_features_changes_nothing(size):
+    random = np.random.default_rng(0)
+    # Small integers: at any scale the distances keep their order and their ties.
+    query, gallery = random.integers(-2, 3, (6, 5)), random.integers(-2, 3, (60, 5))
+    ids = random.integers(0, 4, 6), random.integers(0, 4, 60)
+    power = np.float32(2.0 ** round(np.log2(size)))
+    plain = evaluate(query, gallery, *ids, protocol="no_camera_filter")
+    scaled = evaluate(query * power, gallery * power, *ids, protocol="no_camera_filter")
+    assert scaled.mAP == plain.mAP and np.array_equal(scaled.cmc, plain.cmc)
+
+
 def test_a_protocol_of_ones_own():
     class FirstCameraOnly(Protocol):
         def ignored(self, query_ids, gallery_ids, query_cams, gallery_cams):
