@@ -55,7 +55,7 @@ def ivf(
         cells = _cells(x, centres, probed).numpy()
         widest = int(np.diff(edges).max())
         together = min(len(x), max(64, _PRODUCTS // widest))  # one cell may hold most of the bank
-        scores = torch.empty(together * widest)
+        scores = torch.empty(together * widest, dtype=torch.float32)
         products = torch.empty_like(scores, dtype=dtype)
         gathered = torch.empty(together, x.shape[1], dtype=dtype)
         best = np.full((len(rows), count), -np.inf, np.float32)
@@ -108,7 +108,8 @@ def _probed(gallery: Tensor, queries: Tensor, k: int, centres: Tensor, owner: Te
     """The least number of cells nearest to a row in which the aimed share of its true neighbours lies."""
     import faiss
 
-    sample = queries[torch.linspace(0, len(queries) - 1, min(_SAMPLED, len(queries))).long()]
+    spread = torch.linspace(0, len(queries) - 1, min(_SAMPLED, len(queries)), dtype=torch.float64)
+    sample = queries[spread.long()]
     with faiss_threads():
         true = torch.from_numpy(faiss.knn(sample.numpy(), gallery.numpy(), min(k, len(gallery)))[1])
     order = _cells(sample.to(centres.dtype), centres, len(centres)).long()

@@ -76,7 +76,8 @@ def has_bfloat16() -> bool:
 class _ExactProducts:
     """Float32 products in float32: with TF32 or bfloat16 inside, which a user may allow, the floors would be wrong.
 
-    The setting is the whole process's. Of several threads inside at once the first sets it and the last sets it back.
+    Autocast is a setting of each thread, the precision of products one of the whole process: of several threads inside
+    at once the first sets it and the last sets it back.
     """
 
     def __init__(self) -> None:
@@ -90,7 +91,8 @@ class _ExactProducts:
                 self.set_back = _allow_float32_alone()
             self.inside += 1
         try:
-            yield
+            with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+                yield
         finally:
             with self.entrance:
                 self.inside -= 1

@@ -40,8 +40,10 @@ def fuse(graphs: Sequence[csr_array], weights: Sequence[float]) -> csr_array:
     """
     if len(graphs) != len(weights) or not graphs:
         raise ConfigError(f"fuse: {len(graphs)} graphs but {len(weights)} weights.")
-    if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+    if min(weights) < 0 or not abs(sum(weights) - 1) <= 1e-6:
         raise ConfigError(f"fuse: weights must be >= 0 and sum to 1, got {list(weights)}.")
+    if len({graph.shape for graph in graphs}) > 1:
+        raise DataError(f"fuse: the graphs are of different images: shapes {[graph.shape for graph in graphs]}.")
     total: csr_array | None = None
     for graph, weight in zip(graphs, weights, strict=True):
         if weight == 0:

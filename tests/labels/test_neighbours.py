@@ -111,6 +111,25 @@ def test_products_stay_float32_while_another_thread_searches():
 
 
 @pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize("backend", ["torch", "ivf"])
+def test_autocast_and_the_default_type_change_nothing(monkeypatch, recwarn, quick, backend):
+    monkeypatch.setattr(proposals, "has_bfloat16", lambda: quick)
+    monkeypatch.setattr(approximate, "_probed", lambda gallery, queries, count, centres, owner: len(centres))
+    x = torch.randn(1, 24) + 0.1 * torch.randn(300, 24, generator=torch.Generator().manual_seed(0))
+    own, asked = knn(x, 5, backend=backend)[1], knn(x[50:], 5, queries=x[:50], backend=backend)[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert np.array_equal(knn(x, 5, backend=backend)[1], own)
+        assert np.array_equal(knn(x[50:], 5, queries=x[:50], backend=backend)[1], asked)
+        assert torch.is_autocast_enabled("cpu")
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        assert np.array_equal(knn(x, 5, backend=backend)[1], own)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert not [warning for warning in recwarn if "autocast" in str(warning.message)]
+
+
+@pytest.mark.parametrize("quick", [True, False])
 @pytest.mark.parametrize("size", [1e-15, 1e-19, 1e-21, 1e-22, 1e13])
 def test_lists_are_exact_where_squares_underflow_or_grow(monkeypatch, draw, sorted_lists, quick, size):
     """Scaled by what float32 can square no more: canonical distances tell apart what products cannot."""
