@@ -23,7 +23,7 @@ from reidx.errors import ConfigError, DataError
 from reidx.evaluation.counting import count_ranks
 from reidx.evaluation.protocols import Protocol, no_match, protocol_named
 from reidx.evaluation.reranking import Reranking
-from reidx.labels.candidates import exact_products
+from reidx.labels.candidates import UNDERFLOW, exact_products
 from reidx.labels.compiled import in_threads
 from reidx.labels.features import checked, unit
 
@@ -172,7 +172,7 @@ def _distance_blocks(
         x_square = (x * x).sum(dim=1)
         with exact_products():
             block = torch.addmm(y_square, x, y.T, alpha=-2).add_(x_square[:, None])
-        error = 2 * (x.shape[1] + 8) * 2.0**-24 * (x_square.sqrt().double() + longest) ** 2
+        error = UNDERFLOW + 2 * (x.shape[1] + 8) * 2.0**-24 * (x_square.sqrt().double() + longest) ** 2
         yield start, block.cpu().numpy(), error.cpu().numpy()
 
 

@@ -72,17 +72,26 @@ def rerank(
     both = torch.cat([query, gallery])
     largest = _largest_squared_distance(both, torch.device(device) if device is not None else both.device)
     squared, lists = nearest(both, k1 + 1, backend=backend, device=device)
-    scale = 1 / np.maximum(largest, 1e-12)
-    encodings = encode(both, squared, lists, k1 + 1, round(k1 / 2) + 1, k2, scale)
+    largest[largest == 0] = 1  # all rows are the same: every distance is 0 whatever divides it
+    encodings = encode(both, squared, lists, k1 + 1, round(k1 / 2) + 1, k2, 1 / largest)
     shared = jaccard(encodings, rows=len(query))[:, len(query) :]
-    return Reranking(csr_array(shared), np.maximum(largest[: len(query)], 1e-12), k1, k2, lambda_)
+    return Reranking(csr_array(shared), largest[: len(query)], k1, k2, lambda_)
 
 
 def _largest_squared_distance(x: Tensor, place: torch.device) -> np.ndarray:
-    """Per row, the largest squared Euclidean distance to any row, (N,) float64, in blocks of the product."""
+    """Per row, the largest squared Euclidean distance to any row, (N,) float64, in blocks of the product.
+
+    Taken about the mean row: what the product rounds is then small beside the largest distance, however far from zero
+    the rows lie, and scaled to about 1, so that nothing underflows.
+    """
+    if not len(x):
+        return np.zeros(0)
     y = x.to(place)
+    y = y - y.mean(dim=0, dtype=torch.float64).float()
+    size = y.abs().max().clamp_(min=2.0**-120)
+    y /= size
     square = (y * y).sum(dim=1)
     rows = max(16, (32 << 20) // (4 * max(len(y), 1)))
     with exact_products():
         parts = [torch.addmm(square, part, y.T, alpha=-2).amax(dim=1) for part in y.split(rows)]
-    return (torch.cat(parts) + square).clamp_(min=0).double().cpu().numpy()
+    return ((torch.cat(parts) + square).clamp_(min=0).double() * float(size) ** 2).cpu().numpy()

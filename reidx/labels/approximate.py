@@ -27,6 +27,7 @@ _SAMPLED = 500
 _MORE = 24  # candidates beyond k, because products are rounded
 _TRAINED_ON = 64  # rows a cell, for the k-means
 _FIRST = 8  # cells nearest to a row are looked into before the others, so that most of what those hold is refused
+_PRODUCTS = 1 << 24  # at a time, however many rows ask one cell and lie in it
 BLOCK = 1 << 18
 """Rows that ask together: enough for a matrix product in each cell."""
 
@@ -52,23 +53,24 @@ def ivf(
     def propose(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         x = queries[torch.from_numpy(rows)].to(dtype)
         cells = _cells(x, centres, probed).numpy()
-        gathered = torch.empty_like(x)
-        scores = torch.empty(len(x) * int(np.diff(edges).max()))
+        widest = int(np.diff(edges).max())
+        together = min(len(x), max(64, _PRODUCTS // widest))  # one cell may hold most of the bank
+        scores = torch.empty(together * widest, dtype=torch.float32)
         products = torch.empty_like(scores, dtype=dtype)
+        gathered = torch.empty(together, x.shape[1], dtype=dtype)
         best = np.full((len(rows), count), -np.inf, np.float32)
         where = np.full((len(rows), count), -1, np.int32)
         for part in (cells[:, :_FIRST], cells[:, _FIRST:]):
             asking, starts = _by_cell(part, len(centres))
             for cell, (low, high) in enumerate(pairwise(edges)):
-                who = asking[starts[cell] : starts[cell + 1]]
-                if low == high or not len(who):
-                    continue
-                chosen = torch.index_select(x, 0, torch.from_numpy(who), out=gathered[: len(who)])
-                shape = len(who), high - low
-                product = products[: shape[0] * shape[1]].view(shape)
-                torch.mm(chosen, bank[low:high].T, out=product)
-                score = scores[: product.numel()].view(shape).copy_(product).sub_(halves[low:high])
-                keep_best(who, score.numpy(), low, best, where)
+                for first in range(int(starts[cell]), int(starts[cell + 1]) if low < high else 0, together):
+                    who = asking[first : min(first + together, starts[cell + 1])]
+                    chosen = torch.index_select(x, 0, torch.from_numpy(who), out=gathered[: len(who)])
+                    shape = len(who), high - low
+                    product = products[: shape[0] * shape[1]].view(shape)
+                    torch.mm(chosen, bank[low:high].T, out=product)
+                    score = scores[: product.numel()].view(shape).copy_(product).sub_(halves[low:high])
+                    keep_best(who, score.numpy(), low, best, where)
         found = members.numpy().astype(np.int32)[where]
         found[where < 0] = -1
         # A row with fewer candidates than neighbours asked for goes on to the comparison with all rows.
@@ -106,7 +108,8 @@ def _probed(gallery: Tensor, queries: Tensor, k: int, centres: Tensor, owner: Te
     """The least number of cells nearest to a row in which the aimed share of its true neighbours lies."""
     import faiss
 
-    sample = queries[torch.linspace(0, len(queries) - 1, min(_SAMPLED, len(queries))).long()]
+    spread = torch.linspace(0, len(queries) - 1, min(_SAMPLED, len(queries)), dtype=torch.float64)
+    sample = queries[spread.long()]
     with faiss_threads():
         true = torch.from_numpy(faiss.knn(sample.numpy(), gallery.numpy(), min(k, len(gallery)))[1])
     order = _cells(sample.to(centres.dtype), centres, len(centres)).long()

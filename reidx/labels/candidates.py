@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -18,6 +19,10 @@ from reidx.labels.mutual import mutual
 BACKENDS = ("auto", "faiss", "torch", "ivf")
 _BLOCK_BYTES = 24 << 20
 _ROUNDING = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
+UNDERFLOW = 2.0**-76
+"""More than a squared distance can lose to squares and products below the least float32; rows of length 1e-12 and less
+are below it, so that nothing is proven of them."""
+
 
 
 class Search(NamedTuple):
@@ -68,26 +73,52 @@ def has_bfloat16() -> bool:
     return bool(known.get("avx512_bf16") or known.get("amx_bf16") or known.get("amx_tile"))
 
 
-@contextmanager
-def exact_products() -> Iterator[None]:
-    """Float32 products in float32: with TF32 or bfloat16 inside, which a user may allow, the floors would be wrong."""
+class _ExactProducts:
+    """Float32 products in float32: with TF32 or bfloat16 inside, which a user may allow, the floors would be wrong.
+
+    Autocast is a setting of each thread, the precision of products one of the whole process: of several threads inside
+    at once the first sets it and the last sets it back.
+    """
+
+    def __init__(self) -> None:
+        self.entrance, self.inside = threading.Lock(), 0
+        self.set_back: Callable[[], None]
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self.entrance:
+            if not self.inside:
+                self.set_back = _allow_float32_alone()
+            self.inside += 1
+        try:
+            with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+                yield
+        finally:
+            with self.entrance:
+                self.inside -= 1
+                if not self.inside:
+                    self.set_back()
+
+
+exact_products = _ExactProducts()
+
+
+def _allow_float32_alone() -> Callable[[], None]:
+    """What sets the precision of products back to what it was."""
     places: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
     if not all(hasattr(place, "fp32_precision") for place in places):  # before torch 2.9
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
-        return
+        return lambda: torch.set_float32_matmul_precision(before)
     allowed = [place.fp32_precision for place in places]
-    for place in places:
-        place.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
+
+    def set_back() -> None:
         for place, precision in zip(places, allowed, strict=True):
             place.fp32_precision = precision
+
+    for place in places:
+        place.fp32_precision = "ieee"
+    return set_back
 
 
 class _Products:
@@ -111,7 +142,7 @@ class _Products:
         norm, lost, longest = self.x_norm[rows], self.x_lost[rows], self.y_norm.max()
         error = lost * longest + (norm + lost) * self.y_lost.max()  # of storing x and y in fewer bits
         # of the sum, and of the lengths themselves, float32 all
-        error += 2 * (self.x.shape[1] + 8) * _ROUNDING[torch.float32] * (norm + lost + longest) ** 2
+        error += UNDERFLOW + 2 * (self.x.shape[1] + 8) * _ROUNDING[torch.float32] * (norm + lost + longest) ** 2
         # of writing the product down in `dtype`; with a penalty what was written is x·y, not the score
         error += _ROUNDING[self.x.dtype] * (np.abs(worst) if self.penalty is None else norm * longest)
         return norm**2 + self.shortest - 2 * (worst + error)
@@ -171,7 +202,7 @@ def _faiss_search(gallery: Tensor, queries: Tensor, count: int) -> Search:
     def propose(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with faiss_threads():
             distances, candidates = faiss.knn(x[rows], y, count)
-        error = 2 * (x.shape[1] + 8) * _ROUNDING[torch.float32] * (x_norm[rows] + y_norm.max()) ** 2
+        error = UNDERFLOW + 2 * (x.shape[1] + 8) * _ROUNDING[torch.float32] * (x_norm[rows] + y_norm.max()) ** 2
         floor = distances[:, -1] - error if count < len(y) else np.full(len(rows), np.inf)
         return candidates.astype(np.int32), floor
 

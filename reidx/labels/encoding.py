@@ -9,6 +9,7 @@ from torch import Tensor
 from reidx.labels.compiled import compiled, in_threads, squared_distance
 
 _NARROW = np.iinfo(np.int32).max
+_LEAST = 1e-30  # a weight that float32 made 0 would not count as an entry in the sums over columns
 
 
 def encode(
@@ -27,7 +28,7 @@ def encode(
     """
     n = len(lists)
     x = features.cpu().numpy()
-    scale = np.ones(n, np.float32) if scale is None else scale.astype(np.float32)
+    scale = np.ones(n) if scale is None else scale
     whole, half_lists = _reciprocal_lists(lists, width), _reciprocal_lists(lists, half)
     rows = stacked(in_threads(_expand_and_weigh, n, lists, squared, *whole, *half_lists, x, scale), n)
     if k2 > 1:
@@ -129,7 +130,7 @@ def _expand_and_weigh(start, stop, lists, squared, members, counts, half_members
             j = columns[p]
             d = known[j] if known_for[j] == i else squared_distance(x[i], x[j])
             weight = np.exp(-np.float64(d) * scale[i])
-            values[p] = weight
+            values[p] = max(weight, _LEAST)
             total += weight
         for p in range(first, filled):
             values[p] /= total

@@ -9,15 +9,23 @@ from torch import Tensor
 from reidx.errors import DataError
 
 _UNIT = 1e-5  # how far from 1 the norm of a "unit" row may be, about what float32 leaves
+_LARGEST = 1e15  # the squares of larger numbers, summed over a row, overflow float32
 
 
 def checked(features: Tensor | np.ndarray, name: str = "features") -> Tensor:
     """The features as a contiguous float32 tensor (N, D) where they were; no copy where none is needed.
 
-    Raises DataError for another shape and for NaN or infinity, naming the first bad row.
+    Raises DataError for another shape, for what is not real numbers, and for NaN, infinity or numbers too large to be
+    squared, naming the first bad row.
     """
-    tensor = torch.as_tensor(features).detach()
-    if tensor.ndim != 2:
+    try:
+        given = np.ascontiguousarray(features) if isinstance(features, np.ndarray) else features
+        tensor = torch.as_tensor(given).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{name}: expected an array of numbers, shape (N, D); {error}") from error
+    if tensor.is_complex() or tensor.layout != torch.strided:
+        raise DataError(f"{name}: expected dense real numbers; got {tensor.dtype}, {tensor.layout}.")
+    if tensor.ndim != 2 or (len(tensor) and not tensor.shape[1]):
         raise DataError(f"{name}: expected one row per image, shape (N, D); got {tuple(tensor.shape)}.")
     tensor = tensor.float().contiguous()
     if not tensor.numel():
@@ -26,7 +34,8 @@ def checked(features: Tensor | np.ndarray, name: str = "features") -> Tensor:
     if bad.any():
         first = int(bad.nonzero()[0])
         raise DataError(
-            f"{name}: {int(bad.sum())} of {len(tensor)} rows hold NaN or infinity (the first is row {first}). "
+            f"{name}: {int(bad.sum())} of {len(tensor)} rows hold NaN or infinity (the first is row {first}), or "
+            f"numbers beyond {_LARGEST:.0e}. "
             "The network has most likely diverged: lower the learning rate or the precision's loss scale, "
             "or look at the image of that row."
         )
@@ -34,12 +43,13 @@ def checked(features: Tensor | np.ndarray, name: str = "features") -> Tensor:
 
 
 def not_finite(features: Tensor) -> Tensor:
-    """Which rows (N,) hold NaN or infinity."""
-    return ~torch.isfinite(torch.linalg.vector_norm(features.flatten(1), ord=torch.inf, dim=1))
+    """Which rows (N,) hold NaN, infinity, or numbers so large that float32 cannot hold a distance between them."""
+    return ~(torch.linalg.vector_norm(features.flatten(1), ord=torch.inf, dim=1).float() <= _LARGEST)
 
 
 def unit(features: Tensor, name: str = "features") -> Tensor:
-    """The rows scaled to length 1; the tensor itself where they already are. A row of zeros raises DataError."""
+    """The rows scaled to length 1; the tensor itself where they already are. A row of zeros, or shorter than
+    1e-12, raises DataError."""
     norms = torch.linalg.vector_norm(features, dim=1)
     if bool(((norms - 1).abs() <= _UNIT).all()):
         return features

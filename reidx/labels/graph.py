@@ -9,16 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, issparse
 
 from reidx.errors import ConfigError, DataError
 
 
 def checked_graph(graph: csr_array) -> csr_array:
-    """The graph as CSR; raises DataError unless it is square and its distances are finite and not negative."""
+    """The graph as CSR; raises DataError unless it is sparse, square, of floats, finite and not negative."""
+    if not issparse(graph):
+        raise DataError(
+            f"neighbour graph: expected a sparse matrix, got {type(graph).__name__}. In a dense one a distance of 0 "
+            "cannot be told from a pair that is not stored: build a csr_array from its (data, (rows, columns))."
+        )
     if graph.ndim != 2 or graph.shape[0] != graph.shape[1]:
         raise DataError(f"neighbour graph: expected shape (N, N), got {graph.shape}.")
     graph = csr_array(graph)
+    if graph.data.dtype.kind != "f":
+        raise DataError(f"neighbour graph: distances must be floats, not {graph.data.dtype}.")
     # One pass without a copy: NaN fails both comparisons.
     if graph.nnz and not (graph.data.min() >= 0 and graph.data.max() < np.inf):
         raise DataError("neighbour graph: distances must be finite and not negative.")
@@ -33,8 +40,10 @@ def fuse(graphs: Sequence[csr_array], weights: Sequence[float]) -> csr_array:
     """
     if len(graphs) != len(weights) or not graphs:
         raise ConfigError(f"fuse: {len(graphs)} graphs but {len(weights)} weights.")
-    if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+    if min(weights) < 0 or not abs(sum(weights) - 1) <= 1e-6:
         raise ConfigError(f"fuse: weights must be >= 0 and sum to 1, got {list(weights)}.")
+    if len({graph.shape for graph in graphs}) > 1:
+        raise DataError(f"fuse: the graphs are of different images: shapes {[graph.shape for graph in graphs]}.")
     total: csr_array | None = None
     for graph, weight in zip(graphs, weights, strict=True):
         if weight == 0:

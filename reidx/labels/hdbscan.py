@@ -5,17 +5,19 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+import sklearn
 from scipy.sparse import csgraph, csr_array
 
-from reidx.errors import ConfigError
+from reidx.errors import ConfigError, ReidxError
 from reidx.labels.graph import checked_graph
 
 
 class HDBSCAN:
     """Graph (N, N) to labels (N,) int64: clusters 0..K-1, -1 for outliers.
 
-    The clusters are those of the dense distance matrix in which pairs absent from the graph are at distance 1. A graph
-    that is not symmetric counts a pair stored on either side, at the smaller distance. `min_samples` defaults to
+    The clusters are those of the dense distance matrix in which pairs absent from the graph are at distance 1, but for
+    merges at equal distances, which scikit-learn makes in the order in which it meets the edges. A graph that is not
+    symmetric counts a pair stored on either side, at the smaller distance. `min_samples` defaults to
     `min_cluster_size`; `epsilon` merges clusters that are closer than it. Source: Campello et al., PAKDD 2013.
     """
 
@@ -55,7 +57,15 @@ class HDBSCAN:
         )  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", category=FutureWarning)
-            labels = peer.fit_predict(_spanned(graph, samples))
+            try:
+                labels = peer.fit_predict(_spanned(graph, samples))
+            except TypeError as error:
+                if not self.epsilon:
+                    raise
+                raise ReidxError(
+                    f"HDBSCAN: scikit-learn {sklearn.__version__} cannot merge clusters by epsilon with numpy "
+                    f"{np.__version__} ({error}). Set epsilon: 0, or install another version of the two."
+                ) from error
         return labels.astype(np.int64)
 
 

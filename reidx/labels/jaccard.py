@@ -9,7 +9,9 @@ clustering-based re-ID uses (LP section 1.2). With S(i) the first k1 neighbours 
     d(i, j) = 1 - s / (2 - s),  s = sum_t min(V(i, t), V(j, t))
 
 Cost after the neighbours: N·k1² for the lists, and for the sum the number of pairs of rows that share a column, found
-by an inverted index: no step is N·N in time or memory unless the neighbour lists themselves are.
+by an inverted index. Where images fall into clusters those are few; without any, or with one column in the encodings
+of all (a network that maps every image to one point), nearly all N·N pairs share one, and are stored unless `within`
+cuts them.
 """
 
 from __future__ import annotations

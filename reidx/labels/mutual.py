@@ -27,7 +27,7 @@ def mutual(x: Tensor, count: int, penalty: Tensor | None = None) -> tuple[np.nda
     numbers = np.arange(largest)
 
     def work(start: int, stop: int, pairs: list[tuple[int, int]]) -> None:
-        products, scores = torch.empty(largest**2, dtype=x.dtype), torch.empty(largest**2)
+        products, scores = torch.empty(largest**2, dtype=x.dtype), torch.empty(largest**2, dtype=torch.float32)
         for pair in pairs[start:stop]:
             a, b = (slice(edges[tile], edges[tile + 1]) for tile in pair)
             product = products[: len(x[a]) * len(x[b])].view(len(x[a]), len(x[b]))

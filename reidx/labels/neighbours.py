@@ -13,6 +13,7 @@ Cost: 2·Q·N·D operations in the product and Q·(k + margin)·D in the second 
 from __future__ import annotations
 
 import logging
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -50,8 +51,8 @@ def knn(
     """
     if metric not in METRICS:
         raise ConfigError(f"knn: unknown metric {metric!r}; choose one of {', '.join(METRICS)}.")
-    if k < 1:
-        raise ConfigError(f"knn: k is {k}; it must be at least 1.")
+    if not isinstance(k, Integral) or k < 1:
+        raise ConfigError(f"knn: k is {k!r}; it must be an integer of at least 1.")
     gallery = checked(features)
     asking = None if queries is None else checked(queries, "queries")
     if metric == "cosine":

@@ -142,6 +142,22 @@ def test_blocks_and_metric_do_not_change_the_numbers(monkeypatch):
     assert abs(evaluate(*scaled).mAP - whole.mAP) > 1e-3
 
 
+@pytest.mark.parametrize("size", [1e-15, 1e-19, 1e-21, 1e13])
+@pytest.mark.parametrize("kinds", [1, 60])
+def test_ranks_are_exact_where_squares_underflow_or_grow(size, kinds):
+    random = np.random.default_rng(0)
+    for width in (2, 16):
+        x = (size * random.normal(size=(kinds, width))[random.integers(0, kinds, 80)]).astype(np.float32)
+        query, gallery, q_ids, g_ids = x[:20], x[20:], random.integers(0, 12, 20), random.integers(0, 12, 60)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = evaluate(query, gallery, q_ids, g_ids, protocol="no_camera_filter", details=True, top=60).details
+        squared = ((query[:, None].astype(np.float64) - gallery) ** 2).sum(axis=2).astype(np.float32)
+        order = squared.argsort(axis=1, kind="stable")
+        right = g_ids[order] == q_ids[:, None]
+        assert np.array_equal(found.top, order)
+        assert np.array_equal(found.first_match, np.where(right.any(axis=1), right.argmax(axis=1) + 1, 0))
+
+
 def test_a_protocol_of_ones_own():
     class FirstCameraOnly(Protocol):
         def ignored(self, query_ids, gallery_ids, query_cams, gallery_cams):

@@ -107,3 +107,30 @@ def test_bad_input_is_said():
             torch.ones(2, 3), torch.ones(3, 3), [1, 1], [1, 1, 1], [0, 0], [1, 1, 1],
             reranking=rerank(torch.ones(2, 3), torch.ones(2, 3)),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(("offset", "spread"), [(1000, 1e-3), (1000, 1e-2), (0, 1e-9), (0, 1e-18)])
+def test_rows_close_together_and_far_from_zero_or_tiny(offset, spread):
+    """Where a product of float32 rows tells nothing about their distances."""
+    random = np.random.default_rng(0)
+    both = (offset + spread * random.normal(size=(40, 5))).astype(np.float32)
+    query, gallery = both[:8], both[8:]
+    found = rerank(query, gallery, 6, 3)
+    squared = ((both[:8, None].astype(np.float64) - both) ** 2).sum(axis=2)
+    assert np.allclose(found.largest, squared.max(axis=1), rtol=1e-5, atol=0)
+    factor, shift = found.block(slice(0, 8))
+    # The plain procedure at a scale that it can take: the re-ranked distance does not depend on the scale.
+    expected = dense(*np.split((both.astype(np.float64) - offset) / spread, [8]), 6, 3, 0.3)
+    assert np.allclose(factor[:, None] * squared[:, 8:] + shift, expected, atol=1e-4)
+
+
+def test_many_rows_whose_weights_vanish_are_summed():
+    """Weights of exp(-huge) are no holes in the encodings."""
+    x = torch.from_numpy(1e4 + 1e-2 * np.random.default_rng(0).normal(size=(600, 2))).float()
+    assert np.isfinite(rerank(x[:300], x[300:], 30, 6).jaccard.data).all()
+
+
+def test_nothing_to_rerank():
+    none = torch.zeros(0, 4)
+    assert rerank(none, none).jaccard.shape == (0, 0)
+    assert rerank(none, torch.ones(3, 4)).jaccard.shape == (0, 3)

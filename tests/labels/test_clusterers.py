@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from reidx.errors import ConfigError, DataError
+from reidx.errors import ConfigError, DataError, ReidxError
 from reidx.labels import DBSCAN, HDBSCAN, Cosine, InfoMap, Jaccard, KMeans, MiniBatchKMeans
 
 
@@ -95,6 +95,35 @@ def test_hdbscan_is_that_of_the_matrix_with_absent_pairs_at_one(least):
         expected = peer.fit_predict(csr_array(matrix))
         assert expected.max() >= 2
         assert same_partition(HDBSCAN(least)(graph), expected)
+
+
+def test_hdbscan_merges_by_epsilon_or_says_that_scikit_learn_cannot():
+    graph = Jaccard(10, 3)(clouds([12, 20, 9, 15])[0])
+    try:
+        merged = HDBSCAN(3, epsilon=0.9)(graph)
+    except ReidxError as error:
+        assert "epsilon" in str(error) and np.__version__ in str(error)
+    else:
+        assert merged.max() <= HDBSCAN(3)(graph).max()
+
+
+@pytest.mark.parametrize("clusterer", [DBSCAN(), HDBSCAN(), InfoMap()], ids=lambda part: type(part).__name__)
+def test_a_graph_is_sparse_and_of_floats(clusterer):
+    if isinstance(clusterer, InfoMap):
+        needs_infomap()
+    twins = np.zeros((8, 8), np.float32)  # as a dense matrix eight equal images; made sparse it would be no pair at all
+    for given in (twins, torch.from_numpy(twins), twins.tolist(), "graph"):
+        with pytest.raises(DataError, match="sparse"):
+            clusterer(given)
+    with pytest.raises(DataError, match="floats"):
+        clusterer(csr_array(np.ones((3, 3), int)))  # an eps of 0.6 would be one of 0
+
+
+@pytest.mark.parametrize("clusterer", [KMeans(5), MiniBatchKMeans(5)], ids=["KMeans", "MiniBatchKMeans"])
+def test_k_means_refuses_what_would_end_the_process(clusterer):
+    for features in (torch.full((50, 3), 1e25), torch.zeros(50, 0)):
+        with pytest.raises(DataError, match="features"):
+            clusterer(features)
 
 
 def test_hdbscan_takes_graphs_that_fall_apart_or_hold_nothing():

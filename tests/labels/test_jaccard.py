@@ -150,6 +150,10 @@ def test_fused_views_are_the_weighted_sum():
     assert same.nnz == views[0].nnz and np.abs(dense(same) - dense(views[0])).max() < 1e-6
     with pytest.raises(ConfigError, match="sum to 1"):
         fuse(views, [0.5, 0.15, 0.15])
+    with pytest.raises(ConfigError, match="sum to 1"):
+        fuse(views, [float("nan"), 0.5, 0.5])
+    with pytest.raises(DataError, match="different images"):
+        fuse([views[0], views[1][:5, :5]], [0.5, 0.5])
 
 
 def test_a_graph_of_more_entries_than_32_bits_count_is_as_one_of_fewer(draw, monkeypatch):

@@ -94,6 +94,52 @@ def test_products_are_float32_whatever_the_user_allows():
     assert (product - x.double() @ x.double()).abs().max() < 1e-4
 
 
+def test_products_stay_float32_while_another_thread_searches():
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        first, second = proposals.exact_products(), proposals.exact_products()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)  # the first one leaves while the second is still at work
+        assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+        second.__exit__(None, None, None)
+        assert torch.get_float32_matmul_precision() == "medium"
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize("backend", ["torch", "ivf"])
+def test_autocast_and_the_default_type_change_nothing(monkeypatch, recwarn, quick, backend):
+    monkeypatch.setattr(proposals, "has_bfloat16", lambda: quick)
+    monkeypatch.setattr(approximate, "_probed", lambda gallery, queries, count, centres, owner: len(centres))
+    x = torch.randn(1, 24) + 0.1 * torch.randn(300, 24, generator=torch.Generator().manual_seed(0))
+    own, asked = knn(x, 5, backend=backend)[1], knn(x[50:], 5, queries=x[:50], backend=backend)[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert np.array_equal(knn(x, 5, backend=backend)[1], own)
+        assert np.array_equal(knn(x[50:], 5, queries=x[:50], backend=backend)[1], asked)
+        assert torch.is_autocast_enabled("cpu")
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        assert np.array_equal(knn(x, 5, backend=backend)[1], own)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert not [warning for warning in recwarn if "autocast" in str(warning.message)]
+
+
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize("size", [1e-15, 1e-19, 1e-21, 1e-22, 1e13])
+def test_lists_are_exact_where_squares_underflow_or_grow(monkeypatch, draw, sorted_lists, quick, size):
+    """Scaled by what float32 can square no more: canonical distances tell apart what products cannot."""
+    monkeypatch.setattr(proposals, "has_bfloat16", lambda: quick)
+    for width in (3, 64):
+        x = draw("gaussian", 120, width, 7) * np.float32(size)
+        for backend in ("faiss", "torch"):
+            assert np.array_equal(knn(x, 5, backend=backend)[1], sorted_lists(x, x, 5, own=True)[1])
+
+
 def test_cosine_is_half_the_squared_distance_of_unit_rows():
     x = torch.randn(50, 7, generator=torch.Generator().manual_seed(0))
     distances, indices = knn(x, 6, metric="cosine")
@@ -131,6 +177,47 @@ def test_bad_input_is_said():
         knn(torch.ones(5, 3), 2, metric="l1")
     with pytest.raises(ConfigError, match="at least 1"):
         knn(torch.ones(5, 3), 0)
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        "rows",
+        [["a", "b"]],
+        [[1.0], [1.0, 2.0]],
+        None,
+        np.array([[1, 2]], object),
+        torch.ones(4, 3, dtype=torch.complex64),
+        torch.eye(4).to_sparse(),
+        torch.ones(4, 0),
+        torch.full((4, 3), 1e25),
+        torch.full((4, 3), float("inf")).half(),
+    ],
+    ids=str,
+)
+def test_what_is_no_bank_of_features_is_said(features):
+    with pytest.raises(DataError, match="features: "):
+        knn(features, 2)
+
+
+@pytest.mark.parametrize("k", [2.5, "3", None])
+def test_k_must_be_an_integer(k):
+    with pytest.raises(ConfigError, match="integer"):
+        knn(torch.ones(5, 3), k)
+
+
+def test_arrays_in_any_order_are_taken():
+    x = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
+    for view in (x[::-1], x[:, ::-2], np.asfortranarray(x)):
+        assert np.array_equal(knn(view, 4)[1], knn(view.copy(), 4)[1])
+
+
+def test_approximate_search_of_one_cell_that_holds_everything(draw, monkeypatch):
+    monkeypatch.setattr(approximate, "_PRODUCTS", 1 << 12)
+    x = draw("identical", 700, 16, 0)
+    x[::2, 0] += 1
+    found, exact = knn(x, 10, backend="ivf"), knn(x, 10)
+    assert np.array_equal(found[0], exact[0])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
