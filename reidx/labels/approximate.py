@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from reidx.errors import ConfigError
-from reidx.labels.compiled import compiled, faiss_threads, has_faiss, keep_best
+from reidx.labels.compiled import compiled, faiss_threads, has_faiss
+from reidx.labels.shortlists import Shortlists
 
 AIM = 0.95
 _SAMPLED = 500
@@ -58,8 +59,7 @@ def ivf(
         scores = torch.empty(together * widest, dtype=torch.float32)
         products = torch.empty_like(scores, dtype=dtype)
         gathered = torch.empty(together, x.shape[1], dtype=dtype)
-        best = np.full((len(rows), count), -np.inf, np.float32)
-        where = np.full((len(rows), count), -1, np.int32)
+        lists = Shortlists(len(rows), count)
         for part in (cells[:, :_FIRST], cells[:, _FIRST:]):
             asking, starts = _by_cell(part, len(centres))
             for cell, (low, high) in enumerate(pairwise(edges)):
@@ -70,7 +70,8 @@ def ivf(
                     product = products[: shape[0] * shape[1]].view(shape)
                     torch.mm(chosen, bank[low:high].T, out=product)
                     score = scores[: product.numel()].view(shape).copy_(product).sub_(halves[low:high])
-                    keep_best(who, score.numpy(), low, best, where)
+                    lists.show(who, score.numpy(), low)
+        where, _ = lists.best()
         found = members.numpy().astype(np.int32)[where]
         found[where < 0] = -1
         # A row with fewer candidates than neighbours asked for goes on to the comparison with all rows.

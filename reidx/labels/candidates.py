@@ -152,8 +152,8 @@ def _mutual_search(gallery: Tensor, count: int, dtype: torch.dtype) -> Search:
     """Candidates of all rows at once: half the products of `_torch_search`, on the CPU."""
     products, everyone = _Products(gallery, gallery, dtype, torch.device("cpu")), np.arange(len(gallery))
     count = min(count, len(gallery))
-    best, where = mutual(products.x, count, products.penalty)
-    floor = products.floor(everyone, best[:, 0]) if count < len(gallery) else np.full(len(gallery), np.inf)
+    where, worst = mutual(products.x, count, products.penalty)
+    floor = products.floor(everyone, worst) if count < len(gallery) else np.full(len(gallery), np.inf)
     return Search(BLOCK, lambda rows: (where[rows], floor[rows]))
 
 

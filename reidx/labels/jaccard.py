@@ -17,17 +17,21 @@ cuts them.
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from reidx.errors import ConfigError
+from reidx.errors import ConfigError, DataError
 from reidx.labels.compiled import compiled, in_threads
 from reidx.labels.encoding import compressed, encode, room_for, stacked
 from reidx.labels.features import checked, unit
 from reidx.labels.neighbours import nearest
 from reidx.labels.sharding import nearest_together
+
+_LARGE = 20_000  # rows; even the graph of all pairs of fewer fits into most memories
+_BYTES = 14  # of an entry at the peak: in the half, in a range of it not yet put together, and in the whole
 
 
 class Jaccard:
@@ -74,6 +78,8 @@ def jaccard(encodings: csr_array, rows: int | None = None, within: float = 1.0) 
     n = encodings.shape[0]
     by_column = encodings.tocsc()  # the inverted index: for a column, the rows that have it, ascending
     half = rows is None
+    if half and n > _LARGE:
+        _refuse_crowd(encodings, by_column, within)
     parts = in_threads(
         _share, n if rows is None else rows, encodings.indptr, encodings.indices, encodings.data,
         by_column.indptr, by_column.indices, by_column.data, half, np.float32(within), chunks_per_thread=16,
@@ -125,6 +131,35 @@ def _share(start, stop, indptr, indices, data, col_indptr, col_rows, col_data, h
                 filled += 1
                 lengths[i - start] += 1
     return lengths, columns[:filled].copy(), values[:filled].copy()
+
+
+def _refuse_crowd(encodings: csr_array, by_column: csr_array, within: float) -> None:
+    """Raise :class:`DataError` if a sample of rows has so many entries that the whole graph would not fit into memory."""
+    n = encodings.shape[0]
+    parts = [
+        _share(
+            row, row + 1, encodings.indptr, encodings.indices, encodings.data,
+            by_column.indptr, by_column.indices, by_column.data, False, np.float32(within),
+        )
+        for row in np.linspace(0, n - 1, 64).astype(np.int64).tolist()
+    ]  # fmt: skip
+    mean = float(np.mean([part[0].sum() for part in parts]))
+    needed, free = mean * n * _BYTES, free_memory()
+    if needed > free:
+        raise DataError(
+            f"Jaccard: an image has {mean:,.0f} of {n:,} images within distance {within:g}: the graph would take "
+            f"{needed / 1e9:,.0f} GB, {free / 1e9:,.1f} are free. The features lie too close together: the network may have "
+            "collapsed (lower its learning rate); else lower the clusterer's eps, or k1."
+        )
+
+
+def free_memory() -> float:
+    """Bytes of memory that can be had without moving others to disk; infinite where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return float("inf")
+    return next((float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), float("inf"))
 
 
 def _mirrored(upper: csr_array) -> csr_array:

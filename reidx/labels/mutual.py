@@ -8,23 +8,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reidx.labels.compiled import keep_best, side_by_side
+from reidx.labels.compiled import side_by_side
+from reidx.labels.shortlists import Shortlists
 
 _TILE = 768  # rows; a tile's products stay in the cache of one core
 
 
 def mutual(x: Tensor, count: int, penalty: Tensor | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The `count` largest scores x_i·x_j - penalty_j of each row i and the rows j they are of, both (N, count).
+    """Of each row i the `count` rows j of the largest x_i·x_j - penalty_j, (N, count) in no order; the least of those (N,).
 
-    A row's scores are a heap: the least comes first, the others are in no order. Half of the N²·D multiplications of
-    rows against all rows, since x_i·x_j is x_j·x_i; memory N·count.
+    Half of the N²·D multiplications of rows against all rows, since x_i·x_j is x_j·x_i; memory N·count.
     """
     n, threads = len(x), torch.get_num_threads()
-    best, where = np.full((n, count), -np.inf, np.float32), np.full((n, count), -1, np.int32)
+    lists = Shortlists(n, count)
     tiles = 2 * threads * -(-n // (2 * threads * _TILE))
     edges = np.linspace(0, n, tiles + 1).astype(np.int64).tolist()
     largest = max(np.diff(edges))
-    numbers = np.arange(largest)
+    numbers = np.arange(n)
 
     def work(start: int, stop: int, pairs: list[tuple[int, int]]) -> None:
         products, scores = torch.empty(largest**2, dtype=x.dtype), torch.empty(largest**2, dtype=torch.float32)
@@ -36,11 +36,11 @@ def mutual(x: Tensor, count: int, penalty: Tensor | None = None) -> tuple[np.nda
                 score = scores[: product.numel()].view(values.shape).copy_(values)
                 if penalty is not None:
                     score -= penalty[other]
-                keep_best(numbers[: len(score)], score.numpy(), other.start, best[own], where[own])
+                lists.show(numbers[own], score.numpy(), other.start)
 
     for pairs in _rounds(tiles):
         side_by_side(work, threads, len(pairs), pairs)
-    return best, where
+    return lists.best()
 
 
 def _rounds(tiles: int) -> Iterator[list[tuple[int, int]]]:

@@ -75,8 +75,7 @@ class LabelPipeline:
 
         labels = LabelSet(cluster())
         if labels.count == 0:
-            whole = None if graph is None else self._graph(bank, 1.0)
-            raise DataError(self._nothing(epoch, whole, len(labels.labels)))
+            raise DataError(self._nothing(epoch, None if graph is None else bank, len(labels.labels)))
         context = Labelling(bank, self.on, graph, cluster, epoch, previous, cameras)
         for refiner in self.refiners:
             with span("refine"):
@@ -97,13 +96,18 @@ class LabelPipeline:
         cuts = "within" in inspect.signature(self.distance).parameters
         return self.distance(given, within=within) if cuts else self.distance(given)
 
-    def _nothing(self, epoch: int, graph: csr_array | None, images: int) -> str:
+    def _nothing(self, epoch: int, bank: dict[str, Tensor] | None, images: int) -> str:
         advice = ""
-        if graph is not None:
-            off_diagonal = graph.data[graph.data > 1e-6]
-            if len(off_diagonal):
-                low, middle = np.quantile(off_diagonal, [0.01, 0.5])
-                advice = f" The nearest pairs lie at {low:.3f} (1 %) and {middle:.3f} (median of the neighbours)."
+        if bank is not None:
+            # further and further out, until there is something to tell of: nearly all pairs lie at the very end
+            for within in np.linspace(self._reach(), 1.0, 6)[1:].tolist():
+                graph = self._graph(bank, within)
+                apart = graph.data[graph.data > 1e-6]
+                if len(apart) >= images:
+                    break
+            if len(apart):
+                low, middle = np.quantile(apart, [0.01, 0.5])
+                advice = f" The nearest pairs lie at {low:.3f} (1 %) and {middle:.3f} (median of those up to {within:.2f})."
         return (
             f"Epoch {epoch + 1}: {type(self.clusterer).__name__} found no cluster among {images} images, all are "
             f"outliers.{advice} Raise eps, lower min_samples, or start from better weights."

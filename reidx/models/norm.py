@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reidx import processes
@@ -48,9 +47,9 @@ class _Grouped:
         shape = [1, -1, *[1] * (x.ndim - 2)]
         images = x.float()
         n = x.numel() // x.shape[1] * self.span
-        mean = all_reduce(images.sum(axes), group=team) / n
+        mean = _Summed.apply(images.sum(axes), team) / n
         centred = images - mean.view(shape)
-        variance = all_reduce(centred.square().sum(axes), group=team) / n
+        variance = _Summed.apply(centred.square().sum(axes), team) / n
         own: Any = self
         normalised = (centred * (variance + own.eps).rsqrt().view(shape)).to(x.dtype)
         running = own.running_mean, own.running_var
@@ -73,6 +72,23 @@ class _Grouped:
                 running[0].lerp_(mean.to(running[0]), own.momentum)
                 running[1].lerp_((variance * (n / (n - 1))).to(running[1]), own.momentum)
         return out
+
+
+class _Summed(torch.autograd.Function):
+    """The sum of a tensor over the processes of a team. Each holds the sum, so each gives a share of its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, team: Any) -> Tensor:
+        ctx.team = team
+        total = x.clone()
+        dist.all_reduce(total, group=team)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total, group=ctx.team)
+        return total, None
 
 
 def group_batch_norm(model: nn.Module, group: int | None) -> nn.Module:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from reidx.errors import ConfigError, DataError
 from reidx.labels import DBSCAN, Jaccard, encoding, fuse
+from reidx.labels import jaccard as module
 
 BACKENDS = ["auto", "faiss", "torch"]
 KINDS = ["gaussian", "clustered", "duplicated", "identical", "outlier", "grid"]
@@ -164,3 +165,22 @@ def test_a_graph_of_more_entries_than_32_bits_count_is_as_one_of_fewer(draw, mon
     assert graph.indices.dtype == graph.indptr.dtype == np.int32
     assert wide.indices.dtype == wide.indptr.dtype == np.int64
     assert np.array_equal(dense(graph), dense(wide)) and np.array_equal(DBSCAN()(graph), DBSCAN()(wide))
+
+
+def test_features_that_lie_too_close_together_for_the_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before the graph is made; where there is room, or fewer pairs are looked at, it is made."""
+    x = torch.nn.functional.normalize(torch.ones(300, 8) + 1e-4 * torch.randn(300, 8), dim=1)
+    whole = Jaccard()(x)
+    monkeypatch.setattr(module, "_LARGE", 100)
+    monkeypatch.setattr(module, "free_memory", lambda: 1e4)
+    with pytest.raises(DataError, match=r"of 300 images within distance 1: .*network may have collapsed"):
+        Jaccard()(x)
+    apart = torch.randn(300, 64, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(module, "free_memory", lambda: 14.0 * 3 * 300)
+    assert Jaccard()(apart, within=0.01).nnz < 3 * 300
+    monkeypatch.setattr(module, "free_memory", lambda: 14.0 * 300 * 300)
+    assert Jaccard()(x).nnz == whole.nnz
+
+
+def test_free_memory_is_some_of_what_there_is() -> None:
+    assert module.free_memory() > 0
