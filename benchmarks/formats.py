@@ -35,7 +35,8 @@ def step(
     """A training step of a network of its own; calling it takes one and gives its seconds."""
     device = images.device
     torch.manual_seed(0)
-    network = build_network({"backbone": backbone, "fusion": {"type": "GlobalPool", "pool": "gem"}, "bn_group": 64}, size)
+    model = {"backbone": backbone, "fusion": {"type": "GlobalPool", "pool": "gem"}, "bn_group": 64, "freeze": []}
+    network = build_network(model, size)
     network = network.to(device).to(memory_format=layout).train()  # type: ignore[call-overload]
     optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=3.5e-4)
     table = F.normalize(torch.randn(100, network.dims["embed"], device=device))

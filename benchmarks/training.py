@@ -81,7 +81,7 @@ class Settings:
         from reidx.models.network import build_network
 
         torch.manual_seed(0)
-        model = {"backbone": self.backbone, "fusion": {"type": "GlobalPool", "pool": "gem"}, "bn_group": 64}
+        model = {"backbone": self.backbone, "fusion": {"type": "GlobalPool", "pool": "gem"}, "bn_group": 64, "freeze": []}
         train = CSV(self.table).train
         classes = train.classes()
 
@@ -257,9 +257,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--workers", type=int, default=2, help="of the field's loop")
     options.add_argument("--only", choices=list(CONTENDERS), nargs="+", default=list(CONTENDERS))
-    source = options.add_mutually_exclusive_group()
-    source.add_argument("--synthetic", action="store_true", help="rendered images of 128 x 64 (what is done anyway)")
-    source.add_argument("--root", help="a folder of Market-1501")
+    options.add_argument("--root", help="a folder of Market-1501 (default: rendered images of 128 x 64)")
     chosen = options.parse_args()
     print(f"{machine(chosen.device)}, OMP_WAIT_POLICY {os.environ.get('OMP_WAIT_POLICY', 'not set')}")
     if chosen.table:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from reidx_cluster_contrast.memory import ClusterMemory
 
+from benchmarks import pseudo_labels, ranking, training
 from benchmarks.reference.training import Erase, Similarities
 
 
@@ -30,3 +32,19 @@ def test_erasing_fills_one_rectangle_of_about_every_second_image() -> None:
     assert 60 < sum(a > 0 for a in areas) < 140
     for mark in marks:
         assert int(mark[0].sum()) == int(mark[0].any(0).sum()) * int(mark[0].any(1).sum())
+
+
+def test_every_benchmark_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small, and on the code as it is now; what they print is for the eye."""
+    small = {
+        pseudo_labels: "--images 600 --width 32",
+        ranking: "--queries 50 --gallery 200 --width 32",
+        training: "--images 32 --steps 1 --rounds 1 --batch 2 2 --size 64 32",
+    }
+    for module, words in small.items():
+        monkeypatch.setattr("sys.argv", [module.__name__, *words.split()])
+        module.main()
+        said = capsys.readouterr().out
+        assert "reidx" in said and "nan" not in said
+        if module is pseudo_labels:
+            assert said.count("labels differ: 0,") == 2 and said.endswith("in 100 rows: 0\n")
