@@ -18,8 +18,8 @@ def nearest_together(
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `nearest`, each process searching for its share of the rows; every process receives all of them.
 
-    Every process must call it with the same features (N, D). Neighbours are exact, so the lists are the same for any
-    number of processes.
+    Every process must call it with the same features (N, D). Exact neighbours are the same for any number of processes;
+    those of backend `ivf` each process finds in an index of its own, made from the same seed.
     """
     mine = processes.share(len(features))
     found = nearest(features, k, backend=backend, device=device, rows=mine)
