@@ -10,11 +10,13 @@ Corrections (mmengine 0.10.7), each with a regression test in ``tests/engine/tes
 * a ``TypeError`` in a hook is raised anew ``from None``, which hides its line: hooks are called plainly.
 * every loss is read at every step for a message hub that nobody asks, which makes the host wait for the device: the hooks
   that do so (and log the same again) are left out; the loop tells how training goes, the journal and the curves keep it.
+* an empty log file a stage stays open as long as the process lives: none is made, its folder goes.
 * a config is dumped through a code formatter, the machine is probed for seconds: both left out; the run's own record has it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +25,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
@@ -123,11 +126,15 @@ class ReidRunner(Runner):
             **kwargs,
         )
         for handler in self.logger.handlers:
-            if not isinstance(handler, logging.FileHandler):
-                handler.setLevel(logging.ERROR)
+            handler.setLevel(logging.ERROR)
+        with contextlib.suppress(OSError):
+            Path(self._log_dir).rmdir()
 
     def _init_model_weights(self) -> None:
         """Nothing: components initialise themselves when they are built."""
+
+    def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> MMLogger:
+        return MMLogger.get_instance(self._experiment_name, log_level=log_level)
 
     def dump_config(self) -> None:
         """Nothing: the run's folder holds the whole config with its origins already."""
