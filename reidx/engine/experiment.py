@@ -186,7 +186,7 @@ def _run(config: Config, record: Record, reporter: Reporter, curves: Curves) -> 
                 reporter.evaluated(result.before, "before: " + _metrics_line(result.before))
                 curves.add(stage, 0, result.before)
         if stage.epochs > 0:
-            result.history = stage_run.run(resume, Journal(path / "log.jsonl", curves.of(stage)))
+            result.history = stage_run.run(resume, Journal(path / "log.jsonl", curves.of(stage), reporter.say))
         if stage_run.details is None:
             stage_run.evaluate()  # killed between the last commit and here: the picture and the card are still due
         stages.append(result)
