@@ -102,7 +102,8 @@ def test_what_touches_no_number_is_not_refused(whole: Whole, unfinished: Path, d
     moved_root, moved_run = tmp_path / "elsewhere", tmp_path / "another work dir"
     shutil.copytree(domains_root / "target-seed0", moved_root / "target-seed0")
     unfinished.rename(moved_run)
-    changes = (f"data.domains.target.root={moved_root}", "data.workers=1", "data.cache_gb=0", "name=renamed")
+    cheap = ("data.workers=1", "data.cache_gb=0", "name=renamed", "description=said otherwise", "log=[]")
+    changes = (f"data.domains.target.root={moved_root}", *cheap)
     result = go(whole, moved_run, overrides=changes)
     assert_same_run(moved_run, whole[1])
     assert "resumed_anyway" not in result.card
