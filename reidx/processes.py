@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -19,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from reidx.errors import ConfigError
+from reidx.errors import ConfigError, ReidxError
 
 Launcher = Literal["auto", "none", "torchrun", "slurm"]
 _Made = TypeVar("_Made")
@@ -183,15 +184,25 @@ def from_first(make: Callable[[], _Made]) -> _Made:
     if count() == 1:
         return make()
     answer: list[Any] = [None, None]
+    failed: Exception | None = None
     if rank() == 0:
         try:
             answer[0] = make()
         except Exception as error:
-            answer[1] = error
+            failed, answer[1] = error, portable(error)
     dist.broadcast_object_list(answer, src=0, device=_place())
     if answer[1] is not None:
-        raise answer[1]
+        raise failed or answer[1]
     return answer[0]
+
+
+def portable(error: Exception) -> Exception:
+    """The error, or where it cannot be sent to another process, one that says the same."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return ReidxError(f"process 0: {type(error).__name__}: {error}")
+    return error
 
 
 def first_alone(make: Callable[[], _Made]) -> _Made:

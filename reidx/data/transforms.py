@@ -178,4 +178,5 @@ def _both(rows: Tensor, columns: Tensor) -> Tensor:
 
 def _overlap(shift: int, size: int) -> tuple[slice, slice]:
     """Where an image and its window, ``shift`` pixels further on, cover each other: seen from the image, the window."""
+    shift = max(-size, min(shift, size))  # further on there is nothing either, but a negative end would count from behind
     return slice(max(shift, 0), size + min(shift, 0)), slice(max(-shift, 0), size - max(shift, 0))

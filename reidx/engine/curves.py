@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from reidx.engine import checkpoint as checkpoints
 from reidx.engine.journal import json_line
 from reidx.engine.objective import term_names
 from reidx.engine.progress import Reporter, images_per_second
-from reidx.errors import ConfigError
+from reidx.errors import ConfigError, RunError
 from reidx.schema import Spec, Stage
 
 Report = Mapping[str, float]
@@ -126,11 +126,12 @@ class Curves:
                 continue
             # noted first: a kill between the two costs a row, not a row twice
             sent[stage.name] = step
-            self._note()
             more = {f"{stage.name}/epoch": float(step)} if name == "wandb" else {}
-            if not self._guarded(name, self.sinks[name].add_scalars, {**tags, **more}, step):
+            send = self.sinks[name].add_scalars
+            if not (self._guarded(name, self._note) and self._guarded(name, send, {**tags, **more}, step)):
                 sent[stage.name] = before
-                self._note()
+                with contextlib.suppress(RunError):
+                    self._note()
 
     def _note(self) -> None:
         kept = {name: state for name, state in self.state.items() if name != "tensorboard"}
@@ -210,7 +211,7 @@ class _MLflow(MLflowVisBackend):
             self._mlflow.end_run()
 
 
-@contextmanager
+@contextlib.contextmanager
 def _less_talk() -> Iterator[None]:
     """Takes mmengine's logger its handlers: it warns that a server should be running, also where a file is written to, and
     its MLflow back-end stumbles over a handler whose stream was closed."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -55,6 +58,34 @@ class Work:
     def left(self) -> float:
         """Seconds that the rest takes at this rate."""
         return (self.total - self.done) / self.rate if self.done else math.inf
+
+
+class Stderr(io.TextIOBase):
+    """What stderr is at the moment, as a file that fails silently: a reader who has gone away, a terminal that was closed or
+    a disk that is full must not end a run of hours."""
+
+    @property
+    def _file(self) -> Any:
+        return getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # rich's own stand-in would come back here
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed in Python: ValueError; never open: None
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self._file.flush()
+
+    def isatty(self) -> bool:
+        try:
+            return bool(self._file.isatty())
+        except (OSError, ValueError, AttributeError):
+            return False
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self._file, "encoding", None) or "utf-8"
 
 
 class Display:

@@ -149,17 +149,16 @@ def _run(config: Config, record: Record, reporter: Reporter, curves: Curves) -> 
     resumed = processes.from_first(lambda: record.claim(domains, reporter.say))
     stages: list[StageResult] = []
     cards: dict[str, Any] = {}
-    finished = [(folder / f"{n + 1}-{stage.name}" / "done.json").is_file() for n, stage in enumerate(experiment.stages)]
-    if resume and all(finished):
+    paths = [folder / f"{number + 1}-{stage.name}" for number, stage in enumerate(experiment.stages)]
+    finished = [_finished(path / "done.json", stage) if resume else None for path, stage in zip(paths, experiment.stages)]
+    if all(finished):
         legs = legs_of(record.path)
     else:
         legs = processes.from_first(lambda: count_leg(record.path))
         processes.from_first(lambda: curves.open(fresh=legs == 1))
     for number, stage in enumerate(experiment.stages):
-        path = record.stage_folder(f"{number + 1}-{stage.name}")
-        done = path / "done.json"
-        if resume and done.is_file():
-            earlier = checkpoints.read_json(done)
+        path = record.stage_folder(paths[number].name)
+        if (earlier := finished[number]) is not None:
             stages.append(StageResult(stage.name, earlier["before"], earlier["history"]))
             cards[stage.name] = earlier["card"]
             reporter.stage_starts(stage, done=earlier["history"])
@@ -187,7 +186,7 @@ def _run(config: Config, record: Record, reporter: Reporter, curves: Curves) -> 
                 reporter.evaluated(result.before, "before: " + _metrics_line(result.before))
                 curves.add(stage, 0, result.before)
         if stage.epochs > 0:
-            result.history = stage_run.run(resume, Journal(path / "log.jsonl", curves.of(stage)))
+            result.history = stage_run.run(resume, Journal(path / "log.jsonl", curves.of(stage), reporter.say))
         if stage_run.details is None:
             stage_run.evaluate()  # killed between the last commit and here: the picture and the card are still due
         stages.append(result)
@@ -197,7 +196,7 @@ def _run(config: Config, record: Record, reporter: Reporter, curves: Curves) -> 
             picture = ranked_list(tested.query, tested.gallery, stage_run.details)
             checkpoints.write_atomically(path / "ranked.png", partial(picture.save, format="PNG"))
         outcome = {"before": result.before, "history": result.history, "card": cards[stage.name]}
-        checkpoints.write_text(done, json.dumps(outcome, indent=1))
+        checkpoints.write_text(path / "done.json", json.dumps(outcome, indent=1))
     card = _card(config, domains, cards, _seconds(stages), legs)
     if resumed:
         card["resumed_anyway"] = resumed
@@ -207,6 +206,12 @@ def _run(config: Config, record: Record, reporter: Reporter, curves: Curves) -> 
     )
     reporter.run_ends(whole.metrics, card["seconds"])
     return whole
+
+
+def _finished(done: Path, stage: Stage) -> dict[str, Any] | None:
+    """What a stage that was finished earlier came to; None for one that has epochs left, also by being given more since."""
+    earlier = checkpoints.read_json(done) if done.is_file() else None
+    return earlier if earlier is not None and len(earlier["history"]) >= stage.epochs else None
 
 
 def test(config: Config, weights: str | Path | None = None, progress: Mode | None = None) -> Result:

@@ -135,7 +135,8 @@ def _line(error: Exception) -> str:
 def _terminated(place: str, folder: Path) -> Terminated:
     message = f"terminated (SIGTERM){f' in {place}' if place else ''}; epochs saved in {folder} are kept: go on with --resume"
     if os.environ.get("RANK", "0") == "0":  # one of all processes speaks
-        print(message, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError, ValueError):  # who would have read it may have ended first
+            print(message, file=sys.stderr, flush=True)
     return Terminated(message)
 
 

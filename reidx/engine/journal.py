@@ -11,6 +11,7 @@ from typing import Any
 
 from reidx import processes
 from reidx.engine import checkpoint as checkpoints
+from reidx.errors import RunError
 
 Report = dict[str, float]
 
@@ -19,15 +20,24 @@ class Journal:
     """Writes what a stage's epochs came to into ``path``, and hands it to ``also`` (the curves).
 
     The checkpoints hold the same history and decide: :meth:`begin` writes the file anew from it. So a line that a kill
-    has torn, or that was not written any more, does no harm.
+    has torn, or that was not written any more, does no harm; one that cannot be written (which is told to ``say``) ends no
+    run, and is written with the next.
     """
 
-    def __init__(self, path: Path, also: Callable[[Report], object] = lambda entry: None) -> None:
-        self.path, self.also = path, also
+    def __init__(
+        self,
+        path: Path,
+        also: Callable[[Report], object] = lambda entry: None,
+        say: Callable[[str], object] = lambda text: None,
+    ) -> None:
+        self.path, self.also, self.say = path, also, say
+        self._entries: list[Report] = []
+        self._whole = True
 
     def begin(self, history: list[Report]) -> None:
         """The stage begins with these epochs committed already."""
-        checkpoints.write_text(self.path, "".join(json_line(entry) + "\n" for entry in history))
+        self._entries = list(history)
+        self._write()
         for entry in history:
             self.also(entry)
 
@@ -35,11 +45,26 @@ class Journal:
         """One more epoch is committed."""
         if processes.rank() > 0:
             return
+        self._entries.append(entry)
+        try:
+            if self._whole:
+                self._append(entry)
+            else:
+                self._write()
+            self._whole = True
+        except (OSError, RunError) as error:
+            self._whole = False
+            self.say(f"{self.path} lacks epoch {entry['epoch']:.0f}, which the checkpoint has: {error}")
+        self.also(entry)
+
+    def _write(self) -> None:
+        checkpoints.write_text(self.path, "".join(json_line(entry) + "\n" for entry in self._entries))
+
+    def _append(self, entry: Report) -> None:
         with open(self.path, "a", encoding="utf-8") as handle:
             handle.write(json_line(entry) + "\n")
             handle.flush()
             os.fsync(handle.fileno())
-        self.also(entry)
 
 
 def json_line(facts: Mapping[str, Any]) -> str:

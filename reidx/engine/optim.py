@@ -99,6 +99,22 @@ def swap_parameters(optimizer: torch.optim.Optimizer, old: list[nn.Parameter], n
             optimizer.state.pop(before, None)
 
 
+def fits(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> bool:
+    """Whether ``saved``, the state of an optimiser, can go on in this one: of the same kind, over parameters alike."""
+    groups, others = optimizer.param_groups, saved["param_groups"]
+    if [len(group["params"]) for group in groups] != [len(other["params"]) for other in others]:
+        return False
+    for group, other in zip(groups, others):
+        # of two kinds none has the same settings; amsgrad makes another of the same kind
+        if {*group, "initial_lr"} != {*other, "initial_lr"} or group.get("amsgrad") != other.get("amsgrad"):
+            return False
+        for parameter, number in zip(group["params"], other["params"]):
+            kept = saved["state"].get(number, {}).values()
+            if any(isinstance(v, Tensor) and v.ndim and v.shape != parameter.shape for v in kept):
+                return False
+    return True
+
+
 class parameters_kept:
     """Context in which a memory may replace its parameters (reset, restore) without the optimiser losing them."""
 

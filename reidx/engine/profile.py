@@ -17,10 +17,13 @@ from reidx import processes
 from reidx.config import Config
 from reidx.data.domains import Domains
 from reidx.engine import checkpoint as checkpoints
+from reidx.engine.allocator import keep_freed_memory
 from reidx.engine.experiment import checkpoint_of, folder_of
 from reidx.engine.loop import StageLoop
+from reidx.engine.optim import schedules
 from reidx.engine.preflight import check_experiment
 from reidx.engine.progress import Mode, Reporter
+from reidx.engine.rehearsal import rehearse
 from reidx.engine.seeding import seed_everything
 from reidx.engine.stage import StageRun
 from reidx.schema import Stage
@@ -114,14 +117,19 @@ def profile(config: Config, work_dir: str | Path | None = None, progress: Mode |
     scratch = folder / "run"
     processes.from_first(lambda: shutil.rmtree(scratch, ignore_errors=True))
     reporter = Reporter(progress)
-    stages = [
-        replace(stage, epochs=min(stage.epochs, 1), iters=min(stage.iters, STEPS)) for stage in config.experiment.stages
-    ]
+    keep_freed_memory()
+    stages = [_shortened(stage) for stage in config.experiment.stages]
+
+    def checked() -> Domains:
+        domains = Domains(config.data["data"], reporter.counted)
+        check_experiment(config, domains)
+        rehearse(config, domains)
+        return domains
+
     texts = []
     try:
         with reporter.experiment(stages, name=config.experiment.name, hash=config.hash, work_dir=str(folder)):
-            domains = Domains(config.data["data"], reporter.counted)
-            check_experiment(config, domains)
+            domains = processes.first_alone(checked)
             for number, (stage, whole) in enumerate(zip(stages, config.experiment.stages)):
                 reporter.stage_starts(stage)
                 seed_everything(config.experiment.seed, number)
@@ -149,6 +157,12 @@ def profile(config: Config, work_dir: str | Path | None = None, progress: Mode |
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints.write_text(folder / "times.txt", text + "\n")
     return text + f"\n\nTraces (for ui.perfetto.dev or chrome://tracing) and this table: {folder}"
+
+
+def _shortened(stage: Stage) -> Stage:
+    """The stage with one epoch of a few steps, at the rates of its first."""
+    rates = schedules(stage.schedule, stage.epochs)  # with the ends that they have in the whole stage
+    return replace(stage, epochs=min(stage.epochs, 1), iters=min(stage.iters, STEPS), schedule=rates)
 
 
 def _outlook(watch: Stopwatch, timed: Stage, whole: Stage) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from reidx import processes
-from reidx.engine.displays import DISPLAYS, Mode, Work, ahead, remaining
+from reidx.engine.displays import DISPLAYS, Mode, Stderr, Work, ahead, remaining
 from reidx.engine.forecast import Forecast, Kind
 from reidx.schema import Stage
 from reidx.spans import span
@@ -31,11 +31,12 @@ class Reporter:
     """Tells on stderr how a run goes on.
 
     ``rich``: bars that vanish and lines that stay; ``plain``: lines, for logs; ``json``: events, for programs; ``quiet``:
-    nothing. By default bars in a terminal and lines elsewhere. Of several processes only the first one tells anything.
+    nothing. By default bars in a terminal and lines elsewhere. Of several processes only the first one tells anything. That
+    nothing can be told any more ends no run.
     """
 
     def __init__(self, mode: Mode | None = None) -> None:
-        console = Console(stderr=True)
+        console = Console(file=Stderr())  # type: ignore[arg-type]
         shown: Mode = mode or ("rich" if console.is_terminal else "plain")
         self.mode: Mode = shown if processes.rank() == 0 else "quiet"
         self.display = DISPLAYS[self.mode](console)

@@ -28,7 +28,9 @@ RECORD = "experiment.json"
 Resume = bool | Literal["anyway"]
 """Whether a run is gone on with: only under the circumstances it was begun in, or under others too."""
 
-WITHOUT_EFFECT = re.compile(r"config\.(name|log(\..+)?|data\.(workers|cache_gb|cache_on|domains\.[^.]+\.(root|path)))")
+WITHOUT_EFFECT = re.compile(
+    r"config\.(name|description|log(\..+)?|data\.(workers|cache_gb|cache_on|domains\.[^.]+\.(root|path)))"
+)
 """Keys of a config that touch no number. Where a data set lies is one: what it holds is compared itself."""
 
 WARNED = "torch"

@@ -10,19 +10,22 @@ Corrections (mmengine 0.10.7), each with a regression test in ``tests/engine/tes
 * a ``TypeError`` in a hook is raised anew ``from None``, which hides its line: hooks are called plainly.
 * every loss is read at every step for a message hub that nobody asks, which makes the host wait for the device: the hooks
   that do so (and log the same again) are left out; the loop tells how training goes, the journal and the curves keep it.
+* an empty log file a stage stays open as long as the process lives: none is made, its folder goes.
 * a config is dumped through a code formatter, the machine is probed for seconds: both left out; the run's own record has it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
@@ -30,7 +33,7 @@ from reidx import processes
 from reidx.engine import checkpoint as checkpoints
 from reidx.engine.faults import DIVERGED
 from reidx.engine.model import StageModel
-from reidx.engine.optim import parameters_kept
+from reidx.engine.optim import fits, parameters_kept
 from reidx.errors import CheckpointError, ReidxError, RunError
 from reidx.memory import Memory
 
@@ -94,13 +97,22 @@ def stage_model(runner: Runner) -> StageModel:
 class ReidRunner(Runner):
     """The Runner of one stage.
 
-    ``anyway``: resuming takes rates and schedules from the config instead of the checkpoint, whatever processes wrote it.
+    ``anyway``: resuming takes rates and schedules from the config instead of the checkpoint, whatever processes wrote it; an
+    optimiser that is another now starts anew, which is told to ``say``.
     """
 
     def __init__(
-        self, *, model: StageModel, work_dir: Path, name: str, epochs: int, anyway: bool = False, **kwargs: Any
+        self,
+        *,
+        model: StageModel,
+        work_dir: Path,
+        name: str,
+        epochs: int,
+        anyway: bool = False,
+        say: Callable[[str], object] = lambda text: None,
+        **kwargs: Any,
     ) -> None:
-        self.anyway = anyway
+        self.anyway, self.say = anyway, say
         super().__init__(
             model=model,
             work_dir=str(work_dir),
@@ -114,11 +126,15 @@ class ReidRunner(Runner):
             **kwargs,
         )
         for handler in self.logger.handlers:
-            if not isinstance(handler, logging.FileHandler):
-                handler.setLevel(logging.ERROR)
+            handler.setLevel(logging.ERROR)
+        with contextlib.suppress(OSError):
+            Path(self._log_dir).rmdir()
 
     def _init_model_weights(self) -> None:
         """Nothing: components initialise themselves when they are built."""
+
+    def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> MMLogger:
+        return MMLogger.get_instance(self._experiment_name, log_level=log_level)
 
     def dump_config(self) -> None:
         """Nothing: the run's folder holds the whole config with its origins already."""
@@ -148,11 +164,16 @@ class ReidRunner(Runner):
         if not self.anyway:
             super().resume(filename, *args, **kwargs)
             return
-        settings = [{k: v for k, v in g.items() if k != "params"} for g in self.optim_wrapper.param_groups]
-        super().resume(filename, resume_param_scheduler=False)
-        for group, own in zip(self.optim_wrapper.param_groups, settings):
-            group.update(own)
-        self.optim_wrapper.optimizer._global_step = self.iter  # else schedulers warn of a step that comes too early
+        super().resume(filename, resume_optimizer=False, resume_param_scheduler=False)
+        saved = checkpoints.load(filename)["optimizer"]
+        if fits(self.optim_wrapper.optimizer, saved):
+            settings = [{k: v for k, v in g.items() if k != "params"} for g in self.optim_wrapper.param_groups]
+            self.optim_wrapper.load_state_dict(saved)
+            for group, own in zip(self.optim_wrapper.param_groups, settings):
+                group.update(own)
+        else:
+            self.say(f"the optimiser is another than that of {filename}: it starts with nothing remembered")
+        self.optim_wrapper._global_step = self.iter  # else schedulers warn of a step that comes too early
         for _ in range(self.epoch):
             for scheduler in self.param_schedulers or []:
                 scheduler.step()

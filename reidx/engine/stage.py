@@ -204,6 +204,7 @@ class StageRun:
             resume=newest is not None,
             load_from=None if newest is None else str(newest),
             anyway=resume == "anyway",
+            say=self.reporter.say,
         )
         self.runner._train_loop = stage_loop = loop(
             self.runner,

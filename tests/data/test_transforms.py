@@ -221,6 +221,16 @@ def test_all_images_at_once_are_what_one_after_the_other_are(lies: torch.memory_
     assert torch.equal(batch, images(64))
 
 
+def test_a_shift_may_leave_nothing_of_an_image() -> None:
+    transform, batch = ReidAugment(pad=40), images(5)
+    plan = torch.zeros(5, 7, dtype=torch.long)
+    plan[:, 1] = torch.tensor([30, -30, 3, 24, -24])
+    plan[:, 2] = torch.tensor([0, 0, 15, 11, -12])
+    expected = torch.stack([naive(image, False, int(row[1]), int(row[2])) for image, row in zip(batch, plan)])
+    assert torch.allclose(transform.by_slices(batch, plan), expected, atol=1e-6)
+    assert torch.allclose(transform.by_index(batch, plan), expected, atol=1e-6)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_a_gpu_gives_the_same_augmentations():
     augment, batch = ReidAugment(), images(16)

@@ -13,6 +13,7 @@ import pytest
 import reidx
 from reidx.data.domains import Domains
 from reidx.data.fingerprint import fingerprint
+from reidx.engine import checkpoint as checkpoints
 from reidx.engine.record import circumstances, differences
 from reidx.errors import CheckpointError, ConfigError
 from reidx.source import source_digest
@@ -101,7 +102,8 @@ def test_what_touches_no_number_is_not_refused(whole: Whole, unfinished: Path, d
     moved_root, moved_run = tmp_path / "elsewhere", tmp_path / "another work dir"
     shutil.copytree(domains_root / "target-seed0", moved_root / "target-seed0")
     unfinished.rename(moved_run)
-    changes = (f"data.domains.target.root={moved_root}", "data.workers=1", "data.cache_gb=0", "name=renamed")
+    cheap = ("data.workers=1", "data.cache_gb=0", "name=renamed", "description=said otherwise", "log=[]")
+    changes = (f"data.domains.target.root={moved_root}", *cheap)
     result = go(whole, moved_run, overrides=changes)
     assert_same_run(moved_run, whole[1])
     assert "resumed_anyway" not in result.card
@@ -127,6 +129,54 @@ def test_resume_anyway_goes_on_and_the_card_says_so(whole: Whole, unfinished: Pa
     assert result.stages[1].history[1]["lr"] == 0.001
     again = go(whole, unfinished, overrides=("optimizer.lr=0.001",))
     assert again.card["resumed_anyway"] == result.card["resumed_anyway"]
+
+
+def test_resume_anyway_gives_a_finished_stage_its_new_epochs(whole: Whole, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(whole[1], tmp_path / "run"))
+    earlier = json.loads((folder / "2-adapt" / "done.json").read_text())["history"]
+    result = go(whole, folder, resume="anyway", overrides=("stages.1.epochs=3",))
+    assert [entry["epoch"] for entry in result.stages[1].history] == [1, 2, 3]
+    assert result.stages[1].history[:2] == earlier and "mAP" in result.stages[1].last
+    assert result.card["stages"]["adapt"]["epochs"] == 3 and result.card["legs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        ("optimizer={type: SGD, lr: 0.01, momentum: 0.9}", False),
+        ("optimizer={type: Adamax, lr: 0.001}", False),
+        ("optimizer={type: Adam, lr: 0.001, amsgrad: true}", False),
+        ("+optimizer.layer_decay=0.7", False),
+        ("+model.freeze=[backbone.model.conv1]", False),
+        ("optimizer={type: AdamW, lr: 0.001}", True),
+    ],
+)
+def test_resume_anyway_with_another_optimiser(
+    whole: Whole, unfinished: Path, change: str, kept: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = reidx.load_config(whole[0], [change])
+    result = reidx.run(config, unfinished, resume="anyway", progress="plain")
+    assert len(result.stages[1].history) == 2
+    assert ("it starts with nothing remembered" in capsys.readouterr().err) == (not kept)
+    state = checkpoints.load(unfinished / "2-adapt" / "epoch_2.pth")["optimizer"]["state"]
+    steps = {int(moments["step"]) for moments in state.values() if "step" in moments}
+    assert steps <= ({3, 6} if kept else {3})  # rows of a memory are new parameters each epoch
+
+
+def test_an_optimiser_of_another_kind_can_be_gone_on_from(whole: Whole, unfinished: Path) -> None:
+    # to Adam, which reads what it remembers as soon as it is given it
+    begun = reidx.load_config(whole[0], ["optimizer={type: SGD, lr: 0.01, momentum: 0.9}"])
+    folder = unfinished.parent / "sgd"
+    reidx.run(begun, folder, progress="quiet")
+    result = go(whole, folder, resume="anyway", overrides=("stages.1.epochs=3",))
+    assert len(result.stages[1].history) == 3
+
+
+@pytest.mark.filterwarnings("error:Detected call of")
+def test_resume_anyway_steps_through_a_new_schedule(whole: Whole, unfinished: Path) -> None:
+    change = "+schedule=[{type: MultiStepLR, milestones: [1], gamma: 0.1}]"
+    result = go(whole, unfinished, resume="anyway", overrides=(change, "optimizer.lr=0.001"))
+    assert result.stages[1].last["lr"] == pytest.approx(1e-4)
 
 
 def test_a_lost_record_is_refused(whole: Whole, unfinished: Path) -> None:

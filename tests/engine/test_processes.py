@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ import torch.distributed as dist
 from torch import multiprocessing
 
 import reidx
+from reidx import processes
 from reidx.engine import checkpoint as checkpoints
+from reidx.errors import DataError, ReidxError
 
 TARGET = {
     "domain": "target",
@@ -108,3 +112,39 @@ def test_the_same_numbers_on_1_2_and_4_processes(case: str, experiment: Callable
         labels = other_state["reidx"]["loop"]["state"]["main"]["labels"]
         assert torch.equal(labels, state["reidx"]["loop"]["state"]["main"]["labels"])
         assert other_state["reidx"]["world_size"] == world
+
+
+class TwoWords(Exception):
+    """Cannot be built again from its message alone, as unpickling tries to."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} {two}")
+
+
+def test_an_error_that_cannot_be_sent_is_told_in_other_words() -> None:
+    known = DataError("no images")
+    assert processes.portable(known) is known
+    holding = ValueError("a lock is in it", threading.Lock())
+    for error, said in ((TwoWords("not", "found"), "TwoWords: not found"), (holding, "ValueError: ('a lock")):
+        sent = pickle.loads(pickle.dumps(processes.portable(error)))
+        assert isinstance(sent, ReidxError) and str(sent).startswith(f"process 0: {said}")
+
+
+def go_wrong(rank: int, world: int, meet: str, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=world)
+
+    def wrong() -> None:
+        raise TwoWords("not", "found")
+
+    try:
+        processes.from_first(wrong)
+    except Exception as error:
+        Path(folder, f"{rank}.txt").write_text(f"{type(error).__name__}: {error}")
+    dist.destroy_process_group()
+
+
+def test_all_processes_have_an_error_that_cannot_be_sent(tmp_path: Path) -> None:
+    arguments = (2, str(tmp_path / "meet"), str(tmp_path))
+    multiprocessing.start_processes(go_wrong, arguments, nprocs=2, start_method="fork")
+    assert (tmp_path / "0.txt").read_text() == "TwoWords: not found"
+    assert (tmp_path / "1.txt").read_text() == "ReidxError: process 0: TwoWords: not found"

@@ -97,6 +97,12 @@ def test_a_run_is_no_other_for_a_profile_in_its_folder(profiled, experiment: Cal
     assert result.card["legs"] == 1 and (folder / "profile" / "times.txt").is_file()
 
 
+def test_a_schedule_of_more_epochs_than_are_timed(experiment: Callable[..., Path], tmp_path: Path):
+    schedule = [{"type": "LinearLR", "start_factor": 0.5, "end": 2}, {"type": "CosineAnnealingLR", "begin": 2}]
+    config = reidx.load_config(experiment(stages=[{"name": "adapt", "epochs": 5, "iters": 2}], schedule=schedule))
+    assert "train: optimiser" in profile(config, tmp_path / "run", "quiet")
+
+
 def test_a_stage_that_only_evaluates(experiment: Callable[..., Path], tmp_path: Path):
     config = reidx.load_config(experiment(stages=[{"name": "direct", "epochs": 0}]))
     shown = profile(config, tmp_path / "run", "quiet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import re
@@ -52,6 +53,33 @@ def text_of(screen: io.StringIO) -> str:
 def stage(name: str, epochs: int = 2) -> Stage:
     model = Model(backbone={"type": "Timm"})
     return Stage(name, epochs=epochs, iters=10, model=model, labels={"main": Level(domain="target")})
+
+
+class Gone(io.StringIO):
+    """A stream that nobody reads any more."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+@pytest.mark.parametrize("stream", [Gone(), None], ids=["gone", "never open"])
+@pytest.mark.parametrize("mode", ["rich", "plain", "json"])
+def test_a_stderr_that_takes_nothing_ends_no_run(
+    mode: displays.Mode, stream: io.StringIO | None, experiment: Callable[..., Path], tmp_path: Path, monkeypatch
+):
+    config = reidx.load_config(experiment(stages=[{"name": "adapt", "epochs": 1, "iters": 2}]))
+    monkeypatch.setattr("sys.stderr", stream)
+    result = reidx.run(config, tmp_path / "run", progress=mode)
+    assert len(result.stages[0].history) == 1 and "mAP" in result.metrics
+
+
+def test_a_closed_terminal_ends_no_run(experiment: Callable[..., Path], tmp_path: Path, monkeypatch):
+    config = reidx.load_config(experiment(stages=[{"name": "adapt", "epochs": 1, "iters": 2}]))
+    stream = Gone()
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", stream)
+    assert Reporter().mode == "rich"
+    assert "mAP" in reidx.run(config, tmp_path / "run").metrics
 
 
 # ---- lines

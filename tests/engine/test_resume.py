@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import torch
 
 import reidx
 from reidx.engine import checkpoint as checkpoints
+from reidx.engine.journal import Journal
 from reidx.engine.loop import StageLoop
 from reidx.errors import CheckpointError, ConfigError, RunError
 from reidx.testing.runs import assert_same_run
@@ -205,3 +207,28 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pyte
     assert path.read_bytes() == original
     assert checkpoints.newest(tmp_path) == path
     assert {p.name for p in tmp_path.iterdir()} == {"epoch_1.pth", "epoch_1.sha256"}
+
+
+def test_a_log_that_takes_no_more_ends_no_run_and_is_made_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def torn(journal: Journal, entry: dict[str, float]) -> None:
+        with open(journal.path, "a", encoding="utf-8") as handle:
+            handle.write('{"epoch": 2, "lo')
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    said: list[str] = []
+    handed: list[float] = []
+    journal = Journal(tmp_path / "log.jsonl", lambda entry: handed.append(entry["epoch"]), said.append)
+    journal.begin([{"epoch": 1}])
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "_append", torn)
+        journal.add({"epoch": 2})
+        patched.setattr(checkpoints, "write_text", lambda path, text: (_ for _ in ()).throw(RunError("full")))
+        journal.add({"epoch": 3})
+    journal.add({"epoch": 4})
+    journal.add({"epoch": 5})
+    assert journal.path.read_text() == "".join(f'{{"epoch": {epoch}}}\n' for epoch in (1, 2, 3, 4, 5))
+    assert handed == [1, 2, 3, 4, 5]
+    assert ["lacks epoch 2" in said[0], "No space left" in said[0], "lacks epoch 3" in said[1]] == [True] * 3
+    assert len(said) == 2

@@ -197,6 +197,15 @@ def test_two_runs_in_the_same_second_do_not_share_their_logs(experiment: Experim
     assert a.runner.logger is not b.runner.logger
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_a_run_leaves_no_file_open_and_no_empty_log(experiment: Experiment, tmp_path: Path) -> None:
+    reidx.run(reidx.load_config(experiment()), tmp_path / "run", progress="quiet")
+    links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    opened = [os.readlink(link) for link in links if os.path.lexists(link)]
+    assert not [path for path in opened if path.startswith(str(tmp_path))]
+    assert not [path for path in (tmp_path / "run" / "1-adapt").iterdir() if path.is_dir() or path.suffix == ".log"]
+
+
 def test_an_error_in_a_hook_keeps_its_line(experiment: Experiment, tmp_path: Path) -> None:
     class Faulty(Hook):
         def before_train(self, runner: Runner) -> None:

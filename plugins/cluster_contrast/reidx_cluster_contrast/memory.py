@@ -16,8 +16,8 @@ class ClusterMemory(Memory):
     """Similarities f·C (B,K) of unit features to unit centroids; the centroids follow the instances of each batch.
 
     At a reset C_k is the normalised mean of cluster k's features. After a step, instance by instance in the order of
-    the batch, C_y ← normalize(m C_y + (1−m) f) with m = ``momentum``: with m = 0.1 the last instance of a cluster
-    carries nine tenths of its row, so the order counts. ``update: hard`` takes instead one instance of each cluster,
+    the batch, C_y ← normalize(m C_y + (1−m) f) with m = ``momentum`` and f at unit length: with m = 0.1 the last instance of
+    a cluster carries nine tenths of its row, so the order counts. ``update: hard`` takes instead one instance of each cluster,
     the one least similar to its row as it was before the step. Outliers (−1) move nothing. Instances so far back that
     their share of a row is below float32's rounding (with m = 0.1 all but a cluster's last ten) are left out.
     Features get gradients, rows do not; similarities are float32 in mixed precision too, as they are divided by a small
@@ -49,7 +49,7 @@ class ClusterMemory(Memory):
         if not len(targets):
             return
         # Shapes hang on the size of the batch alone, and nothing is read back: a GPU is never waited for.
-        features, clustered = features.float(), targets >= 0
+        features, clustered = F.normalize(features.float()), targets >= 0
         labels = targets.clamp(min=0)  # of an outlier: any, as it takes part in nothing
         same = (labels[:, None] == labels) & clustered
         old = self.rows[labels]

@@ -80,6 +80,16 @@ def test_many_instances_of_a_cluster_come_to_the_same(momentum: float) -> None:
     assert torch.allclose(ours, one_by_one(rows, features, targets, momentum), atol=1e-6)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.1, 0.3, 0.9999])
+def test_features_count_at_unit_length_whatever_theirs_is(momentum: float) -> None:
+    # of short ones many more than the last ten would matter
+    rows, targets = unit(2, 6), [0, 1, 0] * 20
+    features = unit(60, 6, seed=3)
+    lengths = torch.logspace(-3, 3, 60)[torch.randperm(60, generator=torch.Generator().manual_seed(0))]
+    ours = take_in(memory_of(rows, momentum), features * lengths[:, None], targets)
+    assert torch.allclose(ours, one_by_one(rows, features, targets, momentum), atol=1e-6)
+
+
 @pytest.mark.parametrize("momentum", [0.02, 0.1, 0.2, 0.3])
 def test_what_is_left_out_is_below_rounding(momentum: float) -> None:
     rounds = rounds_to_rounding(momentum)
