@@ -146,11 +146,12 @@ def _run(config: Config, record: Record, reporter: Reporter, curves: Curves) -> 
         return domains
 
     domains = processes.first_alone(checked)
+    paths = [folder / f"{number + 1}-{stage.name}" for number, stage in enumerate(experiment.stages)]
+    finished = [_finished(path / "done.json", stage) if resume else None for path, stage in zip(paths, experiment.stages)]
+    _refuse_stale(experiment.stages, finished, paths)
     resumed = processes.from_first(lambda: record.claim(domains, reporter.say))
     stages: list[StageResult] = []
     cards: dict[str, Any] = {}
-    paths = [folder / f"{number + 1}-{stage.name}" for number, stage in enumerate(experiment.stages)]
-    finished = [_finished(path / "done.json", stage) if resume else None for path, stage in zip(paths, experiment.stages)]
     if all(finished):
         legs = legs_of(record.path)
     else:
@@ -212,6 +213,19 @@ def _finished(done: Path, stage: Stage) -> dict[str, Any] | None:
     """What a stage that was finished earlier came to; None for one that has epochs left, also by being given more since."""
     earlier = checkpoints.read_json(done) if done.is_file() else None
     return earlier if earlier is not None and len(earlier["history"]) >= stage.epochs else None
+
+
+def _refuse_stale(stages: list[Stage], finished: list[dict[str, Any] | None], paths: list[Path]) -> None:
+    """Raise :class:`ConfigError` for a finished stage that began with the weights of one that is going to be trained on."""
+    unfinished = {f"stage:{stage.name}": stage.name for stage, earlier in zip(stages, finished) if earlier is None}
+    for stage, earlier, path in zip(stages, finished, paths):
+        sources = {stage.init, *(teacher.weights for teacher in stage.teachers.values())} & unfinished.keys()
+        if earlier is not None and sources:
+            source = unfinished[min(filter(None, sources))]
+            raise ConfigError(
+                f"Stage {stage.name} is finished and began with the weights of stage {source}, which is now given more "
+                f"epochs. Delete {path} to have it trained anew from those."
+            )
 
 
 def test(config: Config, weights: str | Path | None = None, progress: Mode | None = None) -> Result:

@@ -140,6 +140,17 @@ def test_resume_anyway_gives_a_finished_stage_its_new_epochs(whole: Whole, tmp_p
     assert result.card["stages"]["adapt"]["epochs"] == 3 and result.card["legs"] == 2
 
 
+def test_a_finished_stage_that_began_with_weights_which_change_is_refused(whole: Whole, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(whole[1], tmp_path / "run"))
+    with pytest.raises(ConfigError, match=r"adapt is finished .* stage warm, .* Delete .*2-adapt to have it"):
+        go(whole, folder, resume="anyway", overrides=("stages.0.epochs=3",))
+    go(whole, folder)  # all is as it was
+    shutil.rmtree(folder / "2-adapt")
+    result = go(whole, folder, resume="anyway", overrides=("stages.0.epochs=3",))
+    assert [len(stage.history) for stage in result.stages] == [3, 2]
+
+
+
 @pytest.mark.parametrize(
     ("change", "kept"),
     [
