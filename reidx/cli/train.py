@@ -42,9 +42,10 @@ def run(arguments: argparse.Namespace) -> int:
 
             shown = profile(config, arguments.work_dir, arguments.progress)
         else:
-            shown = reidx.run(
+            result = reidx.run(
                 config, work_dir=arguments.work_dir, resume=arguments.resume, progress=arguments.progress
-            ).table()
+            )
+            shown = f"{result.table()}\n\nConfig, checkpoints, log, card: {result.work_dir}"
         if processes.rank() == 0:
             print(shown)
     return 0

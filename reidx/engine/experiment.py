@@ -247,6 +247,8 @@ def test(config: Config, weights: str | Path | None = None, progress: Mode | Non
         raise ConfigError(f"Stage {stage.name} starts from {stage.init}: say whose weights to test (--weights FILE).")
     keep_freed_memory()
     reporter = Reporter(progress)
+    if weights is None and stage.init is None:
+        reporter.say(f"stage {stage.name} as it starts: its backbone as built. --weights FILE tests a checkpoint.")
     domains = Domains(config.data["data"], reporter.counted)
     check_evaluation(config, domains, number)
     seed_everything(config.experiment.seed, number)

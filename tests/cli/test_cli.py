@@ -212,6 +212,8 @@ class Config:
 
 
 class Result:
+    work_dir = "runs/a"
+
     def table(self) -> str:
         return "mAP 50.0"
 
@@ -255,7 +257,8 @@ def test_train(capsys, calls, tmp_path):
         str(tmp_path),
         "--resume",
     ]
-    assert output(capsys, *words, "--progress", "quiet") == (0, "mAP 50.0\n", "")
+    said = "mAP 50.0\n\nConfig, checkpoints, log, card: runs/a\n"
+    assert output(capsys, *words, "--progress", "quiet") == (0, said, "")
     assert calls["load_config"] == ("a.yaml", ["a.b=1", "c=[2]", "d=e"])
     assert calls["run"] == (Config, {"work_dir": tmp_path, "resume": True, "progress": "quiet"})
 
