@@ -3,7 +3,8 @@
 The rest is decoding, checking, reading and writing checkpoints. Without a GPU, try it small:
 
 python -m benchmarks.full_run --root /path/to/Market-1501-v15.09.15
-python -m benchmarks.full_run --set stages.adapt.epochs=1 stages.adapt.iters=2 model.backbone.pretrained=false
+python -m benchmarks.full_run --set stages.adapt.epochs=1 stages.adapt.iters=2 model.backbone.pretrained=false \\
+    'labels.clusterer={type: KMeans, n_clusters: 16}'
 """
 
 from __future__ import annotations
