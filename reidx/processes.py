@@ -7,12 +7,13 @@ be called by all processes in the same order.
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import os
-import pickle
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -199,7 +200,8 @@ def from_first(make: Callable[[], _Made]) -> _Made:
 def portable(error: Exception) -> Exception:
     """The error, or where it cannot be sent to another process, one that says the same."""
     try:
-        pickle.loads(pickle.dumps(error))
+        ForkingPickler.dumps(error)
+        copy.copy(error)  # takes the error apart and makes it anew as the other process would
     except Exception:
         return ReidxError(f"process 0: {type(error).__name__}: {error}")
     return error

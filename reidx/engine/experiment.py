@@ -216,8 +216,15 @@ def _finished(done: Path, stage: Stage) -> dict[str, Any] | None:
 
 
 def _refuse_stale(stages: list[Stage], finished: list[dict[str, Any] | None], paths: list[Path]) -> None:
-    """Raise :class:`ConfigError` for a finished stage that began with the weights of one that is going to be trained on."""
-    unfinished = {f"stage:{stage.name}": stage.name for stage, earlier in zip(stages, finished) if earlier is None}
+    """Raise :class:`ConfigError` for a finished stage that began with the weights of one that is going to be trained on.
+
+    That is a stage which was finished too, and has been given more epochs.
+    """
+    unfinished = {
+        f"stage:{stage.name}": stage.name
+        for stage, earlier, path in zip(stages, finished, paths)
+        if earlier is None and (path / "done.json").is_file()
+    }
     for stage, earlier, path in zip(stages, finished, paths):
         sources = {stage.init, *(teacher.weights for teacher in stage.teachers.values())} & unfinished.keys()
         if earlier is not None and sources:

@@ -119,7 +119,8 @@ def test_sigterm_twice_is_one_way_out(whole: Whole, tmp_path: Path, struck: Stru
 
 def test_sigterm_ends_the_command_with_143(whole: Whole, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "reidx", "train", str(whole[0]), "--work-dir", str(tmp_path), "--progress", "quiet"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums in the order of the whole run's
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (tmp_path / "1-warm/epoch_1.pth").exists():
         time.sleep(0.01)
     process.terminate()
