@@ -49,12 +49,11 @@ def ivf(
     bank = torch.cat([gallery[chosen].to(dtype) for chosen in members.split(BLOCK)])
     halves = torch.cat([(rows.float() ** 2).sum(1) / 2 for rows in bank.split(BLOCK)])
     edges = np.concatenate([[0], np.bincount(owner.numpy(), minlength=len(centres)).cumsum()])
-
+    widest, numbers = int(np.diff(edges).max()), members.numpy().astype(np.int32)
 
     def propose(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         x = queries[torch.from_numpy(rows)].to(dtype)
         cells = _cells(x, centres, probed).numpy()
-        widest = int(np.diff(edges).max())
         together = min(len(x), max(64, _PRODUCTS // widest))  # one cell may hold most of the bank
         scores = torch.empty(together * widest, dtype=torch.float32)
         products = torch.empty_like(scores, dtype=dtype)
@@ -72,7 +71,7 @@ def ivf(
                     score = scores[: product.numel()].view(shape).copy_(product).sub_(halves[low:high])
                     lists.show(who, score.numpy(), low)
         where, _ = lists.best()
-        found = members.numpy().astype(np.int32)[where]
+        found = numbers[where]
         found[where < 0] = -1
         # A row with fewer candidates than neighbours asked for goes on to the comparison with all rows.
         return found, np.full(len(rows), np.inf)

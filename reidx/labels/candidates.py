@@ -24,7 +24,6 @@ UNDERFLOW = 2.0**-76
 are below it, so that nothing is proven of them."""
 
 
-
 class Search(NamedTuple):
     """A way to propose candidates, for `block` query rows at a time: for the rows, indices (B, C), and the
     least squared distance that any other row can have, (B,).

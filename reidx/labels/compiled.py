@@ -44,10 +44,10 @@ def in_threads(kernel: Callable[..., Any], rows: int, *args: Any, chunks_per_thr
 
 
 def side_by_side(work: Callable[..., None], threads: int, rows: int, *args: Any) -> None:
-    """`work(start, stop, *args)` in so many threads, each with one thread for its torch operations; one works here.
+    """`work(start, stop, *args)` in so many threads, each with one thread for its torch operations.
 
     For work that goes to and fro between torch and compiled loops: torch's own threads, waiting for more to do, would
-    hold the cores that the loops need.
+    hold the cores that the loops need. A single thread is the caller's own.
     """
     if threads == 1:
         work(0, rows, *args)

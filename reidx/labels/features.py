@@ -36,8 +36,8 @@ def checked(features: Tensor | np.ndarray, name: str = "features") -> Tensor:
         raise DataError(
             f"{name}: {int(bad.sum())} of {len(tensor)} rows hold NaN or infinity (the first is row {first}), or "
             f"numbers beyond {_LARGEST:.0e}. "
-            "The network has most likely diverged: lower the learning rate or the precision's loss scale, "
-            "or look at the image of that row."
+            "The network has most likely diverged: lower the learning rate or use precision: fp32, or look at the image "
+            "of that row."
         )
     return tensor
 

@@ -7,7 +7,9 @@ below that floor the row is proven, otherwise it goes to the next, more precise 
 every row. The result is therefore the same on each backend, device, block size and number of processes, equal rows
 included.
 
-Cost: 2·Q·N·D operations in the product and Q·(k + margin)·D in the second look; memory one block of products.
+Cost: 2·Q·N·D operations in the product, half of them where on a CPU all rows ask for their neighbours among each other,
+and Q·(k + margin)·D in the second look; memory one block of products, in that case room for 2·(k + margin) candidates
+a row instead.
 """
 
 from __future__ import annotations

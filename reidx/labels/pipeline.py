@@ -99,8 +99,8 @@ class LabelPipeline:
     def _nothing(self, epoch: int, bank: dict[str, Tensor] | None, images: int) -> str:
         advice = ""
         if bank is not None:
-            # further and further out, until there is something to tell of: nearly all pairs lie at the very end
-            for within in np.linspace(self._reach(), 1.0, 6)[1:].tolist():
+            # half-way out first, where there is mostly something to tell of: nearly all pairs lie at the very end
+            for within in ((1 + self._reach()) / 2, 1.0):
                 graph = self._graph(bank, within)
                 apart = graph.data[graph.data > 1e-6]
                 if len(apart) >= images:

@@ -243,4 +243,4 @@ def test_the_advice_of_an_epoch_without_clusters_looks_further_out() -> None:
     pipeline = LabelPipeline("embed", distance, Part([], "clusterer", np.full(6, -1), reach=0.1))
     with pytest.raises(DataError, match=r"nearest pairs lie at 0\.500"):
         pipeline(bank(), epoch=0, cameras=CAMERAS)
-    assert distance.cuts == [0.1, pytest.approx(0.28)]  # a fifth of the way on, where there are pairs enough
+    assert distance.cuts == [0.1, pytest.approx(0.55)]  # half-way out, where there are pairs enough
