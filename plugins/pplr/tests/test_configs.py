@@ -1,0 +1,155 @@
+"""Both recipes as whole experiments: what they say, what they refuse, that they train and go on after a stop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import reidx
+from reidx.config import Config
+from reidx.engine.model import StageModel
+from reidx.errors import ConfigError
+from reidx.schema import Stage
+from reidx.testing.runs import assert_same_run
+from reidx.testing.tiny import tiny_domain, write_experiment
+
+Tiny = Callable[..., Config]
+
+
+@pytest.fixture(scope="module")
+def domains_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("domains")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, domains_root: Path) -> Tiny:
+    """A recipe of this plugin at the size of a test; ``changes`` are merged over it, key by key at the top level."""
+
+    def make(recipe: str, epochs: int = 1, iters: int = 1, **changes: Any) -> Config:
+        experiment: dict[str, Any] = {
+            "_base_": f"pplr::{recipe}.yaml",
+            "name": "tiny",
+            "data": {"image_size": [96, 48], "domains": {"target": tiny_domain(domains_root)}},
+            "model": {"backbone": {"type": "Timm", "name": "test_resnet"}},
+            "stages": [{"name": "adapt", "epochs": epochs, "iters": iters}],
+            "streams": {"target": {"sampler": {"identities": 4, "instances": 4}}},
+            # clusters of several cameras, which a network that has seen nothing yet would not find by density
+            "labels": {"distance": None, "clusterer": {"type": "KMeans", "n_clusters": 12}},
+        }
+        for key, value in changes.items():
+            experiment[key] = {**experiment.get(key, {}), **value} if isinstance(value, dict) else value
+        return reidx.load_config(write_experiment(tmp_path / "experiment.yaml", experiment))
+
+    return make
+
+
+# ---- what they say
+
+
+def published(recipe: str, tmp_path: Path) -> Config:
+    """A recipe on Market-1501, as the README has it."""
+    experiment = {
+        "_base_": ["reidx::data/market1501.yaml", f"pplr::{recipe}.yaml"],
+        "name": "published",
+        "model": {"backbone": {"type": "Timm", "name": "resnet50"}},
+    }
+    return reidx.load_config(write_experiment(tmp_path / f"{recipe}.yaml", experiment))
+
+
+def terms(stage: Stage) -> list[tuple[str, str, float, int, int | None]]:
+    return [(t["loss"], t["on"], t["weight"], t["from_epoch"], t["until_epoch"]) for t in stage.objective]
+
+
+PUBLISHED = [
+    ("pplr.PGLR", "global", 1.0, 0, None),
+    ("CrossEntropy", "parts", 1.0, 0, 5),
+    ("pplr.AALS", "parts", 1.0, 5, None),
+    ("Triplet", "global", 1.0, 0, None),
+]
+CAMERAS = [("pplr.CameraContrast", "global", 0.5, 0, None), ("pplr.CameraContrast", "parts", 0.5, 0, None)]
+
+
+@pytest.mark.parametrize(("recipe", "eps", "expected"), [("usl", 0.5, PUBLISHED), ("camera", 0.4, PUBLISHED + CAMERAS)])
+def test_the_recipe_is_the_published_one(
+    recipe: str, eps: float, expected: list[tuple[Any, ...]], tmp_path: Path
+) -> None:
+    config = published(recipe, tmp_path)
+    (stage,) = config.experiment.stages
+    assert list(config.experiment.data.image_size) == [384, 128]  # the method's, not the data's
+    assert (stage.epochs, stage.iters, stage.model.bn_group) == (50, 400, 16)
+    assert terms(stage) == expected
+    assert stage.labels["main"].clusterer["eps"] == eps
+    assert stage.objective[0]["beta"] == 0.5 and stage.objective[1]["smoothing"] == 0.1
+    assert stage.objective[3]["margin"] is None and not stage.objective[3]["normalize"]
+    assert (stage.optimizer["lr"], stage.optimizer["weight_decay"], stage.optimizer["lr_batch"]) == (3.5e-4, 5e-4, 64)
+    assert stage.evaluate.domain == "target"
+
+
+def test_the_two_recipes_share_all_but_the_cameras(tmp_path: Path) -> None:
+    (plain,), (camera,) = (published(r, tmp_path).experiment.stages for r in ("usl", "camera"))
+    assert camera.objective[:4] == plain.objective
+    assert {name: camera.memories[name] for name in plain.memories} == plain.memories
+
+
+# ---- what they refuse
+
+
+def test_a_fusion_without_parts_is_refused_by_name_of_one_that_has_them(tiny: Tiny) -> None:
+    with pytest.raises(ConfigError, match=r"pplr\.CrossAgreement needs 'parts'.*GlobalPool does not.*pplr\.Stripes"):
+        tiny("usl", model={"fusion": {"type": "GlobalPool"}})
+
+
+def test_losses_without_agreement_are_refused_by_name_of_what_gives_it(tiny: Tiny) -> None:
+    with pytest.raises(ConfigError, match=r"pplr\.PGLR needs 'agreement'.*pplr\.CrossAgreement"):
+        tiny("usl", labels={"refiners": []})
+
+
+def test_a_camera_contrast_needs_the_proxies_memory(tiny: Tiny) -> None:
+    term = {"loss": "pplr.CameraContrast", "on": "global", "memory": "ids"}
+    with pytest.raises(ConfigError, match=r"pplr\.CameraContrast needs 'proxy_cameras'.*pplr\.CameraProxies"):
+        tiny("usl", objective=[term])
+
+
+# ---- that they train
+
+
+@pytest.mark.parametrize("recipe", ["usl", "camera"])
+def test_it_trains_and_the_parts_change_their_loss_after_the_fifth_epoch(tiny: Tiny, tmp_path: Path, recipe: str) -> None:
+    result = reidx.run(tiny(recipe, epochs=6), tmp_path / "run", progress="quiet")
+    history = result.stages[0].history
+    assert [("CrossEntropy" in h, "pplr.AALS" in h) for h in history] == [(True, False)] * 5 + [(False, True)]
+    for report in history:
+        assert 0.0 < report["agreement"] < 1.0
+        values = [report[n] for n in ("pplr.PGLR", "CrossEntropy", "pplr.AALS", "Triplet") if n in report]
+        total = sum(values) + 0.5 * sum(report.get(f"pplr.CameraContrast{n}", 0.0) for n in ("", "#2"))
+        assert math.isfinite(total) and report["loss"] == pytest.approx(total, rel=1e-4)
+    if recipe == "camera":
+        assert history[0]["pplr.CameraContrast"] > 0 and history[0]["pplr.CameraContrast#2"] > 0
+    assert 0.0 < result.metrics["mAP"] <= 1.0
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_agreement_it_had(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # labelled once: the second epoch trains with what the checkpoint keeps of the first
+    config = tiny("camera", epochs=2, iters=2, labels={"relabel_every": 2})
+    reidx.run(config, tmp_path / "whole", progress="quiet")
+    steps, step = 0, StageModel.after_step
+
+    def stopping(self: StageModel) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 4:
+            raise KeyboardInterrupt
+        step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageModel, "after_step", stopping)
+        with pytest.raises(BaseException):  # noqa: B017  whatever an interrupted run says
+            reidx.run(config, tmp_path / "stopped", progress="quiet")
+    reidx.run(config, tmp_path / "stopped", resume=True, progress="quiet")
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
