@@ -8,8 +8,10 @@ import numpy as np
 from torch import Tensor
 
 from reidx.contracts import LabelSet
-from reidx.labels.neighbours import knn
+from reidx.labels.features import checked, unit
+from reidx.labels.neighbours import nearest
 from reidx.labels.pipeline import Labelling
+from reidx.labels.sharding import nearest_together
 
 
 class CrossAgreement:
@@ -17,7 +19,8 @@ class CrossAgreement:
 
     ``agreement`` of image i and part p is |R_g ∩ R_p| / |R_g ∪ R_p|, where R are the ``k`` nearest neighbours of i, itself
     left out, by the cosine of the global or of the part's features, among all N images, outliers too (PPLR, LP section
-    5.3). The report says its mean over images and parts. The cost is that of 1 + P searches for neighbours.
+    5.3). The report says its mean over images and parts. The cost is that of 1 + P searches for neighbours, made on
+    ``device``; with ``sharded`` the processes of a distributed job share them.
 
     Raises :class:`ValueError` for a k below 1.
     """
@@ -25,27 +28,27 @@ class CrossAgreement:
     requires = frozenset({"global", "parts"})
     provides = frozenset({"agreement"})
 
-    def __init__(self, k: int = 20) -> None:
+    def __init__(self, k: int = 20, device: str | None = None, sharded: bool = False) -> None:
         if k < 1:
             raise ValueError(f"k is {k}; an image needs at least 1 neighbour.")
-        self.k = k
+        self.k, self.device, self.sharded = k, device, sharded
 
     def __call__(self, labels: LabelSet, context: Labelling) -> LabelSet:
-        parts = context.bank["parts"]
-        whole = others(context.bank["global"], self.k)
-        agreement = np.stack([overlap(whole, others(parts[:, p], self.k)) for p in range(parts.shape[1])], axis=1)
+        whole = self.neighbours(context.bank["global"])
+        parts = [self.neighbours(part) for part in context.bank["parts"].unbind(1)]
+        agreement = np.stack([overlap(whole, part) for part in parts], axis=1)
         return dataclasses.replace(
             labels,
             extra={**labels.extra, "agreement": agreement},
             report={**labels.report, "agreement": float(agreement.mean())},
         )
 
-
-def others(features: Tensor, k: int) -> np.ndarray:
-    """The indices (N,k) of each row's nearest neighbours by cosine, the row itself left out; N−1 of them if k is more."""
-    _, indices = knn(features, k + 1, metric="cosine")
-    own = np.arange(len(indices))[:, None]
-    return indices[indices != own].reshape(len(indices), -1)
+    def neighbours(self, features: Tensor) -> np.ndarray:
+        """The indices (N,k) of each row's nearest others by cosine; N−1 of them if k is more."""
+        search = nearest_together if self.sharded else nearest
+        _, indices = search(unit(checked(features)), self.k + 1, device=self.device)
+        own = np.arange(len(indices))[:, None]
+        return indices[indices != own].reshape(len(indices), -1)
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:

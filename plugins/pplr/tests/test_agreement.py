@@ -7,12 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from reidx_pplr.agreement import CrossAgreement, others, overlap
+from reidx_pplr.agreement import CrossAgreement, overlap
 from torch import Tensor
 
 from reidx.contracts import LabelSet
 from reidx.errors import DataError
 from reidx.labels.pipeline import Labelling, check
+from reidx.labels.sharding import nearest_together
 
 
 def labelling(whole: Tensor, parts: Tensor) -> Labelling:
@@ -79,9 +80,23 @@ def test_nothing_in_common_is_0_and_everything_1() -> None:
 
 def test_an_image_is_not_among_its_neighbours_even_where_others_equal_it() -> None:
     features = torch.ones(6, 3)
-    found = others(features, 2)
-    assert found.tolist() == [[1, 2], [0, 2], [0, 1], [0, 1], [0, 1], [0, 1]]
-    assert others(features, 20).shape == (6, 5)
+    assert CrossAgreement(2).neighbours(features).tolist() == [[1, 2], [0, 2], [0, 1], [0, 1], [0, 1], [0, 1]]
+    assert CrossAgreement(20).neighbours(features).shape == (6, 5)
+
+
+def test_it_searches_where_it_is_told_and_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = labelling(randn(30, 6), randn(30, 2, 6, seed=1))
+    labels = LabelSet(np.zeros(30, np.int64))
+    alone = CrossAgreement(5)(labels, given).extra["agreement"]
+    asked = []
+
+    def search(*args: object, device: str | None, **kwargs: object) -> object:
+        asked.append(device)
+        return nearest_together(*args, device="cpu", **kwargs)
+
+    monkeypatch.setattr("reidx_pplr.agreement.nearest_together", search)
+    shared = CrossAgreement(5, device="cuda:1", sharded=True)(labels, given).extra["agreement"]
+    assert asked == ["cuda:1"] * 3 and np.array_equal(shared, alone)
 
 
 def test_labels_and_what_other_refiners_gave_stay() -> None:
