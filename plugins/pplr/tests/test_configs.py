@@ -49,49 +49,64 @@ def tiny(tmp_path: Path, domains_root: Path) -> Tiny:
 # ---- what they say
 
 
-def published(recipe: str, tmp_path: Path) -> Config:
-    """A recipe on Market-1501, as the README has it."""
-    experiment = {
-        "_base_": ["reidx::data/market1501.yaml", f"pplr::{recipe}.yaml"],
-        "name": "published",
-        "model": {"backbone": {"type": "Timm", "name": "resnet50"}},
-    }
-    return reidx.load_config(write_experiment(tmp_path / f"{recipe}.yaml", experiment))
+def stage_of(recipe: str) -> tuple[Stage, list[int]]:
+    """The stage of a recipe of this plugin, and the image size."""
+    config = reidx.load_config(f"pplr::{recipe}.yaml")
+    (stage,) = config.experiment.stages
+    return stage, list(config.experiment.data.image_size)
 
 
 def terms(stage: Stage) -> list[tuple[str, str, float, int, int | None]]:
     return [(t["loss"], t["on"], t["weight"], t["from_epoch"], t["until_epoch"]) for t in stage.objective]
 
 
-PUBLISHED = [
-    ("pplr.PGLR", "global", 1.0, 0, None),
-    ("CrossEntropy", "parts", 1.0, 0, 5),
-    ("pplr.AALS", "parts", 1.0, 5, None),
-    ("Triplet", "global", 1.0, 0, None),
-]
-CAMERAS = [("pplr.CameraContrast", "global", 0.5, 0, None), ("pplr.CameraContrast", "parts", 0.5, 0, None)]
+def expected_terms(camera_weight: float | None) -> list[tuple[str, str, float, int, int | None]]:
+    always = [
+        ("pplr.PGLR", "global", 1.0, 0, None),
+        ("CrossEntropy", "parts", 1.0, 0, 5),
+        ("pplr.AALS", "parts", 1.0, 5, None),
+        ("Triplet", "global", 1.0, 0, None),
+    ]
+    if camera_weight is None:
+        return always
+    return always + [("pplr.CameraContrast", on, camera_weight, 0, None) for on in ("global", "parts")]
 
 
-@pytest.mark.parametrize(("recipe", "eps", "expected"), [("usl", 0.5, PUBLISHED), ("camera", 0.4, PUBLISHED + CAMERAS)])
-def test_the_recipe_is_the_published_one(
-    recipe: str, eps: float, expected: list[tuple[Any, ...]], tmp_path: Path
+@pytest.mark.parametrize(
+    ("recipe", "eps", "camera_weight", "size", "batch"),
+    [
+        ("market1501", 0.5, None, [384, 128], (16, 4)),
+        ("msmt17", 0.5, None, [384, 128], (16, 4)),
+        ("veri776", 0.7, None, [256, 256], (8, 8)),
+        ("market1501_camera", 0.4, 0.5, [384, 128], (16, 4)),
+        ("msmt17_camera", 0.6, 1.0, [384, 128], (16, 4)),
+        ("veri776_camera", 0.7, 0.5, [256, 256], (8, 8)),
+    ],
+)
+def test_a_recipe_is_the_published_one(
+    recipe: str, eps: float, camera_weight: float | None, size: list[int], batch: tuple[int, int]
 ) -> None:
-    config = published(recipe, tmp_path)
-    (stage,) = config.experiment.stages
-    assert list(config.experiment.data.image_size) == [384, 128]  # the method's, not the data's
+    stage, image_size = stage_of(recipe)
+    assert image_size == size  # the method's, not the data's
     assert (stage.epochs, stage.iters, stage.model.bn_group) == (50, 400, 16)
-    assert terms(stage) == expected
-    assert stage.labels["main"].clusterer["eps"] == eps
+    sampler = stage.streams["target"].sampler
+    assert (sampler["identities"], sampler["instances"], sampler["singles"]) == (*batch, "once")
+    assert terms(stage) == expected_terms(camera_weight)
+    assert stage.labels["main"].clusterer["eps"] == eps and stage.labels["main"].clusterer["min_samples"] == 4
     assert stage.objective[0]["beta"] == 0.5 and stage.objective[1]["smoothing"] == 0.1
     assert stage.objective[3]["margin"] is None and not stage.objective[3]["normalize"]
+    assert all(term["temperature"] == 0.07 and term["hard"] == 50 for term in stage.objective[4:])
     assert (stage.optimizer["lr"], stage.optimizer["weight_decay"], stage.optimizer["lr_batch"]) == (3.5e-4, 5e-4, 64)
+    assert stage.model.backbone["name"] == "resnet50.tv_in1k" and stage.model.backbone["pretrained"]
     assert stage.evaluate.domain == "target"
 
 
-def test_the_two_recipes_share_all_but_the_cameras(tmp_path: Path) -> None:
-    (plain,), (camera,) = (published(r, tmp_path).experiment.stages for r in ("usl", "camera"))
+@pytest.mark.parametrize("recipe", ["market1501", "msmt17", "veri776"])
+def test_with_cameras_it_is_the_same_and_more(recipe: str) -> None:
+    (plain, _), (camera, _) = stage_of(recipe), stage_of(f"{recipe}_camera")
     assert camera.objective[:4] == plain.objective
     assert {name: camera.memories[name] for name in plain.memories} == plain.memories
+    assert camera.labels["main"].refiners == plain.labels["main"].refiners
 
 
 # ---- what they refuse
