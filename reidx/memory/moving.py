@@ -20,7 +20,8 @@ def move_rows(rows: Tensor, features: Tensor, places: Tensor, momentum: float) -
     if not len(places):
         return
     # Shapes hang on the size of the batch alone, and nothing is read back: a GPU is never waited for.
-    features, labels = F.normalize(features.float()), places.clamp(min=0)  # of a place −1: any, as it takes part in nothing
+    features = F.normalize(features.float())
+    labels = places.clamp(min=0)  # of a place −1: any, as it takes part in nothing
     same = (labels[:, None] == labels) & (places >= 0)
     old = moved = rows[labels]
     earlier = same.tril(-1)

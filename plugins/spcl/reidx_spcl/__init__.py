@@ -19,12 +19,15 @@ def reidx_plugin() -> PluginInfo:
         url="https://arxiv.org/abs/2006.02713",
         licence="Apache-2.0",
         deviations=(
-            "The memory is updated after the optimiser's step with the rows that the whole step was scored against; the "
-            "released code updates it within the backward pass, so that with two domains the gradients of one batch already "
-            "see rows moved by the other.",
+            "The memory is updated after the optimiser's step; the released code updates it within the backward pass, so that "
+            "with two domains the gradients of one batch already see rows moved by the other.",
             "The softmax is plain; the released code adds 1e-6 to its denominator and to the probability before the logarithm.",
             "Classes are numbered anew without gaps; the released code keeps the numbers of clusters that lost all images, "
             "and masks them.",
+            "No class is passed over: the released sampler drops what is left of a round over all classes behind its last "
+            "whole batch.",
+            "With two domains the bias of the BatchNorm neck stays 0, as with one; the released code's change to domain "
+            "BatchNorms lets it learn.",
             "BatchNorm takes its statistics from a stated group of images (16 by default, what each of four devices saw of a "
             "domain).",
             "The last epoch is reported; the released code keeps the best of repeated evaluations on the test set.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from reidx.engine import checkpoint as checkpoints
 from reidx.engine import relabel
 from reidx.engine.model import StageModel
 from reidx.errors import ConfigError
+from reidx.losses.cross_entropy import MemoryContrast
 from reidx.testing import conformance
 from reidx.testing.runs import assert_same_run
 from reidx.testing.tiny import IMAGE_SIZE, tiny_domain, write_experiment
@@ -41,7 +43,7 @@ def recipe(name: str, root: Path, path: Path, **changes: Any) -> Path:
         "data": {"image_size": list(IMAGE_SIZE), "domains": {d: tiny_domain(root, d) for d in names}},
         "model": {"backbone": {"type": "Timm", "name": "test_resnet"}, "bn_group": 8},
         "streams": {d: copy.deepcopy(SMALL) for d in names},
-        "labels": {"distance": {"k1": 8, "k2": 2}, "clusterer": {"eps": 0.7, "min_samples": 2}},
+        "labels": {"distance": {"k1": 8, "k2": 2}, "clusterer": {"eps": 0.6, "min_samples": 2}},
         "stages": [{"name": "adapt", "epochs": 3, "iters": 4}],
         **changes,
     }
@@ -73,8 +75,6 @@ def test_every_image_is_labelled_and_the_threshold_stays(run: tuple[str, Path, P
     assert len({entry["threshold"] for entry in history}) == 1
     for entry in history:
         assert entry["clusters"] >= 1 and entry["outliers"] >= 1
-    labels = checkpoints.load(run[2] / "1-adapt/epoch_3.pth")
-    assert labels is not None
     rows = held(run[2], "hybrid")["rows"]
     assert rows.shape[0] == 144
     assert torch.allclose(rows.norm(dim=1), torch.ones(144), atol=1e-5)
@@ -121,18 +121,18 @@ def test_a_killed_run_that_is_resumed_is_as_if_never_killed(
 def test_adaptation_scores_both_domains_in_one_softmax(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from reidx.losses.cross_entropy import MemoryContrast
-
     seen = []
-
-    def spy(self: MemoryContrast, scores: torch.Tensor, targets: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
-        seen.append((scores.shape, targets.clone()))
-        return forward(self, scores, targets, *more, **named)
-
     forward = MemoryContrast.forward
+
+    @functools.wraps(forward)
+    def spy(self: MemoryContrast, scores: torch.Tensor, targets: torch.Tensor, **more: Any) -> torch.Tensor:
+        seen.append((scores.shape, targets.clone()))
+        return forward(self, scores, targets, **more)
+
     monkeypatch.setattr(MemoryContrast, "forward", spy)
     stages = [{"name": "adapt", "epochs": 1, "iters": 2}]
     reidx.run(reidx.load_config(recipe("uda", root, tmp_path, stages=stages)), tmp_path / "run", progress="quiet")
+    assert len(seen) == 2
     for shape, targets in seen:
         assert shape[0] == len(targets) == 16 and shape[1] > 12
         assert (targets[:8] < 12).all() and (targets[8:] >= 12).all() and (targets < shape[1]).all()
@@ -146,4 +146,4 @@ def test_a_clusterer_without_eps_is_refused_from_the_config(root: Path, tmp_path
 
 def test_a_gap_that_leaves_the_range_of_eps_is_refused_from_the_config(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"eps is 1\.\d"):
-        reidx.load_config(recipe("usl", root, tmp_path), ["labels.refiners.0.gap=0.35"])
+        reidx.load_config(recipe("usl", root, tmp_path), ["labels.refiners.0.gap=0.45"])

@@ -21,8 +21,7 @@ def refine(refiner: SelfPaced, given: list[int], tight: list[int], loose: list[i
     def cluster(eps: float) -> np.ndarray:
         return np.array(tight if eps < EPS else loose, dtype=np.int64)
 
-    context = Labelling({}, "embed", None, cluster, 0)
-    context.clusterer = DBSCAN(EPS)
+    context = Labelling({}, "embed", None, DBSCAN(EPS), cluster, 0)
     return refiner(LabelSet(np.array(given, dtype=np.int64), **more), context)
 
 
