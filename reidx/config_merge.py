@@ -21,14 +21,26 @@ def merge(base: Node, over: Node) -> Node:
     """``over`` laid on ``base``: mappings key by key unless they name different components, else ``over``.
 
     Two mappings name different components when each has a ``type`` (or ``loss``) and these differ: parameters
-    of the one must not reach the other. A mapping that names none adjusts whatever component is there.
+    of the one must not reach the other. A mapping that names none adjusts whatever component is there. A mapping over a
+    list of items with names (the stages) adjusts those that it names; raises :class:`ConfigError` for a name not there.
     """
+    if isinstance(base.value, list) and base.value and all(map(_has_name, base.value)) and isinstance(over.value, dict):
+        return _items_adjusted(base, over)
     if not isinstance(base.value, dict) or not isinstance(over.value, dict) or _another_component(base, over):
         return over
     merged = dict(base.value)
     for key, node in over.value.items():
         merged[key] = merge(merged[key], node) if key in merged else node
     return Node(merged, over.origin)
+
+
+def _items_adjusted(base: Node, over: Node) -> Node:
+    items = {item.value["name"].value: item for item in base.value}
+    for name, changes in over.value.items():
+        if name not in items:
+            raise ConfigError(f"{changes.origin}: there is no {name!r} to be changed. {_hint(name, items)}")
+        items[name] = merge(items[name], changes)
+    return Node(list(items.values()), over.origin)
 
 
 def _another_component(base: Node, over: Node) -> bool:

@@ -331,6 +331,18 @@ def test_later_bases_win_and_the_file_wins_over_all(folder: Path) -> None:
     assert [str(tree.origin((key,))) for key in "xyz"] == ["parts/a.yaml:1", "parts/b.yaml:1", "exp.yaml:2"]
 
 
+def test_a_mapping_over_a_list_of_named_items_changes_those_it_names(folder: Path) -> None:
+    write("base.yaml", "stages: [{name: a, epochs: 1}, {name: b, epochs: 2, optimizer: {lr: 1}}]\nplain: [1, 2]")
+    over = write("over.yaml", "_base_: base.yaml\nstages: {b: {optimizer: {lr: 3}, iters: 4}}\nplain: {x: 1}")
+    assert load_tree(over).data == {
+        "stages": [{"name": "a", "epochs": 1}, {"name": "b", "epochs": 2, "optimizer": {"lr": 3}, "iters": 4}],
+        "plain": {"x": 1},
+    }
+    wrong = write("wrong.yaml", "_base_: base.yaml\nstages:\n  c: {epochs: 1}")
+    with pytest.raises(ConfigError, match=r"wrong.yaml:3: there is no 'c' to be changed. It has: a, b."):
+        load_tree(wrong)
+
+
 def test_bases_are_relative_to_the_file_that_names_them(folder: Path) -> None:
     write("shared/root.yaml", "r: 1\n")
     write("runs/usl/base.yaml", "_base_: ../../shared/root.yaml\n")

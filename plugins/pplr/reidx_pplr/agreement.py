@@ -27,6 +27,7 @@ class CrossAgreement:
 
     requires = frozenset({"global", "parts"})
     provides = frozenset({"agreement"})
+    reach = 0.0  # it looks at no distance of the graph
 
     def __init__(self, k: int = 20, device: str | None = None, sharded: bool = False) -> None:
         if k < 1:
