@@ -20,7 +20,6 @@ class ImageCentres(Memory):
     Raises :class:`ValueError` for a momentum outside [0, 1].
     """
 
-    outliers = "keep"
     provides = frozenset({"centres"})
     needs_bank = False
     centres: Tensor

@@ -19,13 +19,13 @@ class ExemplarMemory(Memory):
     are the relabellings since the first: ``ecn`` takes ``alpha``·e (0.01), ``mmcl`` ``alpha``·e/60 (0.5), never more than
     1, and ``const`` takes ``alpha`` itself, which must then be given. Where a step holds several views of an image,
     ``write: mean`` takes their mean, ``first`` the first. At the first reset the slots are the images' features
-    (``init: bank``) or ``zeros``, as in both papers' code; a later one leaves them. Slots get no gradient (Global/Patch
-    section 1.3; ECN, CVPR 2019; MMCL, CVPR 2020).
+    (``init: bank``) or ``zeros``, as in both papers' code; a later one leaves them. Slots get no gradient. Columns are
+    images, so targets must be the images' own numbers: those of clusterer ``Instances`` (Global/Patch section 1.3; ECN,
+    CVPR 2019; MMCL, CVPR 2020).
 
     Raises :class:`ValueError` for a negative ``alpha``, one above 1 for ``const``, or none.
     """
 
-    outliers = "keep"
     rows: Tensor
     epoch: Tensor
 
@@ -80,8 +80,6 @@ class ExemplarMemory(Memory):
 
     @torch.no_grad()
     def update(self, features: Tensor, targets: Tensor, index: Tensor) -> None:
-        if not len(index):
-            return
         features = F.normalize(features.float())
         new = mean_of(features, index) if self.write == "mean" else features[first_of(index)]
         self.rows[index] = F.normalize(torch.lerp(new, self.rows[index], self.alpha()))

@@ -20,7 +20,7 @@ class PatchMemory(Memory):
     Raises :class:`ValueError` for a momentum outside [0, 1].
     """
 
-    outliers = "keep"
+    parts = frozenset({"features"})
     rows: Tensor
 
     def __init__(self, dim: int, momentum: float = 0.1) -> None:

@@ -11,13 +11,14 @@ from torch import Tensor
 
 def first_of(index: Tensor) -> Tensor:
     """For each row of a batch the first row (B,) of the same image."""
-    return (index[:, None] == index).int().argmax(1)
+    return (index[:, None] == index).int().argmax(1) if len(index) else index
 
 
 def mean_of(features: Tensor, index: Tensor) -> Tensor:
     """For each row of features (B,…) the mean over the batch's rows of the same image."""
     same = (index[:, None] == index).to(features)
-    summed = (same @ features.flatten(1)).view_as(features)
+    with torch.autocast(features.device.type, enabled=False):
+        summed = (same @ features.flatten(1)).view_as(features)
     means = summed / same.sum(1).view(-1, *[1] * (features.ndim - 1))
     return means[first_of(index)]
 

@@ -83,7 +83,7 @@ class Surrogate(ReidAugment):
         cosine, sine = angle.cos(), angle.sin()
         slant = height / width
         rows = [
-            [cosine * wide, slant * sine * tall, cosine * x + slant * sine * y],
-            [-sine / slant * wide, cosine * tall, -sine / slant * x + cosine * y],
+            [cosine * wide, -slant * sine * tall, cosine * x - slant * sine * y],
+            [sine / slant * wide, cosine * tall, sine / slant * x + cosine * y],
         ]
         return torch.stack([torch.stack(row, 1) for row in rows], 1)
