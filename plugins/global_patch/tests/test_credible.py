@@ -234,8 +234,9 @@ def test_what_must_be_extracted() -> None:
 
 @pytest.mark.parametrize(
     "keys",
-    [{"k": 0}, {"max_size": 0}, {"min_k": 0}, {"k2": 0}, {"fusion_lambda": 1.5}, {"kind": "nearest"}, {"kind": "threshold", "k": 3}],
-)
+    [{"k": 0}, {"max_size": 0}, {"min_k": 0}, {"k2": 0}, {"fusion_lambda": 1.5}, {"kind": "nearest"},
+     {"kind": "threshold", "k": 3}],
+)  # fmt: skip
 def test_a_value_without_meaning_is_refused(keys: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(reversed(keys))):
         build("refiner", {"type": "global_patch.CredibleSamples", **keys})
