@@ -14,7 +14,7 @@ class ImageCentres(Memory):
 
     A step moves the centre of each of its images to (1−μ) c + μ f̄, where f̄ is the mean of the image's views in the batch
     and μ = ``momentum``; an image that comes for the first time has f̄ itself. It is updated before the loss is
-    computed, by both views at once: wire it with ``update: before`` and ``stream: [first, second]`` (Global/Patch section
+    computed, by both views at once: wire it with ``when: before`` and ``stream: [first, second]`` (Global/Patch section
     1.7). Centres get no gradient and survive relabellings.
 
     Raises :class:`ValueError` for a momentum outside [0, 1].

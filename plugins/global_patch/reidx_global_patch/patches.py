@@ -15,7 +15,7 @@ class PatchMemory(Memory):
     A slot m is the moving average of its image's patch, m ← (1−μ) m + μ f with μ = ``momentum``, not brought back to
     length 1; of several views of an image their mean counts once. The first reset fills the slots with the images'
     features; a later one leaves them. PAUL updates them before the loss is computed, with the first view alone: wire it
-    with ``update: before`` and ``stream``. Slots get no gradient, distances are float32 (Global/Patch section 1.6).
+    with ``when: before`` and ``stream``. Slots get no gradient, distances are float32 (Global/Patch section 1.6).
 
     Raises :class:`ValueError` for a momentum outside [0, 1].
     """

@@ -64,9 +64,19 @@ def test_the_published_config_says_what_the_readme_says(published: Write) -> Non
         ("MemoryContrast", 1.0, 0), ("global_patch.GSL", 1.0, 5), ("global_patch.PEDAL", 2.0, 0), ("global_patch.IPFL", 1.0, 0),
     ]  # fmt: skip
     assert stage.streams["target"].sampler == {"type": "Shuffle", "batch": 40} and stage.epochs == 60
-    assert {n: (m["stream"], m["update"]) for n, m in stage.memories.items()} == {
+    assert {n: (m["stream"], m["when"]) for n, m in stage.memories.items()} == {
         "exemplars": (None, "after"), "patches": ("target", "before"), "centres": (None, "before"),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("recipe", "scale", "iters"), [("market1501", 15.0, 323), ("duke", 5.0, 413)])
+def test_the_recipes_differ_in_what_the_data_ask_for(recipe: str, scale: float, iters: int) -> None:
+    config = reidx.load_config(f"global_patch::{recipe}.yaml").experiment
+    stage = config.stages[0]
+    assert config.data.image_size == (384, 128) and stage.iters == iters and stage.objective[2]["scale"] == scale
+    assert [{**t, "scale": 0} for t in stage.objective] == [
+        {**t, "scale": 0} for t in reidx.load_config("global_patch::market1501.yaml").experiment.stages[0].objective
+    ]
 
 
 def test_a_run_relabels_from_its_memory_and_counts_gsl_from_its_epoch(published: Write, tmp_path: Path) -> None:
@@ -209,7 +219,7 @@ def test_both_levels_learn_to_tell_persons_apart_without_labels() -> None:
     }
     wiring = {
         name: {"network": "student", "on": on, "labels": "main", "stream": "a" if name == "patches" else ["a", "b"],
-               "update": "after" if name == "exemplars" else "before"}
+               "when": "after" if name == "exemplars" else "before"}
         for name, (_, on) in kinds.items()
     }  # fmt: skip
     both = {"stream": ["a", "b"]}
