@@ -1,0 +1,85 @@
+"""The exemplar memory: one unit vector an image."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reidx.memory.base import Memory
+from reidx_global_patch.slots import first_of, mean_of
+
+
+class ExemplarMemory(Memory):
+    """Cosines (B,N) of unit features to the N images' own slots, each the moving average of its image's features.
+
+    A step writes v_i ← normalize(α v_i + (1−α) g_i) into the slots of its images alone. α grows with the epochs e, which
+    are the relabellings since the first: ``ecn`` takes ``alpha``·e (0.01), ``mmcl`` ``alpha``·e/60 (0.5), never more than
+    1, and ``const`` takes ``alpha`` itself, which must then be given. Where a step holds several views of an image,
+    ``write: mean`` takes their mean, ``first`` the first. At the first reset the slots are the images' features
+    (``init: bank``) or ``zeros``, as in both papers' code; a later one leaves them. Slots get no gradient. Columns are
+    images, so targets must be the images' own numbers: those of clusterer ``Instances`` (Global/Patch section 1.3; ECN,
+    CVPR 2019; MMCL, CVPR 2020).
+
+    Raises :class:`ValueError` for a negative ``alpha``, one above 1 for ``const``, or none.
+    """
+
+    rows: Tensor
+    epoch: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        alpha_schedule: Literal["ecn", "mmcl", "const"] = "ecn",
+        alpha: float | None = None,
+        init: Literal["bank", "zeros"] = "bank",
+        write: Literal["mean", "first"] = "mean",
+    ) -> None:
+        super().__init__()
+        if alpha is None and alpha_schedule == "const":
+            raise ValueError("alpha_schedule: const needs alpha, the share of a slot that stays.")
+        given = {"ecn": 0.01, "mmcl": 0.5}.get(alpha_schedule, 0.0) if alpha is None else alpha
+        if not 0.0 <= given <= 1.0:
+            raise ValueError(f"alpha is {given}; it must lie between 0 and 1.")
+        grows = {"ecn": given, "mmcl": given / 60, "const": 0.0}
+        self.slope, self.start = grows[alpha_schedule], given if alpha_schedule == "const" else 0.0
+        self.init, self.write = init, write
+        self.register_buffer("rows", torch.zeros(0, dim))
+        # a buffer, so that it lies in the checkpoint; -1 until the first labelling
+        self.register_buffer("epoch", torch.tensor(-1))
+
+    @property
+    def needs_bank(self) -> bool:  # type: ignore[override]
+        """Until it is filled."""
+        return self.init == "bank" and not len(self.rows)
+
+    @property
+    def images(self) -> Tensor:
+        """The slots (N,D), in the domain's order; none before the first reset."""
+        return self.rows
+
+    def alpha(self) -> Tensor:
+        """The share of a slot that stays in this epoch."""
+        return (self.start + self.slope * self.epoch.clamp(min=0)).clamp(max=1.0)
+
+    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+        self.epoch = self.epoch + 1
+        if len(self.rows):
+            return
+        if self.init == "zeros":
+            self.rows = self.rows.new_zeros(len(labels), self.rows.shape[1])
+        else:
+            assert bank is not None
+            self.rows = F.normalize(bank.to(self.rows))
+
+    def forward(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            return features.float() @ self.rows.T
+
+    @torch.no_grad()
+    def update(self, features: Tensor, targets: Tensor, index: Tensor) -> None:
+        features = F.normalize(features.float())
+        new = mean_of(features, index) if self.write == "mean" else features[first_of(index)]
+        self.rows[index] = F.normalize(torch.lerp(new, self.rows[index], self.alpha()))

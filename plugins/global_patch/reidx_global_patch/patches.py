@@ -1,0 +1,52 @@
+"""The patch memory: one vector for each patch of each image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from reidx.memory.base import Memory
+from reidx_global_patch.slots import average
+
+
+class PatchMemory(Memory):
+    """Minus the squared distances (B,N,P) of patches (B,P,D) to those of the N images, patch by patch.
+
+    A slot m is the moving average of its image's patch, m ← (1−μ) m + μ f with μ = ``momentum``, not brought back to
+    length 1; of several views of an image their mean counts once. The first reset fills the slots with the images'
+    features; a later one leaves them. PAUL updates them before the loss is computed, with the first view alone: wire it
+    with ``when: before`` and ``stream``. Slots get no gradient, distances are float32 (Global/Patch section 1.6).
+
+    Raises :class:`ValueError` for a momentum outside [0, 1].
+    """
+
+    parts = frozenset({"features"})
+    rows: Tensor
+
+    def __init__(self, dim: int, momentum: float = 0.1) -> None:
+        super().__init__()
+        if not 0.0 <= momentum <= 1.0:
+            raise ValueError(f"momentum is {momentum}; it must lie between 0 and 1.")
+        self.momentum = momentum
+        self.register_buffer("rows", torch.zeros(0, 1, dim))
+
+    @property
+    def needs_bank(self) -> bool:  # type: ignore[override]
+        """Until it is filled."""
+        return not len(self.rows)
+
+    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+        if self.needs_bank:
+            assert bank is not None
+            self.rows = bank.to(self.rows, copy=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float()
+            products = torch.einsum("bpd,npd->bnp", features, self.rows)
+            lengths = features.square().sum(2)[:, None] + self.rows.square().sum(2)
+            return (2.0 * products - lengths).clamp(max=0.0)
+
+    @torch.no_grad()
+    def update(self, features: Tensor, targets: Tensor, index: Tensor) -> None:
+        average(self.rows, features, index, self.momentum)

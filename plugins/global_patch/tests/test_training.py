@@ -1,0 +1,277 @@
+"""The published configs on tiny domains: they are accepted, they train, they go on from a checkpoint; and all parts together
+learn."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reidx_global_patch.fusion import GlobalPatch
+from torch import Tensor, nn
+
+import reidx
+from reidx.builder import build
+from reidx.contracts import Batch, LabelSet
+from reidx.engine.model import StageModel
+from reidx.engine.objective import BoundTerm, Objective
+from reidx.engine.optim import PrecisionOptimWrapper, build_optimizer
+from reidx.errors import ConfigError
+from reidx.labels.instances import Instances
+from reidx.labels.pipeline import Labelling
+from reidx.models.network import Network
+from reidx.testing.runs import assert_same_run
+from reidx.testing.tiny import tiny_domain, write_experiment
+
+Write = Callable[..., Path]
+
+SMALL: dict[str, Any] = {"patch_dim": 8, "embed_dim": 4}
+
+
+@pytest.fixture(scope="session")
+def domains_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("domains")
+
+
+@pytest.fixture
+def published(tmp_path: Path, domains_root: Path) -> Write:
+    """Writes an experiment on a published config, on tiny images by a tiny network, with some of its keys changed."""
+
+    def write(config: str, domain: str = "target", **changes: Any) -> Path:
+        data = {"image_size": [48, 24], "domains": {domain: tiny_domain(domains_root, domain)}}
+        model = {"backbone": {"type": "Timm", "name": "test_resnet"}, "fusion": SMALL, **changes.pop("model", {})}
+        experiment = {"_base_": [f"global_patch::{config}"], "name": "tiny", "data": data, "model": model, **changes}
+        return write_experiment(tmp_path / "experiment.yaml", experiment)
+
+    return write
+
+
+FEW: dict[str, Any] = {"streams": {"target": {"sampler": {"batch": 8}}}, "model": {"fusion": SMALL, "bn_group": 16}}
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    return json.loads((folder / "1-adapt" / "done.json").read_text())["history"]
+
+
+def test_the_published_config_says_what_the_readme_says(published: Write) -> None:
+    stage = reidx.load_config(published("usl.yaml")).experiment.stages[0]
+    assert [(t["loss"], t["weight"], t["from_epoch"]) for t in stage.objective] == [
+        ("MemoryContrast", 1.0, 0), ("global_patch.GSL", 1.0, 5), ("global_patch.PEDAL", 2.0, 0), ("global_patch.IPFL", 1.0, 0),
+    ]  # fmt: skip
+    assert stage.streams["target"].sampler == {"type": "Shuffle", "batch": 40} and stage.epochs == 60
+    assert {n: (m["stream"], m["when"]) for n, m in stage.memories.items()} == {
+        "exemplars": (None, "after"), "patches": ("target", "before"), "centres": (None, "before"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("recipe", "scale", "iters"), [("market1501", 15.0, 323), ("duke", 5.0, 413)])
+def test_the_recipes_differ_in_what_the_data_ask_for(recipe: str, scale: float, iters: int) -> None:
+    config = reidx.load_config(f"global_patch::{recipe}.yaml").experiment
+    stage = config.stages[0]
+    assert config.data.image_size == (384, 128) and stage.iters == iters and stage.objective[2]["scale"] == scale
+    assert [{**t, "scale": 0} for t in stage.objective] == [
+        {**t, "scale": 0} for t in reidx.load_config("global_patch::market1501.yaml").experiment.stages[0].objective
+    ]
+
+
+def test_a_run_relabels_from_its_memory_and_counts_gsl_from_its_epoch(published: Write, tmp_path: Path) -> None:
+    path = published("usl.yaml", stages=[{"name": "adapt", "epochs": 3}], iters=2, **FEW)
+    reidx.run(reidx.load_config(path, ["objective.1.from_epoch=2"]), tmp_path / "run", progress="quiet")
+    epochs = history(tmp_path / "run")
+    gsl = [epoch for epoch, entry in enumerate(epochs) if "global_patch.GSL" in entry]
+    assert gsl == [2]
+    assert all(entry["clusters"] == 144 and 0 < entry["credible"] <= 10 for entry in epochs)
+    # by slots, which a step moves: they are not what they were
+    assert len({entry["credible"] for entry in epochs}) > 1
+    assert 0 <= epochs[-1]["mAP"] <= 1
+
+
+def test_interrupted_and_resumed_it_comes_out_the_same(
+    published: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = published("usl.yaml", stages=[{"name": "adapt", "epochs": 3, "iters": 2}], **FEW)
+    config = reidx.load_config(path, ["objective.1.from_epoch=1"])
+    reidx.run(config, tmp_path / "whole", progress="quiet")
+    after_step, calls = StageModel.after_step, []
+
+    def interrupted(self: StageModel) -> None:
+        calls.append(1)
+        if len(calls) == 4:  # the last step of the second epoch
+            raise KeyboardInterrupt
+        after_step(self)
+
+    monkeypatch.setattr(StageModel, "after_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        reidx.run(config, tmp_path / "broken", progress="quiet")
+    reidx.run(config, tmp_path / "broken", resume=True, progress="quiet")
+    assert_same_run(tmp_path / "broken", tmp_path / "whole")
+
+
+ABLATIONS = {
+    "global alone": ["model.fusion.eval_feature=global", "objective.2.weight=0", "objective.3.weight=0"],
+    "other forms": ["objective.1.form=mmcl", "objective.0.weight=0", "labels.refiners.0.kind=cycle_prefix",
+                    "labels.refiners.0.k=null"],
+    "both levels vote": ["labels.memory=null", "labels.refiners.0.similarity=fused", "model.fusion.num_patches=4"],
+    "slots of zeros": ["memories.exemplars.init=zeros", "memories.exemplars.alpha_schedule=mmcl"],
+    "a transformer": ["model.fusion.generator=stn", "model.fusion.generator_hidden=8", "model.fusion.generator_fc=8",
+                      "data.image_size=[96,96]"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", ABLATIONS.values(), ids=ABLATIONS)
+def test_an_ablation_is_a_change_of_keys(published: Write, tmp_path: Path, changes: list[str]) -> None:
+    path = published("usl.yaml", stages=[{"name": "adapt", "epochs": 2, "iters": 2}], **FEW)
+    config = reidx.load_config(path, [*changes, "objective.1.from_epoch=0"])
+    reidx.run(config, tmp_path / "run", progress="quiet")
+    assert all(entry["loss"] > 0 for entry in history(tmp_path / "run"))
+
+
+def test_patches_cannot_vote_where_a_memory_holds_the_whole_alone(published: Write) -> None:
+    with pytest.raises(ConfigError, match=r"needs patch too.*leave `memory` out"):
+        reidx.load_config(published("usl.yaml"), ["labels.refiners.0.similarity=fused"])
+
+
+def test_pre_training_and_what_follows_it(published: Write, tmp_path: Path) -> None:
+    sampler = {"sampler": {"identities": 4, "instances": 2}}
+    path = published(
+        "pretrain.yaml", "source", stages=[{"name": "pretrain", "epochs": 2, "iters": 3}], streams={"source": sampler},
+        model={"fusion": SMALL, "bn_group": 8}, evaluate={"domain": "source"},
+    )  # fmt: skip
+    reidx.run(reidx.load_config(path), tmp_path / "first", progress="quiet")
+    weights = next((tmp_path / "first" / "1-pretrain").glob("epoch_2.pth"))
+    path = published("pretrained.yaml", stages=[{"name": "adapt", "epochs": 1, "iters": 2}], init=str(weights), **FEW)
+    reidx.run(reidx.load_config(path), tmp_path / "second", progress="quiet")
+    rows = "networks.student.fusion.rows"
+    before, after = (torch.load(p, weights_only=False)["state_dict"] for p in (weights, _last(tmp_path / "second")))
+    assert torch.equal(before[rows], after[rows])
+    assert not torch.equal(before["networks.student.fusion.patches.weight"], after["networks.student.fusion.patches.weight"])
+
+
+def _last(folder: Path) -> Path:
+    return next((folder / "1-adapt").glob("epoch_*.pth"))
+
+
+def test_a_generator_is_trained_in_a_stage_of_its_own(published: Write, tmp_path: Path) -> None:
+    path = published("stn.yaml", "source", streams={"source": {"sampler": {"identities": 4, "instances": 2}}})
+    small = ["model.bn_group=8", "data.image_size=[96,96]", "model.fusion.generator_hidden=8", "model.fusion.generator_fc=8"]
+    changes = [f"stages.{name}.{key}" for name in ("pretrain", "generator", "finish") for key in ("epochs=1", "iters=2")]
+    reidx.run(reidx.load_config(path, [*small, *changes, "stages.generator.optimizer.lr=0.1"]), tmp_path, progress="quiet")
+    states = [
+        torch.load(next(tmp_path.glob(f"{name}/epoch_*.pth")), weights_only=False)["state_dict"]
+        for name in ("1-pretrain", "2-generator", "3-finish")
+    ]
+    moved = [
+        {".".join(key.split(".")[2:4]) for key in a if key.startswith("networks.student") and not torch.equal(a[key], b[key])}
+        for a, b in itertools.pairwise(states)
+    ]
+    assert moved[0] == {"fusion.generator"}
+    assert "fusion.generator" not in moved[1] and {"fusion.patches", "fusion.whole", "fusion.rows"} <= moved[1]
+
+
+# ---- does it still learn
+
+
+class Stack(nn.Module):
+    """Images (B,3,H,W) to a map (B,8,H,W) by one convolution of single pixels."""
+
+    out_channels = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.conv(images)
+
+
+def persons(count: int = 8, views: int = 4) -> tuple[Tensor, Tensor]:
+    """Images (N,3,12,4) of persons clothed in six stripes of colour, each seen under several lights; who they show."""
+    generator = torch.Generator().manual_seed(0)
+    clothes = torch.randn(count, 3, 6, generator=generator).repeat_interleave(2, 2)[..., None].expand(-1, -1, -1, 4)
+    who = torch.arange(count).repeat_interleave(views)
+    lights = 0.6 * torch.randn(len(who), 3, 1, 1, generator=generator)
+    return clothes[who] + lights + 0.3 * torch.randn(len(who), 3, 12, 4, generator=generator), who
+
+
+def contrast(features: Tensor, who: Tensor) -> float:
+    """How much more alike images of a person are than others, in cosines."""
+    similar, same = features @ features.T, who[:, None] == who
+    return float(similar[same].mean() - similar[~same].mean())
+
+
+def test_both_levels_learn_to_tell_persons_apart_without_labels() -> None:
+    torch.manual_seed(0)
+    images, who = persons()
+    count = len(images)
+    network = Network(Stack(), GlobalPatch(8, num_patches=6, patch_dim=8, embed_dim=8))
+    kinds = {
+        "exemplars": ("ExemplarMemory", "global"),
+        "patches": ("PatchMemory", "patch"),
+        "centres": ("ImageCentres", "image"),
+    }
+    memories = {
+        name: build("memory", f"global_patch.{kind}", dim=network.dims[on]) for name, (kind, on) in kinds.items()
+    }
+    wiring = {
+        name: {"network": "student", "on": on, "labels": "main", "stream": "a" if name == "patches" else ["a", "b"],
+               "when": "after" if name == "exemplars" else "before"}
+        for name, (_, on) in kinds.items()
+    }  # fmt: skip
+    both = {"stream": ["a", "b"]}
+    terms = [
+        ({"type": "MemoryContrast"}, {**both, "on": "global", "memory": "exemplars"}),
+        ({"type": "global_patch.GSL"}, {**both, "on": "global", "memory": "exemplars"}),
+        ({"type": "global_patch.PEDAL", "k": 3}, {"stream": "a", "on": "patch", "memory": "patches", "weight": 2.0}),
+        ({"type": "global_patch.IPFL"}, {**both, "on": "image", "memory": "centres"}),
+    ]
+    objective = Objective([BoundTerm(str(spec["type"]), build("loss", spec), keys) for spec, keys in terms])
+    model = StageModel(
+        {"student": network}, {}, memories, wiring, objective, {"a": lambda x: x, "b": _brighter},
+        {"a": "main", "b": "main"}, joint=True,
+    )  # fmt: skip
+    wrapper = PrecisionOptimWrapper(optimizer=build_optimizer(model, {"type": "Adam", "lr": 3e-3}))
+    refiner = build("refiner", {"type": "global_patch.CredibleSamples", "k": 3})
+
+    @torch.no_grad()
+    def bank() -> dict[str, Tensor]:
+        features = network.eval()(images)
+        network.train()
+        return dict(features)
+
+    model.train()
+    for _ in range(3):  # running statistics
+        network(images)
+    before = bank()
+    for name, memory in memories.items():
+        memory.reset(before[kinds[name][1]], torch.arange(count))
+    values = []
+    for _ in range(6):
+        labels = _labelled(refiner, memories["exemplars"].images)
+        for _ in range(10):
+            picked = torch.randperm(count)[:16]
+            batch = Batch(images[picked], picked, picked, extra={"neighbours": labels[picked]})
+            values.append(model.train_step({"a": batch, "b": batch}, wrapper))
+        for memory in memories.values():
+            memory.reset(None, torch.arange(count))
+    after = bank()
+    for name in ("embed", "global", "patch"):
+        one, two = (contrast(F.normalize(b[name].flatten(1)), who) for b in (before, after))
+        assert two > one + 0.2, (name, one, two)
+    for name in ("global_patch.PEDAL", "global_patch.IPFL"):  # the others' targets change with the neighbours
+        assert sum(v[name] for v in values[-10:]) < 0.8 * sum(v[name] for v in values[:10]), name
+
+
+def _brighter(images: Tensor) -> Tensor:
+    return images + 0.6 * torch.randn(len(images), 3, 1, 1)
+
+
+def _labelled(refiner: Any, features: Tensor) -> Tensor:
+    instances = Instances()
+    labels = LabelSet(instances(features))
+    context = Labelling({"global": features}, "global", None, instances, lambda **_: labels.labels, 0)
+    return torch.from_numpy(refiner(labels, context).extra["neighbours"])
