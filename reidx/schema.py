@@ -113,8 +113,8 @@ class Level:
     network: str = "student"
     on: str = "embed"
     memory: str | None = None
-    """Label what this memory holds of all images, in place of features extracted anew; at first, when it holds none yet,
-    the feature ``on``."""
+    """Label what this memory holds of all images, in place of the feature ``on`` extracted anew; which it is at first, when
+    the memory holds none yet."""
     distance: Spec | None = part("distance", "Jaccard", optional=True)
     clusterer: Spec = part("clusterer", "DBSCAN")
     refiners: list[Spec] = parts("refiner")

@@ -166,16 +166,6 @@ class _StageCheck(StageAsks):
                 raise self.error(
                     at, f"memory {level.memory!r} holds {key} {memory[key]!r}, the level is {key} {getattr(level, key)!r}."
                 )
-        parts = [("refiner", refiner) for refiner in level.refiners]
-        if level.distance is not None:
-            parts.append(("distance", level.distance))
-        for kind, spec in parts:
-            missing = contract(kind, spec).requires - {level.on}
-            if missing:
-                raise self.error(
-                    at, f"{spec['type']} needs {', '.join(sorted(missing))} too, which a memory of {level.on!r} does not hold; "
-                    "leave `memory` out to have features extracted."
-                )
 
     def memory(self, name: str, memory: dict[str, Any]) -> None:
         at: KeyPath = ("memories", name)

@@ -344,7 +344,6 @@ def test_views(refused):
 
 def test_a_level_on_a_memory(refused, register):
     register("memory", Palette)
-    register("refiner", HalvesJaccard)
     memories = {"rows": ROWS, "all": {"type": "Palette"}}
     assert refused(labels=labels(memory="all"), memories=memories) == ""
     assert "there is no memory called 'al'" in refused(labels=labels(memory="al"), memories=memories)
@@ -353,9 +352,6 @@ def test_a_level_on_a_memory(refused, register):
     )
     message = refused(labels=labels(memory="all", on="pooled"), memories=memories)
     assert message.endswith("memory 'all' holds on 'embed', the level is on 'pooled'.")
-    model = {"backbone": {"type": "Timm", "name": "test_resnet"}, "fusion": {"type": "Views"}}
-    message = refused(labels=labels(memory="all", refiners=[{"type": "HalvesJaccard"}]), memories=memories, model=model)
-    assert "HalvesJaccard needs lower, upper too, which a memory of 'embed' does not hold" in message
 
 
 def test_a_batch_norm_for_each_domain(refused):

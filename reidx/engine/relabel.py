@@ -139,7 +139,9 @@ class Relabeller:
             banks[source] = self.extractor.bank(domain, "train", network, names, flip, what)
         for name, plan in due.items():
             held = self._held(plan)
-            bank = banks[plan.source] if held is None else {plan.settings.on: held}
+            bank = banks.get(plan.source, {})
+            if held is not None:
+                bank = {**bank, plan.settings.on: held}
             report.update(self._label(name, plan, bank, epoch))
             self._reset(name, plan.domain, banks, plan.settings.flip)
         for domain in dict.fromkeys(identity_domains.values()):
@@ -167,8 +169,11 @@ class Relabeller:
         wanted: dict[Source, set[str]] = {}
         for level, plan in due.items():
             domain, _, flip = plan.source
-            if self._held(plan) is None:
-                wanted.setdefault(plan.source, set()).update(plan.pipeline.views)
+            views = plan.pipeline.views
+            if self._held(plan) is not None:
+                views -= {plan.settings.on}
+            if views:
+                wanted.setdefault(plan.source, set()).update(views)
             for wiring in self._memories(level, bank_only=True).values():
                 wanted.setdefault((domain, wiring["network"], flip), set()).add(wiring["on"])
         return wanted
