@@ -36,6 +36,7 @@ def reidx_components() -> Sequence[Component]:
         Component("clusterer", "KMeans", "reidx.labels.kmeans:KMeans", {"n_clusters": 500}),
         Component("clusterer", "MiniBatchKMeans", "reidx.labels.kmeans:MiniBatchKMeans", {"n_clusters": 500}),
         Component("clusterer", "HDBSCAN", "reidx.labels.hdbscan:HDBSCAN"),
+        Component("clusterer", "Instances", "reidx.labels.instances:Instances"),
         Component("clusterer", "InfoMap", "reidx.labels.infomap:InfoMap"),
         Component("memory", "LinearClassifier", "reidx.memory.classifier:LinearClassifier"),
         Component("loss", "CrossEntropy", "reidx.losses.cross_entropy:CrossEntropy"),

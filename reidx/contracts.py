@@ -6,7 +6,7 @@ Tensors travel in :class:`Features` and :class:`Batch`, labellings in :class:`La
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +42,8 @@ class Batch:
     """One batch of one stream: images (B,3,H,W) and what is known of them.
 
     ``index`` (B,) are positions in the domain's training split; ``targets`` (B,) are the stream's labels, absent when
-    the stream is unlabelled; ``weights`` (B,) and ``soft_targets`` (B,K) come from refiners.
+    the stream is unlabelled; ``weights`` (B,), ``soft_targets`` (B,K) and what is in ``extra``, by name (B,…), come from
+    refiners.
     """
 
     images: Tensor
@@ -51,35 +52,47 @@ class Batch:
     cameras: Tensor | None = None
     weights: Tensor | None = None
     soft_targets: Tensor | None = None
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Batch:
-        moved: dict[str, Any] = {
-            name: None if value is None else value.to(device, non_blocking=True)
-            for name, value in vars(self).items()
-        }
-        return Batch(**moved)
+        return self.each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory, which a GPU fetches from while the host goes on."""
-        pinned: dict[str, Any] = {
-            name: value.pin_memory() if value is not None and value.device.type == "cpu" else value
-            for name, value in vars(self).items()
+        return self.each(lambda tensor: tensor.pin_memory() if tensor.device.type == "cpu" else tensor)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with ``change`` made of each of its tensors."""
+        changed: dict[str, Any] = {
+            name: None if value is None else change(value) for name, value in vars(self).items() if name != "extra"
         }
-        return Batch(**pinned)
+        return Batch(**changed, extra={name: change(value) for name, value in self.extra.items()})
 
 
 @dataclass
 class LabelSet:
     """A labelling of N images: ``labels`` (N,) int64, −1 = outlier, else 0..K−1 without gaps.
 
-    ``weights`` (N,…) float32 and ``soft_targets`` (N,K) float32 are refiners' additions; ``report`` is what the epoch's
-    log shows of it.
+    ``weights`` (N,) float32, ``soft_targets`` (N,K) float32 and what is in ``extra``, by name (N,…), are refiners'
+    additions; a loss gets each by naming it. ``report`` is what the epoch's log shows of the labelling.
     """
 
     labels: np.ndarray
     weights: np.ndarray | None = None
     soft_targets: np.ndarray | None = None
+    extra: dict[str, np.ndarray] = field(default_factory=dict)
     report: dict[str, float] = field(default_factory=dict)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of its arrays by name: ``labels``, and what refiners added."""
+        own = {"labels": self.labels, "weights": self.weights, "soft_targets": self.soft_targets}
+        return {**{name: array for name, array in own.items() if array is not None}, **self.extra}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> LabelSet:
+        """The inverse of :meth:`arrays`."""
+        extra = {k: v for k, v in arrays.items() if k not in ("labels", "weights", "soft_targets")}
+        return cls(arrays["labels"], arrays.get("weights"), arrays.get("soft_targets"), extra)
 
     @property
     def count(self) -> int:

@@ -13,6 +13,11 @@ from typing import Any, Literal
 Spec = dict[str, Any]
 
 
+def listed(names: str | list[str] | None) -> list[str]:
+    """The names that a key holds: of one, of several, or of none."""
+    return [names] if isinstance(names, str) else list(names or [])
+
+
 def part(kind: str, default: str | None = None, *, wiring: type | None = None, **meta: Any) -> Any:
     """A field that holds one component of ``kind``; ``wiring`` is a dataclass of the engine's own keys in the spec."""
     metadata = {"kind": kind, "wiring": wiring, **meta}
@@ -65,6 +70,8 @@ class Model:
     freeze: list[str] = field(default_factory=list)
     """Modules (and single parameters) that are not trained, by their names in the network, ``*``, ``?`` and ``[…]`` as in
     file names: ``backbone.model.layer[12]``. They stay in evaluation mode: their BatchNorms keep their statistics."""
+    domain_bn: bool = False
+    """Each domain that the stage draws from has BatchNorms of its own, weights and statistics, which start alike."""
 
 
 @dataclass
@@ -94,6 +101,8 @@ class Stream:
     """``identity`` (the data set's own), the name of a label level, or null."""
     sampler: Spec = part("sampler", "PK")
     transform: Spec = part("transform", "ReidAugment")
+    views: dict[str, Spec] = parts("transform", dict)
+    """Further streams by name, each of the same images in the same order, under a transform of its own."""
 
 
 @dataclass
@@ -103,6 +112,9 @@ class Level:
     domain: str | None = None
     network: str = "student"
     on: str = "embed"
+    memory: str | None = None
+    """Label what this memory holds of all images, in place of features extracted anew; at first, when it holds none yet,
+    the feature ``on``."""
     distance: Spec | None = part("distance", "Jaccard", optional=True)
     clusterer: Spec = part("clusterer", "DBSCAN")
     refiners: list[Spec] = parts("refiner")
@@ -120,19 +132,32 @@ class MemoryWiring:
     network: str = "student"
     on: str = "embed"
     labels: str = "main"
+    stream: str | list[str] | None = None
+    """The streams whose images it takes in; null: all with its labels."""
+    update: Literal["after", "before"] = "after"
+    """When it takes in a step's images: after the optimiser's step, or before the objective is computed."""
 
 
 @dataclass
 class Term:
-    """One term of the objective. ``against`` is a teacher's name; ``from_epoch`` counts from 0."""
+    """One term of the objective: what it looks at, what it compares that with, how much it counts, and when."""
 
-    stream: str | None = None
+    stream: str | list[str] | None = None
+    """One stream, or several, whose images are laid end to end; null: the only one."""
     network: str = "student"
     on: str = "embed"
-    memory: str | None = None
+    memory: str | list[str] | None = None
+    """Whose scores: of several memories they stand side by side, and a target counts from its own memory's first."""
     against: str | None = None
+    """The network it is compared with: a teacher, or the student itself by another feature."""
+    against_on: str | None = None
+    """The feature of ``against``; null: as ``on``."""
+    against_memory: str | None = None
+    """The memory that ``against`` is scored by; null: as ``memory``."""
     weight: float = 1.0
     from_epoch: int = number(0, 0)
+    until_epoch: int | None = number(None, 1)
+    """The first epoch without it, counted from 0; null: it stays."""
 
 
 @dataclass
@@ -153,6 +178,8 @@ class OptimizerWiring:
     """Each layer of a backbone learns at this share of the rate of the one above; all but the backbones learn at ``lr``."""
     no_decay_norm_bias: bool = False
     """No weight decay for norms, biases and other vectors."""
+    moments: str | None = None
+    """``stage:NAME``: begin with what the optimiser knew of the networks' gradients at the end of that stage."""
     lr_batch: int | None = number(None, 1)
     """Images a step that ``lr`` is stated for, over all processes. Nothing is scaled by it: the run says where a stream
     has another number, and the card keeps both."""
@@ -211,6 +238,22 @@ class Stage:
     )
     schedule: list[Spec] = field(default_factory=list, metadata={"catalogue": "schedule"})
     evaluate: Evaluate = field(default_factory=Evaluate)
+
+
+    @property
+    def domains(self) -> list[str]:
+        """The domains that it draws from."""
+        return list(dict.fromkeys(stream.domain for stream in self.streams.values()))
+
+    def seen_by(self, term: Spec) -> list[str]:
+        """The streams that a term looks at: those it names, or the only one."""
+        return listed(term["stream"]) or list(self.sources)[:1]
+
+    @property
+    def sources(self) -> dict[str, Stream]:
+        """The streams by all names under which a step has images: their own, and those of their views."""
+        views = {view: stream for stream in self.streams.values() for view in stream.views}
+        return {**self.streams, **views}
 
 
 @dataclass

@@ -12,6 +12,7 @@ from reidx.config_node import KeyPath, dotted
 from reidx.config_parts import own_spec
 from reidx.engine.optim import build_optimizer, schedules
 from reidx.errors import ConfigError
+from reidx.labels.pipeline import variations
 from reidx.schema import OptimizerWiring, Stage, Term
 
 if TYPE_CHECKING:
@@ -37,20 +38,29 @@ class _Trial:
             size = self.config.experiment.data.image_size
             context = {"image_size": size, "mean": (0.5,) * 3, "std": (0.5,) * 3}
             self.part("transform", stream.transform, ("streams", name, "transform"), **context)
+            for view, spec in stream.views.items():
+                self.part("transform", spec, ("streams", name, "views", view), **context)
         for name, level in stage.labels.items():
             at: KeyPath = ("labels", "levels", name)
             if level.distance is not None:
                 self.part("distance", level.distance, (*at, "distance"), device="cpu")
-            self.part("clusterer", level.clusterer, (*at, "clusterer"), seed=0)
-            for index, refiner in enumerate(level.refiners):
-                self.part("refiner", refiner, (*at, "refiners", index))
+            clusterer = self.part("clusterer", level.clusterer, (*at, "clusterer"), seed=0)
+            for index, spec in enumerate(level.refiners):
+                place: KeyPath = (*at, "refiners", index)
+                refiner = self.part("refiner", spec, place)
+                try:
+                    asked = variations(refiner, clusterer)
+                except ConfigError as error:
+                    raise self.refused(place, error) from error
+                for settings in asked:
+                    self.part("clusterer", {**level.clusterer, **settings}, place, seed=0)
         for index, term in enumerate(stage.objective):
             self.part("loss", term, ("objective", index))
         self.part("protocol", stage.evaluate.protocol, ("evaluate", "protocol"))
         self.optimizer(stage)
 
-    def part(self, kind: str, spec: dict[str, Any], at: KeyPath, **context: Any) -> None:
-        build(kind, own_spec(spec, Term if kind == "loss" else None), where=self.where(at), **context)
+    def part(self, kind: str, spec: dict[str, Any], at: KeyPath, **context: Any) -> Any:
+        return build(kind, own_spec(spec, Term if kind == "loss" else None), where=self.where(at), **context)
 
     def optimizer(self, stage: Stage) -> None:
         """Build the optimiser and the schedules over two parameters, shaped as a convolution's."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reidx import builder, wiring
+from reidx import builder, wiring, wiring_asks, wiring_terms
 from reidx.engine import preflight
 from reidx.plugins import registry
 from reidx.registry import KINDS, Component, Entry, Registry
@@ -49,7 +49,7 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, type], None]:
     for kind in KINDS:
         for entry in registry().entries(kind):
             known.add(entry)
-    for module in (builder, wiring, preflight):
+    for module in (builder, wiring, wiring_asks, wiring_terms, preflight):
         monkeypatch.setattr(module, "registry", lambda: known)
     home = types.ModuleType("registered_for_a_test")
     monkeypatch.setitem(sys.modules, home.__name__, home)

@@ -261,7 +261,121 @@ def test_a_loss_that_needs_labels_on_a_stream_without(refused):
 
 def test_a_loss_that_asks_for_an_unknown_input_is_the_plugins_fault(refused):
     message = refused(objective=[{"loss": "Greedy"}])
-    assert message.startswith("loss Greedy: its forward asks for 'colours'; a loss may ask for features, targets, scores,")
+    assert message.startswith(
+        "loss Greedy: its forward asks for 'colours', which nothing installed provides; a loss may ask for features, targets,"
+    )
+
+
+class Painter:
+    """A refiner that gives colours."""
+
+    provides = frozenset({"colours"})
+
+
+class Palette:
+    """A memory that gives colours."""
+
+    provides = frozenset({"colours"})
+    images = Tensor()
+
+    def __init__(self, dim: int) -> None: ...
+
+
+def test_an_input_that_a_refiner_or_a_memory_provides(refused, register):
+    register("refiner", Painter)
+    register("memory", Palette)
+    greedy = {"loss": "Greedy"}
+    assert refused(objective=[greedy]) == (
+        "loss: Greedy | stages.0.objective.0: Greedy needs 'colours', which no refiner of stream 'target' and no memory of "
+        "the term provides. Installed that do: Painter, Palette."
+    )
+    assert refused(objective=[greedy], labels=labels(refiners=[{"type": "Painter"}])) == ""
+    assert refused(objective=[{**greedy, "memory": "p"}], memories={"p": {"type": "Palette"}}) == ""
+    assert "Greedy needs 'colours'" in refused(  # a memory that the term is not wired to
+        objective=[{**greedy, "memory": "rows"}], memories={"rows": ROWS, "p": {"type": "Palette"}}
+    )
+
+
+# ---- several streams, several memories, another feature, views
+
+
+def test_a_term_on_several_streams_and_memories(refused):
+    streams = {**stream(), "second": stream(labels="identity")["target"]}
+    memories = {"rows": ROWS, "ids": {**ROWS, "labels": "identity"}}
+    both = {"stream": ["target", "second"], "memory": ["rows", "ids"]}
+    assert refused(streams=streams, memories=memories, objective=[{**TERM, **both}]) == ""
+    assert "there is no stream called 'thrid'" in refused(
+        streams=streams, memories=memories, objective=[{**TERM, **both, "stream": ["target", "thrid"]}]
+    )
+    message = refused(streams=streams, memories=memories, objective=[{**TERM, "stream": "second", "memory": ["rows"]}])
+    assert message.endswith("memory 'rows' holds labels 'main', stream 'second' carries 'identity'.")
+    twice = {"rows": ROWS, "ids": ROWS}
+    message = refused(streams=stream(), memories=twice, objective=[{**TERM, "memory": ["rows", "ids"]}])
+    assert message.endswith("stream 'target' carries 'main'; exactly one of them must hold these.")
+
+
+def test_what_a_term_is_compared_with(refused):
+    distil = {"loss": "Distil", "against": "student"}
+    assert refused(objective=[{**distil, "against_on": "pooled"}]) == ""
+    assert "has no feature 'upper'" in refused(objective=[{**distil, "against_on": "upper"}])
+    assert "there is no memory called 'x'" in refused(objective=[{**distil, "against_memory": "x"}])
+    assert "the term ends before it begins (from_epoch 1)." in refused(objective=[{**TERM, "from_epoch": 1, "until_epoch": 1}])
+    assert refused(objective=[{**TERM, "until_epoch": 1}]) == ""
+
+
+def test_the_streams_of_a_memory(refused):
+    streams = {**stream(), "second": stream(labels="identity")["target"]}
+    rows = {**ROWS, "stream": "target"}
+    assert refused(streams=streams, memories={"rows": rows}, objective=[{**TERM, "stream": "target"}]) == ""
+    message = refused(
+        streams=streams, memories={"rows": {**ROWS, "stream": ["target", "second"]}}, objective=[{**TERM, "stream": "target"}]
+    )
+    assert message.endswith("stream 'second' carries labels 'identity', the memory holds 'main'.")
+
+
+def test_views(refused):
+    seen_again = stream(views={"again": {"type": "ReidAugment"}})
+    assert "say which stream it looks at (stream: target or again)." in refused(streams=seen_again)
+    assert refused(streams=seen_again, objective=[{**TERM, "stream": ["target", "again"]}]) == ""
+    assert "'target' cannot be used as a name here" in refused(streams=stream(views={"target": {"type": "ReidAugment"}}))
+    with pytest.raises(AssertionError, match=r"views.again.: unknown key 'flop'"):  # its message begins with the component
+        refused(streams=stream(views={"again": {"type": "ReidAugment", "flop": 1}}))
+
+
+def test_a_level_on_a_memory(refused, register):
+    register("memory", Palette)
+    register("refiner", HalvesJaccard)
+    memories = {"rows": ROWS, "all": {"type": "Palette"}}
+    assert refused(labels=labels(memory="all"), memories=memories) == ""
+    assert "there is no memory called 'al'" in refused(labels=labels(memory="al"), memories=memories)
+    assert "LinearClassifier does not hold an entry for each image, so it cannot be clustered." in refused(
+        labels=labels(memory="rows"), memories=memories
+    )
+    message = refused(labels=labels(memory="all", on="pooled"), memories=memories)
+    assert message.endswith("memory 'all' holds on 'embed', the level is on 'pooled'.")
+    model = {"backbone": {"type": "Timm", "name": "test_resnet"}, "fusion": {"type": "Views"}}
+    message = refused(labels=labels(memory="all", refiners=[{"type": "HalvesJaccard"}]), memories=memories, model=model)
+    assert "HalvesJaccard needs lower, upper too, which a memory of 'embed' does not hold" in message
+
+
+def test_a_batch_norm_for_each_domain(refused):
+    model = {**tiny_experiment("nowhere")["model"], "domain_bn": True}
+    assert refused(model=model) == ""
+    data = tiny_experiment("nowhere")["data"]
+    data["domains"]["other"] = {"type": "Market1501", "root": "."}
+    message = refused(model=model, data=data, evaluate={"domain": "other"})
+    assert "there is no domain that a stream draws from (model.domain_bn: one BatchNorm each) called 'other'" in message
+    message = refused(model=model, joint=True)
+    assert "one pass over all streams has one BatchNorm, but model.domain_bn asks for several." in message
+
+
+def test_moments_come_from_a_stage_before(refused):
+    one = {"epochs": 1, "iters": 1}
+    adam = {"type": "Adam", "lr": 1e-3}
+    stages = [{"name": "a", **one}, {"name": "b", "optimizer": {**adam, "moments": "stage:a"}, **one}]
+    assert refused(stages=stages) == ""
+    stages[1]["optimizer"] = {**adam, "moments": "stage:b"}
+    assert "there is no stage that trains before this one called 'b'. There is: a." in refused(stages=stages)
 
 
 def test_nothing_to_train_on_or_for(refused):

@@ -23,10 +23,10 @@ class LabelledView(Dataset[Any]):
     def __init__(self, store: ImageStore, cameras: np.ndarray, labels: LabelSet | None) -> None:
         self.store = store
         self.cameras = torch.from_numpy(cameras)
-        self.targets = None if labels is None else torch.from_numpy(labels.labels)
-        given = labels or LabelSet(np.zeros(0, dtype=np.int64))
-        self.weights = None if given.weights is None else torch.from_numpy(given.weights)
-        self.soft_targets = None if given.soft_targets is None else torch.from_numpy(given.soft_targets)
+        given = {} if labels is None else {k: torch.from_numpy(v) for k, v in labels.arrays().items()}
+        self.targets, self.weights = given.pop("labels", None), given.pop("weights", None)
+        self.soft_targets = given.pop("soft_targets", None)
+        self.extra = given
 
     def __len__(self) -> int:
         return len(self.store)
@@ -46,7 +46,8 @@ class LabelledView(Dataset[Any]):
                 ("soft_targets", self.soft_targets),
             )
         }
-        return Batch(self.store.batch(positions), index, **labelled)
+        extra = {name: column[index] for name, column in self.extra.items()}
+        return Batch(self.store.batch(positions), index, **labelled, extra=extra)
 
 
 def as_it_is(batch: Batch) -> Batch:
@@ -71,10 +72,13 @@ def batches(view: LabelledView, sampler: Iterable[list[int]], workers: int) -> D
 
 
 class StreamLoader:
-    """One batch of every stream a step, ``iters`` steps an epoch: a mapping from stream name to :class:`Batch`."""
+    """One batch of every stream a step, ``iters`` steps an epoch: a mapping from stream name to :class:`Batch`.
 
-    def __init__(self, iters: int) -> None:
-        self.iters = iters
+    ``views`` names further streams, each with the stream whose images it shows again.
+    """
+
+    def __init__(self, iters: int, views: Mapping[str, str] | None = None) -> None:
+        self.iters, self.views = iters, dict(views or {})
         self.loaders: Mapping[str, DataLoader[Any]] = {}
         self.dataset = self  # what mmengine's hooks look at for meta information
 
@@ -89,4 +93,5 @@ class StreamLoader:
         # one iterator after the other is made, in the order of the names' mention: each draws its seed from torch
         iterators = {name: iter(loader) for name, loader in self.loaders.items()}
         for _ in range(self.iters):
-            yield {name: next(iterator) for name, iterator in iterators.items()}
+            drawn = {name: next(iterator) for name, iterator in iterators.items()}
+            yield {**drawn, **{view: drawn[stream] for view, stream in self.views.items()}}

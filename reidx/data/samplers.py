@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -90,9 +90,10 @@ class PK(BatchSampler):
     image, else from the rest of it; without replacement when they are enough (LP section 1.6).
 
     An identity of one image gives that image ``instances`` times (each with its own augmentation), so that P
-    times K holds; the reference code takes it once, which shifts all later identities across the borders of
-    batches. Where the reference code wants ``instances`` candidates to draw without replacement, one less is
-    enough here.
+    times K holds. With ``singles: once`` it comes once, as in the reference code: identities follow each other until
+    the P times K places are full, and one that does not fit goes on in the next batch, so a batch may have more
+    identities than P, and one twice. Where the reference code wants ``instances`` candidates to draw without
+    replacement, one less is enough here.
 
     Raises :class:`ConfigError` when ``identities`` is no multiple of ``world_size``, :class:`DataError` when
     every label is -1.
@@ -109,6 +110,7 @@ class PK(BatchSampler):
         identities: int = 16,
         instances: int = 4,
         use_cameras: bool = True,
+        singles: Literal["repeat", "once"] = "repeat",
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -128,7 +130,7 @@ class PK(BatchSampler):
             )
         borders = np.flatnonzero(np.diff(labels[order])) + 1
         self.members: list[np.ndarray] = np.split(order, borders)
-        self.identities, self.instances = identities, instances
+        self.identities, self.instances, self.singles = identities, instances, singles
         self.camera_of = np.asarray(cameras) if use_cameras and cameras is not None else None
 
     @classmethod
@@ -136,10 +138,16 @@ class PK(BatchSampler):
         return {"cameras": "used" if params.get("use_cameras", True) else "unused"}
 
     def plan(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        left = np.empty(0, np.int64)
         for chosen in _rounds(rng, len(self.members), self.identities):
-            yield np.concatenate([self._draw(rng, self.members[i]) for i in chosen])
+            left = np.concatenate([left, *(self._draw(rng, self.members[i]) for i in chosen)])
+            while len(left) >= self.size:
+                yield left[: self.size]
+                left = left[self.size :]
 
     def _draw(self, rng: np.random.Generator, members: np.ndarray) -> np.ndarray:
+        if len(members) == 1 and self.singles == "once":
+            return members
         anchor = members[rng.integers(len(members))]
         others = members[:0]
         if self.camera_of is not None:

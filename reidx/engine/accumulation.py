@@ -12,31 +12,34 @@ from torch.utils.checkpoint import checkpoint
 
 from reidx.contracts import Features
 from reidx.errors import ConfigError
+from reidx.models.domain_norm import enter
 from reidx.models.network import Network
 
 
 def in_parts(
-    network: Network, images: Tensor, teacher: Tensor | None = None, parts: int = 1
+    network: Network, images: Tensor, teacher: Tensor | None = None, parts: int = 1, domain: str | None = None
 ) -> tuple[Tensor, Features]:
     """The map and the features of ``images`` (B,3,H,W), of which ``parts`` equal shares pass one after the other.
 
     What a forward pass would keep for backward is thrown away after each part and made again when backward comes to it,
     so that the loss is one of all features: terms that compare images with each other need no second form. It costs one
     more forward pass. Gradients are those of the undivided batch up to rounding (with dropout: up to what it draws),
-    running statistics move once. ``teacher`` (B,C,h,w) is the teacher's map. Raises :class:`ConfigError` as
+    running statistics move once. ``teacher`` (B,C,h,w) is the teacher's map, ``domain`` that of the images, for a network that
+    has BatchNorms for each. Raises :class:`ConfigError` as
     :func:`check_parts`.
 
     Source: Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", RepL4NLP 2021
     (gradient caching); recomputed as in Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.
     """
-    if parts == 1:
-        maps = network.map(images)
-        return maps, network.head(maps, teacher)
-    check_parts(network, len(images), parts)
 
     def forward(part: Tensor, teachers: Tensor | None) -> tuple[Tensor, Features]:
+        enter(network, domain)
         maps = network.map(part)
         return maps, network.head(maps, teachers)
+
+    if parts == 1:
+        return forward(images, teacher)
+    check_parts(network, len(images), parts)
 
     made: list[tuple[Tensor, Features]] = []
     teachers = [None] * parts if teacher is None else teacher.chunk(parts)

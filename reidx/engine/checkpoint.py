@@ -18,6 +18,7 @@ from torch import Tensor
 from reidx import processes
 from reidx.engine.faults import GONE, NO_ROOM
 from reidx.errors import CheckpointError, RunError, out_of_memory
+from reidx.models.domain_norm import for_each_domain
 
 KEEP = 2
 """How many of the newest checkpoints of a stage are kept."""
@@ -205,6 +206,7 @@ def load_weights(
     weights = strip_prefix(state, f"networks.{name}.")
     if not weights:
         raise CheckpointError(f"{path} is not a checkpoint of a stage: it has no networks.{name}.* weights.")
+    weights = for_each_domain(network, weights)
     must = "" if whole else "backbone."
     own = network.state_dict()
     shapes = [

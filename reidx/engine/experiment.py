@@ -226,7 +226,8 @@ def _refuse_stale(stages: list[Stage], finished: list[dict[str, Any] | None], pa
         if earlier is None and (path / "done.json").is_file()
     }
     for stage, earlier, path in zip(stages, finished, paths):
-        sources = {stage.init, *(teacher.weights for teacher in stage.teachers.values())} & unfinished.keys()
+        begun = {stage.init, stage.optimizer["moments"], *(teacher.weights for teacher in stage.teachers.values())}
+        sources = begun & unfinished.keys()
         if earlier is not None and sources:
             source = unfinished[min(filter(None, sources))]
             raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from reidx.memory import Memory
 from reidx.models.network import Network
 from reidx.models.norm import statistics_in_order
 from reidx.models.teachers import EMA, freeze
+from reidx.schema import listed
 from reidx.spans import span
 
 
@@ -26,8 +28,9 @@ class StageModel(BaseModel):
 
     ``networks`` holds ``student``, ``teachers`` the rest by name with their settings (``type`` EMA, Frozen or Peer);
     ``transforms`` makes network input of a stream's uint8 images, on the device; ``memory_wiring`` says which network's
-    which feature, under which labels, a memory takes in; ``stream_labels`` names the labels of each stream. ``accumulate``
-    is the number of parts in which images pass through the networks (:mod:`reidx.engine.accumulation`).
+    which feature, under which labels, of which streams, a memory takes in, and when (:class:`reidx.schema.MemoryWiring`);
+    ``stream_labels`` names the labels of each stream, ``domains`` the domain where networks have a BatchNorm for each.
+    ``accumulate`` is the number of parts in which images pass through the networks (:mod:`reidx.engine.accumulation`).
     """
 
     def __init__(
@@ -35,13 +38,14 @@ class StageModel(BaseModel):
         networks: Mapping[str, Network],
         teachers: Mapping[str, Mapping[str, Any]],
         memories: Mapping[str, Memory],
-        memory_wiring: Mapping[str, Mapping[str, str]],
+        memory_wiring: Mapping[str, Mapping[str, Any]],
         objective: Objective,
         transforms: Mapping[str, Callable[[Tensor], Tensor]],
         stream_labels: Mapping[str, str | None],
         joint: bool = False,
         memory_format: torch.memory_format = torch.contiguous_format,
         accumulate: int = 1,
+        domains: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.networks = nn.ModuleDict(networks)
@@ -50,7 +54,7 @@ class StageModel(BaseModel):
         self.teachers = {name: dict(settings) for name, settings in teachers.items()}
         self.memory_wiring, self.stream_labels = memory_wiring, stream_labels
         self.transforms, self.joint, self.memory_format = transforms, joint, memory_format
-        self.accumulate = accumulate
+        self.accumulate, self.domains = accumulate, dict(domains or {})
         self.averages = {
             name: EMA(settings["momentum"], settings["warmup"], settings["batch_norm"])
             for name, settings in self.teachers.items()
@@ -116,7 +120,10 @@ class StageModel(BaseModel):
                 statistics_in_order(network),
             ):
                 teacher = maps.get(self.teacher_of(name) or "", {})
-                made = {s: in_parts(network, x, teacher.get(s), self.accumulate) for s, x in images.items()}
+                made = {
+                    stream: in_parts(network, x, teacher.get(stream), self.accumulate, self.domains.get(stream))
+                    for stream, x in images.items()
+                }
                 maps[name] = {stream: its for stream, (its, _) in made.items()}
                 outputs[name] = {stream: features for stream, (_, features) in made.items()}
         return outputs
@@ -136,18 +143,21 @@ class StageModel(BaseModel):
                 for network, by in self.features(images).items()
             }
             streams = {name: whole(batch) for name, batch in streams.items()}
+            seen = {
+                network: {stream: Features({k: v.detach() for k, v in f.items()}) for stream, f in by.items()}
+                for network, by in outputs.items()
+            }
+            self._seen = seen, dict(streams)
+            self._take_in("before")
             total, values = self.objective(outputs, streams, self.memories)
-        seen = {
-            network: {stream: Features({k: v.detach() for k, v in f.items()}) for stream, f in by.items()}
-            for network, by in outputs.items()
-        }
-        self._seen = seen, dict(streams)
         return {"loss": total, **values}
 
     def train_step(self, data: Mapping[str, Batch], optim_wrapper: OptimWrapper) -> dict[str, Tensor]:  # type: ignore[override]
         """One step: losses, optimiser, then the updates of memories and averages; the detached values for the log."""
         with span("to device"):
-            streams = {name: batch.to(self.device) for name, batch in data.items()}
+            different = {id(batch): batch for batch in data.values()}  # views share theirs
+            moved = {key: batch.to(self.device) for key, batch in different.items()}
+            streams = {name: moved[id(batch)] for name, batch in data.items()}
         with optim_wrapper.optim_context(self):
             losses = self._run_forward({"streams": streams}, mode="loss")  # type: ignore[attr-defined]
         optim_wrapper.update_params(losses["loss"])
@@ -158,19 +168,30 @@ class StageModel(BaseModel):
     @torch.no_grad()
     def after_step(self) -> None:
         """Bring memories and averages up to date with the step just made."""
-        # not in forward: a memory changed there would change under the graph that backward still needs
-        assert self._seen is not None
-        outputs, streams = self._seen
+        # not between the objective and backward: a memory changed there would change under the graph
+        self._take_in("after")
         self._seen = None
-        for name, wiring in self.memory_wiring.items():
-            memory: Memory = self.memories[name]  # type: ignore[assignment]
-            for stream, batch in streams.items():
-                if self.stream_labels[stream] == wiring["labels"]:
-                    assert batch.targets is not None
-                    memory.update(outputs[wiring["network"]][stream][wiring["on"]], batch.targets, batch.index)
         for name, average in self.averages.items():
             average.update(self.networks[name], self.networks[self.teachers[name]["of"]], self.steps)
         self.steps += 1
+
+
+    @torch.no_grad()
+    def _take_in(self, when: str) -> None:
+        """Let the memories that are updated ``when`` (before, after) take in what the step has seen: one call each."""
+        assert self._seen is not None
+        outputs, streams = self._seen
+        for name, wiring in self.memory_wiring.items():
+            if wiring.get("update", "after") != when:
+                continue
+            memory: Memory = self.memories[name]  # type: ignore[assignment]
+            labelled = [stream for stream in streams if self.stream_labels[stream] == wiring["labels"]]
+            taken = listed(wiring.get("stream")) or labelled
+            if taken:
+                features = [outputs[wiring["network"]][stream][wiring["on"]] for stream in taken]
+                targets = [streams[stream].targets for stream in taken]
+                index = [streams[stream].index for stream in taken]
+                memory.update(torch.cat(features), torch.cat(targets), torch.cat(index))  # type: ignore[arg-type]
 
 
 def mixed(sizes: list[int], group: int | None) -> Tensor:
@@ -197,5 +218,4 @@ def whole(batch: Batch) -> Batch:
     """What is known of all processes' images; the images themselves stay where they are."""
     if processes.count() == 1:
         return batch
-    known = {name: value for name, value in vars(batch).items() if value is not None and name != "images"}
-    return Batch(batch.images, **{name: processes.joined(value) for name, value in known.items()})
+    return replace(replace(batch, images=batch.index).each(processes.joined), images=batch.images)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reidx.contracts import Batch, Features
-from reidx.schema import Stage
+from reidx.schema import Stage, Term, listed
 
 Outputs = Mapping[str, Mapping[str, Features]]
 """Features by network, then by stream."""
@@ -26,7 +28,7 @@ INPUTS = (
     "cameras",
     "index",
 )
-"""What a loss may name as an argument of its ``forward``."""
+"""What a loss may name as an argument of its ``forward``, beside what the stream's refiners and the term's memory provide."""
 
 
 def inputs_of(loss: type) -> tuple[set[str], set[str]]:
@@ -49,44 +51,101 @@ def term_names(stage: Stage) -> list[str]:
 class BoundTerm(nn.Module):
     """A loss with its wiring: ``forward`` gives the scalar of one step.
 
-    What comes from a teacher carries no gradient. An input that the loss can do without, and the wiring cannot supply,
-    is left out.
+    ``wiring`` has the keys of :class:`reidx.schema.Term`; ``homes`` says for each stream which of several memories holds
+    its labels. What comes from a teacher carries no gradient. An input that the loss can do without, and the wiring cannot
+    supply, is left out.
     """
 
-    def __init__(self, name: str, loss: nn.Module, wiring: Mapping[str, Any]) -> None:
+    def __init__(
+        self, name: str, loss: nn.Module, wiring: Mapping[str, Any], homes: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__()
-        self.name, self.loss = name, loss
-        self.stream, self.network, self.on = wiring["stream"], wiring["network"], wiring["on"]
-        self.memory, self.against = wiring["memory"], wiring["against"]
-        self.weight, self.from_epoch = float(wiring["weight"]), int(wiring["from_epoch"])
-        needed, optional = inputs_of(type(loss))
-        unwired = {"scores"} if self.memory is None else set()
-        unwired |= {"teacher"} if self.against is None else set()
-        unwired |= {"teacher_scores"} if None in (self.memory, self.against) else set()
-        self.inputs = needed | (optional - unwired)
+        self.name, self.loss, self.homes = name, loss, dict(homes or {})
+        fields = {field.name for field in dataclasses.fields(Term)}
+        term = Term(**{key: value for key, value in wiring.items() if key in fields})
+        self.streams, self.network, self.on = listed(term.stream), term.network, term.on
+        self.memories, self.against = listed(term.memory), term.against
+        self.against_on = term.against_on or term.on
+        self.against_memories = listed(term.against_memory) or self.memories
+        self.weight, self.from_epoch, self.until_epoch = float(term.weight), term.from_epoch, term.until_epoch
+        self.needed, optional = inputs_of(type(loss))
+        unwired = set() if self.memories else {"scores"}
+        unwired |= set() if self.against else {"teacher", "teacher_scores"}
+        unwired |= set() if self.against_memories else {"teacher_scores"}
+        self.inputs = self.needed | (optional - unwired)
 
     def forward(
         self, outputs: Outputs, batches: Mapping[str, Batch], memories: Mapping[str, nn.Module]
     ) -> Tensor:
-        batch = batches[self.stream]
-        features = outputs[self.network][self.stream][self.on]
+        streams = [batches[name] for name in self.streams]
+        features = _end_to_end(outputs[self.network][name][self.on] for name in self.streams)
+
+        @functools.cache
+        def columns() -> list[Tensor]:
+            return [memories[name](features) for name in self.memories]
 
         def teacher() -> Tensor:
-            return outputs[self.against][self.stream][self.on].detach()
+            return _end_to_end(outputs[self.against][name][self.against_on] for name in self.streams).detach()  # type: ignore[index]
 
         sources: dict[str, Callable[[], Any]] = {
             "features": lambda: features,
-            "scores": lambda: memories[self.memory](features),
+            "scores": lambda: _side_by_side(columns()),
             "teacher": teacher,
             # a trainable memory would else be trained by what is only its target
-            "teacher_scores": lambda: memories[self.memory](teacher()).detach(),
-            "targets": lambda: batch.targets,
-            "weights": lambda: batch.weights,
-            "soft_targets": lambda: batch.soft_targets,
-            "cameras": lambda: batch.cameras,
-            "index": lambda: batch.index,
+            "teacher_scores": lambda: _side_by_side([memories[m](teacher()) for m in self.against_memories]).detach(),
+            "targets": lambda: self._targets(streams, columns),
+            "weights": lambda: _all(batch.weights for batch in streams),
+            "soft_targets": lambda: _all(batch.soft_targets for batch in streams),
+            "cameras": lambda: _all(batch.cameras for batch in streams),
+            "index": lambda: _all(batch.index for batch in streams),
         }
-        return self.loss(**{name: sources[name]() for name in sorted(self.inputs)})
+        given: dict[str, Any] = {}
+        for name in sorted(self.inputs):
+            if name in sources:
+                given[name] = sources[name]()
+                continue
+            value = self._provided(name, streams, memories)
+            if value is not None or name in self.needed:
+                given[name] = value
+        return self.loss(**given)
+
+    def due(self, epoch: int) -> bool:
+        """Whether the term counts in ``epoch``."""
+        return self.from_epoch <= epoch and (self.until_epoch is None or epoch < self.until_epoch)
+
+    def _targets(self, streams: Sequence[Batch], columns: Callable[[], list[Tensor]]) -> Tensor | None:
+        """The labels, each counted from the first column of the memory that holds its stream's labels."""
+        if len(self.memories) < 2:
+            return _all(batch.targets for batch in streams)
+        shifted = []
+        for name, batch in zip(self.streams, streams):
+            assert batch.targets is not None
+            before = self.memories.index(self.homes[name])
+            begin = sum(scores.shape[1] for scores in columns()[:before])
+            shifted.append(torch.where(batch.targets >= 0, batch.targets + begin, batch.targets))
+        return _end_to_end(shifted)
+
+    def _provided(self, name: str, streams: Sequence[Batch], memories: Mapping[str, nn.Module]) -> Tensor | None:
+        """What refiners give of each image under ``name``, or what a memory has under it."""
+        if all(name in batch.extra for batch in streams):
+            return _end_to_end(batch.extra[name] for batch in streams)
+        holders = [memories[m] for m in self.memories if name in getattr(memories[m], "provides", ())]
+        return getattr(holders[0], name) if holders else None
+
+
+def _end_to_end(parts: Iterable[Tensor]) -> Tensor:
+    parts = list(parts)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _all(parts: Iterable[Tensor | None]) -> Tensor | None:
+    """The streams' columns laid end to end; None if one of them has none."""
+    there = list(parts)
+    return None if any(part is None for part in there) else _end_to_end(part for part in there if part is not None)
+
+
+def _side_by_side(columns: Sequence[Tensor]) -> Tensor:
+    return columns[0] if len(columns) == 1 else torch.cat(list(columns), dim=1)
 
 
 class BoundAlignment(nn.Module):
@@ -98,6 +157,10 @@ class BoundAlignment(nn.Module):
         self.source, self.target = wiring["source"], wiring["target"]
         self.weight, self.from_epoch = float(wiring["weight"]), int(wiring["from_epoch"])
 
+    def due(self, epoch: int) -> bool:
+        """Whether the alignment counts in ``epoch``."""
+        return self.from_epoch <= epoch
+
     def forward(
         self, outputs: Outputs, batches: Mapping[str, Batch], memories: Mapping[str, nn.Module]
     ) -> Tensor:
@@ -106,7 +169,7 @@ class BoundAlignment(nn.Module):
 
 
 class Objective(nn.Module):
-    """The sum over terms of weight · value; terms not yet due (``from_epoch``) count nothing and are not computed."""
+    """The sum over terms of weight · value; terms that are not due count nothing and are not computed."""
 
     def __init__(self, terms: list[BoundTerm | BoundAlignment]) -> None:
         super().__init__()
@@ -120,7 +183,7 @@ class Objective(nn.Module):
         total: Tensor | None = None
         values: dict[str, Tensor] = {}
         for term in self.terms:
-            if self.epoch < term.from_epoch:
+            if not term.due(self.epoch):
                 continue
             value = term(outputs, batches, memories)
             values[term.name] = value.detach()

@@ -19,7 +19,7 @@ from reidx.errors import ConfigError, DataError
 from reidx.evaluation.protocols import has_match, no_match
 from reidx.plugins import registry
 from reidx.schema import MemoryWiring, Stage
-from reidx.wiring import contract
+from reidx.wiring_asks import contract
 
 
 def check_experiment(config: Config, domains: Domains) -> None:
@@ -77,9 +77,9 @@ class _Check:
                 self.cameras((*at, "refiners", index), "refiner", refiner, level.domain)
         for index, term in enumerate(stage.objective):
             needed, _ = inputs_of(registry().find("loss", term["loss"]).load())
-            domain = stage.streams[term["stream"] or next(iter(stage.streams))].domain
-            if "cameras" in needed and not self.has_cameras(domain, "train"):
-                raise self.no_cameras(("objective", index), term["loss"], domain)
+            for domain in dict.fromkeys(stage.sources[name].domain for name in stage.seen_by(term)):
+                if "cameras" in needed and not self.has_cameras(domain, "train"):
+                    raise self.no_cameras(("objective", index), term["loss"], domain)
 
     def evaluation(self, stage: Stage) -> None:
         settings, domain = stage.evaluate, stage.evaluate.domain

@@ -41,7 +41,7 @@ class _Rehearsal:
 
     def run(self, stage: Stage) -> None:
         model = dataclasses.asdict(stage.model)
-        network = build_network(model, self.domains.size, where=self.where(("model",)))
+        network = build_network(model, self.domains.size, self.where(("model",)), stage.domains)
         parts = nn.ModuleList([network])
         for name, spec in stage.memories.items():
             where = self.where(("memories", name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from reidx.engine.optim import parameters_kept
 from reidx.engine.progress import Reporter
 from reidx.errors import CheckpointError
 from reidx.labels.pipeline import LabelPipeline, quality
+from reidx.models.domain_norm import of_domain
 from reidx.models.inference import fast_inference
 from reidx.schema import Level
 from reidx.spans import span
@@ -38,9 +40,13 @@ class LevelPlan:
     pipeline: LabelPipeline
 
     @property
-    def source(self) -> Source:
+    def domain(self) -> str:
         assert self.settings.domain is not None
-        return self.settings.domain, self.settings.network, self.settings.flip
+        return self.settings.domain
+
+    @property
+    def source(self) -> Source:
+        return self.domain, self.settings.network, self.settings.flip
 
     def due(self, epoch: int, known: bool) -> bool:
         """Whether the level is labelled anew at the start of ``epoch``."""
@@ -75,7 +81,7 @@ class Extractor:
         self.model.eval()
         try:
             return extract(
-                self._forward(network),
+                self._forward(network, domain),
                 self.domains.images(domain, split),
                 self.transforms[network],
                 sorted(names),
@@ -90,11 +96,11 @@ class Extractor:
         finally:
             self.model.train(training)
 
-    def _forward(self, name: str) -> Callable[[Tensor], Features]:
-        network = fast_inference(self.model.networks[name])
+    def _forward(self, name: str, domain: str) -> Callable[[Tensor], Features]:
+        network = fast_inference(of_domain(self.model.networks[name], domain))
         if not network.wants_teacher:
             return network
-        teacher = fast_inference(self.model.networks[self.model.teacher_of(name) or name])
+        teacher = fast_inference(of_domain(self.model.networks[self.model.teacher_of(name) or name], domain))
         return lambda images: network.head(network.map(images), teacher.map(images))  # type: ignore[operator]
 
 
@@ -132,8 +138,10 @@ class Relabeller:
             what = f"epoch {epoch + 1}: features of {domain}"
             banks[source] = self.extractor.bank(domain, "train", network, names, flip, what)
         for name, plan in due.items():
-            report.update(self._label(name, plan, banks[plan.source], epoch))
-            self._reset(name, plan.settings.domain or "", banks, plan.settings.flip)
+            held = self._held(plan)
+            bank = banks[plan.source] if held is None else {plan.settings.on: held}
+            report.update(self._label(name, plan, bank, epoch))
+            self._reset(name, plan.domain, banks, plan.settings.flip)
         for domain in dict.fromkeys(identity_domains.values()):
             if IDENTITY not in self.labels:
                 self.labels[IDENTITY] = self.identity(domain)
@@ -159,15 +167,23 @@ class Relabeller:
         wanted: dict[Source, set[str]] = {}
         for level, plan in due.items():
             domain, _, flip = plan.source
-            wanted.setdefault(plan.source, set()).update(plan.pipeline.views)
+            if self._held(plan) is None:
+                wanted.setdefault(plan.source, set()).update(plan.pipeline.views)
             for wiring in self._memories(level, bank_only=True).values():
                 wanted.setdefault((domain, wiring["network"], flip), set()).add(wiring["on"])
         return wanted
 
+    def _held(self, plan: LevelPlan) -> Tensor | None:
+        """What the level's memory holds of all images, where it labels that and there is something yet."""
+        if plan.settings.memory is None:
+            return None
+        images: Tensor = self.model.memories[plan.settings.memory].images  # type: ignore[assignment]
+        return images.cpu() if len(images) else None
+
     @during("clustering")
     @memory_for("Lower k1 of the distance, or set bank: fp16.")
     def _label(self, name: str, plan: LevelPlan, bank: dict[str, Tensor], epoch: int) -> dict[str, float]:
-        domain = plan.settings.domain or ""
+        domain = plan.domain
         split = self.domains.split(domain, "train")
         previous = self.labels[name].labels if name in self.labels else None
         with self.reporter.work(f"epoch {epoch + 1}: clustering {domain}", len(split)) as work:
@@ -195,23 +211,38 @@ class Relabeller:
 
     # ---- what a checkpoint keeps
 
+    def _remembering(self) -> list[tuple[str, int, Any]]:
+        """The refiners that have a state, with their level and their place in it."""
+        return [
+            (name, place, refiner)
+            for name, plan in self.levels.items()
+            for place, refiner in enumerate(plan.pipeline.refiners)
+            if hasattr(refiner, "state_dict")
+        ]
+
     def _images(self, level: str) -> int | None:
         """How many images a level labels; None for the data sets' own labels."""
         domain = self.levels[level].settings.domain if level in self.levels else None
         return None if domain is None else len(self.domains.split(domain, "train"))
 
-    def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """The label sets as tensors."""
-        state = {}
-        for name, labels in self.labels.items():
-            arrays = {"labels": labels.labels, "weights": labels.weights, "soft_targets": labels.soft_targets}
-            state[name] = {k: torch.from_numpy(v) for k, v in arrays.items() if v is not None}
-        return state
+    def state_dict(self) -> dict[str, Any]:
+        """The label sets as tensors, and what refiners remember."""
+        return {
+            "labels": {
+                name: {key: torch.from_numpy(array) for key, array in labels.arrays().items()}
+                for name, labels in self.labels.items()
+            },
+            "refiners": {
+                f"{name}.{place}": refiner.state_dict() for name, place, refiner in self._remembering()
+            },
+        }
 
-    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
+        for name, place, refiner in self._remembering():
+            refiner.load_state_dict(state["refiners"][f"{name}.{place}"])
         self.labels = {}
-        for name, tensors in state.items():
+        for name, tensors in state["labels"].items():
             arrays = {key: np.asarray(tensor.cpu()) for key, tensor in tensors.items()}
             images = self._images(name)
             if images not in (None, len(arrays["labels"])):
@@ -219,6 +250,4 @@ class Relabeller:
                     f"The checkpoint labels {len(arrays['labels'])} images ({name}), but there are {images} now. "
                     "Put the data back as it was, or start anew in another folder (--work-dir)."
                 )
-            self.labels[name] = LabelSet(
-                arrays["labels"], arrays.get("weights"), arrays.get("soft_targets")
-            )
+            self.labels[name] = LabelSet.of(arrays)

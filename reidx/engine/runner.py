@@ -33,6 +33,7 @@ from reidx import processes
 from reidx.engine import checkpoint as checkpoints
 from reidx.engine.faults import DIVERGED
 from reidx.engine.model import StageModel
+from reidx.engine.moments import names_of
 from reidx.engine.optim import fits, parameters_kept
 from reidx.errors import CheckpointError, ReidxError, RunError
 from reidx.memory import Memory
@@ -52,6 +53,7 @@ class StateHook(Hook):
             "loop": runner.train_loop.state_dict(),  # type: ignore[attr-defined]
             "memories": {name: memory.state_dict() for name, memory in model.memories.items()},
             "steps": model.steps,
+            "parameters": names_of(runner.optim_wrapper.optimizer, model),
             "world_size": runner.world_size,
         }
         # history buffers are pickled objects, and all they hold is the smoothing of the log

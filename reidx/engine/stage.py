@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from reidx.engine.forecast import work_of
 from reidx.engine.journal import Journal
 from reidx.engine.loop import Report, StageLoop
 from reidx.engine.model import StageModel
+from reidx.engine.moments import take_moments
 from reidx.engine.objective import BoundAlignment, BoundTerm, Objective, term_names
 from reidx.engine.optim import PrecisionOptimWrapper, build_optimizer, clipping, schedules
 from reidx.engine.progress import Reporter
@@ -35,7 +37,7 @@ from reidx.evaluation import Details, evaluate
 from reidx.labels.pipeline import LabelPipeline
 from reidx.memory import Memory
 from reidx.models.network import Network, build_network
-from reidx.schema import Alignment, Evaluate, MemoryWiring, Spec, Stage, Term
+from reidx.schema import Alignment, Evaluate, Level, MemoryWiring, Spec, Stage, Term, listed
 from reidx.spans import span
 
 
@@ -75,7 +77,8 @@ class StageRun:
         self.details: Details | None = None
         self.evaluation_card: dict[str, Any] = {}
         self.images_a_step: dict[str, int] = {}
-        self.loader = StreamLoader(stage.iters)
+        views = {view: name for name, stream in stage.streams.items() for view in stream.views}
+        self.loader = StreamLoader(stage.iters, views)
         self.relabeller = Relabeller(
             self._levels(), self.model, domains, self.extractor, self._optimizer, reporter
         )
@@ -84,7 +87,7 @@ class StageRun:
 
     def _model(self) -> StageModel:
         stage, size = self.stage, self.domains.size
-        student = build_network(dataclasses.asdict(stage.model), size)
+        student = build_network(dataclasses.asdict(stage.model), size, domains=stage.domains)
         if stage.init is not None:
             checkpoints.load_weights(student, self.resolve(stage.init))
         networks = {"student": student}
@@ -95,20 +98,20 @@ class StageRun:
         for name, spec in stage.memories.items():
             where = f"memories.{name}"
             memories[name] = component("memory", spec, MemoryWiring, where, dim=dims[spec["on"]])
-        wiring = {
-            name: {key: spec[key] for key in ("network", "on", "labels")} for name, spec in stage.memories.items()
-        }
+        keys = [field.name for field in dataclasses.fields(MemoryWiring)]
+        wiring = {name: {key: spec[key] for key in keys} for name, spec in stage.memories.items()}
         return StageModel(
             networks,
             {name: dataclasses.asdict(teacher) for name, teacher in stage.teachers.items()},
             memories,
             wiring,
             Objective(self._terms(dims)),
-            {name: self._transform(name, student) for name in stage.streams},
-            {name: stream.labels for name, stream in stage.streams.items()},
+            self._transforms(student),
+            {name: stream.labels for name, stream in stage.sources.items()},
             joint=stage.joint,
             memory_format=torch.channels_last,
             accumulate=stage.accumulate,
+            domains={name: s.domain for name, s in stage.sources.items()} if stage.model.domain_bn else None,
         )
 
     def _teacher(self, name: str, student: Network) -> Network:
@@ -123,27 +126,34 @@ class StageRun:
         names = iter(term_names(self.stage))
         for index, spec in enumerate(self.stage.objective):
             loss: nn.Module = component("loss", spec, Term, f"objective.{index}")
-            wiring = {**spec, "stream": spec["stream"] or next(iter(self.stage.streams))}
-            terms.append(BoundTerm(next(names), loss, wiring))
+            streams = self.stage.seen_by(spec)
+            homes = {
+                stream: memory
+                for stream in streams
+                for memory in listed(spec["memory"])
+                if self.stage.memories[memory]["labels"] == self.stage.sources[stream].labels
+            }
+            terms.append(BoundTerm(next(names), loss, {**spec, "stream": streams}, homes))
         for index, spec in enumerate(self.stage.alignment):
             alignment = component("alignment", spec, Alignment, f"alignment.{index}", dims=dict(dims))
             terms.append(BoundAlignment(next(names), alignment, spec))
         return terms
 
-    def _transform(self, stream: str, network: Network) -> Callable[[Tensor], Tensor]:
-        spec = self.stage.streams[stream].transform
-        where = f"streams.{stream}.transform"
-        size = self.domains.size
-        return build(
-            "transform",
-            spec,
-            where=where,
-            mean=network.mean,
-            std=network.std,
-            image_size=size,
-            rank=processes.rank(),
-            world_size=processes.count(),
-        ).batch
+    def _transforms(self, network: Network) -> dict[str, Callable[[Tensor], Tensor]]:
+        """What makes network input of the images of each stream and of each view."""
+        context = {
+            "mean": network.mean,
+            "std": network.std,
+            "image_size": self.domains.size,
+            "rank": processes.rank(),
+            "world_size": processes.count(),
+        }
+        made = {}
+        for name, stream in self.stage.streams.items():
+            made[name] = build("transform", stream.transform, where=f"streams.{name}.transform", **context).batch
+            for view, spec in stream.views.items():
+                made[view] = build("transform", spec, where=f"streams.{name}.views.{view}", **context).batch
+        return made
 
     def _levels(self) -> dict[str, LevelPlan]:
         plans = {}
@@ -160,10 +170,13 @@ class StageRun:
                 if level.distance is not None
                 else None
             )
-            clusterer = build("clusterer", level.clusterer, where=f"{where}.clusterer", seed=self.key[0])
+            vary = partial(self._clusterer, level, f"{where}.clusterer")
             refiners = [build("refiner", spec, where=f"{where}.refiners") for spec in level.refiners]
-            plans[name] = LevelPlan(level, LabelPipeline(level.on, distance, clusterer, refiners))
+            plans[name] = LevelPlan(level, LabelPipeline(level.on, distance, vary(), refiners, vary))
         return plans
+
+    def _clusterer(self, level: Level, where: str, **settings: Any) -> Any:
+        return build("clusterer", {**level.clusterer, **settings}, where=where, seed=self.key[0])
 
     def _optimizer(self) -> torch.optim.Optimizer:
         assert self.runner is not None
@@ -192,6 +205,8 @@ class StageRun:
         newest = None
         if resume:
             newest = processes.from_first(lambda: checkpoints.to_resume_from(self.work_dir, self.reporter.say))
+        if newest is None and stage.optimizer["moments"] is not None:
+            take_moments(optimizer, self.model, checkpoints.load(self.resolve(stage.optimizer["moments"])))
         self.runner = ReidRunner(
             model=self.model,
             work_dir=self.work_dir,

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from reidx.labels.graph import fuse as fuse
     from reidx.labels.hdbscan import HDBSCAN as HDBSCAN
     from reidx.labels.infomap import InfoMap as InfoMap
+    from reidx.labels.instances import Instances as Instances
     from reidx.labels.jaccard import Jaccard as Jaccard
     from reidx.labels.kmeans import KMeans as KMeans
     from reidx.labels.kmeans import MiniBatchKMeans as MiniBatchKMeans
@@ -22,6 +23,7 @@ _HOMES = {
     "DBSCAN": "dbscan",
     "HDBSCAN": "hdbscan",
     "InfoMap": "infomap",
+    "Instances": "instances",
     "Jaccard": "jaccard",
     "KMeans": "kmeans",
     "MiniBatchKMeans": "kmeans",

@@ -23,15 +23,16 @@ from reidx.spans import span
 class Labelling:
     """What a refiner may look at beside the labels it is given.
 
-    ``bank`` are the extracted features by name, ``on`` the name of those that were clustered, ``graph`` their distances
-    (None for a clusterer of features; those beyond a refiner's ``reach``, if it has one, may be missing), ``cluster``
-    clusters anew with other settings of the clusterer, ``previous`` are the labels (N,) of the last labelling,
-    ``cameras`` (N,).
+    ``bank`` are the features by name, ``on`` the name of those that were clustered, ``graph`` their distances (None for a
+    clusterer of features; those beyond a refiner's ``reach``, if it has one, may be missing), ``cluster(eps=0.5)`` clusters anew with settings of
+    ``clusterer`` changed as a refiner announced in its ``variations``, ``previous`` are the labels (N,) of the last
+    labelling, ``cameras`` (N,).
     """
 
     bank: dict[str, Tensor]
     on: str
     graph: csr_array | None
+    clusterer: Any
     cluster: Callable[..., np.ndarray]
     epoch: int
     previous: np.ndarray | None = None
@@ -39,10 +40,26 @@ class Labelling:
 
 
 class LabelPipeline:
-    """Bank → :class:`LabelSet`, by ``distance`` (where the clusterer needs it), ``clusterer``, ``refiners`` in turn."""
+    """Bank → :class:`LabelSet`, by ``distance`` (where the clusterer needs it), ``clusterer``, ``refiners`` in turn.
 
-    def __init__(self, on: str, distance: Any, clusterer: Any, refiners: Sequence[Any] = ()) -> None:
+    ``vary(**settings)`` makes the clusterer anew with some of its settings changed.
+    """
+
+    def __init__(
+        self,
+        on: str,
+        distance: Any,
+        clusterer: Any,
+        refiners: Sequence[Any] = (),
+        vary: Callable[..., Any] | None = None,
+    ) -> None:
         self.on, self.distance, self.clusterer, self.refiners = on, distance, clusterer, list(refiners)
+        self.varied = [
+            (settings, vary(**settings))
+            for refiner in self.refiners
+            if vary is not None
+            for settings in variations(refiner, clusterer)
+        ]
 
     @property
     def views(self) -> frozenset[str]:
@@ -70,13 +87,16 @@ class LabelPipeline:
             graph = self._graph(bank, self._reach())
 
         @span("cluster")
-        def cluster(clusterer: Any = self.clusterer) -> np.ndarray:
+        def cluster(**settings: Any) -> np.ndarray:
+            clusterer = next((c for s, c in self.varied if s == settings), None) if settings else self.clusterer
+            if clusterer is None:
+                raise ValueError(f"a refiner clusters with {settings}, which is not among its variations")
             return np.asarray(clusterer(bank[self.on] if graph is None else graph), dtype=np.int64)
 
         labels = LabelSet(cluster())
         if labels.count == 0:
             raise DataError(self._nothing(epoch, None if graph is None else bank, len(labels.labels)))
-        context = Labelling(bank, self.on, graph, cluster, epoch, previous, cameras)
+        context = Labelling(bank, self.on, graph, self.clusterer, cluster, epoch, previous, cameras)
         for refiner in self.refiners:
             with span("refine"):
                 labels = refiner(labels, context)
@@ -87,7 +107,8 @@ class LabelPipeline:
 
     def _reach(self) -> float:
         """The largest distance that anyone looks at: nearly all the entries of a graph lie close below 1."""
-        return max(getattr(part, "reach", 1.0) for part in (self.clusterer, *self.refiners))
+        clusterers = [self.clusterer, *(clusterer for _, clusterer in self.varied)]
+        return max(getattr(part, "reach", 1.0) for part in (*clusterers, *self.refiners))
 
     @span("distance")
     def _graph(self, bank: dict[str, Tensor], within: float) -> csr_array:
@@ -114,6 +135,15 @@ class LabelPipeline:
         )
 
 
+def variations(refiner: Any, clusterer: Any) -> list[dict[str, Any]]:
+    """The settings of the clusterer that a refiner will ask for beside its own; none for most.
+
+    Raises :class:`ConfigError` where the clusterer has no such setting.
+    """
+    asked = getattr(refiner, "variations", None)
+    return [] if asked is None else asked(clusterer)
+
+
 def check(labels: LabelSet, images: int) -> None:
     """Raise :class:`ValueError` unless the labelling keeps the contract: see :class:`LabelSet`."""
     array = labels.labels
@@ -124,8 +154,9 @@ def check(labels: LabelSet, images: int) -> None:
         raise ValueError(f"a label is {array.min()}; an outlier is -1, the others start at 0")
     if len(used) and used[-1] != len(used) - 1:
         raise ValueError(f"labels have gaps: {len(used)} labels, the largest is {used[-1]}")
-    if labels.weights is not None and len(labels.weights) != images:
-        raise ValueError(f"there are {len(labels.weights)} weights for {images} images")
+    for name, array in labels.arrays().items():
+        if len(array) != images:
+            raise ValueError(f"there are {len(array)} {name} for {images} images")
     if labels.soft_targets is not None and labels.soft_targets.shape != (images, labels.count):
         raise ValueError(f"soft targets are {labels.soft_targets.shape}, not {(images, labels.count)}")
 

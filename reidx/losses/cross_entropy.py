@@ -18,7 +18,8 @@ class CrossEntropy(nn.Module):
     """−Σ_k q_k log softmax(scores / temperature)_k, averaged over the batch.
 
     q is the one-hot target, smoothed as (1−ε)·onehot + ε/K with ``smoothing`` = ε, or the soft targets (B,K) where a
-    refiner gives them (these are not smoothed again). ``weights`` (B,) multiply the images' losses.
+    refiner gives them (these are not smoothed again). ``weights`` (B,) multiply the images' losses. Scores of parts
+    (B,K,P) have the image's target each, and an image's loss is their mean.
     """
 
     def __init__(self, smoothing: float = 0.0, temperature: float = 1.0) -> None:
@@ -37,11 +38,13 @@ class CrossEntropy(nn.Module):
         soft_targets: Tensor | None = None,
     ) -> Tensor:
         scores = scores.float() / self.temperature
+        smoothing = self.smoothing
         if soft_targets is not None:
-            losses = F.cross_entropy(scores, soft_targets, reduction="none")
-        else:
-            losses = F.cross_entropy(scores, targets, reduction="none", label_smoothing=self.smoothing)
-        return weighted_mean(losses, weights)
+            targets, smoothing = soft_targets, 0.0
+        if scores.ndim == 3:
+            targets = targets[..., None].expand(*targets.shape, scores.shape[2])
+        losses = F.cross_entropy(scores, targets, reduction="none", label_smoothing=smoothing)
+        return weighted_mean(losses.mean(1) if losses.ndim == 2 else losses, weights)
 
 
 class MemoryContrast(CrossEntropy):

@@ -14,12 +14,16 @@ class Memory(nn.Module, ABC):
 
     A subclass declares ``outliers``: ``drop`` (the images labelled −1 take no part) or ``keep`` (it makes classes of
     them), and ``needs_bank``: whether ``reset`` wants the features of all images (false for a classifier that starts
-    at random). State lies in buffers and parameters; it may change its shape at a reset, and is saved and restored
-    whole.
+    at random, or once a memory has its own). One that holds an entry for each image has ``images``, the tensor (N,D) of
+    these, empty before the first reset: a level may cluster it. ``provides`` names attributes that a loss may ask for,
+    ``parts`` holds ``features`` where it takes none but those of parts (B,P,D).
+    State lies in buffers and parameters; it may change its shape at a reset, and is saved and restored whole.
     """
 
     outliers = "drop"
     needs_bank = True
+    provides: frozenset[str] = frozenset()
+    parts: frozenset[str] = frozenset()
 
     @abstractmethod
     def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
@@ -27,10 +31,11 @@ class Memory(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
-        """Scores (B,K) of features (B,D) against the memory; gradients flow to the features."""
+        """Scores (B,K) of features (B,D) against the memory, or (B,K,P) of parts (B,P,D); gradients flow to the features."""
 
     def update(self, features: Tensor, targets: Tensor, index: Tensor) -> None:
-        """Take in a batch after the optimiser's step: features (B,D) detached, targets (B,), index (B,)."""
+        """Take in the images of a step: features (B,D) detached, targets (B,), index (B,); one with several views comes
+        as often."""
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Load what :meth:`state_dict` gave, whatever shapes the memory has now."""
@@ -53,11 +58,11 @@ class Memory(nn.Module, ABC):
 def centroids(bank: Tensor, labels: Tensor) -> Tensor:
     """The L2-normalised mean feature (K,D) of each label 0..K−1; rows labelled −1 are left out.
 
-    Each label must have a member (labellings are without gaps).
+    Of a bank of parts (N,P,D) it is (K,P,D). Each label must have a member (labellings are without gaps).
     """
     kept = labels >= 0
     bank, labels = bank[kept], labels[kept]
     count = int(labels.max()) + 1 if len(labels) else 0
-    sums = torch.zeros(count, bank.shape[1], dtype=bank.dtype, device=bank.device)
+    sums = torch.zeros(count, *bank.shape[1:], dtype=bank.dtype, device=bank.device)
     sums.index_add_(0, labels, bank)
-    return nn.functional.normalize(sums)
+    return nn.functional.normalize(sums, dim=-1)

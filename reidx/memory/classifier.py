@@ -12,12 +12,13 @@ from reidx.memory.base import Memory, centroids
 
 
 class LinearClassifier(Memory):
-    """Logits f·Wᵀ without a bias, one row for each label.
+    """Logits f·Wᵀ (B,K) without a bias, one row for each label; of parts (B,P,D), each by a W of its own, (B,K,P).
 
     ``rows`` says what a new labelling does to W: ``random`` draws N(0, 0.001²), ``centroid`` takes the L2-normalised
     class means of the bank (LF2 section 3.2, PPLR). Rows are new parameters then, so the optimiser forgets their
     moments.
-    ``normalize`` makes logits of unit features and unit rows, times ``scale``.
+    ``normalize`` makes logits of unit features and unit rows, times ``scale``. ``parts`` is the P of random rows for a
+    feature that has parts; centroids are made of as many as the feature has.
     """
 
     def __init__(
@@ -26,9 +27,11 @@ class LinearClassifier(Memory):
         rows: Literal["random", "centroid"] = "random",
         normalize: bool = False,
         scale: float = 1.0,
+        parts: int | None = None,
     ) -> None:
         super().__init__()
         self.rows, self.normalize, self.scale = rows, normalize, scale
+        self.of_parts = [] if parts is None else [parts]
         self.needs_bank = rows == "centroid"
         self.weight = nn.Parameter(torch.zeros(0, dim))
 
@@ -37,10 +40,14 @@ class LinearClassifier(Memory):
             assert bank is not None
             weight = centroids(bank, labels)
         else:
-            weight = torch.randn(int(labels.max()) + 1, self.weight.shape[1]) * 0.001
+            shape = [int(labels.max()) + 1, *self.of_parts, self.weight.shape[-1]]
+            weight = torch.randn(shape) * 0.001
         self.weight = nn.Parameter(weight.to(self.weight))
 
     def forward(self, features: Tensor) -> Tensor:
-        if not self.normalize:
-            return self.scale * F.linear(features, self.weight)
-        return self.scale * F.linear(F.normalize(features), F.normalize(self.weight))
+        weight: Tensor = self.weight
+        if self.normalize:
+            features, weight = F.normalize(features, dim=-1), F.normalize(weight, dim=-1)
+        if features.ndim == 2:
+            return self.scale * F.linear(features, weight)
+        return self.scale * torch.einsum("bpd,kpd->bkp", features, weight)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from reidx.builder import build
 from reidx.contracts import Features
+from reidx.models.domain_norm import split_by_domain
 from reidx.models.frozen import freeze_parts
 from reidx.models.norm import group_batch_norm
 
@@ -21,7 +22,8 @@ class Network(nn.Module):
     A fusion whose ``forward`` has an argument ``teacher`` is given the map of the teacher for the same images; see
     :meth:`head`. ``mean`` and ``std`` are what the backbone's weights expect of normalised images. What ``freeze`` names
     (:func:`reidx.models.frozen.freeze_parts`) is not trained, and in evaluation mode always: BatchNorms keep their
-    running statistics, nothing is dropped.
+    running statistics, nothing is dropped. With ``domains`` each of them has BatchNorms of its own
+    (:mod:`reidx.models.domain_norm`).
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class Network(nn.Module):
         bn_group: int | None = None,
         freeze: Sequence[str] = (),
         where: str = "model",
+        domains: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -38,6 +41,8 @@ class Network(nn.Module):
         self.wants_teacher = "teacher" in inspect.signature(fusion.forward).parameters
         self.mean: tuple[float, ...] = getattr(backbone, "mean", (0.485, 0.456, 0.406))
         self.std: tuple[float, ...] = getattr(backbone, "std", (0.229, 0.224, 0.225))
+        if domains:
+            split_by_domain(self, domains)
         self.bn_group = bn_group
         group_batch_norm(self, bn_group)
         self.frozen = freeze_parts(self, freeze, f"{where}.freeze")
@@ -65,11 +70,17 @@ class Network(nn.Module):
         return self.head(self.map(images), teacher)
 
 
-def build_network(model: Mapping[str, Any], image_size: tuple[int, int], where: str = "model") -> Network:
-    """The network of a ``model`` section (``backbone``, ``fusion``, ``bn_group``, ``freeze``)."""
+def build_network(
+    model: Mapping[str, Any], image_size: tuple[int, int], where: str = "model", domains: Sequence[str] = ()
+) -> Network:
+    """The network of a ``model`` section (``backbone``, ``fusion``, ``bn_group``, ``freeze``, ``domain_bn``).
+
+    ``domains`` are those that it will see, of which ``domain_bn`` makes use.
+    """
     backbone = build("backbone", model["backbone"], where=f"{where}.backbone", image_size=tuple(image_size))
     fusion = build("fusion", model["fusion"], where=f"{where}.fusion", in_channels=backbone.out_channels)
-    return Network(backbone, fusion, model["bn_group"], model["freeze"], where)
+    own = domains if model.get("domain_bn") else ()
+    return Network(backbone, fusion, model["bn_group"], model["freeze"], where, own)
 
 
 def channels_last(network: nn.Module) -> nn.Module:

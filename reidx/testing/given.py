@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,10 @@ from torch import Tensor
 from reidx.builder import build, fill_defaults
 from reidx.contracts import Contract, LabelSet, contract_of
 from reidx.engine.objective import inputs_of
+from reidx.labels.pipeline import Labelling, variations
 from reidx.labels.pipeline import check as check_labels
+from reidx.memory import Memory
+from reidx.plugins import registry
 from reidx.registry import KINDS, Entry
 
 IMAGE_SIZE = (64, 32)
@@ -82,7 +85,7 @@ def known_labels() -> np.ndarray:
     return np.repeat(np.arange(GROUPS), MEMBERS).astype(np.int64)
 
 
-def clustered_anew(*_: object) -> np.ndarray:
+def clustered_anew(**_: object) -> np.ndarray:
     """What other settings of the clusterer would find: pairs of groups as one cluster."""
     return known_labels() // 2
 
@@ -94,9 +97,9 @@ def bank_of_groups() -> Tensor:
 
 
 def bank_views(names: Iterable[str]) -> dict[str, Tensor]:
-    """The bank under each name; ``parts`` (N,3,16), as three times that."""
+    """The bank under each name; ``parts`` and ``patch`` (N,3,16), as three times that."""
     return {
-        name: bank_of_groups()[:, None].repeat(1, 3, 1) if name == "parts" else bank_of_groups()
+        name: bank_of_groups()[:, None].repeat(1, 3, 1) if name in ("parts", "patch") else bank_of_groups()
         for name in sorted(names)
     }
 
@@ -109,24 +112,78 @@ def graph_of_groups(within: float = 0.5) -> csr_array:
     return csr_array((dense[rows, columns], (rows, columns)), shape=dense.shape)
 
 
-def loss_inputs(alike: bool) -> Mapping[str, Tensor]:
-    """All that a loss can ask for, of 8 images of 4 labels; ``alike``: of 8 times the same image."""
+def loss_inputs(alike: bool, classes: int = 4, parts: Collection[str] = ()) -> dict[str, Tensor]:
+    """All that the engine itself gives a loss, of 8 images of 4 labels; ``alike``: of 8 times the same image.
+
+    Inputs named in ``parts`` are those of three parts: features (8,3,D), scores (8,K,3).
+    """
 
     def rows(width: int, seed: int) -> Tensor:
         return torch.randn(1 if alike else 8, width, generator=seeded(seed)).expand(8, width)
 
-    targets = torch.arange(8) // 2
-    return {
-        "features": F.normalize(rows(DIM, 1)).detach().clone().requires_grad_(),
-        "targets": targets,
-        "scores": rows(4, 2).detach().clone().requires_grad_(),
+    given = {
+        "features": F.normalize(rows(DIM, 1)),
+        "targets": torch.arange(8) // 2,
+        "scores": rows(classes, 2),
         "weights": torch.linspace(0.0, 1.0, 8),
-        "soft_targets": torch.softmax(rows(4, 3), 1),
+        "soft_targets": torch.softmax(rows(classes, 3), 1),
         "teacher": F.normalize(rows(DIM, 4)),
-        "teacher_scores": rows(4, 5).clone(),
+        "teacher_scores": rows(classes, 5),
         "cameras": torch.arange(8) % 2,
         "index": torch.arange(8),
     }
+    for name in parts:
+        whole = given[name][:, None] if name in ("features", "teacher") else given[name][..., None]
+        given[name] = whole.repeat(1, 3, 1) if name in ("features", "teacher") else whole.repeat(1, 1, 3)
+    for name in ("features", "scores"):
+        given[name] = given[name].detach().clone().requires_grad_()
+    return given
+
+
+def provided_to(entry: Entry, names: Collection[str]) -> tuple[dict[str, Tensor], Memory | None]:
+    """What a loss asks for beyond the engine's own inputs, of the first 8 images of the bank, and the memory it lies in.
+
+    It comes from an installed refiner or memory that provides it, of the loss's own plugin if there is one.
+    """
+    found: dict[str, Tensor] = {}
+    memory: Memory | None = None
+    for name in sorted(names):
+        entries = [e for kind in ("refiner", "memory") for e in registry().entries(kind) if name in declared(e).provides]
+        entries.sort(key=lambda e: e.namespace != entry.namespace)
+        expect(bool(entries), f"its forward asks for {name!r}, which no installed refiner or memory provides")
+        if entries[0].kind == "refiner":
+            refined = refined_by(entries[0], known_labels())
+            found[name] = torch.from_numpy(refined.extra[name][:8])
+        else:
+            memory = memory if memory is not None else filled_memory(entries[0])
+            found[name] = getattr(memory, name)
+    return found, memory
+
+
+def filled_memory(entry: Entry) -> Memory:
+    """A memory of the bank and its groups, seen by three cameras."""
+    memory: Memory = built(entry, dim=DIM)
+    labels = torch.from_numpy(known_labels())
+    memory.reset(bank_for(memory) if memory.needs_bank else None, labels, torch.arange(len(labels)) % 3)
+    return memory
+
+
+def bank_for(memory: Memory) -> Tensor:
+    """The bank (N,D), or that of three parts (N,3,D) for a memory of parts."""
+    return bank_views(["parts" if memory.parts else "embed"]).popitem()[1]
+
+
+def refined_by(entry: Entry, labels: np.ndarray, previous: np.ndarray | None = None) -> LabelSet:
+    """What a refiner makes of labels of the bank, clustered by DBSCAN."""
+    refiner = built(entry)
+    clusterer = build("clusterer", {"type": "DBSCAN"})
+    variations(refiner, clusterer)
+    bank = bank_views({"embed", *declared(entry).requires})
+    cameras = np.arange(len(labels)) % 3
+    return refiner(
+        LabelSet(labels),
+        Labelling(bank, "embed", graph_of_groups(), clusterer, clustered_anew, 0, previous, cameras),
+    )
 
 
 def expect_gradients(value: Tensor, trained: list[Tensor], when: str) -> None:

@@ -12,24 +12,26 @@ from torch import Tensor
 
 from reidx.contracts import Features, LabelSet
 from reidx.engine.objective import INPUTS, inputs_of
-from reidx.labels.pipeline import Labelling
 from reidx.memory import Memory
 from reidx.registry import Entry
 from reidx.testing.given import (
     DIM,
+    bank_for,
     bank_of_groups,
     bank_views,
     built,
-    clustered_anew,
     declared,
     expect,
     expect_finite,
     expect_gradients,
     expect_labelling,
+    filled_memory,
     graph_of_groups,
     in_order,
     known_labels,
     loss_inputs,
+    provided_to,
+    refined_by,
     seeded,
 )
 
@@ -88,42 +90,44 @@ def gives_labels(entry: Entry) -> None:
 
 def refines_labels(entry: Entry) -> None:
     """A LabelSet becomes a LabelSet that keeps the contract, with and without a history; the given one stays."""
-    refiner = built(entry)
     truth = known_labels()
-    bank = bank_views({"embed", *declared(entry).requires})
     for previous in (None, np.roll(truth, 3)):
         labels = truth.copy()
         labels[:5] = -1
         labels = np.unique(labels, return_inverse=True)[1].astype(np.int64) - 1
         before = labels.copy()
-        context = Labelling(
-            bank, "embed", graph_of_groups(), clustered_anew, 0, previous, np.arange(len(labels)) % 3
-        )
-        refined = refiner(LabelSet(labels), context)
+        refined = refined_by(entry, labels, previous)
         expect(isinstance(refined, LabelSet), f"it returned {type(refined).__name__}, not a LabelSet")
         expect_labelling(refined, len(labels))
         expect(np.array_equal(labels, before), "it changed the labels that it was given")
-        for name in ("weights", "soft_targets"):
-            extra = getattr(refined, name)
-            expect(extra is None or bool(np.isfinite(extra).all()), f"{name} are not finite")
+        contract = declared(entry)
+        expect(contract.outliers != "never" or refined.labels.min() >= 0, "it says outliers: never, and there is a -1")
+        expect(
+            set(refined.extra) == contract.provides,
+            f"provides is {in_order(contract.provides)}, not {in_order(refined.extra)}",
+        )
+        for name, array in refined.arrays().items():
+            expect(bool(np.isfinite(array).all()), f"{name} are not finite")
 
 
 # ---- memory, loss, alignment
 
 
 def keeps_the_memory_cycle(entry: Entry) -> None:
-    """reset, forward, update, and a reset to another number of labels: scores (B,K) with a gradient for the features."""
+    """reset, forward, update, and a reset to other labels: scores (B,K), or (B,K,P) of parts, with a gradient for the
+    features; an image may be seen twice in an update."""
     memory = built(entry, dim=DIM)
     expect(isinstance(memory, Memory), "it is no subclass of reidx.memory.Memory")
-    bank, truth = bank_of_groups(), torch.from_numpy(known_labels())
+    bank, truth = bank_for(memory), torch.from_numpy(known_labels())
     for labels in (truth.clone(), truth % 5, truth % 9):
         labels[3] = -1
         memory.reset(bank if memory.needs_bank else None, labels, torch.arange(len(labels)) % 3)
         index = torch.arange(10, 22)
-        features = F.normalize(bank[index] + 0.01).requires_grad_()
+        features = F.normalize(bank[index] + 0.01, dim=-1).requires_grad_()
         scores = memory(features)
         classes = int(labels.max()) + 1
-        expect(scores.ndim == 2 and len(scores) == len(index), f"scores are {tuple(scores.shape)}, not (B,K)")
+        shape = (len(index), scores.shape[1], *features.shape[1:-1])
+        expect(scores.shape == shape, f"scores are {tuple(scores.shape)}, not (B,K), or (B,K,P) of parts")
         expect(scores.shape[1] >= classes, f"there are {scores.shape[1]} scores for {classes} labels")
         expect_finite(scores, "scores")
         scores.square().sum().backward()
@@ -131,30 +135,39 @@ def keeps_the_memory_cycle(entry: Entry) -> None:
             features.grad is not None and bool(features.grad.abs().sum() > 0),
             "no gradient reaches the features",
         )
-        memory.update(features.detach(), labels[index], index)
+        twice = torch.cat([index, index[:2]])
+        memory.update(features.detach()[twice - 10], labels[twice], twice)
         expect_finite(memory(features.detach()), "scores after an update")
+        for name in declared(entry).provides:
+            expect(isinstance(getattr(memory, name, None), Tensor), f"it provides {name!r}, which is no tensor of it")
+        if hasattr(memory, "images"):
+            expect(len(memory.images) == len(bank), f"images are {len(memory.images)}, the bank has {len(bank)}")
 
 
 def comes_back_from_a_checkpoint(entry: Entry) -> None:
     """A new memory that is restored from another's state scores alike, whatever size it had, and can be updated."""
-    bank, labels = bank_of_groups(), torch.from_numpy(known_labels())
-    saved, fresh = built(entry, dim=DIM), built(entry, dim=DIM)
-    saved.reset(bank if saved.needs_bank else None, labels, torch.arange(len(labels)) % 3)
+    saved, fresh, labels = filled_memory(entry), built(entry, dim=DIM), torch.from_numpy(known_labels())
+    bank = bank_for(saved)
     fresh.restore(saved.state_dict())
     expect(torch.equal(saved(bank[:9]), fresh(bank[:9])), "the restored memory gives other scores")
-    fresh.update(bank[:9], labels[:9], torch.arange(9))
-    expect_finite(fresh(bank[:9]), "scores after an update")
+    for memory in (saved, fresh):
+        memory.update(bank[:9].flip(-1), labels[:9], torch.arange(9))
+    expect(torch.equal(saved(bank[:9]), fresh(bank[:9])), "the restored memory follows an update otherwise")
 
 
 def is_a_scalar_with_a_gradient(entry: Entry) -> None:
     """A loss of the inputs that its forward names: one finite number, with a finite gradient, with the optional ones too."""
     loss = built(entry)
     needed, optional = inputs_of(type(loss))
-    unknown = (needed | optional) - set(INPUTS)
-    expect(not unknown, f"its forward asks for {in_order(unknown)}; a loss may ask for {', '.join(INPUTS)}")
+    others = (needed | optional) - set(INPUTS)
+    provided, memory = provided_to(entry, others)
+    parts: frozenset[str] = getattr(loss, "parts", frozenset())
     for names in (needed, needed | optional):
         for alike in (False, True):
-            given = {name: value for name, value in loss_inputs(alike).items() if name in names}
+            inputs = loss_inputs(alike, len(known_labels()) if others else 4, parts)
+            if memory is not None:
+                inputs["scores"] = memory(inputs["features"])
+            given = {name: value for name, value in {**inputs, **provided}.items() if name in names}
             value = loss(**given)
             expect(isinstance(value, Tensor) and value.ndim == 0, "it returned no scalar tensor")
             expect_finite(value, "loss")

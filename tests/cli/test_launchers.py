@@ -21,6 +21,7 @@ from reidx import processes
 torch.cuda.set_device = lambda device: print("device", device)  # a task of Slurm takes the GPU of its number
 processes._join_slurm("gloo")
 print(processes.rank(), processes.count(), processes.joined(torch.tensor([processes.rank()])).tolist())
+torch.distributed.destroy_process_group()
 """
 
 

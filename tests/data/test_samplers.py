@@ -186,3 +186,33 @@ def test_what_is_read_is_declared():
 def test_what_cannot_be_sampled_is_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+# ---- identities of one image
+
+
+@quick
+@given(streams(), st.integers(1, 8), st.integers(1, 5), st.integers(1, 12), st.integers(0, 99))
+def test_singles_once_fills_batches_with_further_identities(stream, p, k, count, seed):
+    labels, cameras = stream
+    batches = epoch(PK(labels, count, cameras, identities=p, instances=k, singles="once"), seed)
+    assert len(batches) == count and all(len(batch) == p * k for batch in batches)
+    members = {y: np.flatnonzero(labels == y).tolist() for y in set(labels[labels >= 0].tolist())}
+    drawn = [position for batch in batches for position in batch]
+    # read it back as one identity after another: a single takes one place, any other k
+    place, turns = 0, []
+    while place < len(drawn):
+        y = int(labels[drawn[place]])
+        takes = 1 if len(members[y]) == 1 else k
+        assert {int(labels[i]) for i in drawn[place : place + takes]} == {y}
+        turns.append(y)
+        place += takes
+    # as many turns for each, one more or less, and one more where a group of P may not have an identity twice
+    turn_counts = Counter(turns)
+    assert max(turn_counts.values()) - min(turn_counts.get(y, 0) for y in members) <= 2
+
+
+def test_without_singles_once_is_repeat():
+    labels, cameras = np.arange(40) // 4, np.arange(40) % 3
+    drawn = [epoch(PK(labels, 9, cameras, identities=4, instances=3, singles=rule), 3) for rule in ("repeat", "once")]
+    assert drawn[0] == drawn[1]

@@ -208,9 +208,9 @@ def test_an_experiment_in_parts_has_the_numbers_of_one_without(
 ) -> None:
     asked: list[int] = []
 
-    def spy(network: Network, images: Tensor, teacher: Tensor | None, parts: int) -> Any:
+    def spy(network: Network, images: Tensor, teacher: Tensor | None, parts: int, domain: str | None) -> Any:
         asked.append(parts)
-        return in_parts(network, images, teacher, parts)
+        return in_parts(network, images, teacher, parts, domain)
 
     monkeypatch.setattr(model_module, "in_parts", spy)
     model = {"backbone": {"type": "Timm", "name": "test_resnet"}, "fusion": {"type": "GlobalPool"}, "bn_group": 4}

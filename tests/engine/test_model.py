@@ -209,9 +209,9 @@ def test_a_memory_hears_of_the_streams_of_its_labels_and_of_its_network() -> Non
     expected = [model.networks["offline"](given[name].images)["embed"] for name in ("target", "again")]
     assert model.needed() == ["offline", "student"]  # the memory alone asks for it
     model.train_step(given, stepper(model))
-    assert [index[0].item() for _, _, index in memory.taken] == [20, 30]
-    for (features, _, _), value in zip(memory.taken, expected):
-        assert torch.allclose(features, value, atol=1e-6)
+    (features, _, index), = memory.taken
+    assert index.tolist() == [20, 21, 22, 23, 30, 31, 32, 33]
+    assert torch.allclose(features, torch.cat(expected), atol=1e-6)
 
 
 def test_a_trainable_memory_is_in_the_optimiser() -> None:
@@ -257,3 +257,55 @@ def test_bf16_is_for_the_forward_pass_alone() -> None:
     assert maps == [torch.bfloat16]
     assert all(p.dtype == torch.float32 for p in model.parameters())
     assert not torch.is_autocast_enabled("cpu")
+
+
+# ---- which streams a memory takes in, and when
+
+
+def test_a_memory_takes_in_its_streams_in_one_call() -> None:
+    diary, wiring = Diary(), {"network": "student", "on": "embed", "labels": "main"}
+    for named, expected in ((None, ["a", "b"]), ("b", ["b"]), (["b", "a"], ["b", "a"])):
+        diary.taken.clear()
+        its = {"m": {**wiring, "stream": named}}
+        model = model_of({"a": "main", "b": "main", "c": None}, memories={"m": diary}, wiring=its)
+        given = {name: batch(seed) for seed, name in enumerate(("a", "b", "c"))}
+        model.train_step(given, stepper(model))
+        assert len(diary.taken) == 1
+        features, targets, index = diary.taken[0]
+        assert index.tolist() == [i for name in expected for i in given[name].index.tolist()]
+        assert targets.tolist() == [i for name in expected for i in given[name].targets.tolist()]
+        assert len(features) == len(index) and not features.requires_grad
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_memory_takes_a_step_in_before_the_objective_or_after_the_optimiser(when: str) -> None:
+    diary = Diary()
+    seen: list[int] = []
+
+    class Look(nn.Module):
+        def forward(self, features: Tensor, scores: Tensor) -> Tensor:
+            seen.append(len(diary.taken))
+            return scores.square().sum()
+
+    wiring = {"m": {"network": "student", "on": "embed", "labels": "main", "update": when}}
+    model = model_of({"target": "main"}, memories={"m": diary}, wiring=wiring, terms=[term(Look(), memory="m")])
+    diary.watch = next(model.networks["student"].parameters())
+    start = diary.watch.detach().clone()
+    model.train_step({"target": batch(1)}, stepper(model))
+    assert seen == [1 if when == "before" else 0] and len(diary.taken) == 1
+    assert torch.equal(diary.weights_then[0], start) == (when == "before")
+
+
+def test_views_of_a_batch_are_moved_once() -> None:
+    model, shared = model_of({"a": "main", "b": "main"}), batch(1)
+    moves = []
+    to = Batch.to
+
+    def counted(self: Batch, device: torch.device) -> Batch:
+        moves.append(self)
+        return to(self, device)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Batch, "to", counted)
+        model.train_step({"a": shared, "b": shared}, stepper(model))
+    assert moves == [shared]

@@ -208,3 +208,83 @@ def test_an_alignment_is_given_the_features_of_both_streams() -> None:
     assert made["student"]["source"]["pooled"].grad is not None
     assert made["student"]["target"]["pooled"].grad is not None
     assert made["mean"]["target"]["pooled"].grad is None
+
+
+# ---- several streams, several memories, what is provided, when a term ends
+
+
+class Named(nn.Module):
+    """Notes the inputs that are no others than it names."""
+
+    def forward(self, features: Tensor, colours: Tensor, shades: Tensor | None = None) -> Tensor:
+        self.given = {"colours": colours, "shades": shades}
+        return features.sum()
+
+
+class Palette(nn.Linear):
+    provides = frozenset({"colours"})
+    colours = torch.tensor([7.0, 8.0])
+
+
+def test_several_streams_lie_end_to_end() -> None:
+    loss = Everything()
+    bound(loss, stream=["source", "target"], memory="bank", against="mean")(outputs(), batches(), memories())
+    assert loss.given["features"][:, 0].tolist() == [1, 1, 2, 2]
+    assert loss.given["teacher"][:, 0].tolist() == [3, 3, 4, 4]
+    assert loss.given["index"].tolist() == [100, 101, 200, 201]
+    assert loss.given["targets"].tolist() == [102, 103, 202, 203]
+    assert loss.given["weights"].tolist() == [106, 107, 206, 207]
+    assert loss.given["scores"].shape == loss.given["teacher_scores"].shape == (4, 4)
+
+
+def test_what_one_of_the_streams_lacks_is_left_out() -> None:
+    given = batches()
+    given["target"].weights = None
+    loss = Everything()
+    bound(loss, stream=["source", "target"], memory="bank", against="mean")(outputs(), given, memories())
+    assert loss.given["weights"] is None and loss.given["cameras"].tolist() == [104, 105, 204, 205]
+
+
+def test_scores_of_several_memories_stand_side_by_side_and_targets_count_from_their_own() -> None:
+    both = {"first": nn.Linear(3, 5, bias=False), "second": nn.Linear(3, 4, bias=False)}
+    given = batches()
+    given["target"].targets = torch.tensor([3, -1])
+    loss, out = Everything(), outputs()
+    homes = {"source": "first", "target": "second"}
+    wiring = {**WIRING, "stream": ["source", "target"], "memory": ["first", "second"], "against": "mean"}
+    BoundTerm("term", loss, wiring, homes)(out, given, both)
+    features = torch.cat([out["student"][s]["embed"] for s in ("source", "target")])
+    for row, feature in enumerate(features):
+        expected = [*both["first"](feature).tolist(), *both["second"](feature).tolist()]
+        assert loss.given["scores"][row].tolist() == pytest.approx(expected, abs=1e-6)
+    assert loss.given["targets"].tolist() == [102, 103, 5 + 3, -1]
+
+
+def test_the_teachers_side_may_be_another_feature_and_another_memory() -> None:
+    loss, other = Everything(), nn.Linear(3, 2, bias=False)
+    nn.init.constant_(other.weight, 2.0)
+    wiring = {"memory": "bank", "against": "student", "against_on": "pooled", "against_memory": "other"}
+    bound(loss, **wiring)(outputs(), batches(), {**memories(), "other": other})
+    assert (loss.given["features"] == 2).all() and (loss.given["scores"] == 6).all()
+    assert (loss.given["teacher"] == 20).all() and (loss.given["teacher_scores"] == 120).all()
+    assert loss.given["teacher_scores"].shape == (2, 2) and not loss.given["teacher_scores"].requires_grad
+
+
+def test_a_loss_is_given_what_refiners_and_memories_provide() -> None:
+    given, loss = batches(), Named()
+    for s, batch in enumerate(given.values()):
+        batch.extra = {"colours": torch.tensor([10.0 * s, 10.0 * s + 1])}
+    bound(loss, stream=["source", "target"])(outputs(), given, memories())
+    assert loss.given["colours"].tolist() == [0, 1, 10, 11] and loss.given["shades"] is None
+    bound(loss, memory="palette")(outputs(), batches(), {"palette": Palette(3, 2)})
+    assert loss.given["colours"].tolist() == [7, 8]
+
+
+def test_a_term_ends() -> None:
+    loss = Constant(2.0)
+    objective = Objective([bound(loss, "a", from_epoch=1, until_epoch=3), bound(Constant(1.0), "b")])
+    totals = []
+    for objective.epoch in range(4):
+        total, _ = objective(outputs(), batches(), {})
+        totals.append(total.item())
+    assert totals == [2.0, 6.0, 6.0, 2.0] and loss.calls == 2

@@ -68,21 +68,6 @@ def test_distance_then_clusterer_then_refiners_each_given_what_came_before() -> 
     assert result.report["extra"] == 7.0 and result.report["clusters"] == 3.0
 
 
-def test_a_refiner_may_cluster_anew_with_other_settings() -> None:
-    calls: list[tuple[str, Any]] = []
-    made = graph()
-    looser = Part(calls, "looser", labels_of(0, 0, 0, 0, 0, 0))
-
-    def refine(labels: LabelSet, context: Labelling) -> LabelSet:
-        assert np.array_equal(context.cluster(), labels.labels)
-        return LabelSet(context.cluster(looser))
-
-    pipeline = LabelPipeline("embed", Part(calls, "distance", made), Part(calls, "c", labels_of(0, 0, 1, 1, 2, 2)), [refine])
-    assert pipeline(bank(), epoch=0, cameras=CAMERAS).count == 1
-    assert [name for name, _ in calls] == ["distance", "c", "c", "looser"]
-    assert calls[-1][1][0] is made
-
-
 def test_a_clusterer_of_features_gets_them_and_no_distance_is_computed() -> None:
     calls: list[tuple[str, Any]] = []
     seen: list[Labelling] = []
@@ -244,3 +229,66 @@ def test_the_advice_of_an_epoch_without_clusters_looks_further_out() -> None:
     with pytest.raises(DataError, match=r"nearest pairs lie at 0\.500"):
         pipeline(bank(), epoch=0, cameras=CAMERAS)
     assert distance.cuts == [0.1, pytest.approx(0.55)]  # half-way out, where there are pairs enough
+
+
+# ---- refiners that ask for other settings of the clusterer
+
+
+class Level:
+    """A clusterer of one threshold, as far as its graph reaches."""
+
+    needs = "graph"
+
+    def __init__(self, eps: float = 0.4) -> None:
+        self.eps = self.reach = eps
+
+    def __call__(self, graph: csr_array) -> np.ndarray:
+        return (np.arange(6) >= 10 * self.eps).astype(np.int64)
+
+
+class Wider:
+    """A refiner that clusters once more, wider, and looks at no distance itself."""
+
+    reach = 0.0
+
+    def variations(self, clusterer: Any) -> list[dict[str, Any]]:
+        return [{"eps": clusterer.eps + 0.1}]
+
+    def __call__(self, labels: LabelSet, context: Labelling) -> LabelSet:
+        assert np.array_equal(context.cluster(), labels.labels)
+        wider = context.cluster(**self.variations(context.clusterer)[0])
+        return LabelSet(labels.labels, extra={"wider": wider})
+
+
+def test_a_refiner_clusters_with_the_settings_it_announced_on_a_graph_that_reaches_as_far() -> None:
+    seen: list[float] = []
+
+    def distance(features: Tensor, within: float) -> csr_array:
+        seen.append(within)
+        return graph()
+
+    pipeline = LabelPipeline("embed", distance, Level(), [Wider()], Level)
+    made = pipeline(bank(), epoch=0, cameras=CAMERAS)
+    assert made.labels.tolist() == [0, 0, 0, 0, 1, 1] and made.extra["wider"].tolist() == [0, 0, 0, 0, 0, 1]
+    assert seen == [0.5]
+
+    class Unannounced(Wider):
+        def __call__(self, labels: LabelSet, context: Labelling) -> LabelSet:
+            return LabelSet(context.cluster(eps=0.9))
+
+    with pytest.raises(ValueError, match=r"clusters with \{.eps.: 0.9\}, which is not among its variations"):
+        LabelPipeline("embed", distance, Level(), [Unannounced()], Level)(
+            bank(), epoch=0, cameras=CAMERAS
+        )
+
+
+def test_what_a_refiner_gives_by_name_must_be_of_all_images() -> None:
+    with pytest.raises(ValueError, match="there are 4 colours for 6 images"):
+        check(LabelSet(labels_of(0, 0, 0, 1, 1, 1), extra={"colours": np.zeros(4)}), 6)
+
+
+def test_a_label_set_comes_back_from_its_arrays() -> None:
+    made = LabelSet(labels_of(0, 1), np.ones(2), np.ones((2, 2)), {"colours": np.arange(2)})
+    back = LabelSet.of(made.arrays())
+    assert all(np.array_equal(back.arrays()[name], array) for name, array in made.arrays().items())
+    assert set(LabelSet(labels_of(0, 1)).arrays()) == {"labels"}

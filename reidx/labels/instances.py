@@ -1,0 +1,22 @@
+"""No clustering: each image is a class of its own."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+
+class Instances:
+    """Features (N, D) to the labels 0..N-1: instance discrimination, for memories with an entry for each image.
+
+    Source: Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018.
+    """
+
+    requires: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
+    cameras = "unused"
+    outliers = "never"
+    needs = "features"
+
+    def __call__(self, features: Tensor) -> np.ndarray:
+        return np.arange(len(features), dtype=np.int64)

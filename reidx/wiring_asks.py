@@ -1,0 +1,91 @@
+"""What every check of a wiring asks again and again, and how it says what does not fit."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from reidx.config_node import KeyPath, dotted
+from reidx.config_parts import own_spec
+from reidx.contracts import Contract, contract_of
+from reidx.errors import ConfigError
+from reidx.plugins import registry
+from reidx.registry import Entry
+from reidx.schema import Stage
+
+if TYPE_CHECKING:
+    from reidx.config import Config
+
+
+def contract(kind: str, spec: dict[str, Any], wiring: type | None = None) -> Contract:
+    """The contract of the component that a resolved spec names; ``wiring`` has the engine's own keys in it."""
+    own = own_spec(spec, wiring)
+    return contract_of(registry().find(kind, own.pop("type")).load(), own)
+
+
+class StageAsks:
+    """The questions about one stage, whose section is at ``base``; ``earlier`` are the stages that train before it."""
+
+    def __init__(self, config: Config, base: KeyPath, stage: Stage, earlier: list[str]) -> None:
+        self.config, self.base, self.stage, self.earlier = config, base, stage, earlier
+        self.provided = contract("fusion", stage.model.fusion).provides
+        self.networks = ["student", *stage.teachers]
+
+    def needs(self, at: KeyPath, kind: str, spec: dict[str, Any], wiring: type | None = None) -> None:
+        """Raise unless the features that a component requires are provided by the fusion."""
+        missing = contract(kind, spec, wiring).requires - self.provided
+        if missing:
+            raise self.error(
+                at,
+                f"{spec['type']} needs {', '.join(map(repr, sorted(missing)))}, which fusion "
+                f"{self.stage.model.fusion['type']} does not provide (it provides {', '.join(sorted(self.provided))})."
+                f"{_providers(missing)}",
+            )
+
+    def feature(self, at: KeyPath, name: str) -> None:
+        if name not in self.provided:
+            raise self.error(
+                at,
+                f"fusion {self.stage.model.fusion['type']} has no feature {name!r}; it provides "
+                f"{', '.join(sorted(self.provided))}.{_providers({name})}",
+            )
+
+    def name(self, at: KeyPath, name: str, taken: Collection[str] = ()) -> None:
+        """Raise unless ``name`` can be that of a module within the model."""
+        if not re.fullmatch(r"\w[\w-]*", name) or hasattr(nn.ModuleDict, name) or name in taken:
+            raise self.error(at, f"{name!r} cannot be used as a name here; choose another, of letters, digits, _ and -.")
+
+    def domain(self, at: KeyPath, name: str) -> None:
+        self.one_of(at, name, self.config.experiment.data.domains, "domain in data.domains")
+
+    def one_of(self, at: KeyPath, name: str | None, known: Iterable[str], what: str) -> None:
+        known = list(known)
+        if name is None or name in known:
+            return
+        close = difflib.get_close_matches(name, known, n=2)
+        hint = f"Did you mean {' or '.join(close)}?" if close else f"There is: {', '.join(known) or 'none'}."
+        raise self.error(at, f"there is no {what} called {name!r}. {hint}")
+
+    def error(self, at: KeyPath, message: str) -> ConfigError:
+        path = (*self.base, *at)
+        return ConfigError(f"{self.config.place(path)}: {dotted(path)}: {message}")
+
+
+def _providers(missing: Collection[str]) -> str:
+    """A sentence naming the installed fusions that provide all that is missing."""
+    found = [entry.name for entry in providing("fusion", missing)]
+    return f" Installed fusions that do: {', '.join(found)}." if found else " No installed fusion does."
+
+
+def providing(kind: str, names: Collection[str]) -> Iterator[Entry]:
+    """The installed components of a kind that provide all of ``names``."""
+    for entry in registry().entries(kind):
+        try:
+            if set(names) <= contract_of(entry.load(), entry.component.example).provides:
+                yield entry
+        except Exception:  # a broken stranger must not hide the user's mistake
+            continue

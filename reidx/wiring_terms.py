@@ -1,0 +1,109 @@
+"""Do the terms of an objective fit what a stage's streams, levels and memories give?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reidx.config_node import KeyPath
+from reidx.engine.objective import INPUTS, inputs_of
+from reidx.errors import PluginError
+from reidx.plugins import registry
+from reidx.schema import Alignment, Level, MemoryWiring, listed
+from reidx.wiring_asks import StageAsks, contract, providing
+
+
+class TermCheck(StageAsks):
+    """The checks of a stage's terms and alignments."""
+
+    def term(self, index: int, term: dict[str, Any]) -> None:
+        at: KeyPath = ("objective", index)
+        loss = registry().find("loss", term["loss"]).load()
+        streams = self.streams_of(at, term)
+        trained = ["student", *(n for n, t in self.stage.teachers.items() if t.type == "Peer")]
+        self.one_of((*at, "network"), term["network"], trained, "network that is trained")
+        self.one_of((*at, "against"), term["against"], self.networks, "network")
+        for key in ("on", "against_on"):
+            if term[key] is not None:
+                self.feature((*at, key), term[key])
+        memories = listed(term["memory"])
+        for key in ("memory", "against_memory"):
+            for name in listed(term[key]):
+                self.one_of((*at, key), name, self.stage.memories, "memory")
+        if term["until_epoch"] is not None and term["until_epoch"] <= term["from_epoch"]:
+            raise self.error((*at, "until_epoch"), f"the term ends before it begins (from_epoch {term['from_epoch']}).")
+        needed, optional = inputs_of(loss)
+        if "scores" in needed and not memories:
+            raise self.error(at, f"{term['loss']} compares with a memory: say which (memory: NAME).")
+        if "teacher_scores" in needed and not (memories or term["against_memory"]):
+            raise self.error(at, f"{term['loss']} compares with a teacher's scores: say whose (against_memory: NAME).")
+        if needed & {"teacher", "teacher_scores"} and term["against"] is None:
+            raise self.error(at, f"{term['loss']} compares with a teacher: say which (against: NAME).")
+        for stream in streams:
+            labels = self.stage.sources[stream].labels
+            if memories and "targets" in needed | optional:
+                self.home(at, term, stream)
+            if "targets" in needed and labels is None:
+                raise self.error(at, f"{term['loss']} needs labels, but stream {stream!r} has none.")
+            if "targets" in needed and labels in self.stage.labels:
+                self.no_outliers(at, term, stream, self.stage.labels[labels])
+            if "soft_targets" in needed and (labels is None or labels == "identity"):
+                raise self.error(at, f"{term['loss']} needs soft targets, which a refiner of a label level gives.")
+            for name in sorted(needed - set(INPUTS)):
+                self.provided_input(at, term, stream, name)
+
+    def home(self, at: KeyPath, term: dict[str, Any], stream: str) -> None:
+        """Raise unless exactly one of a term's memories holds the labels of a stream."""
+        labels = self.stage.sources[stream].labels
+        held = {name: self.stage.memories[name]["labels"] for name in listed(term["memory"])}
+        if list(held.values()).count(labels) != 1:
+            said = ", ".join(f"memory {name!r} holds labels {of!r}" for name, of in held.items())
+            wanted = "" if len(held) == 1 else "; exactly one of them must hold these"
+            raise self.error((*at, "memory"), f"{said}, stream {stream!r} carries {labels!r}{wanted}.")
+
+    def provided_input(self, at: KeyPath, term: dict[str, Any], stream: str, name: str) -> None:
+        """Raise unless a refiner of a stream's labels, or a memory of the term, provides what a loss asks for."""
+        level = self.stage.labels.get(self.stage.sources[stream].labels or "")
+        given = [contract("refiner", refiner) for refiner in (level.refiners if level else [])]
+        given += [contract("memory", self.stage.memories[m], MemoryWiring) for m in listed(term["memory"])]
+        if any(name in part.provides for part in given):
+            return
+        offers = [entry.name for kind in ("refiner", "memory") for entry in providing(kind, {name})]
+        if not offers:
+            raise PluginError(
+                f"loss {term['loss']}: its forward asks for {name!r}, which nothing installed provides; a loss may ask for "
+                f"{', '.join(INPUTS)}, and for what refiners and memories provide."
+            )
+        raise self.error(
+            at, f"{term['loss']} needs {name!r}, which no refiner of stream {stream!r} and no memory of the term provides. "
+            f"Installed that do: {', '.join(offers)}."
+        )
+
+    def no_outliers(self, at: KeyPath, term: dict[str, Any], stream: str, level: Level) -> None:
+        """Raise if images that are in no cluster (label −1) would reach a loss that has nothing to compare them with."""
+        sampler = self.stage.sources[stream].sampler
+        memories = [self.stage.memories[name] for name in listed(term["memory"])]
+        left_over = contract("clusterer", level.clusterer).outliers == "emits"
+        for refiner in level.refiners:
+            left_over = left_over and contract("refiner", refiner).outliers != "never"
+        kept = any(contract("memory", memory, MemoryWiring).outliers == "keep" for memory in memories)
+        if left_over and not kept and contract("sampler", sampler).outliers == "draw":
+            raise self.error(
+                at,
+                f"{term['loss']} has no target for outliers (label −1), which {level.clusterer['type']} leaves and sampler "
+                f"{sampler['type']} of stream {stream!r} draws. Use PK, or a clusterer that leaves none.",
+            )
+
+    def streams_of(self, at: KeyPath, term: dict[str, Any]) -> list[str]:
+        """The streams a term looks at: those it names, or the only one."""
+        sources = self.stage.sources
+        for name in listed(term["stream"]):
+            self.one_of((*at, "stream"), name, sources, "stream")
+        if not term["stream"] and len(sources) != 1:
+            raise self.error(at, f"say which stream it looks at (stream: {' or '.join(sources) or 'none here'}).")
+        return self.stage.seen_by(term)
+
+    def alignment(self, index: int, alignment: dict[str, Any]) -> None:
+        at: KeyPath = ("alignment", index)
+        for side in ("source", "target"):
+            self.one_of((*at, side), alignment[side], self.stage.sources, "stream")
+        self.needs(at, "alignment", alignment, wiring=Alignment)

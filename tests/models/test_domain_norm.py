@@ -1,0 +1,94 @@
+"""A BatchNorm for each domain: as two networks that share all but their BatchNorms."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from reidx.engine.accumulation import in_parts
+from reidx.models.domain_norm import enter, for_each_domain, of_domain
+from reidx.models.inference import fast_inference
+from reidx.models.network import Network, build_network
+
+MODEL = {
+    "backbone": {"type": "Timm", "name": "test_resnet"},
+    "fusion": {"type": "GlobalPool", "pool": "avg"},
+    "bn_group": 4,
+    "freeze": [],
+}
+
+
+def network(domains: tuple[str, ...] = ("a", "b")) -> Network:
+    torch.manual_seed(0)
+    return build_network({**MODEL, "domain_bn": True}, (48, 24), domains=domains)
+
+
+def images(seed: int, count: int = 8) -> Tensor:
+    return torch.randn(count, 3, 48, 24, generator=torch.Generator().manual_seed(seed)) * (seed + 1) + seed
+
+
+def plain() -> Network:
+    torch.manual_seed(0)
+    return build_network({**MODEL, "domain_bn": False}, (48, 24))
+
+
+def test_each_domain_has_statistics_and_weights_of_its_own() -> None:
+    shared, alone = network().train(), {name: plain().train() for name in ("a", "b")}
+    for step, name in enumerate(("a", "b", "a")):
+        enter(shared, name)
+        assert torch.equal(shared(images(step))["embed"], alone[name](images(step))["embed"])
+    for name, one in alone.items():
+        theirs = of_domain(shared, name).state_dict()
+        for key, value in one.state_dict().items():
+            assert torch.equal(theirs[key], value), key
+    assert not torch.equal(alone["a"].fusion.neck.running_mean, alone["b"].fusion.neck.running_mean)
+
+
+def test_a_gradient_moves_the_batch_norms_of_its_domain_and_what_is_shared() -> None:
+    shared = network().train()
+    enter(shared, "b")
+    shared(images(0))["pooled"].square().sum().backward()
+    moved = {name for name, p in shared.named_parameters() if p.grad is not None and bool(p.grad.any())}
+    assert any(".of.b." in name for name in moved) and not any(".of.a." in name for name in moved)
+    assert any(".of." not in name for name in moved)
+
+
+def test_extraction_is_that_of_the_domain() -> None:
+    shared = network().train()
+    for name, seed in (("a", 0), ("b", 3)):
+        enter(shared, name)
+        shared(images(seed))
+    shared.eval()
+    for name in ("a", "b"):
+        enter(shared, name)
+        expected = shared(images(5))["embed"]
+        fast = fast_inference(of_domain(shared, name))
+        assert torch.allclose(fast(images(5))["embed"], expected, atol=1e-4)
+    one = plain()
+    assert of_domain(one, "a") is one
+
+
+def test_weights_of_one_for_all_are_given_to_each() -> None:
+    shared, before = network(), plain().train()
+    before(images(2))
+    shared.load_state_dict(for_each_domain(shared, before.state_dict()))
+    for name in ("a", "b"):
+        state = of_domain(shared, name).state_dict()
+        assert all(torch.equal(state[key], value) for key, value in before.state_dict().items())
+    own = shared.state_dict()
+    assert for_each_domain(shared, own).keys() == own.keys()
+
+
+def test_parts_are_normalised_by_their_domain_in_backward_too() -> None:
+    """Accumulation makes the forward pass again in backward, when another domain has been entered meanwhile."""
+    whole = network().train()
+    parted = copy.deepcopy(whole)
+    for net, parts in ((whole, 1), (parted, 2)):
+        outputs = [in_parts(net, images(seed), None, parts, name)[1]["pooled"] for seed, name in enumerate(("a", "b"))]
+        nn.functional.mse_loss(*outputs).backward()
+    for (name, one), other in zip(whole.named_parameters(), parted.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None), name
+        if one.grad is not None and other.grad is not None:
+            assert torch.allclose(one.grad, other.grad, atol=1e-5), name
