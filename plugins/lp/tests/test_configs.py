@@ -50,7 +50,8 @@ def test_the_schedule_is_the_published_one(tiny: Tiny) -> None:
     assert rates(teacher) == pytest.approx([3.5e-4] * 20 + [3.5e-5] * 20 + [3.5e-6] * 10)
     together = rates(warmup) + rates(student)
     assert together == pytest.approx([3.5e-4] * 20 + [3.5e-5] * 20 + [3.5e-6] * 11)
-    assert (teacher.init, warmup.init, student.init) == (None, None, "stage:warmup")
+    assert [s.init for s in (teacher, warmup, student)] == [None, None, "stage:warmup"]
+    assert [s.optimizer["moments"] for s in (teacher, warmup, student)] == [None, None, "stage:warmup"]
     for stage in (teacher, warmup, student):
         assert stage.optimizer["type"] == "Adam" and stage.optimizer["weight_decay"] == 5e-4
         assert stage.model.bn_group == 64 and stage.evaluate.on == "embed"

@@ -94,6 +94,12 @@ def test_the_teacher_does_not_learn(run: Run) -> None:
             assert torch.equal(value, teacher[name]) != name.endswith(("running_mean", "running_var", "_tracked")), name
 
 
+def test_the_optimiser_goes_on_from_the_warm_up(run: Run) -> None:
+    for stage, steps in (("teacher", 6), ("warmup", 6), ("student", 12)):
+        remembered = run.last(stage)["optimizer"]["state"].values()
+        assert {int(moments["step"]) for moments in remembered} == {steps}
+
+
 def test_the_student_does_not_begin_with_the_teachers_weights(run: Run) -> None:
     teacher, warmed = run.network("teacher"), run.network("warmup")  # six steps at 3.5e-4 lead nowhere near the other
     convolutions = [name for name, value in warmed.items() if value.ndim == 4]
