@@ -22,6 +22,10 @@ def reidx_configs() -> tuple[str, str]:
 def reidx_components() -> Sequence[Component]:
     return (
         Component("dataset", "Market1501", "reidx.data.datasets:Market1501", {"root": "data/market1501"}),
+        Component("dataset", "MSMT17", "reidx.data.datasets:MSMT17", {"root": "data", "version": "V1"}),
+        Component("dataset", "DukeMTMC", "reidx.data.datasets:DukeMTMC", {"root": "data/DukeMTMC-reID"}),
+        Component("dataset", "PersonX", "reidx.data.datasets:PersonX", {"root": "data/PersonX"}),
+        Component("dataset", "VeRi776", "reidx.data.datasets:VeRi776", {"root": "data/VeRi"}),
         Component("dataset", "CSV", "reidx.data.datasets:CSV", {"path": "data/mine.csv"}),
         Component("dataset", "Synthetic", "reidx.data.datasets:Synthetic", {"domain": "source"}),
         Component("transform", "ReidAugment", "reidx.data.transforms:ReidAugment"),

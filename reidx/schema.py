@@ -134,8 +134,8 @@ class MemoryWiring:
     labels: str = "main"
     stream: str | list[str] | None = None
     """The streams whose images it takes in; null: all with its labels."""
-    update: Literal["after", "before"] = "after"
-    """When it takes in a step's images: after the optimiser's step, or before the objective is computed."""
+    when: Literal["after", "before"] = "after"
+    """When it takes in what a step saw: after the optimiser's step, or before the objective is computed."""
 
 
 @dataclass

@@ -41,7 +41,7 @@ stages:
 """
 
 
-UNUSED = {"layer_decay": None, "no_decay_norm_bias": False, "lr_batch": None}
+UNUSED = {"layer_decay": None, "no_decay_norm_bias": False, "moments": None, "lr_batch": None}
 """What the engine itself reads of an optimiser, as it is by default."""
 
 

@@ -182,7 +182,7 @@ class StageModel(BaseModel):
         assert self._seen is not None
         outputs, streams = self._seen
         for name, wiring in self.memory_wiring.items():
-            if wiring.get("update", "after") != when:
+            if wiring.get("when", "after") != when:
                 continue
             memory: Memory = self.memories[name]  # type: ignore[assignment]
             labelled = [stream for stream in streams if self.stream_labels[stream] == wiring["labels"]]

@@ -22,7 +22,7 @@ class Protocol:
     name: str
     version: str
     camera_filter: bool
-    junk: str = "gallery images of identity -1 are ignored; identity 0 (distractors) stays as a negative"
+    junk: str = "gallery images of identity -1 are ignored; distractors (of identities without a query) stay as negatives"
 
     def ignored(
         self, query_ids: np.ndarray, gallery_ids: np.ndarray, query_cams: np.ndarray, gallery_cams: np.ndarray

@@ -35,8 +35,8 @@ class InfoMap:
     ) -> None:
         if not 0 < min_similarity < 1:
             raise ConfigError(f"InfoMap: min_similarity is {min_similarity}; it must lie between 0 and 1.")
-        if min_size < 1 or trials < 1 or seed < 1:
-            raise ConfigError("InfoMap: min_size, trials and seed must be at least 1.")
+        if min_size < 1 or trials < 1 or seed < 0:
+            raise ConfigError("InfoMap: min_size and trials must be at least 1, seed at least 0.")
         self.min_similarity, self.min_size, self.trials, self.seed = min_similarity, min_size, trials, seed
 
     @property
@@ -93,9 +93,8 @@ def _work() -> None:
     from infomap import Infomap
 
     given = np.load(io.BytesIO(sys.stdin.buffer.read()))
-    walk = Infomap(
-        silent=True, directed=True, two_level=True, seed=int(given["seed"]), num_trials=int(given["trials"])
-    )
+    seed, trials = int(given["seed"]) + 1, int(given["trials"])  # infomap's own seeds begin at 1
+    walk = Infomap(silent=True, directed=True, two_level=True, seed=seed, num_trials=trials)
     walk.add_links([(int(a), int(b), w) for a, b, w in given["links"].tolist()])
     result = walk.run()
     # Older versions return nothing: there the walk itself holds the communities.

@@ -24,9 +24,9 @@ class Labelling:
     """What a refiner may look at beside the labels it is given.
 
     ``bank`` are the features by name, ``on`` the name of those that were clustered, ``graph`` their distances (None for a
-    clusterer of features; those beyond a refiner's ``reach``, if it has one, may be missing), ``cluster(eps=0.5)`` clusters anew with settings of
-    ``clusterer`` changed as a refiner announced in its ``variations``, ``previous`` are the labels (N,) of the last
-    labelling, ``cameras`` (N,).
+    clusterer of features; those beyond a refiner's ``reach``, if it has one, may be missing), ``cluster(eps=0.5)`` clusters
+    anew with settings of ``clusterer`` changed as a refiner announced in its ``variations``, ``previous`` are the labels
+    (N,) of the last labelling, ``cameras`` (N,).
     """
 
     bank: dict[str, Tensor]

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from reidx import builder
 from reidx.builder import build, fill_defaults
 from reidx.contracts import Contract, LabelSet, contract_of
 from reidx.engine.objective import inputs_of
+from reidx.labels.dbscan import DBSCAN
 from reidx.labels.pipeline import Labelling, variations
 from reidx.labels.pipeline import check as check_labels
 from reidx.memory import Memory
-from reidx.plugins import registry
 from reidx.registry import KINDS, Entry
 
 IMAGE_SIZE = (64, 32)
@@ -148,9 +149,10 @@ def provided_to(entry: Entry, names: Collection[str]) -> tuple[dict[str, Tensor]
     found: dict[str, Tensor] = {}
     memory: Memory | None = None
     for name in sorted(names):
-        entries = [e for kind in ("refiner", "memory") for e in registry().entries(kind) if name in declared(e).provides]
+        offered = [e for kind in ("refiner", "memory") for e in builder.registry().entries(kind)]
+        entries = [e for e in offered if name in declared(e).provides]
         entries.sort(key=lambda e: e.namespace != entry.namespace)
-        expect(bool(entries), f"its forward asks for {name!r}, which no installed refiner or memory provides")
+        expect(bool(entries), f"its forward asks for {name}, which no installed refiner or memory provides")
         if entries[0].kind == "refiner":
             refined = refined_by(entries[0], known_labels())
             found[name] = torch.from_numpy(refined.extra[name][:8])
@@ -176,7 +178,7 @@ def bank_for(memory: Memory) -> Tensor:
 def refined_by(entry: Entry, labels: np.ndarray, previous: np.ndarray | None = None) -> LabelSet:
     """What a refiner makes of labels of the bank, clustered by DBSCAN."""
     refiner = built(entry)
-    clusterer = build("clusterer", {"type": "DBSCAN"})
+    clusterer = DBSCAN()
     variations(refiner, clusterer)
     bank = bank_views({"embed", *declared(entry).requires})
     cameras = np.arange(len(labels)) % 3

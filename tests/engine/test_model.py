@@ -287,7 +287,7 @@ def test_a_memory_takes_a_step_in_before_the_objective_or_after_the_optimiser(wh
             seen.append(len(diary.taken))
             return scores.square().sum()
 
-    wiring = {"m": {"network": "student", "on": "embed", "labels": "main", "update": when}}
+    wiring = {"m": {"network": "student", "on": "embed", "labels": "main", "when": when}}
     model = model_of({"target": "main"}, memories={"m": diary}, wiring=wiring, terms=[term(Look(), memory="m")])
     diary.watch = next(model.networks["student"].parameters())
     start = diary.watch.detach().clone()

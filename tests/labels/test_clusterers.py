@@ -145,6 +145,8 @@ def test_infomap_keeps_links_by_similarity_and_drops_small_communities():
     assert labels.tolist() == [0, 0, 0, -1, -1, -1, 1, 1, 1, -1, -1]  # numbered by their first image
     assert InfoMap(min_size=1)(graph_of({}, 3)).tolist() == [0, 1, 2]
     assert InfoMap()(graph_of({}, 3)).tolist() == [-1, -1, -1]
+    # an experiment may have seed 0, which infomap itself does not know
+    assert np.array_equal(InfoMap(min_similarity=0.5, min_size=3, seed=0)(graph_of(pairs, 11)), labels)
 
 
 def test_missing_packages_are_named(monkeypatch):
@@ -182,6 +184,7 @@ def test_cosine_graph_holds_the_near_pairs_only():
         (lambda: HDBSCAN(epsilon=1), "epsilon"),
         (lambda: InfoMap(min_similarity=1.0), "between 0 and 1"),
         (lambda: InfoMap(min_size=0), "at least 1"),
+        (lambda: InfoMap(seed=-1), "seed at least 0"),
         (lambda: Cosine(0), "at least 1"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reidx.memory.base import Memory, centroids
+from reidx.memory.moving import move_rows
 
 
 class ClusterMemory(Memory):
@@ -33,7 +33,7 @@ class ClusterMemory(Memory):
         super().__init__()
         if not 0.0 <= momentum <= 1.0:
             raise ValueError(f"momentum is {momentum}; it must lie between 0 and 1.")
-        self.momentum, self.rule, self.rounds = momentum, update, rounds_to_rounding(momentum)
+        self.momentum, self.rule = momentum, update
         self.register_buffer("rows", torch.zeros(0, dim))
 
     def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
@@ -46,50 +46,15 @@ class ClusterMemory(Memory):
 
     @torch.no_grad()
     def update(self, features: Tensor, targets: Tensor, index: Tensor) -> None:
-        if not len(targets):
-            return
-        # Shapes hang on the size of the batch alone, and nothing is read back: a GPU is never waited for.
-        features, clustered = F.normalize(features.float()), targets >= 0
-        labels = targets.clamp(min=0)  # of an outlier: any, as it takes part in nothing
-        same = (labels[:, None] == labels) & clustered
-        old = self.rows[labels]
-        if self.rule == "hard":
-            least = _hardest(features, old, same)
-            new = F.normalize(torch.lerp(features[least], old, self.momentum))
-        else:
-            new = self._one_by_one(features, old, same)
-        # the same row for all instances of a cluster, so that it does not count which of them is written last
-        self.rows[labels] = torch.where(same.any(1, keepdim=True), new, old)
-
-    def _one_by_one(self, features: Tensor, old: Tensor, same: Tensor) -> Tensor:
-        """For each instance, the row of its cluster after all of the cluster's instances, in their order."""
-        earlier = same.tril(-1)
-        before, is_first = _last(earlier), ~earlier.any(1, keepdim=True)
-        rows = old  # what each instance leaves of its cluster's row; right for the k-th ones after k rounds
-        for _ in range(min(len(features), self.rounds or len(features))):
-            rows = F.normalize(torch.lerp(features, torch.where(is_first, old, rows[before]), self.momentum))
-        return rows[_last(same)]
+        if self.rule == "hard" and len(targets):
+            targets = torch.where(_hardest(F.normalize(features.float()), self.rows, targets), targets, -1)
+        move_rows(self.rows, features, targets, self.momentum)
 
 
-def _last(marked: Tensor) -> Tensor:
-    """The last marked column of each row, 0 where there is none."""
-    return (marked * torch.arange(marked.shape[1], device=marked.device)).amax(1)
-
-
-def _hardest(features: Tensor, rows: Tensor, same: Tensor) -> Tensor:
-    """Of each instance's cluster, the instance least similar to its row (the first of equals)."""
-    similarity = (features * rows).sum(1)
-    least = torch.where(same, similarity, torch.inf)
-    ties = least == least.amin(1, keepdim=True)
+def _hardest(features: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+    """Whether an instance is the one of its cluster that is least similar to its row (the first of equals)."""
+    similarity = (features * rows[targets.clamp(min=0)]).sum(1)
     place = torch.arange(len(features), device=features.device)
-    return torch.where(ties, place, len(features) - 1).amin(1)
-
-
-def rounds_to_rounding(momentum: float) -> int | None:
-    """How many instances of a cluster, the last ones, decide its row to the rounding of float32; None: all.
-
-    ``normalize(m C + (1−m) f)`` of unit vectors brings two different C at least (1−2m)/m times closer together, as the sum is
-    at least 1−2m long: from a distance of 2 to one of 2⁻²⁵ in so many steps.
-    """
-    closer = math.inf if momentum == 0 else (1 - 2 * momentum) / momentum
-    return math.ceil(26 * math.log(2) / math.log(closer)) + 1 if closer > 1.05 else None
+    ties, same = similarity == similarity[:, None], targets == targets[:, None]
+    less = (similarity < similarity[:, None]) | (ties & (place < place[:, None]))
+    return ~(same & less).any(1)

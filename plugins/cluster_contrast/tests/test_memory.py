@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from reidx_cluster_contrast.memory import ClusterMemory, rounds_to_rounding
+from reidx_cluster_contrast.memory import ClusterMemory
 from torch import Tensor, nn
 
 from reidx.contracts import Batch
@@ -88,23 +88,6 @@ def test_features_count_at_unit_length_whatever_theirs_is(momentum: float) -> No
     lengths = torch.logspace(-3, 3, 60)[torch.randperm(60, generator=torch.Generator().manual_seed(0))]
     ours = take_in(memory_of(rows, momentum), features * lengths[:, None], targets)
     assert torch.allclose(ours, one_by_one(rows, features, targets, momentum), atol=1e-6)
-
-
-@pytest.mark.parametrize("momentum", [0.02, 0.1, 0.2, 0.3])
-def test_what_is_left_out_is_below_rounding(momentum: float) -> None:
-    rounds = rounds_to_rounding(momentum)
-    features, apart = unit(rounds, 2, seed=3).double(), []
-    for angle in (0.0, math.pi):  # rows that could not be further apart
-        row = torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.float64)
-        for feature in features:
-            row = F.normalize(momentum * row + (1 - momentum) * feature, dim=0)
-        apart.append(row)
-    assert (apart[0] - apart[1]).norm() < 2**-24
-
-
-def test_momenta_that_forget_too_slowly_take_every_instance_in() -> None:
-    assert [rounds_to_rounding(m) for m in (0.34, 0.5, 0.9, 1.0)] == [None] * 4
-    assert rounds_to_rounding(0.1) == 10
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

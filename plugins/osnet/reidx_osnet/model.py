@@ -92,11 +92,15 @@ class OSNet(nn.Module):
     """Feature map (B, 512 * width, H / 16, W / 16) of RGB images (B, 3, H, W) normalised by ``mean`` and ``std``.
 
     The map is that of the last convolution (``conv5``, after its ReLU). The fully connected layer which the
-    published networks put behind the pooling is the fusion ``osnet.Embedding``.
+    published networks put behind the pooling is the fusion ``osnet.Embedding``; or, for heads that pool parts of the map,
+    ``with_embedding`` puts it at each place of the map.
 
     Args:
         width: channel multiplier, one of 1.0, 0.75, 0.5 and 0.25.
-        weights: a file of weights in torchreid's key names; its fully connected layer and classifier are left out.
+        weights: a file of weights in torchreid's key names; its classifier is left out, and its fully connected layer
+            without ``with_embedding``.
+        with_embedding: the map goes through the fully connected layer, its BatchNorm and ReLU, place by place, and has 512
+            channels. Its mean is not the published vector (the ReLU comes before the pooling), but close to it.
         image_size: (height, width) of the images, used for ``map_size`` only: any size goes through.
 
     Raises:
@@ -112,7 +116,12 @@ class OSNet(nn.Module):
     std = (0.229, 0.224, 0.225)
 
     def __init__(
-        self, width: float = 1.0, *, weights: str | None = None, image_size: tuple[int, int] = (256, 128)
+        self,
+        width: float = 1.0,
+        *,
+        weights: str | None = None,
+        with_embedding: bool = False,
+        image_size: tuple[int, int] = (256, 128),
     ) -> None:
         super().__init__()
         if width not in WIDTHS:
@@ -126,7 +135,11 @@ class OSNet(nn.Module):
         self.conv3 = _stage(second, third, shrink=True)
         self.conv4 = _stage(third, last, shrink=False)
         self.conv5 = ConvBN(last, last)
+        self.fc: nn.Module = nn.Identity()
         self.out_channels = last
+        if with_embedding:
+            self.out_channels = CHANNELS[-1]
+            self.fc = nn.Sequential(nn.Conv2d(last, self.out_channels, 1), nn.BatchNorm2d(self.out_channels), nn.ReLU())
         height, breadth = (((side + 1) // 2 + 1) // 2 // 2 // 2 for side in image_size)
         self.map_size = (height, breadth)
         for module in self.modules():
@@ -136,9 +149,12 @@ class OSNet(nn.Module):
                     nn.init.zeros_(module.bias)
         if weights is not None:
             state = read_weights(weights)
-            trunk = {k: v for k, v in state.items() if not k.startswith(("fc.", "classifier."))}
+            left_out = ("classifier.",) if with_embedding else ("fc.", "classifier.")
+            trunk = {k: v for k, v in state.items() if not k.startswith(left_out)}
+            if "fc.0.weight" in trunk:
+                trunk["fc.0.weight"] = trunk["fc.0.weight"][..., None, None]
             load_weights(self, trunk, weights)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.maxpool(self.conv1(images))
-        return self.conv5(self.conv4(self.conv3(self.conv2(x))))
+        return self.fc(self.conv5(self.conv4(self.conv3(self.conv2(x)))))

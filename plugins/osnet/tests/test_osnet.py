@@ -207,6 +207,21 @@ def test_embedding_by_hand() -> None:
     torch.testing.assert_close(features["embed"], torch.tensor([[3.0, 8.0, 0.0]]), rtol=1e-4, atol=1e-4)
 
 
+def test_the_embedding_at_each_place_of_the_map(tmp_path: Path) -> None:
+    plain, head = OSNet(0.25), Embedding(128)
+    for module in (*plain.modules(), *head.modules()):
+        if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
+            torch.nn.init.normal_(module.running_mean)
+    file = tmp_path / "whole.pth"
+    torch.save({**plain.state_dict(), **head.state_dict()}, file)
+    backbone = OSNet(0.25, weights=str(file), with_embedding=True).eval()
+    images = torch.randn(2, 3, 64, 32)
+    maps, narrow = backbone(images), plain.eval()(images)
+    assert maps.shape == (2, 512, *narrow.shape[2:]) and backbone.out_channels == 512
+    for y, x in ((0, 0), (3, 1)):  # at a place it is the embedding of a map that is that place alone
+        assert torch.allclose(maps[:, :, y, x], head.eval()(narrow[:, :, y : y + 1, x : x + 1])["embed"], atol=1e-5)
+
+
 def test_hooks_without_torch() -> None:
     code = (
         "import sys, reidx_osnet as p; info = p.reidx_plugin(); names = [c.name for c in p.reidx_components()];"

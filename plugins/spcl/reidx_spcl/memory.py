@@ -1,0 +1,68 @@
+"""The hybrid memory: a unit vector for every image, read class by class."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reidx.memory import Memory
+from reidx.memory.moving import move_rows
+
+
+class HybridMemory(Memory):
+    """The mean similarity (B,K) of features (B,D) to the images of each class; each image's row follows the image alone.
+
+    s_c = 1/|c| Σ_{j in c} f·r_j, which is f times the mean of the rows of c: classes of one image (un-clustered ones) weigh
+    as much as clusters, and the mean is not brought back to unit length, so that a loose cluster scores lower. Rows r (N,D)
+    are set once, from the first bank; a later reset takes the new labels alone. After a step, instance by instance in the
+    order of the batch, r_i ← normalize(m r_i + (1−m) f) with m = ``momentum`` and f at unit length (``index`` says which i,
+    and may have one more than once); the class means of the next step are those of the moved rows. Outliers (−1) are in no
+    class, but their rows follow too. Features get gradients, rows do not; scores are float32 in mixed precision too
+    (Ge et al., NeurIPS 2020; LP section 5.2).
+
+    ``images`` are the rows, which a label level can cluster (``labels: {memory: NAME}``).
+
+    Raises :class:`ValueError` for a momentum outside [0, 1].
+    """
+
+    outliers = "drop"
+    rows: Tensor
+    members: Tensor
+    starts: Tensor
+
+    def __init__(self, dim: int, momentum: float = 0.2) -> None:
+        super().__init__()
+        if not 0.0 <= momentum <= 1.0:
+            raise ValueError(f"momentum is {momentum}; it must lie between 0 and 1.")
+        self.momentum = momentum
+        self.register_buffer("rows", torch.zeros(0, dim))
+        # the images of class 0, then those of class 1, …, and where each class begins
+        self.register_buffer("members", torch.zeros(0, dtype=torch.int64))
+        self.register_buffer("starts", torch.zeros(0, dtype=torch.int64))
+
+    @property
+    def needs_bank(self) -> bool:  # type: ignore[override]
+        """Whether the next reset sets the rows: the first one does."""
+        return not len(self.rows)
+
+    @property
+    def images(self) -> Tensor:
+        """The unit row (N,D) of every image; empty before the first reset."""
+        return self.rows
+
+    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+        if self.needs_bank:
+            assert bank is not None
+            self.rows = F.normalize(bank.float())
+        sizes = torch.bincount(labels[labels >= 0])
+        self.members = torch.argsort(labels, stable=True)[int((labels < 0).sum()) :]
+        self.starts = sizes.cumsum(0) - sizes
+
+    def forward(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            means = F.embedding_bag(self.members, self.rows, self.starts, mode="mean")
+            return features.float() @ means.T
+
+    def update(self, features: Tensor, targets: Tensor, index: Tensor) -> None:
+        move_rows(self.rows, features, index, self.momentum)

@@ -1,0 +1,84 @@
+"""What a data set is: which images there are, and who is on them, seen by which camera.
+
+A data set never opens an image; it reads file names, lists or a table and checks them, so that a mistake shows at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from reidx.errors import DataError
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of one split: ``paths`` (N), ``ids`` (N,) int64 or None, ``cameras`` (N,) int64, -1 = none known."""
+
+    paths: list[str]
+    ids: np.ndarray | None
+    cameras: np.ndarray
+
+    def __post_init__(self) -> None:
+        for name, column in (("ids", self.ids), ("cameras", self.cameras)):
+            if column is not None and (len(column) != len(self.paths) or column.dtype != np.int64):
+                raise ValueError(f"{name} must be {len(self.paths)} int64 values, one for each path")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def unlabelled(self) -> Split:
+        """The same images without identities: what training on an unlabelled domain is handed."""
+        return replace(self, ids=None)
+
+    def classes(self) -> np.ndarray:
+        """Labels (N,) int64 in 0..K-1, in the order of the sorted identities.
+
+        Raises :class:`DataError` when the split has no identities.
+        """
+        if self.ids is None:
+            raise DataError("This split has no identities, so it cannot be trained on with labels.")
+        return np.unique(self.ids, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+    def counts(self) -> dict[str, int]:
+        """How many images, identities (0 if unlabelled) and cameras (0 if none is known)."""
+        cameras = np.unique(self.cameras)
+        return {
+            "images": len(self),
+            "ids": 0 if self.ids is None else len(np.unique(self.ids)),
+            "cameras": int((cameras >= 0).sum()),
+        }
+
+
+class Dataset:
+    """A domain: ``train``, ``query`` and ``gallery``, and where they come from.
+
+    A subclass sets ``name``, ``version`` and ``root``, the three splits, and counts in ``dropped`` what its rules left out.
+    """
+
+    name: str
+    version: str = ""
+    root: str
+    train: Split
+    query: Split
+    gallery: Split
+    dropped: dict[str, int]
+
+    @property
+    def distractors(self) -> int:
+        """How many gallery images show somebody that no query looks for."""
+        if self.query.ids is None or self.gallery.ids is None:
+            return 0
+        return int(np.isin(self.gallery.ids, self.query.ids, invert=True).sum())
+
+    def card(self) -> dict[str, Any]:
+        """What a result must say of its data: name, version, the counts of each split, what was left out."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            **{split: getattr(self, split).counts() for split in ("train", "query", "gallery")},
+            "dropped": dict(self.dropped),
+            "distractors": self.distractors,
+        }

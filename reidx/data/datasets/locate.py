@@ -1,0 +1,40 @@
+"""Where a data set lies: under the given root, in one of the customary places, in one of its layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from reidx.errors import DataError
+
+
+def locate(
+    name: str, root: str, places: Sequence[str], layouts: Mapping[str, Sequence[str]]
+) -> list[tuple[str, Path]]:
+    """Each (layout, folder) where a whole layout lies, in the order of ``places``, then of ``layouts``; at least one.
+
+    A layout is what it takes to be whole: names of folders, and of files, which have a suffix.
+    Raises :class:`DataError` that says what the nearest one lacks, or where all was looked for.
+    """
+    top = Path(root).expanduser()
+    bases = [top / place for place in places]
+    lacking = {
+        (layout, base): [part for part in parts if not _is_there(base / part)]
+        for base in bases
+        for layout, parts in layouts.items()
+    }
+    whole = [found for found, missing in lacking.items() if not missing]
+    if whole:
+        return whole
+    halves = [(layout, base) for layout, base in lacking if len(lacking[layout, base]) < len(layouts[layout])]
+    if halves:
+        nearest = min(halves, key=lambda half: len(lacking[half]))
+        raise DataError(f"{name} at {nearest[1]} is not whole: it lacks {', '.join(lacking[nearest])}.")
+    raise DataError(
+        f"{name} is not at {top}. Looked for the folders {'; or '.join(map(', '.join, layouts.values()))} in: "
+        f"{', '.join(map(str, bases))}. Set the data set's root to the folder that holds them."
+    )
+
+
+def _is_there(path: Path) -> bool:
+    return path.is_file() if path.suffix else path.is_dir()

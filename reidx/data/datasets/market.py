@@ -1,0 +1,155 @@
+"""Data sets in the file grammar of Market-1501: a folder for each split, identity and camera in the names."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from reidx.data.datasets.base import Dataset, Split
+from reidx.data.datasets.locate import locate
+from reidx.errors import DataError
+
+
+class MarketGrammar(Dataset):
+    """A folder in Market-1501's grammar: one folder for each split, names ``PPPP_cC….jpg``.
+
+    Id -1 is junk: dropped and counted. Where ``background`` says so, id 0 is nobody: it stays in the gallery, as nobody's
+    match, and is dropped elsewhere; else it is a person like any other. Cameras become 0..n-1 in the order of
+    ``camera_numbers`` (None: 1..n). Only the file's own name is read, since a folder may well be called ``2024_c3``.
+    Hidden files and others than ``.jpg`` (``Thumbs.db``) are not images.
+
+    Raises :class:`DataError` for a missing or empty folder, a name that does not parse, a camera out of range.
+    """
+
+    folders: ClassVar[Mapping[str, str]] = {
+        "train": "bounding_box_train",
+        "query": "query",
+        "gallery": "bounding_box_test",
+    }
+    places: ClassVar[tuple[str, ...]] = (".",)
+    """Where under the given root the folders may lie, in the order of looking."""
+    camera_numbers: ClassVar[Sequence[int] | None] = None
+    """The numbers that the names give to the cameras."""
+    background: ClassVar[bool] = True
+    pattern: ClassVar[re.Pattern[str]] = re.compile(r"(-1|\d+)_c(\d+)")
+    """What a name begins with: its groups are the identity and the camera."""
+    example: ClassVar[str] = "0002_c1s1_000451_03.jpg"
+
+    def __init__(self, root: str) -> None:
+        _, base = locate(self.name, root, self.places, {"": tuple(self.folders.values())})[0]
+        self.root = str(base)
+        self.dropped = {"junk": 0, "background": 0}
+        self.train, self.query, self.gallery = (self._read(base / self.folders[s], s) for s in self.folders)
+
+    def _read(self, folder: Path, split: str) -> Split:
+        with os.scandir(folder) as entries:
+            names = sorted(e.name for e in entries if e.name.endswith(".jpg") and not e.name.startswith("."))
+        rows: list[tuple[str, int, int]] = []
+        for name in names:
+            match = self.pattern.match(name)
+            if match is None:
+                raise DataError(
+                    f"{folder / name}: the name does not say who and which camera; "
+                    f"{self.name} expects names such as {self.example}."
+                )
+            pid, camera = int(match[1]), self._camera(int(match[2]), folder / name)
+            if pid == -1:
+                self.dropped["junk"] += 1
+            elif pid == 0 and self.background and split != "gallery":
+                self.dropped["background"] += 1
+            else:
+                rows.append((f"{folder}{os.sep}{name}", pid, camera))
+        if not rows:
+            what = "only junk and background" if names else "no .jpg image"
+            raise DataError(f"{self.name}: {folder} has {what}.")
+        paths, ids, cameras = zip(*rows, strict=True)
+        return Split(list(paths), np.array(ids, np.int64), np.array(cameras, np.int64))
+
+    def _camera(self, number: int, path: Path) -> int:
+        """The camera from 0 that a name's number stands for."""
+        known = self.camera_numbers
+        if number < 1 or (known is not None and number not in known):
+            numbers = "1 to n" if known is None else ", ".join(map(str, known))
+            raise DataError(f"{path}: camera {number} is out of range; {self.name} has cameras {numbers}.")
+        return number - 1 if known is None else known.index(number)
+
+
+class Market1501(MarketGrammar):
+    """Market-1501 (Zheng et al., ICCV 2015): 12,936 training, 3,368 query and 15,913 gallery images without junk.
+
+    ``root`` is the data set's own folder, or the one above it in any customary layout: ``Market-1501-v15.09.15``,
+    ``market1501``, ``market1501/Market-1501-v15.09.15``.
+    """
+
+    name = "Market-1501"
+    version = "v15.09.15"
+    places = (".", "Market-1501-v15.09.15", "market1501", "market1501/Market-1501-v15.09.15")
+    camera_numbers = range(1, 7)
+
+
+class DukeMTMC(MarketGrammar):
+    """DukeMTMC-reID (Ristani et al., ECCVW 2016; Zheng et al., ICCV 2017): withdrawn by its makers. A loader, no more.
+
+    The data set was taken down in 2019, as people had been filmed, and their pictures published, without their consent. It
+    is here so that whoever holds a copy can compare with the numbers of earlier papers; reidx neither downloads it nor says
+    where to get it, and advises against new results on it.
+
+    16,522 training, 2,228 query and 17,661 gallery images, 8 cameras, names ``PPPP_cC_fFFFFFFF.jpg``; the gallery shows 408
+    identities that no query does. ``root`` is its own folder or one above: ``DukeMTMC-reID``, ``dukemtmcreid``,
+    ``dukemtmc-reid``, also one of the latter with ``DukeMTMC-reID`` inside.
+    """
+
+    name = "DukeMTMC-reID"
+    places = (
+        ".",
+        "DukeMTMC-reID",
+        "dukemtmcreid",
+        "dukemtmcreid/DukeMTMC-reID",
+        "dukemtmc-reid",
+        "dukemtmc-reid/DukeMTMC-reID",
+    )
+    camera_numbers = range(1, 9)
+    background = False
+    # the frame tells its names from those of Market-1501, whose folders are the same
+    pattern = re.compile(r"(-1|\d+)_c(\d+)_f\d")
+    example = "0001_c2_f0046182.jpg"
+
+
+class PersonX(MarketGrammar):
+    """PersonX (Sun and Zheng, CVPR 2019), rendered people: 9,840 training, 5,136 query and 30,816 gallery images.
+
+    Names call the six cameras 3, 4, 8, 10, 11 and 12. ``root`` is its own folder or one above: ``PersonX``, ``personx``,
+    ``personx/PersonX``.
+    """
+
+    name = "PersonX"
+    places = (".", "PersonX", "personx", "personx/PersonX")
+    camera_numbers = (3, 4, 8, 10, 11, 12)
+    background = False
+    example = "0001_c10….jpg"
+
+
+class VeRi776(MarketGrammar):
+    """VeRi-776 (Liu et al., ICME 2016), vehicles: 37,778 training, 1,678 query and 11,579 gallery images, 20 cameras.
+
+    Folders ``image_train``, ``image_query``, ``image_test``, names ``PPPP_cCCC_FFFFFFFF_V.jpg``. All images count: loaders
+    that leave out those without a viewpoint label evaluate on another set. Ranked image by image, those of the query's
+    own vehicle and camera ignored; the ranking of whole tracks is another protocol. ``root`` is its own folder or one above:
+    ``VeRi``, ``VeRi-776``, ``veri``, ``veri/VeRi``.
+    """
+
+    name = "VeRi-776"
+    folders: ClassVar[Mapping[str, str]] = {
+        "train": "image_train",
+        "query": "image_query",
+        "gallery": "image_test",
+    }
+    places = (".", "VeRi", "VeRi-776", "veri", "veri/VeRi")
+    camera_numbers = range(1, 21)
+    background = False
+    example = "0002_c002_00030600_0.jpg"

@@ -1,0 +1,158 @@
+"""MSMT17 in its two versions, as published (lists) or re-packed (folders in Market-1501's grammar)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from reidx.data.datasets.base import Dataset, Split
+from reidx.data.datasets.locate import locate
+from reidx.data.datasets.market import MarketGrammar
+from reidx.errors import DataError
+
+CAMERAS = range(1, 16)
+IMAGES: Mapping[str, tuple[str, str]] = {"V1": ("train", "test"), "V2": ("mask_train_v2", "mask_test_v2")}
+"""The folders of each version, which is what the versions are told by."""
+LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
+REPACKED = "re-packed"
+LINE = re.compile(r"((?:[^/]+/)*[^/_]+_[^/_]+_(\d+)_[^/]+\.jpg)\s+(\d+)")
+"""Path below the folder of images, with the camera as third field of the file's own name, and the identity."""
+NOT_COMPARABLE = "V2 has blurred faces; results on the two lie 3 to 4 mAP apart and are not comparable"
+
+
+class MSMT17(Dataset):
+    """MSMT17 (Wei et al., CVPR 2018), its version checked where the folders tell it, and said on the card.
+
+    As published, a folder holds ``list_{train,val,query,gallery}.txt`` and the images: ``train``, ``test`` (V1) or
+    ``mask_train_v2``, ``mask_test_v2`` (V2: faces blurred). ``version: auto`` takes the one that is there. A copy re-packed as
+    ``bounding_box_train``, ``query``, ``bounding_box_test`` with names ``PPPP_cNN….jpg`` is read too, if nothing else is
+    there; it does not tell its version, so that must be stated, and its training images are taken as they were packed.
+
+    ``train: trainval`` trains on list_train and list_val (32,621 images of 1,041 people), as published unsupervised
+    results do; ``train: train`` on list_train alone (30,248). The test has 11,659 query and 82,161 gallery images of
+    3,060 others; 15 cameras. Identities are those of the lists, counted from 0 (a person like any other), and anew for
+    query and gallery: a number that training has too is another person there.
+
+    ``root`` is the data set's own folder, or one above: ``MSMT17_V1``, ``MSMT17_V2``, ``MSMT17``, ``msmt17``, also the
+    latter with one of the former two inside.
+
+    Raises :class:`DataError` for a version that is not the one there, is open or cannot be told; for a missing folder, list
+    or image, and a line that does not parse, by its number.
+    """
+
+    name = "MSMT17"
+    places: ClassVar[tuple[str, ...]] = (
+        ".",
+        *("MSMT17_V1", "MSMT17_V2", "MSMT17", "msmt17", "msmt17/MSMT17_V1", "msmt17/MSMT17_V2"),
+    )
+    layouts: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **{version: (*folders, *LISTS) for version, folders in IMAGES.items()},
+        REPACKED: tuple(MarketGrammar.folders.values()),
+    }
+
+    def __init__(
+        self,
+        root: str,
+        version: Literal["V1", "V2", "auto"] = "auto",
+        train: Literal["trainval", "train"] = "trainval",
+    ) -> None:
+        layout, base = _choose(locate(self.name, root, self.places, self.layouts), version)
+        self.root = str(base)
+        if layout == REPACKED:
+            if train != "trainval":
+                raise DataError(
+                    f"MSMT17 at {base} is re-packed: its folders do not tell the images of list_val from the others. "
+                    "Set train: trainval, or give the published folder with its lists."
+                )
+            packed = _Repacked(self.root)
+            self.version, self.layout = version, "re-packed folders, version as stated"
+            self.lists = MarketGrammar.folders["train"]
+            self.train, self.query, self.gallery = packed.train, packed.query, packed.gallery
+            self.dropped = packed.dropped
+        else:
+            learnt, tested = (base / folder for folder in IMAGES[layout])
+            parts = ("train", "val") if train == "trainval" else ("train",)
+            self.version, self.layout = layout, "published lists"
+            self.lists = " + ".join(f"list_{part}" for part in parts)
+            self.train = _read(learnt, *(base / f"list_{part}.txt" for part in parts))
+            self.query, self.gallery = (
+                _read(tested, base / f"list_{part}.txt") for part in ("query", "gallery")
+            )
+            self.dropped = {}
+
+    def card(self) -> dict[str, Any]:
+        """As of every data set, and the layout that was read, and the lists that training images come from."""
+        return {**super().card(), "layout": self.layout, "train_lists": self.lists}
+
+
+class _Repacked(MarketGrammar):
+    """The copy in Market-1501's grammar."""
+
+    name = "MSMT17"
+    camera_numbers = CAMERAS
+    background = False
+    example = "0000_c01….jpg"
+
+
+def _choose(found: list[tuple[str, Path]], version: str) -> tuple[str, Path]:
+    """The (layout, folder) of the version that is asked for. Raises :class:`DataError` if there is none, or no telling."""
+    told = [(layout, base) for layout, base in found if layout != REPACKED]
+    fitting = [(layout, base) for layout, base in told if version in (layout, "auto")]
+    if len({layout for layout, _ in fitting}) > 1:
+        places = " and ".join(f"{layout} at {base}" for layout, base in fitting)
+        raise DataError(f"There is MSMT17 {places}. Say which one: set version: V1 or version: V2.")
+    if fitting:
+        return fitting[0]
+    if told:
+        there, base = told[0]
+        raise DataError(
+            f"MSMT17 at {base} is {there} (its folders are {' and '.join(IMAGES[there])}), but version is {version}. "
+            f"Set version: {there}, or give the folder of {version}. {NOT_COMPARABLE}."
+        )
+    if version == "auto":
+        raise DataError(
+            f"MSMT17 at {found[0][1]} is re-packed: its folders do not tell its version. State it, as you know where the "
+            f"copy was made from: version: V1 or version: V2. {NOT_COMPARABLE}."
+        )
+    return found[0]
+
+
+def _read(folder: Path, *lists: Path) -> Split:
+    paths, ids, cameras = zip(*(row for table in lists for row in _rows(folder, table)), strict=True)
+    return Split(list(paths), np.array(ids, np.int64), np.array(cameras, np.int64))
+
+
+def _rows(folder: Path, table: Path) -> Iterator[tuple[str, int, int]]:
+    """Path, identity and camera from 0 of each line of a list."""
+    try:
+        lines = table.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{table} cannot be read as a list: {error}.") from error
+    empty = True
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        match, where = LINE.fullmatch(line.strip()), f"{table}, line {number}"
+        if match is None:
+            raise DataError(
+                f"{where}: {line!r} does not say which image and who; "
+                "a line is such as 0000/0000_000_01_0303morning_0015_0.jpg 0."
+            )
+        camera, path = int(match[2]), f"{folder}{os.sep}{match[1]}"
+        if camera not in CAMERAS:
+            raise DataError(
+                f"{where}: camera {camera} is out of range; MSMT17 has cameras 1 to {CAMERAS[-1]}."
+            )
+        if not os.path.isfile(path):
+            raise DataError(
+                f"{where}: there is no file {path}. Unpack the images again, where the lists are."
+            )
+        empty = False
+        yield path, int(match[3]), camera - 1
+    if empty:
+        raise DataError(f"{table} lists no images.")

@@ -1,0 +1,48 @@
+"""The rendered domains as a data set: drawn when they are not there yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from reidx.data.datasets.market import MarketGrammar
+
+
+class Synthetic(MarketGrammar):
+    """A rendered domain, ``source`` or ``target``, drawn into ``root/DOMAIN-seedSEED`` when it is not there yet.
+
+    ``identities`` are those of the training and of the test split, each seen ``images_per_camera`` times by each of
+    ``cameras`` cameras; ``size`` is (height, width) in pixels. ``progress(done, total)`` is called while it is drawn.
+
+    Raises :class:`DataError` for arguments that make no benchmark, or when that folder holds something else.
+    """
+
+    def __init__(
+        self,
+        root: str = "data/synthetic",
+        domain: str = "source",
+        identities: tuple[int, int] = (150, 60),
+        images_per_camera: int = 4,
+        cameras: int = 4,
+        size: tuple[int, int] = (128, 64),
+        seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        from reidx.data.synthetic.domain import VERSION, render_domain
+
+        self.name = f"Synthetic {domain}"
+        self.version = f"v{VERSION} seed {seed}"
+        folder = Path(root).expanduser() / f"{domain}-seed{seed}"
+        train, test = identities
+        height, width = size
+        render_domain(
+            folder,
+            domain,
+            identities=(train, test),
+            images_per_camera=images_per_camera,
+            cameras=cameras,
+            size=(height, width),
+            seed=seed,
+            progress=progress,
+        )
+        super().__init__(str(folder))
