@@ -18,8 +18,9 @@ _SLACK = 1e-5  # far above the rounding of a distance in float32, far below what
 class ViewFusedJaccard:
     """D = (1 − 2λ) D_global + λ D_upper + λ D_lower (N,N), sparse, float32 in [0, 1): λ is ``lambda1``, D_v a Jaccard distance.
 
-    A view that weighs nothing is not computed. Views are computed one after another: the peak is the sum so far and one
-    view's graph. ``k1``, ``k2``, ``backend``, ``device`` and ``sharded`` as in ``Jaccard``.
+    A view that weighs nothing is not computed. Views are computed one after another, a later one only at the pairs that the
+    earlier ones leave within reach: the peak is the sum so far and one view's graph. ``k1``, ``k2``, ``backend``,
+    ``device`` and ``sharded`` as in ``Jaccard``.
 
     Raises :class:`ConfigError` for a ``lambda1`` outside [0, 0.5] (LP section 1.2).
     """
@@ -45,15 +46,18 @@ class ViewFusedJaccard:
     def __call__(self, features: Mapping[str, Tensor], within: float = 1.0) -> csr_array:
         """The graph (N, N) of the views (N, D): symmetric, diagonal stored, every pair closer than 1 not beyond `within`."""
         mean: csr_array | None = None  # of the views so far
+        pairs: csr_array | None = None  # that may still end within; None: all
         weighed = 0.0
         for view, weight in self.weights.items():
             if weight == 0:
                 continue
-            graph = self.jaccard(features[view], within=_reach(within, weight))
+            graph = self.jaccard(features[view], within=_reach(within, weight), among=pairs)
             total = weighed + weight
             mean = graph if mean is None else fuse([mean, graph], [weighed / total, weight / total])
-            # what the views so far put beyond `within`, those to come cannot bring back: distances add up
-            mean, weighed = _cut(mean, _reach(within, total)), total
+            weighed, reach = total, _reach(within, total)
+            mean = _cut(mean, reach)
+            # distances add up: what the views so far put beyond `within`, those to come cannot bring back
+            pairs = mean if reach < 1 else None
         assert mean is not None
         return _cut(mean, within)
 

@@ -81,20 +81,29 @@ def test_cut_is_the_whole_without_what_lies_beyond(lambda1: float, within: float
         assert np.all(near.data <= np.float32(within)) and np.all(near.data < 1)
 
 
-def test_each_view_is_cut_where_it_alone_is_too_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    reaches = []
+def test_no_more_of_a_view_is_computed_than_can_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[float, csr_array | None]] = []
 
-    def spied(self: Jaccard, features: Tensor, within: float = 1.0) -> csr_array:
-        reaches.append(within)
-        return original(self, features, within)
+    def spied(self: Jaccard, features: Tensor, within: float = 1.0, among: csr_array | None = None) -> csr_array:
+        asked.append((within, among))
+        return original(self, features, within, among)
 
     original = Jaccard.__call__
     monkeypatch.setattr(Jaccard, "__call__", spied)
-    ViewFusedJaccard(8, 3, lambda1=0.15)(bank(), within=0.6)
-    assert reaches == [pytest.approx(0.6 / 0.7, abs=1e-4), 1.0, 1.0]
-    reaches.clear()
-    ViewFusedJaccard(8, 3, lambda1=0.4)(bank(), within=0.1)
-    assert reaches == [pytest.approx(0.5, abs=1e-3), pytest.approx(0.25, abs=1e-3), pytest.approx(0.25, abs=1e-3)]
+    views = bank()
+    ViewFusedJaccard(8, 3, lambda1=0.15)(views, within=0.6)
+    # where its share alone is more than 0.6: 0.7 d > 0.6; of 0.15 d there is no such d
+    assert [reach for reach, _ in asked] == [pytest.approx(0.6 / 0.7, abs=1e-4), 1.0, 1.0]
+    # and of the pairs that are left: 0.7 g, then 0.7 g + 0.15 u not beyond 0.6
+    g, u = (dense(original(Jaccard(8, 3), views[view])) for view in ("global", "upper"))
+    expected = [None, 0.7 * g <= 0.6, 0.7 * g + 0.15 * u <= 0.6]
+    for (_, pairs), kept in zip(asked, expected, strict=True):
+        assert (pairs is None) == (kept is None)
+        assert pairs is None or np.array_equal(dense(pairs) < 1, kept)
+    assert expected[1].sum() > expected[2].sum()
+    asked.clear()
+    ViewFusedJaccard(8, 3, lambda1=0.15)(views)
+    assert asked == [(1.0, None)] * 3
 
 
 @pytest.mark.parametrize("lambda1", [0.0, 0.15, 0.3, 0.5])
