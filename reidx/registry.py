@@ -71,7 +71,12 @@ KINDS: dict[str, Kind] = {
             "labels (N,) int64, -1 = outlier, 0..K-1 without gaps",
             ("seed",),
         ),
-        Kind("refiner", "labels, bank, graph, history", "labels, per-sample weights, soft targets"),
+        Kind(
+            "refiner",
+            "labels, bank, graph, history",
+            "labels, per-sample weights, soft targets",
+            ("device", "sharded"),
+        ),
         Kind("memory", "bank and labels at reset, batch features at update", "scores (B,K)", ("dim",)),
         Kind("loss", "features, targets, scores, teacher outputs", "a scalar"),
         Kind("alignment", "source and target features", "a scalar; may own parameters", ("dims",)),

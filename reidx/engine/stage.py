@@ -159,19 +159,14 @@ class StageRun:
         plans = {}
         for name, level in self.stage.labels.items():
             where = f"labels.levels.{name}"
+            place = {"device": str(self.model.device), "sharded": processes.count() > 1}
             distance = (
-                build(
-                    "distance",
-                    level.distance,
-                    where=f"{where}.distance",
-                    device=str(self.model.device),
-                    sharded=processes.count() > 1,
-                )
+                build("distance", level.distance, where=f"{where}.distance", **place)
                 if level.distance is not None
                 else None
             )
             vary = partial(self._clusterer, level, f"{where}.clusterer")
-            refiners = [build("refiner", spec, where=f"{where}.refiners") for spec in level.refiners]
+            refiners = [build("refiner", spec, where=f"{where}.refiners", **place) for spec in level.refiners]
             plans[name] = LevelPlan(level, LabelPipeline(level.on, distance, vary(), refiners, vary))
         return plans
 

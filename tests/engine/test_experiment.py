@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 import reidx
+from reidx.contracts import LabelSet
 from reidx.engine import experiment as experiments
-from reidx.errors import CheckpointError
+from reidx.errors import CheckpointError, ConfigError
+from reidx.labels.pipeline import Labelling
+from reidx.testing.tiny import tiny_experiment
 
 Experiment = Callable[..., Path]
 
@@ -60,3 +63,27 @@ def test_only_plugins_whose_components_are_named_are_noted(experiment: Experimen
     reidx.run(reidx.load_config(path), tmp_path / "run", progress="quiet")
     plugins = json.loads((tmp_path / "run/experiment.json").read_text())["plugins"]
     assert list(plugins) == ["cluster_contrast"] and "0.1.0" in plugins["cluster_contrast"]["distribution"]
+
+
+def test_a_refiner_is_told_where_to_compute_and_cannot_be_told_by_a_config(
+    experiment: Experiment, register: Callable[[str, type], None], tmp_path: Path
+) -> None:
+    told: list[tuple[str | None, bool]] = []
+
+    class Placed:
+        """The labels as they were."""
+
+        def __init__(self, device: str | None = None, sharded: bool = False) -> None:
+            told.append((device, sharded))
+
+        def __call__(self, labels: LabelSet, context: Labelling) -> LabelSet:
+            return labels
+
+    register("refiner", Placed)
+    labels = tiny_experiment("nowhere")["labels"]
+    reidx.run(
+        reidx.load_config(experiment(labels={**labels, "refiners": [{"type": "Placed"}]})), tmp_path / "run", progress="quiet"
+    )
+    assert told[-1] == ("cpu", False)
+    with pytest.raises(ConfigError, match=r"'device'.* is supplied by the experiment itself"):
+        reidx.load_config(experiment(labels={**labels, "refiners": [{"type": "Placed", "device": "cuda"}]}))

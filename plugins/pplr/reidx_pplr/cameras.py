@@ -1,0 +1,83 @@
+"""Camera proxies, one a cluster and camera, and the loss that draws a person's cameras together."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reidx.memory.base import Memory, centroids
+
+
+class CameraProxies(Memory):
+    """Cosines of features with camera proxies, (B,M), or (B,M,P) of parts; fixed from one labelling to the next.
+
+    A proxy is the normalised mean of the unit features of those images of a cluster that one camera took; for parts
+    (N,P,D) each part has its own. There are M, in the order of clusters and, within one, of cameras; outliers (−1) are
+    in none. ``proxy_labels`` (M,) and ``proxy_cameras`` (M,) say whose they are. Cosines are float32 in mixed precision
+    too, as they are divided by a small temperature (PPLR with cameras, LP section 5.3).
+
+    Raises :class:`ValueError` at a reset without cameras.
+    """
+
+    cameras = "required"
+    outliers = "drop"
+    provides = frozenset({"proxy_labels", "proxy_cameras"})
+    proxies: Tensor
+    proxy_labels: Tensor
+    proxy_cameras: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("proxies", torch.zeros(0, dim))
+        for name in ("proxy_labels", "proxy_cameras"):
+            self.register_buffer(name, torch.zeros(0, dtype=torch.int64))
+
+    @torch.no_grad()
+    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+        assert bank is not None
+        if cameras is None:
+            raise ValueError("CameraProxies needs the camera of each image, and was given none.")
+        kept = labels >= 0
+        pairs, proxy = torch.stack([labels[kept], cameras[kept]], 1).unique(dim=0, return_inverse=True)
+        self.proxies = centroids(F.normalize(bank[kept].float(), dim=-1), proxy)
+        self.proxy_labels, self.proxy_cameras = pairs[:, 0].contiguous(), pairs[:, 1].contiguous()
+
+    def forward(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            unit = F.normalize(features.float(), dim=-1)
+            return torch.einsum("b...d,m...d->bm...", unit, self.proxies)
+
+
+class CameraContrast(nn.Module):
+    """The mean over images and parts of −(1/|P|)·Σ_{j∈P} log(exp(s_j/τ) / Σ_{k∈P∪H} exp(s_k/τ)), s the proxies' ``scores``.
+
+    P are the proxies of the image's own cluster and another camera, H the ``hard`` most similar ones of other clusters
+    (all, if there are fewer); proxies of its own cluster and camera take no part. An image whose cluster no other
+    camera has seen adds 0, and is counted in the mean. ``scores`` are (B,M) or (B,M,P), ``proxy_labels`` and
+    ``proxy_cameras`` (M,) come from the memory (PPLR with cameras, LP section 5.3).
+
+    Raises :class:`ValueError` for a temperature that is not positive, or for fewer than one negative.
+    """
+
+    def __init__(self, temperature: float = 0.07, hard: int = 50) -> None:
+        super().__init__()
+        if temperature <= 0.0:
+            raise ValueError(f"temperature is {temperature}; it must be positive.")
+        if hard < 1:
+            raise ValueError(f"hard is {hard}; an image needs at least 1 negative.")
+        self.temperature, self.hard = temperature, hard
+
+    def forward(
+        self, scores: Tensor, targets: Tensor, cameras: Tensor, proxy_labels: Tensor, proxy_cameras: Tensor
+    ) -> Tensor:
+        own = targets[:, None] == proxy_labels
+        positive = (own & (cameras[:, None] != proxy_cameras))[:, None]
+        similar = scores.float().reshape(*scores.shape[:2], -1).movedim(1, 2) / self.temperature  # (B,P,M)
+        # a number that exp makes 0 of, and not −∞: an image without a positive must not have a gradient that is no number
+        nothing = torch.finfo(similar.dtype).min
+        hardest = similar.masked_fill(own[:, None], nothing).topk(min(self.hard, len(proxy_labels)), 2).values
+        compared = torch.cat([similar.masked_fill(~positive, nothing), hardest], 2)
+        count = positive.sum(2)
+        losses = compared.logsumexp(2) - (similar * positive).sum(2) / count.clamp(min=1)
+        return (losses * (count > 0)).mean()

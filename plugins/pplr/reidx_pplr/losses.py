@@ -1,0 +1,51 @@
+"""The two refinements: parts guide the label of the whole, agreement says how much the label holds for a part."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PGLR(nn.Module):
+    """Cross-entropy of ``scores`` (B,K) with labels that the parts' predictions soften, averaged over the batch.
+
+    q = ``beta``·onehot + (1−``beta``)·Σ_p w_p·softmax(teacher_scores_p), w = softmax over the parts of ``agreement``
+    (B,P); ``teacher_scores`` (B,K,P) are the parts' and only targets: no gradient flows into them (part-guided label
+    refinement of PPLR, LP section 5.3).
+
+    Raises :class:`ValueError` for a beta outside [0, 1].
+    """
+
+    parts = frozenset({"teacher_scores"})
+
+    def __init__(self, beta: float = 0.5) -> None:
+        super().__init__()
+        if not 0.0 <= beta <= 1.0:
+            raise ValueError(f"beta is {beta}; it must lie between 0 and 1.")
+        self.beta = beta
+
+    def forward(self, scores: Tensor, teacher_scores: Tensor, targets: Tensor, agreement: Tensor) -> Tensor:
+        with torch.no_grad():
+            weights = agreement.float().softmax(1)
+            guided = (teacher_scores.float().softmax(1) * weights[:, None]).sum(2)
+            refined = self.beta * F.one_hot(targets, scores.shape[1]) + (1.0 - self.beta) * guided
+        return F.cross_entropy(scores.float(), refined)
+
+
+class AALS(nn.Module):
+    """The mean over images and parts of a·CE(onehot, p) + (1−a)·KL(uniform ‖ p), with p = softmax of a part's scores.
+
+    ``scores`` are (B,K,P), a is ``agreement`` (B,P): where a part has other neighbours than the whole image it is
+    drawn to no label but to indifference (agreement-aware label smoothing of PPLR, LP section 5.3).
+    """
+
+    parts = frozenset({"scores"})
+
+    def forward(self, scores: Tensor, targets: Tensor, agreement: Tensor) -> Tensor:
+        log_p = scores.float().log_softmax(1)
+        cross_entropy = F.nll_loss(log_p, targets[:, None].expand_as(agreement), reduction="none")
+        divergence = -math.log(scores.shape[1]) - log_p.mean(1)
+        return (agreement * cross_entropy + (1.0 - agreement) * divergence).mean()

@@ -1,0 +1,174 @@
+"""Both recipes as whole experiments: what they say, what they refuse, that they train and go on after a stop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import reidx
+from reidx.config import Config
+from reidx.engine.model import StageModel
+from reidx.errors import ConfigError
+from reidx.schema import Stage
+from reidx.testing.runs import assert_same_run
+from reidx.testing.tiny import tiny_domain, write_experiment
+
+Tiny = Callable[..., Config]
+
+
+@pytest.fixture(scope="module")
+def domains_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("domains")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, domains_root: Path) -> Tiny:
+    """A recipe of this plugin at the size of a test; ``changes`` are merged over it, key by key at the top level."""
+
+    def make(recipe: str, epochs: int = 1, iters: int = 1, **changes: Any) -> Config:
+        experiment: dict[str, Any] = {
+            "_base_": f"pplr::{recipe}.yaml",
+            "name": "tiny",
+            "data": {"image_size": [96, 48], "domains": {"target": tiny_domain(domains_root)}},
+            "model": {"backbone": {"type": "Timm", "name": "test_resnet"}},
+            "stages": [{"name": "adapt", "epochs": epochs, "iters": iters}],
+            "streams": {"target": {"sampler": {"identities": 4, "instances": 4}}},
+            "labels": {"distance": None, "clusterer": {"type": "KMeans", "n_clusters": 12}},
+        }
+        for key, value in changes.items():
+            experiment[key] = {**experiment.get(key, {}), **value} if isinstance(value, dict) else value
+        return reidx.load_config(write_experiment(tmp_path / "experiment.yaml", experiment))
+
+    return make
+
+
+# ---- what they say
+
+
+def stage_of(recipe: str) -> tuple[Stage, list[int]]:
+    """The stage of a recipe of this plugin, and the image size."""
+    config = reidx.load_config(f"pplr::{recipe}.yaml")
+    (stage,) = config.experiment.stages
+    return stage, list(config.experiment.data.image_size)
+
+
+def terms(stage: Stage) -> list[tuple[str, str, float, int, int | None]]:
+    return [(t["loss"], t["on"], t["weight"], t["from_epoch"], t["until_epoch"]) for t in stage.objective]
+
+
+def expected_terms(camera_weight: float | None) -> list[tuple[str, str, float, int, int | None]]:
+    always = [
+        ("pplr.PGLR", "global", 1.0, 0, None),
+        ("CrossEntropy", "parts", 1.0, 0, 5),
+        ("pplr.AALS", "parts", 1.0, 5, None),
+        ("Triplet", "global", 1.0, 0, None),
+    ]
+    if camera_weight is None:
+        return always
+    return always + [("pplr.CameraContrast", on, camera_weight, 0, None) for on in ("global", "parts")]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "eps", "camera_weight", "size", "batch"),
+    [
+        ("market1501", 0.5, None, [384, 128], (16, 4)),
+        ("msmt17", 0.5, None, [384, 128], (16, 4)),
+        ("veri776", 0.7, None, [256, 256], (8, 8)),
+        ("market1501_camera", 0.4, 0.5, [384, 128], (16, 4)),
+        ("msmt17_camera", 0.6, 1.0, [384, 128], (16, 4)),
+        ("veri776_camera", 0.7, 0.5, [256, 256], (8, 8)),
+    ],
+)
+def test_a_recipe_is_the_published_one(
+    recipe: str, eps: float, camera_weight: float | None, size: list[int], batch: tuple[int, int]
+) -> None:
+    stage, image_size = stage_of(recipe)
+    assert image_size == size  # the method's, not the data's
+    assert (stage.epochs, stage.iters, stage.model.bn_group) == (50, 400, 16)
+    sampler = stage.streams["target"].sampler
+    assert (sampler["identities"], sampler["instances"], sampler["singles"]) == (*batch, "once")
+    assert terms(stage) == expected_terms(camera_weight)
+    assert stage.labels["main"].clusterer["eps"] == eps and stage.labels["main"].clusterer["min_samples"] == 4
+    assert stage.objective[0]["beta"] == 0.5 and stage.objective[1]["smoothing"] == 0.1
+    assert stage.objective[3]["margin"] is None and not stage.objective[3]["normalize"]
+    assert all(term["temperature"] == 0.07 and term["hard"] == 50 for term in stage.objective[4:])
+    assert (stage.optimizer["lr"], stage.optimizer["weight_decay"], stage.optimizer["lr_batch"]) == (3.5e-4, 5e-4, 64)
+    assert stage.model.backbone["name"] == "resnet50.tv_in1k" and stage.model.backbone["pretrained"]
+    assert stage.evaluate.domain == "target"
+
+
+@pytest.mark.parametrize("recipe", ["market1501", "msmt17", "veri776"])
+def test_with_cameras_it_is_the_same_and_more(recipe: str) -> None:
+    (plain, _), (camera, _) = stage_of(recipe), stage_of(f"{recipe}_camera")
+    assert camera.objective[:4] == plain.objective
+    assert {name: camera.memories[name] for name in plain.memories} == plain.memories
+    assert camera.labels["main"].refiners == plain.labels["main"].refiners
+
+
+# ---- what they refuse
+
+
+def test_a_fusion_without_parts_is_refused_by_name_of_one_that_has_them(tiny: Tiny) -> None:
+    with pytest.raises(ConfigError, match=r"pplr\.CrossAgreement needs 'parts'.*GlobalPool does not.*pplr\.Stripes"):
+        tiny("usl", model={"fusion": {"type": "GlobalPool"}})
+
+
+def test_losses_without_agreement_are_refused_by_name_of_what_gives_it(tiny: Tiny) -> None:
+    with pytest.raises(ConfigError, match=r"pplr\.PGLR needs 'agreement'.*pplr\.CrossAgreement"):
+        tiny("usl", labels={"refiners": []})
+
+
+def test_a_camera_contrast_needs_the_proxies_memory(tiny: Tiny) -> None:
+    term = {"loss": "pplr.CameraContrast", "on": "global", "memory": "ids"}
+    with pytest.raises(ConfigError, match=r"pplr\.CameraContrast needs 'proxy_cameras'.*pplr\.CameraProxies"):
+        tiny("usl", objective=[term])
+
+
+# ---- that they train
+
+
+@pytest.mark.parametrize("recipe", ["usl", "camera"])
+def test_it_trains_and_the_parts_change_their_loss_after_the_fifth_epoch(tiny: Tiny, tmp_path: Path, recipe: str) -> None:
+    # the camera recipe on clusters of several cameras, which a network that has seen nothing would not find by density
+    found_by: dict[str, Any] = {
+        "usl": {"distance": {"k1": 8, "k2": 2}, "clusterer": {"eps": 0.7, "min_samples": 2}},
+        "camera": {"distance": None, "clusterer": {"type": "KMeans", "n_clusters": 12}},
+    }
+    result = reidx.run(tiny(recipe, epochs=6, labels=found_by[recipe]), tmp_path / "run", progress="quiet")
+    history = result.stages[0].history
+    assert [("CrossEntropy" in h, "pplr.AALS" in h) for h in history] == [(True, False)] * 5 + [(False, True)]
+    for report in history:
+        assert 0.0 < report["agreement"] < 1.0
+        values = [report[n] for n in ("pplr.PGLR", "CrossEntropy", "pplr.AALS", "Triplet") if n in report]
+        total = sum(values) + 0.5 * sum(report.get(f"pplr.CameraContrast{n}", 0.0) for n in ("", "#2"))
+        assert math.isfinite(total) and report["loss"] == pytest.approx(total, rel=1e-4)
+    if recipe == "camera":
+        assert history[0]["pplr.CameraContrast"] > 0 and history[0]["pplr.CameraContrast#2"] > 0
+    assert 0.0 < result.metrics["mAP"] <= 1.0
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_agreement_it_had(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # labelled once: the second epoch trains with what the checkpoint keeps of the first
+    config = tiny("camera", epochs=2, iters=2, labels={"relabel_every": 2})
+    reidx.run(config, tmp_path / "whole", progress="quiet")
+    steps, step = 0, StageModel.after_step
+
+    def stopping(self: StageModel) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 4:
+            raise KeyboardInterrupt
+        step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageModel, "after_step", stopping)
+        with pytest.raises(BaseException):  # noqa: B017  whatever an interrupted run says
+            reidx.run(config, tmp_path / "stopped", progress="quiet")
+    reidx.run(config, tmp_path / "stopped", resume=True, progress="quiet")
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")

@@ -1,0 +1,103 @@
+"""A network that learns by both refinements, wired as in the recipe, and who is trained by which of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from reidx_pplr.losses import AALS, PGLR
+from reidx_pplr.stripes import Stripes
+from torch import Tensor
+
+from reidx.contracts import Batch
+from reidx.engine.model import StageModel
+from reidx.engine.objective import BoundTerm, Objective
+from reidx.engine.optim import PrecisionOptimWrapper, build_optimizer
+from reidx.memory.classifier import LinearClassifier
+from reidx.models.network import Network
+from reidx.testing.networks import CHANNELS, TinyBackbone
+
+LABELS = torch.arange(96) % 6
+PARTS = 3
+
+
+def people(seed: int = 0) -> Tensor:
+    """Images (96,3,6,2) of 6 people, each with a colour in every third, and noise."""
+    generator = torch.Generator().manual_seed(seed)
+    clothes = torch.randn(6, 3, PARTS, generator=generator)[LABELS].repeat_interleave(2, dim=2)[..., None]
+    return clothes + 0.4 * torch.randn(96, 3, 6, 2, generator=generator)
+
+
+TERMS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "PGLR": (
+        PGLR(),
+        {"on": "global", "memory": "ids", "against": "student", "against_on": "parts", "against_memory": "part_ids"},
+    ),
+    "AALS": (AALS(), {"on": "parts", "memory": "part_ids"}),
+}
+
+
+def model_of(*names: str) -> StageModel:
+    torch.manual_seed(0)
+    network = Network(TinyBackbone(), Stripes(CHANNELS, PARTS))
+    memories = {"ids": LinearClassifier(CHANNELS), "part_ids": LinearClassifier(CHANNELS, parts=PARTS)}
+    for memory in memories.values():
+        memory.reset(None, LABELS)
+    wiring = {
+        "ids": {"network": "student", "on": "global", "labels": "main"},
+        "part_ids": {"network": "student", "on": "parts", "labels": "main"},
+    }
+    terms = [BoundTerm(name, TERMS[name][0], {"stream": "s", **TERMS[name][1]}) for name in names]
+    return StageModel({"student": network}, {}, memories, wiring, Objective(terms), {"s": lambda x: x}, {"s": "main"})
+
+
+def batch(rows: Tensor, agreement: Tensor) -> dict[str, Batch]:
+    return {"s": Batch(people()[rows], rows, LABELS[rows], extra={"agreement": agreement[rows]})}
+
+
+def test_each_refinement_trains_its_own() -> None:
+    agreement = torch.full((96, PARTS), 0.5)
+    trained = {}
+    for name in ("PGLR", "AALS"):
+        model = model_of(name).train()
+        model(batch(torch.arange(96), agreement))["loss"].backward()
+        trained[name] = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    whole = {"networks.student.fusion.neck.weight", "memories.ids.weight"}
+    parts = {"networks.student.fusion.stripe_neck.weight", "memories.part_ids.weight"}
+    # the parts' scores are the whole's targets, and are not trained to be
+    assert whole <= trained["PGLR"] and not parts & trained["PGLR"]
+    assert parts <= trained["AALS"] and not whole & trained["AALS"]
+    assert "networks.student.backbone.conv.weight" in trained["PGLR"] & trained["AALS"]
+
+
+def spread(features: Tensor) -> float:
+    """Mean distance within a person divided by that between people."""
+    unit = F.normalize(features)
+    distances, same = torch.cdist(unit, unit), LABELS[:, None] == LABELS
+    return (distances[same].mean() / distances[~same].mean()).item()
+
+
+def test_a_network_learns_by_both() -> None:
+    model, agreement = model_of("PGLR", "AALS"), torch.full((96, PARTS), 0.8)
+    network: Any = model.networks["student"]
+
+    @torch.no_grad()
+    def seen() -> tuple[float, float, float]:
+        """How spread people are, and how many of the wholes and of the parts are told right."""
+        features = network.eval()(people())
+        whole, parts = (model.memories[m](features[on]).argmax(1) for m, on in (("ids", "global"), ("part_ids", "parts")))
+        right = (whole == LABELS).float().mean().item(), (parts == LABELS[:, None]).float().mean().item()
+        return spread(features["embed"]), *right
+
+    before = seen()
+    wrapper = PrecisionOptimWrapper(optimizer=build_optimizer(model, {"type": "Adam", "lr": 0.02}))
+    losses = []
+    for _ in range(100):
+        model.train()
+        picked = torch.randperm(96)[:32]
+        losses.append(model.train_step(batch(picked, agreement), wrapper)["loss"].item())
+    after = seen()
+    assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
+    assert after[0] < 0.97 * before[0]
+    assert max(before[1:]) < 0.5 and min(after[1:]) > 0.85
