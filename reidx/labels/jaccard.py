@@ -60,29 +60,35 @@ class Jaccard:
             raise ConfigError(f"Jaccard: k1={k1}, k2={k2}; needs 1 <= k2 <= k1.")
         self.k1, self.k2, self.backend, self.device, self.sharded = k1, k2, backend, device, sharded
 
-    def __call__(self, features: Tensor, within: float = 1.0) -> csr_array:
-        """The graph (N, N): symmetric, diagonal stored, every pair closer than 1 stored that is not beyond `within`."""
+    def __call__(self, features: Tensor, within: float = 1.0, among: csr_array | None = None) -> csr_array:
+        """The graph (N, N): symmetric, diagonal stored, every pair closer than 1 stored that is not beyond `within`.
+
+        With `among`, a symmetric graph of the same images, only of the pairs that are stored there.
+        """
         features = unit(checked(features))
         search = nearest_together if self.sharded else nearest
         squared, lists = search(features, self.k1, backend=self.backend, device=self.device)
         half = round(self.k1 / 2) + 1
         encodings = encode(features, squared, lists, self.k1, half, self.k2)
-        return jaccard(encodings, within=within)
+        return jaccard(encodings, within=within, among=among)
 
 
-def jaccard(encodings: csr_array, rows: int | None = None, within: float = 1.0) -> csr_array:
+def jaccard(
+    encodings: csr_array, rows: int | None = None, within: float = 1.0, among: csr_array | None = None
+) -> csr_array:
     """The distances (rows, N) of the first `rows` encodings to all, float32; by default all, then exactly symmetric.
 
-    Distances of 1 and those beyond `within` are left out.
+    Distances of 1, those beyond `within`, and of pairs not stored in `among` (symmetric) are left out.
     """
     n = encodings.shape[0]
     by_column = encodings.tocsc()  # the inverted index: for a column, the rows that have it, ascending
     half = rows is None
+    asked = _asked(among)
     if half and n > _LARGE:
-        _refuse_crowd(encodings, by_column, within)
+        _refuse_crowd(encodings, by_column, within, asked)
     parts = in_threads(
         _share, n if rows is None else rows, encodings.indptr, encodings.indices, encodings.data,
-        by_column.indptr, by_column.indices, by_column.data, half, np.float32(within), chunks_per_thread=16,
+        by_column.indptr, by_column.indices, by_column.data, half, np.float32(within), *asked, chunks_per_thread=16,
     )  # fmt: skip
     upper = stacked(parts, n)
     if not half:
@@ -91,16 +97,28 @@ def jaccard(encodings: csr_array, rows: int | None = None, within: float = 1.0) 
     return _mirrored(upper)
 
 
+def _asked(among: csr_array | None) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs stored in `among` as the loop takes them, of one type whatever theirs is; empty for all pairs."""
+    if among is None:
+        return np.empty(0, np.int64), np.empty(0, np.int32)
+    return among.indptr.astype(np.int64, copy=False), among.indices.astype(np.int32, copy=False)
+
+
 @compiled
-def _share(start, stop, indptr, indices, data, col_indptr, col_rows, col_data, half, within):  # type: ignore[no-untyped-def]
+def _share(start, stop, indptr, indices, data, col_indptr, col_rows, col_data, half, within, asked_indptr, asked_rows):  # type: ignore[no-untyped-def]
     """Row i's distances to the rows j it shares a column with; with `half` only those with j >= i."""
     n = len(col_indptr) - 1
+    all_pairs = len(asked_indptr) == 0
+    asked_by = np.full(0 if all_pairs else n, -1, np.int32)
     shared = np.zeros(n, np.float32)
     touched = np.empty(n, np.int32)
     lengths = np.zeros(stop - start, np.int64)
     columns, values = room_for(64 * (stop - start), np.empty(0, np.int32), np.empty(0, np.float32))
     filled = 0
     for i in range(start, stop):
+        if not all_pairs:
+            for p in range(asked_indptr[i], asked_indptr[i + 1]):
+                asked_by[asked_rows[p]] = i
         count = 0
         for p in range(indptr[i], indptr[i + 1]):
             t, v = indices[p], data[p]
@@ -125,7 +143,7 @@ def _share(start, stop, indptr, indices, data, col_indptr, col_rows, col_data, h
             s = shared[j]
             shared[j] = 0
             distance = max(np.float32(1) - s / (np.float32(2) - s), np.float32(0))
-            if distance < 1 and distance <= within:
+            if distance < 1 and distance <= within and (all_pairs or asked_by[j] == i):
                 columns[filled] = j
                 values[filled] = distance
                 filled += 1
@@ -133,13 +151,15 @@ def _share(start, stop, indptr, indices, data, col_indptr, col_rows, col_data, h
     return lengths, columns[:filled].copy(), values[:filled].copy()
 
 
-def _refuse_crowd(encodings: csr_array, by_column: csr_array, within: float) -> None:
+def _refuse_crowd(
+    encodings: csr_array, by_column: csr_array, within: float, asked: tuple[np.ndarray, np.ndarray]
+) -> None:
     """Raise :class:`DataError` if a sample of rows has so many entries that the whole graph would not fit into memory."""
     n = encodings.shape[0]
     parts = [
         _share(
             row, row + 1, encodings.indptr, encodings.indices, encodings.data,
-            by_column.indptr, by_column.indices, by_column.data, False, np.float32(within),
+            by_column.indptr, by_column.indices, by_column.data, False, np.float32(within), *asked,
         )
         for row in np.linspace(0, n - 1, 64).astype(np.int64).tolist()
     ]  # fmt: skip

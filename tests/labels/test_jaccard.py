@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 
 from reidx.errors import ConfigError, DataError
 from reidx.labels import DBSCAN, Jaccard, encoding, fuse
@@ -99,6 +100,20 @@ def test_worked_out_by_hand():
     # With k2 = 2 both rows become the same mean: distance 0, stored.
     averaged = Jaccard(2, 2)(x)
     assert averaged.nnz == 8 and dense(averaged)[0, 1] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("index", [np.int32, np.int64])
+def test_among_some_pairs_it_is_the_whole_without_the_others(draw, index):
+    x = torch.nn.functional.normalize(torch.from_numpy(draw("clustered", 60, 6, 0)), dim=1)
+    whole = dense(Jaccard(10, 3)(x))
+    asked = np.random.default_rng(0).random((60, 60)) < 0.2
+    asked |= asked.T
+    pairs = csr_array(asked.astype(np.float32))
+    pairs.indptr, pairs.indices = pairs.indptr.astype(index), pairs.indices.astype(index)
+    some, near = Jaccard(10, 3)(x, among=pairs), Jaccard(10, 3)(x, within=0.5, among=pairs)
+    assert np.array_equal(dense(some), np.where(asked, whole, np.float32(1)))
+    assert np.array_equal(dense(near), np.where(asked & (whole <= 0.5), whole, np.float32(1)))
+    assert 60 < near.nnz < some.nnz < asked.sum() and some.has_canonical_format
 
 
 def test_length_of_the_features_does_not_matter():

@@ -1,0 +1,53 @@
+"""Three views of one map: the whole, its upper and its lower half."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reidx.contracts import Features
+from reidx.errors import DataError
+from reidx.fusion.global_pool import GlobalPool
+
+VIEWS = ("global", "upper", "lower")
+"""The names of the views, in the order in which they are put together."""
+
+
+class MultiView(nn.Module):
+    """``global``, ``upper``, ``lower`` (B,C): unit vectors of all rows of the map, of its upper and of its lower half.
+
+    Each view is pooled by a module of its own and has a BatchNorm of its own, whose bias stays 0; nothing else is added to
+    the backbone. Of H rows the halves are [0, H//2) and [H//2, 2·(H//2)): the last row of an odd H is in ``global`` alone.
+    ``embed`` is ``global`` (B,C), or with ``test_views: concat`` the three one after the other at unit length (B,3C).
+    ``pool`` as in ``GlobalPool``.
+
+    Raises :class:`DataError` for a map of one row (LP section 1.1).
+    """
+
+    provides = frozenset({"embed", *VIEWS})
+
+    def __init__(
+        self, in_channels: int, pool: str = "gem", test_views: Literal["global", "concat"] = "global"
+    ) -> None:
+        super().__init__()
+        self.views = nn.ModuleDict({view: GlobalPool(in_channels, pool) for view in VIEWS})
+        self.test_views = test_views
+        self.dims = dict.fromkeys(VIEWS, in_channels)
+        self.dims["embed"] = in_channels * (len(VIEWS) if test_views == "concat" else 1)
+
+    def forward(self, maps: Tensor) -> Features:
+        half = maps.shape[2] // 2
+        if half == 0:
+            raise DataError(
+                "lp.MultiView: the backbone's map is 1 row high and has no halves. Raise data.image_size, or take a "
+                "backbone of a smaller stride."
+            )
+        rows = {"global": maps, "upper": maps[:, :, :half], "lower": maps[:, :, half : 2 * half]}
+        features = {view: head(rows[view])["embed"] for view, head in self.views.items()}
+        embed = features["global"]
+        if self.test_views == "concat":
+            embed = F.normalize(torch.cat([features[view] for view in VIEWS], dim=1))
+        return Features({"embed": embed, **features})

@@ -1,0 +1,56 @@
+"""Does it still learn: people of two colours, told apart by the whole schedule without a label."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import reidx
+from reidx.config import Config
+
+Tiny = Callable[..., Config]
+
+
+def domain_of_colours(folder: Path) -> Path:
+    """A table of noisy images of people: one colour above, one below. 12 to learn from, 9 images each; 8 to test on."""
+    random = np.random.default_rng(0)
+    rows = []
+    for person in range(20):
+        halves = random.uniform(60, 195, (2, 1, 1, 3))
+        for number in range(9 if person < 12 else 6):
+            image = np.concatenate(np.broadcast_to(halves, (2, 24, 24, 3))) * random.uniform(0.8, 1.2)
+            image += random.normal(0, 10, (48, 24, 3)) + random.normal(0, 10, (12, 6, 3)).repeat(4, 0).repeat(4, 1)
+            name, camera = f"{person}_{number}.png", number % 3
+            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / name)
+            rows.append((name, person, camera, "train" if person < 12 else "query" if number < 3 else "gallery"))
+    with (folder / "people.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("path", "pid", "camid", "split"), *rows])
+    return folder / "people.csv"
+
+
+def test_the_student_learns_and_comes_closer_to_its_teacher(tiny: Tiny, tmp_path: Path) -> None:
+    settings = [
+        f"data.domains={{target: {{type: CSV, path: {domain_of_colours(tmp_path)}}}}}",
+        "streams.target.sampler={identities: 6, instances: 4}",
+        "streams.target.transform.erase=0",
+        "labels.clusterer.eps=0.6",
+        "labels.monitor=true",
+        "optimizer.lr=1e-3",
+        "evaluate.before=true",
+        "epochs=2",
+        "iters=15",
+        "stages.warmup.iters=20",
+        "seed=5",
+    ]
+    result = reidx.run(tiny("lp::usl.yaml", *settings), tmp_path / "run", progress="quiet")
+    teacher, warmup, student = result.stages
+    # clusters come to be people, and so do features, of others too, whom no clustering ever saw
+    assert student.last["ari"] > teacher.history[0]["ari"] + 0.1
+    assert student.last["mAP"] > warmup.before["mAP"] + 0.03
+    # vectors that know nothing of each other are 2 apart
+    for term in ("lp.FeatureDistil", "lp.FeatureDistil#2", "lp.FeatureDistil#3"):
+        assert student.last[term] < 1.65 and warmup.last[term] > student.last[term] + 0.05
