@@ -44,11 +44,12 @@ def experiment(tmp_path: Path, domains_root: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def register(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, type], None]:
-    """Makes a class a component of the core, under its own name, until the test is over."""
+    """Makes a class a component of the core, under its own name, until the test is over; plugins are then unknown."""
     known = Registry()
     for kind in KINDS:
         for entry in registry().entries(kind):
-            known.add(entry)
+            if not entry.namespace:
+                known.add(entry)
     for module in (builder, wiring, wiring_asks, wiring_terms, preflight):
         monkeypatch.setattr(module, "registry", lambda: known)
     home = types.ModuleType("registered_for_a_test")

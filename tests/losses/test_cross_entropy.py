@@ -96,3 +96,16 @@ def test_a_smoothing_outside_0_and_1_is_refused(smoothing: float) -> None:
 def test_a_temperature_that_is_not_positive_is_refused() -> None:
     with pytest.raises(ValueError, match="temperature is 0"):
         MemoryContrast(temperature=0.0)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_loss_over_parts_is_the_mean_of_each_parts(soft: bool) -> None:
+    generator = torch.Generator().manual_seed(4)
+    scores, weights = torch.randn(4, 3, 5, generator=generator), torch.tensor([0.5, 1.0, 0.0, 2.0])
+    soft_targets = torch.softmax(torch.randn(4, 3, generator=generator), 1) if soft else None
+    expected = 0.0
+    for part in range(5):
+        targets = soft_targets.tolist() if soft_targets is not None else one_hot(TARGETS, 3, 0.1)
+        expected += by_loop(scores[:, :, part], targets, 0.5, weights.tolist()) / 5
+    loss = CrossEntropy(smoothing=0.1, temperature=0.5)
+    assert loss(scores, TARGETS, weights, soft_targets).item() == pytest.approx(expected, rel=1e-5)

@@ -145,3 +145,32 @@ def test_an_embedding_learns_through_it(rows: str) -> None:
         losses.append(value.item())
     assert losses[-1] < 0.1 * losses[0]
     assert (memory(embedding(images)).argmax(1) == labels).all()
+
+
+# ---- parts
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_each_part_has_a_classifier_of_its_own(normalize: bool) -> None:
+    parts = torch.randn(6, 3, 4, generator=torch.Generator().manual_seed(7))
+    memory = LinearClassifier(4, rows="centroid", normalize=normalize, scale=2.0)
+    memory.reset(parts, LABELS)
+    assert memory.weight.shape == (3, 3, 4)
+    features = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(8))
+    scores = memory(features)
+    assert scores.shape == (2, 3, 3)
+    for part in range(3):
+        alone = LinearClassifier(4, rows="centroid", normalize=normalize, scale=2.0)
+        alone.reset(parts[:, part], LABELS)
+        assert torch.allclose(memory.weight[:, part], alone.weight, atol=1e-6)
+        assert torch.allclose(scores[..., part], alone(features[:, part]), atol=1e-5)
+
+
+def test_random_rows_of_parts() -> None:
+    memory = LinearClassifier(4, parts=3)
+    memory.reset(None, LABELS)
+    assert memory.weight.shape == (3, 3, 4) and 0 < memory.weight.abs().max() < 0.01
+    assert memory(torch.ones(2, 3, 4)).shape == (2, 3, 3)
+    fresh = LinearClassifier(4, parts=3)
+    fresh.restore(memory.state_dict())
+    assert torch.equal(fresh.weight, memory.weight)

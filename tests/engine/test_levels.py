@@ -1,0 +1,194 @@
+"""Levels that label a memory, refiners that remember, views, and a BatchNorm a domain: in whole runs, and in resumed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import reidx
+from reidx.contracts import LabelSet
+from reidx.engine import checkpoint as checkpoints
+from reidx.engine.extract import extract
+from reidx.engine.model import StageModel
+from reidx.memory import Memory
+from reidx.testing.runs import assert_same_run
+from reidx.testing.tiny import tiny_domain, tiny_experiment
+
+BANKS: list[tuple[int, dict[str, Tensor]]] = []
+"""What refiners were shown, epoch by epoch."""
+
+
+class Everyone(Memory):
+    """A row for each image, moved half-way to the features seen."""
+
+    rows: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.zeros(0, dim))
+
+    @property
+    def needs_bank(self) -> bool:  # type: ignore[override]
+        return not len(self.rows)
+
+    @property
+    def images(self) -> Tensor:
+        return self.rows
+
+    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+        if bank is not None:
+            self.rows = bank.clone()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features @ self.rows.T
+
+    def update(self, features: Tensor, targets: Tensor, index: Tensor) -> None:
+        self.rows[index] = 0.5 * (self.rows[index] + features)
+
+
+class Remembers:
+    """A refiner that counts the labellings, and gives each image the number of this one."""
+
+    requires = frozenset({"pooled"})
+    provides = frozenset({"turn"})
+    reach = 0.0
+
+    def __init__(self) -> None:
+        self.turns = 0
+
+    def __call__(self, labels: LabelSet, context: Any) -> LabelSet:
+        BANKS.append((context.epoch, {name: bank.clone() for name, bank in context.bank.items()}))
+        self.turns += 1
+        return replace(labels, extra={"turn": np.full(len(labels.labels), self.turns)}, report={"turns": self.turns})
+
+    def state_dict(self) -> dict[str, int]:
+        return {"turns": self.turns}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.turns = state["turns"]
+
+
+class Turns(nn.Module):
+    """A loss that grows with the number of the labelling."""
+
+    def forward(self, features: Tensor, turn: Tensor) -> Tensor:
+        return (turn[:, None] * features.square()).mean()
+
+
+@pytest.fixture
+def parts(register: Callable[[str, type], None]) -> None:
+    for kind, part in (("memory", Everyone), ("refiner", Remembers), ("loss", Turns)):
+        register(kind, part)
+    BANKS.clear()
+
+
+def on_a_memory(root: Path) -> dict[str, Any]:
+    base = tiny_experiment(root)
+    return {
+        "labels": {**base["labels"], "memory": "all", "clusterer": {"type": "Instances"}, "distance": None,
+                   "refiners": [{"type": "Remembers"}]},
+        "memories": {"all": {"type": "Everyone"}},
+        "streams": {"target": {"domain": "target", "labels": "main", "sampler": {"type": "Shuffle", "batch": 8},
+                               "views": {"again": {"type": "ReidAugment", "pad": 2}}}},
+        "objective": [
+            {"loss": "MemoryContrast", "stream": ["target", "again"], "memory": "all", "temperature": 0.1},
+            {"loss": "Turns", "stream": "target", "weight": 0.1},
+        ],
+        "stages": [{"name": "adapt", "epochs": 3, "iters": 2}],
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("parts")
+def test_a_level_labels_what_its_memory_holds(
+    experiment: Callable[..., Path], domains_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[set[str]] = []
+
+    def watched(network: Any, store: Any, transform: Any, names: Any, **settings: Any) -> Any:
+        if settings.get("what", "").endswith("features of target"):
+            asked.append(set(names))
+        return extract(network, store, transform, names, **settings)
+
+    monkeypatch.setattr("reidx.engine.relabel.extract", watched)
+    path = experiment(**on_a_memory(domains_root))
+    reidx.run(reidx.load_config(path), tmp_path / "run", progress="quiet")
+    assert asked == [{"embed", "pooled"}, {"pooled"}, {"pooled"}]  # its own feature once, the refiner's each time
+    assert [epoch for epoch, _ in BANKS] == [0, 1, 2]
+    first, second = (checkpoints.load(tmp_path / f"run/1-adapt/epoch_{n}.pth")["reidx"] for n in (2, 3))
+    assert torch.equal(BANKS[2][1]["embed"], first["memories"]["all"]["rows"])  # as the second epoch left them
+    assert not torch.equal(BANKS[2][1]["embed"], BANKS[1][1]["embed"])
+    assert second["loop"]["history"][-1]["turns"] == 3
+
+
+@pytest.mark.usefixtures("parts")
+def test_memory_refiner_and_views_go_on_where_a_killed_run_stopped(
+    experiment: Callable[..., Path], domains_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = reidx.load_config(experiment(**on_a_memory(domains_root)))
+    reidx.run(config, tmp_path / "whole", progress="quiet")
+    after, calls = StageModel.after_step, []
+
+    def struck(self: StageModel) -> None:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        after(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageModel, "after_step", struck)
+        with pytest.raises(KeyboardInterrupt):
+            reidx.run(config, tmp_path / "killed", progress="quiet")
+    reidx.run(config, tmp_path / "killed", resume=True, progress="quiet")
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_views_are_the_same_images_under_other_draws(
+    experiment: Callable[..., Path], domains_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+    forward = StageModel.forward
+
+    def watched(self: StageModel, streams: Any, mode: str = "loss") -> Any:
+        images = {name: self.transforms[name](batch.images) for name, batch in streams.items()}
+        seen.append({"images": images, "index": {name: batch.index for name, batch in streams.items()}})
+        return forward(self, streams, mode)
+
+    monkeypatch.setattr(StageModel, "forward", watched)
+    base = tiny_experiment(domains_root)
+    base["streams"]["target"]["views"] = {"plain": {"type": "ReidTest"}}
+    base["objective"] = [{"loss": "CrossEntropy", "memory": "rows", "stream": ["target", "plain"]}]
+    base["stages"] = [{"name": "adapt", "epochs": 1, "iters": 2}]
+    result = reidx.run(reidx.load_config(experiment(**base)), tmp_path / "run", progress="quiet")
+    for step in seen:
+        assert step["index"]["plain"].tolist() == step["index"]["target"].tolist()
+        assert not torch.equal(step["images"]["plain"], step["images"]["target"])
+    assert result.stages[0].last["images"] == 2 * 2 * 8  # passes, not pictures
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_batch_norm_a_domain_in_a_whole_run(
+    shared: bool, experiment: Callable[..., Path], domains_root: Path, tmp_path: Path
+) -> None:
+    base = tiny_experiment(domains_root)
+    base["data"]["domains"]["source"] = tiny_domain(domains_root, "source")
+    base["model"]["domain_bn"] = not shared
+    base["streams"]["source"] = {**base["streams"]["target"], "domain": "source", "labels": "identity"}
+    base["memories"]["ids"] = {"type": "LinearClassifier", "labels": "identity"}
+    base["objective"] = [
+        {"loss": "CrossEntropy", "stream": ["target", "source"], "memory": ["rows", "ids"]},
+    ]
+    base["stages"] = [{"name": "plain", "epochs": 1, "iters": 2, "model": {"domain_bn": False}},
+                      {"name": "adapt", "epochs": 1, "iters": 2, "init": "stage:plain"}]  # fmt: skip
+    reidx.run(reidx.load_config(experiment(**base)), tmp_path / "run", progress="quiet")
+    state = checkpoints.load(tmp_path / "run/2-adapt/epoch_1.pth")["state_dict"]
+    means = {key: value for key, value in state.items() if key.endswith("neck.of.target.running_mean")}
+    assert bool(means) != shared
+    for key, value in means.items():
+        assert not torch.equal(value, state[key.replace("target", "source")])
