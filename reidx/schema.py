@@ -178,6 +178,8 @@ class OptimizerWiring:
     """Each layer of a backbone learns at this share of the rate of the one above; all but the backbones learn at ``lr``."""
     no_decay_norm_bias: bool = False
     """No weight decay for norms, biases and other vectors."""
+    rates: dict[str, float] = field(default_factory=dict)
+    """Parts of the networks, by name as for ``model.freeze``, each with its share of the rate: ``{backbone: 0.1}``."""
     moments: str | None = None
     """``stage:NAME``: begin with what the optimiser knew of the networks' gradients at the end of that stage."""
     lr_batch: int | None = number(None, 1)

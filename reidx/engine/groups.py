@@ -1,8 +1,9 @@
-"""Groups of parameters: layer by layer slower towards the input, and vectors without weight decay."""
+"""Groups of parameters: layer by layer slower towards the input, named parts at rates of their own, vectors without decay."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,13 +12,17 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from reidx.errors import ConfigError
+from reidx.models.frozen import parts_called
 from reidx.models.network import Network
 
 Group = dict[str, Any]
 
 
 def parameter_groups(
-    model: nn.Module, layer_decay: float | None = None, no_decay_norm_bias: bool = False
+    model: nn.Module,
+    layer_decay: float | None = None,
+    no_decay_norm_bias: bool = False,
+    rates: Mapping[str, float] | None = None,
 ) -> list[Group]:
     """The trainable parameters of ``model`` in groups: each has ``params``, and ``lr_scale`` and ``weight_decay`` where
     they differ from the optimiser's own. The first group is at the full rate.
@@ -29,7 +34,10 @@ def parameter_groups(
 
     ``no_decay_norm_bias`` leaves parameters of one dimension out of weight decay: norms, biases, scales.
 
-    Raises :class:`ConfigError` for a backbone without layers that can be told apart.
+    ``rates`` gives parts of the networks, by the patterns of :func:`reidx.models.frozen.parts_called`, a share of the rate
+    that they would have; the last pattern that means a parameter counts.
+
+    Raises :class:`ConfigError` for a backbone without layers that can be told apart, and a pattern that means nothing.
     """
     layers: list[Group] = []
     taken: set[int] = set()
@@ -50,7 +58,26 @@ def parameter_groups(
     groups: list[Group] = [{"params": [p for p in rest if id(p) not in kept]}, *layers]
     if vectors:
         groups.append({"params": vectors, "weight_decay": 0.0})
-    return [{k: v for k, v in group.items() if (k, v) != ("weight_decay", _MARK)} for group in groups]
+    groups = [{k: v for k, v in group.items() if (k, v) != ("weight_decay", _MARK)} for group in groups]
+    return _at_rates(groups, model, rates or {})
+
+
+def _at_rates(groups: list[Group], model: nn.Module, rates: Mapping[str, float]) -> list[Group]:
+    """The groups split by the share of the rate that ``rates`` gives their parameters; what has none comes first."""
+    shares: dict[int, float] = {}
+    for network in model.modules():
+        if isinstance(network, Network):
+            for pattern, share in rates.items():
+                shares.update({id(p): share for p in parts_called(network, pattern, "optimizer.rates")[1]})
+    split: list[Group] = []
+    for group in groups:
+        by_share: dict[float, list[nn.Parameter]] = {1.0: []} if group is groups[0] else {}
+        for parameter in group["params"]:
+            by_share.setdefault(shares.get(id(parameter), 1.0), []).append(parameter)
+        for share, parameters in by_share.items():
+            scale = {} if share == 1.0 else {"lr_scale": group.get("lr_scale", 1.0) * share}
+            split.append({**group, "params": parameters, **scale})
+    return split
 
 
 _MARK = 1.0

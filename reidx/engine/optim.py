@@ -76,11 +76,13 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 def build_optimizer(model: nn.Module, spec: Mapping[str, Any]) -> torch.optim.Optimizer:
     """The torch optimiser of a spec ``{type, lr, …}`` over all of ``model``'s trainable parameters.
 
-    It has one group of them, unless ``layer_decay`` or ``no_decay_norm_bias`` ask for several. Raises
+    It has one group of them, unless ``layer_decay``, ``no_decay_norm_bias`` or ``rates`` ask for several. Raises
     :class:`ConfigError` where nothing is left to be trained, or the layers cannot be told apart.
     """
     settings = own_spec(spec, OptimizerWiring)
-    groups = parameter_groups(model, spec.get("layer_decay"), spec.get("no_decay_norm_bias", False))
+    groups = parameter_groups(
+        model, spec.get("layer_decay"), spec.get("no_decay_norm_bias", False), spec.get("rates")
+    )
     if not any(group["params"] for group in groups):
         raise ConfigError("There is no parameter to be trained: model.freeze holds all of them.")
     optimizer = getattr(torch.optim, settings.pop("type"))(groups, **settings)

@@ -1,4 +1,4 @@
-"""Parts of a network that are not trained, by the names that ``named_modules`` gives them."""
+"""Parts of a network by the names that ``named_modules`` gives them: those that are not trained, or learn at another rate."""
 
 from __future__ import annotations
 
@@ -14,22 +14,31 @@ from reidx.errors import ConfigError
 def freeze_parts(network: nn.Module, patterns: Sequence[str], where: str = "freeze") -> tuple[str, ...]:
     """The names of the modules of ``network`` that ``patterns`` mean, made constant together with all that is in them.
 
-    A pattern is the name of a module or of a single parameter, with ``*``, ``?`` and ``[…]`` as in file names (``*`` goes
-    past dots): ``backbone.model.blocks.[0-5]``. Parameters lose their gradient; what the modules do in training is the
-    network's affair. Raises :class:`ConfigError` for a pattern that matches nothing, with the nearest names.
+    Patterns are those of :func:`parts_called`. Parameters lose their gradient; what the modules do in training is the
+    network's affair.
     """
-    modules = {name: module for name, module in network.named_modules() if name}
-    parameters = dict(network.named_parameters())
     frozen: dict[str, None] = {}
     for pattern in patterns:
-        found = [name for name in modules if fnmatchcase(name, pattern)]
-        single = [name for name in parameters if fnmatchcase(name, pattern)]
-        if not found and not single:
-            raise ConfigError(f"{where}: nothing in the network is called {pattern!r}. {_nearest(pattern, list(modules))}")
-        for part in (*(modules[name] for name in found), *(parameters[name] for name in single)):
-            part.requires_grad_(False)
-        frozen.update(dict.fromkeys(found))
+        modules, parameters = parts_called(network, pattern, where)
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        frozen.update(dict.fromkeys(modules))
     return tuple(frozen)
+
+
+def parts_called(network: nn.Module, pattern: str, where: str) -> tuple[list[str], list[nn.Parameter]]:
+    """The names of the modules of ``network`` that ``pattern`` means, and all parameters in them or so called themselves.
+
+    A pattern is the name of a module or of a single parameter, with ``*``, ``?`` and ``[…]`` as in file names (``*`` goes
+    past dots): ``backbone.model.blocks.[0-5]``. Raises :class:`ConfigError` for one that matches nothing, with the nearest
+    names.
+    """
+    modules = {name: module for name, module in network.named_modules() if name}
+    found = [name for name in modules if fnmatchcase(name, pattern)]
+    single = [parameter for name, parameter in network.named_parameters() if fnmatchcase(name, pattern)]
+    if not found and not single:
+        raise ConfigError(f"{where}: nothing in the network is called {pattern!r}. {_nearest(pattern, list(modules))}")
+    return found, [*(parameter for name in found for parameter in modules[name].parameters()), *single]
 
 
 def _nearest(pattern: str, names: list[str]) -> str:

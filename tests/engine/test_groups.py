@@ -117,3 +117,36 @@ def test_rates_keep_their_ratio_under_a_schedule_and_over_a_resumption(
     again = reidx.run(config, tmp_path / "run", resume=True, progress="quiet")
     assert again.metrics == result.metrics
     assert again.stages[0].history[1]["loss"] == result.stages[0].history[1]["loss"]
+
+
+# ---- parts at rates of their own
+
+
+def test_named_parts_learn_at_their_share_and_the_last_pattern_counts() -> None:
+    model = network_of("test_resnet")
+    found = rates(model, rates={"backbone": 0.1, "backbone.model.layer4": 0.5, "fusion.pool.p": 3.0})
+    for name, (rate, decay) in found.items():
+        expected = 3.0 if name == "fusion.pool.p" else 1.0 if name.startswith("fusion") else 0.1
+        assert rate == pytest.approx(0.5 if name.startswith("backbone.model.layer4") else expected), name
+        assert decay == 0.1
+    assert set(found) == {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_shares_go_with_layers_and_undecayed_vectors() -> None:
+    model = network_of("test_vit")
+    layered = rates(model, layer_decay=0.5, no_decay_norm_bias=True)
+    found = rates(model, layer_decay=0.5, no_decay_norm_bias=True, rates={"backbone.model.blocks.0": 0.2})
+    for name, (rate, decay) in found.items():
+        share = 0.2 if ".blocks.0." in name else 1.0
+        assert rate == pytest.approx(share * layered[name][0]) and decay == layered[name][1]
+
+
+def test_the_base_rate_stays_that_of_the_first_group() -> None:
+    model = network_of("test_resnet")
+    groups = build_optimizer(model, {**SGD, "rates": {"backbone": 0.1, "fusion": 0.1}}).param_groups
+    assert groups[0]["lr"] == 1.0 and not groups[0]["params"]
+
+
+def test_a_part_that_is_not_there() -> None:
+    with pytest.raises(ConfigError, match=r"rates: nothing in the network is called 'backbon'. Did you mean backbone"):
+        build_optimizer(network_of("test_resnet"), {**SGD, "rates": {"backbon": 0.1}})
