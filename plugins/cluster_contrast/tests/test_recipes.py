@@ -19,7 +19,7 @@ PUBLISHED = {
 
 def test_there_is_a_recipe_for_each_of_the_papers_data_sets():
     names = {path.stem for path in config_root("cluster_contrast").glob("*.yaml")}
-    assert names - {"usl"} == set(PUBLISHED)
+    assert names - {"usl", "market1501_small"} == set(PUBLISHED)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

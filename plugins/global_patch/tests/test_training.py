@@ -21,7 +21,6 @@ from reidx.contracts import Batch, LabelSet
 from reidx.engine.model import StageModel
 from reidx.engine.objective import BoundTerm, Objective
 from reidx.engine.optim import PrecisionOptimWrapper, build_optimizer
-from reidx.errors import ConfigError
 from reidx.labels.instances import Instances
 from reidx.labels.pipeline import Labelling
 from reidx.models.network import Network
@@ -117,6 +116,7 @@ ABLATIONS = {
     "other forms": ["objective.1.form=mmcl", "objective.0.weight=0", "labels.refiners.0.kind=cycle_prefix",
                     "labels.refiners.0.k=null"],
     "both levels vote": ["labels.memory=null", "labels.refiners.0.similarity=fused", "model.fusion.num_patches=4"],
+    "patches as they are, exemplars as they were": ["labels.refiners.0.similarity=fused"],
     "slots of zeros": ["memories.exemplars.init=zeros", "memories.exemplars.alpha_schedule=mmcl"],
     "a transformer": ["model.fusion.generator=stn", "model.fusion.generator_hidden=8", "model.fusion.generator_fc=8",
                       "data.image_size=[96,96]"],
@@ -129,11 +129,6 @@ def test_an_ablation_is_a_change_of_keys(published: Write, tmp_path: Path, chang
     config = reidx.load_config(path, [*changes, "objective.1.from_epoch=0"])
     reidx.run(config, tmp_path / "run", progress="quiet")
     assert all(entry["loss"] > 0 for entry in history(tmp_path / "run"))
-
-
-def test_patches_cannot_vote_where_a_memory_holds_the_whole_alone(published: Write) -> None:
-    with pytest.raises(ConfigError, match=r"needs patch too.*leave `memory` out"):
-        reidx.load_config(published("usl.yaml"), ["labels.refiners.0.similarity=fused"])
 
 
 def test_pre_training_and_what_follows_it(published: Write, tmp_path: Path) -> None:
