@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from reidx_cluster_contrast.memory import ClusterMemory
+from reidx_osnet.embedding import Embedding
+from reidx_osnet.model import OSNet
 
-from benchmarks import pseudo_labels, ranking, training
+from benchmarks import methods, pseudo_labels, ranking, training
 from benchmarks.reference.training import Erase, Similarities
+from reidx.data.synthetic import render_domain
 
 
 def test_the_table_follows_the_batch_as_the_cluster_memory_does() -> None:
@@ -48,3 +53,20 @@ def test_every_benchmark_runs(capsys: pytest.CaptureFixture[str], monkeypatch: p
         assert "reidx" in said and "nan" not in said
         if module is pseudo_labels:
             assert said.count("labels differ: 0,") == 2 and said.endswith("in 100 rows: 0\n")
+
+
+def test_the_methods_are_measured_beside_each_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = render_domain(tmp_path / "images", identities=(12, 6), size=(64, 32))
+    torch.save({**OSNet(0.25).state_dict(), **Embedding(128).state_dict()}, tmp_path / "osnet.pth")
+    few = ["epochs=1", "iters=1", "stages.warmup.iters=1", "data.image_size=[64,32]", "labels.distance.k1=8"]
+    few.append("labels.clusterer={type: KMeans, n_clusters: 16}")
+    words = ["--root", str(root), "--weights", str(tmp_path / "osnet.pth"), "--folder", str(tmp_path / "runs")]
+    monkeypatch.setattr("sys.argv", ["methods", *words, "--seeds", "1", "2", "--methods", "lp", "--set", *few])
+    for _ in range(2):  # the second time there is nothing left to be trained
+        methods.main()
+        last = capsys.readouterr().out.splitlines()[-2:]
+        names, passes, seeds = zip(*((cells[1], cells[9], cells[11]) for cells in (line.split("|") for line in last)))
+        assert [n.strip() for n in names] == ["lp teacher", "lp student"]
+        assert [p.strip() for p in passes] == ["64", "192"] and {s.strip() for s in seeds} == {"2"}

@@ -1,0 +1,110 @@
+"""The methods beside each other on Market-1501: the same network, first weights and number of image passes; last epoch.
+
+Runs are kept under --folder: called again it goes on where it was, and only prints what is finished.
+
+python -m benchmarks.methods --root data --weights weights/osnet_x0_25_msmt17.pth --seeds 1 2 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+import reidx
+from benchmarks.measured import machine
+from reidx.engine.experiment import METRICS, Result
+
+RECIPES = {
+    "direct": "cluster_contrast::market1501_small.yaml",
+    "cluster_contrast": "cluster_contrast::market1501_small.yaml",
+    "lp": "lp::market1501_small.yaml",
+    "lp_twice": "lp::teacher_small.yaml",
+    "spcl": "spcl::market1501_small.yaml",
+    "pplr": "pplr::market1501_small.yaml",
+    "global_patch": "global_patch::market1501_small.yaml",
+}
+SECOND = 1000
+"""Added to the seed of the control that trains LP's teacher once more."""
+
+Row = tuple[str, Mapping[str, float], float, float]
+"""Name, metrics, image passes, seconds."""
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--root", required=True, help="the folder of Market-1501, or one above it")
+    options.add_argument("--weights", required=True, help="OSNet x0.25 as torchreid publishes it")
+    options.add_argument("--seeds", nargs="+", type=int, default=[1])
+    options.add_argument("--methods", nargs="+", choices=RECIPES, default=list(RECIPES))
+    options.add_argument("--folder", default="runs/methods", help="where the runs are kept")
+    options.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes to all recipes")
+    chosen = options.parse_args()
+    init = Path(chosen.weights).stem
+    rows: dict[str, list[Row]] = {}
+    for seed in chosen.seeds:
+        for method in chosen.methods:
+            changes = [f"data.domains.target.root={chosen.root}", f"model.backbone.weights={chosen.weights}", *chosen.set]
+            changes.append(f"seed={seed + SECOND if method == 'lp_twice' else seed}")
+            folder = Path(chosen.folder) / f"{method}-{init}-{seed}"
+            for row in measured(method, changes, folder):
+                rows.setdefault(row[0], []).append(row)
+            print(machine("cuda" if torch.cuda.is_available() else "cpu"))
+            print(table(rows), flush=True)
+
+
+def measured(method: str, changes: Sequence[str], folder: Path) -> Iterator[Row]:
+    """Run a method's recipe, or read what it came to; the rows of the table that it gives."""
+    config = reidx.load_config(RECIPES[method], changes)
+    if method == "direct":
+        yield "direct transfer", reidx.test(config).metrics, 0, 0
+        return
+    result = reidx.run(config, folder, resume=(folder / "config.yaml").exists())
+    passes = seconds = 0.0
+    for stage in result.stages:
+        passes += sum(entry["images"] for entry in stage.history)
+        seconds += sum(v for entry in stage.history for k, v in entry.items() if k.startswith("seconds_"))
+        if "mAP" in stage.last and stage.name != "warmup":
+            yield name_of(method, stage.name), stage.last, passes, seconds
+    if method == "global_patch":
+        for feature in ("global", "patch"):
+            alone = reidx.load_config(RECIPES[method], [*changes, f"model.fusion.eval_feature={feature}"])
+            yield f"global_patch, {feature} alone", reidx.test(alone, last_checkpoint(result)).metrics, passes, seconds
+
+
+def name_of(method: str, stage: str) -> str:
+    """How a row is called."""
+    return {"lp_twice": "lp, second training of the teacher", "lp": f"lp {stage}"}.get(method, method)
+
+
+def last_checkpoint(result: Result) -> Path:
+    """The weights that the last stage ended with."""
+    number, stage = len(result.stages), result.stages[-1]
+    return result.work_dir / f"{number}-{stage.name}" / f"epoch_{len(stage.history)}.pth"
+
+
+def table(rows: Mapping[str, Sequence[Row]]) -> str:
+    """The rows in percent: the mean over seeds, and their standard deviation where there are several."""
+    head = ["", *METRICS, "clusters", "ARI", "image passes", "minutes", "seeds"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name, runs in rows.items():
+        cells = [spread([100 * metrics[m] for _, metrics, _, _ in runs]) for m in METRICS]
+        for key, digits in (("clusters", 0), ("ari", 3)):
+            known = [metrics[key] for _, metrics, _, _ in runs if key in metrics]
+            cells.append(f"{statistics.mean(known):.{digits}f}" if known else "")
+        cells += [f"{runs[0][2]:,.0f}", f"{statistics.mean(seconds for *_, seconds in runs) / 60:.1f}", str(len(runs))]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def spread(values: Sequence[float]) -> str:
+    """The mean, and the standard deviation of several."""
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{deviation}"
+
+
+if __name__ == "__main__":
+    main()
