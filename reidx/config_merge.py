@@ -35,7 +35,10 @@ def merge(base: Node, over: Node) -> Node:
 
 
 def _items_adjusted(base: Node, over: Node) -> Node:
-    items = {item.value["name"].value: item for item in base.value}
+    names = [item.value["name"].value for item in base.value]
+    if len({name for name in names if isinstance(name, str)}) < len(names):
+        raise ConfigError(f"{over.origin}: a mapping changes items by name, and those of {base.origin} are not all different.")
+    items = dict(zip(names, base.value))
     for name, changes in over.value.items():
         if name not in items:
             raise ConfigError(f"{changes.origin}: there is no {name!r} to be changed. {_hint(name, items)}")

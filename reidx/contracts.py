@@ -100,6 +100,19 @@ class LabelSet:
         return int(self.labels.max()) + 1 if len(self.labels) else 0
 
 
+INPUTS = (
+    "features",
+    "targets",
+    "scores",
+    "weights",
+    "soft_targets",
+    "teacher",
+    "teacher_scores",
+    "cameras",
+    "index",
+)
+"""What a loss may name as an argument of its ``forward``, beside what the stream's refiners and the term's memory provide."""
+
 CAMERAS = ("required", "used", "unused")
 
 

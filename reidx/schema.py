@@ -152,7 +152,7 @@ class Term:
     """The network it is compared with: a teacher, or the student itself by another feature."""
     against_on: str | None = None
     """The feature of ``against``; null: as ``on``."""
-    against_memory: str | None = None
+    against_memory: str | list[str] | None = None
     """The memory that ``against`` is scored by; null: as ``memory``."""
     weight: float = 1.0
     from_epoch: int = number(0, 0)

@@ -71,10 +71,11 @@ class _Trial:
             raise self.refused(("optimizer",), error) from error
         for index, schedule in enumerate(schedules(stage.schedule, max(stage.epochs, 1))):
             fixed = next((key for key in ("eta_min", "eta_max") if schedule.get(key)), None)
-            if fixed and stage.optimizer["layer_decay"] is not None:
+            own = "layer_decay" if stage.optimizer["layer_decay"] is not None else "rates" if stage.optimizer["rates"] else ""
+            if fixed and own:
                 at: KeyPath = ("schedule", index, fixed)
                 raise ConfigError(
-                    f"{self.where(at)} is one rate for all layers, but layer_decay gives each its own. Leave it out, or "
+                    f"{self.where(at)} is one rate for all layers, but {own} gives each its own. Leave it out, or "
                     "use eta_min_ratio where the schedule has it."
                 )
             try:

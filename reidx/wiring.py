@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from reidx.config_node import KeyPath, dotted
 from reidx.errors import ConfigError
 from reidx.plugins import registry
-from reidx.schema import Level, MemoryWiring, listed
+from reidx.schema import Level, MemoryWiring, Stage, listed
 from reidx.wiring_asks import StageAsks, contract
 from reidx.wiring_terms import TermCheck
 
@@ -63,8 +63,7 @@ class _StageCheck(StageAsks):
             self.level(("labels", "levels", name), level)
         if stage.clip_grad == 0:
             raise self.error(("clip_grad",), "gradients clipped to 0 move no weight; leave them as they are by null.")
-        moments = _stage_of(stage.optimizer["moments"])
-        self.one_of(("optimizer", "moments"), moments, self.earlier, "stage that trains before this one")
+        self.moments()
         if stage.epochs > 0 and not stage.streams:
             raise self.error(("streams",), "a stage that trains needs at least one stream.")
         self.domains()
@@ -103,6 +102,11 @@ class _StageCheck(StageAsks):
             raise self.error(
                 ("objective",), f"no term begins within the stage's {stage.epochs} epochs (from_epoch counts from 0)."
             )
+        for epoch in range(stage.epochs):
+            if min(t["from_epoch"] for t in stage.objective) <= epoch and not any(
+                t["from_epoch"] <= epoch < (t["until_epoch"] or stage.epochs) for t in stage.objective
+            ):
+                raise self.error(("objective",), f"no term counts in epoch {epoch} (from 0), so nothing would be trained.")
         for index, alignment in enumerate(stage.alignment):
             terms.alignment(index, alignment)
         evaluate = stage.evaluate
@@ -113,9 +117,39 @@ class _StageCheck(StageAsks):
 
     # ---- the parts
 
+    def moments(self) -> None:
+        """Raise unless the optimiser can go on with what that of an earlier stage knew."""
+        own = self.stage.optimizer
+        if own["moments"] is None:
+            return
+        at: KeyPath = ("optimizer", "moments")
+        if _stage_of(own["moments"]) is None:
+            raise self.error(at, f"moments are those of a stage: write stage:{own['moments']}, if that is one.")
+        self.one_of(at, _stage_of(own["moments"]), self.earlier, "stage that trains before this one")
+        other = self.called(own["moments"]).optimizer
+        if (own["type"], own.get("amsgrad", False)) != (other["type"], other.get("amsgrad", False)):
+            raise self.error(at, f"{own['type']} cannot go on with the moments of another optimiser ({other['type']}).")
+
+    def called(self, reference: str) -> Stage:
+        """The stage that ``stage:NAME`` means."""
+        return next(s for s in self.config.experiment.stages if s.name == _stage_of(reference))
+
     def domains(self) -> None:
         """Raise if images would be of a domain that a network with a BatchNorm for each has none for."""
         stage = self.stage
+        begun: dict[KeyPath, str | None] = {("init",): stage.init}
+        begun |= {("teachers", name, "weights"): teacher.weights for name, teacher in stage.teachers.items()}
+        for at, reference in begun.items():
+            if reference is None or _stage_of(reference) is None:
+                continue
+            source = self.called(reference)
+            lacking = [d for d in stage.domains if d not in source.domains] if stage.model.domain_bn else ["all alike"]
+            if source.model.domain_bn and lacking:
+                raise self.error(
+                    at,
+                    f"{reference} has a BatchNorm for each of {', '.join(source.domains)}, none for {', '.join(lacking)}. Set "
+                    "model.domain_bn: false in that stage, or let it draw from those domains too.",
+                )
         if not stage.model.domain_bn:
             return
         if stage.joint:
@@ -166,6 +200,11 @@ class _StageCheck(StageAsks):
                 raise self.error(
                     at, f"memory {level.memory!r} holds {key} {memory[key]!r}, the level is {key} {getattr(level, key)!r}."
                 )
+        labels = self.stage.labels
+        identity = next((stream.domain for stream in self.stage.streams.values() if stream.labels == "identity"), None)
+        held = labels[memory["labels"]].domain if memory["labels"] in labels else identity
+        if held != level.domain:
+            raise self.error(at, f"memory {level.memory!r} holds images of {held!r}, the level labels {level.domain!r}.")
 
     def memory(self, name: str, memory: dict[str, Any]) -> None:
         at: KeyPath = ("memories", name)
@@ -177,6 +216,7 @@ class _StageCheck(StageAsks):
             raise self.error(
                 (*at, "labels"), f"no stream is labelled by {memory['labels']!r}, so nothing would reach it."
             )
+        self.different((*at, "stream"), memory["stream"])
         for stream in listed(memory["stream"]):
             self.one_of((*at, "stream"), stream, self.stage.sources, "stream")
             if self.stage.sources[stream].labels != memory["labels"]:

@@ -70,6 +70,11 @@ class StageAsks:
         hint = f"Did you mean {' or '.join(close)}?" if close else f"There is: {', '.join(known) or 'none'}."
         raise self.error(at, f"there is no {what} called {name!r}. {hint}")
 
+    def different(self, at: KeyPath, names: str | list[str] | None) -> None:
+        """Raise unless the names of a list are different ones, at least one."""
+        if isinstance(names, list) and len(set(names)) < max(len(names), 1):
+            raise self.error(at, "a list of names holds each once, and one at least; null stands for the default.")
+
     def error(self, at: KeyPath, message: str) -> ConfigError:
         path = (*self.base, *at)
         return ConfigError(f"{self.config.place(path)}: {dotted(path)}: {message}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from reidx.config_node import KeyPath
-from reidx.engine.objective import INPUTS, inputs_of
+from reidx.contracts import INPUTS, Contract
+from reidx.engine.objective import inputs_of
 from reidx.errors import PluginError
 from reidx.plugins import registry
 from reidx.schema import Alignment, Level, MemoryWiring, listed
@@ -26,9 +27,17 @@ class TermCheck(StageAsks):
             if term[key] is not None:
                 self.feature((*at, key), term[key])
         memories = listed(term["memory"])
+        for key in ("stream", "memory", "against_memory"):
+            self.different((*at, key), term[key])
         for key in ("memory", "against_memory"):
             for name in listed(term[key]):
                 self.one_of((*at, key), name, self.stage.memories, "memory")
+        held, other = ([self.stage.memories[m]["labels"] for m in listed(term[key])] for key in ("memory", "against_memory"))
+        if held and other and held != other:
+            raise self.error(
+                (*at, "against_memory"),
+                f"it holds labels {', '.join(other)}, but memory holds {', '.join(held)}: their scores are of other classes.",
+            )
         if term["until_epoch"] is not None and term["until_epoch"] <= term["from_epoch"]:
             raise self.error((*at, "until_epoch"), f"the term ends before it begins (from_epoch {term['from_epoch']}).")
         needed, optional = inputs_of(loss)
@@ -38,6 +47,7 @@ class TermCheck(StageAsks):
             raise self.error(at, f"{term['loss']} compares with a teacher's scores: say whose (against_memory: NAME).")
         if needed & {"teacher", "teacher_scores"} and term["against"] is None:
             raise self.error(at, f"{term['loss']} compares with a teacher: say which (against: NAME).")
+        self.comparable(at, term, streams, needed | optional)
         for stream in streams:
             labels = self.stage.sources[stream].labels
             if memories and "targets" in needed | optional:
@@ -48,8 +58,30 @@ class TermCheck(StageAsks):
                 self.no_outliers(at, term, stream, self.stage.labels[labels])
             if "soft_targets" in needed and (labels is None or labels == "identity"):
                 raise self.error(at, f"{term['loss']} needs soft targets, which a refiner of a label level gives.")
-            for name in sorted(needed - set(INPUTS)):
+            for name in sorted((needed - set(INPUTS)) | (needed & {"weights", "soft_targets"})):
                 self.provided_input(at, term, stream, name)
+
+    def comparable(self, at: KeyPath, term: dict[str, Any], streams: list[str], inputs: set[str]) -> None:
+        """Raise if what a loss would be given of several streams, or of several memories, does not count alike."""
+        sources = [self.stage.sources[stream] for stream in streams]
+        labels, domains = {source.labels for source in sources}, {source.domain for source in sources}
+        if "targets" in inputs and len(labels) > 1 and not term["memory"]:
+            raise self.error(
+                at, f"{term['loss']} would compare labels of different labellings; give it a term for each stream, or memories."
+            )
+        for name in sorted(inputs & {"index", "cameras"}):
+            if len(domains) > 1:
+                raise self.error(at, f"{term['loss']} asks for {name!r}, which begins anew in each domain; use a term each.")
+        soft = {any("soft_targets" in r.provides for r in self.refiners(source.labels)) for source in sources}
+        if "soft_targets" in inputs and True in soft and (len(soft) > 1 or len(listed(term["memory"])) > 1):
+            raise self.error(
+                at, f"{term['loss']} would be given soft targets of one labelling beside others' labels; use a term for each."
+            )
+
+    def refiners(self, labels: str | None) -> list[Contract]:
+        """The contracts of the refiners of a labelling."""
+        level = self.stage.labels.get(labels or "")
+        return [contract("refiner", refiner) for refiner in (level.refiners if level else [])]
 
     def home(self, at: KeyPath, term: dict[str, Any], stream: str) -> None:
         """Raise unless exactly one of a term's memories holds the labels of a stream."""
@@ -62,8 +94,7 @@ class TermCheck(StageAsks):
 
     def provided_input(self, at: KeyPath, term: dict[str, Any], stream: str, name: str) -> None:
         """Raise unless a refiner of a stream's labels, or a memory of the term, provides what a loss asks for."""
-        level = self.stage.labels.get(self.stage.sources[stream].labels or "")
-        given = [contract("refiner", refiner) for refiner in (level.refiners if level else [])]
+        given = self.refiners(self.stage.sources[stream].labels)
         given += [contract("memory", self.stage.memories[m], MemoryWiring) for m in listed(term["memory"])]
         if any(name in part.provides for part in given):
             return

@@ -320,7 +320,61 @@ def test_what_a_term_is_compared_with(refused):
     assert "has no feature 'upper'" in refused(objective=[{**distil, "against_on": "upper"}])
     assert "there is no memory called 'x'" in refused(objective=[{**distil, "against_memory": "x"}])
     assert "the term ends before it begins (from_epoch 1)." in refused(objective=[{**TERM, "from_epoch": 1, "until_epoch": 1}])
-    assert refused(objective=[{**TERM, "until_epoch": 1}]) == ""
+    assert refused(objective=[{**TERM, "until_epoch": 1}, {**TERM, "from_epoch": 1}]) == ""
+    assert "no term counts in epoch 1 (from 0), so nothing would be trained." in refused(objective=[{**TERM, "until_epoch": 1}])
+    fine = {"rows": ROWS, "fine": {**ROWS, "labels": "fine"}}
+    levels = labels(levels={"main": {}, "fine": {}})
+    streams = {**stream(), "other": stream(labels="fine")["target"]}
+    term = {"loss": "Distil", "against": "student", "stream": "target"}
+    message = refused(
+        streams=streams, labels=levels, memories=fine, objective=[{**term, "memory": "rows", "against_memory": "fine"}]
+    )
+    assert message.endswith("it holds labels fine, but memory holds main: their scores are of other classes.")
+
+
+def test_what_of_several_streams_is_not_comparable(refused, register):
+    data = tiny_experiment("nowhere")["data"]
+    data["domains"]["other"] = {"type": "Market1501", "root": "."}
+    streams = {**stream(), "other": stream(labels="identity", domain="other")["target"]}
+    both = {"stream": ["target", "other"]}
+    given = {"data": data, "streams": streams}
+    message = refused(**given, objective=[{"loss": "Triplet", **both}])
+    assert "Triplet would compare labels of different labellings; give it a term for each stream, or memories." in message
+    memories = {"rows": ROWS, "ids": {**ROWS, "labels": "identity"}}
+    side_by_side = {**both, "memory": ["rows", "ids"]}
+    assert refused(**given, memories=memories, objective=[{"loss": "Triplet", **side_by_side}]) == ""
+
+    class Indexed(nn.Module):
+        """A loss that looks images up."""
+
+        def forward(self, features: Tensor, index: Tensor) -> Tensor:
+            return features.sum()
+
+    class Softens:
+        """A refiner that softens labels."""
+
+        provides = frozenset({"soft_targets"})
+
+    register("loss", Indexed)
+    register("refiner", Softens)
+    message = refused(**given, objective=[{"loss": "Indexed", **both}])
+    assert "Indexed asks for 'index', which begins anew in each domain" in message
+    softened = labels(refiners=[{"type": "Softens"}])
+    message = refused(**given, labels=softened, memories=memories, objective=[{"loss": "CrossEntropy", **side_by_side}])
+    assert "CrossEntropy would be given soft targets of one labelling beside others' labels" in message
+    soft = [{"loss": "Soft", "memory": "rows"}]
+    assert refused(labels=softened, objective=soft) == ""
+    assert "Soft needs 'soft_targets', which no refiner" in refused(objective=soft)
+
+
+def test_names_in_a_list_come_once(refused):
+    streams = {**stream(), "second": stream()["target"]}
+    for changes in (
+        {"objective": [{**TERM, "stream": ["target", "target"]}]},
+        {"objective": [{**TERM, "stream": "target", "memory": ["rows", "rows"]}]},
+        {"memories": {"rows": {**ROWS, "stream": []}}, "objective": [{**TERM, "stream": "target"}]},
+    ):
+        assert "a list of names holds each once, and one at least" in refused(streams=streams, **changes)
 
 
 def test_the_streams_of_a_memory(refused):
@@ -352,6 +406,14 @@ def test_a_level_on_a_memory(refused, register):
     )
     message = refused(labels=labels(memory="all", on="pooled"), memories=memories)
     assert message.endswith("memory 'all' holds on 'embed', the level is on 'pooled'.")
+    data = tiny_experiment("nowhere")["data"]
+    data["domains"]["other"] = {"type": "Market1501", "root": "."}
+    streams = {**stream(), "other": stream(labels="identity", domain="other")["target"]}
+    foreign = {"rows": ROWS, "all": {"type": "Palette", "labels": "identity"}}
+    message = refused(
+        data=data, streams=streams, labels=labels(memory="all"), memories=foreign, objective=[{**TERM, "stream": "target"}]
+    )
+    assert message.endswith("memory 'all' holds images of 'other', the level labels 'target'.")
 
 
 def test_a_batch_norm_for_each_domain(refused):
@@ -363,6 +425,16 @@ def test_a_batch_norm_for_each_domain(refused):
     assert "there is no domain that a stream draws from (model.domain_bn: one BatchNorm each) called 'other'" in message
     message = refused(model=model, joint=True)
     assert "one pass over all streams has one BatchNorm, but model.domain_bn asks for several." in message
+    one = {"epochs": 1, "iters": 1}
+    source = {"other": stream(labels="identity", domain="other")["target"]}
+    parts = {"labels": None, "memories": {"rows": {**ROWS, "labels": "identity"}}, "objective": [TERM]}
+    before = {"name": "before", **one, **parts, "model": model, "streams": source, "evaluate": {"domain": "other"}}
+    for its, lacking in ((model, "target"), ({**model, "domain_bn": False}, "all alike")):
+        after = {"name": "after", **one, "init": "stage:before", "model": its}
+        own = {key: tiny_experiment("nowhere")[key] for key in ("streams", "labels", "memories", "objective", "evaluate")}
+        nothing = dict.fromkeys(own)
+        message = refused(data=data, **nothing, stages=[before, {**own, **after}])
+        assert f"stage:before has a BatchNorm for each of other, none for {lacking}." in message
 
 
 def test_moments_come_from_a_stage_before(refused):
@@ -372,6 +444,11 @@ def test_moments_come_from_a_stage_before(refused):
     assert refused(stages=stages) == ""
     stages[1]["optimizer"] = {**adam, "moments": "stage:b"}
     assert "there is no stage that trains before this one called 'b'. There is: a." in refused(stages=stages)
+    stages[1]["optimizer"] = {**adam, "moments": "a"}
+    assert "moments are those of a stage: write stage:a, if that is one." in refused(stages=stages)
+    for other in ({"type": "SGD", "lr": 1e-3}, {**adam, "amsgrad": True}):
+        stages[1]["optimizer"] = {**other, "moments": "stage:a"}
+        assert "cannot go on with the moments of another optimiser (Adam)." in refused(stages=stages)
 
 
 def test_nothing_to_train_on_or_for(refused):

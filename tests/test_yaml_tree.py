@@ -341,6 +341,10 @@ def test_a_mapping_over_a_list_of_named_items_changes_those_it_names(folder: Pat
     wrong = write("wrong.yaml", "_base_: base.yaml\nstages:\n  c: {epochs: 1}")
     with pytest.raises(ConfigError, match=r"wrong.yaml:3: there is no 'c' to be changed. It has: a, b."):
         load_tree(wrong)
+    for names in ("{name: a}, {name: a}", "{name: 1}", "{name: [x]}"):
+        write("twice.yaml", f"stages: [{names}]")
+        with pytest.raises(ConfigError, match=r"changes items by name, and those of twice.yaml:1 are not all different"):
+            load_tree(write("over.yaml", "_base_: twice.yaml\nstages: {a: {epochs: 3}}"))
 
 
 def test_bases_are_relative_to_the_file_that_names_them(folder: Path) -> None:

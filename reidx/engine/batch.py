@@ -54,8 +54,9 @@ def rate_note(stage: Stage, lr: float, images: Mapping[str, int]) -> str:
     Streams that no term looks at do not count: nothing is learnt from them.
     """
     stated = stage.optimizer["lr_batch"]
-    seen = {name for term in stage.objective for name in stage.seen_by(term)}
-    seen |= {alignment[side] for alignment in stage.alignment for side in ("source", "target")}
+    of = {view: name for name, stream in stage.streams.items() for view in (name, *stream.views)}
+    seen = {of[name] for term in stage.objective for name in stage.seen_by(term)}
+    seen |= {of[alignment[side]] for alignment in stage.alignment for side in ("source", "target")}
     others = {name: count for name, count in images.items() if name in seen and count != stated}
     if stated is None or not others:
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,6 +65,9 @@ def parameter_groups(
 
 def _at_rates(groups: list[Group], model: nn.Module, rates: Mapping[str, float]) -> list[Group]:
     """The groups split by the share of the rate that ``rates`` gives their parameters; what has none comes first."""
+    for pattern, share in rates.items():
+        if not 0 < share < math.inf:
+            raise ConfigError(f"optimizer.rates: {pattern}: {share} is no share of a rate. What shall not learn: model.freeze.")
     shares: dict[int, float] = {}
     for network in model.modules():
         if isinstance(network, Network):

@@ -115,17 +115,15 @@ class StageModel(BaseModel):
         outputs: dict[str, dict[str, Features]] = {}
         for name in self.needed():
             network: Network = self.networks[name]  # type: ignore[assignment]
-            with (
-                torch.set_grad_enabled(torch.is_grad_enabled() and name in trained),
-                statistics_in_order(network),
-            ):
-                teacher = maps.get(self.teacher_of(name) or "", {})
-                made = {
-                    stream: in_parts(network, x, teacher.get(stream), self.accumulate, self.domains.get(stream))
-                    for stream, x in images.items()
-                }
-                maps[name] = {stream: its for stream, (its, _) in made.items()}
-                outputs[name] = {stream: features for stream, (_, features) in made.items()}
+            teacher = maps.get(self.teacher_of(name) or "", {})
+            made = {}
+            with torch.set_grad_enabled(torch.is_grad_enabled() and name in trained):
+                for stream, x in images.items():
+                    with statistics_in_order(network):  # of each pass by itself: one process ends it before the next
+                        domain = self.domains.get(stream)
+                        made[stream] = in_parts(network, x, teacher.get(stream), self.accumulate, domain)
+            maps[name] = {stream: its for stream, (its, _) in made.items()}
+            outputs[name] = {stream: features for stream, (_, features) in made.items()}
         return outputs
 
     def forward(self, streams: Mapping[str, Batch], mode: str = "loss") -> dict[str, Tensor]:  # type: ignore[override]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from reidx.engine.optim import kept_of, same_kind
 from reidx.errors import CheckpointError
 
 
@@ -21,32 +22,34 @@ def take_moments(optimizer: torch.optim.Optimizer, model: nn.Module, checkpoint:
     """Let ``optimizer`` begin with what that of a stage's checkpoint knew of the networks' parameters.
 
     Rates and all other settings stay its own. What the parameter of a memory had gathered is left out, as a relabelling
-    makes that another one. Raises :class:`CheckpointError` unless the networks have the same parameters and the optimiser
-    keeps the same of each.
+    makes that another one; a parameter that never had a gradient there begins without any. Raises
+    :class:`CheckpointError` unless both are of the same kind, that one has gathered something, and it had the same
+    parameters of the networks.
     """
-    names = names_of(optimizer, model)
-    saved = dict(zip(checkpoint["reidx"]["parameters"], range(len(checkpoint["reidx"]["parameters"]))))
-    state = checkpoint["optimizer"]["state"]
+    saved = checkpoint["optimizer"]
+    numbers = {name: number for number, name in enumerate(checkpoint["reidx"]["parameters"])}
+    if not saved["state"] or not same_kind(optimizer.param_groups[0], saved["param_groups"][0]):
+        raise _misfit("is of another kind, or gathers nothing")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    wrong = []
-    for name, parameter in zip(names, parameters, strict=True):
+    for name, parameter in zip(names_of(optimizer, model), parameters, strict=True):
         if not name.startswith("networks."):
             continue
-        kept = state.get(saved.get(name, -1))
-        if kept is None or any(
-            isinstance(value, torch.Tensor) and value.ndim and value.shape != parameter.shape for value in kept.values()
-        ):
-            wrong.append(name)
-            continue
-        optimizer.state[parameter] = {
-            key: value.to(parameter.device if value.ndim else value.device, copy=True)
-            if isinstance(value, torch.Tensor)
-            else value
-            for key, value in kept.items()
-        }
-    if wrong:
-        raise CheckpointError(
-            f"optimizer.moments: that stage's optimiser kept nothing that fits {', '.join(wrong[:3])}"
-            f"{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}. Hand moments on between stages of the same networks "
-            "and the same optimiser, or leave the key out."
-        )
+        kept = saved["state"].get(numbers.get(name, -1), {})
+        if name not in numbers or not kept_of(parameter, kept):
+            raise _misfit(f"had no {name} of this shape")
+        if kept:
+            optimizer.state[parameter] = {key: _own(value, parameter) for key, value in kept.items()}
+
+
+def _own(value: Any, parameter: torch.Tensor) -> Any:
+    """A copy, where the parameter is; counts of steps stay where they were."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.to(parameter.device if value.ndim else value.device, copy=True)
+
+
+def _misfit(why: str) -> CheckpointError:
+    return CheckpointError(
+        f"optimizer.moments: that stage's optimiser {why}. Hand moments on between stages of the same networks and the same "
+        "optimiser, or leave the key out."
+    )

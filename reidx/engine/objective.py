@@ -12,24 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from reidx.contracts import Batch, Features
+from reidx.errors import ConfigError
 from reidx.schema import Stage, Term, listed
 
 Outputs = Mapping[str, Mapping[str, Features]]
 """Features by network, then by stream."""
-
-INPUTS = (
-    "features",
-    "targets",
-    "scores",
-    "weights",
-    "soft_targets",
-    "teacher",
-    "teacher_scores",
-    "cameras",
-    "index",
-)
-"""What a loss may name as an argument of its ``forward``, beside what the stream's refiners and the term's memory provide."""
-
 
 def inputs_of(loss: type) -> tuple[set[str], set[str]]:
     """The inputs that a loss class must have, and those that it can do without, read from its ``forward``."""
@@ -94,18 +81,17 @@ class BoundTerm(nn.Module):
             # a trainable memory would else be trained by what is only its target
             "teacher_scores": lambda: _side_by_side([memories[m](teacher()) for m in self.against_memories]).detach(),
             "targets": lambda: self._targets(streams, columns),
-            "weights": lambda: _all(batch.weights for batch in streams),
+            "weights": lambda: _weights(streams),
             "soft_targets": lambda: _all(batch.soft_targets for batch in streams),
             "cameras": lambda: _all(batch.cameras for batch in streams),
             "index": lambda: _all(batch.index for batch in streams),
         }
         given: dict[str, Any] = {}
         for name in sorted(self.inputs):
-            if name in sources:
-                given[name] = sources[name]()
-                continue
-            value = self._provided(name, streams, memories)
-            if value is not None or name in self.needed:
+            value = sources[name]() if name in sources else self._provided(name, streams, memories)
+            if value is None and name in self.needed:
+                raise ConfigError(f"{self.name} needs {name!r}, which {' and '.join(self.streams)} does not have.")
+            if value is not None:
                 given[name] = value
         return self.loss(**given)
 
@@ -142,6 +128,14 @@ def _all(parts: Iterable[Tensor | None]) -> Tensor | None:
     """The streams' columns laid end to end; None if one of them has none."""
     there = list(parts)
     return None if any(part is None for part in there) else _end_to_end(part for part in there if part is not None)
+
+
+def _weights(streams: Sequence[Batch]) -> Tensor | None:
+    """The images' weights, 1 where only other streams have some; None without any."""
+    if all(batch.weights is None for batch in streams):
+        return None
+    ones = [torch.ones(len(batch.index), device=batch.index.device) for batch in streams]
+    return _end_to_end(one if batch.weights is None else batch.weights for one, batch in zip(ones, streams))
 
 
 def _side_by_side(columns: Sequence[Tensor]) -> Tensor:

@@ -107,14 +107,23 @@ def fits(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> bool:
     if [len(group["params"]) for group in groups] != [len(other["params"]) for other in others]:
         return False
     for group, other in zip(groups, others):
-        # of two kinds none has the same settings; amsgrad makes another of the same kind
-        if {*group, "initial_lr"} != {*other, "initial_lr"} or group.get("amsgrad") != other.get("amsgrad"):
+        if not same_kind(group, other):
             return False
         for parameter, number in zip(group["params"], other["params"]):
-            kept = saved["state"].get(number, {}).values()
-            if any(isinstance(v, Tensor) and v.ndim and v.shape != parameter.shape for v in kept):
+            if not kept_of(parameter, saved["state"].get(number, {})):
                 return False
     return True
+
+
+def same_kind(group: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two groups of parameters are of the same kind of optimiser."""
+    # of two kinds none has the same settings; amsgrad makes another of the same kind
+    return {*group, "initial_lr"} == {*other, "initial_lr"} and group.get("amsgrad") == other.get("amsgrad")
+
+
+def kept_of(parameter: Tensor, kept: Mapping[str, Any]) -> bool:
+    """Whether what an optimiser kept can be of ``parameter``, by its shape."""
+    return all(not isinstance(v, Tensor) or not v.ndim or v.shape == parameter.shape for v in kept.values())
 
 
 class parameters_kept:

@@ -216,14 +216,14 @@ class Relabeller:
 
     # ---- what a checkpoint keeps
 
-    def _remembering(self) -> list[tuple[str, int, Any]]:
-        """The refiners that have a state, with their level and their place in it."""
-        return [
-            (name, place, refiner)
+    def _remembering(self) -> dict[str, Any]:
+        """The refiners that have a state, by their level, their place in it and their class."""
+        return {
+            f"{name}.{place}.{type(refiner).__name__}": refiner
             for name, plan in self.levels.items()
             for place, refiner in enumerate(plan.pipeline.refiners)
             if hasattr(refiner, "state_dict")
-        ]
+        }
 
     def _images(self, level: str) -> int | None:
         """How many images a level labels; None for the data sets' own labels."""
@@ -238,14 +238,19 @@ class Relabeller:
                 for name, labels in self.labels.items()
             },
             "refiners": {
-                f"{name}.{place}": refiner.state_dict() for name, place, refiner in self._remembering()
+                name: refiner.state_dict() for name, refiner in self._remembering().items()
             },
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
-        for name, place, refiner in self._remembering():
-            refiner.load_state_dict(state["refiners"][f"{name}.{place}"])
+        for name, refiner in self._remembering().items():
+            if name not in state["refiners"]:  # only a changed config can come here
+                raise CheckpointError(
+                    f"The checkpoint knows nothing of refiner {name}, which remembers earlier labellings. Put the config back "
+                    "as it was, or start anew in another folder (--work-dir)."
+                )
+            refiner.load_state_dict(state["refiners"][name])
         self.labels = {}
         for name, tensors in state["labels"].items():
             arrays = {key: np.asarray(tensor.cpu()) for key, tensor in tensors.items()}

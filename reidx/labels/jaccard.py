@@ -83,6 +83,8 @@ def jaccard(
     n = encodings.shape[0]
     by_column = encodings.tocsc()  # the inverted index: for a column, the rows that have it, ascending
     half = rows is None
+    if among is not None and among.shape != (n, n):
+        raise DataError(f"Jaccard: the pairs asked for are of {among.shape[0]} images, the features of {n}.")
     asked = _asked(among)
     if half and n > _LARGE:
         _refuse_crowd(encodings, by_column, within, asked)

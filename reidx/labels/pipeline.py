@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
-from reidx.contracts import LabelSet
+from reidx.contracts import INPUTS, LabelSet
 from reidx.errors import DataError
 from reidx.labels.features import not_finite
 from reidx.labels.sharding import agree
@@ -101,7 +101,7 @@ class LabelPipeline:
             with span("refine"):
                 labels = refiner(labels, context)
         check(labels, len(cameras))
-        agree(labels.labels)
+        agree(labels.labels, labels.arrays())
         labels.report = {**report(labels.labels, previous), **labels.report}
         return labels
 
@@ -154,6 +154,9 @@ def check(labels: LabelSet, images: int) -> None:
         raise ValueError(f"a label is {array.min()}; an outlier is -1, the others start at 0")
     if len(used) and used[-1] != len(used) - 1:
         raise ValueError(f"labels have gaps: {len(used)} labels, the largest is {used[-1]}")
+    taken = {"labels", *INPUTS} & set(labels.extra)
+    if taken:
+        raise ValueError(f"{', '.join(sorted(taken))} cannot be given in `extra`: it is the name of something else")
     for name, array in labels.arrays().items():
         if len(array) != images:
             raise ValueError(f"there are {len(array)} {name} for {images} images")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -32,9 +33,16 @@ def nearest_together(
     return squared.numpy(), indices.numpy()
 
 
-def agree(labels: np.ndarray) -> np.ndarray:
-    """The labels, once every process is known to have the same; ReidxError names those that differ from process 0."""
-    others = processes.equal_everywhere(hashlib.sha256(np.ascontiguousarray(labels).tobytes()).hexdigest())
+def agree(labels: np.ndarray, more: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
+    """The labels, once every process is known to have the same, and the same of ``more`` arrays by name.
+
+    ReidxError names the processes that differ from process 0.
+    """
+    sha = hashlib.sha256(np.ascontiguousarray(labels).tobytes())
+    for name, array in sorted((more or {}).items()):
+        sha.update(f"{name} {array.dtype} {array.shape}".encode())
+        sha.update(np.ascontiguousarray(array).tobytes())
+    others = processes.equal_everywhere(sha.hexdigest())
     if others:
         raise ReidxError(
             f"Pseudo labels differ between processes: {', '.join(map(str, others))} disagree with process 0. "

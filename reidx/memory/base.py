@@ -14,9 +14,9 @@ class Memory(nn.Module, ABC):
 
     A subclass declares ``outliers``: ``drop`` (the images labelled −1 take no part) or ``keep`` (it makes classes of
     them), and ``needs_bank``: whether ``reset`` wants the features of all images (false for a classifier that starts
-    at random, or once a memory has its own). One that holds an entry for each image has ``images``, the tensor (N,D) of
-    these, empty before the first reset: a level may cluster it. ``provides`` names attributes that a loss may ask for,
-    ``parts`` holds ``features`` where it takes none but those of parts (B,P,D).
+    at random, or once a memory has its own). One that holds an entry for each image has the property ``images``, the
+    tensor (N,D) of these, empty before the first reset: a level may cluster it. ``provides`` names attributes that a loss
+    may ask for, ``parts`` holds ``features`` where it takes none but those of parts (B,P,D).
     State lies in buffers and parameters; it may change its shape at a reset, and is saved and restored whole.
     """
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reidx.errors import ConfigError
 from reidx.memory.base import Memory, centroids
 
 
@@ -30,6 +31,8 @@ class LinearClassifier(Memory):
         parts: int | None = None,
     ) -> None:
         super().__init__()
+        if rows == "centroid" and parts is not None:
+            raise ValueError("parts is for rows: random; centroids are made of as many parts as the feature has.")
         self.rows, self.normalize, self.scale = rows, normalize, scale
         self.of_parts = [] if parts is None else [parts]
         self.needs_bank = rows == "centroid"
@@ -46,6 +49,12 @@ class LinearClassifier(Memory):
 
     def forward(self, features: Tensor) -> Tensor:
         weight: Tensor = self.weight
+        if weight.shape[1:] != features.shape[1:]:
+            made, found = (" x ".join(map(str, shape[1:])) for shape in (weight.shape, features.shape))
+            raise ConfigError(
+                f"LinearClassifier: its rows are of {made} numbers, the feature has {found}. Random rows of a feature of parts "
+                "need `parts`, those of any other must not have it."
+            )
         if self.normalize:
             features, weight = F.normalize(features, dim=-1), F.normalize(weight, dim=-1)
         if features.ndim == 2:

@@ -49,6 +49,9 @@ def of_domain(network: nn.Module, domain: str) -> nn.Module:
         for name, child in list(parent.named_children()):
             if isinstance(child, DomainBatchNorm):
                 setattr(parent, name, child.of[domain])
+    if hasattr(network, "frozen"):  # the BatchNorms of other domains are no longer there to be named
+        there = dict(network.named_modules())
+        network.frozen = tuple(name for name in network.frozen if name in there)  # type: ignore[assignment,union-attr,arg-type]
     return network
 
 

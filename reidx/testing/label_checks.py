@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 
 import numpy as np
 import torch
@@ -10,8 +11,8 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from reidx.contracts import Features, LabelSet
-from reidx.engine.objective import INPUTS, inputs_of
+from reidx.contracts import INPUTS, Features, LabelSet
+from reidx.engine.objective import inputs_of
 from reidx.memory import Memory
 from reidx.registry import Entry
 from reidx.testing.given import (
@@ -102,12 +103,19 @@ def refines_labels(entry: Entry) -> None:
         expect(np.array_equal(labels, before), "it changed the labels that it was given")
         contract = declared(entry)
         expect(contract.outliers != "never" or refined.labels.min() >= 0, "it says outliers: never, and there is a -1")
-        expect(
-            set(refined.extra) == contract.provides,
-            f"provides is {in_order(contract.provides)}, not {in_order(refined.extra)}",
-        )
+        given = set(refined.arrays()) - {"labels"}
+        expect(given == contract.provides, f"provides is {in_order(contract.provides)}, not {in_order(given)}")
         for name, array in refined.arrays().items():
             expect(bool(np.isfinite(array).all()), f"{name} are not finite")
+    refiner = built(entry)
+    if hasattr(refiner, "state_dict"):
+        file = io.BytesIO()
+        torch.save(refiner.state_dict(), file)
+        file.seek(0)
+        try:
+            refiner.load_state_dict(torch.load(file, weights_only=True))
+        except Exception as error:
+            raise AssertionError(f"its state is not plain data and tensors, all that a checkpoint holds: {error}") from error
 
 
 # ---- memory, loss, alignment

@@ -150,3 +150,9 @@ def test_the_base_rate_stays_that_of_the_first_group() -> None:
 def test_a_part_that_is_not_there() -> None:
     with pytest.raises(ConfigError, match=r"rates: nothing in the network is called 'backbon'. Did you mean backbone"):
         build_optimizer(network_of("test_resnet"), {**SGD, "rates": {"backbon": 0.1}})
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, float("nan"), float("inf")])
+def test_what_is_no_share_of_a_rate(share: float) -> None:
+    with pytest.raises(ConfigError, match=r"optimizer.rates: backbone: .* is no share of a rate"):
+        build_optimizer(network_of("test_resnet"), {**SGD, "rates": {"backbone": share}})

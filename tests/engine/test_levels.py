@@ -17,6 +17,7 @@ from reidx.contracts import LabelSet
 from reidx.engine import checkpoint as checkpoints
 from reidx.engine.extract import extract
 from reidx.engine.model import StageModel
+from reidx.errors import CheckpointError
 from reidx.memory import Memory
 from reidx.testing.runs import assert_same_run
 from reidx.testing.tiny import tiny_domain, tiny_experiment
@@ -147,6 +148,20 @@ def test_memory_refiner_and_views_go_on_where_a_killed_run_stopped(
             reidx.run(config, tmp_path / "killed", progress="quiet")
     reidx.run(config, tmp_path / "killed", resume=True, progress="quiet")
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("parts")
+def test_a_refiner_that_remembers_and_that_the_checkpoint_does_not_know(
+    experiment: Callable[..., Path], domains_root: Path, tmp_path: Path
+) -> None:
+    plain = on_a_memory(domains_root)
+    plain["objective"] = plain["objective"][:1]
+    plain["stages"] = [{"name": "adapt", "epochs": 1, "iters": 1}]
+    without = {**plain, "labels": {**plain["labels"], "refiners": []}}
+    reidx.run(reidx.load_config(experiment(**without)), tmp_path / "run", progress="quiet")
+    more = {**plain, "stages": [{"name": "adapt", "epochs": 2, "iters": 1}]}
+    with pytest.raises(CheckpointError, match=r"knows nothing of refiner main.0.Remembers, which remembers earlier labellings"):
+        reidx.run(reidx.load_config(experiment(**more)), tmp_path / "run", resume="anyway", progress="quiet")
 
 
 def test_views_are_the_same_images_under_other_draws(

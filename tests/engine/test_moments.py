@@ -64,9 +64,24 @@ def test_the_next_step_is_the_one_that_the_old_optimiser_would_have_made() -> No
     assert not torch.equal(before.memories["rows"].weight, model.memories["rows"].weight)  # began anew
 
 
-@pytest.mark.parametrize(("width", "kind"), [(4, torch.optim.Adam), (3, torch.optim.SGD)])
-def test_moments_that_do_not_fit_are_refused(width: int, kind: type[torch.optim.Optimizer]) -> None:
-    _, _, state = trained(kind, lr=0.1)  # plain SGD keeps nothing
-    model = Model(width)
-    with pytest.raises(CheckpointError, match=r"optimizer.moments: .* kept nothing that fits networks.student.weight, "):
-        take_moments(torch.optim.Adam(model.parameters()), model, state)
+def test_a_parameter_that_had_no_gradient_begins_with_nothing() -> None:
+    _, _, state = trained(lr=0.1)
+    number = state["reidx"]["parameters"].index("networks.student.bias")
+    del state["optimizer"]["state"][number]
+    model = Model()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    take_moments(optimizer, model, state)
+    assert set(optimizer.state) == {model.networks["student"].weight}
+
+
+def test_moments_that_do_not_fit_are_refused() -> None:
+    for width, kind, settings, why in (
+        (4, torch.optim.Adam, {}, "had no networks.student.weight of this shape"),
+        (3, torch.optim.SGD, {}, "is of another kind, or gathers nothing"),
+        (3, torch.optim.SGD, {"momentum": 0.9}, "is of another kind, or gathers nothing"),
+        (3, torch.optim.Adam, {"amsgrad": True}, "is of another kind, or gathers nothing"),
+    ):
+        _, _, state = trained(kind, lr=0.1, **settings)
+        model = Model(width)
+        with pytest.raises(CheckpointError, match=f"optimizer.moments: that stage's optimiser {why}"):
+            take_moments(torch.optim.Adam(model.parameters()), model, state)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reidx.contracts import Batch, Features
-from reidx.engine.objective import INPUTS, BoundAlignment, BoundTerm, Objective, inputs_of
+from reidx.contracts import INPUTS, Batch, Features
+from reidx.engine.objective import BoundAlignment, BoundTerm, Objective, inputs_of
+from reidx.errors import ConfigError
 
 WIRING = {
     "stream": "target", "network": "student", "on": "embed", "memory": None, "against": None,
@@ -239,10 +240,18 @@ def test_several_streams_lie_end_to_end() -> None:
 
 def test_what_one_of_the_streams_lacks_is_left_out() -> None:
     given = batches()
-    given["target"].weights = None
+    given["target"].weights = given["target"].cameras = None
     loss = Everything()
-    bound(loss, stream=["source", "target"], memory="bank", against="mean")(outputs(), given, memories())
-    assert loss.given["weights"] is None and loss.given["cameras"].tolist() == [104, 105, 204, 205]
+    term = bound(loss, stream=["source", "target"], memory="bank", against="mean")
+    with pytest.raises(ConfigError, match="term needs 'cameras', which source and target does not have"):
+        term(outputs(), given, memories())
+    given["source"].cameras, given["target"].cameras = torch.tensor([1, 2]), torch.tensor([3, 4])
+    term(outputs(), given, memories())
+    assert loss.given["weights"].tolist() == [106, 107, 1, 1] and loss.given["cameras"].tolist() == [1, 2, 3, 4]
+    given["source"].weights = given["source"].soft_targets = None
+    optional = Optional()
+    bound(optional, stream=["source", "target"])(outputs(), given, memories())
+    assert optional.given == {"features"}
 
 
 def test_scores_of_several_memories_stand_side_by_side_and_targets_count_from_their_own() -> None:

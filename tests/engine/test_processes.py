@@ -26,6 +26,7 @@ TARGET = {
     "transform": {"type": "ReidAugment", "pad": 2},
 }
 SGD = {"type": "SGD", "lr": 0.01, "momentum": 0.9}
+ROWS = {"type": "LinearClassifier", "rows": "centroid", "normalize": True, "scale": 10.0}
 CASES: dict[str, dict[str, Any]] = {
     # groups of the whole batch: each process has a part of one
     "whole batch": {"model": {"bn_group": None}},
@@ -63,6 +64,23 @@ CASES: dict[str, dict[str, Any]] = {
             "other": {"domain": "target", "sampler": {"type": "Shuffle", "batch": 8}},
         },
         "objective": [{"loss": "CrossEntropy", "memory": "rows", "stream": "target"}],
+    },
+    # a view and a second domain, two groups a pass and process, BatchNorms of each domain: passes end one after the other
+    "views": {
+        "optimizer": {**SGD, "lr": 0.001},
+        "model": {"bn_group": 4, "domain_bn": True},
+        "streams": {
+            "target": {
+                **TARGET,
+                "sampler": {"type": "PK", "identities": 4, "instances": 4},
+                "views": {"again": {"type": "ReidAugment", "pad": 2}},
+            },
+        },
+        "memories": {"rows": ROWS, "bank": {"type": "cluster_contrast.ClusterMemory", "when": "before"}},
+        "objective": [
+            {"loss": "CrossEntropy", "stream": ["target", "again"], "memory": "rows"},
+            {"loss": "MemoryContrast", "stream": "again", "memory": "bank", "temperature": 0.5},
+        ],
     },
 }
 
@@ -109,8 +127,8 @@ def test_the_same_numbers_on_1_2_and_4_processes(case: str, experiment: Callable
         for name, value in weights.items():
             close = torch.allclose(value.double(), other_weights[name].double(), rtol=1e-2, atol=2e-4)
             assert close, f"{name} differs by {(value.double() - other_weights[name].double()).abs().max()}"
-        labels = other_state["reidx"]["loop"]["state"]["main"]["labels"]
-        assert torch.equal(labels, state["reidx"]["loop"]["state"]["main"]["labels"])
+        labels = other_state["reidx"]["loop"]["state"]["labels"]["main"]["labels"]
+        assert torch.equal(labels, state["reidx"]["loop"]["state"]["labels"]["main"]["labels"])
         assert other_state["reidx"]["world_size"] == world
 
 

@@ -199,3 +199,9 @@ def test_features_that_lie_too_close_together_for_the_memory_are_refused(monkeyp
 
 def test_free_memory_is_some_of_what_there_is() -> None:
     assert module.free_memory() > 0
+
+
+def test_pairs_of_other_images_are_refused() -> None:
+    features = torch.nn.functional.normalize(torch.randn(20, 4, generator=torch.Generator().manual_seed(0)))
+    with pytest.raises(DataError, match="the pairs asked for are of 7 images, the features of 20"):
+        Jaccard(8, 2)(features, among=csr_array(np.eye(7, dtype=np.float32)))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reidx.engine.optim import build_optimizer, parameters_kept, swap_parameters
+from reidx.errors import ConfigError
 from reidx.losses.cross_entropy import CrossEntropy
 from reidx.memory.base import centroids
 from reidx.memory.classifier import LinearClassifier
@@ -174,3 +175,13 @@ def test_random_rows_of_parts() -> None:
     fresh = LinearClassifier(4, parts=3)
     fresh.restore(memory.state_dict())
     assert torch.equal(fresh.weight, memory.weight)
+
+
+def test_rows_that_do_not_fit_the_feature_are_refused() -> None:
+    for parts, feature in ((None, torch.ones(2, 3, 4)), (3, torch.ones(2, 4)), (1, torch.ones(2, 3, 4))):
+        memory = LinearClassifier(4, parts=parts)
+        memory.reset(None, LABELS)
+        with pytest.raises(ConfigError, match=r"its rows are of .* numbers, the feature has"):
+            memory(feature)
+    with pytest.raises(ValueError, match="parts is for rows: random"):
+        LinearClassifier(4, rows="centroid", parts=3)

@@ -92,3 +92,13 @@ def test_parts_are_normalised_by_their_domain_in_backward_too() -> None:
         assert (one.grad is None) == (other.grad is None), name
         if one.grad is not None and other.grad is not None:
             assert torch.allclose(one.grad, other.grad, atol=1e-5), name
+
+
+def test_frozen_parts_stay_known_in_the_network_of_a_domain() -> None:
+    torch.manual_seed(0)
+    model = {**MODEL, "domain_bn": True, "freeze": ["backbone.model.layer1*"]}
+    shared = build_network(model, (48, 24), domains=("a", "b")).train()
+    enter(shared, "b")
+    one = fast_inference(of_domain(shared, "b"))
+    enter(shared.eval(), "b")
+    assert torch.allclose(one(images(1))["embed"], shared(images(1))["embed"], atol=1e-4)
