@@ -212,6 +212,9 @@ class Stage:
     iters: int = number(200, 1)
     init: str | None = None
     """Where the student's weights come from: ``stage:NAME``, a file, or null (as the backbone was built)."""
+    calibrate: int = number(0, 0)
+    """Batches of each stream's domain that pass through the networks before anything is labelled, for the statistics of
+    BatchNorms that begin without any."""
     precision: Literal["fp32", "bf16"] = "fp32"
     bank: Literal["fp32", "fp16"] = "fp32"
     """In what the features of a domain's images are kept for labelling and for the memories' resets."""

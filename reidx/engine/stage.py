@@ -20,6 +20,7 @@ from reidx.data.domains import Domains
 from reidx.data.loading import LabelledView, StreamLoader, batches
 from reidx.engine import checkpoint as checkpoints
 from reidx.engine.batch import images_a_step, rate_note
+from reidx.engine.calibration import calibrate
 from reidx.engine.compiler import compiled
 from reidx.engine.faults import during, memory_for
 from reidx.engine.forecast import work_of
@@ -28,7 +29,7 @@ from reidx.engine.loop import Report, StageLoop
 from reidx.engine.model import StageModel
 from reidx.engine.moments import take_moments
 from reidx.engine.objective import BoundAlignment, BoundTerm, Objective, term_names
-from reidx.engine.optim import PrecisionOptimWrapper, build_optimizer, clipping, schedules
+from reidx.engine.optim import PrecisionOptimWrapper, autocast, build_optimizer, clipping, schedules
 from reidx.engine.progress import Reporter
 from reidx.engine.record import Resume
 from reidx.engine.relabel import IDENTITY, Extractor, LevelPlan, Relabeller
@@ -245,10 +246,18 @@ class StageRun:
         identity = {
             name: stream.domain for name, stream in self.stage.streams.items() if stream.labels == IDENTITY
         }
+        if epoch == 0 and self.stage.calibrate:
+            self._calibrate(self.stage.calibrate)
         report = self.relabeller.run(epoch, identity)
         self.model.objective.epoch = epoch
         self.loader.use({name: self._stream(name) for name in self.stage.streams})
         return report
+
+    def _calibrate(self, batches: int) -> None:
+        domains = {name: stream.domain for name, stream in self.stage.streams.items()}
+        transform = self.extractor.transforms["student"]
+        with autocast(self.model.device, self.stage.precision):
+            calibrate(self.model, self.domains, domains, transform, batches, self.reporter)
 
     def _stream(self, name: str) -> Any:
         stream = self.stage.streams[name]
