@@ -113,7 +113,8 @@ def refines_labels(entry: Entry) -> None:
         torch.save(refiner.state_dict(), file)
         file.seek(0)
         try:
-            refiner.load_state_dict(torch.load(file, weights_only=True))
+            state = torch.load(file, weights_only=True)
+            refiner.load_state_dict(state)
         except Exception as error:
             raise AssertionError(f"its state is not plain data and tensors, all that a checkpoint holds: {error}") from error
 

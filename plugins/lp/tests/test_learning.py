@@ -44,6 +44,7 @@ def test_the_student_learns_and_comes_closer_to_its_teacher(tiny: Tiny, tmp_path
         "epochs=2",
         "iters=15",
         "stages.warmup.iters=20",
+        "stages.warmup.evaluate.domain=target",
         "seed=5",
     ]
     result = reidx.run(tiny("lp::usl.yaml", *settings), tmp_path / "run", progress="quiet")
