@@ -144,12 +144,10 @@ def _refuse_idle(shared: Node, stages: list[Node], overridden: set[Origin]) -> N
     for path, node in _leaves(shared, ()):
         if node.origin in overridden and all(_at(stage, path) is not node for stage in stages):
             names = ", ".join(str(s.value["name"].value) for s in stages if "name" in s.value)
-            key = dotted(path)
-            where, advice = (f"--set {key}", f"--set stages.NAME.{key}=…") if node.origin == SET else (
-                f"{node.origin}: {key}", f"stages.NAME.{key}"
-            )
+            key, typed = dotted(path), node.origin == SET
+            where, advice = ("--set", f"--set stages.NAME.{key}=…") if typed else (f"{node.origin}:", f"stages.NAME.{key}")
             raise ConfigError(
-                f"{where}: has no effect, as each stage ({names}) sets its own. Address the stage: {advice}"
+                f"{where} {key}: has no effect, as each stage ({names}) sets its own. Address the stage: {advice}"
             )
 
 

@@ -76,7 +76,7 @@ def seconds_left(
     A step takes as long as those of the runs ``done`` (run, seconds) and under way did. A stage that runs share counts once.
     """
     running = list(under_way)
-    known = [(sum(_steps(run).values()), seconds) for run, seconds in done]
+    known: list[tuple[float, float]] = [(sum(_steps(run).values()), seconds) for run, seconds in done]
     known += [(sum(_steps(run).values()) * (1 - f.share), f.left) for run, f in running if f.left is not None]
     steps = sum(count for count, _ in known)
     if not steps:

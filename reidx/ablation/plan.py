@@ -110,7 +110,7 @@ def plan_of(grid: Grid, home: Path) -> Plan:
     A combination whose parts do not fit each other is a row that is refused, with the reason. Raises :class:`ConfigError`
     if that is the base, with which all others are to be compared.
     """
-    rows = []
+    rows: list[Row] = []
     for combination in grid.combinations():
         labels = {axis.name: value.label for axis, value in zip(grid.axes, combination)}
         row = Row(grid.called(combination), labels)

@@ -79,11 +79,11 @@ def carry_out(standing: Standing, executor: Executor, watcher: Watcher) -> None:
                         del handles[run.hash]
                         _end(standing, run, outcome)
                         watcher.ended(standing, run)
-                while len(handles) < executor.slots and (run := _next(standing)) is not None:
-                    standing.waiting.remove(run)
-                    standing.under_way[run.hash] = run, Follower(run.log)
-                    handles[run.hash] = executor.start(run)
-                    watcher.began(standing, run)
+                while len(handles) < executor.slots and (free := _next(standing)) is not None:
+                    standing.waiting.remove(free)
+                    standing.under_way[free.hash] = free, Follower(free.log)
+                    watcher.began(standing, free)
+                    handles[free.hash] = executor.start(free)
                 for _, follower in standing.under_way.values():
                     follower.look()
                 watcher.looked(standing)

@@ -120,8 +120,10 @@ class LiveTable(Watcher):
 
     def _table(self, standing: Standing) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("run", "state", "where", "mAP", "left"):
-            table.add_column(column, no_wrap=True, overflow="ellipsis", justify="right" if column in ("mAP", "left") else "left")
+        for column in ("run", "state", "where"):
+            table.add_column(column, no_wrap=True, overflow="ellipsis")
+        for column in ("mAP", "left"):
+            table.add_column(column, no_wrap=True, justify="right")
         names, order = names_of(standing), {"running": 0, "failed": 1, "done": 2, "waiting": 3}
         rows = sorted(((self._state(standing, run), run) for run in standing.plan.runs), key=lambda row: order[row[0]])
         room = max(4, self.console.height - 5)
@@ -163,4 +165,5 @@ def percent(metrics: dict[str, float]) -> str:
 def scored(run: Run) -> str:
     """The metrics of a run that is done, in one line."""
     metrics = (run.result() or {}).get("metrics", {})
-    return ", ".join(f"{name} {100 * metrics[name]:.2f}" for name in ("mAP", "rank-1") if name in metrics) or "nothing evaluated"
+    shown = [f"{name} {100 * metrics[name]:.2f}" for name in ("mAP", "rank-1") if name in metrics]
+    return ", ".join(shown) or "nothing evaluated"

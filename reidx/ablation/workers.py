@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,7 +78,8 @@ class Worker:
         if code == 0:
             return Outcome()
         if code < 0:
-            return Outcome(f"its process was killed ({signal.Signals(-code).name}); it goes on from its last checkpoint next time")
+            killed = signal.Signals(-code).name
+            return Outcome(f"its process was killed ({killed}); it goes on from its last checkpoint next time")
         return Outcome(reason_in(self.run.log, self._begun_at))
 
     def stop(self) -> None:

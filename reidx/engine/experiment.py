@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,74 +23,13 @@ from reidx.engine.preflight import check_evaluation, check_experiment
 from reidx.engine.progress import Mode, Reporter
 from reidx.engine.record import Record, Resume
 from reidx.engine.rehearsal import rehearse
+from reidx.engine.result import METRICS, Result, StageResult
 from reidx.engine.seeding import seed_everything
 from reidx.engine.sharing import Shared, trained_in
 from reidx.engine.stage import StageRun
 from reidx.errors import CheckpointError, ConfigError
 from reidx.evaluation.ranked_list import ranked_list
 from reidx.schema import Stage
-
-METRICS = ("mAP", "rank-1", "rank-5", "rank-10", "mINP")
-LABELS = ("clusters", "outliers", "ari")
-
-
-@dataclass
-class StageResult:
-    """What a stage came to: ``before`` (metrics before its first epoch, if asked for), the ``history`` of its epochs."""
-
-    name: str
-    before: Report = field(default_factory=dict)
-    history: list[Report] = field(default_factory=list)
-
-    @property
-    def last(self) -> Report:
-        """The report of the last epoch; empty for a stage without one."""
-        return self.history[-1] if self.history else {}
-
-
-@dataclass
-class Result:
-    """The result of an experiment: its stages, its card, and the folder that holds everything else."""
-
-    work_dir: Path
-    stages: list[StageResult]
-    card: dict[str, Any]
-
-    @property
-    def ranked_list(self) -> Path | None:
-        """The picture of ranked lists of the last stage that was evaluated, if there is one."""
-        folders = [self.work_dir / f"{i + 1}-{stage.name}" for i, stage in enumerate(self.stages)]
-        pictures = [folder / "ranked.png" for folder in folders if (folder / "ranked.png").is_file()]
-        return pictures[-1] if pictures else None
-
-    @property
-    def metrics(self) -> Report:
-        """mAP, rank-k and mINP (fractions) after the last epoch of the last stage."""
-        last = self.stages[-1].last or self.stages[-1].before
-        return {name: last[name] for name in METRICS if name in last}
-
-    def rows(self) -> list[tuple[str, Report]]:
-        """What the table shows: every evaluated state, by name."""
-        rows: list[tuple[str, Report]] = []
-        for stage in self.stages:
-            if stage.before:
-                rows.append((f"direct transfer (before {stage.name})" if stage.history else stage.name, stage.before))
-            if "mAP" in stage.last:
-                rows.append((f"{stage.name}, epoch {stage.last['epoch']:.0f} (last)", stage.last))
-        return rows
-
-    def table(self) -> str:
-        """The states of the experiment, a line each: mAP, rank-1/5/10, mINP in percent; clusters, outliers, ARI."""
-        rows = self.rows()
-        width = max((len(name) for name, _ in rows), default=0)
-        head = ["mAP", "rank-1", "rank-5", "rank-10", "mINP", "clusters", "outliers", "ARI"]
-        lines = [" " * width + "".join(f"{name:>9}" for name in head)]
-        for name, report in rows:
-            cells = [f"{100 * report[m]:9.2f}" if m in report else f"{'–':>9}" for m in METRICS]
-            cells += [f"{report[m]:9.0f}" if m in report else f"{'–':>9}" for m in LABELS[:2]]
-            cells.append(f"{report['ari']:9.3f}" if "ari" in report else f"{'–':>9}")
-            lines.append(f"{name:<{width}}" + "".join(cells))
-        return "\n".join(lines)
 
 
 def run(

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import fcntl
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,7 @@ class FirstFeatures:
             banks = extract()
             try:
                 for name, path in kept.items():
-                    content = {"bank": banks[name]}
-                    checkpoints.write_atomically(path, lambda partial, content=content: torch.save(content, partial))
+                    checkpoints.write_atomically(path, partial(torch.save, {"bank": banks[name]}))
             except (OSError, RuntimeError, RunError) as error:  # torch reports a full disk as a RuntimeError
                 self.say(f"{self.folder}: features cannot be kept for other runs ({error})")
             return banks

@@ -1,4 +1,4 @@
-"""Stages that runs have in common, trained once: finished ones are kept in a shared folder, by all that decides their outcome."""
+"""Stages that runs have in common, trained once: a shared folder keeps finished ones by all that decides their outcome."""
 
 from __future__ import annotations
 
