@@ -157,7 +157,7 @@ def _run(config: Config, record: Record, reporter: Reporter, curves: Curves, sha
     if resumed:
         card["resumed_anyway"] = resumed
     trainers = {stage.name: trained_in(path) for stage, path in zip(experiment.stages, paths)}
-    taken = {name: trainer for name, trainer in trainers.items() if trainer not in (None, str(folder))}
+    taken = {name: trainer for name, trainer in trainers.items() if trainer is not None}
     if taken:
         card["taken_over"] = taken
     whole = Result(folder, stages, card)

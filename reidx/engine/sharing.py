@@ -20,7 +20,7 @@ from reidx.schema import Stage
 from reidx.yaml_tree import tree_hash
 
 ORIGIN = "shared.json"
-"""In the folder of a stage that is shared: the run that trained it. It is written last."""
+"""In the folder of a stage that is shared: the run that it was taken over from, if it was. It is written last."""
 
 
 def stage_facts(config: Config, number: int) -> dict[str, Any]:
@@ -85,13 +85,12 @@ class Shared:
         """Let other runs take over stage ``number``, finished in ``path``. That it cannot be left ends no run."""
         there = self._stage(number)
         try:
-            origin = json.dumps({"trained_in": str(path.parent), "key": there.name})
             try:
-                _copy(path, there, {ORIGIN: origin})
+                _copy(path, there, {ORIGIN: json.dumps({"trained_in": str(path.parent.resolve())})})
             except OSError:
                 if not there.is_dir():  # else another run was first, with the same
                     raise
-            checkpoints.write_text(path / ORIGIN, origin)
+            checkpoints.write_text(path / ORIGIN, json.dumps({"trained_in": None}))
         except (OSError, RunError) as error:
             self.say(f"{there}: the stage cannot be shared ({error})")
 
@@ -101,7 +100,7 @@ class Shared:
 
 
 def trained_in(path: Path) -> str | None:
-    """The folder of the run that trained the stage whose folder is ``path``; None for a stage that is not shared."""
+    """The folder of the run that a stage, in folder ``path``, was taken over from; None if it was trained there."""
     origin = path / ORIGIN
     return checkpoints.read_json(origin)["trained_in"] if origin.is_file() else None
 

@@ -28,7 +28,8 @@ def test_a_follower_reads_what_is_told_from_now_on(tmp_path: Path) -> None:
     assert (follower.where, follower.share) == ("starting", 0.0)
     plan = [{key: stage[key] for key in ("name", "epochs", "iters")} for stage in STAGES]
     tell(log, {"event": "run_start", "stages": plan}, "a warning", {"event": "stage_skipped", "stage": "warm"})
-    tell(log, {"event": "stage_start", "stage": "adapt"}, {"event": "epoch_end", "stage": "adapt", "epoch": 2, "run_seconds_left": 12.5})
+    tell(log, {"event": "stage_start", "stage": "adapt"})
+    tell(log, {"event": "epoch_end", "stage": "adapt", "epoch": 2, "run_seconds_left": 12.5})
     follower.look()
     assert (follower.where, follower.share, follower.left) == ("adapt 2/3", 0.75, 12.5)
     with open(log, "a", encoding="utf-8") as handle:
@@ -56,7 +57,8 @@ def test_the_reason_of_a_failure_is_its_error(tmp_path: Path) -> None:
     log = tmp_path / "run.log"
     tell(log, "error: an old one")
     at = log.stat().st_size
-    tell(log, {"event": "run_start"}, "Traceback", "error: x was begun under other circumstances:", "  code: a → b", {"event": "x"})
+    tell(log, {"event": "run_start"}, "Traceback")
+    tell(log, "error: x was begun under other circumstances:", "  code: a → b", {"event": "x"})
     assert reason_in(log, at) == "x was begun under other circumstances: code: a → b"
     at = log.stat().st_size
     assert reason_in(log, at) == "it ended without a word"
