@@ -57,7 +57,7 @@ def compare(folders: Sequence[Path]) -> Comparison:
         (name, str(run.folder), str(run.record["hash"]), str(seed), state)
         for name, run, seed, state in zip(names, runs, seeds, states)
     ]
-    said = [{key: run.card[key] for key in ("versions", "machine")} if run.card else {} for run in runs]
+    said = [{key: run.card[key] for key in ("versions", "machine") if key in run.card} if run.card else {} for run in runs]
     around = [{**run.record.get("circumstances", {}), **own} for run, own in zip(runs, said)]
     unknown = None if all(run.card for run in runs) else "not said yet"
     return Comparison(

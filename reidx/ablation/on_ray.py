@@ -6,6 +6,8 @@ Ray places the runs and starts those again whose worker, or whose machine, died:
 from __future__ import annotations
 
 import os
+import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +92,15 @@ def train(arguments: list[str], folder: str, log: str) -> int:
         kept = [os.dup(stream) for stream in (1, 2)]
         for stream in (1, 2):
             os.dup2(told.fileno(), stream)
+        given = sys.argv
+        sys.argv = ["reidx", *arguments]
         try:
-            from reidx.cli.main import main
-
-            return main(arguments)
+            runpy.run_module("reidx", run_name="__main__")  # as in a process of its own, which would outlive a killed worker
+            return 0
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else int(end.code is not None)
         finally:
+            sys.argv = given
             for stream, own in zip((1, 2), kept):
                 os.dup2(own, stream)
                 os.close(own)

@@ -123,7 +123,7 @@ def test_runs_of_other_code_are_not_compared_in_silence(planned: Callable[..., P
 
 
 def test_nothing_done_yet_is_a_page_too(planned: Callable[..., Plan]) -> None:
-    plan = planned(axes={"epochs": [1, 2]})
+    plan = planned(axes={"clusterer.eps": [0.7, 0.6]})
     written = write_results(Results(plan, {}))
     assert [path.name for path in written][:3] == ["results.md", "results.tex", "results.csv"]
     assert "0 of 2 runs done" in written[0].read_text(encoding="utf-8")
