@@ -49,6 +49,9 @@ def reidx_components() -> Sequence[Component]:
         Component("loss", "CrossEntropy", "reidx.losses.cross_entropy:CrossEntropy"),
         Component("loss", "MemoryContrast", "reidx.losses.cross_entropy:MemoryContrast"),
         Component("loss", "Triplet", "reidx.losses.triplet:Triplet"),
+        Component("alignment", "MMD", "reidx.alignment.mmd:MMD", {"on": "embed"}),
+        Component("alignment", "CORAL", "reidx.alignment.coral:CORAL", {"on": "embed"}),
+        Component("alignment", "GradientReversal", "reidx.alignment.reversal:GradientReversal", {"on": "embed"}),
         Component("protocol", "Market1501", "reidx.evaluation.protocols:Market1501"),
         Component("protocol", "NoCameraFilter", "reidx.evaluation.protocols:NoCameraFilter"),
     )

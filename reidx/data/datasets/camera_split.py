@@ -18,10 +18,10 @@ DatasetSpec = Annotated[Spec, Nested("dataset")]
 class CameraSplit(Dataset):
     """One side of another data set: half of its training identities, seen by some of its cameras.
 
-    ``of`` is the spec of that data set. ``seed`` halves its training identities (an odd one goes to the source), by their
-    numbers alone, whatever the order of the files; ``side`` is whose half this is, ``cameras`` are its own, as the data set's
-    names or lists number them. Training images are those of the own half by the own cameras; both sides of one ``seed`` never
-    share a person, nor an image if their cameras differ, which is the config's to see to.
+    ``of`` is the spec of that data set. ``seed`` halves its training identities by their numbers alone, whatever the order of
+    the files (an odd one goes to the source); ``side`` says whose half this is. ``cameras`` are its own, numbered as the data
+    set's names or lists do it; training images are those of the own half by the own cameras. Two sides of one ``seed`` share
+    no person; that they share no camera is for the config to see to.
 
     Query and gallery are those of the own cameras, of all test identities, which no training image shows. A query without the
     same person under another own camera is left out, since a protocol with cameras could not score it; the card counts these
