@@ -30,6 +30,7 @@ from reidx.engine.record import Resume
 from reidx.engine.relabel import IDENTITY, Extractor, Relabeller
 from reidx.engine.runner import ReidRunner, device_of_this_process
 from reidx.evaluation import Details, evaluate
+from reidx.evaluation.domain_probe import domain_probe
 from reidx.schema import Evaluate, Stage
 from reidx.spans import span
 
@@ -257,8 +258,6 @@ class StageRun:
 
     def _probe(self, network: str, feature: str) -> float:
         """How well a linear classifier tells the stage's two domains apart by a feature of their training images."""
-        from reidx.evaluation.domain_probe import domain_probe
-
         banks = [
             self.extractor.bank(domain, "train", network, {feature}, False, f"{feature} of {domain}")[feature].float()
             for domain in self.stage.domains
