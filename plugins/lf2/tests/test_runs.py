@@ -1,11 +1,10 @@
-"""Whole runs of both stages: what they write down, that they go on where they were stopped, that people come to be told apart."""
+"""Whole runs of both stages: what they write down, that they go on where they were stopped, that each variant trains."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
