@@ -17,6 +17,7 @@ from reidx.testing.runs import assert_same_run
 
 Tiny = Callable[..., Config]
 
+FROZEN = "gates are frozen"
 VARIANTS = [
     "direct", "baseline", "uda", "uda without_fm", "uda const_gate", "uda part_head", "uda fusion_triplet", "uda mul_then_gate",
     "uda paper", "source_free",
@@ -84,3 +85,10 @@ def test_each_config_trains(names: str, tiny: Tiny, tmp_path: Path) -> None:
     for stage in result.stages:
         assert len(stage.history) == 1 and math.isfinite(stage.last["loss"]) and stage.last["loss"] > 0
         assert 0 < stage.last["mAP"] <= 1
+
+
+def test_the_log_says_once_that_the_gates_are_frozen(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reidx.run(tiny("source_free", "iters=1"), tmp_path / "frozen", progress="plain")
+    assert capsys.readouterr().err.count(FROZEN) == 1  # two epochs, two networks
+    reidx.run(tiny("source_free part_head", *ONE_STEP), tmp_path / "trained", progress="plain")
+    assert FROZEN not in capsys.readouterr().err
