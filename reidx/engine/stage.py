@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -262,5 +263,12 @@ class StageRun:
             self.extractor.bank(domain, "train", network, {feature}, False, f"{feature} of {domain}")[feature].float()
             for domain in self.stage.domains
         ]
+        people = dict(zip(("source_people", "target_people"), map(self._people, self.stage.domains)))
         with span("rank"):
-            return domain_probe(*banks, seed=self.key[0])
+            return domain_probe(*banks, seed=self.key[0], **people)
+
+    def _people(self, domain: str) -> np.ndarray | None:
+        """Who is on a domain's training images, by the labels that the stage trains with; None where it has none yet."""
+        names = [stream.labels for stream in self.stage.streams.values() if stream.domain == domain]
+        known = [self.relabeller.labels[name].labels for name in names if name in self.relabeller.labels]
+        return known[0] if known else None
