@@ -263,9 +263,9 @@ class StageRun:
             self.extractor.bank(domain, "train", network, {feature}, False, f"{feature} of {domain}")[feature].float()
             for domain in self.stage.domains
         ]
-        people = dict(zip(("source_people", "target_people"), map(self._people, self.stage.domains)))
+        source, target = map(self._people, self.stage.domains)
         with span("rank"):
-            return domain_probe(*banks, seed=self.key[0], **people)
+            return domain_probe(*banks, seed=self.key[0], source_people=source, target_people=target)
 
     def _people(self, domain: str) -> np.ndarray | None:
         """Who is on a domain's training images, by the labels that the stage trains with; None where it has none yet."""
