@@ -46,7 +46,7 @@ class Results:
 
     def card(self, row: Row) -> Path:
         """The page of a combination's runs, below the plan's folder."""
-        slug = re.sub(r"[^A-Za-z0-9]+", "-", row.name).strip("-").lower()[:60]
+        slug = re.sub(r"[^A-Za-z0-9]+", "-", row.name).strip("-").lower()[-32:].strip("-")
         return Path("cards") / f"{self.plan.rows.index(row) + 1:02d}-{slug}.md"
 
     def state(self, run: Run) -> str:
