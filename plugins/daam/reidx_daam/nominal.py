@@ -103,8 +103,12 @@ class NominalDomain(nn.Module):
         self.centre.copy_(between(source[self.on], target[self.on]))
 
     def forward(self, source: Features, target: Features) -> dict[str, Tensor]:
-        shared = [source[self.on].float(), target[self.on].float()]
-        specific = [source["specific"].float(), target["specific"].float()] if "specific" in source else []
+        with torch.autocast(source[self.on].device.type, enabled=False):
+            shared = [source[self.on].float(), target[self.on].float()]
+            specific = [source["specific"].float(), target["specific"].float()] if "specific" in source else []
+            return self._values(shared, specific)
+
+    def _values(self, shared: Sequence[Tensor], specific: Sequence[Tensor]) -> dict[str, Tensor]:
         if self.kind == "nominal_softmax":
             return self._three(shared, specific)
         values = {"sim": self._binary(shared, specific) if self.kind == "bce" else self._centred(*shared)}
@@ -159,8 +163,8 @@ class NominalDomain(nn.Module):
         """What it does otherwise than it was asked to, and what it cannot do."""
         if self.fell_back:
             return [
-                "NominalDomain: the fusion has no feature `specific` that nominal_softmax could tell from the nominal one, so it "
-                "works as domain_mean."
+                "NominalDomain: the fusion has no feature `specific` that nominal_softmax could tell from the nominal one, so "
+                "kind domain_mean works in its place."
             ]
         if self.kind == "nominal_softmax" and self.sp_weight == 0:
             return ["NominalDomain: with sp_weight 0 nothing claims the other domains, so the head's bias alone can solve it."]
@@ -184,7 +188,7 @@ def between(source: Tensor, target: Tensor) -> Tensor:
 def _seen(head: nn.Module, *groups: Sequence[Tensor]) -> list[list[Tensor]]:
     """The logits of each tensor of each group, of one batch of all: statistics of its own would tell a part apart."""
     sizes = [len(part) for group in groups for part in group]
-    logits = iter(head(torch.cat([part for group in groups for part in group])).float().split(sizes))
+    logits = iter(head(torch.cat([part for group in groups for part in group])).split(sizes))
     return [[next(logits) for _ in group] for group in groups]
 
 

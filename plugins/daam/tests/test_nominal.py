@@ -123,7 +123,8 @@ def test_a_soft_boundary_is_the_least_value_over_all_radii(nu: float) -> None:
     loss = made("svdd", soft_boundary=True, nu=nu, sp_weight=0.0)
     source, target = features(4, 1), features(6, 2)
     loss.begin(features(30, 3), features(50, 4))
-    distances = [squared(unit(row), loss.centre.tolist()) for row in sum(rows_of(source, target, "shared"), [])]
+    a, b = rows_of(source, target, "shared")
+    distances = [squared(unit(row), loss.centre.tolist()) for row in a + b]
 
     def value(radius: float) -> float:
         return radius + sum(max(0.0, d - radius) for d in distances) / (nu * len(distances))
