@@ -361,8 +361,12 @@ def test_every_shipped_experiment_loads_and_a_recipe_lacks_only_what_the_user_br
         assert reidx.load_config(tmp_path / "rendered.yaml").hash == loaded.hash
     else:
         user = tmp_path / "user.yaml"
-        # a base of small recipes comes after a method, as the recipes have it
-        bases = ["cluster_contrast::usl.yaml", str(path)] if "small" in path.parts else [str(path)]
+        # as the recipes have it, a base of small recipes comes after a method, one in a folder of a plugin's after its own
+        of, plugin, *_ = path.relative_to(ROOT).parts
+        method = ["cluster_contrast::usl.yaml"] if "small" in path.parts else []
+        if of == "plugins" and path.parent.name != "configs":
+            method = [f"{plugin}::uda.yaml"]
+        bases = [*method, str(path)]
         tree = load_tree(write_experiment(tmp_path / "bases.yaml", {"_base_": bases})).data
         brought: dict[str, Any] = {"_base_": bases, "name": "x"}
         brought["model"] = {"backbone": {"type": "Timm", "name": "test_vit"}}

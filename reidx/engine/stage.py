@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +31,7 @@ from reidx.engine.record import Resume
 from reidx.engine.relabel import IDENTITY, Extractor, Relabeller
 from reidx.engine.runner import ReidRunner, device_of_this_process
 from reidx.evaluation import Details, evaluate
+from reidx.evaluation.domain_probe import domain_probe
 from reidx.schema import Evaluate, Stage
 from reidx.spans import span
 
@@ -257,11 +259,16 @@ class StageRun:
 
     def _probe(self, network: str, feature: str) -> float:
         """How well a linear classifier tells the stage's two domains apart by a feature of their training images."""
-        from reidx.evaluation.domain_probe import domain_probe
-
         banks = [
             self.extractor.bank(domain, "train", network, {feature}, False, f"{feature} of {domain}")[feature].float()
             for domain in self.stage.domains
         ]
+        source, target = map(self._people, self.stage.domains)
         with span("rank"):
-            return domain_probe(*banks, seed=self.key[0])
+            return domain_probe(*banks, seed=self.key[0], source_people=source, target_people=target)
+
+    def _people(self, domain: str) -> np.ndarray | None:
+        """Who is on a domain's training images, by the labels that the stage trains with; None where it has none yet."""
+        names = [stream.labels for stream in self.stage.streams.values() if stream.domain == domain]
+        known = [self.relabeller.labels[name].labels for name in names if name in self.relabeller.labels]
+        return known[0] if known else None

@@ -7,15 +7,15 @@ from torch import Tensor
 
 from reidx.errors import ConfigError, DataError
 from reidx.labels.compiled import faiss_threads, has_faiss
-from reidx.labels.features import checked
+from reidx.labels.features import checked, unit
 
 
 class KMeans:
     """Features (N, D) to labels (N,) int64, 0..K-1, no outliers; K is `n_clusters` less the clusters that end empty.
 
     Lloyd's iterations of faiss on all images (no subsampling), the best of `restarts` random starts. With `spherical`
-    the centroids are scaled to length 1. The same seed gives the same labels. Raises DataError with fewer images than
-    clusters.
+    the centroids are scaled to length 1, with `normalize` the features are, before anything else. The same seed gives the
+    same labels. Raises DataError with fewer images than clusters.
     """
 
     requires: frozenset[str] = frozenset()
@@ -30,16 +30,17 @@ class KMeans:
         iterations: int = 25,
         restarts: int = 1,
         spherical: bool = False,
+        normalize: bool = False,
         seed: int = 0,
     ) -> None:
         if n_clusters < 1 or iterations < 1 or restarts < 1:
             raise ConfigError("KMeans: n_clusters, iterations and restarts must be at least 1.")
         self.n_clusters, self.iterations, self.restarts = n_clusters, iterations, restarts
-        self.spherical, self.seed = spherical, seed
+        self.spherical, self.normalize, self.seed = spherical, normalize, seed
 
     def __call__(self, features: Tensor) -> np.ndarray:
         """Labels (N,) int64."""
-        x = _enough(features, self.n_clusters, "KMeans")
+        x = _enough(features, self.n_clusters, self.normalize, "KMeans")
         if not has_faiss():
             raise ConfigError("KMeans needs faiss: pip install faiss-cpu. MiniBatchKMeans does without.")
         import faiss
@@ -57,7 +58,9 @@ class KMeans:
 class MiniBatchKMeans:
     """Features (N, D) to labels (N,) int64, 0..K-1, no outliers, from batches: for banks k-means takes too long on.
 
-    scikit-learn's, with the best of `restarts` starts. Raises DataError with fewer images than clusters.
+    scikit-learn's, with the best of `restarts` starts, each made from `init_size` random images (null: three batches, or
+    three images a cluster if that is more). With `normalize` the features are scaled to length 1 before anything else.
+    Raises DataError with fewer images than clusters.
     """
 
     requires: frozenset[str] = frozenset()
@@ -72,32 +75,38 @@ class MiniBatchKMeans:
         batch_size: int = 1024,
         iterations: int = 100,
         restarts: int = 3,
+        init_size: int | None = None,
+        normalize: bool = False,
         seed: int = 0,
     ) -> None:
         if n_clusters < 1 or batch_size < 1 or iterations < 1 or restarts < 1:
             raise ConfigError(
                 "MiniBatchKMeans: n_clusters, batch_size, iterations, restarts must be at least 1."
             )
+        if init_size is not None and init_size < n_clusters:
+            raise ConfigError(
+                f"MiniBatchKMeans: {n_clusters} clusters cannot begin at {init_size} images; raise init_size, or leave it out."
+            )
         self.n_clusters, self.batch_size, self.iterations = n_clusters, batch_size, iterations
-        self.restarts, self.seed = restarts, seed
+        self.restarts, self.init_size, self.normalize, self.seed = restarts, init_size, normalize, seed
 
     def __call__(self, features: Tensor) -> np.ndarray:
         """Labels (N,) int64."""
         from sklearn.cluster import MiniBatchKMeans as Peer
 
-        x = _enough(features, self.n_clusters, "MiniBatchKMeans")
+        x = _enough(features, self.n_clusters, self.normalize, "MiniBatchKMeans")
         means = Peer(
             self.n_clusters, batch_size=self.batch_size, max_iter=self.iterations, n_init=self.restarts,
-            random_state=self.seed,
+            init_size=self.init_size, random_state=self.seed,
         )  # fmt: skip
         return _without_gaps(means.fit_predict(x))
 
 
-def _enough(features: Tensor, clusters: int, who: str) -> np.ndarray:
-    x = checked(features).cpu().numpy()
+def _enough(features: Tensor, clusters: int, normalize: bool, who: str) -> np.ndarray:
+    x = checked(features)
     if len(x) < clusters:
         raise DataError(f"{who}: {len(x)} images cannot form n_clusters={clusters}; lower n_clusters.")
-    return x
+    return (unit(x) if normalize else x).cpu().numpy()
 
 
 def _without_gaps(labels: np.ndarray) -> np.ndarray:

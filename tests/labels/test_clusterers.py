@@ -73,6 +73,24 @@ def test_k_means_numbers_without_gaps_and_refuses_too_few_images(clusterer):
         clusterer(features[:4])
 
 
+@pytest.mark.parametrize("clusterer", [KMeans, MiniBatchKMeans])
+def test_k_means_of_directions_or_of_the_features_as_they_are(clusterer):
+    # two directions, of each short and long ones: by length they fall apart otherwise than by direction
+    directions, lengths = torch.eye(2).repeat_interleave(10, 0), torch.tensor([1.0, 9.0]).repeat(10)
+    features = directions * lengths[:, None] + 0.01 * torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    by_direction = clusterer(2, normalize=True)(features)
+    assert same_partition(by_direction, directions[:, 0].numpy())
+    as_they_are = clusterer(3, restarts=5)(features)
+    assert not same_partition(as_they_are[lengths.numpy() == 1], directions[lengths == 1, 0].numpy())
+
+
+def test_clusters_cannot_begin_at_fewer_images_than_there_are_of_them():
+    with pytest.raises(ConfigError, match="5 clusters cannot begin at 4 images; raise init_size"):
+        MiniBatchKMeans(5, init_size=4)
+    features, truth = clouds([12, 20, 9, 15])
+    assert same_partition(MiniBatchKMeans(4, init_size=56)(features), truth)
+
+
 def test_k_means_reaches_a_fixed_point():
     features, _ = clouds([12, 20, 9, 15], spread=0.4)
     labels = KMeans(4, iterations=60)(features)

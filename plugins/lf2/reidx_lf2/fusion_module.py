@@ -1,0 +1,167 @@
+"""The Fusion Module: a network's whole and halves, and its halves let into the teacher's whole."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reidx.contracts import Features
+from reidx.errors import DataError
+from reidx_lf2.gate import ChannelGate, HalfGate, Order
+
+HALVES = ("upper", "lower")
+FUSED = ("phi0", "phi1", "phi2")
+"""The features that are clustered: of the teacher's whole, and of it with each half of the student's."""
+
+Mode = Literal["fused", "local", "global"]
+Gate = Literal["frozen", "const", "part_head", "fusion_triplet"]
+
+
+class FusionModule(nn.Module):
+    """``global``, ``upper``, ``lower`` (B,C), to be trained; ``phi0``, ``phi1``, ``phi2`` (B,C), to be clustered; ``pooled``;
+    ``embed``.
+
+    With a(·), m(·) the average and the maximum of a map and p = a + m, M the network's own map and M_1, M_2 its upper and lower
+    half (of H rows the first H // 2 and the next H // 2), ``teacher`` the map T of the network's average for the same images
+    (without one T = M; no gradient reaches T):
+
+    * ``pooled`` = p(M), ``global`` = BN(p(M)); ``upper``, ``lower`` = BN(A_j [a(M_j); m(M_j)] + b_j), with
+      ``part_input: sum`` BN(A_j p(M_j) + b_j);
+    * ``phi0`` = BN(p(T)), ``phi_j`` = BN(p(T · z_j)) with z_j the vector that ``gate`` makes of M_j
+      (:class:`reidx_lf2.gate.ChannelGate`), multiplied into each place of T;
+    * ``embed`` = ``global``, ``upper`` and ``lower`` one after the other, at unit length (B,3C).
+
+    No other feature is at unit length. Each BatchNorm is one by itself, its bias stays 0.
+
+    ``mode: local`` clusters the teacher's own halves, ``phi_j`` = BN(p(T_j)) (the paper's "w/o FM"); ``mode: global`` does
+    without halves at all: there are ``global`` = ``embed`` up to its length, ``pooled`` and ``phi0`` (the paper's baseline).
+
+    ``gate`` says what trains the gates: ``frozen`` nothing does, as in the released code, whose gates lie on no path to the
+    loss; ``const`` there are none, z_j = p(M_j) / 2; ``part_head`` the losses of ``upper`` and ``lower``, which are made of
+    z_j in place of p(M_j); ``fusion_triplet`` a loss of ``phi1`` and ``phi2``, which the objective then must have.
+    ``order`` and ``reduction`` are the gate's.
+
+    Raises :class:`ValueError` for settings that exclude each other, :class:`DataError` for a map of one row (LF2 sections 2.2,
+    2.3 and 5.1).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        mode: Mode = "fused",
+        gate: Gate = "frozen",
+        order: Order = "gate_then_mul",
+        part_input: Literal["concat", "sum"] = "concat",
+        reduction: int = 4,
+    ) -> None:
+        super().__init__()
+        if mode != "fused" and (gate, order) != ("frozen", "gate_then_mul"):
+            raise ValueError(f"mode: {mode} has no gates; leave gate and order out.")
+        if gate == "const" and order != "gate_then_mul":
+            raise ValueError(f"gate: const multiplies by one half; order: {order} would have nothing to do. Leave it out.")
+        if gate == "part_head" and part_input != "sum":
+            raise ValueError("gate: part_head gives the part heads one vector, z; set part_input: sum.")
+        self.mode, self.gate, self.part_input = mode, gate, part_input
+        self.halves = () if mode == "global" else HALVES
+        self.fused = FUSED[: 1 + len(self.halves)]
+        width = in_channels * (2 if part_input == "concat" else 1)
+        self.experts = nn.ModuleDict({half: _expert(width, in_channels) for half in self.halves})
+        self.norms = nn.ModuleDict({name: _norm(in_channels) for name in ("global", *self.halves)})
+        self.fused_norms = nn.ModuleDict({name: _norm(in_channels) for name in self.fused})
+        gates: dict[str, nn.Module] = {}
+        if mode == "fused":
+            for half in self.halves:
+                gates[half] = HalfGate() if gate == "const" else ChannelGate(in_channels, reduction, order)
+        self.gates = nn.ModuleDict(gates)
+        self.gates.requires_grad_(gate in ("part_head", "fusion_triplet"))
+        for name, norm in self.fused_norms.items():
+            norm.requires_grad_(gate == "fusion_triplet" and name != "phi0")
+            norm.bias.requires_grad_(False)  # type: ignore[union-attr, operator]
+        self.dims = dict.fromkeys(provided(mode), in_channels)
+        self.dims["embed"] = in_channels * (1 + len(self.halves))
+
+    @classmethod
+    def contract(cls, mode: Mode = "fused", **_: object) -> dict[str, frozenset[str]]:
+        return {"provides": provided(mode)}
+
+    def forward(self, maps: Tensor, teacher: Tensor | None = None) -> Features:
+        pooled = _pooled(maps)
+        whole = (maps if teacher is None else teacher).detach()
+        own, fused = {"global": pooled}, {"phi0": _pooled(whole)}
+        for half, phi in zip(self.halves, FUSED[1:], strict=False):
+            average, maximum = _pools(_rows(maps, half))
+            local = torch.cat([average, maximum], dim=1) if self.part_input == "concat" else average + maximum
+            if self.mode == "local":
+                fused[phi] = _pooled(_rows(whole, half))
+            else:
+                z = self.gates[half](average, maximum)
+                fused[phi] = pooled_product(whole, z)
+                local = z if self.gate == "part_head" else local
+            own[half] = self.experts[half](local)
+        made = {name: self.norms[name](vector).float() for name, vector in own.items()}
+        embed = F.normalize(torch.cat(list(made.values()), dim=1))
+        made |= {name: self.fused_norms[name](vector).float() for name, vector in fused.items()}
+        return Features({"embed": embed, "pooled": pooled, **made})
+
+    def notes(self) -> list[str]:
+        """What a reader of the run's log must know of the gates."""
+        if self.mode != "fused" or self.gate != "frozen":
+            return []
+        return [
+            "lf2.FusionModule: the gates are frozen at their random initialisation (gate: frozen), as in the released code, "
+            "where no loss reaches them: what is clustered is a fixed product of teacher and student, no learned attention."
+        ]
+
+
+def provided(mode: Mode) -> frozenset[str]:
+    """The names of the features that a module of this ``mode`` gives."""
+    whole = {"embed", "global", "pooled", "phi0"}
+    return frozenset(whole if mode == "global" else {*whole, *HALVES, *FUSED})
+
+
+def pooled_product(maps: Tensor, z: Tensor) -> Tensor:
+    """p(M · z) (B,C) of a map M (B,C,h,w) and a vector z (B,C), without the product being made.
+
+    A channel's z is one number in all places, so that a(M z) = a(M) z, and m(M z) is m(M) z where z ≥ 0, the minimum of M times
+    z where z < 0. With nothing below 0 in M and z this is p(M) z (LF2 section 2.3).
+    """
+    average, maximum = _pools(maps)
+    minimum = maps.amin((2, 3)).float()
+    return (average + torch.where(z < 0, minimum, maximum)) * z
+
+
+def _pools(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Average and maximum (B,C) of a map, float32."""
+    return maps.mean((2, 3), dtype=torch.float32), maps.amax((2, 3)).float()
+
+
+def _pooled(maps: Tensor) -> Tensor:
+    """p (B,C) of a map, float32."""
+    average, maximum = _pools(maps)
+    return average + maximum
+
+
+def _rows(maps: Tensor, half: str) -> Tensor:
+    height = maps.shape[2] // 2
+    if height == 0:
+        raise DataError(
+            "lf2.FusionModule: the backbone's map is 1 row high and has no halves. Raise data.image_size, or take a backbone "
+            "of a smaller stride."
+        )
+    return maps[:, :, :height] if half == "upper" else maps[:, :, height : 2 * height]
+
+
+def _norm(channels: int) -> nn.BatchNorm1d:
+    norm = nn.BatchNorm1d(channels)
+    norm.bias.requires_grad_(False)
+    return norm
+
+
+def _expert(width: int, channels: int) -> nn.Linear:
+    expert = nn.Linear(width, channels)
+    nn.init.kaiming_normal_(expert.weight, mode="fan_out")
+    nn.init.zeros_(expert.bias)
+    return expert

@@ -1,0 +1,48 @@
+"""The configs of the plugin on tiny domains, rendered once, with a network that trains in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import reidx
+from reidx.config import Config
+from reidx.testing.tiny import IMAGE_SIZE, tiny_domain, write_experiment
+
+Tiny = Callable[..., Config]
+
+LEVELS = {"direct": "", "baseline": "g"}
+"""The levels of the configs that have not all three."""
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """``tiny(names, *overrides)``: published configs, one over the other, made small: batches of 8, 2 epochs of 3 steps."""
+    folder = tmp_path_factory.mktemp("tiny")
+    few = {"sampler": {"identities": 4, "instances": 2}, "transform": {"pad": 2}}
+    pretrain = {"epochs": 2, "iters": 3, "schedule": [],
+                "streams": {"source": few, "target": {"sampler": {"batch": 8}, "transform": {"pad": 2}}}}  # fmt: skip
+    domains = {side: tiny_domain(folder / "domains", side) for side in ("source", "target")}
+
+    def load(names: str, *overrides: str) -> Config:
+        first, *variants = names.split()
+        levels = LEVELS.get(first, "gul")
+        stages: dict[str, Any] = {} if first == "source_free" else {"pretrain": pretrain}
+        if levels:
+            stages["adapt"] = {"streams": dict.fromkeys(levels, few)}
+        small: dict[str, Any] = {
+            "_base_": [f"lf2::{first}.yaml", *(f"lf2::variants/{name}.yaml" for name in variants)],
+            "name": "tiny",
+            "data": {"image_size": list(IMAGE_SIZE), "domains": domains},
+            "model": {"backbone": {"type": "Timm", "name": "test_resnet"}, "bn_group": 8},
+            "epochs": 2,
+            "iters": 3,
+            "labels": {"clusterer": {"n_clusters": 12}, "levels": {"g": {"clusterer": {"init_size": None}}}},
+            "stages": stages,
+            "log": [],
+        }
+        return reidx.load_config(write_experiment(folder / "experiment.yaml", small), overrides)
+
+    return load

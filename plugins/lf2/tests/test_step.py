@@ -1,0 +1,264 @@
+"""One step: what each term trains and what it must not, what the average is, and which labels reach which branch."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from reidx_lf2.fusion_module import FusionModule
+from torch import Tensor, nn
+
+from reidx.contracts import Batch
+from reidx.engine.model import StageModel
+from reidx.engine.objective import BoundTerm, Objective
+from reidx.engine.optim import PrecisionOptimWrapper, build_optimizer
+from reidx.losses.cross_entropy import CrossEntropy
+from reidx.losses.triplet import Triplet
+from reidx.memory.classifier import LinearClassifier
+from reidx.models.network import Network
+from reidx.testing.networks import CHANNELS
+
+PEOPLE = 6
+OBJECTIVE: list[dict[str, Any]] = [
+    {"loss": "CrossEntropy", "stream": "g", "on": "global", "memory": "ids", "smoothing": 0.1, "weight": 1.0},
+    {"loss": "Triplet", "stream": "g", "on": "global", "margin": None, "weight": 1.0},
+    {"loss": "Triplet", "stream": "u", "on": "upper", "margin": None, "weight": 0.5},
+    {"loss": "Triplet", "stream": "l", "on": "lower", "margin": None, "weight": 0.5},
+]
+FUSED_TRIPLETS: list[dict[str, Any]] = [
+    {"loss": "Triplet", "stream": "u", "on": "phi1", "margin": None, "weight": 0.5},
+    {"loss": "Triplet", "stream": "l", "on": "phi2", "margin": None, "weight": 0.5},
+]
+LOSSES = {"CrossEntropy": CrossEntropy, "Triplet": Triplet}
+AVERAGE = {"type": "EMA", "of": "student", "momentum": 0.999, "warmup": True, "batch_norm": "own"}
+
+
+class Trunk(nn.Module):
+    """Images (B,3,H,W) to a map (B,4,H,W) with nothing below 0, whose cells are those of the image at the same place."""
+
+    out_channels = CHANNELS
+    nonnegative = True
+    mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, CHANNELS, 1)
+        self.norm = nn.BatchNorm2d(CHANNELS)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.relu(self.norm(self.conv(images)))
+
+
+def people(count: int = 48, seed: int = 0) -> Tensor:
+    """Images (B,3,4,2) of 6 people in turn, each of one colour above and one below, and noise."""
+    generator = torch.Generator().manual_seed(seed)
+    clothes = torch.randn(PEOPLE, 3, 2, generator=torch.Generator().manual_seed(9))
+    images = clothes[torch.arange(count) % PEOPLE].repeat_interleave(2, dim=2)[..., None]
+    return images + 0.4 * torch.randn(count, 3, 4, 2, generator=generator)
+
+
+def batches(labels: dict[str, Tensor] | None = None, seed: int = 0, count: int = 12) -> dict[str, Batch]:
+    """A batch of each stream, other images in each; ``labels`` in place of who they are."""
+    given = {}
+    for place, level in enumerate("gul"):
+        targets = (labels or {}).get(level, torch.arange(count) % PEOPLE)
+        given[level] = Batch(people(count, 10 * seed + place), torch.arange(count), targets)
+    return given
+
+
+def step(terms: list[dict[str, Any]] | None = None, **settings: Any) -> StageModel:
+    """The model of a stage, wired as the configs are, in training mode: a student with that Fusion Module and its average."""
+    torch.manual_seed(0)
+    networks = {
+        name: Network(Trunk(), FusionModule(CHANNELS, reduction=2, **settings)) for name in ("student", "mean")
+    }
+    memory = LinearClassifier(CHANNELS, rows="centroid")
+    memory.reset(torch.randn(48, CHANNELS), torch.arange(48) % PEOPLE)
+    bound = []
+    for number, spec in enumerate(OBJECTIVE if terms is None else terms):
+        own = {k: spec[k] for k in ("margin", "smoothing") if k in spec}
+        bound.append(BoundTerm(f"{number}", LOSSES[spec["loss"]](**own), spec))
+    wiring = {"ids": {"network": "student", "on": "phi0", "labels": "g"}}
+    plain = {level: lambda x: x for level in "gul"}
+    labels = {level: level for level in "gul"}
+    model = StageModel(networks, {"mean": AVERAGE}, {"ids": memory}, wiring, Objective(bound), plain, labels)
+    return model.train()
+
+
+GATES = {f"gates.{half}.{layer}.weight" for half in ("upper", "lower") for layer in ("reduce", "expand")}
+FUSED_NORMS = {f"fused_norms.phi{j}.weight" for j in range(3)}
+TRUNK = {"backbone.conv.weight", "backbone.norm.weight", "backbone.norm.bias"}
+HEADS = {f"norms.{name}.weight" for name in ("global", "upper", "lower")}
+EXPERTS = {f"experts.{half}.weight" for half in ("upper", "lower")}
+OFFICIAL = TRUNK | HEADS | EXPERTS | {"memories.ids.weight"}
+OF_NO_EFFECT = {"backbone.conv.bias", "experts.upper.bias", "experts.lower.bias"}
+"""The norms behind these take them out: their gradient is rounding."""
+
+
+def moved(model: StageModel) -> set[str]:
+    """The parameters of all networks and memories that a gradient which is not 0 has reached."""
+    return {name for name, p in model.named_parameters() if p.grad is not None and bool(p.grad.any())}
+
+
+def trained(model: StageModel, **given: Any) -> set[str]:
+    """The student's parameters that one step's loss reaches."""
+    model(batches(**given))["loss"].backward()
+    found = moved(model)
+    assert not any(name.startswith("networks.mean") for name in found)
+    return {name.removeprefix("networks.student.").removeprefix("fusion.") for name in found} - OF_NO_EFFECT
+
+
+@pytest.mark.parametrize(
+    ("settings", "more"),
+    [
+        ({}, set()),
+        ({"part_input": "sum"}, set()),
+        ({"gate": "const"}, set()),
+        ({"order": "mul_then_gate"}, set()),
+        ({"mode": "local"}, set()),
+        ({"gate": "part_head", "part_input": "sum"}, GATES),
+        ({"gate": "part_head", "part_input": "sum", "order": "mul_then_gate"}, GATES),
+    ],
+)
+def test_what_the_losses_of_the_paper_train(settings: dict[str, Any], more: set[str]) -> None:
+    assert trained(step(**settings)) == OFFICIAL | more
+
+
+def test_a_triplet_of_the_fused_features_trains_gates_and_their_norms() -> None:
+    model = step([*OBJECTIVE, *FUSED_TRIPLETS], gate="fusion_triplet")
+    assert trained(model) == OFFICIAL | GATES | FUSED_NORMS - {"fused_norms.phi0.weight"}
+
+
+def test_the_baseline_is_the_whole_alone() -> None:
+    model = step(OBJECTIVE[:2], mode="global")
+    assert trained(model) == TRUNK | {"norms.global.weight", "memories.ids.weight"}
+
+
+def test_no_gradient_reaches_the_teachers_map() -> None:
+    fusion: Any = step(gate="fusion_triplet").networks["student"].fusion
+    own, teacher = (torch.rand(6, 4, 4, 2).requires_grad_() for _ in range(2))
+    features = fusion(own, teacher)
+    torch.cat([features["phi1"], features["phi2"]], 1).square().sum().backward()
+    assert teacher.grad is None and own.grad is not None and own.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("term", "branch"),
+    [
+        (0, {"norms.global.weight", "memories.ids.weight"}),
+        (1, {"norms.global.weight"}),
+        (2, {"norms.upper.weight", "experts.upper.weight"}),
+        (3, {"norms.lower.weight", "experts.lower.weight"}),
+    ],
+)
+def test_each_term_trains_its_own_branch_and_the_trunk(term: int, branch: set[str]) -> None:
+    assert trained(step([OBJECTIVE[term]])) == TRUNK | branch
+
+
+@pytest.mark.parametrize(("level", "reached"), [("g", {"0", "1"}), ("u", {"2"}), ("l", {"3"})])
+def test_labels_of_a_level_reach_its_own_branch_alone(level: str, reached: set[str]) -> None:
+    model = step()
+    values = model(batches())
+    shuffled = (torch.arange(12) // 2) % 6
+    others = model(batches({level: shuffled}))
+    assert {name for name in "0123" if not math.isclose(values[name], others[name], abs_tol=1e-6)} == reached
+
+
+def naive_triplet(features: Tensor, targets: Tensor) -> float:
+    """The mean of −log(exp(d⁻) / (exp(d⁺) + exp(d⁻))), image by image."""
+    rows, labels, losses = features.tolist(), targets.tolist(), []
+    for i, row in enumerate(rows):
+        distances = [math.dist(row, other) for other in rows]
+        farthest = max(d for d, y in zip(distances, labels) if y == labels[i])
+        nearest = min(d for d, y in zip(distances, labels) if y != labels[i])
+        losses.append(-math.log(math.exp(nearest) / (math.exp(farthest) + math.exp(nearest))))
+    return sum(losses) / len(losses)
+
+
+def naive_cross_entropy(features: Tensor, rows: Tensor, targets: Tensor, epsilon: float = 0.1) -> float:
+    """The mean of −Σ_k q_k log p_k with q = 1 − ε + ε/C at the label and ε/C elsewhere."""
+    losses = []
+    for feature, target in zip(features.tolist(), targets.tolist()):
+        logits = [sum(f * w for f, w in zip(feature, row)) for row in rows.tolist()]
+        total = sum(map(math.exp, logits))
+        wanted = [epsilon / len(logits) + (1 - epsilon) * (k == target) for k in range(len(logits))]
+        losses.append(-sum(q * math.log(math.exp(x) / total) for q, x in zip(wanted, logits)))
+    return sum(losses) / len(losses)
+
+
+def test_the_loss_of_a_step_against_loops() -> None:
+    # L_CE(f0) + L_tri(f0) + 0.5 L_tri(f1) + 0.5 L_tri(f2), of three batches (LF2 section 3.3)
+    model, given = step(), batches()
+    features = {level: copy.deepcopy(model.networks["student"])(given[level].images) for level in "gul"}
+    targets = {level: batch.targets for level, batch in given.items()}
+    rows: Tensor = model.memories["ids"].weight
+    expected = naive_cross_entropy(features["g"]["global"], rows, targets["g"])
+    expected += naive_triplet(features["g"]["global"], targets["g"])
+    expected += 0.5 * naive_triplet(features["u"]["upper"], targets["u"])
+    expected += 0.5 * naive_triplet(features["l"]["lower"], targets["l"])
+    assert model(given)["loss"].item() == pytest.approx(expected, abs=1e-4)
+
+
+# ---- steps one after the other
+
+
+def stepper(model: StageModel, lr: float = 0.01) -> PrecisionOptimWrapper:
+    return PrecisionOptimWrapper(optimizer=build_optimizer(model, {"type": "Adam", "lr": lr}))
+
+
+def parameters(model: StageModel, network: str) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in model.networks[network].named_parameters()}
+
+
+def test_the_average_is_a_copy_then_a_mean_then_slow() -> None:
+    model = step()
+    wrapper = stepper(model)
+    before = parameters(model, "mean")
+    for t, share in ((0, 0.0), (1, 0.5), (2, 2 / 3), (999, 0.999), (5000, 0.999)):
+        model.steps = t
+        model.train_step(batches(seed=t), wrapper)
+        student, after = parameters(model, "student"), parameters(model, "mean")
+        for name, value in after.items():
+            for i, number in enumerate(value.flatten().tolist()):
+                expected = share * before[name].flatten()[i] + (1 - share) * student[name].flatten()[i]
+                assert number == pytest.approx(expected.item(), abs=1e-6), (t, name)
+        before = after
+
+
+def test_the_teacher_is_never_in_the_optimiser_and_keeps_statistics_of_its_own() -> None:
+    model = step()
+    wrapper = stepper(model, lr=0.1)
+    inside = {id(p) for group in wrapper.optimizer.param_groups for p in group["params"]}
+    assert not any(id(p) in inside for p in model.networks["mean"].parameters())
+    for t in range(3):
+        model.train_step(batches(seed=t), wrapper)
+    own, other = (dict(model.networks[name].named_buffers()) for name in ("mean", "student"))
+    assert int(own["backbone.norm.num_batches_tracked"]) == 9  # three batches a step
+    assert not torch.equal(own["backbone.norm.running_mean"], other["backbone.norm.running_mean"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "terms", "learns"),
+    [
+        ({}, OBJECTIVE, False),
+        ({"order": "mul_then_gate"}, OBJECTIVE, False),
+        ({"gate": "part_head", "part_input": "sum"}, OBJECTIVE, True),
+        ({"gate": "fusion_triplet"}, [*OBJECTIVE, *FUSED_TRIPLETS], True),
+    ],
+)
+def test_gates_stay_as_they_were_or_learn(
+    settings: dict[str, Any], terms: list[dict[str, Any]], learns: bool
+) -> None:
+    model = step(terms, **settings)
+    before = parameters(model, "student")
+    wrapper = stepper(model)
+    for t in range(4):
+        model.train_step(batches(seed=t), wrapper)
+    after = parameters(model, "student")
+    changed = {name.removeprefix("fusion.") for name in before if not torch.equal(before[name], after[name])}
+    assert (changed & GATES) == (GATES if learns else set())
+    assert OFFICIAL - {"memories.ids.weight"} <= changed
+    assert "fused_norms.phi0.weight" not in changed
