@@ -20,7 +20,12 @@ def test_contract(entry: Entry, check: conformance.Check) -> None:
 @pytest.mark.parametrize("check", conformance.checks_for("alignment"), ids=conformance.label)
 @pytest.mark.parametrize(
     "example",
-    [{"kind": "bce"}, {"kind": "svdd", "centre_momentum": 0.9}, {"kind": "svdd", "soft_boundary": True}, {"kind": "domain_mean"}],
+    [
+        {"kind": "bce"},
+        {"kind": "svdd", "centre_momentum": 0.9},
+        {"kind": "svdd", "soft_boundary": True},
+        {"kind": "domain_mean"},
+    ],
     ids=str,
 )
 def test_contract_of_the_other_forms(example: dict[str, Any], check: conformance.Check) -> None:

@@ -48,19 +48,22 @@ def test_adaptation_learns_to_tell_the_targets_people_apart(tiny: Tiny, tmp_path
         "stages.source_warmup.epochs=1",
         "stages.source_warmup.iters=20",
         "stages.adapt.streams.target.sampler={identities: 6, instances: 4}",
+        "stages.adapt.streams.source.transform.erase=0",
         "stages.adapt.streams.target.transform.erase=0",
+        "stages.adapt.labels.clusterer={type: DBSCAN, eps: 0.6, min_samples: 4}",
         "stages.adapt.labels.monitor=true",
         "stages.adapt.labels.relabel_every=1",
         "stages.adapt.optimizer.lr=1e-3",
         "stages.adapt.evaluate.before=true",
+        "evaluate.domain_probe=null",
         "stages.adapt.epochs=3",
         "stages.adapt.iters=15",
         "seed=5",
     ]
     result = reidx.run(tiny("daam::uda.yaml", *settings), tmp_path / "run", progress="quiet")
-    warmup, adapt = result.stages
-    print(adapt.before, *adapt.history, sep="\n")
-    assert adapt.last["ari"] > adapt.history[0]["ari"] + 0.1
+    adapt = result.stages[1]
+    # clusters come to be people, and so do features, of others too, whom no clustering ever saw
+    assert adapt.last["ari"] > adapt.history[0]["ari"] + 0.05
     assert adapt.last["mAP"] > adapt.before["mAP"] + 0.05
-    # the head came to tell apart what it is shown: log 3 is what it would be surprised by
-    assert adapt.last["daam.NominalDomain.sim"] < 0.7 and adapt.last["daam.NominalDomain.sp"] < 0.7
+    # log 3 would surprise a head that knows nothing
+    assert adapt.last["daam.NominalDomain.sim"] < 0.3 and adapt.last["daam.NominalDomain.sp"] < 0.6

@@ -66,6 +66,14 @@ def test_an_ablation_of_the_readme_can_be_asked_for(line: str) -> None:
     assert changed.experiment.stages != plain.experiment.stages
 
 
+def test_light_branches_behind_any_backbone_are_new_and_learn_as_such() -> None:
+    rates = "stages.source_warmup.optimizer.rates={fusion.shared: 1, fusion.specific: 1}"
+    assert rates.replace("{", "'{").replace("}", "}'") in README
+    asked = ["model.backbone={type: Timm, name: vit_small_patch16_224}", "model.fusion.branch=conv", rates]
+    warmup = reidx.load_config(RECIPE, asked).experiment.stages[0]
+    assert warmup.optimizer["rates"] == {"backbone": 0.1, "fusion.shared": 1, "fusion.specific": 1}
+
+
 def test_the_small_recipe_sees_as_many_images_a_stage_as_those_of_other_methods() -> None:
     for stage in reidx.load_config("daam::market1501_c123_to_c456_small.yaml").experiment.stages:
         assert stage.epochs * stage.iters * (64 + 64) == 51_200

@@ -90,6 +90,15 @@ def test_a_centre_is_placed_between_the_domains_when_its_stage_begins(tiny: Tiny
     assert not torch.allclose(first, second, atol=1e-3)  # of other features
 
 
+@pytest.mark.parametrize(("bias", "times"), [(6.0, 1), (0.5, 0)])
+def test_the_log_says_once_that_the_mask_has_collapsed(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], bias: float, times: int
+) -> None:
+    settings = [f"model.fusion.bias_init={bias}", "stages.adapt.epochs=0", "iters=1", "evaluate.domain_probe=null"]
+    reidx.run(tiny("daam::base.yaml", *settings), tmp_path, progress="plain")
+    assert capsys.readouterr().err.count("the mean of the mask is above 0.98") == times
+
+
 VARIANTS = {
     "no loss on the target": ("daam::base.yaml", []),
     "triplet": ("daam::triplet.yaml", []),
