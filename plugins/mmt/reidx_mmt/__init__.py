@@ -23,14 +23,15 @@ def reidx_plugin() -> PluginInfo:
         deviations=(
             "The average of the first network after the last epoch is reported; the released code keeps the better of both "
             "averages over all epochs, chosen on the test set.",
-            "Stage 2 begins with the last weights of stage 1; the released code takes the better of two, chosen on the source's "
-            "test set.",
+            "Stage 2 begins with the last weights of stage 1; the released code takes the best, chosen on the source's test "
+            "set.",
             "The stem of the ResNet keeps the ReLU behind its first BatchNorm, which the released code leaves out.",
-            "k-means is faiss's, the best of three random starts; the released code's is scikit-learn's, of ten k-means++ starts.",
-            "An image without one of another label in its batch adds nothing to the triplet terms; in the released code it is "
-            "compared with one of its own label, at a distance made large.",
-            "BatchNorm takes its statistics from a stated group of images (16, what each of four devices saw), and every group "
-            "moves the running ones; in the released code those of the first device do.",
+            "k-means is faiss's, the best of three random starts; that of the released code is scikit-learn's, of ten "
+            "k-means++ starts.",
+            "An image without one of another label in its batch adds nothing to the triplet terms; the released code "
+            "compares it with one of its own label, at a distance made large.",
+            "BatchNorm takes its statistics from a stated group of images (16, what each of four devices saw), and every "
+            "group moves the running ones; in the released code those of the first device do.",
         ),
         results=(
             Reported(
