@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reidx.contracts import Contract, contract_of
 from reidx.errors import ConfigError, PluginError, ReidxError
 from reidx.plugins import registry
 from reidx.registry import Entry
@@ -58,6 +59,12 @@ def build(kind: str, spec: Spec, *, where: str = "", **context: Any) -> Any:
     except (ValueError, ReidxError) as error:
         kept = type(error) if isinstance(error, ReidxError) else ConfigError
         raise kept(f"{_label(kind, entry.name, where)}: {error}") from error
+
+
+def contract(kind: str, spec: Mapping[str, Any]) -> Contract:
+    """The contract of the component that a resolved spec names, for the settings in it."""
+    settings = dict(spec)
+    return contract_of(registry().find(kind, settings.pop("type")).load(), settings)
 
 
 def fill_defaults(

@@ -39,6 +39,7 @@ def reidx_components() -> Sequence[Component]:
         Component("clusterer", "DBSCAN", "reidx.labels.dbscan:DBSCAN", {"eps": 0.6, "min_samples": 4}),
         Component("clusterer", "KMeans", "reidx.labels.kmeans:KMeans", {"n_clusters": 500}),
         Component("clusterer", "MiniBatchKMeans", "reidx.labels.kmeans:MiniBatchKMeans", {"n_clusters": 500}),
+        Component("clusterer", "AdaptiveDBSCAN", "reidx.labels.dbscan:AdaptiveDBSCAN", {"share": 0.02}),
         Component("clusterer", "HDBSCAN", "reidx.labels.hdbscan:HDBSCAN"),
         Component("clusterer", "Instances", "reidx.labels.instances:Instances"),
         Component("clusterer", "InfoMap", "reidx.labels.infomap:InfoMap"),

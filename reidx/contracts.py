@@ -6,13 +6,13 @@ Tensors travel in :class:`Features` and :class:`Batch`, labellings in :class:`La
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Features(dict[str, Tensor]):
@@ -35,6 +35,13 @@ class Features(dict[str, Tensor]):
         """The features of consecutive groups of images, of the given sizes."""
         parts = {name: tensor.split(sizes) for name, tensor in self.items()}
         return [Features({name: part[i] for name, part in parts.items()}) for i in range(len(sizes))]
+
+
+def agreed(features: Sequence[Tensor]) -> Tensor:
+    """What several networks say of the same images: the mean of their L2-normalised features; of one network its own."""
+    if len(features) == 1:
+        return features[0]
+    return torch.stack([nn.functional.normalize(one.float(), dim=-1) for one in features]).mean(0)
 
 
 @dataclass

@@ -57,7 +57,7 @@ KINDS: dict[str, Kind] = {
             "fusion",
             "the map of a network and, if asked, a teacher's",
             "Features: named tensors and `embed`",
-            ("in_channels",),
+            ("in_channels", "tail"),
         ),
         Kind(
             "distance",
@@ -79,7 +79,12 @@ KINDS: dict[str, Kind] = {
         ),
         Kind("memory", "bank and labels at reset, batch features at update", "scores (B,K)", ("dim",)),
         Kind("loss", "features, targets, scores, teacher outputs", "a scalar"),
-        Kind("alignment", "source and target features", "a scalar; may own parameters", ("dims",)),
+        Kind(
+            "alignment",
+            "source and target features",
+            "a scalar, or several by name; may own parameters",
+            ("dims", "steps"),
+        ),
         Kind("protocol", "ids and cameras of query and gallery", "which gallery images a query ignores"),
     )
 }

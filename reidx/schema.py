@@ -7,6 +7,7 @@ keys of its constructor are checked too.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +17,20 @@ Spec = dict[str, Any]
 def listed(names: str | list[str] | None) -> list[str]:
     """The names that a key holds: of one, of several, or of none."""
     return [names] if isinstance(names, str) else list(names or [])
+
+
+def taken_in(
+    memory: Mapping[str, Any], labels: Mapping[str, str | None], sees: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """The streams whose images a memory takes in: those it names, or all of its labels that its networks see.
+
+    ``memory`` has the keys of :class:`MemoryWiring`; ``labels`` names the labels of each stream, ``sees`` the streams of those
+    networks that do not see all.
+    """
+    there = [name for name, its in labels.items() if its == memory["labels"]]
+    for network in listed(memory["network"]):
+        there = [name for name in there if name in sees.get(network, there)]
+    return listed(memory.get("stream")) or there
 
 
 def part(kind: str, default: str | None = None, *, wiring: type | None = None, **meta: Any) -> Any:
@@ -110,7 +125,8 @@ class Level:
     """One labelling of a domain by clustering."""
 
     domain: str | None = None
-    network: str = "student"
+    network: str | list[str] = "student"
+    """Whose features; of several networks, the mean of their L2-normalised features."""
     on: str = "embed"
     memory: str | None = None
     """Label what this memory holds of all images, in place of the feature ``on`` extracted anew; which it is at first, when
@@ -129,11 +145,12 @@ class Level:
 class MemoryWiring:
     """What a memory stores, of which network's feature and of which labels."""
 
-    network: str = "student"
+    network: str | list[str] = "student"
+    """Whose features; of several networks, the mean of their L2-normalised features."""
     on: str = "embed"
     labels: str = "main"
     stream: str | list[str] | None = None
-    """The streams whose images it takes in; null: all with its labels."""
+    """The streams whose images it takes in; null: all with its labels that its networks see."""
     when: Literal["after", "before"] = "after"
     """When it takes in what a step saw: after the optimiser's step, or before the objective is computed."""
 
@@ -150,6 +167,9 @@ class Term:
     """Whose scores: of several memories they stand side by side, and a target counts from its own memory's first."""
     against: str | None = None
     """The network it is compared with: a teacher, or the student itself by another feature."""
+    against_stream: str | list[str] | None = None
+    """The stream whose images ``against`` sees, one for each of ``stream``: another view of the same images; null: as
+    ``stream``."""
     against_on: str | None = None
     """The feature of ``against``; null: as ``on``."""
     against_memory: str | list[str] | None = None
@@ -179,9 +199,12 @@ class OptimizerWiring:
     no_decay_norm_bias: bool = False
     """No weight decay for norms, biases and other vectors."""
     rates: dict[str, float] = field(default_factory=dict)
-    """Parts of the networks, by name as for ``model.freeze``, each with its share of the rate: ``{backbone: 0.1}``."""
+    """Parts of the networks, by name as for ``model.freeze``, and memories, each with its share of the rate:
+    ``{backbone: 0.1, memories.rows: 10}``."""
     moments: str | None = None
     """``stage:NAME``: begin with what the optimiser knew of the networks' gradients at the end of that stage."""
+    restart_every: int | None = number(None, 1)
+    """All moments are forgotten at the start of every so many epochs; null: never."""
     lr_batch: int | None = number(None, 1)
     """Images a step that ``lr`` is stated for, over all processes. Nothing is scaled by it: the run says where a stream
     has another number, and the card keeps both."""
@@ -201,6 +224,8 @@ class Evaluate:
     """Evaluate before the first epoch too: the direct transfer."""
     every: int = number(0, 0)
     """Evaluate every so many epochs; 0: after the last alone."""
+    domain_probe: str | None = None
+    """A feature by which a linear classifier is trained, for the report alone, to tell the stage's two domains apart."""
 
 
 @dataclass
@@ -233,6 +258,8 @@ class Stage:
     model: Model = field(default_factory=Model)
     teachers: dict[str, Teacher] = field(default_factory=dict)
     streams: dict[str, Stream] = field(default_factory=dict)
+    sees: dict[str, list[str]] = field(default_factory=dict)
+    """The streams (and views) that pass through a network, by its name; one that is not named here sees all."""
     labels: dict[str, Level] = field(default_factory=dict)
     memories: dict[str, Spec] = parts("memory", dict, wiring=MemoryWiring)
     objective: list[Spec] = parts("loss", list, wiring=Term, key="loss")

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from reidx.config_node import KeyPath, dotted
 from reidx.errors import ConfigError
+from reidx.memory import Memory
 from reidx.plugins import registry
-from reidx.schema import Level, MemoryWiring, Stage, listed
+from reidx.schema import Level, MemoryWiring, Stage, listed, taken_in
 from reidx.wiring_asks import StageAsks, contract
 from reidx.wiring_terms import TermCheck
 
@@ -56,6 +57,8 @@ class _StageCheck(StageAsks):
             if teacher.type == "EMA":
                 followed = [n for n in self.networks if n != name]
                 self.one_of((*at, "of"), teacher.of, followed, "network to follow")
+                if name in self.follows(teacher.of):
+                    raise self.error((*at, "of"), f"{name!r} would follow {teacher.of!r}, which follows it.")
             self.one_of((*at, "weights"), _stage_of(teacher.weights), self.earlier, "stage that trains before this one")
         for name, level in stage.labels.items():
             if name == "identity":
@@ -91,6 +94,7 @@ class _StageCheck(StageAsks):
         if len(own) > 1:
             names = " and ".join(sorted(own))
             raise self.error(("streams",), f"one stage can use the identities of one domain, not of {names}.")
+        self.sees()
         for name, memory in stage.memories.items():
             self.memory(name, memory)
         terms = TermCheck(self.config, self.base, stage, self.earlier)
@@ -114,6 +118,13 @@ class _StageCheck(StageAsks):
             self.domain(("evaluate", "domain"), evaluate.domain)
             self.one_of(("evaluate", "network"), evaluate.network, self.networks, "network")
             self.feature(("evaluate", "on"), evaluate.on)
+        if evaluate.domain_probe is not None:
+            self.feature(("evaluate", "domain_probe"), evaluate.domain_probe)
+            if len(stage.domains) != 2:
+                raise self.error(
+                    ("evaluate", "domain_probe"),
+                    f"it tells two domains apart, but the stage draws from {', '.join(stage.domains) or 'none'}.",
+                )
 
     # ---- the parts
 
@@ -177,7 +188,7 @@ class _StageCheck(StageAsks):
         if level.domain is None:
             raise self.error(at, "domain is missing: which domain is labelled?")
         self.domain((*at, "domain"), level.domain)
-        self.one_of((*at, "network"), level.network, self.networks, "network")
+        self.named_networks((*at, "network"), level.network)
         self.feature((*at, "on"), level.on)
         needs = contract("clusterer", level.clusterer).needs
         if needs == "graph" and level.distance is None:
@@ -189,6 +200,40 @@ class _StageCheck(StageAsks):
         self.one_of((*at, "memory"), level.memory, self.stage.memories, "memory")
         if level.memory is not None:
             self.held((*at, "memory"), level)
+
+    def follows(self, name: str) -> list[str]:
+        """The networks that an EMA follows, from one to the next, as far as they do not come round."""
+        seen: list[str] = []
+        while name in self.stage.teachers and self.stage.teachers[name].type == "EMA" and name not in seen:
+            seen.append(name)
+            name = self.stage.teachers[name].of
+        return [*seen, name]
+
+    def named_networks(self, at: KeyPath, names: str | list[str]) -> None:
+        self.different(at, names)
+        for name in listed(names):
+            self.one_of(at, name, self.networks, "network")
+
+    def sees(self) -> None:
+        """Raise unless the streams that networks see are there, and what works together sees the same."""
+        stage = self.stage
+        for name, streams in stage.sees.items():
+            at: KeyPath = ("sees", name)
+            self.one_of(at, name, self.networks, "network")
+            self.different(at, streams)
+            for stream in streams:
+                self.one_of(at, stream, stage.sources, "stream")
+        if stage.sees and stage.joint:
+            raise self.error(("sees",), "one pass over all streams shows a network all of them: leave out `joint` or `sees`.")
+        for name, teacher in stage.teachers.items():
+            all_streams = list(stage.sources)
+            if teacher.type == "EMA" and self.takes_teacher():
+                self.seen(("sees", name), name, stage.sees.get(teacher.of, all_streams))
+
+    def takes_teacher(self) -> bool:
+        """Whether the fusion is given the map of a teacher."""
+        fusion = registry().find("fusion", self.stage.model.fusion["type"]).load()
+        return "teacher" in inspect.signature(fusion.forward).parameters  # type: ignore[attr-defined]
 
     def held(self, at: KeyPath, level: Level) -> None:
         """Raise unless the memory that a level labels holds the level's feature of each image."""
@@ -209,7 +254,7 @@ class _StageCheck(StageAsks):
     def memory(self, name: str, memory: dict[str, Any]) -> None:
         at: KeyPath = ("memories", name)
         self.name(at, name)
-        self.one_of((*at, "network"), memory["network"], self.networks, "network")
+        self.named_networks((*at, "network"), memory["network"])
         self.feature((*at, "on"), memory["on"])
         self.one_of((*at, "labels"), memory["labels"], ["identity", *self.stage.labels], "labelling")
         if not any(stream.labels == memory["labels"] for stream in self.stage.streams.values()):
@@ -217,6 +262,11 @@ class _StageCheck(StageAsks):
                 (*at, "labels"), f"no stream is labelled by {memory['labels']!r}, so nothing would reach it."
             )
         self.different((*at, "stream"), memory["stream"])
+        for network in listed(memory["network"]):
+            self.seen((*at, "stream"), network, listed(memory["stream"]))
+        labels = {name: stream.labels for name, stream in self.stage.sources.items()}
+        if not taken_in(memory, labels, self.stage.sees) and _takes_in(memory):
+            raise self.error((*at, "network"), "no stream of its labels is seen by all of these (sees): it would stand still.")
         for stream in listed(memory["stream"]):
             self.one_of((*at, "stream"), stream, self.stage.sources, "stream")
             if self.stage.sources[stream].labels != memory["labels"]:
@@ -226,6 +276,13 @@ class _StageCheck(StageAsks):
                     f"{memory['labels']!r}.",
                 )
         self.needs(at, "memory", memory, wiring=MemoryWiring)
+
+
+def _takes_in(memory: dict[str, Any]) -> bool:
+    """Whether a memory does anything with the images of a step."""
+    component = registry().find("memory", memory["type"]).load()
+    return getattr(component, "update", None) is not Memory.update
+
 
 def _stage_of(reference: str | None) -> str | None:
     """The NAME of ``stage:NAME``; None for anything else."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from reidx import builder
 from reidx.config_node import KeyPath, dotted
 from reidx.config_parts import own_spec
 from reidx.contracts import Contract, contract_of
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 
 def contract(kind: str, spec: dict[str, Any], wiring: type | None = None) -> Contract:
     """The contract of the component that a resolved spec names; ``wiring`` has the engine's own keys in it."""
-    own = own_spec(spec, wiring)
-    return contract_of(registry().find(kind, own.pop("type")).load(), own)
+    return builder.contract(kind, own_spec(spec, wiring))
 
 
 class StageAsks:
@@ -69,6 +69,13 @@ class StageAsks:
         close = difflib.get_close_matches(name, known, n=2)
         hint = f"Did you mean {' or '.join(close)}?" if close else f"There is: {', '.join(known) or 'none'}."
         raise self.error(at, f"there is no {what} called {name!r}. {hint}")
+
+    def seen(self, at: KeyPath, network: str, streams: Iterable[str]) -> None:
+        """Raise unless a network sees all of ``streams``."""
+        for stream in streams:
+            if network in self.stage.sees and stream not in self.stage.sees[network]:
+                said = ", ".join(self.stage.sees[network])
+                raise self.error(at, f"network {network!r} sees {said} (sees), not {stream!r}.")
 
     def different(self, at: KeyPath, names: str | list[str] | None) -> None:
         """Raise unless the names of a list are different ones, at least one."""

@@ -21,6 +21,7 @@ class TermCheck(StageAsks):
         loss = registry().find("loss", term["loss"]).load()
         streams = self.streams_of(at, term)
         trained = ["student", *(n for n, t in self.stage.teachers.items() if t.type == "Peer")]
+        self.sides(at, term, streams)
         self.one_of((*at, "network"), term["network"], trained, "network that is trained")
         self.one_of((*at, "against"), term["against"], self.networks, "network")
         for key in ("on", "against_on"):
@@ -60,6 +61,24 @@ class TermCheck(StageAsks):
                 raise self.error(at, f"{term['loss']} needs soft targets, which a refiner of a label level gives.")
             for name in sorted((needed - set(INPUTS)) | (needed & {"weights", "soft_targets"})):
                 self.provided_input(at, term, stream, name)
+
+    def sides(self, at: KeyPath, term: dict[str, Any], streams: list[str]) -> None:
+        """Raise unless both networks of a term see its images, the other perhaps in another view."""
+        sources = self.stage.sources
+        others = listed(term["against_stream"]) or streams
+        for name in others:
+            self.one_of((*at, "against_stream"), name, sources, "stream")
+        if term["against_stream"] is not None and term["against"] is None:
+            raise self.error((*at, "against_stream"), "it is what `against` sees: say which network that is (against: NAME).")
+        if [sources[name] is sources[other] for name, other in zip(streams, others)] != [True] * max(len(streams), len(others)):
+            raise self.error(
+                (*at, "against_stream"),
+                f"{', '.join(others)} does not show the images of {', '.join(streams)}: name one view of the same stream for "
+                "each.",
+            )
+        self.seen((*at, "stream"), term["network"], streams)
+        if term["against"] is not None:
+            self.seen((*at, "against_stream"), term["against"], others)
 
     def comparable(self, at: KeyPath, term: dict[str, Any], streams: list[str], inputs: set[str]) -> None:
         """Raise if what a loss would be given of several streams, or of several memories, does not count alike."""
@@ -137,4 +156,5 @@ class TermCheck(StageAsks):
         at: KeyPath = ("alignment", index)
         for side in ("source", "target"):
             self.one_of((*at, side), alignment[side], self.stage.sources, "stream")
+            self.seen((*at, side), "student", [alignment[side]])
         self.needs(at, "alignment", alignment, wiring=Alignment)

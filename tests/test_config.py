@@ -43,7 +43,8 @@ stages:
 """
 
 
-UNUSED = {"layer_decay": None, "no_decay_norm_bias": False, "rates": {}, "moments": None, "lr_batch": None}
+UNUSED = {"layer_decay": None, "no_decay_norm_bias": False, "rates": {}, "moments": None, "restart_every": None,
+          "lr_batch": None}  # fmt: skip
 """What the engine itself reads of an optimiser, as it is by default."""
 
 

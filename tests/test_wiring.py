@@ -563,3 +563,75 @@ def test_a_memory_or_teacher_that_is_not_there_is_refused_even_where_the_loss_do
 def test_a_stage_that_does_not_train_leaves_nothing_to_start_from(refused):
     stages = [{"name": "look", "epochs": 0}, {"name": "adapt", "epochs": 1, "iters": 1, "init": "stage:look"}]
     assert "there is no stage that trains before this one called 'look'" in refused(stages=stages)
+
+
+# ---- who sees what
+
+
+PEERS = {"peer": {"type": "Peer"}, "mean": {"type": "EMA"}}
+VIEWS = {"second": {"type": "ReidTest"}}
+
+
+def test_what_networks_see_must_be_there_and_be_seen_by_what_reads_it(refused):
+    twice = {"streams": stream(views=VIEWS), "memories": {"rows": ROWS}}
+    first = {**TERM, "stream": "target"}
+    assert refused(**twice, teachers=PEERS, objective=[first], sees={"student": ["target"], "mean": ["target"]}) == ""
+    for sees, message in (
+        ({"other": ["target"]}, "no network called 'other'"),
+        ({"peer": ["third"]}, "no stream called 'third'"),
+        ({"peer": ["target", "target"]}, "a list of names holds each once"),
+        ({"student": ["second"]}, "network 'student' sees second (sees), not 'target'"),
+    ):
+        assert message in refused(**twice, teachers=PEERS, objective=[first], sees=sees)
+    assert "leave out `joint` or `sees`" in refused(
+        **twice, teachers=PEERS, objective=[first], sees={"peer": ["second"]}, joint=True
+    )
+    held = {"memories": {"rows": {**ROWS, "network": ["student", "mean"]}}, "streams": stream(views=VIEWS)}
+    apart = {"student": ["target"], "mean": ["second"]}
+    assert refused(**held, teachers=PEERS, objective=[first], sees=apart) == ""  # a classifier takes nothing in
+
+
+def test_a_memory_whose_networks_see_no_stream_in_common(refused, register):
+    class Moves(KeepsAll):
+        def update(self, features, targets, index): ...
+
+    register("memory", Moves)
+    message = refused(
+        streams=stream(views=VIEWS), teachers=PEERS, sees={"student": ["target"], "mean": ["second"]},
+        memories={"rows": ROWS, "still": {"type": "Moves", "network": ["student", "mean"]}},
+        objective=[{**TERM, "stream": "target"}],
+    )  # fmt: skip
+    assert "memories.still.network" in message and "it would stand still" in message
+
+
+def test_the_other_side_of_a_term_sees_another_view_of_the_same_images(refused):
+    base = {"streams": {**stream(views=VIEWS), "plain": {"domain": "target", "sampler": SHUFFLE}}, "teachers": PEERS}
+    term = {"loss": "Distil", "stream": "target", "against": "mean"}
+    assert refused(**base, objective=[{**term, "against_stream": "second"}]) == ""
+    for change, message in (
+        ({"against_stream": "plain"}, "plain does not show the images of target"),
+        ({"against_stream": ["second", "target"]}, "second, target does not show the images of target"),
+        ({"against_stream": "sceond"}, "Did you mean second?"),
+        ({"against_stream": "second", "against": None}, "say which network that is"),
+    ):
+        assert message in refused(**base, objective=[{**term, **change}])
+    assert "network 'mean' sees target (sees), not 'second'" in refused(
+        **base, objective=[{**term, "against_stream": "second"}], sees={"mean": ["target"]}
+    )
+
+
+def test_averages_that_follow_each_other_in_a_circle(refused):
+    circle = {"a": {"type": "EMA", "of": "b"}, "b": {"type": "EMA", "of": "a"}}
+    assert "'a' would follow 'b', which follows it" in refused(teachers=circle, memories={"rows": ROWS}, objective=[TERM])
+
+
+def test_networks_that_agree_on_a_feature_are_there(refused):
+    both = {"teachers": PEERS, "memories": {"rows": ROWS}, "objective": [TERM]}
+    assert refused(labels=labels(network=["mean", "peer"]), **both) == ""
+    assert "no network called 'men'" in refused(labels=labels(network=["men", "peer"]), **both)
+    assert "each once" in refused(labels=labels(network=["mean", "mean"]), **both)
+
+
+def test_a_domain_probe_tells_two_domains_apart(refused):
+    message = refused(evaluate={"domain": "target", "domain_probe": "embed"})
+    assert "it tells two domains apart, but the stage draws from target" in message

@@ -35,8 +35,8 @@ def parameter_groups(
 
     ``no_decay_norm_bias`` leaves parameters of one dimension out of weight decay: norms, biases, scales.
 
-    ``rates`` gives parts of the networks, by the patterns of :func:`reidx.models.frozen.parts_called`, a share of the rate
-    that they would have; the last pattern that means a parameter counts.
+    ``rates`` gives parts of the networks, by the patterns of :func:`reidx.models.frozen.parts_called`, and memories, as
+    ``memories.NAME``, a share of the rate that they would have; the last pattern that means a parameter counts.
 
     Raises :class:`ConfigError` for a backbone without layers that can be told apart, and a pattern that means nothing.
     """
@@ -69,10 +69,10 @@ def _at_rates(groups: list[Group], model: nn.Module, rates: Mapping[str, float])
         if not 0 < share < math.inf:
             raise ConfigError(f"optimizer.rates: {pattern}: {share} is no share of a rate. What shall not learn: model.freeze.")
     shares: dict[int, float] = {}
-    for network in model.modules():
-        if isinstance(network, Network):
-            for pattern, share in rates.items():
-                shares.update({id(p): share for p in parts_called(network, pattern, "optimizer.rates")[1]})
+    for pattern, share in rates.items():
+        of_memories = pattern.startswith("memories.")
+        for whole in [model] if of_memories else [m for m in model.modules() if isinstance(m, Network)]:
+            shares.update({id(p): share for p in parts_called(whole, pattern, "optimizer.rates")[1]})
     split: list[Group] = []
     for group in groups:
         by_share: dict[float, list[nn.Parameter]] = {1.0: []} if group is groups[0] else {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,14 +13,14 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from reidx import processes
-from reidx.contracts import Batch, Features
+from reidx.contracts import Batch, Features, agreed
 from reidx.engine.accumulation import in_parts
-from reidx.engine.objective import Objective
+from reidx.engine.objective import BoundTerm, Objective, average_of
 from reidx.memory import Memory
 from reidx.models.network import Network
 from reidx.models.norm import statistics_in_order
 from reidx.models.teachers import EMA, freeze
-from reidx.schema import listed
+from reidx.schema import listed, taken_in
 from reidx.spans import span
 
 
@@ -30,7 +31,8 @@ class StageModel(BaseModel):
     ``transforms`` makes network input of a stream's uint8 images, on the device; ``memory_wiring`` says which network's
     which feature, under which labels, of which streams, a memory takes in, and when (:class:`reidx.schema.MemoryWiring`);
     ``stream_labels`` names the labels of each stream, ``domains`` the domain where networks have a BatchNorm for each.
-    ``accumulate`` is the number of parts in which images pass through the networks (:mod:`reidx.engine.accumulation`).
+    ``accumulate`` is the number of parts in which images pass through the networks (:mod:`reidx.engine.accumulation`);
+    ``sees`` names the streams of those networks that do not see all.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class StageModel(BaseModel):
         memory_format: torch.memory_format = torch.contiguous_format,
         accumulate: int = 1,
         domains: Mapping[str, str] | None = None,
+        sees: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         super().__init__()
         self.networks = nn.ModuleDict(networks)
@@ -54,7 +57,7 @@ class StageModel(BaseModel):
         self.teachers = {name: dict(settings) for name, settings in teachers.items()}
         self.memory_wiring, self.stream_labels = memory_wiring, stream_labels
         self.transforms, self.joint, self.memory_format = transforms, joint, memory_format
-        self.accumulate, self.domains = accumulate, dict(domains or {})
+        self.accumulate, self.domains, self.sees = accumulate, dict(domains or {}), dict(sees or {})
         self.averages = {
             name: EMA(settings["momentum"], settings["warmup"], settings["batch_norm"])
             for name, settings in self.teachers.items()
@@ -63,6 +66,15 @@ class StageModel(BaseModel):
         for name, settings in self.teachers.items():
             if settings["type"] != "Peer":
                 self.networks[name].requires_grad_(False)
+        self.averaged = {
+            (memory, term.against)
+            for term in objective.terms
+            if isinstance(term, BoundTerm) and term.against in self.averages and "teacher_scores" in term.inputs
+            for memory in term.against_memories
+            if any(parameter.requires_grad for parameter in self.memories[memory].parameters())
+        }
+        for memory in memories:
+            self.follow(memory)
         self.steps = 0
         self._seen: tuple[dict[str, dict[str, Features]], dict[str, Batch]] | None = None
 
@@ -91,25 +103,35 @@ class StageModel(BaseModel):
         its own BatchNorm statistics."""
         trained = self.trained
         read: set[str | None] = {getattr(term, "against", None) for term in self.objective.terms}
-        read |= {wiring["network"] for wiring in self.memory_wiring.values()}
+        read |= {network for wiring in self.memory_wiring.values() for network in listed(wiring["network"])}
         read |= {self.teacher_of(n) for n in trained if self.networks[n].wants_teacher}
         own = {name for name in self.averages if self.teachers[name]["batch_norm"] == "own"}
         return [n for n in self.networks if n not in trained and n in read | own] + trained
 
-    def features(self, images: Mapping[str, Tensor]) -> dict[str, dict[str, Features]]:
-        """Features by network, then by stream; without gradients for networks that are not trained."""
+    def follow(self, memory: str) -> None:
+        """Let the averages of a memory, which EMAs keep of one that is trained, begin anew as its copies."""
+        for of, teacher in sorted(self.averaged):
+            if of == memory:
+                copied = copy.deepcopy(self.memories[memory]).requires_grad_(False)
+                self.memories[average_of(memory, teacher)] = copied
+
+    def features(self, images: Mapping[str, Tensor], everywhere: bool = False) -> dict[str, dict[str, Features]]:
+        """Features by network, then by the streams it sees, or ``everywhere`` by all; without gradients for networks that
+        are not trained."""
         if not self.joint or len(images) < 2:
-            return self._features_of(images)
+            return self._features_of(images, {} if everywhere else self.sees)
         sizes = [len(x) for x in images.values()]
         order = mixed(sizes, self.networks["student"].bn_group).to(self.device, non_blocking=True)  # type: ignore[arg-type]
-        together = self._features_of({"": torch.cat(list(images.values()))[order]})
+        together = self._features_of({"": torch.cat(list(images.values()))[order]}, {})
         back = torch.argsort(order)
         return {
             name: dict(zip(images, Features({k: v[back] for k, v in by[""].items()}).split(sizes)))
             for name, by in together.items()
         }
 
-    def _features_of(self, images: Mapping[str, Tensor]) -> dict[str, dict[str, Features]]:
+    def _features_of(
+        self, images: Mapping[str, Tensor], sees: Mapping[str, Sequence[str]]
+    ) -> dict[str, dict[str, Features]]:
         trained = self.trained
         maps: dict[str, dict[str, Tensor]] = {}
         outputs: dict[str, dict[str, Features]] = {}
@@ -118,7 +140,8 @@ class StageModel(BaseModel):
             teacher = maps.get(self.teacher_of(name) or "", {})
             made = {}
             with torch.set_grad_enabled(torch.is_grad_enabled() and name in trained):
-                for stream, x in images.items():
+                for stream in sees.get(name, images):
+                    x = images[stream]
                     with statistics_in_order(network):  # of each pass by itself: one process ends it before the next
                         domain = self.domains.get(stream)
                         made[stream] = in_parts(network, x, teacher.get(stream), self.accumulate, domain)
@@ -171,6 +194,8 @@ class StageModel(BaseModel):
         self._seen = None
         for name, average in self.averages.items():
             average.update(self.networks[name], self.networks[self.teachers[name]["of"]], self.steps)
+            for memory in (memory for memory, teacher in self.averaged if teacher == name):
+                average.update(self.memories[average_of(memory, name)], self.memories[memory], self.steps)
         self.steps += 1
 
 
@@ -183,10 +208,10 @@ class StageModel(BaseModel):
             if wiring.get("when", "after") != when:
                 continue
             memory: Memory = self.memories[name]  # type: ignore[assignment]
-            labelled = [stream for stream in streams if self.stream_labels[stream] == wiring["labels"]]
-            taken = listed(wiring.get("stream")) or labelled
+            taken = taken_in(wiring, self.stream_labels, self.sees)
             if taken:
-                features = [outputs[wiring["network"]][stream][wiring["on"]] for stream in taken]
+                networks, on = listed(wiring["network"]), wiring["on"]
+                features = [agreed([outputs[network][stream][on] for network in networks]) for stream in taken]
                 targets = [streams[stream].targets for stream in taken]
                 index = [streams[stream].index for stream in taken]
                 memory.update(torch.cat(features), torch.cat(targets), torch.cat(index))  # type: ignore[arg-type]

@@ -39,7 +39,8 @@ class BoundTerm(nn.Module):
     """A loss with its wiring: ``forward`` gives the scalar of one step.
 
     ``wiring`` has the keys of :class:`reidx.schema.Term`; ``homes`` says for each stream which of several memories holds
-    its labels. What comes from a teacher carries no gradient. An input that the loss can do without, and the wiring cannot
+    its labels. What comes from a teacher carries no gradient, and a teacher that averages a network is scored by the average
+    of a memory that is trained (:func:`average_of`). An input that the loss can do without, and the wiring cannot
     supply, is left out.
     """
 
@@ -52,6 +53,7 @@ class BoundTerm(nn.Module):
         term = Term(**{key: value for key, value in wiring.items() if key in fields})
         self.streams, self.network, self.on = listed(term.stream), term.network, term.on
         self.memories, self.against = listed(term.memory), term.against
+        self.against_streams = listed(term.against_stream) or self.streams
         self.against_on = term.against_on or term.on
         self.against_memories = listed(term.against_memory) or self.memories
         self.weight, self.from_epoch, self.until_epoch = float(term.weight), term.from_epoch, term.until_epoch
@@ -72,14 +74,19 @@ class BoundTerm(nn.Module):
             return [memories[name](features) for name in self.memories]
 
         def teacher() -> Tensor:
-            return _end_to_end(outputs[self.against][name][self.against_on] for name in self.streams).detach()  # type: ignore[index]
+            seen = (outputs[self.against][name][self.against_on] for name in self.against_streams)  # type: ignore[index]
+            return _end_to_end(seen).detach()
+
+        def judges() -> list[nn.Module]:
+            averages = [average_of(name, self.against or "") for name in self.against_memories]
+            return [memories[a if a in memories else m] for m, a in zip(self.against_memories, averages)]
 
         sources: dict[str, Callable[[], Any]] = {
             "features": lambda: features,
             "scores": lambda: _side_by_side(columns()),
             "teacher": teacher,
             # a trainable memory would else be trained by what is only its target
-            "teacher_scores": lambda: _side_by_side([memories[m](teacher()) for m in self.against_memories]).detach(),
+            "teacher_scores": lambda: _side_by_side([memory(teacher()) for memory in judges()]).detach(),
             "targets": lambda: self._targets(streams, columns),
             "weights": lambda: _weights(streams),
             "soft_targets": lambda: _all(batch.soft_targets for batch in streams),
@@ -142,6 +149,11 @@ def _side_by_side(columns: Sequence[Tensor]) -> Tensor:
     return columns[0] if len(columns) == 1 else torch.cat(list(columns), dim=1)
 
 
+def average_of(memory: str, teacher: str) -> str:
+    """The name of the average that ``teacher``, an EMA, keeps of a memory with trained parameters."""
+    return f"{memory}@{teacher}"
+
+
 class BoundAlignment(nn.Module):
     """An alignment with its wiring: two streams' features, by the names it requires."""
 
@@ -157,7 +169,7 @@ class BoundAlignment(nn.Module):
 
     def forward(
         self, outputs: Outputs, batches: Mapping[str, Batch], memories: Mapping[str, nn.Module]
-    ) -> Tensor:
+    ) -> Tensor | Mapping[str, Tensor]:
         features = outputs[self.network]
         return self.alignment(features[self.source], features[self.target])
 
@@ -173,14 +185,18 @@ class Objective(nn.Module):
     def forward(
         self, outputs: Outputs, batches: Mapping[str, Batch], memories: Mapping[str, nn.Module]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total, and each term's unweighted value by its name."""
+        """The total, and each term's unweighted value by its name; of an alignment's several values each by its own."""
         total: Tensor | None = None
         values: dict[str, Tensor] = {}
         for term in self.terms:
             if not term.due(self.epoch):
                 continue
             value = term(outputs, batches, memories)
-            values[term.name] = value.detach()
+            if isinstance(value, Mapping):
+                values.update({f"{term.name}.{part}": its.detach() for part, its in value.items()})
+                value = torch.stack(list(value.values())).sum()
+            else:
+                values[term.name] = value.detach()
             total = term.weight * value if total is None else total + term.weight * value
         if total is None:
             total = torch.zeros((), requires_grad=True)

@@ -42,18 +42,19 @@ class _Rehearsal:
     def run(self, stage: Stage) -> None:
         model = dataclasses.asdict(stage.model)
         network = build_network(model, self.domains.size, self.where(("model",)), stage.domains)
-        parts = nn.ModuleList([network])
+        memories, parts = nn.ModuleDict(), nn.ModuleList([network])
         for name, spec in stage.memories.items():
             where = self.where(("memories", name))
             dim = network.dims[spec["on"]]
-            parts.append(build("memory", own_spec(spec, MemoryWiring), where=where, dim=dim))
+            memories[name] = build("memory", own_spec(spec, MemoryWiring), where=where, dim=dim)
         for index, spec in enumerate(stage.alignment):
             where = self.where(("alignment", index))
-            parts.append(build("alignment", own_spec(spec, Alignment), where=where, dims=dict(network.dims)))
+            context = {"dims": dict(network.dims), "steps": stage.epochs * stage.iters}
+            parts.append(build("alignment", own_spec(spec, Alignment), where=where, **context))
         if stage.epochs > 0:
             self.parts(stage, network, images_a_step(stage, self.domains, self.where))
             try:
-                build_optimizer(parts, stage.optimizer)
+                build_optimizer(nn.ModuleDict({"memories": memories, "parts": parts}), stage.optimizer)
             except ConfigError as error:
                 raise ConfigError(f"{self.where(('optimizer',))}: {error}") from error
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reidx import processes
-from reidx.contracts import Features, LabelSet
+from reidx.contracts import Features, LabelSet, agreed
 from reidx.data.domains import Domains
 from reidx.engine.extract import extract
 from reidx.engine.faults import during, memory_for
@@ -22,7 +22,7 @@ from reidx.errors import CheckpointError
 from reidx.labels.pipeline import LabelPipeline, quality
 from reidx.models.domain_norm import of_domain
 from reidx.models.inference import fast_inference
-from reidx.schema import Level
+from reidx.schema import Level, listed
 from reidx.spans import span
 
 IDENTITY = "identity"
@@ -43,10 +43,6 @@ class LevelPlan:
     def domain(self) -> str:
         assert self.settings.domain is not None
         return self.settings.domain
-
-    @property
-    def source(self) -> Source:
-        return self.domain, self.settings.network, self.settings.flip
 
     def due(self, epoch: int, known: bool) -> bool:
         """Whether the level is labelled anew at the start of ``epoch``."""
@@ -100,7 +96,10 @@ class Extractor:
         network = fast_inference(of_domain(self.model.networks[name], domain))
         if not network.wants_teacher:
             return network
-        teacher = fast_inference(of_domain(self.model.networks[self.model.teacher_of(name) or name], domain))
+        followed_by = self.model.teacher_of(name)
+        if followed_by is None:
+            return network
+        teacher = fast_inference(of_domain(self.model.networks[followed_by], domain))
         return lambda images: network.head(network.map(images), teacher.map(images))  # type: ignore[operator]
 
 
@@ -138,10 +137,10 @@ class Relabeller:
             what = f"epoch {epoch + 1}: features of {domain}"
             banks[source] = self.extractor.bank(domain, "train", network, names, flip, what)
         for name, plan in due.items():
-            held = self._held(plan)
-            bank = banks.get(plan.source, {})
+            settings, held = plan.settings, self._held(plan)
+            bank = {view: _of(banks, plan.domain, settings.network, settings.flip, view) for view in self._views(plan)}
             if held is not None:
-                bank = {**bank, plan.settings.on: held}
+                bank = {**bank, settings.on: held}
             report.update(self._label(name, plan, bank, epoch))
             self._reset(name, plan.domain, banks, plan.settings.flip)
         for domain in dict.fromkeys(identity_domains.values()):
@@ -149,7 +148,8 @@ class Relabeller:
                 self.labels[IDENTITY] = self.identity(domain)
                 wanted: dict[str, set[str]] = {}
                 for wiring in self._memories(IDENTITY, bank_only=True).values():
-                    wanted.setdefault(wiring["network"], set()).add(wiring["on"])
+                    for network in listed(wiring["network"]):
+                        wanted.setdefault(network, set()).add(wiring["on"])
                 for network, names in wanted.items():
                     what = f"features of {domain}"
                     bank = self.extractor.bank(domain, "train", network, names, False, what)
@@ -168,15 +168,16 @@ class Relabeller:
         """The features to extract, by source: what is clustered, and what memories are reset with."""
         wanted: dict[Source, set[str]] = {}
         for level, plan in due.items():
-            domain, _, flip = plan.source
-            views = plan.pipeline.views
-            if self._held(plan) is not None:
-                views -= {plan.settings.on}
-            if views:
-                wanted.setdefault(plan.source, set()).update(views)
-            for wiring in self._memories(level, bank_only=True).values():
-                wanted.setdefault((domain, wiring["network"], flip), set()).add(wiring["on"])
+            asked = [(plan.settings.network, view) for view in self._views(plan)]
+            asked += [(wiring["network"], wiring["on"]) for wiring in self._memories(level, bank_only=True).values()]
+            for networks, name in asked:
+                for network in listed(networks):
+                    wanted.setdefault((plan.domain, network, plan.settings.flip), set()).add(name)
         return wanted
+
+    def _views(self, plan: LevelPlan) -> frozenset[str]:
+        """The features that are extracted for a level's labelling: all it looks at but what its memory holds."""
+        return plan.pipeline.views - ({plan.settings.on} if self._held(plan) is not None else set())
 
     def _held(self, plan: LevelPlan) -> Tensor | None:
         """What the level's memory holds of all images, where it labels that and there is something yet."""
@@ -207,23 +208,26 @@ class Relabeller:
         labels = torch.from_numpy(self.labels[level].labels)
         for name, wiring in self._memories(level).items():
             memory = self.model.memories[name]
-            bank = banks.get((domain, wiring["network"], flip), {}).get(wiring["on"])
+            bank = None
+            if memory.needs_bank:
+                bank = _of(banks, domain, wiring["network"], flip, wiring["on"])
             with parameters_kept(memory, self.optimizer()):  # type: ignore[arg-type]
                 memory.reset(  # type: ignore[operator]
                     None if bank is None else bank.to(device, torch.float32), labels.to(device), cameras.to(device)
                 )
             processes.spread(list(memory.state_dict().values()))
+            self.model.follow(name)
 
     # ---- what a checkpoint keeps
 
     def _remembering(self) -> dict[str, Any]:
-        """The refiners that have a state, by their level, their place in it and their class."""
-        return {
-            f"{name}.{place}.{type(refiner).__name__}": refiner
+        """The clusterers and refiners that have a state, by their level, their place in it and their class."""
+        parts = {
+            f"{name}.{place}.{type(part).__name__}": part
             for name, plan in self.levels.items()
-            for place, refiner in enumerate(plan.pipeline.refiners)
-            if hasattr(refiner, "state_dict")
+            for place, part in [("clusterer", plan.pipeline.clusterer), *enumerate(plan.pipeline.refiners)]
         }
+        return {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
 
     def _images(self, level: str) -> int | None:
         """How many images a level labels; None for the data sets' own labels."""
@@ -247,7 +251,7 @@ class Relabeller:
         for name, refiner in self._remembering().items():
             if name not in state["refiners"]:  # only a changed config can come here
                 raise CheckpointError(
-                    f"The checkpoint knows nothing of refiner {name}, which remembers earlier labellings. Put the config back "
+                    f"The checkpoint knows nothing of {name}, which remembers earlier labellings. Put the config back "
                     "as it was, or start anew in another folder (--work-dir)."
                 )
             refiner.load_state_dict(state["refiners"][name])
@@ -261,3 +265,10 @@ class Relabeller:
                     "Put the data back as it was, or start anew in another folder (--work-dir)."
                 )
             self.labels[name] = LabelSet.of(arrays)
+
+
+def _of(
+    banks: Mapping[Source, Mapping[str, Tensor]], domain: str, network: str | list[str], flip: bool, name: str
+) -> Tensor:
+    """The feature ``name`` of a domain's images, by one network or agreed on by several."""
+    return agreed([banks[domain, one, flip][name] for one in listed(network)])

@@ -1,24 +1,21 @@
-"""A stage put together: from its section of the config to a model, loaders, a loop, a Runner."""
+"""A stage at work: relabelling, steps and evaluation of its assembled parts, by a loop in a Runner."""
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reidx import processes
 from reidx.builder import build
-from reidx.config_parts import own_spec
 from reidx.contracts import LabelSet
 from reidx.data.domains import Domains
 from reidx.data.loading import LabelledView, StreamLoader, batches
 from reidx.engine import checkpoint as checkpoints
+from reidx.engine.assembly import Assembly
 from reidx.engine.batch import images_a_step, rate_note
 from reidx.engine.calibration import calibrate
 from reidx.engine.compiler import compiled
@@ -26,25 +23,15 @@ from reidx.engine.faults import during, memory_for
 from reidx.engine.forecast import work_of
 from reidx.engine.journal import Journal
 from reidx.engine.loop import Report, StageLoop
-from reidx.engine.model import StageModel
 from reidx.engine.moments import take_moments
-from reidx.engine.objective import BoundAlignment, BoundTerm, Objective, term_names
 from reidx.engine.optim import PrecisionOptimWrapper, autocast, build_optimizer, clipping, schedules
 from reidx.engine.progress import Reporter
 from reidx.engine.record import Resume
-from reidx.engine.relabel import IDENTITY, Extractor, LevelPlan, Relabeller
+from reidx.engine.relabel import IDENTITY, Extractor, Relabeller
 from reidx.engine.runner import ReidRunner, device_of_this_process
 from reidx.evaluation import Details, evaluate
-from reidx.labels.pipeline import LabelPipeline
-from reidx.memory import Memory
-from reidx.models.network import Network, build_network
-from reidx.schema import Alignment, Evaluate, Level, MemoryWiring, Spec, Stage, Term, listed
+from reidx.schema import Evaluate, Stage
 from reidx.spans import span
-
-
-def component(kind: str, spec: Spec, wiring: type | None, where: str, **context: Any) -> Any:
-    """A component from a spec that also holds the engine's own keys (those of ``wiring``)."""
-    return build(kind, own_spec(spec, wiring), where=where, **context)
 
 
 class StageRun:
@@ -66,7 +53,8 @@ class StageRun:
         self.stage, self.domains, self.work_dir, self.reporter = stage, domains, work_dir, reporter
         self.key = (seed, number)
         self.resolve = resolve
-        self.model = self._model().to(device_of_this_process())
+        assembly = Assembly(stage, domains, seed, resolve)
+        self.model = assembly.model().to(device_of_this_process())
         processes.spread(list(self.model.state_dict().values()))
         self.model.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         transforms = {
@@ -77,102 +65,12 @@ class StageRun:
         self.runner: ReidRunner | None = None
         self.details: Details | None = None
         self.evaluation_card: dict[str, Any] = {}
+        self._said: set[str] = set()
         self.images_a_step: dict[str, int] = {}
         views = {view: name for name, stream in stage.streams.items() for view in stream.views}
         self.loader = StreamLoader(stage.iters, views)
-        self.relabeller = Relabeller(
-            self._levels(), self.model, domains, self.extractor, self._optimizer, reporter
-        )
-
-    # ---- construction
-
-    def _model(self) -> StageModel:
-        stage, size = self.stage, self.domains.size
-        student = build_network(dataclasses.asdict(stage.model), size, domains=stage.domains)
-        if stage.init is not None:
-            checkpoints.load_weights(student, self.resolve(stage.init))
-        networks = {"student": student}
-        for name in stage.teachers:
-            networks[name] = self._teacher(name, student)
-        dims = student.dims
-        memories: dict[str, Memory] = {}
-        for name, spec in stage.memories.items():
-            where = f"memories.{name}"
-            memories[name] = component("memory", spec, MemoryWiring, where, dim=dims[spec["on"]])
-        keys = [field.name for field in dataclasses.fields(MemoryWiring)]
-        wiring = {name: {key: spec[key] for key in keys} for name, spec in stage.memories.items()}
-        return StageModel(
-            networks,
-            {name: dataclasses.asdict(teacher) for name, teacher in stage.teachers.items()},
-            memories,
-            wiring,
-            Objective(self._terms(dims)),
-            self._transforms(student),
-            {name: stream.labels for name, stream in stage.sources.items()},
-            joint=stage.joint,
-            memory_format=torch.channels_last,
-            accumulate=stage.accumulate,
-            domains={name: s.domain for name, s in stage.sources.items()} if stage.model.domain_bn else None,
-        )
-
-    def _teacher(self, name: str, student: Network) -> Network:
-        teacher = self.stage.teachers[name]
-        network = copy.deepcopy(student)
-        if teacher.weights is not None:
-            checkpoints.load_weights(network, self.resolve(teacher.weights))
-        return network
-
-    def _terms(self, dims: Mapping[str, int]) -> list[BoundTerm | BoundAlignment]:
-        terms: list[BoundTerm | BoundAlignment] = []
-        names = iter(term_names(self.stage))
-        for index, spec in enumerate(self.stage.objective):
-            loss: nn.Module = component("loss", spec, Term, f"objective.{index}")
-            streams = self.stage.seen_by(spec)
-            homes = {
-                stream: memory
-                for stream in streams
-                for memory in listed(spec["memory"])
-                if self.stage.memories[memory]["labels"] == self.stage.sources[stream].labels
-            }
-            terms.append(BoundTerm(next(names), loss, {**spec, "stream": streams}, homes))
-        for index, spec in enumerate(self.stage.alignment):
-            alignment = component("alignment", spec, Alignment, f"alignment.{index}", dims=dict(dims))
-            terms.append(BoundAlignment(next(names), alignment, spec))
-        return terms
-
-    def _transforms(self, network: Network) -> dict[str, Callable[[Tensor], Tensor]]:
-        """What makes network input of the images of each stream and of each view."""
-        context = {
-            "mean": network.mean,
-            "std": network.std,
-            "image_size": self.domains.size,
-            "rank": processes.rank(),
-            "world_size": processes.count(),
-        }
-        made = {}
-        for name, stream in self.stage.streams.items():
-            made[name] = build("transform", stream.transform, where=f"streams.{name}.transform", **context).batch
-            for view, spec in stream.views.items():
-                made[view] = build("transform", spec, where=f"streams.{name}.views.{view}", **context).batch
-        return made
-
-    def _levels(self) -> dict[str, LevelPlan]:
-        plans = {}
-        for name, level in self.stage.labels.items():
-            where = f"labels.levels.{name}"
-            place = {"device": str(self.model.device), "sharded": processes.count() > 1}
-            distance = (
-                build("distance", level.distance, where=f"{where}.distance", **place)
-                if level.distance is not None
-                else None
-            )
-            vary = partial(self._clusterer, level, f"{where}.clusterer")
-            refiners = [build("refiner", spec, where=f"{where}.refiners", **place) for spec in level.refiners]
-            plans[name] = LevelPlan(level, LabelPipeline(level.on, distance, vary(), refiners, vary))
-        return plans
-
-    def _clusterer(self, level: Level, where: str, **settings: Any) -> Any:
-        return build("clusterer", {**level.clusterer, **settings}, where=where, seed=self.key[0])
+        levels = assembly.levels(self.model.device)
+        self.relabeller = Relabeller(levels, self.model, domains, self.extractor, self._optimizer, reporter)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         assert self.runner is not None
@@ -246,8 +144,13 @@ class StageRun:
         identity = {
             name: stream.domain for name, stream in self.stage.streams.items() if stream.labels == IDENTITY
         }
+        self._say_notes()
         if epoch == 0 and self.stage.calibrate:
             self._calibrate(self.stage.calibrate)
+        if epoch == 0:
+            self._begin_alignments()
+        if epoch and self.stage.optimizer["restart_every"] and epoch % self.stage.optimizer["restart_every"] == 0:
+            self._optimizer().state.clear()
         report = self.relabeller.run(epoch, identity)
         self.model.objective.epoch = epoch
         self.loader.use({name: self._stream(name) for name in self.stage.streams})
@@ -258,6 +161,32 @@ class StageRun:
         transform = self.extractor.transforms["student"]
         with autocast(self.model.device, self.stage.precision):
             calibrate(self.model, self.domains, domains, transform, batches, self.reporter)
+
+    def _begin_alignments(self) -> None:
+        """Show each alignment that asks for it what all training images of its two domains look like."""
+        for bound in self.model.objective.terms:
+            alignment: Any = getattr(bound, "alignment", None)
+            if not hasattr(alignment, "begin") or not getattr(alignment, "needs_bank", True):
+                continue
+            banks = []
+            for stream in (bound.source, bound.target):  # type: ignore[union-attr]
+                domain = self.stage.sources[stream].domain
+                what = f"features of {domain} for {bound.name}"
+                bank = self.extractor.bank(domain, "train", "student", set(alignment.requires), False, what)
+                banks.append({name: rows.to(self.model.device, torch.float32) for name, rows in bank.items()})
+            alignment.begin(*banks)
+            processes.spread(list(alignment.state_dict().values()))
+
+    def _say_notes(self) -> None:
+        """Say what parts of the stage have to say of themselves (``notes``), each sentence once."""
+        labellers = [
+            part for plan in self.relabeller.levels.values() for part in (plan.pipeline.clusterer, *plan.pipeline.refiners)
+        ]
+        for part in (*self.model.modules(), *labellers):
+            for note in getattr(part, "notes", list)():
+                if note not in self._said:
+                    self._said.add(note)
+                    self.reporter.say(note)
 
     def _stream(self, name: str) -> Any:
         stream = self.stage.streams[name]
@@ -290,6 +219,7 @@ class StageRun:
     def evaluate(self) -> tuple[Report, dict[str, Any]]:
         """The retrieval metrics of the network as it is, and the evaluation's card; empty without a domain to test on."""
         settings: Evaluate = self.stage.evaluate
+        self._say_notes()
         if settings.domain is None:
             return {}, {}
         query, gallery = (self.domains.split(settings.domain, s) for s in ("query", "gallery"))
@@ -315,6 +245,8 @@ class StageRun:
         self.details = result.details
         metrics = {"mAP": result.mAP, "mINP": result.mINP}
         metrics.update({f"rank-{k}": float(result.cmc[k - 1]) for k in (1, 5, 10)})
+        if settings.domain_probe is not None:
+            metrics["domain_probe"] = self._probe(settings.network, settings.domain_probe)
         self.evaluation_card = {
             **result.card,
             "flip": settings.flip,
@@ -322,3 +254,14 @@ class StageRun:
             "network": settings.network,
         }
         return metrics, self.evaluation_card
+
+    def _probe(self, network: str, feature: str) -> float:
+        """How well a linear classifier tells the stage's two domains apart by a feature of their training images."""
+        from reidx.evaluation.domain_probe import domain_probe
+
+        banks = [
+            self.extractor.bank(domain, "train", network, {feature}, False, f"{feature} of {domain}")[feature].float()
+            for domain in self.stage.domains
+        ]
+        with span("rank"):
+            return domain_probe(*banks, seed=self.key[0])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reidx.labels.cosine import Cosine as Cosine
     from reidx.labels.dbscan import DBSCAN as DBSCAN
+    from reidx.labels.dbscan import AdaptiveDBSCAN as AdaptiveDBSCAN
     from reidx.labels.graph import fuse as fuse
     from reidx.labels.hdbscan import HDBSCAN as HDBSCAN
     from reidx.labels.infomap import InfoMap as InfoMap
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Cosine": "cosine",
+    "AdaptiveDBSCAN": "dbscan",
     "DBSCAN": "dbscan",
     "HDBSCAN": "hdbscan",
     "InfoMap": "infomap",

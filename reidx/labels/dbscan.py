@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-from scipy.sparse import csr_array
+from collections.abc import Mapping
 
-from reidx.errors import ConfigError
+import numpy as np
+from scipy.sparse import csr_array, triu
+
+from reidx.errors import ConfigError, DataError
 from reidx.labels.compiled import compiled
 from reidx.labels.graph import checked_graph
 
@@ -46,6 +48,61 @@ class DBSCAN:
         return _grow(
             graph.indptr, graph.indices, graph.data, graph.data.dtype.type(self.eps), self.min_samples
         )
+
+
+class AdaptiveDBSCAN(DBSCAN):
+    """DBSCAN whose eps is the mean of the smallest ``share`` of all pairwise distances at the first labelling, then kept.
+
+    Pairs at distance 0 (an image twice) are left out, pairs that the graph does not hold count as 1. It is remembered over a
+    resume. Raises DataError where that mean is not below 1. Source: Song et al., "Unsupervised Domain Adaptive
+    Re-Identification: Theory and Practice", Pattern Recognition 2020; also MMT's DBSCAN variant (LF2 section 6.1).
+    """
+
+    def __init__(self, share: float = 1.6e-3, min_samples: int = 4) -> None:
+        if not 0 < share <= 1:
+            raise ConfigError(f"AdaptiveDBSCAN: share is {share}; it must lie between 0 and 1.")
+        super().__init__(min_samples=min_samples)
+        self.share, self.known = share, False
+
+    @property
+    def reach(self) -> float:
+        """The largest distance that changes its labels; all count before eps is known."""
+        return self.eps if self.known else 1.0
+
+    def __call__(self, graph: csr_array) -> np.ndarray:
+        """Labels (N,) int64 of a neighbour graph; the first that it is given decides on eps."""
+        if not self.known:
+            self.eps, self.known = smallest(checked_graph(graph), self.share), True
+        return super().__call__(graph)
+
+    def notes(self) -> list[str]:
+        """What eps came to."""
+        return [f"AdaptiveDBSCAN: eps {self.eps:.4f} from the first labelling on"] if self.known else []
+
+    def state_dict(self) -> dict[str, float]:
+        """The eps that was found, 0 before."""
+        return {"eps": self.eps if self.known else 0.0}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        if state["eps"] > 0:
+            self.eps, self.known = float(state["eps"]), True
+
+
+def smallest(graph: csr_array, share: float) -> float:
+    """The mean of the smallest ``share`` of the distances of all different pairs, those at 0 left out."""
+    n = graph.shape[0]
+    upper = triu(graph, k=1)
+    apart = upper.data[upper.data > 0]
+    pairs = n * (n - 1) // 2 - (len(upper.data) - len(apart))
+    count = round(share * pairs)
+    if count < 1:
+        raise DataError(f"AdaptiveDBSCAN: {share:g} of {pairs} pairs of {n} images is none; raise share.")
+    nearest = np.partition(apart, count - 1)[:count] if count < len(apart) else apart
+    eps = (float(nearest.sum(dtype=np.float64)) + count - len(nearest)) / count
+    if not eps < 1:
+        raise DataError(f"AdaptiveDBSCAN: the nearest {count} pairs of {n} images share no neighbours (their mean is 1).")
+    return eps
 
 
 @compiled

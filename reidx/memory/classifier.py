@@ -55,6 +55,10 @@ class LinearClassifier(Memory):
                 f"LinearClassifier: its rows are of {made} numbers, the feature has {found}. Random rows of a feature of parts "
                 "need `parts`, those of any other must not have it."
             )
+        with torch.autocast(features.device.type, enabled=False):  # logits of some tens have no digits left in bf16
+            return self._logits(features.float(), weight)
+
+    def _logits(self, features: Tensor, weight: Tensor) -> Tensor:
         if self.normalize:
             features, weight = F.normalize(features, dim=-1), F.normalize(weight, dim=-1)
         if features.ndim == 2:

@@ -91,6 +91,7 @@ class Timm(nn.Module):
         self.nonnegative = is_resnet and _ends_in_relu(self.model.layer4[-1])
         self.mean: tuple[float, ...] = tuple(source["mean"])
         self.std: tuple[float, ...] = tuple(source["std"])
+        self._image_size = tuple(image_size)
         self._channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
         try:
             self.out_channels, self.map_size = self._probe(image_size)
@@ -119,6 +120,29 @@ class Timm(nn.Module):
     def layered(self) -> nn.Module:
         """The timm model, whose ``group_matcher`` tells its layers apart."""
         return self.model
+
+    def cut(self) -> nn.Module:
+        """Take the last stage of a ResNet out: ``layer4``, with its weights and its ``out_channels``; the map ends before it.
+
+        Raises :class:`ConfigError` for a model of another family.
+        """
+        if not isinstance(self.model, ResNet):
+            raise ConfigError(
+                f"Timm: {type(self.model).__name__} cannot be cut before its last stage; ResNets can. Set the fusion to work "
+                "on the whole map."
+            )
+        resnet: Any = self.model
+        tail: nn.Module = resnet.layer4
+        tail.out_channels = self.out_channels  # type: ignore[assignment]
+        resnet.layer4 = nn.Identity()
+        self.nonnegative = _ends_in_relu(resnet.layer3[-1])
+        was_training = self.training
+        self.eval()
+        with torch.no_grad():
+            maps = self(torch.zeros(1, 3, *self._image_size))
+        self.train(was_training)
+        self.out_channels, self.map_size = maps.shape[1], (maps.shape[2], maps.shape[3])
+        return tail
 
     def _probe(self, image_size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
         """Channels and size of the map, from one image; parameters that the map does not hang on are removed."""

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reidx.builder import build
+from reidx.builder import build, contract
 from reidx.contracts import Features
+from reidx.errors import ConfigError
 from reidx.models.domain_norm import split_by_domain
 from reidx.models.frozen import freeze_parts
 from reidx.models.norm import group_batch_norm
@@ -78,9 +79,28 @@ def build_network(
     ``domains`` are those that it will see, of which ``domain_bn`` makes use.
     """
     backbone = build("backbone", model["backbone"], where=f"{where}.backbone", image_size=tuple(image_size))
-    fusion = build("fusion", model["fusion"], where=f"{where}.fusion", in_channels=backbone.out_channels)
+    context: dict[str, Any] = {}
+    if wants_tail(model["fusion"]):
+        context["tail"] = _cut(backbone, model, where)
+    fusion = build(
+        "fusion", model["fusion"], where=f"{where}.fusion", in_channels=backbone.out_channels, **context
+    )
     own = domains if model.get("domain_bn") else ()
     return Network(backbone, fusion, model["bn_group"], model["freeze"], where, own)
+
+
+def wants_tail(fusion: Mapping[str, Any]) -> bool:
+    """Whether the fusion of a spec takes the backbone's last stage over: its contract ``needs`` the ``tail``."""
+    return contract("fusion", fusion).needs == "tail"
+
+
+def _cut(backbone: nn.Module, model: Mapping[str, Any], where: str) -> nn.Module:
+    if not hasattr(backbone, "cut"):
+        raise ConfigError(
+            f"{where}.fusion: {model['fusion']['type']} is set to take over the last stage of the backbone, and "
+            f"{model['backbone']['type']} cannot be cut there. Set the fusion to work on the whole map."
+        )
+    return backbone.cut()  # type: ignore[operator]
 
 
 def channels_last(network: nn.Module) -> nn.Module:

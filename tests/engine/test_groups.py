@@ -12,8 +12,9 @@ from torch import nn
 
 import reidx
 from reidx.engine.groups import parameter_groups
-from reidx.engine.optim import build_optimizer
+from reidx.engine.optim import build_optimizer, parameters_kept
 from reidx.errors import ConfigError
+from reidx.memory.classifier import LinearClassifier
 from reidx.models.network import Network, build_network
 from reidx.testing.networks import tiny_network
 
@@ -130,6 +131,22 @@ def test_named_parts_learn_at_their_share_and_the_last_pattern_counts() -> None:
         assert rate == pytest.approx(0.5 if name.startswith("backbone.model.layer4") else expected), name
         assert decay == 0.1
     assert set(found) == {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_a_memory_learns_at_its_share_whatever_becomes_of_its_rows() -> None:
+    network, rows = tiny_network(0), LinearClassifier(4)
+    model = nn.ModuleDict({"networks": nn.ModuleDict({"student": network}), "memories": nn.ModuleDict({"rows": rows})})
+    optimizer = build_optimizer(model, {**SGD, "rates": {"memories.rows": 10.0, "backbone": 0.5}})
+
+    def rate(parameter: nn.Parameter) -> float:
+        return next(g["lr"] for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
+
+    assert (rate(rows.weight), rate(network.backbone.conv.weight), rate(network.fusion.scale)) == (10.0, 0.5, 1.0)
+    with parameters_kept(rows, optimizer):
+        rows.reset(None, torch.arange(3))
+    assert rate(rows.weight) == 10.0 and len(rows.weight) == 3
+    with pytest.raises(ConfigError, match=r"nothing in the network is called 'memories.row'"):
+        parameter_groups(model, rates={"memories.row": 2.0})
 
 
 def test_shares_go_with_layers_and_undecayed_vectors() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -160,7 +160,7 @@ def test_a_refiner_that_remembers_and_that_the_checkpoint_does_not_know(
     without = {**plain, "labels": {**plain["labels"], "refiners": []}}
     reidx.run(reidx.load_config(experiment(**without)), tmp_path / "run", progress="quiet")
     more = {**plain, "stages": [{"name": "adapt", "epochs": 2, "iters": 1}]}
-    with pytest.raises(CheckpointError, match=r"knows nothing of refiner main.0.Remembers, which remembers earlier labellings"):
+    with pytest.raises(CheckpointError, match=r"knows nothing of main.0.Remembers, which remembers earlier labellings"):
         reidx.run(reidx.load_config(experiment(**more)), tmp_path / "run", resume="anyway", progress="quiet")
 
 
@@ -207,3 +207,46 @@ def test_a_batch_norm_a_domain_in_a_whole_run(
     assert bool(means) != shared
     for key, value in means.items():
         assert not torch.equal(value, state[key.replace("target", "source")])
+
+
+class Begins(nn.Module):
+    """An alignment that wants to see all images first; its centre is their mean."""
+
+    requires = frozenset({"pooled"})
+    shown: ClassVar[list[tuple[Tensor, Tensor]]] = []
+
+    def __init__(self, dims: dict[str, int], steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+        self.centre: Tensor
+        self.register_buffer("centre", torch.zeros(dims["pooled"]))
+
+    def begin(self, source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+        self.shown.append((source["pooled"], target["pooled"]))
+        self.centre.copy_((source["pooled"].mean(0) + target["pooled"].mean(0)) / 2)
+
+    def forward(self, source: Any, target: Any) -> Tensor:
+        return sum((side["pooled"] - self.centre).square().sum(1).mean() for side in (source, target))  # type: ignore[return-value]
+
+
+def test_an_alignment_sees_all_images_of_both_domains_once_before_the_first_epoch(
+    experiment: Callable[..., Path], domains_root: Path, tmp_path: Path, register: Callable[[str, type], None]
+) -> None:
+    register("alignment", Begins)
+    Begins.shown.clear()
+    base = tiny_experiment(domains_root)
+    base["data"]["domains"]["source"] = tiny_domain(domains_root, "source")
+    base["streams"]["source"] = {**base["streams"]["target"], "domain": "source", "labels": "identity"}
+    base["objective"] = [{"loss": "CrossEntropy", "stream": "target", "memory": "rows"}]
+    base["alignment"] = [{"type": "Begins", "weight": 0.01}]
+    base["evaluate"] = {"domain": "target", "domain_probe": "pooled", "every": 1}
+    base["stages"] = [{"name": "adapt", "epochs": 2, "iters": 2}]
+    config = reidx.load_config(experiment(**base))
+    result = reidx.run(config, tmp_path / "run", progress="quiet")
+    (source, target), = Begins.shown
+    assert len(source) == len(target) == 144 and not torch.equal(source, target)
+    state = checkpoints.load(tmp_path / "run/1-adapt/epoch_2.pth")["state_dict"]
+    centre = next(value for key, value in state.items() if key.endswith("alignment.centre"))
+    assert torch.allclose(centre, (source.mean(0) + target.mean(0)) / 2)
+    history = result.stages[0].history
+    assert all("Begins" in entry and 0.0 <= entry["domain_probe"] <= 1.0 for entry in history)

@@ -211,6 +211,21 @@ def test_an_alignment_is_given_the_features_of_both_streams() -> None:
     assert made["mean"]["target"]["pooled"].grad is None
 
 
+class Parts(nn.Module):
+    """Two values of one alignment."""
+
+    def forward(self, source: Features, target: Features) -> dict[str, Tensor]:
+        return {"near": source["pooled"].mean(), "far": 3.0 * target["pooled"].mean()}
+
+
+def test_of_an_alignments_several_values_the_sum_counts_and_each_is_told() -> None:
+    wiring = {"source": "source", "target": "target", "weight": 0.5, "from_epoch": 0}
+    total, values = Objective([BoundAlignment("parts", Parts(), wiring)])(made := outputs(), batches(), {})
+    near, far = (made["student"][name]["pooled"].mean().item() for name in ("source", "target"))
+    assert {name: value.item() for name, value in values.items()} == {"parts.near": near, "parts.far": 3 * far}
+    assert total.item() == 0.5 * (near + 3 * far)
+
+
 # ---- several streams, several memories, what is provided, when a term ends
 
 

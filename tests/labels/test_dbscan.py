@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from reidx.errors import ConfigError, DataError
-from reidx.labels import DBSCAN
+from reidx.labels import DBSCAN, AdaptiveDBSCAN
 
 
 def sparse(matrix: np.ndarray) -> csr_array:
@@ -68,3 +68,53 @@ def test_what_cannot_be_clustered_is_said():
         DBSCAN()(csr_array(np.zeros((2, 3))))
     with pytest.raises(DataError, match="finite"):
         DBSCAN()(csr_array(np.array([[0, np.nan], [np.nan, 0]])))
+
+
+# ---- eps found from the data
+
+
+def naive_eps(distances: np.ndarray, share: float) -> float:
+    """The mean of the first share of all different pairs, sorted; pairs at distance 0 do not count."""
+    pairs = [distances[i, j] for i in range(len(distances)) for j in range(i) if distances[i, j] > 0]
+    count = round(share * len(pairs))
+    return sum(sorted(pairs)[:count]) / count
+
+
+@pytest.mark.parametrize(("share", "far"), [(0.05, 0.0), (0.3, 0.0), (0.3, 0.8)])
+def test_eps_is_the_mean_of_the_nearest_share_of_pairs(share: float, far: float) -> None:
+    random = np.random.default_rng(3)
+    distances = random.uniform(0.1, 0.9, size=(30, 30))
+    distances = np.minimum(distances, distances.T)
+    distances[random.uniform(size=(30, 30)) < far] = 1.0
+    distances = np.maximum(distances, distances.T)
+    distances[4, 7] = distances[7, 4] = 0.0
+    np.fill_diagonal(distances, 0)
+    clusterer = AdaptiveDBSCAN(share, 2)
+    labels = clusterer(sparse(distances))
+    eps = naive_eps(distances, share)
+    assert clusterer.eps == pytest.approx(eps, abs=1e-12)
+    assert labels.tolist() == DBSCAN(eps, 2)(sparse(distances)).tolist()
+
+
+def test_eps_is_kept_from_the_first_labelling_and_over_a_resume() -> None:
+    near, wide = (np.full((6, 6), d) - d * np.eye(6) for d in (0.25, 0.5))
+    clusterer = AdaptiveDBSCAN(0.5, 2)
+    assert clusterer.reach == 1.0 and not clusterer.notes() and clusterer.state_dict() == {"eps": 0.0}
+    assert clusterer(sparse(near)).tolist() == [0] * 6
+    assert clusterer.reach == pytest.approx(0.25) and "0.2500" in clusterer.notes()[0]
+    resumed = AdaptiveDBSCAN(0.5, 2)
+    resumed.load_state_dict(clusterer.state_dict())
+    for one in (clusterer, resumed):
+        assert one(sparse(wide)).tolist() == [-1] * 6
+    fresh = AdaptiveDBSCAN(0.5, 2)
+    fresh.load_state_dict(AdaptiveDBSCAN(0.5, 2).state_dict())
+    assert fresh(sparse(wide)).tolist() == [0] * 6
+
+
+def test_an_eps_that_cannot_be_found_says_so() -> None:
+    with pytest.raises(ConfigError, match="share is 0"):
+        AdaptiveDBSCAN(0.0)
+    with pytest.raises(DataError, match="raise share"):
+        AdaptiveDBSCAN(0.001)(sparse(np.full((4, 4), 0.5)))
+    with pytest.raises(DataError, match="share no neighbours"):
+        AdaptiveDBSCAN(0.5)(sparse(np.ones((4, 4)) - np.eye(4)))

@@ -155,6 +155,14 @@ class OSNet(nn.Module):
                 trunk["fc.0.weight"] = trunk["fc.0.weight"][..., None, None]
             load_weights(self, trunk, weights)
 
+    def cut(self) -> nn.Module:
+        """Take the last stage out, ``conv4`` and what comes behind it, with its ``out_channels``; the map ends before it."""
+        tail: nn.Module = nn.Sequential(self.conv4, self.conv5, self.fc)
+        tail.out_channels = self.out_channels  # type: ignore[assignment]
+        self.out_channels = self.conv4[0].conv1.conv.in_channels
+        self.conv4, self.conv5, self.fc = nn.Identity(), nn.Identity(), nn.Identity()
+        return tail
+
     def forward(self, images: Tensor) -> Tensor:
         x = self.maxpool(self.conv1(images))
         return self.fc(self.conv5(self.conv4(self.conv3(self.conv2(x)))))

@@ -222,6 +222,19 @@ def test_the_embedding_at_each_place_of_the_map(tmp_path: Path) -> None:
         assert torch.allclose(maps[:, :, y, x], head.eval()(narrow[:, :, y : y + 1, x : x + 1])["embed"], atol=1e-5)
 
 
+@pytest.mark.parametrize("with_embedding", [False, True])
+def test_what_is_cut_off_goes_on_where_the_map_ends(with_embedding: bool) -> None:
+    net = OSNet(0.25, with_embedding=with_embedding).eval()
+    images = torch.randn(2, 3, 64, 32)
+    with torch.no_grad():
+        whole, channels = net(images), net.out_channels
+        tail = net.cut()
+        maps = net(images)
+        assert torch.allclose(tail(maps), whole, atol=1e-6)
+    assert tail.out_channels == channels and maps.shape[1:] == (net.out_channels, *whole.shape[2:])
+    assert not {id(p) for p in net.parameters()} & {id(p) for p in tail.parameters()}
+
+
 def test_hooks_without_torch() -> None:
     code = (
         "import sys, reidx_osnet as p; info = p.reidx_plugin(); names = [c.name for c in p.reidx_components()];"

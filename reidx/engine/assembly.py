@@ -1,0 +1,149 @@
+"""The parts of a stage, from its section of the config: networks, memories, objective, levels."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reidx import processes
+from reidx.builder import build
+from reidx.config_parts import own_spec
+from reidx.data.domains import Domains
+from reidx.engine import checkpoint as checkpoints
+from reidx.engine.model import StageModel
+from reidx.engine.objective import BoundAlignment, BoundTerm, Objective, term_names
+from reidx.engine.relabel import LevelPlan
+from reidx.labels.pipeline import LabelPipeline
+from reidx.memory import Memory
+from reidx.models.network import Network, build_network
+from reidx.schema import Alignment, Level, MemoryWiring, Spec, Stage, Teacher, Term, listed
+
+
+def component(kind: str, spec: Spec, wiring: type | None, where: str, **context: Any) -> Any:
+    """A component from a spec that also holds the engine's own keys (those of ``wiring``)."""
+    return build(kind, own_spec(spec, wiring), where=where, **context)
+
+
+class Assembly:
+    """Builds the parts of ``stage``; ``resolve`` turns ``stage:NAME`` or a path into the checkpoint file of weights."""
+
+    def __init__(self, stage: Stage, domains: Domains, seed: int, resolve: Callable[[str], Path]) -> None:
+        self.stage, self.domains, self.seed, self.resolve = stage, domains, seed, resolve
+
+    def model(self) -> StageModel:
+        """Networks, memories and objective, on the CPU, with the weights that they begin with."""
+        stage, size = self.stage, self.domains.size
+        student = build_network(dataclasses.asdict(stage.model), size, domains=stage.domains)
+        if stage.init is not None:
+            checkpoints.load_weights(student, self.resolve(stage.init))
+        networks = {"student": student}
+        for name in in_order(stage.teachers):
+            networks[name] = self._teacher(name, networks)
+        networks = {name: networks[name] for name in ("student", *stage.teachers)}
+        dims = student.dims
+        memories: dict[str, Memory] = {}
+        for name, spec in stage.memories.items():
+            where = f"memories.{name}"
+            memories[name] = component("memory", spec, MemoryWiring, where, dim=dims[spec["on"]])
+        keys = [field.name for field in dataclasses.fields(MemoryWiring)]
+        wiring = {name: {key: spec[key] for key in keys} for name, spec in stage.memories.items()}
+        return StageModel(
+            networks,
+            {name: dataclasses.asdict(teacher) for name, teacher in stage.teachers.items()},
+            memories,
+            wiring,
+            Objective(self._terms(dims)),
+            self._transforms(student),
+            {name: stream.labels for name, stream in stage.sources.items()},
+            joint=stage.joint,
+            memory_format=torch.channels_last,
+            accumulate=stage.accumulate,
+            domains={name: s.domain for name, s in stage.sources.items()} if stage.model.domain_bn else None,
+            sees=stage.sees,
+        )
+
+    def _teacher(self, name: str, networks: Mapping[str, Network]) -> Network:
+        """A teacher as it begins: an EMA as the network it follows, a frozen one and a peer with weights of their own."""
+        stage, teacher = self.stage, self.stage.teachers[name]
+        if teacher.type == "EMA":
+            return copy.deepcopy(networks[teacher.of])
+        network = copy.deepcopy(networks["student"])
+        if teacher.type == "Peer":  # what no weights are given for begins otherwise than in the student
+            network = build_network(dataclasses.asdict(stage.model), self.domains.size, domains=stage.domains)
+        weights = teacher.weights if teacher.weights is not None else stage.init
+        if weights is not None:
+            checkpoints.load_weights(network, self.resolve(weights))
+        return network
+
+    def _terms(self, dims: Mapping[str, int]) -> list[BoundTerm | BoundAlignment]:
+        terms: list[BoundTerm | BoundAlignment] = []
+        names = iter(term_names(self.stage))
+        for index, spec in enumerate(self.stage.objective):
+            loss: nn.Module = component("loss", spec, Term, f"objective.{index}")
+            streams = self.stage.seen_by(spec)
+            homes = {
+                stream: memory
+                for stream in streams
+                for memory in listed(spec["memory"])
+                if self.stage.memories[memory]["labels"] == self.stage.sources[stream].labels
+            }
+            terms.append(BoundTerm(next(names), loss, {**spec, "stream": streams}, homes))
+        for index, spec in enumerate(self.stage.alignment):
+            context = {"dims": dict(dims), "steps": self.stage.epochs * self.stage.iters}
+            alignment = component("alignment", spec, Alignment, f"alignment.{index}", **context)
+            terms.append(BoundAlignment(next(names), alignment, spec))
+        return terms
+
+    def _transforms(self, network: Network) -> dict[str, Callable[[Tensor], Tensor]]:
+        """What makes network input of the images of each stream and of each view."""
+        context = {
+            "mean": network.mean,
+            "std": network.std,
+            "image_size": self.domains.size,
+            "rank": processes.rank(),
+            "world_size": processes.count(),
+        }
+        made = {}
+        for name, stream in self.stage.streams.items():
+            made[name] = build("transform", stream.transform, where=f"streams.{name}.transform", **context).batch
+            for view, spec in stream.views.items():
+                made[view] = build("transform", spec, where=f"streams.{name}.views.{view}", **context).batch
+        return made
+
+    def levels(self, device: torch.device) -> dict[str, LevelPlan]:
+        """How each level is labelled."""
+        plans = {}
+        for name, level in self.stage.labels.items():
+            where = f"labels.levels.{name}"
+            place = {"device": str(device), "sharded": processes.count() > 1}
+            distance = (
+                build("distance", level.distance, where=f"{where}.distance", **place)
+                if level.distance is not None
+                else None
+            )
+            vary = partial(self._clusterer, level, f"{where}.clusterer")
+            refiners = [build("refiner", spec, where=f"{where}.refiners", **place) for spec in level.refiners]
+            plans[name] = LevelPlan(level, LabelPipeline(level.on, distance, vary(), refiners, vary))
+        return plans
+
+    def _clusterer(self, level: Level, where: str, **settings: Any) -> Any:
+        return build("clusterer", {**level.clusterer, **settings}, where=where, seed=self.seed)
+
+
+def in_order(teachers: Mapping[str, Teacher]) -> list[str]:
+    """The names of the teachers, each EMA after what it follows."""
+    order: list[str] = []
+    while len(order) < len(teachers):
+        order += [
+            name
+            for name, teacher in teachers.items()
+            if name not in order and (teacher.type != "EMA" or teacher.of in ("student", *order))
+        ]
+    return order
