@@ -27,6 +27,16 @@ Spec = str | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Nested:
+    """Says of a constructor's parameter, as ``Annotated[Spec, Nested(kind)]``, that it is the spec of another component.
+
+    In a config that spec is checked as any, with its line and its defaults; the constructor builds it.
+    """
+
+    kind: str
+
+
+@dataclass(frozen=True)
 class Parameter:
     """One keyword of a component's constructor; ``hint`` is what ``annotation`` (text) stands for, where it
     resolves."""
@@ -103,6 +113,16 @@ def signature_of(entry: Entry) -> dict[str, Parameter]:
     except (TypeError, ValueError) as error:
         target = entry.component.target
         raise PluginError(f"{entry.kind} {entry.name} ({target}) has no signature: {error}.") from error
+
+
+def nested_in(kind: str, name: str) -> dict[str, str]:
+    """The keys of a component that hold another's spec (:class:`Nested`), each with the kind of that."""
+    marked = {
+        key: [mark for mark in typing.get_args(parameter.hint)[1:] if isinstance(mark, Nested)]
+        for key, parameter in signature_of(registry().find(kind, name)).items()
+        if typing.get_origin(parameter.hint) is typing.Annotated
+    }
+    return {key: marks[0].kind for key, marks in marked.items() if marks}
 
 
 def parameters_of(component: Any) -> dict[str, Parameter]:
@@ -193,8 +213,8 @@ def _fit(value: Any, hint: Any) -> Any:
     pass.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:
-        return _fit(value, arguments[0])
+    if origin is typing.Annotated:  # what a nested spec must be is said when that is checked, or built
+        return value if any(isinstance(mark, Nested) for mark in arguments[1:]) else _fit(value, arguments[0])
     if origin in (typing.Union, types.UnionType):
         return _fit_any(value, arguments)
     if origin is typing.Literal:

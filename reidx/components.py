@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from reidx.hookspecs import API, PluginInfo, hookimpl
 from reidx.registry import Component
 
+_CAMERA_SPLIT = {"of": {"type": "Market1501", "root": "data"}, "side": "target", "cameras": [4, 5, 6]}
+
 
 @hookimpl
 def reidx_plugin() -> PluginInfo:
@@ -27,6 +29,7 @@ def reidx_components() -> Sequence[Component]:
         Component("dataset", "PersonX", "reidx.data.datasets:PersonX", {"root": "data/PersonX"}),
         Component("dataset", "VeRi776", "reidx.data.datasets:VeRi776", {"root": "data/VeRi"}),
         Component("dataset", "CSV", "reidx.data.datasets:CSV", {"path": "data/mine.csv"}),
+        Component("dataset", "CameraSplit", "reidx.data.datasets:CameraSplit", _CAMERA_SPLIT),
         Component("dataset", "Synthetic", "reidx.data.datasets:Synthetic", {"domain": "source"}),
         Component("transform", "ReidAugment", "reidx.data.transforms:ReidAugment"),
         Component("transform", "ReidTest", "reidx.data.transforms:ReidTest"),
@@ -47,6 +50,9 @@ def reidx_components() -> Sequence[Component]:
         Component("loss", "CrossEntropy", "reidx.losses.cross_entropy:CrossEntropy"),
         Component("loss", "MemoryContrast", "reidx.losses.cross_entropy:MemoryContrast"),
         Component("loss", "Triplet", "reidx.losses.triplet:Triplet"),
+        Component("alignment", "MMD", "reidx.alignment.mmd:MMD", {"on": "embed"}),
+        Component("alignment", "CORAL", "reidx.alignment.coral:CORAL", {"on": "embed"}),
+        Component("alignment", "GradientReversal", "reidx.alignment.reversal:GradientReversal", {"on": "embed"}),
         Component("protocol", "Market1501", "reidx.evaluation.protocols:Market1501"),
         Component("protocol", "NoCameraFilter", "reidx.evaluation.protocols:NoCameraFilter"),
     )

@@ -49,9 +49,12 @@ def component(meta: Mapping[str, Any], node: Node, path: KeyPath, fill: Fill) ->
     )
     filled = {key: node.value[key]}
     default = Origin(f"default of {name}")
+    nested = builder.nested_in(kind, name)
     for k, value in full.items():
         if k != "type":
-            filled[k] = given[k] if k in given else Node.of(value, default)
+            child = given[k] if k in given else Node.of(value, default)
+            inner = k in nested and child.value is not None
+            filled[k] = component({"kind": nested[k]}, child, (*path, k), fill) if inner else child
     return Node({**filled, **_wired(node, wiring, path, fill)}, node.origin)
 
 

@@ -36,7 +36,7 @@ def test_cases_are_those_of_the_namespace() -> None:
     kinds = [kind for kind, _ in dict.fromkeys((e.kind, e.name) for e, _ in core)]
     assert len(core) == sum(len(conformance.checks_for(kind)) for kind in kinds) > 4 * len(kinds)
     assert conformance.cases("nobody") == []
-    assert conformance.label(core[0][0]) == "dataset:CSV" and conformance.label(core[0][1]) == "loads"
+    assert conformance.label(core[0][0]) == "dataset:CameraSplit" and conformance.label(core[0][1]) == "loads"
 
 
 # ---- the checks catch what they are for
@@ -181,6 +181,57 @@ class Constant(nn.Module):
     """Alignment that is a number."""
     def forward(self, source, target): return torch.tensor(1.0)
 
+class Tuple(nn.Module):
+    """Alignment of several values, one of which is none."""
+    def forward(self, source, target): return {"near": source["embed"].mean() * 0, "far": source["embed"]}
+
+class OneSided(nn.Module):
+    """Alignment that trains one side alone."""
+    requires = frozenset({"embed"})
+    def forward(self, source, target):
+        return (source["embed"].mean(0) - target["embed"].mean(0).detach()).square().sum()
+
+class Boasting(OneSided):
+    """Alignment that says it trains the target alone."""
+    detached = frozenset({"source"})
+
+class Undeclared(nn.Module):
+    """Alignment that takes embed without a word."""
+    requires = frozenset({"shared"})
+    def forward(self, source, target):
+        return sum((source[n].mean(0) - target[n].mean(0)).square().sum() for n in ("shared", "embed"))
+
+class Rooted(nn.Module):
+    """Alignment with an infinite gradient at distance 0."""
+    requires = frozenset({"embed"})
+    def forward(self, source, target):
+        return (source["embed"].mean(0) - target["embed"].mean(0)).square().sum().sqrt()
+
+class Coarse(nn.Module):
+    """Alignment in the precision that it is given."""
+    requires = frozenset({"embed"})
+    def forward(self, source, target):
+        return (source["embed"].mean(0) - target["embed"].mean(0)).square().sum()
+
+class Rounded(Coarse):
+    """Alignment whose product autocast rounds."""
+    def forward(self, source, target):
+        middle = source["embed"].float().mean(0) - target["embed"].float().mean(0)
+        return (middle @ middle.expand(16, 16).T).float().sum()
+
+class Counting(nn.Module):
+    """Alignment that counts where no checkpoint looks."""
+    requires = frozenset({"embed"})
+    seen = 0
+    def forward(self, source, target):
+        self.seen += 1
+        return self.seen * (source["embed"].mean(0) - target["embed"].mean(0)).square().sum()
+
+class Growing(Counting):
+    """Alignment that keeps what it was told at the beginning in a buffer of that size."""
+    def begin(self, source, target): self.register_buffer("bank", source["embed"])
+    def forward(self, source, target): return (source["embed"].mean(0) - target["embed"].mean(0)).square().sum()
+
 class Everything:
     """Protocol that ignores all."""
     name = version = junk = "x"
@@ -216,6 +267,15 @@ CAUGHT = [
     ("loss", "Nosy", "is_a_scalar_with_a_gradient", "asks for truth"),
     ("loss", "Rootless", "is_a_scalar_with_a_gradient", "gradient for all images alike"),
     ("alignment", "Constant", "aligns_two_domains", "no gradient"),
+    ("alignment", "Tuple", "aligns_two_domains", "no scalar"),
+    ("alignment", "OneSided", "aligns_two_domains", "no gradient reaches the target's features"),
+    ("alignment", "Boasting", "aligns_two_domains", "says that the source is detached"),
+    ("alignment", "Undeclared", "leaves_other_features_alone", "source's embed, which it does not require"),
+    ("alignment", "Rooted", "stays_finite_where_all_is_equal", "gradient of embed for equal batches: not all finite"),
+    ("alignment", "Coarse", "aligns_in_fp32", "it gives torch.bfloat16"),
+    ("alignment", "Rounded", "aligns_in_fp32", "the same in float32"),
+    ("alignment", "Counting", "goes_on_from_a_checkpoint", "does not go on as before"),
+    ("alignment", "Growing", "goes_on_from_a_checkpoint", "cannot be loaded into a new one"),
     ("protocol", "Everything", "ignores_row_by_row", "ignores every match"),
 ]
 

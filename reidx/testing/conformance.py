@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from reidx.plugins import registry
 from reidx.registry import Entry
-from reidx.testing import feature_checks, label_checks
+from reidx.testing import alignment_checks, feature_checks, label_checks
 
 Check = Callable[[Entry], None]
 
@@ -30,7 +30,13 @@ _OF_KIND: dict[str, list[Check]] = {
     "refiner": [label_checks.refines_labels],
     "memory": [label_checks.keeps_the_memory_cycle, label_checks.comes_back_from_a_checkpoint],
     "loss": [label_checks.is_a_scalar_with_a_gradient],
-    "alignment": [label_checks.aligns_two_domains],
+    "alignment": [
+        alignment_checks.aligns_two_domains,
+        alignment_checks.leaves_other_features_alone,
+        alignment_checks.stays_finite_where_all_is_equal,
+        alignment_checks.aligns_in_fp32,
+        alignment_checks.goes_on_from_a_checkpoint,
+    ],
     "protocol": [label_checks.ignores_row_by_row],
 }
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from reidx.contracts import INPUTS, Features, LabelSet
+from reidx.contracts import INPUTS, LabelSet
 from reidx.engine.objective import inputs_of
 from reidx.memory import Memory
 from reidx.registry import Entry
@@ -33,7 +33,6 @@ from reidx.testing.given import (
     loss_inputs,
     provided_to,
     refined_by,
-    seeded,
 )
 
 # ---- distance, clusterer, refiner
@@ -119,7 +118,7 @@ def refines_labels(entry: Entry) -> None:
             raise AssertionError(f"its state is not plain data and tensors, all that a checkpoint holds: {error}") from error
 
 
-# ---- memory, loss, alignment
+# ---- memory, loss
 
 
 def keeps_the_memory_cycle(entry: Entry) -> None:
@@ -185,20 +184,6 @@ def is_a_scalar_with_a_gradient(entry: Entry) -> None:
                 bool(trained), "its forward asks for neither features nor scores, so it cannot train anything"
             )
             expect_gradients(value, trained, "all images alike" if alike else "a batch")
-
-
-def aligns_two_domains(entry: Entry) -> None:
-    """An alignment of two domains' features, of different batch sizes: one finite number with a finite gradient."""
-    names = sorted({"embed", *declared(entry).requires})
-    alignment = built(entry, dims=dict.fromkeys(names, DIM))
-    given = [
-        Features({name: torch.randn(size, DIM, generator=seeded(seed)).requires_grad_() for name in names})
-        for seed, size in ((1, 6), (2, 8))
-    ]
-    value = alignment(*given)
-    expect(isinstance(value, Tensor) and value.ndim == 0, "it returned no scalar tensor")
-    expect_finite(value, "alignment")
-    expect_gradients(value, [tensor for features in given for tensor in features.values()], "a batch")
 
 
 # ---- protocol

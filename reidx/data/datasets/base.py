@@ -73,6 +73,10 @@ class Dataset:
             return 0
         return int(np.isin(self.gallery.ids, self.query.ids, invert=True).sum())
 
+    def camera_number(self, camera: int) -> int:
+        """The number that the data set's own names or lists give to one of its ``cameras``."""
+        return camera
+
     def card(self) -> dict[str, Any]:
         """What a result must say of its data: name, version, the counts of each split, what was left out."""
         return {

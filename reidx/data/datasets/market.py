@@ -46,6 +46,9 @@ class MarketGrammar(Dataset):
         self.dropped = {"junk": 0, "background": 0}
         self.train, self.query, self.gallery = (self._read(base / self.folders[s], s) for s in self.folders)
 
+    def camera_number(self, camera: int) -> int:
+        return camera + 1 if self.camera_numbers is None else self.camera_numbers[camera]
+
     def _read(self, folder: Path, split: str) -> Split:
         with os.scandir(folder) as entries:
             names = sorted(e.name for e in entries if e.name.endswith(".jpg") and not e.name.startswith("."))

@@ -85,6 +85,9 @@ class MSMT17(Dataset):
             )
             self.dropped = {}
 
+    def camera_number(self, camera: int) -> int:
+        return CAMERAS[camera]
+
     def card(self) -> dict[str, Any]:
         """As of every data set, and the layout that was read, and the lists that training images come from."""
         return {**super().card(), "layout": self.layout, "train_lists": self.lists}

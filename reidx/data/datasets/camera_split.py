@@ -1,0 +1,118 @@
+"""A data set made of another's cameras: two domains out of one, with other people in each."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import numpy as np
+
+from reidx.builder import Nested, Spec, build
+from reidx.data.datasets.base import Dataset, Split
+from reidx.errors import DataError
+
+DatasetSpec = Annotated[Spec, Nested("dataset")]
+
+
+class CameraSplit(Dataset):
+    """One side of another data set: half of its training identities, seen by some of its cameras.
+
+    ``of`` is the spec of that data set. ``seed`` halves its training identities by their numbers alone, whatever the order of
+    the files (an odd one goes to the source); ``side`` says whose half this is. ``cameras`` are its own, numbered as the data
+    set's names or lists do it; training images are those of the own half by the own cameras. Two sides of one ``seed`` share
+    no person; that they share no camera is for the config to see to.
+
+    Query and gallery are those of the own cameras, of all test identities, which no training image shows. A query without the
+    same person under another own camera is left out, since a protocol with cameras could not score it; the card counts these
+    in ``dropped``. So one camera alone can be trained on, but has no query.
+
+    Raises :class:`DataError` for a data set without identities or cameras, a camera that it has not, a side with no images.
+    """
+
+    def __init__(
+        self,
+        of: DatasetSpec,
+        side: Literal["source", "target"],
+        cameras: list[int],
+        seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        if not cameras or len(set(cameras)) < len(cameras):
+            raise ValueError(f"cameras is {cameras}; list each camera of this side once, and one at least.")
+        whole: Dataset = build("dataset", of, where="of", progress=progress)
+        self.whole, self.root, self.version = whole, whole.root, whole.version
+        self.name = f"{whole.name}, cameras {_listed(cameras)}, {side} half of seed {seed}"
+        own = self._own(cameras)
+        train, query, gallery = (_known(whole, split) for split in ("train", "query", "gallery"))
+        people = halves(_ids(train), seed)[side]
+        self.train = _only(train, np.isin(_ids(train), people) & np.isin(train.cameras, own))
+        if not len(self.train):
+            raise DataError(
+                f"{whole.name}: camera {_listed(cameras)} took no training image of the {len(people)} people in the {side} "
+                f"half of seed {seed}. Give this side more cameras, or both sides another seed."
+            )
+        self.gallery = _only(gallery, np.isin(gallery.cameras, own))
+        query = _only(query, np.isin(query.cameras, own))
+        matched = _matched(query, self.gallery)
+        self.query = _only(query, matched)
+        self.dropped = {**whole.dropped, "queries without a match": int((~matched).sum())}
+
+    def camera_number(self, camera: int) -> int:
+        return self.whole.camera_number(camera)
+
+    def card(self) -> dict[str, Any]:
+        """As of every data set, over what the whole one says of itself."""
+        return {**self.whole.card(), **super().card()}
+
+    def _own(self, cameras: list[int]) -> list[int]:
+        """The given cameras as the splits number them."""
+        known = {self.whole.camera_number(int(c)): int(c) for c in np.unique(self.whole.train.cameras) if c >= 0}
+        if not known:
+            raise DataError(f"{self.whole.name} does not say which camera took an image, so it cannot be split by cameras.")
+        if unknown := sorted(set(cameras) - set(known)):
+            raise DataError(
+                f"{self.whole.name} has no training image of camera {_listed(unknown)}; its cameras are {_listed(known)}."
+            )
+        return [known[camera] for camera in cameras]
+
+
+def halves(ids: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """The identities of each side: in an order drawn from ``seed``, the first half the source's, the rest the target's.
+
+    The order is that of digests, which no version of a library changes.
+    """
+    drawn = sorted(np.unique(ids).tolist(), key=lambda who: hashlib.sha256(f"{seed}/{who}".encode()).digest())
+    middle = (len(drawn) + 1) // 2
+    return {"source": np.array(drawn[:middle], np.int64), "target": np.array(drawn[middle:], np.int64)}
+
+
+def _known(whole: Dataset, name: str) -> Split:
+    split: Split = getattr(whole, name)
+    if split.ids is None:
+        raise DataError(f"{whole.name} does not say who is on its {name} images, so its people cannot be told apart.")
+    return split
+
+
+def _ids(split: Split) -> np.ndarray:
+    assert split.ids is not None
+    return split.ids
+
+
+def _only(split: Split, kept: np.ndarray) -> Split:
+    """The images of a split that ``kept`` (N,) says."""
+    paths = [path for path, keep in zip(split.paths, kept) if keep]
+    return Split(paths, _ids(split)[kept], split.cameras[kept])
+
+
+def _matched(query: Split, gallery: Split) -> np.ndarray:
+    """Whether each query's person is in the gallery under another camera, (Q,) bool."""
+    seen: dict[int, set[int]] = {}
+    for who, camera in zip(_ids(gallery).tolist(), gallery.cameras.tolist()):
+        seen.setdefault(who, set()).add(camera)
+    pairs = zip(_ids(query).tolist(), query.cameras.tolist())
+    return np.array([bool(seen.get(who, set()) - {camera}) for who, camera in pairs], dtype=bool)
+
+
+def _listed(numbers: list[int] | dict[int, int]) -> str:
+    return ", ".join(map(str, numbers))

@@ -1,0 +1,181 @@
+"""The checks of an alignment: what it makes of the features of two domains, in which precision, and after a checkpoint."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reidx.contracts import Features
+from reidx.registry import Entry
+from reidx.testing.given import (
+    DIM,
+    bank_views,
+    built,
+    declared,
+    expect,
+    expect_finite,
+    in_order,
+    seeded,
+)
+
+SIZES = [(6, 8), (8, 6), (5, 5)]
+STEPS = 10
+SIDES = ("source", "target")
+BYSTANDER = "bystander"
+"""A feature that no alignment asks for."""
+
+Pair = tuple[Features, Features]
+
+
+def aligns_two_domains(entry: Entry) -> None:
+    """Finite scalars, whatever the sizes of the batches; within some steps a gradient reaches what is required of both sides.
+
+    A class may name in ``detached`` the side (``source``, ``target``) that shall get none.
+    """
+    detached: frozenset[str] = getattr(entry.load(), "detached", frozenset())
+    alignment = begun(entry)
+    reached: set[str] = set()
+    for sizes in SIZES:
+        pair = batches(entry, sizes)
+        gradients = backward(alignment, pair)
+        reached |= {side for side, found in gradients.items() if any(bool(g.any()) for g in found.values())}
+    for side in SIDES:
+        if side in detached:
+            expect(side not in reached, f"it says that the {side} is detached, and a gradient reaches it")
+        else:
+            expect(side in reached, f"no gradient reaches the {side}'s features")
+
+
+def leaves_other_features_alone(entry: Entry) -> None:
+    """What it does not require has no part in its value: neither ``embed``, which is always there, nor any other."""
+    alignment, pair = begun(entry), batches(entry, SIZES[0])
+    required = declared(entry).requires
+    for _ in range(3):
+        for side, found in backward(alignment, pair).items():
+            touched = {name for name, gradient in found.items() if name not in required and bool(gradient.any())}
+            expect(not touched, f"it is trained by the {side}'s {in_order(touched)}, which it does not require")
+
+
+def stays_finite_where_all_is_equal(entry: Entry) -> None:
+    """Both domains of the same batch, and of one image over and over: finite, and so is the gradient."""
+    for alike in (False, True):
+        alignment = begun(entry)
+        for _ in range(3):
+            pair = batches(entry, (6, 6), same=True, alike=alike)
+            what = "one image over and over" if alike else "equal batches"
+            for found in backward(alignment, pair, what).values():
+                for name, gradient in found.items():
+                    expect_finite(gradient, f"gradient of {name} for {what}")
+
+
+def aligns_in_fp32(entry: Entry) -> None:
+    """Features in bf16 under autocast are compared in float32: as accurately as the same numbers in float32."""
+    sides = batches(entry, SIZES[0])
+    coarse, fine = (
+        tuple(Features({name: t.detach().bfloat16().to(dtype) for name, t in side.items()}) for side in sides)
+        for dtype in (torch.bfloat16, torch.float32)
+    )
+    expected = [value.detach() for value in values(begun(entry)(*fine))]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = values(begun(entry)(*coarse))
+    for wanted, value in zip(expected, (value.detach() for value in found)):
+        expect(value.dtype == torch.float32, f"it gives {value.dtype} for features in bf16")
+        expect(
+            torch.allclose(wanted, value, rtol=1e-3, atol=1e-5),
+            f"bf16 features give {float(value):.5f}, the same in float32 {float(wanted):.5f}",
+        )
+
+
+def goes_on_from_a_checkpoint(entry: Entry) -> None:
+    """A new one with another's state goes on as the other does: the same values and gradients, without another ``begin``."""
+    saved = begun(entry)
+    for sizes in SIZES:
+        step(saved, batches(entry, sizes))
+    file = io.BytesIO()
+    torch.save(saved.state_dict(), file)
+    file.seek(0)
+    fresh = made(entry, seed=1)
+    try:
+        fresh.load_state_dict(torch.load(file, weights_only=True))
+    except Exception as error:
+        raise AssertionError(f"its state cannot be loaded into a new one: {error}") from error
+    for _ in range(3):
+        one, other = (step(alignment, batches(entry, SIZES[0])) for alignment in (saved, fresh))
+        expect(all(map(torch.equal, one, other)), "with the state of a checkpoint it does not go on as before")
+
+
+# ---- what the checks do with it
+
+
+def made(entry: Entry, seed: int = 0) -> Any:
+    """The alignment, in training mode, of a stage of 10 steps."""
+    names = {"embed", BYSTANDER, *declared(entry).requires}
+    torch.manual_seed(seed)
+    return built(entry, dims=dict.fromkeys(names, DIM), steps=STEPS).train()
+
+
+def begun(entry: Entry) -> Any:
+    """The alignment as a stage's first epoch finds it: told of all training images, if it asks for that."""
+    alignment = made(entry)
+    if hasattr(alignment, "begin") and getattr(alignment, "needs_bank", True):
+        bank = bank_views(declared(entry).requires)
+        alignment.begin(bank, {name: tensor.flip(-1)[:200] for name, tensor in bank.items()})
+    return alignment
+
+
+def batches(entry: Entry, sizes: tuple[int, int], same: bool = False, alike: bool = False) -> Pair:
+    """Features of the two sides: ``same`` of both, ``alike`` of all images; ``parts`` and ``patch`` are (B,3,16)."""
+    names = sorted({"embed", BYSTANDER, *declared(entry).requires})
+
+    def side(size: int, seed: int) -> Features:
+        def rows(name: str) -> Tensor:
+            shape = (1 if alike else size, *([3] if name in ("parts", "patch") else []), DIM)
+            given = torch.randn(shape, generator=seeded(seed + names.index(name)))
+            return given.expand(size, *shape[1:]).clone().requires_grad_()
+
+        return Features({name: rows(name) for name in names})
+
+    return side(sizes[0], 10), side(sizes[1], 10 if same else 40)
+
+
+def values(given: Tensor | dict[str, Tensor]) -> list[Tensor]:
+    """The scalars of which the sum counts."""
+    found = list(given.values()) if isinstance(given, dict) else [given]
+    expect(bool(found), "it returned no value at all")
+    for value in found:
+        expect(isinstance(value, Tensor) and value.ndim == 0, "it returned something that is no scalar tensor")
+    return found
+
+
+def backward(alignment: nn.Module, pair: Pair, what: str = "a batch") -> dict[str, dict[str, Tensor]]:
+    """The gradient of each feature by side and name, 0 where none arrives."""
+    found = values(alignment(*pair))
+    for value in found:
+        expect_finite(value, f"value for {what}")
+    total = torch.stack(found).sum()
+    expect(total.requires_grad, "no gradient: it does not hang on what it was given")
+    gradients = iter(torch.autograd.grad(total, list(_all(pair)), allow_unused=True))
+    return {
+        side: {n: torch.zeros_like(t) if (g := next(gradients)) is None else g for n, t in features.items()}
+        for side, features in zip(SIDES, pair)
+    }
+
+
+def step(alignment: nn.Module, pair: Pair) -> list[Tensor]:
+    """The values and gradients of a step, after which the alignment's own parameters have moved."""
+    found = values(alignment(*pair))
+    own = [parameter for parameter in alignment.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(torch.stack(found).sum(), [*own, *_all(pair)], allow_unused=True)
+    with torch.no_grad():
+        for parameter, gradient in zip(own, gradients):
+            if gradient is not None:
+                parameter.sub_(0.1 * gradient)
+    return [*(value.detach() for value in found), *(g for g in gradients if g is not None)]
+
+
+def _all(pair: Pair) -> Iterable[Tensor]:
+    return (tensor for features in pair for tensor in features.values())
