@@ -30,7 +30,7 @@ def domains_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(tmp_path: Path, domains_root: Path) -> Tiny:
-    """``tiny(address, *overrides)``: a config made small, 8 images a step, 2 epochs of 2 steps behind 1 of each pre-training."""
+    """``tiny(address, *overrides)``: a config made small, 8 images a step, 2 epochs of 2 steps after 1 of pre-training."""
 
     def load(address: str, *overrides: str) -> Config:
         whole = "source_free" not in address

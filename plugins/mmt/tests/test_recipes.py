@@ -73,8 +73,8 @@ def test_two_networks_teach_each_other_by_their_averages() -> None:
     for memory in adapt.memories.values():
         assert memory["rows"] == "centroid" and memory["network"] == ["mean", "peer_mean"]
     assert adapt.optimizer["restart_every"] == 1 and not adapt.schedule and adapt.evaluate.network == "mean"
-    weights = {name: [t["weight"] for t in adapt.objective if t["loss"] == name] for name in {t["loss"] for t in adapt.objective}}
-    assert weights == {
+    losses = {term["loss"] for term in adapt.objective}
+    assert {loss: [t["weight"] for t in adapt.objective if t["loss"] == loss] for loss in losses} == {
         "CrossEntropy": [0.5, 0.5],
         "mmt.SoftCrossEntropy": [0.5, 0.5],
         "Triplet": [0.2, 0.2],

@@ -89,5 +89,6 @@ def test_small_recipes_are_the_baselines_with_fewer_steps(joint: str) -> None:
     assert [s.name for s in found] == [s.name for s in published]
     for small, whole in zip(found, published):
         assert small.objective == whole.objective and small.memories == whole.memories
-        assert small.model.domain_bn == whole.model.domain_bn and small.optimizer["restart_every"] == whole.optimizer["restart_every"]
+        assert small.model.domain_bn == whole.model.domain_bn
+        assert small.optimizer["restart_every"] == whole.optimizer["restart_every"]
     assert sum(s.epochs * s.iters * 64 for s in found) == 51_200

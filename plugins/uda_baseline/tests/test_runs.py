@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,7 @@ def test_clusters_rows_are_drawn_anew_with_the_labels_and_the_identities_rows_ar
 
     def kept(name: str) -> list[bool]:
         """Whether the rows of each step are those of the one before, moved by no more than the rate."""
-        pairs = [(before[name], after[name]) for before, after in zip(adapt, adapt[1:])]
+        pairs = [(before[name], after[name]) for before, after in itertools.pairwise(adapt)]
         return [a.shape == b.shape and bool((a - b).abs().max() < 4e-4) for a, b in pairs]
 
     assert kept("clusters") == [True, True, True, False, True]
