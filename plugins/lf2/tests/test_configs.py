@@ -68,12 +68,12 @@ def test_a_recipe_has_the_released_settings(name: str) -> None:
             else:
                 assert (sampler["identities"], sampler["instances"], sampler["singles"]) == (16, 4, "once")
     assert [stream.labels for stream in pretrain.streams.values()] == ["identity", None]
-    for level, sizes in zip("gul", ({700: 1500, 900: 1500, 1500: None}[clusters], None, None)):
+    for level in "gul":
         clusterer = adapt.labels[level].clusterer
         assert {key: clusterer[key] for key in ("type", "n_clusters", "batch_size", "iterations", "restarts")} == {
             "type": "MiniBatchKMeans", "n_clusters": clusters, "batch_size": 300, "iterations": 100, "restarts": 3,
         }  # fmt: skip
-        assert clusterer["init_size"] == sizes and clusterer["normalize"]
+        assert clusterer["normalize"]
 
 
 def test_the_first_stage_learns_on_the_source_alone(tiny: Tiny) -> None:
@@ -157,6 +157,12 @@ def test_one_stage_of_the_two_is_a_config_of_its_own(tiny: Tiny) -> None:
     both = stages(tiny("uda"))
     assert stages(tiny("direct")) == {"pretrain": both["pretrain"]}
     assert stages(tiny("source_free")) == {"adapt": replace(both["adapt"], init=None)}
+
+
+def test_another_clusterer_is_one_line(tiny: Tiny) -> None:
+    other = ["labels.clusterer={type: DBSCAN, eps: 0.6}", "labels.distance={type: Jaccard}"]
+    for level in stages(tiny("uda", *other))["adapt"].labels.values():
+        assert level.clusterer["type"] == "DBSCAN" and level.distance is not None
 
 
 def test_weights_that_are_given_stand_in_for_the_first_stage() -> None:
