@@ -243,12 +243,14 @@ def _expected(hint: Any) -> str:
 
 
 def _each(container: type, node: Node, path: KeyPath, check: Callable[[Node, KeyPath], Node]) -> Node:
+    """Each item of a list, or of a mapping of names, checked; a name that is null is left out, as one may do with a base's."""
     if node.value is None:
         node = Node(container(), node.origin)
     if not isinstance(node.value, container):
         wanted = "a mapping of names" if container is dict else "a list"
         raise ConfigError(f"{node.origin}: {dotted(path)} is {kind_of(node.plain())}; it must be {wanted}.")
-    checked = [(key, check(child, (*path, key))) for key, child in node.children()]
+    there = [(key, child) for key, child in node.children() if container is list or child.value is not None]
+    checked = [(key, check(child, (*path, key))) for key, child in there]
     return Node(dict(checked) if container is dict else [child for _, child in checked], node.origin)
 
 

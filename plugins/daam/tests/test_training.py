@@ -1,0 +1,171 @@
+"""Whole runs of both stages on tiny domains: what they log, that they go on from a checkpoint, that each variant trains."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import reidx
+from reidx.config import Config
+from reidx.engine.model import StageModel
+from reidx.errors import ConfigError
+from reidx.testing.runs import assert_same_run
+
+Tiny = Callable[..., Config]
+
+
+def history(folder: Path, stage: str) -> list[dict[str, Any]]:
+    return json.loads((folder / stage / "done.json").read_text(encoding="utf-8"))["history"]
+
+
+def state(folder: Path, stage: str) -> dict[str, torch.Tensor]:
+    newest = max((folder / stage).glob("epoch_*.pth"), key=lambda path: int(path.stem.removeprefix("epoch_")))
+    return torch.load(newest, weights_only=True)["state_dict"]
+
+
+def test_both_stages_train(tiny: Tiny, tmp_path: Path) -> None:
+    reidx.run(tiny("daam::uda.yaml"), tmp_path, progress="quiet")
+    warmup, adapt = history(tmp_path, "1-source_warmup"), history(tmp_path, "2-adapt")
+    assert (len(warmup), len(adapt)) == (2, 3)
+    for entry in (*warmup, *adapt):
+        assert 0 < entry["daam.NominalDomain.sim"] < 4 and 0 < entry["daam.NominalDomain.sp"] < 4
+    assert "clusters" not in warmup[0] and "CrossEntropy#2" not in warmup[0]
+    assert all(entry["CrossEntropy#2"] > 0 for entry in adapt)
+    # labelled at the first and the third epoch
+    assert [("clusters" in entry) for entry in adapt] == [True, False, True]
+    total = sum(adapt[-1][name] for name in ("CrossEntropy", "Triplet", "CrossEntropy#2"))
+    total += 0.1 * (adapt[-1]["daam.NominalDomain.sim"] + adapt[-1]["daam.NominalDomain.sp"])
+    assert adapt[-1]["loss"] == pytest.approx(total, rel=1e-4)
+    for last in (warmup[-1], adapt[-1]):
+        assert 0 < last["mAP"] <= 1 and 0 <= last["domain_probe"] <= 1
+
+
+def test_adaptation_goes_on_from_the_warm_up_with_classifiers_of_its_own(tiny: Tiny, tmp_path: Path) -> None:
+    reidx.run(tiny("daam::uda.yaml", "stages.adapt.optimizer.lr=0", "stages.adapt.epochs=1"), tmp_path, progress="quiet")
+    before, after = state(tmp_path, "1-source_warmup"), state(tmp_path, "2-adapt")
+    weights = [n for n in before if n.startswith("networks.student") and n.endswith(("weight", "bias"))]
+    assert len(weights) > 20 and all(torch.equal(before[name], after[name]) for name in weights)
+    assert "memories.clusters.weight" not in before
+    norms = after["memories.identities.weight"].norm(dim=1)
+    assert torch.allclose(norms, torch.ones(12), atol=1e-5)  # centroids of the source's people
+
+
+@pytest.mark.parametrize("kind", ["kind: nominal_softmax", "kind: svdd, centre_momentum: 0.9"])
+def test_interrupted_and_resumed_it_comes_out_the_same(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    config = tiny("daam::uda.yaml", f"alignment=[{{type: daam.NominalDomain, {kind}, weight: 0.1}}]")
+    reidx.run(config, tmp_path / "whole", progress="quiet")
+    after_step, calls = StageModel.after_step, [0]
+
+    def interrupted(self: StageModel) -> None:
+        calls[0] += 1
+        if calls[0] in (5, 5 + 2 + 5 + 1):  # in the second epoch of the warm-up, then in the third of the adaptation
+            raise KeyboardInterrupt
+        after_step(self)
+
+    monkeypatch.setattr(StageModel, "after_step", interrupted)
+    for resume in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            reidx.run(config, tmp_path / "broken", resume=resume, progress="quiet")
+    reidx.run(config, tmp_path / "broken", resume=True, progress="quiet")
+    assert calls[0] > 13
+    assert_same_run(tmp_path / "broken", tmp_path / "whole")
+
+
+def test_a_centre_is_placed_between_the_domains_when_its_stage_begins(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny("daam::base.yaml", "alignment=[{type: daam.NominalDomain, kind: domain_mean}]", "stages.adapt.epochs=1")
+    reidx.run(config, tmp_path, progress="quiet")
+    first, second = (
+        next(value for name, value in state(tmp_path, stage).items() if name.endswith("alignment.centre"))
+        for stage in ("1-source_warmup", "2-adapt")
+    )
+    assert first.norm().item() == pytest.approx(1.0, abs=1e-5) == pytest.approx(second.norm().item(), abs=1e-5)
+    assert not torch.allclose(first, second, atol=1e-3)  # of other features
+
+
+@pytest.mark.parametrize(("bias", "times"), [(6.0, 1), (0.5, 0)])
+def test_the_log_says_once_that_the_mask_has_collapsed(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], bias: float, times: int
+) -> None:
+    settings = [f"model.fusion.bias_init={bias}", "stages.adapt.epochs=0", "iters=1", "evaluate.domain_probe=null"]
+    reidx.run(tiny("daam::base.yaml", *settings), tmp_path, progress="plain")
+    assert capsys.readouterr().err.count("the mean of the mask is above 0.98") == times
+
+
+VARIANTS = {
+    "no loss on the target": ("daam::base.yaml", []),
+    "triplet": ("daam::triplet.yaml", []),
+    "exemplar": ("daam::exemplar.yaml", ["stages.adapt.objective.3.from_epoch=1"]),
+    "regularised": ("daam::regularised.yaml", []),
+    "adversarial": ("daam::uda.yaml", ["alignment=[{type: GradientReversal, on: shared, weight: 0.1}]"]),
+    "discrepancy": ("daam::uda.yaml", ["alignment=[{type: MMD, on: shared, weight: 0.1}]"]),
+    "soft residual, detached": ("daam::uda.yaml", ["model.fusion.split=soft_residual", "model.fusion.detach_backbone_sp=true"]),
+    "similar clusters": ("daam::uda.yaml", ["stages.adapt.labels.refiners=[{type: daam.SoftLabel, mode: similarity}]"]),
+    "a pass and norms for each domain": ("daam::uda.yaml", ["joint=false", "model.domain_bn=true"]),
+    "in parts": ("daam::uda.yaml", ["accumulate=2"]),
+    "identities of the specific branch": (
+        "daam::base.yaml",
+        ["+memories.own={type: LinearClassifier, on: specific, labels: identity}",
+         "objective=[{loss: CrossEntropy, stream: source, on: neck, memory: identities}, "
+         "{loss: CrossEntropy, stream: source, on: specific, memory: own}]"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("address", "changes"), VARIANTS.values(), ids=VARIANTS)
+def test_a_variant_trains(tiny: Tiny, tmp_path: Path, address: str, changes: list[str]) -> None:
+    settings = ["stages.source_warmup.epochs=1", "stages.adapt.epochs=2", "iters=2", *changes]
+    result = reidx.run(tiny(address, *settings), tmp_path, progress="quiet")
+    for stage in result.stages:
+        assert all(math.isfinite(entry["loss"]) and entry["loss"] > 0 for entry in stage.history)
+    assert 0 < result.metrics["mAP"] <= 1
+
+
+BACKBONES = {
+    "ViT": ["model.backbone={type: Timm, name: test_vit}", "model.fusion.branch=conv"],
+    "ConvNeXt": ["model.backbone={type: Timm, name: test_convnext}", "model.fusion.branch=conv", "model.fusion.branch_dim=16"],
+    "OSNet": ["model.backbone={type: osnet.OSNet, width: 0.25}"],
+}
+
+
+@pytest.mark.parametrize("changes", BACKBONES.values(), ids=BACKBONES)
+def test_on_other_backbones(tiny: Tiny, tmp_path: Path, changes: list[str]) -> None:
+    settings = ["stages.source_warmup.epochs=1", "stages.adapt.epochs=1", "iters=2", "data.image_size=[96,48]", *changes]
+    result = reidx.run(tiny("daam::uda.yaml", *settings), tmp_path, progress="quiet")
+    assert all(math.isfinite(stage.last["loss"]) for stage in result.stages) and 0 < result.metrics["mAP"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["model.backbone={type: Timm, name: test_vit}", "data.image_size=[96,48]"], "cannot be cut"),
+        (["model.fusion={type: GlobalPool}"], "no feature 'neck'.*daam.AttentionSplit"),
+        (["model.fusion.branch_dim=8"], "branch_dim is for branch: conv"),
+        (["alignment=[{type: daam.NominalDomain, kind: svdd, nu: 0}]"], "nu is 0"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_training(
+    tiny: Tiny, tmp_path: Path, changes: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        reidx.run(tiny("daam::uda.yaml", *changes), tmp_path, progress="quiet")
+
+
+def test_bce_is_refused_at_config_time_where_a_fusion_gives_no_negatives(tiny: Tiny) -> None:
+    plain = [
+        "model.fusion={type: GlobalPool}",
+        "memories.identities.on=embed",
+        "objective=[{loss: CrossEntropy, stream: source, memory: identities}]",
+        "evaluate.domain_probe=embed",
+    ]
+    asked = "alignment=[{type: daam.NominalDomain, kind: %s, on: embed}]"
+    with pytest.raises(ConfigError, match=r"needs 'specific'.*daam\.AttentionSplit"):
+        tiny("daam::base.yaml", *plain, asked % "bce")
+    assert tiny("daam::base.yaml", *plain, asked % "domain_mean")
