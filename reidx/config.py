@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from reidx import builder, schema
-from reidx.config_merge import merge
+from reidx.config_merge import SET, Override, merge
 from reidx.config_node import KeyPath, Node, Origin, dotted, kind_of
 from reidx.config_parts import called, component, need_mapping
 from reidx.errors import ConfigError
-from reidx.yaml_tree import Tree, load_tree, render, tree_hash
+from reidx.yaml_tree import Tree, load_node, render, tree_hash, tree_of
 
 DEFAULT = Origin("default")
 
@@ -61,13 +61,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises :class:`ConfigError` naming the file and line of what is wrong: an unknown key or component, a value of the
     wrong type, parts that do not fit each other.
     """
+    return checked(load_node(path), [Override.read(text, known) for text in overrides], str(path))
+
+
+def checked(root: Node, overrides: Sequence[Override], path: str) -> Config:
+    """The checked experiment of a tree of values under overrides; ``path`` is what it is called. As :func:`load_config`."""
     from reidx.trial import check_values
     from reidx.wiring import check_wiring
 
-    tree = load_tree(path, overrides, known=_known)
-    root = _experiment(_node(tree, ()), bool(overrides))
-    resolved = Tree(root.plain(), dict(_origins(root, ())))
-    config = Config(_typed(schema.Experiment, resolved.data), resolved, str(path))
+    tree = tree_of(root, overrides)
+    whole = _experiment(_node(tree, ()), set().union(*(override.origins for override in overrides)))
+    resolved = Tree(whole.plain(), dict(_origins(whole, ())))
+    config = Config(_typed(schema.Experiment, resolved.data), resolved, path)
     check_wiring(config)
     check_values(config)
     return config
@@ -115,7 +120,7 @@ def _typed(cls: type, data: Mapping[str, Any]) -> Any:
 # ---- checking
 
 
-def _experiment(root: Node, overridden: bool) -> Node:
+def _experiment(root: Node, overridden: set[Origin]) -> Node:
     """The resolved experiment: top-level keys of a stage moved into every stage, all defaults written out."""
     own = {field.name for field in dataclasses.fields(schema.Experiment)}
     shared_keys = {field.name for field in dataclasses.fields(schema.Stage)} - {"name"}
@@ -128,21 +133,21 @@ def _experiment(root: Node, overridden: bool) -> Node:
     for position, stage in enumerate(stages.value):
         need_mapping(stage, ("stages", position))
     merged = [merge(shared, stage) for stage in stages.value]
-    if overridden:
-        _refuse_idle(shared, merged)
+    _refuse_idle(shared, merged, overridden)
     data = {key: node for key, node in root.value.items() if key in own}
     data["stages"] = Node(merged, stages.origin)
     return _fill(schema.Experiment, Node(data, root.origin), ())
 
 
-def _refuse_idle(shared: Node, stages: list[Node]) -> None:
-    """Raise if a value set on the command line as a stages' default is overruled by every stage."""
+def _refuse_idle(shared: Node, stages: list[Node], overridden: set[Origin]) -> None:
+    """Raise if a value that an override sets as a stages' default is overruled by every stage."""
     for path, node in _leaves(shared, ()):
-        if node.origin.source == "--set" and all(_at(stage, path) is not node for stage in stages):
+        if node.origin in overridden and all(_at(stage, path) is not node for stage in stages):
             names = ", ".join(str(s.value["name"].value) for s in stages if "name" in s.value)
+            key, typed = dotted(path), node.origin == SET
+            where, advice = ("--set", f"--set stages.NAME.{key}=…") if typed else (f"{node.origin}:", f"stages.NAME.{key}")
             raise ConfigError(
-                f"--set {dotted(path)}: has no effect, as each stage ({names}) sets its own. "
-                f"Address the stage: --set stages.NAME.{dotted(path)}=…"
+                f"{where} {key}: has no effect, as each stage ({names}) sets its own. Address the stage: {advice}"
             )
 
 
@@ -238,12 +243,14 @@ def _expected(hint: Any) -> str:
 
 
 def _each(container: type, node: Node, path: KeyPath, check: Callable[[Node, KeyPath], Node]) -> Node:
+    """Each item of a list, or of a mapping of names, checked; a name that is null is left out, as one may do with a base's."""
     if node.value is None:
         node = Node(container(), node.origin)
     if not isinstance(node.value, container):
         wanted = "a mapping of names" if container is dict else "a list"
         raise ConfigError(f"{node.origin}: {dotted(path)} is {kind_of(node.plain())}; it must be {wanted}.")
-    checked = [(key, check(child, (*path, key))) for key, child in node.children()]
+    there = [(key, child) for key, child in node.children() if container is list or child.value is not None]
+    checked = [(key, check(child, (*path, key))) for key, child in there]
     return Node(dict(checked) if container is dict else [child for _, child in checked], node.origin)
 
 
@@ -275,7 +282,7 @@ def _refuse_unknown(node: Node, path: KeyPath, known: set[str]) -> None:
             raise ConfigError(f"{child.origin}: unknown key {dotted((*path, key))!r}. {hint}")
 
 
-def _known(path: KeyPath, data: dict[str, Any]) -> bool:
+def known(path: KeyPath, data: dict[str, Any]) -> bool:
     """Whether the schema has a default at ``path``, so that an override may set it though no file does."""
     cls: Any = schema.Stage
     keys: list[str | int] = list(path)

@@ -13,6 +13,9 @@ from reidx.yaml_text import DEEPEST, read_yaml
 COMPONENT_KEYS = ("type", "loss")
 """The keys that name the component whose parameters the rest of the mapping is."""
 
+SET = Origin("--set")
+"""Where a value set on the command line comes from."""
+
 Known = Callable[[KeyPath, dict[str, Any]], bool]
 """Whether an experiment with this data may have a key at this path, since the schema has a default for it."""
 
@@ -63,29 +66,41 @@ def refuse_base(node: Node) -> None:
 
 
 class Override:
-    """One ``key.path=value``, or ``+key.path=value`` which adds a key that is not there.
+    """A value to be put at a path into a config: ``key.path``, or ``+key.path`` which adds a key that is not there.
 
-    Raises :class:`ConfigError`, which names the override, when it is malformed or, on use, fits nothing.
+    ``where`` begins the message of each :class:`ConfigError`: when it is malformed or, on use, fits nothing.
     """
 
-    def __init__(self, text: str, known: Known | None = None) -> None:
-        self.where = f"--set {text}"
-        self.known = known
-        path, equals, value = text.partition("=")
+    def __init__(self, path: str, value: Node, where: str, known: Known | None = None) -> None:
+        self.where, self.value, self.known = where, value, known
         self.adds = path.startswith("+")
         self.path = path.removeprefix("+")
         self.names = self.path.split(".")
-        if not equals or not all(name and name == name.strip() for name in self.names):
+        if not all(name and name == name.strip() for name in self.names):
             raise self.error("write key.path=value, with no spaces in key.path.")
         if len(self.names) > DEEPEST:
             raise self.error(f"more than {DEEPEST} levels deep.")
         if "_base_" in self.names:
             raise self.error("_base_ cannot be set; it belongs at the top of a file.")
-        node = read_yaml(value, self.where, lines=False)
+        refuse_base(value)
+
+    @classmethod
+    def read(cls, text: str, known: Known | None = None) -> Override:
+        """The override that ``key.path=value``, its value in YAML, is on a command line."""
+        path, equals, value = text.partition("=")
+        # without its sign there is no value to be read, but the path may be wrong already
+        override = cls(path if equals else "", Node(None, SET), f"--set {text}", known)
+        node = read_yaml(value, override.where, lines=False)
         if node is None:
-            raise self.error("there is no value; write null or '' if that is what you mean.")
+            raise override.error("there is no value; write null or '' if that is what you mean.")
         refuse_base(node)
-        self.value = Node.of(node.plain(), Origin("--set"))
+        override.value = Node.of(node.plain(), SET)
+        return override
+
+    @property
+    def origins(self) -> set[Origin]:
+        """Where the values that it puts in come from."""
+        return _origins(self.value)
 
     def applied_to(self, root: Node) -> Node:
         """``root`` with the value in place."""
@@ -146,6 +161,10 @@ class Override:
 
     def error(self, message: str) -> ConfigError:
         return ConfigError(f"{self.where}: {message}")
+
+
+def _origins(node: Node) -> set[Origin]:
+    return {node.origin}.union(*(_origins(child) for _, child in node.children()))
 
 
 def _has_name(item: Node) -> bool:

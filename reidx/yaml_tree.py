@@ -15,7 +15,19 @@ from reidx.config_node import KeyPath, Node, Origin, dotted, kind_of
 from reidx.errors import ConfigError, ReidxError
 from reidx.yaml_text import escape, read_yaml, write_scalar
 
-__all__ = ["KeyPath", "Known", "Origin", "Tree", "dotted", "kind_of", "load_tree", "render", "tree_hash"]
+__all__ = [
+    "KeyPath",
+    "Known",
+    "Origin",
+    "Tree",
+    "dotted",
+    "kind_of",
+    "load_node",
+    "load_tree",
+    "render",
+    "tree_hash",
+    "tree_of",
+]
 
 
 @dataclass
@@ -61,9 +73,18 @@ def load_tree(path: str | Path, overrides: Sequence[str] = (), known: Known | No
     merged file, and those for which ``known(path, data)`` is true: the schema has a default there, given the
     data merged so far. ``+key.path=value`` adds a key that is new to both. Raises :class:`ConfigError`.
     """
-    root = _load(ConfigFile.at(str(path)), None, ())
+    return tree_of(load_node(path), [Override.read(text, known) for text in overrides])
+
+
+def load_node(path: str | Path) -> Node:
+    """The experiment at ``path`` (or ``namespace::file.yaml``) over its ``_base_`` files, each value with its origin."""
+    return _load(ConfigFile.at(str(path)), None, ())
+
+
+def tree_of(root: Node, overrides: Sequence[Override]) -> Tree:
+    """An experiment with ``overrides`` put into it, in the order given."""
     for override in overrides:
-        root = Override(override, known).applied_to(root)
+        root = override.applied_to(root)
     return Tree(root.plain(), dict(_origins(root)))
 
 

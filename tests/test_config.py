@@ -139,6 +139,13 @@ def test_keys_without_a_name_adjust_the_default_component(load):
     assert stage["labels"]["levels"]["main"]["clusterer"] == {"type": "DBSCAN", "eps": 0.5, "min_samples": 4}
 
 
+def test_a_name_that_is_null_is_left_out(load):
+    levels = "labels:\n  levels: {main: {}, fine: {on: pooled}}"
+    more = "    labels: {levels: {fine: null}}\n"
+    both, without = (stage["labels"]["levels"] for stage in load(more=more, labels=levels).data["stages"])
+    assert (list(both), list(without)) == (["main", "fine"], ["main"])
+
+
 def test_labels_without_levels_is_one_level_called_main(load):
     levels = load().data["stages"][0]["labels"]["levels"]
     assert list(levels) == ["main"] and levels["main"]["domain"] == "target"

@@ -18,6 +18,7 @@ PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/setup.cfg"))
 # From the outside in: a package may import those to its right, never one to its left.
 LAYERS = (
     {"cli"},
+    {"ablation"},
     {"engine"},
     {"fusion", "alignment", "losses", "memory"},
     {"data", "models", "labels", "evaluation"},

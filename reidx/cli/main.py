@@ -24,6 +24,8 @@ COMMANDS = {
     "train": "run an experiment, or resume it",
     "demo": "two synthetic domains: train on one, adapt to the other, evaluate",
     "test": "evaluate weights under an experiment's config",
+    "ablate": "run a grid of experiments that differ in some parts, and compare them",
+    "compare": "what differs between runs: config, code, data, metrics",
     "config": "print a config merged, filled in and checked, with the origin of every value",
     "list": "the components that experiments are made of",
     "show": "one component: keys, contract, source, an example",
@@ -121,10 +123,10 @@ def _dispatch(name: str, words: list[str]) -> int:
 
 def _way_to_resume(words: Sequence[str]) -> str:
     command = next((word for word in words if not word.startswith("-")), "")
-    if command not in ("train", "demo"):
+    if command not in ("train", "demo", "ablate"):
         return ""
     given = any(word.startswith("--resume") for word in words)
-    resume = ["--resume"] if command == "train" and not given else []  # a demo always goes on
+    resume = ["--resume"] if command == "train" and not given else []  # the others always go on
     return f"; go on from the last checkpoint with: reidx {shlex.join([*words, *resume])}"
 
 

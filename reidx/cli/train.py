@@ -23,6 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "as a table, and a trace of steps (in the work directory's folder profile)",
     )
     parser.add_argument(
+        "--share",
+        type=Path,
+        metavar="D",
+        help="a folder in which runs leave each other what they have in common: stages that another run has trained alike, "
+        "and the features that networks begin with, are taken from there",
+    )
+    parser.add_argument(
         "--launcher",
         choices=("auto", "none", "torchrun", "slurm"),
         default="auto",
@@ -43,7 +50,11 @@ def run(arguments: argparse.Namespace) -> int:
             shown = profile(config, arguments.work_dir, arguments.progress)
         else:
             result = reidx.run(
-                config, work_dir=arguments.work_dir, resume=arguments.resume, progress=arguments.progress
+                config,
+                work_dir=arguments.work_dir,
+                resume=arguments.resume,
+                progress=arguments.progress,
+                share=arguments.share,
             )
             shown = f"{result.table()}\n\nConfig, checkpoints, log, card: {result.work_dir}"
         if processes.rank() == 0:

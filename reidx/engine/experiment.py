@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,78 +17,19 @@ from reidx.engine import checkpoint as checkpoints
 from reidx.engine.allocator import keep_freed_memory
 from reidx.engine.curves import Curves
 from reidx.engine.faults import told
+from reidx.engine.first_features import FirstFeatures
 from reidx.engine.journal import Journal, Report, count_leg, legs_of
 from reidx.engine.preflight import check_evaluation, check_experiment
 from reidx.engine.progress import Mode, Reporter
 from reidx.engine.record import Record, Resume
 from reidx.engine.rehearsal import rehearse
+from reidx.engine.result import METRICS, Result, StageResult
 from reidx.engine.seeding import seed_everything
+from reidx.engine.sharing import Shared, trained_in
 from reidx.engine.stage import StageRun
 from reidx.errors import CheckpointError, ConfigError
 from reidx.evaluation.ranked_list import ranked_list
 from reidx.schema import Stage
-
-METRICS = ("mAP", "rank-1", "rank-5", "rank-10", "mINP")
-LABELS = ("clusters", "outliers", "ari")
-
-
-@dataclass
-class StageResult:
-    """What a stage came to: ``before`` (metrics before its first epoch, if asked for), the ``history`` of its epochs."""
-
-    name: str
-    before: Report = field(default_factory=dict)
-    history: list[Report] = field(default_factory=list)
-
-    @property
-    def last(self) -> Report:
-        """The report of the last epoch; empty for a stage without one."""
-        return self.history[-1] if self.history else {}
-
-
-@dataclass
-class Result:
-    """The result of an experiment: its stages, its card, and the folder that holds everything else."""
-
-    work_dir: Path
-    stages: list[StageResult]
-    card: dict[str, Any]
-
-    @property
-    def ranked_list(self) -> Path | None:
-        """The picture of ranked lists of the last stage that was evaluated, if there is one."""
-        folders = [self.work_dir / f"{i + 1}-{stage.name}" for i, stage in enumerate(self.stages)]
-        pictures = [folder / "ranked.png" for folder in folders if (folder / "ranked.png").is_file()]
-        return pictures[-1] if pictures else None
-
-    @property
-    def metrics(self) -> Report:
-        """mAP, rank-k and mINP (fractions) after the last epoch of the last stage."""
-        last = self.stages[-1].last or self.stages[-1].before
-        return {name: last[name] for name in METRICS if name in last}
-
-    def rows(self) -> list[tuple[str, Report]]:
-        """What the table shows: every evaluated state, by name."""
-        rows: list[tuple[str, Report]] = []
-        for stage in self.stages:
-            if stage.before:
-                rows.append((f"direct transfer (before {stage.name})" if stage.history else stage.name, stage.before))
-            if "mAP" in stage.last:
-                rows.append((f"{stage.name}, epoch {stage.last['epoch']:.0f} (last)", stage.last))
-        return rows
-
-    def table(self) -> str:
-        """The states of the experiment, a line each: mAP, rank-1/5/10, mINP in percent; clusters, outliers, ARI."""
-        rows = self.rows()
-        width = max((len(name) for name, _ in rows), default=0)
-        head = ["mAP", "rank-1", "rank-5", "rank-10", "mINP", "clusters", "outliers", "ARI"]
-        lines = [" " * width + "".join(f"{name:>9}" for name in head)]
-        for name, report in rows:
-            cells = [f"{100 * report[m]:9.2f}" if m in report else f"{'–':>9}" for m in METRICS]
-            cells += [f"{report[m]:9.0f}" if m in report else f"{'–':>9}" for m in LABELS[:2]]
-            cells.append(f"{report['ari']:9.3f}" if "ari" in report else f"{'–':>9}")
-            lines.append(f"{name:<{width}}" + "".join(cells))
-        return "\n".join(lines)
 
 
 def run(
@@ -96,6 +37,7 @@ def run(
     work_dir: str | Path | None = None,
     resume: Resume = False,
     progress: Mode | None = None,
+    share: str | Path | None = None,
 ) -> Result:
     """Run an experiment to its end, stage after stage.
 
@@ -104,6 +46,10 @@ def run(
     is set, and then only under the same circumstances: config, content of the data, code, number of processes; or under
     others too when it is ``"anyway"``, which the card says. ``resume`` skips finished stages and goes on from the last
     whole checkpoint of the unfinished one, to the same numbers as a run that was never stopped (bit for bit on a CPU).
+
+    ``share`` is a folder in which runs leave each other what they have in common: a stage that another run has finished
+    alike (same keys, seed, data, code, earlier stages) is taken over instead of trained, features that networks begin with
+    are not extracted twice. The numbers are the same, bit for bit; the card says what was taken over.
 
     Raises :class:`ConfigError` for a folder of another run, :class:`RunError` where memory, disk, a worker process or the
     numbers failed, :class:`Terminated` (a ``SystemExit``) upon SIGTERM, and whatever the stages raise. A run that fails
@@ -125,7 +71,7 @@ def run(
                 reporter.experiment(config.experiment.stages, **facts),
                 Curves(config, record.folder, reporter) as curves,
             ):
-                return _run(config, record, reporter, curves)
+                return _run(config, record, reporter, curves, None if share is None else Path(share))
         except BaseException:
             record.release()
             raise
@@ -136,7 +82,7 @@ def folder_of(config: Config, work_dir: str | Path | None) -> Path:
     return Path(work_dir) if work_dir is not None else Path("runs") / f"{config.experiment.name}-{config.hash}"
 
 
-def _run(config: Config, record: Record, reporter: Reporter, curves: Curves) -> Result:
+def _run(config: Config, record: Record, reporter: Reporter, curves: Curves, share: Path | None) -> Result:
     experiment, folder, resume = config.experiment, record.folder, record.resume
 
     def checked() -> Domains:
@@ -150,6 +96,10 @@ def _run(config: Config, record: Record, reporter: Reporter, curves: Curves) -> 
     finished = [_finished(path / "done.json", stage) if resume else None for path, stage in zip(paths, experiment.stages)]
     _refuse_stale(experiment.stages, finished, paths)
     resumed = processes.from_first(lambda: record.claim(domains, reporter.say))
+    shared = None if share is None else _shared(share, config, record, reporter)
+    for number, (path, stage) in enumerate(zip(paths, experiment.stages)):
+        if shared is not None and finished[number] is None and processes.from_first(partial(shared.take, number, path)):
+            finished[number] = _finished(path / "done.json", stage)
     stages: list[StageResult] = []
     cards: dict[str, Any] = {}
     if all(finished):
@@ -172,6 +122,9 @@ def _run(config: Config, record: Record, reporter: Reporter, curves: Curves) -> 
         stage_run = StageRun(
             stage, number, experiment.seed, domains, path, lambda ref: checkpoint_of(ref, folder, experiment.stages), reporter
         )
+        if shared is not None:
+            features = shared.folder.with_name("features")
+            stage_run.extractor.first = FirstFeatures(features, config, stage, shared.circumstances, reporter.say)
         result = StageResult(stage.name)
         before = path / "before.json"
         if stage.evaluate.before or stage.epochs == 0:
@@ -198,15 +151,30 @@ def _run(config: Config, record: Record, reporter: Reporter, curves: Curves) -> 
             checkpoints.write_atomically(path / "ranked.png", partial(picture.save, format="PNG"))
         outcome = {"before": result.before, "history": result.history, "card": cards[stage.name]}
         checkpoints.write_text(path / "done.json", json.dumps(outcome, indent=1))
+        if shared is not None and processes.rank() == 0:
+            shared.leave(number, path)
     card = _card(config, domains, cards, _seconds(stages), legs)
     if resumed:
         card["resumed_anyway"] = resumed
+    trainers = {stage.name: trained_in(path) for stage, path in zip(experiment.stages, paths)}
+    taken = {name: trainer for name, trainer in trainers.items() if trainer is not None}
+    if taken:
+        card["taken_over"] = taken
     whole = Result(folder, stages, card)
     checkpoints.write_text(
         folder / "result.json", json.dumps({"metrics": whole.metrics, "card": card}, indent=1)
     )
     reporter.run_ends(whole.metrics, card["seconds"])
     return whole
+
+
+def _shared(folder: Path, config: Config, record: Record, reporter: Reporter) -> Shared | None:
+    """What the run shares with others; nothing where it has a history that its config does not tell."""
+    known = processes.from_first(lambda: record.circumstances)
+    if processes.from_first(lambda: record.resumed):
+        reporter.say(f"{record.folder} was gone on with under other circumstances: it shares nothing with other runs")
+        return None
+    return Shared(folder / "stages", config, known, reporter.say)
 
 
 def _finished(done: Path, stage: Stage) -> dict[str, Any] | None:

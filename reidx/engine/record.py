@@ -41,13 +41,14 @@ class Record:
     """The record of a run in its folder: read, compared, and written when the folder becomes the run's.
 
     ``resumed`` are the circumstances that changed when the run was gone on with, a mapping each time: what differed, and
-    how.
+    how. ``circumstances`` are those of now, once the folder is claimed.
     """
 
     def __init__(self, folder: Path, config: Config, resume: Resume) -> None:
         self.folder, self.config, self.resume = folder, config, resume
         self.path = folder / RECORD
         self.resumed: list[dict[str, str]] = []
+        self.circumstances: dict[str, Any] = {}
         self._earlier: dict[str, Any] | None = None
         self._claimed = False
 
@@ -92,7 +93,7 @@ class Record:
         Raises :class:`ConfigError` with all that differs from the circumstances in which the run was begun, unless it is
         to go on anyway; that is noted then. Another version of torch is only said.
         """
-        now = circumstances(self.config, domains)
+        now = self.circumstances = circumstances(self.config, domains)
         if self._earlier is not None:
             changed = self._changed(now)
             refused = {name: how for name, how in changed.items() if name != WARNED}
@@ -229,13 +230,18 @@ def _other_data(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
 
 def _used_plugins(config: Config) -> list[Plugin]:
     """The plugins that bring a component of the config."""
-    namespaces = {name.partition(".")[0] for name in _components(config.data) if "." in name}
-    return [plugin for plugin in plugins() if plugin.namespace in namespaces]
+    named = namespaces(config.data)
+    return [plugin for plugin in plugins() if plugin.namespace in named]
 
 
 def _credits(plugin: Plugin) -> dict[str, str]:
     paper, licence = (plugin.info.paper, plugin.info.licence) if plugin.info else ("", "")
     return {"distribution": plugin.origin, "paper": paper, "licence": licence}
+
+
+def namespaces(data: Any) -> set[str]:
+    """The namespaces of the plugins whose components are named in (a part of) a resolved config."""
+    return {name.partition(".")[0] for name in _components(data) if "." in name}
 
 
 def _components(data: Any) -> set[str]:

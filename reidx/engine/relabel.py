@@ -13,6 +13,8 @@ from torch import Tensor
 from reidx import processes
 from reidx.contracts import Features, LabelSet, agreed
 from reidx.data.domains import Domains
+from reidx.data.loading import LabelledView, batches
+from reidx.engine.checkpoint import digest_of
 from reidx.engine.extract import extract
 from reidx.engine.faults import during, memory_for
 from reidx.engine.model import StageModel
@@ -27,6 +29,9 @@ from reidx.spans import span
 
 IDENTITY = "identity"
 """The name of the labelling that a data set brings with it."""
+
+First = Callable[..., dict[str, Tensor]]
+"""Gives features that were extracted before, see :class:`reidx.engine.first_features.FirstFeatures`."""
 
 Source = tuple[str, str, bool]
 """What one extraction is made of: domain, network, mirrored images too."""
@@ -63,6 +68,8 @@ class Extractor:
     ) -> None:
         self.model, self.domains, self.transforms = model, domains, transforms
         self.precision, self.kept, self.reporter = precision, kept, reporter
+        self.first: First | None = None
+        """Asked, as long as no step was made, for what other runs have extracted from the same."""
 
     @during("extracting features")
     @memory_for("Lower data.image_size.")
@@ -73,24 +80,45 @@ class Extractor:
 
         Query and gallery are always extracted and kept in fp32: half precision moves a rank here and there.
         """
-        training = self.model.training
-        self.model.eval()
-        try:
+        store = self.domains.images(domain, split)
+
+        def extracted() -> dict[str, Tensor]:
             return extract(
                 self._forward(network, domain),
-                self.domains.images(domain, split),
+                store,
                 self.transforms[network],
                 sorted(names),
                 device=self.model.device,
-                precision=self.precision if split == "train" else "fp32",
-                kept=torch.float16 if split == "train" and self.kept == "fp16" else torch.float32,
+                **settings,
                 flip=flip,
                 workers=self.domains.workers,
                 reporter=self.reporter,
                 what=what,
             )
+
+        training = self.model.training
+        settings: dict[str, Any] = {
+            "precision": self.precision if split == "train" else "fp32",
+            "kept": torch.float16 if split == "train" and self.kept == "fp16" else torch.float32,
+        }
+        self.model.eval()
+        try:
+            if self.first is None or self.model.steps > 0 or processes.count() > 1:
+                return extracted()
+            how = {"weights": self._weights(network), "flip": flip, **{name: str(v) for name, v in settings.items()}}
+            state = torch.get_rng_state()
+            banks = self.first(domain, split, how, names, extracted)
+            if torch.equal(state, torch.get_rng_state()):  # nothing was extracted: draw the seed that a loader would have
+                iter(batches(LabelledView(store, self.domains.split(domain, split).cameras, None), [], 0))
+            return banks
         finally:
             self.model.train(training)
+
+    def _weights(self, name: str) -> str:
+        """What stands for the weights that a network's features come from."""
+        network = self.model.networks[name]
+        teacher = self.model.teacher_of(name) if network.wants_teacher else None
+        return digest_of([n.state_dict() for n in (network, self.model.networks[teacher] if teacher else None) if n])
 
     def _forward(self, name: str, domain: str) -> Callable[[Tensor], Features]:
         network = fast_inference(of_domain(self.model.networks[name], domain))

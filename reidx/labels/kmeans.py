@@ -58,9 +58,8 @@ class KMeans:
 class MiniBatchKMeans:
     """Features (N, D) to labels (N,) int64, 0..K-1, no outliers, from batches: for banks k-means takes too long on.
 
-    scikit-learn's, with the best of `restarts` starts, each made from `init_size` random images (null: three batches, or
-    three images a cluster if that is more). With `normalize` the features are scaled to length 1 before anything else.
-    Raises DataError with fewer images than clusters.
+    scikit-learn's, with the best of `restarts` starts. With `normalize` the features are scaled to length 1 before anything
+    else. Raises DataError with fewer images than clusters.
     """
 
     requires: frozenset[str] = frozenset()
@@ -75,7 +74,6 @@ class MiniBatchKMeans:
         batch_size: int = 1024,
         iterations: int = 100,
         restarts: int = 3,
-        init_size: int | None = None,
         normalize: bool = False,
         seed: int = 0,
     ) -> None:
@@ -83,12 +81,8 @@ class MiniBatchKMeans:
             raise ConfigError(
                 "MiniBatchKMeans: n_clusters, batch_size, iterations, restarts must be at least 1."
             )
-        if init_size is not None and init_size < n_clusters:
-            raise ConfigError(
-                f"MiniBatchKMeans: {n_clusters} clusters cannot begin at {init_size} images; raise init_size, or leave it out."
-            )
         self.n_clusters, self.batch_size, self.iterations = n_clusters, batch_size, iterations
-        self.restarts, self.init_size, self.normalize, self.seed = restarts, init_size, normalize, seed
+        self.restarts, self.normalize, self.seed = restarts, normalize, seed
 
     def __call__(self, features: Tensor) -> np.ndarray:
         """Labels (N,) int64."""
@@ -97,7 +91,7 @@ class MiniBatchKMeans:
         x = _enough(features, self.n_clusters, self.normalize, "MiniBatchKMeans")
         means = Peer(
             self.n_clusters, batch_size=self.batch_size, max_iter=self.iterations, n_init=self.restarts,
-            init_size=self.init_size, random_state=self.seed,
+            random_state=self.seed,
         )  # fmt: skip
         return _without_gaps(means.fit_predict(x))
 

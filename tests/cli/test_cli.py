@@ -113,7 +113,8 @@ def test_list_of_a_kind(capsys, monkeypatch):
     code, out, _ = output(capsys, "list", "alignment")
     assert (code, out) == (
         0,
-        "No alignment is installed (given source and target features; returns a scalar; may own parameters).\n",
+        "No alignment is installed (given source and target features; returns a scalar, or several by name; "
+        "may own parameters).\n",
     )
 
 

@@ -84,13 +84,6 @@ def test_k_means_of_directions_or_of_the_features_as_they_are(clusterer):
     assert not same_partition(as_they_are[lengths.numpy() == 1], directions[lengths == 1, 0].numpy())
 
 
-def test_clusters_cannot_begin_at_fewer_images_than_there_are_of_them():
-    with pytest.raises(ConfigError, match="5 clusters cannot begin at 4 images; raise init_size"):
-        MiniBatchKMeans(5, init_size=4)
-    features, truth = clouds([12, 20, 9, 15])
-    assert same_partition(MiniBatchKMeans(4, init_size=56)(features), truth)
-
-
 def test_k_means_reaches_a_fixed_point():
     features, _ = clouds([12, 20, 9, 15], spread=0.4)
     labels = KMeans(4, iterations=60)(features)

@@ -24,7 +24,8 @@ def reidx_plugin() -> PluginInfo:
             "takes the centres that mini-batch k-means ends at.",
             "Every BatchNorm takes its statistics from groups of 32 images and its running ones from all groups; on the two "
             "devices of the released code only the first group counts, and those of the fused features see all 64 images.",
-            "Each k-means begins from the run's seed in every epoch; the released code draws on.",
+            "Each k-means begins from the run's seed in every epoch, its starts chosen from 900 images or three a cluster; the "
+            "released code draws on, and has 1500 images for the global feature.",
         ),
         results=(
             Reported(

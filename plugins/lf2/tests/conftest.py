@@ -39,7 +39,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
             "model": {"backbone": {"type": "Timm", "name": "test_resnet"}, "bn_group": 8},
             "epochs": 2,
             "iters": 3,
-            "labels": {"clusterer": {"n_clusters": 12}, "levels": {"g": {"clusterer": {"init_size": None}}}},
+            "labels": {"clusterer": {"n_clusters": 12}},
             "stages": stages,
             "log": [],
         }

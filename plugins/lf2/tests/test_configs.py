@@ -57,7 +57,7 @@ def test_a_recipe_has_the_released_settings(name: str) -> None:
     assert (adapt.name, adapt.epochs, adapt.iters, adapt.init) == ("adapt", 80, 400, "stage:pretrain")
     for stage in experiment.stages:
         assert stage.model.backbone["name"] == "resnet50.tv_in1k" and stage.model.backbone["pretrained"]
-        assert stage.model.bn_group == 32 and not stage.joint and stage.precision == "fp32"
+        assert stage.model.bn_group == 64 and not stage.joint and stage.precision == "fp32"
         own = {key: stage.optimizer[key] for key in ("type", "lr", "weight_decay", "lr_batch")}
         assert own == {"type": "Adam", "lr": 3.5e-4, "weight_decay": 5e-4, "lr_batch": 64}
         for stream in stage.streams.values():
@@ -68,12 +68,12 @@ def test_a_recipe_has_the_released_settings(name: str) -> None:
             else:
                 assert (sampler["identities"], sampler["instances"], sampler["singles"]) == (16, 4, "once")
     assert [stream.labels for stream in pretrain.streams.values()] == ["identity", None]
-    for level, sizes in zip("gul", ({700: 1500, 900: 1500, 1500: None}[clusters], None, None)):
+    for level in "gul":
         clusterer = adapt.labels[level].clusterer
         assert {key: clusterer[key] for key in ("type", "n_clusters", "batch_size", "iterations", "restarts")} == {
             "type": "MiniBatchKMeans", "n_clusters": clusters, "batch_size": 300, "iterations": 100, "restarts": 3,
         }  # fmt: skip
-        assert clusterer["init_size"] == sizes and clusterer["normalize"]
+        assert clusterer["normalize"]
 
 
 def test_the_first_stage_learns_on_the_source_alone(tiny: Tiny) -> None:
@@ -159,6 +159,12 @@ def test_one_stage_of_the_two_is_a_config_of_its_own(tiny: Tiny) -> None:
     assert stages(tiny("source_free")) == {"adapt": replace(both["adapt"], init=None)}
 
 
+def test_another_clusterer_is_one_line(tiny: Tiny) -> None:
+    other = ["labels.clusterer={type: DBSCAN, eps: 0.6}", "labels.distance={type: Jaccard}"]
+    for level in stages(tiny("uda", *other))["adapt"].labels.values():
+        assert level.clusterer["type"] == "DBSCAN" and level.distance is not None
+
+
 def test_weights_that_are_given_stand_in_for_the_first_stage() -> None:
     experiment = reidx.load_config("lf2::market1501.yaml").experiment
     (adapt,) = experiment.stages
@@ -170,6 +176,6 @@ def test_weights_that_are_given_stand_in_for_the_first_stage() -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_a_small_recipe_is_the_method_at_another_length(name: str) -> None:
     adapt = stages(reidx.load_config(f"lf2::{name}.yaml"))["adapt"]
-    assert terms(adapt) == [IDENTITY, *TRIPLETS] and adapt.model.bn_group == 32
-    assert adapt.epochs * adapt.iters * 3 * 64 == 61_440
+    assert terms(adapt) == [IDENTITY, *TRIPLETS] and adapt.model.bn_group == 64
+    assert adapt.epochs * adapt.iters * 3 * 64 == 26_112
     assert adapt.model.backbone["type"] == "osnet.OSNet" and adapt.labels["g"].monitor

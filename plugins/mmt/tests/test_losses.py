@@ -1,0 +1,179 @@
+"""The soft losses against sums written out pair by pair, by hand, and for what flows where."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from reidx_mmt.losses import SoftCrossEntropy, SoftTriplet
+from torch import Tensor
+
+from reidx.losses.cross_entropy import CrossEntropy
+from reidx.losses.triplet import Triplet
+
+WEIGHTS = [None, [0.0, 1.0, 0.5, 2.0, 1.0, 0.1, 1.0, 1.0]]
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def softmax(numbers: Sequence[float]) -> list[float]:
+    powers = [math.exp(x - max(numbers)) for x in numbers]
+    return [x / sum(powers) for x in powers]
+
+
+def apart(expected: Sequence[float], found: Sequence[float]) -> float:
+    """The cross-entropy of two distributions."""
+    return -sum(q * math.log(p) for q, p in zip(expected, found))
+
+
+def optional(weights: list[float] | None) -> Tensor | None:
+    return None if weights is None else torch.tensor(weights)
+
+
+# ---- soft cross-entropy
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_soft_cross_entropy_is_the_sum_over_images_and_classes(weights: list[float] | None) -> None:
+    scores, teacher = 3 * randn(8, 5), 3 * randn(8, 5, seed=1)
+    each = [apart(softmax(t), softmax(s)) for s, t in zip(scores.tolist(), teacher.tolist())]
+    expected = sum(w * loss for w, loss in zip(weights or [1.0] * 8, each)) / 8
+    assert SoftCrossEntropy()(scores, teacher, optional(weights)).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_soft_cross_entropy_by_hand() -> None:
+    # the student says ¾ and ¼, the teacher ⅔ and ⅓
+    student, teacher = torch.tensor([[math.log(3.0), 0.0]]), torch.tensor([[math.log(2.0), 0.0]])
+    expected = -(2 / 3) * math.log(3 / 4) - (1 / 3) * math.log(1 / 4)
+    assert SoftCrossEntropy()(student, teacher).item() == pytest.approx(expected)
+    # of an undecided student it is log 2, whatever the teacher says
+    assert SoftCrossEntropy()(torch.zeros(1, 2), teacher).item() == pytest.approx(math.log(2))
+
+
+def test_of_a_certain_teacher_it_is_the_cross_entropy_with_its_label() -> None:
+    scores, labels = randn(8, 5), torch.arange(8) % 5
+    teacher = 100.0 * torch.nn.functional.one_hot(labels, 5)
+    assert torch.allclose(SoftCrossEntropy()(scores, teacher), CrossEntropy()(scores, labels))
+
+
+def test_soft_cross_entropy_moves_the_student_towards_the_teacher_and_never_the_teacher() -> None:
+    scores, teacher = randn(4, 3).requires_grad_(), randn(4, 3, seed=1).requires_grad_()
+    SoftCrossEntropy()(scores, teacher).backward()
+    assert teacher.grad is None
+    assert torch.allclose(scores.grad, (scores.softmax(1) - teacher.softmax(1)).detach() / 4, atol=1e-6)
+    same = teacher.detach().clone().requires_grad_()
+    SoftCrossEntropy()(same, teacher).backward()
+    assert same.grad.abs().max() < 1e-7
+
+
+# ---- soft triplet
+
+TARGETS = [0, 0, 0, 1, 1, 2, 7, 7]
+
+
+def by_loop(
+    features: Tensor, teacher: Tensor, targets: Sequence[int], weights: Sequence[float] | None = None
+) -> float:
+    """For each image the student's hardest two, and both networks' view of them."""
+    student, other = features.double().tolist(), teacher.double().tolist()
+    total = 0.0
+    for i, anchor in enumerate(student):
+        own = {math.dist(anchor, student[j]): j for j in range(len(student)) if targets[j] == targets[i]}
+        others = {math.dist(anchor, student[j]): j for j in range(len(student)) if targets[j] != targets[i]}
+        if others:
+            far, near = max(own), min(others)
+            seen = softmax([far, near])
+            said = softmax([math.dist(other[i], other[own[far]]), math.dist(other[i], other[others[near]])])
+            total += (1.0 if weights is None else weights[i]) * apart(said, seen)
+    return total / len(student)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("width", [5, 9])
+def test_soft_triplet_against_a_loop(width: int, weights: list[float] | None) -> None:
+    features, teacher = randn(8, 5, seed=3), 2 * randn(8, width, seed=4)
+    found = SoftTriplet()(features, teacher, torch.tensor(TARGETS), optional(weights))
+    assert found.item() == pytest.approx(by_loop(features, teacher, TARGETS, weights), rel=1e-4)
+
+
+def test_soft_triplet_on_a_line() -> None:
+    student, targets = torch.tensor([[0.0], [1.0], [3.0], [3.5]]), torch.tensor([0, 0, 1, 1])
+    # the student's (d+, d−) are (1, 3), (1, 2), (½, 2), (½, 2½), to images (1, 2), (0, 2), (3, 1), (2, 1)
+    teacher = torch.tensor([[0.0], [4.0], [1.0], [2.0]])
+    # between the same images the teacher sees (4, 1), (4, 3), (1, 3), (1, 2)
+    pairs = [((1, 3), (4, 1)), ((1, 2), (4, 3)), ((0.5, 2), (1, 3)), ((0.5, 2.5), (1, 2))]
+    expected = sum(apart(softmax(said), softmax(seen)) for seen, said in pairs) / 4
+    assert SoftTriplet()(student, teacher, targets).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_student_alone_chooses_whom_to_compare() -> None:
+    # for the teacher, image 0 has its farthest in 1 and its nearest stranger in 3; for the student in 2 and 4
+    student = torch.tensor([[0.0], [1.0], [2.0], [9.0], [5.0]])
+    teacher = torch.tensor([[0.0], [7.0], [1.0], [2.0], [6.0]])
+    targets = torch.tensor([0, 0, 0, 1, 1])
+    first = torch.tensor([5.0, 0.0, 0.0, 0.0, 0.0])  # its own loss, as the mean of five
+    expected = apart(softmax([1.0, 6.0]), softmax([2.0, 5.0]))
+    assert SoftTriplet()(student, teacher, targets, first).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_between_equal_networks_it_is_an_entropy_and_moves_nothing() -> None:
+    features = randn(8, 5, seed=3).requires_grad_()
+    loss = SoftTriplet()(features, features, torch.tensor(TARGETS))
+    entropies = 0.0
+    rows = features.tolist()
+    for i, row in enumerate(rows):
+        far = max(math.dist(row, rows[j]) for j in range(8) if TARGETS[j] == TARGETS[i])
+        near = min(math.dist(row, rows[j]) for j in range(8) if TARGETS[j] != TARGETS[i])
+        entropies += apart(softmax([far, near]), softmax([far, near]))
+    assert loss.item() == pytest.approx(entropies / 8, rel=1e-4)
+    loss.backward()
+    assert features.grad.abs().max() < 1e-6
+
+
+def test_of_a_teacher_that_is_certain_it_is_the_triplet_with_hard_targets() -> None:
+    features, targets = randn(8, 5, seed=3), torch.tensor(TARGETS)
+    # people lie 1,000 apart for the teacher, and two images of one lie together
+    teacher = 1000.0 * torch.tensor(TARGETS, dtype=torch.float32)[:, None]
+    assert torch.allclose(SoftTriplet()(features, teacher, targets), Triplet(None)(features, targets), atol=1e-5)
+
+
+def test_soft_triplet_moves_the_student_and_never_the_teacher() -> None:
+    features, teacher = randn(8, 5, seed=3).requires_grad_(), randn(8, 5, seed=4).requires_grad_()
+    SoftTriplet()(features, teacher, torch.tensor(TARGETS)).backward()
+    assert features.grad.abs().sum() > 0 and teacher.grad is None
+
+
+def test_a_student_learns_the_teachers_distances() -> None:
+    # four people in the plane: where the teacher sees them apart, the student comes to see them apart
+    targets = torch.arange(16) // 4
+    teacher = 4.0 * torch.eye(4)[targets] + 0.1 * randn(16, 4, seed=1)
+    student = (0.1 * randn(16, 4, seed=2)).requires_grad_()
+    optimizer, loss = torch.optim.Adam([student], lr=0.05), SoftTriplet()
+    losses = []
+    for _ in range(200):
+        optimizer.zero_grad()
+        value = loss(student, teacher, targets)
+        value.backward()
+        optimizer.step()
+        losses.append(value.item())
+    # the teacher's own entropy is as far down as it can come
+    assert losses[-1] < 0.2 * losses[0]
+    distances = torch.cdist(student.detach(), student.detach())
+    same = targets[:, None] == targets
+    assert distances[same].max() < distances[~same].min()
+
+
+@pytest.mark.parametrize("targets", [[3] * 4, [0, 1, 2, 3]], ids=["one person", "all different"])
+def test_batches_at_the_edge_have_finite_gradients(targets: list[int]) -> None:
+    features = randn(4, 3).requires_grad_()
+    loss = SoftTriplet()(features, randn(4, 3, seed=1), torch.tensor(targets))
+    loss.backward()
+    assert torch.isfinite(features.grad).all()
+    alone = len(set(targets)) == 1
+    assert (loss.item() == 0.0) == alone
+    if alone:
+        assert torch.equal(features.grad, torch.zeros(4, 3))

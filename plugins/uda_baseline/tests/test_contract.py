@@ -1,0 +1,13 @@
+"""What every component of a kind must do, asked of this plugin's."""
+
+from __future__ import annotations
+
+import pytest
+
+from reidx.registry import Entry
+from reidx.testing import conformance
+
+
+@pytest.mark.parametrize(("entry", "check"), conformance.cases("uda_baseline"), ids=conformance.label)
+def test_contract(entry: Entry, check: conformance.Check) -> None:
+    check(entry)

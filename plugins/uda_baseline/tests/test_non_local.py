@@ -1,0 +1,183 @@
+"""Non-local blocks against sums over pairs of positions; the ResNet with them begins as the plain one, and learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from reidx_uda_baseline.non_local import NonLocal, NonLocalResNet
+from torch import Tensor, nn
+
+from reidx.engine.groups import parameter_groups
+from reidx.errors import ConfigError
+from reidx.fusion.global_pool import GlobalPool
+from reidx.models.backbones import Timm
+from reidx.models.domain_norm import DomainBatchNorm, of_domain
+from reidx.models.inference import fast_inference
+from reidx.models.network import Network
+
+SIZE = (64, 32)
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pair_by_pair(block: NonLocal, maps: Tensor) -> Tensor:
+    """For each position the sum over all, one after the other, in evaluation mode."""
+    images, _, height, width = maps.shape
+    expected = maps.clone()
+    convs = {name: conv for name, conv in block.named_children() if isinstance(conv, nn.Conv2d)}
+    weights = {name: conv.weight[:, :, 0, 0] for name, conv in convs.items()}
+    shifts = {name: conv.bias for name, conv in convs.items()}
+    norm = block.norm
+    for b in range(images):
+        positions = [maps[b, :, y, x] for y in range(height) for x in range(width)]
+        seen = {n: [weights[n] @ p + shifts[n] for p in positions] for n in ("theta", "phi", "g")}
+        for i in range(len(positions)):
+            looked = sum((seen["theta"][i] @ seen["phi"][j]) * seen["g"][j] for j in range(len(positions)))
+            back = weights["out"] @ (looked / len(positions)) + shifts["out"]
+            back = (back - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * norm.weight + norm.bias
+            expected[b, :, i // width, i % width] += back
+    return expected
+
+
+@pytest.mark.parametrize("inner", [1, 3])
+@torch.no_grad()
+def test_a_block_is_the_sum_over_pairs_of_positions(inner: int) -> None:
+    torch.manual_seed(1)
+    block = NonLocal(5, inner).eval()
+    block.norm.weight.copy_(torch.rand(5))
+    block.norm.bias.copy_(torch.rand(5))
+    block.norm.running_mean.copy_(torch.rand(5))
+    maps = randn(2, 5, 3, 2)
+    assert torch.allclose(block(maps), pair_by_pair(block, maps), atol=1e-5)
+    assert not torch.allclose(block(maps), maps, atol=1e-2)
+
+
+@torch.no_grad()
+def test_a_block_by_hand() -> None:
+    # one channel, two positions (1, 3); θ = x, φ = 2x, g = x + 1: (θ_i / 2) Σ_j 2 x_j (x_j + 1) = 14 x_i; W doubles it
+    block = NonLocal(1, 1).eval()
+    for conv, weight, bias in ((block.theta, 1, 0), (block.phi, 2, 0), (block.g, 1, 1), (block.out, 2, 0)):
+        conv.weight.fill_(weight)
+        conv.bias.fill_(bias)
+    block.norm.weight.fill_(1.0)
+    block.norm.eps = 0.0
+    assert block(torch.tensor([[[[1.0, 3.0]]]])).flatten().tolist() == pytest.approx([29.0, 87.0])
+
+
+def both(name: str = "resnet26", blocks: tuple[int, int, int, int] = (0, 1, 2, 0)) -> tuple[Timm, NonLocalResNet]:
+    """The plain network and one with non-local blocks, of the same weights."""
+    torch.manual_seed(0)
+    plain = Timm(name, image_size=SIZE)
+    grown = NonLocalResNet(name, blocks=blocks, inner=4, image_size=SIZE)
+    missing, unknown = grown.load_state_dict(plain.state_dict(), strict=False)
+    assert missing and all("non_local" in key for key in missing) and not unknown
+    return plain, grown
+
+
+def test_it_begins_as_the_plain_network() -> None:
+    plain, grown = both()
+    images = randn(4, 3, *SIZE)
+    for mode in (False, True):
+        assert torch.equal(plain.train(mode)(images), grown.train(mode)(images))
+    assert grown.out_channels == plain.out_channels and grown.map_size == plain.map_size and grown.nonnegative
+    assert not NonLocalResNet("test_resnet", blocks=(0, 0, 0, 1), image_size=SIZE).nonnegative
+
+
+def test_blocks_stand_behind_the_last_residual_blocks_as_published() -> None:
+    torch.manual_seed(0)
+    model = NonLocalResNet("resnet50", image_size=SIZE).model
+    assert list(model.layer2._modules) == ["0", "1", "2", "non_local2", "3", "non_local3"]
+    assert " ".join(model.layer3._modules) == "0 1 2 3 non_local3 4 non_local4 5 non_local5"
+    assert list(model.layer1._modules) == list(model.layer4._modules) == ["0", "1", "2"]
+    assert model.layer2.non_local3.theta.weight.shape == (256, 512, 1, 1)
+    assert model.layer3.non_local5.out.weight.shape == (1024, 512, 1, 1)
+
+
+def test_names_of_the_plain_weights_stay() -> None:
+    grown = NonLocalResNet("test_resnet", blocks=(1, 1, 1, 1), image_size=SIZE).state_dict()
+    own = {name for name in grown if "non_local" not in name}
+    assert own == set(Timm("test_resnet", image_size=SIZE).state_dict())
+
+
+def test_it_learns_what_the_plain_network_does_not_have() -> None:
+    _, grown = both("test_resnet", (0, 1, 1, 0))
+    images, wanted = randn(8, 3, *SIZE), randn(8, grown.out_channels, 2, 1, seed=1)
+    blocks = {n: m for n, m in grown.named_modules() if isinstance(m, NonLocal)}
+    before = {n: p.detach().clone() for n, m in blocks.items() for n, p in m.named_parameters(prefix=n)}
+    for name, parameter in grown.named_parameters():  # what it learns, it learns by the blocks alone
+        parameter.requires_grad_("non_local" in name)
+    optimizer = torch.optim.Adam([p for p in grown.parameters() if p.requires_grad], lr=0.01)
+    losses = []
+    for step in range(30):
+        grown.train()
+        loss = (nn.functional.adaptive_avg_pool2d(grown(images), (2, 1)) - wanted).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        if step == 0:  # behind a weight of 0, only that weight and the bias are moved
+            moved = {n for n, p in grown.named_parameters() if p.grad is not None and bool(p.grad.any())}
+            assert {n.rpartition(".")[0].rpartition(".")[2] for n in moved} == {"norm"}
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.97 * losses[0]
+    now = {n: p.detach() for n, p in grown.named_parameters()}
+    # a convolution's bias before a BatchNorm moves nothing
+    still = {n for n, old in before.items() if torch.equal(now[n], old)}
+    assert all(name.endswith(".out.bias") for name in still)
+
+
+def test_networks_with_a_batch_norm_for_each_domain_have_one_in_the_blocks() -> None:
+    torch.manual_seed(0)
+    backbone = NonLocalResNet("test_resnet", blocks=(0, 1, 1, 0), image_size=SIZE)
+    network = Network(backbone, GlobalPool(backbone.out_channels, "avg"), 4, domains=["source", "target"])
+    block = network.backbone.model.layer3.non_local0
+    assert isinstance(block.norm, DomainBatchNorm)
+    with torch.no_grad():
+        block.norm.of["target"].weight.fill_(0.5)
+    images = randn(4, 3, *SIZE)
+    network.eval()
+    seen = {domain: of_domain(network, domain)(images)["embed"] for domain in ("source", "target")}
+    assert not torch.allclose(seen["source"], seen["target"], atol=1e-4)
+    fast = fast_inference(of_domain(network, "target"))(images)["embed"]
+    assert torch.allclose(fast, seen["target"], atol=1e-5)
+
+
+def test_layers_learn_slower_towards_the_input_and_the_blocks_at_the_full_rate() -> None:
+    backbone = NonLocalResNet("test_resnet", blocks=(0, 1, 1, 0), image_size=SIZE)
+    network = Network(backbone, GlobalPool(backbone.out_channels, "avg"))
+    groups = parameter_groups(network, layer_decay=0.5)
+    scales = {id(p): group.get("lr_scale", 1.0) for group in groups for p in group["params"]}
+    by_name = {n: scales[id(p)] for n, p in network.named_parameters() if id(p) in scales}
+    assert {s for n, s in by_name.items() if "non_local" in n} == {1.0}
+    assert by_name["backbone.model.conv1.0.weight"] < 0.2
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"name": "test_vit"}, "test_vit is no ResNet"),
+        ({"name": "test_resnet"}, r"layer2 of test_resnet has 1 residual blocks.*for 2"),
+        ({"name": "test_resnet", "blocks": (0, 1, 1, -1)}, "layer4"),
+        ({"name": "test_resnet", "blocks": (0, 1, 1, 0), "inner": 0}, "inner is 0"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_built_is_refused(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        NonLocalResNet(**settings)  # type: ignore[arg-type]
+
+
+def test_weights_of_a_plain_network_are_its_own(tmp_path: Path) -> None:
+    path = str(tmp_path / "plain.pth")
+    torch.manual_seed(3)
+    model = timm.create_model("test_resnet")
+    torch.save(model.state_dict(), path)
+    grown = NonLocalResNet("test_resnet", blocks=(0, 1, 1, 0), weights=path, image_size=SIZE)
+    assert torch.equal(grown.model.layer2[0].conv1.weight, model.layer2[0].conv1.weight)
+    plain = Timm("test_resnet", weights=path, image_size=SIZE)
+    images = randn(2, 3, *SIZE)
+    assert torch.equal(grown.eval()(images), plain.eval()(images))

@@ -1,0 +1,90 @@
+"""Whole runs of both baselines between tiny domains: what they keep, what they draw anew, and a stop at any stage."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import reidx
+from reidx.config import Config
+from reidx.engine import checkpoint as checkpoints
+from reidx.engine.model import StageModel
+from reidx.testing.runs import assert_same_run
+
+Tiny = Callable[..., Config]
+
+
+@pytest.mark.parametrize(("recipe", "stages"), [("uda", ["pretrain", "adapt"]), ("joint", ["adapt"])])
+def test_it_trains(tiny: Tiny, tmp_path: Path, recipe: str, stages: list[str]) -> None:
+    result = reidx.run(tiny(f"uda_baseline::{recipe}.yaml"), tmp_path / "run", progress="quiet")
+    assert [stage.name for stage in result.stages] == stages
+    for report in [report for stage in result.stages for report in stage.history]:
+        total = report["CrossEntropy"] + report["Triplet"]
+        assert math.isfinite(total) and report["loss"] == pytest.approx(total, rel=1e-4)
+    state = checkpoints.load(tmp_path / "run" / f"{len(stages)}-adapt" / "epoch_3.pth")["state_dict"]
+    # a BatchNorm for each domain, in the non-local blocks and in the neck too, and each has gone its own way
+    for place in ("backbone.model.layer3.non_local0.norm", "fusion.neck"):
+        own = [state[f"networks.student.{place}.of.{domain}.running_mean"] for domain in ("source", "target")]
+        assert not torch.equal(*own)
+    assert (state["networks.student.fusion.neck.of.target.bias"] == 0).all()
+
+
+def test_clusters_rows_are_drawn_anew_with_the_labels_and_the_identities_rows_are_kept(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[dict[str, Tensor]] = []
+    step = StageModel.train_step
+
+    def looking(self: StageModel, *args: Any, **more: Any) -> dict[str, Tensor]:
+        begun.append({name: memory.weight.detach().clone() for name, memory in self.memories.items()})
+        return step(self, *args, **more)
+
+    monkeypatch.setattr(StageModel, "train_step", looking)
+    reidx.run(tiny("uda_baseline::uda.yaml"), tmp_path / "run", progress="quiet")
+    pretrain, adapt = begun[:2], begun[2:]  # two steps an epoch: labelled before the first and the third epoch
+    assert [set(rows) for rows in (pretrain[0], adapt[0])] == [{"identities"}, {"identities", "clusters"}]
+    assert adapt[0]["identities"].shape == pretrain[1]["identities"].shape
+
+    def kept(name: str) -> list[bool]:
+        """Whether the rows of each step are those of the one before, moved by no more than the rate."""
+        pairs = [(before[name], after[name]) for before, after in itertools.pairwise(adapt)]
+        return [a.shape == b.shape and bool((a - b).abs().max() < 4e-4) for a, b in pairs]
+
+    assert kept("clusters") == [True, True, True, False, True]
+    assert kept("identities") == [True] * 5
+    for rows in (adapt[0]["identities"], adapt[0]["clusters"], adapt[4]["clusters"]):
+        assert rows.std().item() == pytest.approx(0.001, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stopped_at"),
+    [("uda", 2), ("uda", 5), ("joint", 5)],
+    ids=["in the pre-training", "between two labellings", "without a pre-training"],
+)
+def test_a_run_that_was_stopped_goes_on_to_the_same_end(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, stopped_at: int
+) -> None:
+    config = tiny(f"uda_baseline::{recipe}.yaml")
+    steps, step = 0, StageModel.after_step
+
+    def stopping(self: StageModel) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == stopped_at:
+            raise KeyboardInterrupt
+        step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageModel, "after_step", stopping)
+        with pytest.raises(BaseException):  # noqa: B017  whatever an interrupted run says
+            reidx.run(config, tmp_path / "stopped", progress="quiet")
+    reidx.run(config, tmp_path / "stopped", resume=True, progress="quiet")
+    reidx.run(config, tmp_path / "whole", progress="quiet")
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")

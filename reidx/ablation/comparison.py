@@ -1,0 +1,146 @@
+"""What differs between finished or unfinished runs: config, circumstances, and metrics paired over their stages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reidx.engine.journal import Report
+from reidx.engine.record import RECORD
+from reidx.engine.result import LABELS, METRICS
+from reidx.errors import ReidxError
+from reidx.yaml_tree import load_tree
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows of text for tables: ``names`` are the columns of the runs."""
+
+    names: list[str]
+    about: list[tuple[str, ...]]
+    config: list[tuple[str, ...]]
+    """Keys of the config in which the runs differ, with the value in each."""
+    circumstances: list[tuple[str, ...]]
+    """The same of code, data, processes, versions and machine."""
+    metrics: list[tuple[str, ...]]
+    """A stage's state (before its first epoch; its last), a metric, its value in each run."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    folder: Path
+    record: dict[str, Any]
+    config: dict[str, Any]
+    card: dict[str, Any] | None
+    states: dict[tuple[str, str], Report]
+
+
+def compare(folders: Sequence[Path]) -> Comparison:
+    """What differs between the runs in ``folders``.
+
+    Raises :class:`ReidxError` for fewer than two, for one given twice, and for a folder that is no run's.
+    """
+    if len(folders) < 2:
+        raise ReidxError("Name at least two runs to compare.")
+    resolved = [folder.resolve() for folder in folders]
+    twice = next((folder for folder, path in zip(folders, resolved) if resolved.count(path) > 1), None)
+    if twice is not None:
+        raise ReidxError(f"{twice} is named twice.")
+    runs = [_read(folder) for folder in folders]
+    names = _names(runs)
+    seeds = [run.config.get("seed") for run in runs]
+    states = ["done" if run.card else "unfinished" for run in runs]
+    about: list[tuple[str, ...]] = [
+        (name, str(run.folder), str(run.record["hash"]), str(seed), state)
+        for name, run, seed, state in zip(names, runs, seeds, states)
+    ]
+    said = [{key: run.card[key] for key in ("versions", "machine") if key in run.card} if run.card else {} for run in runs]
+    around = [{**run.record.get("circumstances", {}), **own} for run, own in zip(runs, said)]
+    unknown = None if all(run.card for run in runs) else "not said yet"
+    return Comparison(
+        names,
+        about,
+        _differing([run.config for run in runs], None),
+        _differing(around, unknown),
+        _metrics(runs),
+    )
+
+
+def _read(folder: Path) -> _Found:
+    record = folder / RECORD
+    if not folder.is_dir():
+        raise ReidxError(f"{folder} is no run: {'it is a file' if folder.exists() else 'there is no such folder'}.")
+    if not record.is_file():
+        inside = sorted(path.parent.relative_to(folder) for path in folder.glob(f"*/{RECORD}"))
+        inside += sorted(path.parent.relative_to(folder) for path in folder.glob(f"runs/*/{RECORD}"))
+        hint = f" It holds runs: {', '.join(str(folder / name) for name in inside[:5])}." if inside else ""
+        raise ReidxError(f"{folder} is no run: it has no {RECORD}.{hint}")
+    try:
+        read = json.loads(record.read_text(encoding="utf-8"))
+        result = folder / "result.json"
+        card = json.loads(result.read_text(encoding="utf-8"))["card"] if result.is_file() else None
+        states: dict[tuple[str, str], Report] = {}
+        for path in sorted(folder.glob("*/done.json"), key=lambda path: int(path.parent.name.partition("-")[0])):
+            stage = path.parent.name.partition("-")[2]
+            done = json.loads(path.read_text(encoding="utf-8"))
+            states[stage, "before"] = done["before"]
+            states[stage, "last"] = done["history"][-1] if done["history"] else {}
+        assert isinstance(read["hash"], str)
+    except (OSError, ValueError, KeyError, AssertionError, TypeError) as error:
+        raise ReidxError(f"{folder} is no whole run: its record or results cannot be read ({error}).") from error
+    return _Found(folder, read, load_tree(folder / "config.yaml").data, card, states)
+
+
+def _names(runs: Sequence[_Found]) -> list[str]:
+    """Short names: those of the folders, as long as they differ."""
+    short = [run.folder.resolve().name for run in runs]
+    return short if len(set(short)) == len(short) else [str(run.folder) for run in runs]
+
+
+def _differing(trees: Sequence[Mapping[str, Any]], absent: str | None) -> list[tuple[str, ...]]:
+    """The leaves in which plain trees differ: the dotted path, then the value in each."""
+    leaves = [dict(_leaves(tree, "")) for tree in trees]
+    rows = []
+    for path in dict.fromkeys(path for one in leaves for path in one):
+        values = [one.get(path, absent or "–") for one in leaves]
+        if len(set(values)) > 1:
+            rows.append((path, *values))
+    return rows
+
+
+def _leaves(value: Any, path: str) -> list[tuple[str, str]]:
+    """Dotted paths with their values in one line; of items with a name, by that."""
+    if isinstance(value, Mapping) and value:
+        children = [(str(key), child) for key, child in value.items()]
+    elif isinstance(value, list) and value:
+        named = all(isinstance(child, Mapping) and "name" in child for child in value)
+        children = [(str(child["name"] if named else place), child) for place, child in enumerate(value)]
+    else:
+        return [(path, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))]
+    return [leaf for key, child in children for leaf in _leaves(child, f"{path}.{key}" if path else key)]
+
+
+def _metrics(runs: Sequence[_Found]) -> list[tuple[str, ...]]:
+    rows = []
+    for stage, moment in dict.fromkeys(state for run in runs for state in run.states):
+        reports = [run.states.get((stage, moment), {}) for run in runs]
+        for metric in (*METRICS, *LABELS):
+            if any(metric in report for report in reports):
+                scale = 100 if metric in METRICS else 1
+                values = [report.get(metric) for report in reports]
+                cells = [_cell(value, values[0], scale, n > 0, metric) for n, value in enumerate(values)]
+                rows.append((f"{stage}, {'before' if moment == 'before' else 'last epoch'}", metric, *cells))
+    return rows
+
+
+def _cell(value: float | None, first: float | None, scale: int, compared: bool, metric: str) -> str:
+    if value is None:
+        return "–"
+    form = "{:.3f}" if metric == "ari" else "{:.2f}" if scale == 100 else "{:.0f}"
+    text = form.format(scale * value)
+    if not compared or first is None:
+        return text
+    return f"{text} ({form.replace(':', ':+').format(scale * (value - first))})"

@@ -1,0 +1,204 @@
+"""A grid: an experiment file with a section ``ablate`` that says what is varied, read into the changes of each combination."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reidx.config import known
+from reidx.config_merge import Override
+from reidx.config_node import Node, kind_of
+from reidx.errors import ConfigError
+from reidx.yaml_tree import load_node, tree_of
+
+SECTION = "ablate"
+DESIGNS = ("full", "one-at-a-time", "list")
+SHORT = {
+    "backbone": "model.backbone",
+    "fusion": "model.fusion",
+    "distance": "labels.distance",
+    "clusterer": "labels.clusterer",
+    "refiners": "labels.refiners",
+    "protocol": "evaluate.protocol",
+}
+"""Short names of config keys, alone or before a dot: ``backbone.name`` is ``model.backbone.name``."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value of an axis: what the tables call it, and what it changes in the config."""
+
+    label: str
+    changes: tuple[Override, ...]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Something that is varied; the first of its values is the base's."""
+
+    name: str
+    values: tuple[Value, ...]
+
+
+Combination = tuple[Value, ...]
+"""A value of each axis."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is to be run: the base experiment, the axes, how they are combined, and the seeds of each combination."""
+
+    path: str
+    root: Node
+    overrides: tuple[Override, ...]
+    design: str
+    axes: tuple[Axis, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """What the grid is called: the name of its file."""
+        return Path(self.path.rpartition("::")[2]).stem
+
+    @property
+    def base(self) -> Combination:
+        """The combination that the others are compared with: the first value of each axis."""
+        return tuple(axis.values[0] for axis in self.axes)
+
+    def combinations(self) -> Iterator[Combination]:
+        """All combinations, the base first."""
+        if self.design == "full":
+            yield from itertools.product(*(axis.values for axis in self.axes))
+            return
+        yield self.base
+        for place, axis in enumerate(self.axes):
+            for value in axis.values[1:]:
+                yield (*self.base[:place], value, *self.base[place + 1 :])
+
+    def changes(self, combination: Combination) -> list[Override]:
+        """What makes the config of a combination of the root."""
+        return [*self.overrides, *(change for value in combination for change in value.changes)]
+
+    def called(self, combination: Combination) -> str:
+        """A name of a combination: ``base``, or where it differs from that: ``fusion=lp.MultiView, eps=0.5``."""
+        parts = [
+            value.label if self.design == "list" else f"{axis.name}={value.label}"
+            for axis, value, own in zip(self.axes, combination, self.base)
+            if value is not own
+        ]
+        return ", ".join(parts) or (self.base[0].label if self.design == "list" else "base")
+
+
+def read_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
+    """The grid of a file (or ``namespace::file.yaml``); ``overrides`` (``key.path=value``) change the base experiment.
+
+    Raises :class:`ConfigError` with file and line for what is no grid: no section ``ablate``, an unknown key or design, an
+    axis without values or with two of one name, seeds that are no numbers or given twice.
+    """
+    whole = load_node(path)
+    section = whole.value.get(SECTION)
+    if section is None:
+        raise ConfigError(f"{path}:1: there is no section {SECTION!r}, which says what is varied (docs/ablations.md).")
+    _mapping(section, SECTION)
+    root = Node({key: node for key, node in whole.value.items() if key != SECTION}, whole.origin)
+    keys = ("design", "axes", "runs", "seeds")
+    for key, node in section.value.items():
+        if key not in keys:
+            raise ConfigError(f"{node.origin}: unknown key {SECTION}.{key}. {_hint(key, keys)}")
+    design = section.value.get("design", Node("one-at-a-time", section.origin))
+    if design.value not in DESIGNS:
+        raise ConfigError(f"{design.origin}: there is no design {design.plain()!r}. {_hint(str(design.plain()), DESIGNS)}")
+    wanted, other = ("runs", "axes") if design.value == "list" else ("axes", "runs")
+    if wanted not in section.value or other in section.value:
+        raise ConfigError(f"{design.origin}: the design {design.value} takes {SECTION}.{wanted}, and no {SECTION}.{other}.")
+    given = section.value[wanted]
+    _mapping(given, f"{SECTION}.{wanted}")
+    if not given.value:
+        raise ConfigError(f"{given.origin}: {SECTION}.{wanted} is empty; there is nothing to be varied.")
+    axes = [_sets("run", given)] if design.value == "list" else [_axis(name, node) for name, node in given.value.items()]
+    from_user = tuple(Override.read(text, known) for text in overrides)
+    grid = Grid(str(path), root, from_user, design.value, tuple(axes), _seeds(section, tree_of(root, from_user).data))
+    for place, axis in enumerate(grid.axes):
+        for value in axis.values:  # what can be put into no config is a mistake of the grid, not a combination to leave out
+            tree_of(root, grid.changes((*grid.base[:place], value, *grid.base[place + 1 :])))
+    return grid
+
+
+def _axis(name: str, node: Node) -> Axis:
+    """An axis: a config key with a list of values, or a name of its own with sets of changes by name."""
+    if isinstance(node.value, dict):
+        return _sets(name, node)
+    if not isinstance(node.value, list):
+        found = kind_of(node.plain())
+        raise ConfigError(
+            f"{node.origin}: the axis {name} is {found}; write a list of values of the key {name}, or a mapping of names to "
+            "changes ({name: {key: value, …}})."
+        )
+    return _distinct(name, node, [(label_of(v.plain()), [_change(name, v, name)]) for v in node.value])
+
+
+def _sets(name: str, node: Node) -> Axis:
+    values = []
+    for label, changes in node.value.items():
+        if not isinstance(changes.value, dict):
+            raise ConfigError(
+                f"{changes.origin}: {name}.{label} is {kind_of(changes.plain())}; it must be a mapping of config keys to "
+                "values ({} changes nothing)."
+            )
+        values.append((label, [_change(key, value, name) for key, value in changes.value.items()]))
+    return _distinct(name, node, values)
+
+
+def _distinct(name: str, node: Node, values: list[tuple[str, list[Override]]]) -> Axis:
+    if not values:
+        raise ConfigError(f"{node.origin}: the axis {name} has no values.")
+    labels = [label for label, _ in values]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{node.origin}: the axis {name} has the value {twice} twice.")
+    return Axis(name, tuple(Value(label, tuple(changes)) for label, changes in values))
+
+
+def _change(key: str, value: Node, axis: str) -> Override:
+    first, dot, rest = key.partition(".")
+    path = f"{SHORT.get(first, first)}{dot}{rest}"
+    return Override(path, value, f"{value.origin}: axis {axis}", known)
+
+
+def _seeds(section: Node, base: dict[str, Any]) -> tuple[int, ...]:
+    node = section.value.get("seeds")
+    if node is None:
+        return (base.get("seed", 1),)
+    seeds = node.plain()
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds):
+        raise ConfigError(f"{node.origin}: {SECTION}.seeds must be a list of whole numbers from 0 on: [1, 2, 3].")
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"{node.origin}: {SECTION}.seeds has a number twice.")
+    return tuple(seeds)
+
+
+def label_of(value: Any) -> str:
+    """What the tables call a value: a name, ``GlobalPool(pool=gem)``, ``A + B`` for a list, ``none``."""
+    if value is None or value == []:
+        return "none"
+    if isinstance(value, list):
+        return " + ".join(map(label_of, value))
+    if isinstance(value, dict):
+        head = next((str(value[key]) for key in ("type", "loss") if key in value), "")
+        rest = ", ".join(f"{k}={label_of(v)}" for k, v in value.items() if k not in ("type", "loss"))
+        return f"{head}({rest})" if rest else head
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _mapping(node: Node, name: str) -> None:
+    if not isinstance(node.value, dict):
+        raise ConfigError(f"{node.origin}: {name} is {kind_of(node.plain())}; it must be a mapping.")
+
+
+def _hint(word: str, offered: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, offered, n=1)
+    return f"Did you mean {close[0]}?" if close else f"There are: {', '.join(offered)}."

@@ -1,0 +1,96 @@
+"""The results as pictures: each combination's scores with its difference to the base, and a map of a design of two axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reidx.ablation.results import Results
+from reidx.engine.checkpoint import write_atomically
+
+PLOTTED = ("mAP", "rank-1")
+BASE, OTHER, LINE = "#444444", "#1f6fb4", "#bbbbbb"
+
+
+def write_plots(results: Results) -> list[Path]:
+    """A picture of each plotted metric, and a map where a full design has two axes; the files written."""
+    pictures: dict[str, Callable[[], Any]] = {
+        f"scores-{metric}.png": partial(scores, results, metric)
+        for metric in PLOTTED
+        if any(results.scores(row, metric) for row in results.plan.rows)
+    }
+    grid = results.plan.grid
+    if pictures and grid.design == "full" and sum(len(axis.values) > 1 for axis in grid.axes) == 2:
+        pictures["map-mAP.png"] = partial(two_axes, results, "mAP")
+    written = []
+    for name, draw in pictures.items():
+        path = results.plan.home / name
+        write_atomically(path, partial(draw().savefig, dpi=150, format="png", bbox_inches="tight"))
+        written.append(path)
+    return written
+
+
+def scores(results: Results, metric: str) -> Any:
+    """Two panels over the same rows: the score of each seed with their mean; the paired difference with its interval."""
+    rows = [row for row in results.plan.rows if results.scores(row, metric)]
+    places = np.arange(len(rows))
+    longest = max(len(row.name) for row in rows)
+    figure, (left, right) = _figure(1, 2, (5.5 + 0.07 * min(longest, 60), 1.2 + 0.38 * len(rows)))
+    for place, row in zip(places, rows):
+        colour = BASE if row is results.plan.rows[0] else OTHER
+        found = list(results.scores(row, metric).values())
+        left.plot(found, [place] * len(found), "o", color=colour, alpha=0.45, markersize=5, markeredgewidth=0)
+        left.plot([np.mean(found)] * 2, [place - 0.28, place + 0.28], color=colour, linewidth=2)
+        difference = results.difference(row, metric)
+        if difference is not None:
+            if difference.low is not None and difference.high is not None:
+                right.plot([difference.low, difference.high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
+            right.plot(difference.mean, place, "o", color=colour, markersize=6)
+    right.axvline(0, color=LINE, linewidth=1, zorder=0)
+    left.set_yticks(places, [row.name if len(row.name) <= 60 else row.name[:59] + "…" for row in rows])
+    right.set_yticks(places, [""] * len(rows))
+    left.set_xlabel(f"{metric} (%), each seed and the mean")
+    right.set_xlabel(f"difference to {rows[0].name} (points), 95 % interval")
+    for axes in (left, right):
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="x", color="#eeeeee", zorder=0)
+        axes.set_axisbelow(True)
+    return figure
+
+
+def two_axes(results: Results, metric: str) -> Any:
+    """The mean score of each pair of values of two axes; a pair that was refused, or is not done, stays empty."""
+    down, across = (axis for axis in results.plan.grid.axes if len(axis.values) > 1)
+    table = np.full((len(down.values), len(across.values)), np.nan)
+    labels = [[value.label for value in axis.values] for axis in (down, across)]
+    for row in results.plan.rows:
+        spread = results.spread(row, metric)
+        if spread is not None:
+            table[labels[0].index(row.labels[down.name]), labels[1].index(row.labels[across.name])] = spread.mean
+    figure, axes = _figure(1, 1, (2.5 + 1.1 * len(labels[1]), 1.5 + 0.6 * len(labels[0])))
+    image = axes.imshow(table, cmap="Blues", aspect="auto")
+    middle = np.nanmean(table)
+    for (y, x), value in np.ndenumerate(table):
+        text, colour = ("–", "black") if np.isnan(value) else (f"{value:.1f}", "white" if value > middle else "black")
+        axes.text(x, y, text, ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(labels[1])), labels[1], rotation=25, ha="right")
+    axes.set_yticks(range(len(labels[0])), labels[0])
+    axes.set_xlabel(across.name)
+    axes.set_ylabel(down.name)
+    figure.colorbar(image, label=f"{metric} (%)")
+    return figure
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> Any:
+    """A figure with its axes, drawn without a window."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns)

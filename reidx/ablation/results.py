@@ -1,0 +1,133 @@
+"""What the runs of a plan came to: a record of each, and the scores of each combination by seed."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reidx.ablation.plan import Plan, Row, Run
+from reidx.ablation.statistics import Difference, Spread, paired, spread
+from reidx.engine.checkpoint import write_atomically, write_text
+from reidx.engine.record import RECORD, differences
+from reidx.engine.result import METRICS
+
+SHOWN = ("mAP", "rank-1", "mINP")
+"""The metrics of the tables; the records hold all."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of a plan so far; ``failed`` says why a run failed, by its hash."""
+
+    plan: Plan
+    failed: Mapping[str, str]
+
+    def scores(self, row: Row, metric: str) -> dict[int, float]:
+        """A metric of a combination by seed, in percent, of the runs that are done."""
+        known = {seed: (run.result() or {}).get("metrics", {}) for seed, run in row.runs.items()}
+        return {seed: 100 * metrics[metric] for seed, metrics in known.items() if metric in metrics}
+
+    def spread(self, row: Row, metric: str) -> Spread | None:
+        """Mean and deviation over the seeds; None if no run is done."""
+        return spread(self.scores(row, metric))
+
+    def difference(self, row: Row, metric: str) -> Difference | None:
+        """What a combination has more than the base, paired by seed; None for the base itself, and where nothing is paired."""
+        base = self.plan.rows[0]
+        return None if row is base else paired(self.scores(row, metric), self.scores(base, metric))
+
+    def card(self, row: Row) -> Path:
+        """The page of a combination's runs, below the plan's folder."""
+        slug = re.sub(r"[^A-Za-z0-9]+", "-", row.name).strip("-").lower()[:60]
+        return Path("cards") / f"{self.plan.rows.index(row) + 1:02d}-{slug}.md"
+
+    def state(self, run: Run) -> str:
+        """``done``, ``failed`` or ``not run``."""
+        return "done" if run.result() else "failed" if run.hash in self.failed else "not run"
+
+    def records(self) -> list[dict[str, Any]]:
+        """A flat record for each combination and seed, and one for each combination that was refused."""
+        records: list[dict[str, Any]] = []
+        for row in self.plan.rows:
+            own = {"combination": row.name, **row.labels}
+            if row.refused is not None:
+                records.append({**own, "state": "refused", "reason": row.refused})
+            for seed, run in row.runs.items():
+                result = run.result() or {"metrics": {}, "card": {}}
+                records.append(
+                    {
+                        **own,
+                        "seed": seed,
+                        "state": self.state(run),
+                        "reason": self.failed.get(run.hash) if self.state(run) == "failed" else None,
+                        **{metric: result["metrics"].get(metric) for metric in METRICS},
+                        **{f"last {name}": value for name, value in last_epoch(run).items() if name not in METRICS},
+                        "seconds": result["card"].get("seconds"),
+                        "config_hash": run.hash,
+                        "card": relative(run.folder / "result.json", self.plan.home) if result["card"] else None,
+                    }
+                )
+        columns = dict.fromkeys(name for record in records for name in record)
+        return [{name: record.get(name) for name in columns} for record in records]
+
+    def other_circumstances(self) -> list[str]:
+        """In what the runs differ beside their configs (code, data, torch), where they were not made at one time."""
+        found: dict[str, None] = {}
+        known = [c for run in self.plan.runs if run.result() and (c := _circumstances(run))]
+        for other in known[1:]:
+            shared = {key: known[0][key] for key in known[0] if key in other}
+            now = {key: other[key] for key in shared}
+            for part in ("code", "data"):  # what only one of the two uses cannot differ
+                both = shared.get(part, {}).keys() & now.get(part, {}).keys()
+                shared[part], now[part] = ({key: side[part][key] for key in both} for side in (shared, now))
+            for name, change in differences(shared, now, "runs").items():
+                found[f"{name.removeprefix('runs.')}: {change}"] = None
+        return list(found)
+
+
+def last_epoch(run: Run) -> dict[str, float]:
+    """What the last epoch of the last stage came to: losses, clusters, metrics; empty if the run is not done."""
+    stages = run.config.experiment.stages
+    done = run.folder / f"{len(stages)}-{stages[-1].name}" / "done.json"
+    if run.result() is None or not done.is_file():
+        return {}
+    history = json.loads(done.read_text(encoding="utf-8"))["history"]
+    return history[-1] if history else {}
+
+
+def write_records(results: Results) -> list[Path]:
+    """``results.csv``, and ``results.parquet`` where pyarrow is installed; the files written."""
+    records, home = results.records(), results.plan.home
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    write_text(home / "results.csv", text.getvalue())
+    if importlib.util.find_spec("pyarrow") is None:
+        return [home / "results.csv"]
+    import pyarrow
+    from pyarrow import parquet
+
+    table = pyarrow.Table.from_pylist(records)
+    write_atomically(home / "results.parquet", lambda partial: parquet.write_table(table, partial))
+    return [home / "results.csv", home / "results.parquet"]
+
+
+def relative(path: Path, folder: Path) -> str:
+    """``path`` as it is linked to from a page in ``folder``."""
+    return Path(os.path.relpath(path, folder)).as_posix()
+
+
+def _circumstances(run: Run) -> dict[str, Any]:
+    try:
+        return json.loads((run.folder / RECORD).read_text(encoding="utf-8"))["circumstances"]
+    except (OSError, ValueError, KeyError):
+        return {}

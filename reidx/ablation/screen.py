@@ -1,0 +1,169 @@
+"""How an ablation is shown while it goes on: one live table in a terminal, lines in a log, events for a program, or nothing."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from reidx.ablation.plan import Run
+from reidx.ablation.schedule import Standing, Watcher
+from reidx.engine.displays import Mode, Stderr, duration
+from reidx.engine.journal import json_line
+
+COLOURS = {"running": "cyan", "failed": "red", "done": "green", "waiting": "dim"}
+
+
+def watcher(mode: Mode | None) -> Watcher:
+    """Who tells how it goes on: by default a table in a terminal, lines elsewhere."""
+    console = Console(file=Stderr())  # type: ignore[arg-type]
+    shown = mode or ("rich" if console.is_terminal else "plain")
+    if shown == "quiet":
+        return Watcher()
+    return {"rich": LiveTable, "plain": Lines, "json": Events}[shown](console)
+
+
+def names_of(standing: Standing) -> dict[str, str]:
+    """What each run is called: its rows and its seed, by its hash."""
+    names: dict[str, str] = {}
+    for row in standing.plan.rows:
+        for seed, run in row.runs.items():
+            names.setdefault(run.hash, f"{row.name}, seed {seed}")
+    return names
+
+
+def summary(standing: Standing) -> str:
+    """All in one line: ``3 of 12 runs done, 1 failed, 2 running · about 14 min left``."""
+    parts = [f"{len(standing.done)} of {len(standing.plan.runs)} runs done"]
+    parts += [f"{len(standing.failed)} failed"] if standing.failed else []
+    parts += [f"{len(standing.under_way)} running"] if standing.under_way else []
+    refused = len(standing.plan.refused)
+    parts += [f"{refused} combination{'s' * (refused != 1)} refused"] if refused else []
+    left = standing.seconds_left if standing.waiting or standing.under_way else None
+    return ", ".join(parts) + ("" if left is None else f" · about {duration(left)} left")
+
+
+class Lines(Watcher):
+    """A line for each run that begins, is done or has failed."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def began(self, standing: Standing, run: Run) -> None:
+        """A run was started, or is gone on with."""
+        verb = "going on with" if (run.folder / "experiment.json").is_file() else "started"
+        self._print(f"{verb} {names_of(standing)[run.hash]} ({run.hash})")
+
+    def ended(self, standing: Standing, run: Run) -> None:
+        """A run is done, or has failed."""
+        name = names_of(standing)[run.hash]
+        said = f"FAILED {name}: {standing.failed[run.hash]}" if run.hash in standing.failed else f"done {name}: {scored(run)}"
+        self._print(f"{said} · {summary(standing)}")
+
+    def _print(self, text: str) -> None:
+        print(text, file=self.console.file, flush=True)
+
+
+class Events(Watcher):
+    """A JSON object a line: ``run_began``, ``run_done``, ``run_failed``."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def began(self, standing: Standing, run: Run) -> None:
+        """A run was started, or is gone on with."""
+        self._tell("run_began", standing, run)
+
+    def ended(self, standing: Standing, run: Run) -> None:
+        """A run is done, or has failed."""
+        self._tell("run_failed" if run.hash in standing.failed else "run_done", standing, run)
+
+    def _tell(self, event: str, standing: Standing, run: Run) -> None:
+        result = run.result() or {}
+        facts = {
+            "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "event": event,
+            "run": run.hash,
+            "name": names_of(standing)[run.hash],
+            "folder": str(run.folder),
+            "metrics": result.get("metrics"),
+            "reason": standing.failed.get(run.hash),
+            "done": len(standing.done),
+            "failed": len(standing.failed),
+            "runs": len(standing.plan.runs),
+            "seconds_left": standing.seconds_left,
+        }
+        print(json_line(facts), file=self.console.file, flush=True)
+
+
+class LiveTable(Watcher):
+    """One table of all runs, those under way with their place; it stays as it was last seen."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.live = Live(console=console, auto_refresh=False, transient=False)
+
+    def looked(self, standing: Standing) -> None:
+        """Time has passed."""
+        if not self.live.is_started:
+            self.live.start()
+        self.live.update(Group(self._table(standing), Text(summary(standing), style="bold")), refresh=True)
+        if not standing.under_way and not standing.waiting:
+            self.live.stop()
+
+    def ended(self, standing: Standing, run: Run) -> None:
+        """A run is done, or has failed."""
+        self.looked(standing)
+
+    def _table(self, standing: Standing) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("run", "state", "where"):
+            table.add_column(column, no_wrap=True, overflow="ellipsis")
+        for column in ("mAP", "left"):
+            table.add_column(column, no_wrap=True, justify="right")
+        names, order = names_of(standing), {"running": 0, "failed": 1, "done": 2, "waiting": 3}
+        rows = sorted(((self._state(standing, run), run) for run in standing.plan.runs), key=lambda row: order[row[0]])
+        room = max(4, self.console.height - 5)
+        for state, run in rows[:room]:
+            cells = [names[run.hash], state, *self._cells(standing, state, run)]
+            table.add_row(*(Text(cell, style=COLOURS[state] if place == 1 else "") for place, cell in enumerate(cells)))
+        if len(rows) > room:
+            table.add_row(Text(f"… and {len(rows) - room} more", style="dim"))
+        return table
+
+    def _state(self, standing: Standing, run: Run) -> str:
+        if run.hash in standing.under_way:
+            return "running"
+        return "done" if run.hash in standing.done else "failed" if run.hash in standing.failed else "waiting"
+
+    def _cells(self, standing: Standing, state: str, run: Run) -> list[str]:
+        if state == "running":
+            follower = standing.under_way[run.hash][1]
+            left = "" if follower.left is None else duration(follower.left)
+            return [f"{follower.where} {bar(follower.share)}", percent(follower.metrics), left]
+        if state == "failed":
+            return [standing.failed[run.hash], "", ""]
+        if state == "done":
+            return [duration(standing.done[run.hash]), percent((run.result() or {}).get("metrics", {})), ""]
+        return ["", "", ""]
+
+
+def bar(share: float, width: int = 12) -> str:
+    """A share as a bar of characters."""
+    full = round(share * width)
+    return "━" * full + "╌" * (width - full)
+
+
+def percent(metrics: dict[str, float]) -> str:
+    """The mAP in percent, where it is known."""
+    return f"{100 * metrics['mAP']:.2f}" if "mAP" in metrics else ""
+
+
+def scored(run: Run) -> str:
+    """The metrics of a run that is done, in one line."""
+    metrics = (run.result() or {}).get("metrics", {})
+    shown = [f"{name} {100 * metrics[name]:.2f}" for name in ("mAP", "rank-1") if name in metrics]
+    return ", ".join(shown) or "nothing evaluated"

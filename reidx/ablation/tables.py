@@ -1,0 +1,156 @@
+"""The results for people: a Markdown page whose cells lead to the cards of their runs, those cards, and a LaTeX table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from reidx.ablation.plan import Row
+from reidx.ablation.results import SHOWN, Results, relative
+from reidx.ablation.statistics import Difference, Spread
+from reidx.engine.checkpoint import write_text
+from reidx.engine.result import METRICS
+
+
+def write_tables(results: Results, pictures: list[Path]) -> list[Path]:
+    """``results.md``, ``results.tex`` and the cards of all combinations; the first two. ``pictures`` are shown in the page."""
+    home = results.plan.home
+    (home / "cards").mkdir(exist_ok=True)
+    for row in results.plan.rows:
+        if row.runs:
+            write_text(home / results.card(row), card(results, row))
+    write_text(home / "results.md", markdown(results, [relative(picture, home) for picture in pictures]))
+    write_text(home / "results.tex", latex(results))
+    return [home / "results.md", home / "results.tex"]
+
+
+def markdown(results: Results, pictures: list[str] | None = None) -> str:
+    """The page of results: the table, what is missing in it, pictures."""
+    plan = results.plan
+    done = sum(run.result() is not None for run in plan.runs)
+    seeds = ", ".join(map(str, plan.grid.seeds))
+    lines = [f"# {plan.grid.name}", "", f"{done} of {len(plan.runs)} runs done; design {plan.grid.design}, seeds {seeds}.", ""]
+    names = _axes(results)
+    head = [*(names or ["combination"]), "seeds"]
+    for metric in SHOWN:
+        head += [metric, f"Δ {metric}"]
+    lines += [_line(head), _line(["---"] * (len(head) - 2 * len(SHOWN)) + ["--:"] * 2 * len(SHOWN))]
+    for row in plan.rows:
+        if row.runs:
+            cells = [_escaped(text) for text in ([row.labels[name] for name in names] or [row.name])]
+            lines.append(_line([*cells, *_scores(results, row)]))
+    lines += [
+        "",
+        "Percent, last epoch: mean ± standard deviation over seeds, each leading to the cards of its runs. Δ: mean difference "
+        "to the first row (the base), paired by seed, with its 95 % interval (t), each for one comparison by itself.",
+    ]
+    if changed := results.other_circumstances():
+        lines += ["", "**These runs were not made under the same circumstances:**", "", *(f"* {_escaped(c)}" for c in changed)]
+    failed = [
+        f"* {_escaped(row.name)}, seed {seed} ([log]({relative(run.log, plan.home)})): {_escaped(results.failed[run.hash])}"
+        for row in plan.rows
+        for seed, run in row.runs.items()
+        if run.hash in results.failed
+    ]
+    if failed:
+        lines += ["", "## Failed", "", *failed]
+    if plan.refused:
+        refused = [f"* {_escaped(row.name)}: {_escaped(row.refused or '')}" for row in plan.refused]
+        lines += ["", "## Refused, as the parts do not fit each other", "", *refused]
+    for picture in pictures or []:
+        lines += ["", f"![{Path(picture).stem}]({picture})"]
+    return "\n".join(lines) + "\n"
+
+
+def card(results: Results, row: Row) -> str:
+    """The page of a combination: its runs by seed, each leading to all that is known of it, and how the numbers came about."""
+    folder = results.plan.home / "cards"
+    lines = [f"# {row.name}", "", *(f"* {name}: {_escaped(label)}" for name, label in row.labels.items()), ""]
+    lines += [_line(["seed", "state", *METRICS, "run"]), _line(["---", "---", *["--:"] * len(METRICS), "---"])]
+    facts: dict[str, object] = {}
+    for seed, run in row.runs.items():
+        result = run.result() or {"metrics": {}, "card": {}}
+        facts = facts or result["card"]
+        scores = [f"{100 * result['metrics'][m]:.2f}" if m in result["metrics"] else "–" for m in METRICS]
+        stages = [f"{n + 1}-{stage.name}" for n, stage in enumerate(run.config.experiment.stages)]
+        there = {"card": run.folder / "result.json", "config": run.config_file, "log": run.log}
+        there |= {f"{stage} epochs": run.folder / stage / "log.jsonl" for stage in stages}
+        there |= {f"{stage} ranked lists": run.folder / stage / "ranked.png" for stage in stages}
+        links = [f"[{name}]({relative(path, folder)})" for name, path in there.items() if path.is_file()]
+        lines.append(_line([str(seed), results.state(run), *scores, f"`{run.hash}` {' '.join(links)}"]))
+    if facts:
+        shown = {key: value for key, value in facts.items() if key not in ("seed", "config_hash")}
+        lines += ["", "The card of the first run that is done:", "", "```json", json.dumps(shown, indent=1), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def latex(results: Results) -> str:
+    """The table for a paper (booktabs); behind each row, as a comment, the hashes of its runs."""
+    names = _axes(results) or ["combination"]
+    head = [_tex(name) for name in names]
+    for metric in SHOWN:
+        head += [_tex(metric), rf"$\Delta$ {_tex(metric)}"]
+    lines = [
+        "% percent, last epoch: mean +- standard deviation over seeds; Delta: to the first row, paired by seed, 95 % interval",
+        rf"\begin{{tabular}}{{{'l' * len(names)}{'rr' * len(SHOWN)}}}",
+        r"\toprule",
+        " & ".join(head) + r" \\",
+        r"\midrule",
+    ]
+    for row in results.plan.rows:
+        if not row.runs:
+            continue
+        cells = [_tex(row.labels[name]) for name in _axes(results)] or [_tex(row.name)]
+        for metric in SHOWN:
+            cells += [_mean(results.spread(row, metric), r" $\pm$ ", "--"), _delta(results.difference(row, metric), "--")]
+        lines.append(" & ".join(cells) + rf" \\ % runs: {' '.join(run.hash for run in row.runs.values())}")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _axes(results: Results) -> list[str]:
+    """The axes that have a column of their own: of a full design; elsewhere a row's name says what it is."""
+    grid = results.plan.grid
+    return [axis.name for axis in grid.axes] if grid.design == "full" else []
+
+
+def _scores(results: Results, row: Row) -> list[str]:
+    """The cells of a row after its name, each number leading to the row's card."""
+    to = results.card(row).as_posix()
+    count = len(results.scores(row, SHOWN[0]))
+    cells = [f"[{count}]({to})" if count == len(row.runs) else f"[{count} of {len(row.runs)}]({to})"]
+    for metric in SHOWN:
+        cells.append(f"[{_mean(results.spread(row, metric), ' ± ', '–')}]({to})")
+        difference = results.difference(row, metric)
+        cells.append("" if difference is None else f"[{_delta(difference, '–')}]({to})")
+    return cells
+
+
+def _mean(spread: Spread | None, sign: str, none: str) -> str:
+    if spread is None:
+        return none
+    return f"{spread.mean:.2f}" + ("" if spread.deviation is None else f"{sign}{spread.deviation:.2f}")
+
+
+def _delta(difference: Difference | None, none: str) -> str:
+    if difference is None:
+        return none
+    interval = "" if difference.low is None else f" ({difference.low:+.2f} … {difference.high:+.2f})"
+    text = f"{difference.mean:+.2f}{interval}"
+    return text.replace("…", "to") if none == "--" else text
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escaped(text: str) -> str:
+    """Text as it is shown by Markdown, on one line."""
+    return " ".join("".join(f"\\{c}" if c in r"\`*_[]<>|" else c for c in text).split())
+
+
+_TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "→": r"$\to$"}
+
+
+def _tex(text: str) -> str:
+    """Text as LaTeX shows it."""
+    return "".join(_TEX.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)

@@ -1,0 +1,128 @@
+"""Runs on this machine: each a process of its own, one a device, so that a crash takes only its run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from reidx.ablation.executor import Outcome, arguments_of, prepare, reason_in
+from reidx.ablation.plan import Run
+from reidx.errors import ConfigError
+
+PATIENCE = 30.0
+"""Seconds that a run has to end by itself once it is asked to."""
+
+
+class Workers:
+    """``slots`` runs at a time on this machine, by default one a GPU (one without GPUs), each with a GPU of its own.
+
+    Without GPUs several runs share the cores evenly, unless OMP_NUM_THREADS says otherwise. The runs keep ``lock`` open:
+    they may outlive this process if that is killed.
+    """
+
+    def __init__(self, slots: int | None, lock: IO[str]) -> None:
+        self.gpus = _gpus()
+        self.slots = slots or max(1, len(self.gpus))
+        self.lock = lock
+        self._free = list(range(self.slots))
+
+    def start(self, run: Run) -> Worker:
+        """Begin a run, or go on with it from its last checkpoint."""
+        prepare(run)
+        slot = self._free.pop(0)
+        return Worker(run, self._environment(slot), self.lock, lambda: self._free.append(slot))
+
+    def close(self) -> None:
+        """Nothing is left to be closed."""
+
+    def _environment(self, slot: int) -> dict[str, str]:
+        own = dict(os.environ)
+        if self.gpus:
+            own["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
+        elif self.slots > 1:
+            own.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.slots)))
+        return own
+
+
+class Worker:
+    """The process of one run; ``freed`` is called when it has ended."""
+
+    def __init__(self, run: Run, environment: dict[str, str], lock: IO[str], freed: object) -> None:
+        self.run, self._freed = run, freed
+        self._begun_at = run.log.stat().st_size if run.log.exists() else 0
+        with open(run.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "reidx", *arguments_of(run)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                pass_fds=[lock.fileno()],
+                start_new_session=True,  # a Ctrl-C is for the one who waits, who then asks each run to end
+            )
+
+    def outcome(self) -> Outcome | None:
+        """How it ended; None while it goes on."""
+        code = self.process.poll()
+        if code is None:
+            return None
+        if callable(self._freed):
+            self._freed()
+            self._freed = None
+        if code == 0:
+            return Outcome()
+        if code < 0:
+            killed = signal.Signals(-code).name
+            return Outcome(f"its process was killed ({killed}); it goes on from its last checkpoint next time")
+        return Outcome(reason_in(self.run.log, self._begun_at))
+
+    def stop(self) -> None:
+        """Ask it to end (SIGTERM), and kill it if it has not within :data:`PATIENCE` seconds."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+@contextmanager
+def claimed(home: Path) -> Iterator[IO[str]]:
+    """Context in which no other ablation works in ``home``; the lock is held by all processes that have its file open.
+
+    Raises :class:`ConfigError` when another does, or runs that it has left behind.
+    """
+    import fcntl
+
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock = open(home / ".lock", "a", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise ConfigError(f"{home} cannot hold the runs: {error.strerror}. Name another folder (--work-dir).") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                f"{home} is in use by another ablation, or by runs that one has left behind as it was killed. Wait for "
+                "them, end them, or name another folder (--work-dir)."
+            ) from None
+        yield lock
+
+
+def _gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+    return names if torch.cuda.is_available() else []
+
+

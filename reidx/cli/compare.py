@@ -1,0 +1,32 @@
+"""Say what differs between runs: in their configs, in code, versions and data, then in their metrics, stage by stage."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from reidx.cli.console import print_heading, print_table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run; two or more")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from reidx.ablation.comparison import compare
+
+    found = compare(arguments.runs)
+    names = found.names
+    print_table(("run", "folder", "hash", "seed", "state"), found.about)
+    for title, rows in (("config", found.config), ("code, versions, data", found.circumstances)):
+        print_heading(title)
+        if rows:
+            print_table((title.partition(",")[0], *names), rows)
+        else:
+            print("no difference")
+    print_heading(f"metrics in percent; in brackets the difference to {names[0]}")
+    if found.metrics:
+        print_table(("stage", "metric", *names), found.metrics)
+    else:
+        print("none of the runs was evaluated yet")
+    return 0

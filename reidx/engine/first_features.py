@@ -1,0 +1,79 @@
+"""Features that networks begin with, extracted once by runs that share a folder: the same weights see the same images."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reidx.config import Config
+from reidx.engine import checkpoint as checkpoints
+from reidx.engine.record import namespaces
+from reidx.engine.runner import device_of_this_process
+from reidx.engine.sharing import without_effect
+from reidx.errors import CheckpointError, RunError
+from reidx.schema import Stage
+from reidx.yaml_tree import tree_hash
+
+
+class FirstFeatures:
+    """The features that the networks of a stage begin with, kept in ``folder`` for all runs in which they are the same.
+
+    They are found by what decides them: weights, architecture, images, how these are read, code, torch, kind of device.
+    """
+
+    def __init__(
+        self, folder: Path, config: Config, stage: Stage, circumstances: Mapping[str, Any], say: Callable[[str], None]
+    ) -> None:
+        self.folder, self.config, self.circumstances, self.say = folder, config, circumstances, say
+        self.model = dataclasses.asdict(stage.model)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __call__(
+        self, domain: str, split: str, how: Mapping[str, Any], names: set[str], extract: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """The named features of a split: another run's, or what ``extract`` returns, kept for others.
+
+        ``how`` is all that decides them beside the model, the data and the code. Whoever comes second waits for the first.
+        """
+        with _locked(self.folder / f"{tree_hash(self._facts(domain, split, how))}.lock") as lock:
+            kept = {name: lock.with_name(f"{lock.stem}-{name}.pth") for name in sorted(names)}
+            with contextlib.suppress(CheckpointError, KeyError):
+                return {name: checkpoints.load(path)["bank"] for name, path in kept.items()}
+            banks = extract()
+            try:
+                for name, path in kept.items():
+                    checkpoints.write_atomically(path, partial(torch.save, {"bank": banks[name]}))
+            except (OSError, RuntimeError, RunError) as error:  # torch reports a full disk as a RuntimeError
+                self.say(f"{self.folder}: features cannot be kept for other runs ({error})")
+            return banks
+
+    def _facts(self, domain: str, split: str, how: Mapping[str, Any]) -> dict[str, Any]:
+        data, code = self.config.experiment.data, self.circumstances["code"]
+        spec = {k: v for k, v in self.config.data["data"]["domains"][domain].items() if not without_effect(domain, k)}
+        concerned = {"reidx", *namespaces([self.model, spec])}
+        return {
+            **how,
+            "model": self.model,
+            "domain": [domain, spec, split, self.circumstances["data"][domain][split]],
+            "image_size": list(data.image_size),
+            "interpolation": data.interpolation,
+            "code": {name: source for name, source in code.items() if name in concerned},
+            "torch": self.circumstances["torch"],
+            "device": device_of_this_process().type,
+        }
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[Path]:
+    """Context that one process at a time is in; a process that dies in it leaves it."""
+    with open(path, "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield path

@@ -1,0 +1,54 @@
+"""Grids on a tiny domain, and made-up runs that are done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from reidx.ablation.grid import read_grid
+from reidx.ablation.plan import Plan, Run, plan_of
+from reidx.testing.tiny import tiny_experiment
+
+Written = Callable[..., Path]
+
+
+@pytest.fixture
+def written(tmp_path: Path, domains_root: Path) -> Written:
+    """Writes a grid over the tiny experiment: keys of its section ``ablate``; ``changes`` of the experiment; its file."""
+
+    def write(changes: dict[str, Any] | None = None, **section: Any) -> Path:
+        grid = {**tiny_experiment(domains_root, log=[], **(changes or {})), "ablate": section}
+        path = tmp_path / "grid.yaml"
+        path.write_text(yaml.safe_dump(grid, sort_keys=False), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def planned(written: Written, tmp_path: Path) -> Callable[..., Plan]:
+    """The plan of such a grid."""
+    return lambda *args, **section: plan_of(read_grid(written(*args, **section)), tmp_path / "home")
+
+
+@pytest.fixture
+def finish() -> Callable[..., None]:
+    """Makes a run that is done of a run, with these metrics, without training it."""
+
+    def finish(run: Run, circumstances: dict[str, Any] | None = None, **metrics: float) -> None:
+        stages = run.config.experiment.stages
+        folder = run.folder / f"{len(stages)}-{stages[-1].name}"
+        folder.mkdir(parents=True)
+        history = [{"epoch": 1, "loss": 0.5, "clusters": 7, **metrics}]
+        (folder / "done.json").write_text(json.dumps({"before": {}, "history": history, "card": {}}))
+        card = {"config_hash": run.hash, "seconds": 60.0, "versions": {"torch": "2"}}
+        (run.folder / "result.json").write_text(json.dumps({"metrics": metrics, "card": card}))
+        (run.folder / "experiment.json").write_text(json.dumps({"hash": run.hash, "circumstances": circumstances or {}}))
+        (run.folder / "config.yaml").write_text(run.config.render())
+
+    return finish

@@ -1,0 +1,66 @@
+"""What differs between runs is said key by key, and what is no run in one sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from reidx.ablation.comparison import compare
+from reidx.ablation.plan import Plan, Run
+from reidx.cli.main import main
+from reidx.errors import ReidxError
+
+
+@pytest.fixture
+def runs(planned: Callable[..., Plan], finish: Callable[..., None]) -> list[Run]:
+    """Two runs that differ in a key, in the code, and in their metrics."""
+    found = planned(axes={"clusterer.eps": [0.7, 0.6]}).runs
+    finish(found[0], {"code": {"reidx": "a"}, "torch": "2"}, mAP=0.5, **{"rank-1": 0.75})
+    finish(found[1], {"code": {"reidx": "b"}, "torch": "2"}, mAP=0.525, **{"rank-1": 0.7})
+    return found
+
+
+def test_differences_key_by_key_and_metrics_stage_by_stage(runs: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
+    found = compare([run.folder for run in runs])
+    assert found.names == [run.hash for run in runs]
+    assert found.config == [("stages.adapt.labels.levels.main.clusterer.eps", "0.7", "0.6")]
+    assert found.circumstances == [("code.reidx", "a", "b")]
+    assert ("adapt, last epoch", "mAP", "50.00", "52.50 (+2.50)") in found.metrics
+    assert ("adapt, last epoch", "rank-1", "75.00", "70.00 (-5.00)") in found.metrics
+    assert main(["compare", *(str(run.folder) for run in runs)]) == 0
+    said = capsys.readouterr().out
+    assert "52.50 (+2.50)" in said and "clusterer.eps" in said
+
+
+def test_an_unfinished_run_is_compared_as_far_as_it_is(runs: list[Run]) -> None:
+    (runs[1].folder / "result.json").unlink()
+    (runs[1].folder / "1-adapt/done.json").unlink()
+    found = compare([run.folder for run in runs])
+    assert [row[-1] for row in found.about] == ["done", "unfinished"]
+    assert ("versions.torch", "2", "not said yet") in found.circumstances
+    assert ("adapt, last epoch", "mAP", "50.00", "–") in found.metrics
+
+
+def test_what_is_no_run_is_said(runs: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = (run.folder for run in runs)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    for folders, message in (
+        ([one], "Name at least two runs"),
+        ([one, one], "is named twice"),
+        ([one, tmp_path / "no"], "no is no run: there is no such folder"),
+        ([one, tmp_path / "file"], "file is no run: it is a file"),
+        ([one, tmp_path / "empty"], r"empty is no run: it has no experiment\.json\.$"),
+        ([one, one.parent], f"It holds runs: .*{one.name}"),
+        ([one, one.parent.parent], f"It holds runs: .*{one.name}"),
+    ):
+        with pytest.raises(ReidxError, match=message):
+            compare(folders)
+    (two / "experiment.json").write_text(json.dumps({"name": "x"}))
+    with pytest.raises(ReidxError, match="is no whole run"):
+        compare([one, two])
+    assert main(["compare", str(one), str(tmp_path / "no")]) == 1
+    assert "no is no run" in capsys.readouterr().err

@@ -1,0 +1,132 @@
+"""A grid file becomes combinations and runs; what is wrong with it is one message with file and line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import reidx
+from reidx.ablation.grid import label_of, read_grid
+from reidx.ablation.plan import Plan, held_by, plan_of
+from reidx.engine.sharing import ORIGIN
+from reidx.errors import ConfigError
+
+Planned = Callable[..., Plan]
+STAGES = [{"name": "warm", "epochs": 1, "iters": 2}, {"name": "adapt", "epochs": 2, "iters": 2, "init": "stage:warm"}]
+PARTS = {"fusion": [{"pool": "avg"}, {"pool": "gem"}], "clusterer.eps": [0.7, 0.6, 0.5]}
+
+
+def test_designs(planned: Planned) -> None:
+    full = planned(design="full", axes=PARTS)
+    assert [list(row.labels.values()) for row in full.rows] == [
+        [pool, eps] for pool in ("(pool=avg)", "(pool=gem)") for eps in ("0.7", "0.6", "0.5")
+    ]
+    single = planned(axes=PARTS)
+    assert [row.name for row in single.rows] == ["base", "fusion=(pool=gem)", "clusterer.eps=0.6", "clusterer.eps=0.5"]
+    listed = planned(design="list", runs={"plain": {}, "both": {"fusion.pool": "gem", "labels.clusterer.eps": 0.5}})
+    assert [row.name for row in listed.rows] == ["plain", "both"]
+    both = listed.rows[1].runs[1].config.experiment.stages[0]
+    assert both.model.fusion["pool"] == "gem" and both.labels["main"].clusterer["eps"] == 0.5
+    # the same config is the same run, however it is written
+    assert listed.rows[0].runs[1].hash == single.rows[0].runs[1].hash == full.rows[0].runs[1].hash
+
+
+def test_a_value_may_be_several_changes_and_seeds_make_runs(planned: Planned) -> None:
+    axes = {"recipe": {"short": {}, "long": {"epochs": 3, "stages": {"adapt": {"iters": 9}}}}}
+    changes = {"stages": [{"name": "adapt"}], "epochs": 1, "iters": 2}
+    plan = planned(changes, axes=axes, seeds=[4, 5])
+    assert [row.name for row in plan.rows] == ["base", "recipe=long"] and list(plan.rows[1].runs) == [4, 5]
+    long = plan.rows[1].runs[5].config
+    assert (long.experiment.seed, long.experiment.stages[0].epochs, long.experiment.stages[0].iters) == (5, 3, 9)
+
+
+def test_the_written_config_is_the_planned_one(planned: Planned, tmp_path: Path) -> None:
+    for run in planned(axes={"fusion": ["GlobalPool", "pplr.Stripes"]}, seeds=[1, 2]).runs:
+        path = tmp_path / f"{run.hash}.yaml"
+        path.write_text(run.config.render(), encoding="utf-8")
+        loaded = reidx.load_config(path)
+        assert loaded.hash == run.hash and loaded.experiment == run.config.experiment
+
+
+def test_parts_that_do_not_fit_are_refused_with_the_reason(planned: Planned) -> None:
+    axes = {"fusion": ["GlobalPool", "pplr.Stripes"], "refiners": [[], [{"type": "pplr.CrossAgreement", "k": 5}]]}
+    rows = {row.name: row for row in planned(design="full", axes=axes, seeds=[1, 2]).rows}
+    refused = rows["refiners=pplr.CrossAgreement(k=5)"]
+    assert not refused.runs and "parts" in (refused.refused or "") and "grid.yaml:" in (refused.refused or "")
+    assert rows["fusion=pplr.Stripes, refiners=pplr.CrossAgreement(k=5)"].refused is None
+    assert sum(len(row.runs) for row in rows.values()) == 6
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({}, r"takes ablate\.axes, and no ablate\.runs"),
+        ({"axes": {}}, r"ablate\.axes is empty"),
+        ({"axes": {"fusion": []}}, "the axis fusion has no values"),
+        ({"axes": {"fusion": "GlobalPool"}}, "the axis fusion is a string; write a list of values"),
+        ({"axes": {"fusoin": ["GlobalPool"]}}, "axis fusoin: the experiment has no key 'fusoin'"),
+        ({"axes": {"views": {"one": {}, "two": {"memries": {}}}}}, "axis views: the experiment has no key 'memries'"),
+        ({"axes": {"views": {"one": {}, "two": 3}}}, "views.two is a number; it must be a mapping of config keys"),
+        ({"axes": {"epochs": [1, 1]}}, "the axis epochs has the value 1 twice"),
+        ({"axes": {"epochs": [1]}, "design": "ful"}, r"there is no design 'ful'\. Did you mean full\?"),
+        ({"axes": {"epochs": [1]}, "design": "list"}, r"the design list takes ablate\.runs"),
+        ({"axes": {"epochs": [1]}, "sedes": [1]}, r"unknown key ablate\.sedes\. Did you mean seeds\?"),
+        ({"axes": {"epochs": [1]}, "seeds": [1, "x"]}, r"ablate\.seeds must be a list of whole numbers"),
+        ({"axes": {"epochs": [1]}, "seeds": [1, 1]}, r"ablate\.seeds has a number twice"),
+    ],
+)
+def test_mistakes_are_told_with_file_and_line(written: Callable[..., Path], section: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        read_grid(written(**section))
+    assert re.match(r"\S*grid\.yaml:\d+: ", str(error.value))
+
+
+def test_a_base_that_cannot_be_run_and_no_grid_at_all(planned: Planned, written: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"The base of the grid cannot be run\. .*no fusion called 'GlobalPol'"):
+        planned(axes={"fusion": ["GlobalPol"]})
+    path = written(axes={"epochs": [1]})
+    path.write_text(path.read_text().partition("ablate:")[0])
+    with pytest.raises(ConfigError, match="there is no section 'ablate'"):
+        read_grid(path)
+
+
+def test_a_change_that_every_stage_overrules_is_refused(planned: Planned) -> None:
+    rows = planned({"iters": 2}, axes={"recipe": {"own": {}, "idle": {"iters": 5}}}).rows  # its stage says iters: 3
+    assert re.search(r"grid\.yaml:\d+: iters: has no effect.*Address the stage: stages\.NAME\.iters", rows[1].refused or "")
+
+
+def test_overrides_change_the_base(written: Callable[..., Path], tmp_path: Path) -> None:
+    grid = read_grid(written(axes={"clusterer.eps": [0.7, 0.6]}), ["stages.adapt.epochs=1", "labels.clusterer.eps=0.1"])
+    stages = [row.runs[1].config.experiment.stages[0] for row in plan_of(grid, tmp_path).rows]
+    assert [(s.epochs, s.labels["main"].clusterer["eps"]) for s in stages] == [(1, 0.7), (1, 0.6)]
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [
+        (None, "none"),
+        ([], "none"),
+        ("lp.MultiView", "lp.MultiView"),
+        ({"type": "GlobalPool"}, "GlobalPool"),
+        ({"type": "GlobalPool", "pool": "gem"}, "GlobalPool(pool=gem)"),
+        ([{"type": "A", "k": 1}, "B"], "A(k=1) + B"),
+        (True, "true"),
+        (1e-3, "0.001"),
+    ],
+)
+def test_labels(value: object, label: str) -> None:
+    assert label_of(value) == label
+
+
+def test_what_is_shared_is_waited_for(planned: Planned) -> None:
+    plan = planned({"stages": STAGES}, axes={"recipe": {"own": {}, "more": {"stages.adapt.iters": 3}}}, seeds=[1, 2])
+    first, other_seed, second, _ = (row.runs[seed] for row in plan.rows for seed in (1, 2))
+    assert plan.shared() == {"warm": 2}
+    assert held_by(second, [first]) is first and held_by(other_seed, [first]) is None and held_by(second, []) is None
+    done = first.folder / "1-warm" / ORIGIN
+    done.parent.mkdir(parents=True)
+    done.write_text("{}")
+    assert held_by(second, [first]) is None

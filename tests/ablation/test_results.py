@@ -1,0 +1,130 @@
+"""Tables, records and pictures say what the runs came to, and each cell leads to the card of its runs."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from reidx.ablation.plan import Plan
+from reidx.ablation.results import Results
+from reidx.ablation.tables import latex, markdown
+from reidx.ablation.writing import write_results
+
+AXES = {"fusion": ["GlobalPool", "pplr.Stripes"], "refiners": [[], [{"type": "pplr.CrossAgreement", "k": 5}]]}
+
+
+@pytest.fixture
+def results(planned: Callable[..., Plan], finish: Callable[..., None]) -> Results:
+    """A full design of two axes, one pair refused; all runs done but one, which failed."""
+    plan = planned(design="full", axes=AXES, seeds=[1, 2])
+    for place, row in enumerate(plan.rows):
+        for seed, run in row.runs.items():
+            if (place, seed) != (3, 2):
+                finish(run, **{"mAP": 0.5 + 0.1 * place + 0.01 * seed * (1 + place), "rank-1": 0.7})
+    return Results(plan, {plan.rows[3].runs[2].hash: "out of | memory"})
+
+
+def cells(page: str) -> list[list[str]]:
+    """The rows of the first table of a Markdown page, its head first."""
+    lines = page.partition("\n|")[2].partition("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def test_the_page_says_mean_spread_and_paired_difference(results: Results) -> None:
+    head, _, *rows = cells(markdown(results))
+    assert head == ["fusion", "refiners", "seeds", "mAP", "Δ mAP", "rank-1", "Δ rank-1", "mINP", "Δ mINP"]
+    assert all(len(row) == len(head) for row in rows) and len(rows) == 3  # one pair is refused
+    assert rows[0][:3] == ["GlobalPool", "none", "[2](cards/01-base.md)"] and rows[0][4] == ""
+    assert rows[0][3] == "[51.50 ± 0.71](cards/01-base.md)"
+    # seeds 73, 76 against 51, 52: differences 22, 24, t(0.975, 1) = 12.7062, s/√n = 1
+    assert rows[1][4].startswith("[+23.00 (+10.29 … +35.71)](cards/")
+    assert rows[2][2].startswith("[1 of 2](") and rows[2][3].startswith("[84.00](") and "…" not in rows[2][4]
+    assert rows[0][7] == "[–](cards/01-base.md)"  # mINP is not known
+
+
+def test_what_is_missing_is_said_with_its_reason(results: Results) -> None:
+    page = markdown(results)
+    assert "5 of 6 runs done" in page
+    assert r"seed 2 ([log](logs/" in page and r"out of \| memory" in page.partition("## Failed")[2]
+    assert "refiners=pplr.CrossAgreement(k=5): " in page.partition("## Refused")[2].replace("\\", "")
+
+
+def test_every_link_leads_to_something(results: Results) -> None:
+    for run in results.plan.runs:
+        run.log.parent.mkdir(parents=True, exist_ok=True)
+        run.log.touch()
+    write_results(results)
+    pages = [results.plan.home / "results.md", *results.plan.home.glob("cards/*.md")]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8"))]
+    assert len(links) > 20
+    assert not [link for page, link in links if not (page.parent / link).is_file()]
+    card = (results.plan.home / "cards/01-base.md").read_text(encoding="utf-8")
+    assert card.count("/result.json)") == 2 and '"torch": "2"' in card and "| 51.00 |" in card
+
+
+def test_records_hold_everything(results: Results) -> None:
+    write_results(results)
+    with open(results.plan.home / "results.csv", encoding="utf-8", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [row["state"] for row in rows].count("done") == 5 and len(rows) == 7
+    assert rows[0]["fusion"] == "GlobalPool" and rows[0]["last clusters"] == "7"
+    assert float(rows[0]["mAP"]) == pytest.approx(0.51)
+    assert (results.plan.home / rows[0]["card"]).is_file()
+    failed = next(row for row in rows if row["state"] == "failed")
+    assert failed["reason"] == "out of | memory" and failed["mAP"] == ""
+    assert next(row for row in rows if row["state"] == "refused")["reason"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="pyarrow is not installed")
+def test_parquet_is_the_same_table(results: Results) -> None:
+    from pyarrow import parquet
+
+    write_results(results)
+    table = parquet.read_table(results.plan.home / "results.parquet").to_pylist()
+    assert table == results.records()
+
+
+def test_latex_is_a_table_of_equal_rows(results: Results) -> None:
+    text = latex(results)
+    body = text.partition("\\midrule\n")[2].partition("\\bottomrule")[0].strip().splitlines()
+    columns = re.search(r"\{tabular\}\{(\w+)\}", text)
+    assert columns is not None and len(body) == 3
+    for line, row in zip(body, [row for row in results.plan.rows if row.runs]):
+        shown, _, comment = line.partition(" % runs: ")
+        assert shown.count(" & ") + 1 == len(columns[1]) and shown.endswith(r"\\")
+        assert comment.split() == [run.hash for run in row.runs.values()]
+    assert r"51.50 $\pm$ 0.71" in body[0] and "+23.00 (+10.29 to +35.71)" in body[1]
+    assert r"\Delta$ mAP" in text and "_" not in text.replace(r"\_", "")
+
+
+def test_pictures_are_drawn_and_of_other_designs_no_map(
+    results: Results, planned: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    written = {path.name for path in write_results(results)}
+    assert {"scores-mAP.png", "scores-rank-1.png", "map-mAP.png"} <= written
+    with Image.open(results.plan.home / "scores-mAP.png") as picture:
+        assert picture.width > 600 and len(picture.convert("L").getcolors(1 << 24) or []) > 20
+    single = planned(axes=AXES)
+    assert not [path for path in write_results(Results(single, {})) if path.name.startswith("map")]
+
+
+def test_runs_of_other_code_are_not_compared_in_silence(planned: Callable[..., Plan], finish: Callable[..., None]) -> None:
+    plan = planned(axes={"fusion": ["GlobalPool", "pplr.Stripes"]})
+    for run, code in zip(plan.runs, ({"reidx": "a"}, {"reidx": "b", "pplr": "c"})):
+        finish(run, {"code": code, "torch": "2"}, mAP=0.5)
+    assert Results(plan, {}).other_circumstances() == ['code.reidx: "a" → "b"']
+    assert "not made under the same circumstances" in markdown(Results(plan, {}))
+
+
+def test_nothing_done_yet_is_a_page_too(planned: Callable[..., Plan]) -> None:
+    plan = planned(axes={"clusterer.eps": [0.7, 0.6]})
+    written = write_results(Results(plan, {}))
+    assert [path.name for path in written][:3] == ["results.md", "results.tex", "results.csv"]
+    assert "0 of 2 runs done" in written[0].read_text(encoding="utf-8")
+    assert not Path(plan.home / "scores-mAP.png").exists()

@@ -1,0 +1,129 @@
+"""What runs have in common is computed once, and each comes out as if it had been computed for it alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import reidx
+from reidx.engine import relabel
+from reidx.engine.experiment import run
+from reidx.engine.sharing import stage_key
+from reidx.engine.stage import StageRun
+from reidx.testing.runs import assert_same_run
+from reidx.testing.tiny import tiny_experiment, write_experiment
+
+STAGES = [
+    {"name": "warm", "epochs": 1, "iters": 2},
+    {"name": "adapt", "epochs": 1, "iters": 2, "init": "stage:warm", "evaluate": {"before": True}},
+]
+
+
+@pytest.fixture
+def config(tmp_path: Path, domains_root: Path) -> Callable[..., Any]:
+    """The checked two-stage experiment under overrides."""
+    path = write_experiment(tmp_path / "two.yaml", tiny_experiment(domains_root, stages=STAGES, log=[]))
+    return lambda *overrides: reidx.load_config(path, overrides)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The stages that were trained, and the extractions that were made, in their order."""
+    done: list[str] = []
+    train, extract = StageRun.run, relabel.extract
+
+    def run_stage(self: StageRun, *args: Any, **kwargs: Any) -> Any:
+        done.append(self.stage.name)
+        return train(self, *args, **kwargs)
+
+    def extracted(*args: Any, **kwargs: Any) -> Any:
+        done.append(kwargs["what"])
+        return extract(*args, **kwargs)
+
+    monkeypatch.setattr(StageRun, "run", run_stage)
+    monkeypatch.setattr(relabel, "extract", extracted)
+    return done
+
+
+def test_a_stage_that_two_runs_share_is_trained_once_and_both_are_as_if_alone(
+    config: Callable[..., Any], trained: list[str], tmp_path: Path
+) -> None:
+    changed = "stages.adapt.labels.clusterer.eps=0.6"
+    first = run(config(), tmp_path / "a", progress="quiet", share=tmp_path / "shared")
+    trained.clear()
+    second = run(config(changed), tmp_path / "b", progress="quiet", share=tmp_path / "shared")
+    # the weights that adapt begins with are the same too: what they make of the images is known, and what comes after is not
+    assert trained == ["adapt", "query of target", "gallery of target"]
+    assert second.card["taken_over"] == {"warm": str(tmp_path / "a")} and "taken_over" not in first.card
+    run(config(), tmp_path / "a alone", progress="quiet")
+    run(config(changed), tmp_path / "b alone", progress="quiet")
+    assert_same_run(tmp_path / "a", tmp_path / "a alone")
+    assert_same_run(tmp_path / "b", tmp_path / "b alone")
+    trained.clear()
+    run(config(changed), tmp_path / "b", resume=True, progress="quiet", share=tmp_path / "shared")
+    assert trained == []
+    card = json.loads((tmp_path / "b/result.json").read_text())["card"]
+    assert card["taken_over"] == {"warm": str(tmp_path / "a")}
+
+
+def test_a_damaged_stage_is_not_taken_over(
+    config: Callable[..., Any], trained: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(config(), tmp_path / "a", progress="quiet", share=tmp_path / "shared")
+    for checkpoint in tmp_path.glob("shared/stages/warm-*/*.pth"):
+        checkpoint.unlink()  # another name of the run's own file, which must stay whole
+        checkpoint.write_bytes(b"damaged")
+    for features in tmp_path.glob("shared/features/*.pth"):
+        features.write_bytes(b"damaged")
+    trained.clear()
+    run(config("stages.adapt.iters=3"), tmp_path / "b", progress="plain", share=tmp_path / "shared")
+    assert "warm" in trained and "damaged; the stage is trained anew" in capsys.readouterr().err
+    run(config("stages.adapt.iters=3"), tmp_path / "alone", progress="quiet")
+    assert_same_run(tmp_path / "b", tmp_path / "alone")
+
+
+KNOWN = {
+    "data": {"target": {"train": {"files": "1"}}},
+    "code": {"reidx": "1", "lp": "1"},
+    "torch": "1",
+    "processes": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("override", "same"),
+    [
+        ("stages.adapt.epochs=5", True),
+        ("name=other", True),
+        ("data.cache_gb=1", True),
+        ("data.domains.target.root=elsewhere", True),
+        ("seed=2", False),
+        ("stages.warm.iters=3", False),
+        ("stages.warm.evaluate.flip=true", False),
+        ("data.image_size=[32, 16]", False),
+        ("data.domains.target.cameras=2", False),
+        ("stages.warm.optimizer.lr=1e-3", False),
+    ],
+)
+def test_the_first_stage_is_the_same_or_not(config: Callable[..., Any], override: str, same: bool) -> None:
+    assert (stage_key(config(override), 0) == stage_key(config(), 0)) == same
+    assert (stage_key(config(override), 0, KNOWN) == stage_key(config(), 0, KNOWN)) == same
+
+
+def test_a_stage_counts_what_it_goes_on_from_and_its_circumstances(config: Callable[..., Any], tmp_path: Path) -> None:
+    assert stage_key(config("stages.warm.iters=3"), 1) != stage_key(config(), 1)
+    for part, other in {"data": {"target": {"train": {"files": "2"}}}, "torch": "2", "processes": 2}.items():
+        assert stage_key(config(), 0, {**KNOWN, part: other}) != stage_key(config(), 0, KNOWN)
+    code = {**KNOWN, "code": {"reidx": "1", "lp": "2"}}  # no part of the stage is lp's
+    assert stage_key(config(), 0, code) == stage_key(config(), 0, KNOWN)
+    assert stage_key(config(), 0, {**KNOWN, "code": {"reidx": "2"}}) != stage_key(config(), 0, KNOWN)
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"one")
+    begun = config(f"stages.warm.init={weights}")
+    before = stage_key(begun, 0, KNOWN)
+    weights.write_bytes(b"two")
+    assert stage_key(begun, 0, KNOWN) != before
