@@ -39,7 +39,7 @@ def scores(results: Results, metric: str) -> Any:
     rows = [row for row in results.plan.rows if results.scores(row, metric)]
     places = np.arange(len(rows))
     longest = max(len(row.name) for row in rows)
-    figure, (left, right) = _figure(1, 2, (5.5 + 0.07 * min(longest, 60), 1.2 + 0.38 * len(rows)))
+    figure, (left, right) = _figure(1, 2, (6.5 + 0.07 * min(longest, 60), 1.2 + 0.38 * len(rows)))
     for place, row in zip(places, rows):
         colour = BASE if row is results.plan.rows[0] else OTHER
         found = list(results.scores(row, metric).values())
@@ -53,8 +53,10 @@ def scores(results: Results, metric: str) -> Any:
     right.axvline(0, color=LINE, linewidth=1, zorder=0)
     left.set_yticks(places, [row.name if len(row.name) <= 60 else row.name[:59] + "…" for row in rows])
     right.set_yticks(places, [""] * len(rows))
-    left.set_xlabel(f"{metric} (%), each seed and the mean")
-    right.set_xlabel(f"difference to {rows[0].name} (points), 95 % interval")
+    left.set_title("each seed, and the mean", fontsize="medium")
+    right.set_title("difference, 95 % interval", fontsize="medium")
+    left.set_xlabel(f"{metric} (%)")
+    right.set_xlabel(f"points to {rows[0].name}")
     for axes in (left, right):
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.spines[["top", "right"]].set_visible(False)
@@ -74,7 +76,7 @@ def two_axes(results: Results, metric: str) -> Any:
             table[labels[0].index(row.labels[down.name]), labels[1].index(row.labels[across.name])] = spread.mean
     figure, axes = _figure(1, 1, (2.5 + 1.1 * len(labels[1]), 1.5 + 0.6 * len(labels[0])))
     image = axes.imshow(table, cmap="Blues", aspect="auto")
-    middle = np.nanmean(table)
+    middle = (np.nanmin(table) + np.nanmax(table)) / 2
     for (y, x), value in np.ndenumerate(table):
         text, colour = ("–", "black") if np.isnan(value) else (f"{value:.1f}", "white" if value > middle else "black")
         axes.text(x, y, text, ha="center", va="center", color=colour)

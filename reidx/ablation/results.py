@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,14 @@ class Results:
     plan: Plan
     failed: Mapping[str, str]
 
+    @cached_property
+    def found(self) -> dict[str, dict[str, Any]]:
+        """What each run that is done came to, by its hash; as it was when it was first asked for."""
+        return {run.hash: result for run in self.plan.runs if (result := run.result()) is not None}
+
     def scores(self, row: Row, metric: str) -> dict[int, float]:
         """A metric of a combination by seed, in percent, of the runs that are done."""
-        known = {seed: (run.result() or {}).get("metrics", {}) for seed, run in row.runs.items()}
+        known = {seed: self.found[run.hash]["metrics"] for seed, run in row.runs.items() if run.hash in self.found}
         return {seed: 100 * metrics[metric] for seed, metrics in known.items() if metric in metrics}
 
     def spread(self, row: Row, metric: str) -> Spread | None:
@@ -46,12 +52,12 @@ class Results:
 
     def card(self, row: Row) -> Path:
         """The page of a combination's runs, below the plan's folder."""
-        slug = re.sub(r"[^A-Za-z0-9]+", "-", row.name).strip("-").lower()[:60]
+        slug = re.sub(r"[^A-Za-z0-9]+", "-", row.name).strip("-").lower()[-32:].strip("-")
         return Path("cards") / f"{self.plan.rows.index(row) + 1:02d}-{slug}.md"
 
     def state(self, run: Run) -> str:
         """``done``, ``failed`` or ``not run``."""
-        return "done" if run.result() else "failed" if run.hash in self.failed else "not run"
+        return "done" if run.hash in self.found else "failed" if run.hash in self.failed else "not run"
 
     def records(self) -> list[dict[str, Any]]:
         """A flat record for each combination and seed, and one for each combination that was refused."""
@@ -61,7 +67,8 @@ class Results:
             if row.refused is not None:
                 records.append({**own, "state": "refused", "reason": row.refused})
             for seed, run in row.runs.items():
-                result = run.result() or {"metrics": {}, "card": {}}
+                result = self.found.get(run.hash, {"metrics": {}, "card": {}})
+                epoch = last_epoch(run) if result["card"] else {}
                 records.append(
                     {
                         **own,
@@ -69,7 +76,7 @@ class Results:
                         "state": self.state(run),
                         "reason": self.failed.get(run.hash) if self.state(run) == "failed" else None,
                         **{metric: result["metrics"].get(metric) for metric in METRICS},
-                        **{f"last {name}": value for name, value in last_epoch(run).items() if name not in METRICS},
+                        **{f"last {name}": value for name, value in epoch.items() if name not in METRICS},
                         "seconds": result["card"].get("seconds"),
                         "config_hash": run.hash,
                         "card": relative(run.folder / "result.json", self.plan.home) if result["card"] else None,
@@ -81,7 +88,7 @@ class Results:
     def other_circumstances(self) -> list[str]:
         """In what the runs differ beside their configs (code, data, torch), where they were not made at one time."""
         found: dict[str, None] = {}
-        known = [c for run in self.plan.runs if run.result() and (c := _circumstances(run))]
+        known = [c for run in self.plan.runs if run.hash in self.found and (c := _circumstances(run))]
         for other in known[1:]:
             shared = {key: known[0][key] for key in known[0] if key in other}
             now = {key: other[key] for key in shared}
@@ -94,10 +101,10 @@ class Results:
 
 
 def last_epoch(run: Run) -> dict[str, float]:
-    """What the last epoch of the last stage came to: losses, clusters, metrics; empty if the run is not done."""
+    """What the last epoch of the last stage of a run that is done came to: losses, clusters, metrics."""
     stages = run.config.experiment.stages
     done = run.folder / f"{len(stages)}-{stages[-1].name}" / "done.json"
-    if run.result() is None or not done.is_file():
+    if not done.is_file():
         return {}
     history = json.loads(done.read_text(encoding="utf-8"))["history"]
     return history[-1] if history else {}

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from reidx.ablation.executor import Executor, Handle, Outcome
 from reidx.ablation.follow import Follower, seconds_left
@@ -26,15 +27,15 @@ class Standing:
     slots: int = 1
     waiting: list[Run] = field(default_factory=list)
     under_way: dict[str, tuple[Run, Follower]] = field(default_factory=dict)
-    done: dict[str, float] = field(default_factory=dict)
-    """The seconds of each run that is done, by its hash."""
+    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What each run that is done came to (its ``result.json``), by its hash."""
     failed: dict[str, str] = field(default_factory=dict)
     """Why a run failed, by its hash."""
 
     @property
     def seconds_left(self) -> float | None:
         """How long all that is left takes, as far as that can be told."""
-        done = [(run, self.done[run.hash]) for run in self.plan.runs if run.hash in self.done]
+        done = [(run, self.done[run.hash]["card"]["seconds"]) for run in self.plan.runs if run.hash in self.done]
         return seconds_left(self.waiting, self.under_way.values(), done, self.slots)
 
 
@@ -50,6 +51,9 @@ class Watcher:
     def looked(self, standing: Standing) -> None:
         """Time has passed."""
 
+    def close(self) -> None:
+        """There is nothing more to be told, be it that all is done or that the ablation was ended."""
+
 
 def standing_of(plan: Plan) -> Standing:
     """Where a plan stands before anything of it is started: what earlier ablations have left is done."""
@@ -59,7 +63,7 @@ def standing_of(plan: Plan) -> Standing:
         if result is None:
             standing.waiting.append(run)
         else:
-            standing.done[run.hash] = result["card"]["seconds"]
+            standing.done[run.hash] = result
     return standing
 
 
@@ -96,6 +100,7 @@ def carry_out(standing: Standing, executor: Executor, watcher: Watcher) -> None:
             for thread in threads:
                 thread.join()
             executor.close()
+            watcher.close()
 
 
 def _next(standing: Standing) -> Run | None:
@@ -108,7 +113,7 @@ def _end(standing: Standing, run: Run, outcome: Outcome) -> None:
     del standing.under_way[run.hash]
     result = run.result()
     if outcome.reason is None and result is not None:
-        standing.done[run.hash] = result["card"]["seconds"]
+        standing.done[run.hash] = result
     else:
         standing.failed[run.hash] = outcome.reason or f"it ended well but has left no result in {run.folder}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -60,7 +61,8 @@ class Lines(Watcher):
     def ended(self, standing: Standing, run: Run) -> None:
         """A run is done, or has failed."""
         name = names_of(standing)[run.hash]
-        said = f"FAILED {name}: {standing.failed[run.hash]}" if run.hash in standing.failed else f"done {name}: {scored(run)}"
+        failed = run.hash in standing.failed
+        said = f"FAILED {name}: {standing.failed[run.hash]}" if failed else f"done {name}: {scored(standing.done[run.hash])}"
         self._print(f"{said} · {summary(standing)}")
 
     def _print(self, text: str) -> None:
@@ -82,14 +84,13 @@ class Events(Watcher):
         self._tell("run_failed" if run.hash in standing.failed else "run_done", standing, run)
 
     def _tell(self, event: str, standing: Standing, run: Run) -> None:
-        result = run.result() or {}
         facts = {
             "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "event": event,
             "run": run.hash,
             "name": names_of(standing)[run.hash],
             "folder": str(run.folder),
-            "metrics": result.get("metrics"),
+            "metrics": standing.done.get(run.hash, {}).get("metrics"),
             "reason": standing.failed.get(run.hash),
             "done": len(standing.done),
             "failed": len(standing.failed),
@@ -111,12 +112,10 @@ class LiveTable(Watcher):
         if not self.live.is_started:
             self.live.start()
         self.live.update(Group(self._table(standing), Text(summary(standing), style="bold")), refresh=True)
-        if not standing.under_way and not standing.waiting:
-            self.live.stop()
 
-    def ended(self, standing: Standing, run: Run) -> None:
-        """A run is done, or has failed."""
-        self.looked(standing)
+    def close(self) -> None:
+        """The table stays as it is, and the terminal is the shell's again."""
+        self.live.stop()
 
     def _table(self, standing: Standing) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -147,7 +146,8 @@ class LiveTable(Watcher):
         if state == "failed":
             return [standing.failed[run.hash], "", ""]
         if state == "done":
-            return [duration(standing.done[run.hash]), percent((run.result() or {}).get("metrics", {})), ""]
+            result = standing.done[run.hash]
+            return [duration(result["card"]["seconds"]), percent(result["metrics"]), ""]
         return ["", "", ""]
 
 
@@ -162,8 +162,8 @@ def percent(metrics: dict[str, float]) -> str:
     return f"{100 * metrics['mAP']:.2f}" if "mAP" in metrics else ""
 
 
-def scored(run: Run) -> str:
+def scored(result: dict[str, Any]) -> str:
     """The metrics of a run that is done, in one line."""
-    metrics = (run.result() or {}).get("metrics", {})
+    metrics = result["metrics"]
     shown = [f"{name} {100 * metrics[name]:.2f}" for name in ("mAP", "rank-1") if name in metrics]
     return ", ".join(shown) or "nothing evaluated"

@@ -27,7 +27,7 @@ def write_tables(results: Results, pictures: list[Path]) -> list[Path]:
 def markdown(results: Results, pictures: list[str] | None = None) -> str:
     """The page of results: the table, what is missing in it, pictures."""
     plan = results.plan
-    done = sum(run.result() is not None for run in plan.runs)
+    done = len(results.found)
     seeds = ", ".join(map(str, plan.grid.seeds))
     lines = [f"# {plan.grid.name}", "", f"{done} of {len(plan.runs)} runs done; design {plan.grid.design}, seeds {seeds}.", ""]
     names = _axes(results)
@@ -69,7 +69,7 @@ def card(results: Results, row: Row) -> str:
     lines += [_line(["seed", "state", *METRICS, "run"]), _line(["---", "---", *["--:"] * len(METRICS), "---"])]
     facts: dict[str, object] = {}
     for seed, run in row.runs.items():
-        result = run.result() or {"metrics": {}, "card": {}}
+        result = results.found.get(run.hash, {"metrics": {}, "card": {}})
         facts = facts or result["card"]
         scores = [f"{100 * result['metrics'][m]:.2f}" if m in result["metrics"] else "–" for m in METRICS]
         stages = [f"{n + 1}-{stage.name}" for n, stage in enumerate(run.config.experiment.stages)]

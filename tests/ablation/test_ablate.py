@@ -30,16 +30,10 @@ STAGES = [
     {"name": "warm", "epochs": 1, "iters": 2, "evaluate": {"domain": None}},
     {"name": "adapt", "epochs": 1, "iters": 2, "init": "stage:warm"},
 ]
-SECTION = {
-    "axes": {
-        "recipe": {
-            "plain": {},
-            "longer": {"stages.adapt.iters": 3},
-            "lost": {"stages.warm.init": "nowhere.pth"},
-            "misfit": {"labels.refiners": [{"type": "pplr.CrossAgreement"}]},
-        }
-    }
-}
+RECIPES = {"plain": {}, "longer": {"stages.adapt.iters": 3}}
+MISFIT = {"labels.refiners": [{"type": "pplr.CrossAgreement"}]}
+SECTION = {"axes": {"recipe": {**RECIPES, "lost": {"stages.warm.init": "nowhere.pth"}, "misfit": MISFIT}}}
+WELL = {"axes": {"recipe": RECIPES}}
 
 
 def write_grid(path: Path, domains_root: Path, **section: Any) -> Path:
@@ -93,23 +87,25 @@ def test_the_page_leads_to_all_runs(carried_out: tuple[Path, Path, int, str]) ->
 
 
 def test_what_is_done_costs_nothing_and_a_dry_run_runs_nothing(
-    carried_out: tuple[Path, Path, int, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    carried_out: tuple[Path, Path, int, str],
+    domains_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     grid, home, *_ = carried_out
     started: list[str] = []
     monkeypatch.setattr(workers.Workers, "start", lambda self, run: started.append(run.hash))
     assert main(["ablate", str(grid), "--work-dir", str(home), "--dry-run"]) == 0
-    text = grid.read_text(encoding="utf-8").replace("    lost:\n        stages.warm.init: nowhere.pth\n", "")
-    assert "lost" not in text
-    grid.with_name("done.yaml").write_text(text, encoding="utf-8")
-    assert main(["ablate", str(grid.with_name("done.yaml")), "--work-dir", str(home)]) == 0
+    done = write_grid(grid.with_name("done.yaml"), domains_root, **WELL)
+    assert main(["ablate", str(done), "--work-dir", str(home)]) == 0
     assert started == [] and "2 of 2 runs done" in capsys.readouterr().out
 
 
-def test_ended_in_the_middle_it_goes_on_to_the_same(carried_out: tuple[Path, Path, int, str], tmp_path: Path) -> None:
+def test_ended_in_the_middle_it_goes_on_to_the_same(
+    carried_out: tuple[Path, Path, int, str], domains_root: Path, tmp_path: Path
+) -> None:
     grid, home, *_ = carried_out
-    text = grid.read_text(encoding="utf-8").replace("    lost:\n        stages.warm.init: nowhere.pth\n", "")
-    (tmp_path / "grid.yaml").write_text(text, encoding="utf-8")
+    write_grid(tmp_path / "grid.yaml", domains_root, **WELL)
     command = [sys.executable, "-m", "reidx", "ablate", str(tmp_path / "grid.yaml"), "--work-dir", str(tmp_path / "home")]
     begun = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
     while not list(tmp_path.glob("home/runs/*/1-warm/done.json")):
@@ -160,7 +156,7 @@ def test_a_worker_that_is_killed_takes_only_its_run(
     [
         (["--workers", "0"], "at least one run at a time"),
         (["--address", "auto"], "add --executor ray"),
-        (["--set", "epochs=x"], r"epochs is 'x' \(a string\)"),
+        (["--set", "stages.adapt.epochs=x"], r"epochs is 'x' \(a string\)"),
         (["--set", "epochz=1"], "has no key 'epochz'"),
     ],
 )

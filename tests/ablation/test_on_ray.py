@@ -27,8 +27,10 @@ SECTION = {"axes": {"recipe": {"plain": {}, "wider": {"labels.clusterer.eps": 0.
 
 
 @pytest.fixture
-def cluster() -> Iterator[Any]:
-    """A cluster of this machine with room for two runs."""
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A cluster of this machine with room for two runs, which may take its time to start on a busy one."""
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")
+    monkeypatch.setenv("RAY_agent_register_timeout_ms", "300000")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield ray
     ray.shutdown()

@@ -1,0 +1,67 @@
+"""What is shown while an ablation goes on: a table that names each run, lines, events."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+
+from reidx.ablation.follow import Follower
+from reidx.ablation.plan import Plan
+from reidx.ablation.schedule import Standing
+from reidx.ablation.screen import Events, Lines, LiveTable, summary
+
+
+@pytest.fixture
+def standing(planned: Callable[..., Plan]) -> Standing:
+    """Of five runs one is done, one running, one failed, two wait; a combination is refused."""
+    refiners = {"off": {}, "on": {"labels.refiners": [{"type": "pplr.CrossAgreement"}]}}
+    plan = planned(axes={"clusterer.eps": [0.7, 0.6, 0.5, 0.4, 0.3], "refiner": refiners})
+    one, two, three, *rest = plan.runs
+    follower = Follower(two.log)
+    follower._take({"event": "run_start", "stages": [{"name": "adapt", "epochs": 4, "iters": 10}]})
+    follower._take({"event": "epoch_end", "stage": "adapt", "epoch": 1, "run_seconds_left": 90.0})
+    done = {one.hash: {"metrics": {"mAP": 0.5, "rank-1": 0.75}, "card": {"seconds": 6.0}}}
+    return Standing(plan, 1, rest, {two.hash: (two, follower)}, done, {three.hash: "out of memory"})
+
+
+def test_the_table_has_all_runs_with_their_places(standing: Standing) -> None:
+    told = io.StringIO()
+    table = LiveTable(Console(file=told, width=140, height=40, force_terminal=True, color_system=None))
+    table.looked(standing)
+    table.close()
+    lines = {line.split(", seed")[0].strip(): line for line in told.getvalue().splitlines() if ", seed" in line}
+    assert "adapt 1/4 ━━━╌╌╌╌╌╌╌╌╌" in lines["clusterer.eps=0.6"] and "90 s" not in lines["base"]
+    assert "done" in lines["base"] and "50.00" in lines["base"]
+    assert "failed" in lines["clusterer.eps=0.5"] and "out of memory" in lines["clusterer.eps=0.5"]
+    assert "waiting" in lines["clusterer.eps=0.4"] and "waiting" in lines["clusterer.eps=0.3"]
+    assert "1 of 5 runs done, 1 failed, 1 running, 1 combination refused · about" in told.getvalue()
+    assert told.getvalue().endswith("\x1b[?25h")  # the cursor is back
+
+
+def test_a_low_terminal_shows_those_under_way_first(standing: Standing) -> None:
+    told = io.StringIO()
+    table = LiveTable(Console(file=told, width=140, height=9, force_terminal=True, color_system=None))
+    table.looked(standing)
+    table.close()
+    assert "adapt 1/4" in told.getvalue() and "… and 1 more" in told.getvalue()
+
+
+def test_lines_and_events_say_the_same(standing: Standing) -> None:
+    told = io.StringIO()
+    one, two, three, *_ = standing.plan.runs
+    for watcher in (Lines(Console(file=told)), Events(Console(file=told))):
+        watcher.began(standing, two)
+        watcher.ended(standing, one)
+        watcher.ended(standing, three)
+    started, done, failed, *events = told.getvalue().splitlines()
+    assert started == f"started clusterer.eps=0.6, seed 1 ({two.hash})"
+    assert done == f"done base, seed 1: mAP 50.00, rank-1 75.00 · {summary(standing)}"
+    assert failed == f"FAILED clusterer.eps=0.5, seed 1: out of memory · {summary(standing)}"
+    facts = [json.loads(event) for event in events]
+    assert [fact["event"] for fact in facts] == ["run_began", "run_done", "run_failed"]
+    assert facts[1]["metrics"] == {"mAP": 0.5, "rank-1": 0.75} and facts[2]["reason"] == "out of memory"
+    assert facts[0]["runs"] == 5 and facts[0]["done"] == 1
