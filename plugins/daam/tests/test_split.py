@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from reidx.contracts import contract_of
 from reidx.errors import ConfigError
+from reidx.models.inference import fast_inference
 from reidx.models.norm import group_batch_norm
 
 
@@ -139,6 +140,19 @@ def test_only_cloned_stages_need_the_backbones_tail() -> None:
         AttentionSplit(8)
     with pytest.raises(ConfigError, match="branch_dim is for branch: conv"):
         AttentionSplit(8, tail=Stage(), branch_dim=4)
+
+
+@pytest.mark.parametrize("attention", get_args(Kind))
+def test_extraction_gives_the_same_features(attention: Kind) -> None:
+    # by a copy in which BatchNorms are folded into convolutions
+    head = made(attention=attention)
+    for _ in range(3):
+        head(maps(16))
+    head.eval()
+    with torch.no_grad():
+        expected, found = head(maps()), fast_inference(head)(maps())
+    for name, value in expected.items():
+        assert torch.allclose(found[name], value, atol=1e-5), name
 
 
 # ---- what learns from the specific branch

@@ -196,6 +196,24 @@ def test_a_map_of_one_row_has_no_halves() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("frozen", set()),
+        ("Eq. 5", set()),
+        ("const", set()),
+        ("local", set()),
+        ("part_head", {"gates.upper", "gates.lower"}),
+        ("fusion_triplet", {"gates.upper", "gates.lower", "fused_norms.phi1", "fused_norms.phi2"}),
+    ],
+)
+def test_what_of_the_fusion_may_learn(name: str, expected: set[str]) -> None:
+    # whatever loss someone puts on a fused feature
+    found = {".".join(n.split(".")[:2]) for n, p in module(**VARIANTS[name]).named_parameters() if p.requires_grad}
+    own = {"experts.upper", "experts.lower", "norms.global", "norms.upper", "norms.lower"}
+    assert found == own | expected
+
+
+@pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"mode": "local", "gate": "const"}, "mode: local has no gates"),
