@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
+from reidx import config
 from reidx.ablation import schedule
 from reidx.ablation.executor import Outcome
 from reidx.ablation.follow import Follower
@@ -121,6 +122,19 @@ def test_a_closed_table_does_not_begin_again(standing: Standing) -> None:
         assert told.getvalue() == shown and sys.stdout is before
     finally:
         table.live.stop()
+
+
+def test_the_hash_of_a_run_is_worked_out_once(standing: Standing, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    known = config.experiment_hash
+    monkeypatch.setattr(config, "experiment_hash", lambda data: asked.append(known(data)) or asked[-1])
+    runs = [Run(run.config, run.home) for run in standing.plan.runs]
+    assert [run.hash for run in runs] == [run.hash for run in standing.plan.runs] == asked
+    table = LiveTable(Console(file=io.StringIO(), width=140, height=40, force_terminal=True, color_system=None))
+    table.looked(standing)
+    table.looked(standing)
+    table.close()
+    assert [run.folder.name for run in runs] == asked and len(asked) == 5
 
 
 def test_lines_and_events_say_the_same(standing: Standing) -> None:
