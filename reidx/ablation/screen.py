@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, JustifyMethod
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -123,11 +123,12 @@ class LiveTable(Watcher):
 
     def _table(self, standing: Standing) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("run", "state", "where"):
-            table.add_column(column, no_wrap=True, overflow="ellipsis")
-        for column in ("mAP", "left"):
-            table.add_column(column, no_wrap=True, justify="right")
         names, order = names_of(standing), {"running": 0, "failed": 1, "done": 2, "waiting": 3}
+        own = min(max(map(len, names.values())), self.console.width // 2)
+        widths = {"run": own, "state": 7, "where": max(self.console.width - own - 7 - 6 - 7 - 8, 12), "mAP": 6, "left": 7}
+        for column, width in widths.items():  # fixed: a long reason must not take the room of the numbers
+            justify: JustifyMethod = "right" if column in ("mAP", "left") else "left"
+            table.add_column(column, no_wrap=True, overflow="ellipsis", justify=justify, width=width)
         rows = sorted(((self._state(standing, run), run) for run in standing.plan.runs), key=lambda row: order[row[0]])
         room = max(4, self.console.height - 5)
         for state, run in rows[:room]:

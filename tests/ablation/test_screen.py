@@ -51,10 +51,13 @@ def test_the_table_has_all_runs_with_their_places(standing: Standing) -> None:
 
 def test_a_low_terminal_shows_those_under_way_first(standing: Standing) -> None:
     told = io.StringIO()
-    table = LiveTable(Console(file=told, width=140, height=9, force_terminal=True, color_system=None))
+    standing.failed = dict.fromkeys(standing.failed, "out of memory, as the images are too many " * 5)
+    table = LiveTable(Console(file=told, width=80, height=9, force_terminal=True, color_system=None))
     table.looked(standing)
     table.close()
     assert "adapt 1/4" in told.getvalue() and "… and 1 more" in told.getvalue()
+    assert "50.00" in told.getvalue()  # a long reason is cut, numbers are not
+    assert all(len(line) <= 80 for line in told.getvalue().splitlines() if "seed" in line)
 
 
 class Breaking:
