@@ -13,6 +13,7 @@ from typing import Any
 from reidx.ablation.executor import Executor, Handle, Outcome
 from reidx.ablation.follow import Follower, seconds_left
 from reidx.ablation.plan import Plan, Run, held_by
+from reidx.engine.displays import Stderr
 from reidx.errors import Terminated
 
 EVERY = 0.5
@@ -122,6 +123,7 @@ def _terminating() -> Iterator[None]:
 
     def end(number: int, _: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the way out is taken already
+        print("terminated (SIGTERM); call it again to go on", file=Stderr(), flush=True)
         raise Terminated("")
 
     mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

@@ -112,8 +112,8 @@ def test_ended_in_the_middle_it_goes_on_to_the_same(
         assert begun.poll() is None
         time.sleep(0.05)
     begun.send_signal(signal.SIGTERM)
-    begun.communicate(timeout=120)
-    assert begun.returncode == 143
+    _, told = begun.communicate(timeout=120)
+    assert begun.returncode == 143 and "terminated (SIGTERM); call it again to go on" in told
     with claimed(tmp_path / "home"):  # no run was left behind
         pass
     assert subprocess.run(command, check=False, capture_output=True, timeout=600).returncode == 0
