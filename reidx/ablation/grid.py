@@ -97,7 +97,7 @@ def read_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
     """The grid of a file (or ``namespace::file.yaml``); ``overrides`` (``key.path=value``) change the base experiment.
 
     Raises :class:`ConfigError` with file and line for what is no grid: no section ``ablate``, an unknown key or design, an
-    axis without values or with two of one name, seeds that are no numbers or given twice.
+    axis without values or with two of one name, a seed among what is varied, seeds that are no numbers or given twice.
     """
     whole = load_node(path)
     section = whole.value.get(SECTION)
@@ -166,6 +166,11 @@ def _distinct(name: str, node: Node, values: list[tuple[str, list[Override]]]) -
 def _change(key: str, value: Node, axis: str) -> Override:
     first, dot, rest = key.partition(".")
     path = f"{SHORT.get(first, first)}{dot}{rest}"
+    if path == "seed":
+        raise ConfigError(
+            f"{value.origin}: axis {axis}: seed is not varied by an axis; list the seeds that each combination is run with in "
+            f"{SECTION}.seeds: [1, 2, 3]."
+        )
     return Override(path, value, f"{value.origin}: axis {axis}", known)
 
 

@@ -24,9 +24,9 @@ class Run:
     config: Config
     home: Path
 
-    @property
+    @cached_property
     def hash(self) -> str:
-        return self.config.hash
+        return self.config.hash  # worked out anew at each access, while a live table asks for it all the time
 
     @property
     def seed(self) -> int:

@@ -60,30 +60,44 @@ class Results:
         return "done" if run.hash in self.found else "failed" if run.hash in self.failed else "not run"
 
     def records(self) -> list[dict[str, Any]]:
-        """A flat record for each combination and seed, and one for each combination that was refused."""
-        records: list[dict[str, Any]] = []
+        """A flat record for each combination and seed, and one for each combination that was refused.
+
+        The column of an axis is called as the axis is; ``axis NAME`` where another column has that name.
+        """
+        found: list[tuple[Row, dict[str, Any]]] = []
         for row in self.plan.rows:
-            own = {"combination": row.name, **row.labels}
             if row.refused is not None:
-                records.append({**own, "state": "refused", "reason": row.refused})
+                found.append((row, {"state": "refused", "reason": row.refused}))
             for seed, run in row.runs.items():
                 result = self.found.get(run.hash, {"metrics": {}, "card": {}})
                 epoch = last_epoch(run) if result["card"] else {}
-                records.append(
-                    {
-                        **own,
-                        "seed": seed,
-                        "state": self.state(run),
-                        "reason": self.failed.get(run.hash) if self.state(run) == "failed" else None,
-                        **{metric: result["metrics"].get(metric) for metric in METRICS},
-                        **{f"last {name}": value for name, value in epoch.items() if name not in METRICS},
-                        "seconds": result["card"].get("seconds"),
-                        "config_hash": run.hash,
-                        "card": relative(run.folder / "result.json", self.plan.home) if result["card"] else None,
-                    }
-                )
-        columns = dict.fromkeys(name for record in records for name in record)
-        return [{name: record.get(name) for name in columns} for record in records]
+                facts = {
+                    "seed": seed,
+                    "state": self.state(run),
+                    "reason": self.failed.get(run.hash) if self.state(run) == "failed" else None,
+                    **{metric: result["metrics"].get(metric) for metric in METRICS},
+                    **{f"last {name}": value for name, value in epoch.items() if name not in METRICS},
+                    "seconds": result["card"].get("seconds"),
+                    "config_hash": run.hash,
+                    "card": relative(run.folder / "result.json", self.plan.home) if result["card"] else None,
+                }
+                found.append((row, facts))
+        columns = dict.fromkeys(name for _, facts in found for name in facts)
+        taken = {"combination", *columns}
+        called: dict[str, str] = {}
+        for axis in self.plan.rows[0].labels:
+            called[axis] = axis
+            while called[axis] in taken:
+                called[axis] = f"axis {called[axis]}"
+            taken.add(called[axis])
+        return [
+            {
+                "combination": row.name,
+                **{called[axis]: label for axis, label in row.labels.items()},
+                **{name: facts.get(name) for name in columns},
+            }
+            for row, facts in found
+        ]
 
     def other_circumstances(self) -> list[str]:
         """In what the runs differ beside their configs (code, data, torch), where they were not made at one time."""

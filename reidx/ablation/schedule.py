@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,7 +74,7 @@ def carry_out(standing: Standing, executor: Executor, watcher: Watcher) -> None:
     """
     standing.slots = executor.slots
     handles: dict[str, Handle] = {}
-    with _terminating():
+    with _terminating(), closing(watcher), closing(executor):
         try:
             while standing.waiting or handles:
                 for run, _ in list(standing.under_way.values()):
@@ -99,8 +99,6 @@ def carry_out(standing: Standing, executor: Executor, watcher: Watcher) -> None:
                 thread.start()
             for thread in threads:
                 thread.join()
-            executor.close()
-            watcher.close()
 
 
 def _next(standing: Standing) -> Run | None:

@@ -106,15 +106,19 @@ class LiveTable(Watcher):
     def __init__(self, console: Console) -> None:
         self.console = console
         self.live = Live(console=console, auto_refresh=False, transient=False)
+        self.closed = False
 
     def looked(self, standing: Standing) -> None:
-        """Time has passed."""
+        """Time has passed; nothing is shown any more once it is closed."""
+        if self.closed:
+            return
         if not self.live.is_started:
             self.live.start()
         self.live.update(Group(self._table(standing), Text(summary(standing), style="bold")), refresh=True)
 
     def close(self) -> None:
         """The table stays as it is, and the terminal is the shell's again."""
+        self.closed = True
         self.live.stop()
 
     def _table(self, standing: Standing) -> Table:

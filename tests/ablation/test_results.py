@@ -81,6 +81,17 @@ def test_records_hold_everything(results: Results) -> None:
     assert next(row for row in rows if row["state"] == "refused")["reason"]
 
 
+def test_an_axis_called_as_a_column_loses_nothing(planned: Callable[..., Plan], finish: Callable[..., None]) -> None:
+    names = ["state", "axis state", "mAP", "seed", "combination", "last loss", "own"]
+    plan = planned(axes={name: {"a": {}, f"{name} b": {"epochs": 2 + place}} for place, name in enumerate(names)})
+    finish(plan.runs[0], mAP=0.5)
+    base, *others = Results(plan, {}).records()
+    assert (base["state"], base["mAP"], base["seed"], base["combination"], base["last loss"]) == ("done", 0.5, 1, "base", 0.5)
+    columns = [next(column for column in base if record[column] == f"{name} b") for name, record in zip(names, others)]
+    assert columns == ["axis state", "axis axis state", "axis mAP", "axis seed", "axis combination", "axis last loss", "own"]
+    assert [record["combination"] for record in others] == [f"{name}={name} b" for name in names]
+
+
 @pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="pyarrow is not installed")
 def test_parquet_is_the_same_table(results: Results) -> None:
     from pyarrow import parquet

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
+import sys
 from collections.abc import Callable
 
 import pytest
 from rich.console import Console
 
+from reidx import config
+from reidx.ablation import schedule
+from reidx.ablation.executor import Outcome
 from reidx.ablation.follow import Follower
-from reidx.ablation.plan import Plan
-from reidx.ablation.schedule import Standing
+from reidx.ablation.plan import Plan, Run
+from reidx.ablation.schedule import Standing, carry_out
 from reidx.ablation.screen import Events, Lines, LiveTable, summary
+from reidx.errors import Terminated
 
 
 @pytest.fixture
@@ -48,6 +55,86 @@ def test_a_low_terminal_shows_those_under_way_first(standing: Standing) -> None:
     table.looked(standing)
     table.close()
     assert "adapt 1/4" in told.getvalue() and "… and 1 more" in told.getvalue()
+
+
+class Breaking:
+    """An executor whose runs end by ``how`` as soon as they are looked at, and which cannot be closed if ``stuck``."""
+
+    slots = 1
+
+    def __init__(self, how: Callable[[], Outcome | None], stuck: bool) -> None:
+        self.outcome, self.stuck = how, stuck
+
+    def start(self, run: Run) -> Breaking:
+        return self
+
+    def stop(self) -> None:
+        pass
+
+    def close(self) -> None:
+        if self.stuck:
+            raise OSError("stuck")
+
+
+def ctrl_c() -> None:
+    raise KeyboardInterrupt
+
+
+def terminated() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def broken() -> None:
+    raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+@pytest.mark.parametrize(("how", "error"), [(ctrl_c, KeyboardInterrupt), (terminated, Terminated), (broken, RuntimeError)])
+def test_the_terminal_is_given_back_however_it_ends(
+    planned: Callable[..., Plan],
+    monkeypatch: pytest.MonkeyPatch,
+    how: Callable[[], None],
+    error: type[BaseException],
+    stuck: bool,
+) -> None:
+    monkeypatch.setattr(schedule, "EVERY", 0.01)
+    standing = schedule.standing_of(planned(axes={"clusterer.eps": [0.7, 0.6]}))
+    told, before = io.StringIO(), (sys.stdout, sys.stderr)
+    table = LiveTable(Console(file=told, width=140, height=40, force_terminal=True, color_system=None))
+    try:
+        with pytest.raises(OSError if stuck else error):
+            carry_out(standing, Breaking(how, stuck), table)
+        assert (sys.stdout, sys.stderr) == before and "running" in told.getvalue()
+        assert told.getvalue().endswith("\x1b[?25h")  # the cursor is back
+    finally:
+        table.live.stop()
+
+
+def test_a_closed_table_does_not_begin_again(standing: Standing) -> None:
+    told, before = io.StringIO(), sys.stdout
+    table = LiveTable(Console(file=told, width=140, height=40, force_terminal=True, color_system=None))
+    table.looked(standing)
+    table.close()
+    shown = told.getvalue()
+    try:
+        table.looked(standing)
+        table.close()
+        assert told.getvalue() == shown and sys.stdout is before
+    finally:
+        table.live.stop()
+
+
+def test_the_hash_of_a_run_is_worked_out_once(standing: Standing, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    known = config.experiment_hash
+    monkeypatch.setattr(config, "experiment_hash", lambda data: asked.append(known(data)) or asked[-1])
+    runs = [Run(run.config, run.home) for run in standing.plan.runs]
+    assert [run.hash for run in runs] == [run.hash for run in standing.plan.runs] == asked
+    table = LiveTable(Console(file=io.StringIO(), width=140, height=40, force_terminal=True, color_system=None))
+    table.looked(standing)
+    table.looked(standing)
+    table.close()
+    assert [run.folder.name for run in runs] == asked and len(asked) == 5
 
 
 def test_lines_and_events_say_the_same(standing: Standing) -> None:

@@ -191,6 +191,17 @@ def test_progress_counts_to_the_end_and_an_empty_folder_is_filled(tmp_path: Path
     assert (tmp_path / "empty" / "synthetic.json").is_file()
 
 
+def test_whoever_comes_second_with_the_same_pictures_uses_the_first_ones(tmp_path: Path) -> None:
+    tiny = {**SMALL, "identities": (1, 1), "images_per_camera": 2, "cameras": 2}
+
+    def overtaken(done: int, total: int) -> None:
+        if done == total:  # all but renamed, when another process is ready
+            render_domain(tmp_path / "domain", "target", **tiny)
+
+    assert render_domain(tmp_path / "domain", "target", progress=overtaken, **tiny) == tmp_path / "domain"
+    assert [path.name for path in tmp_path.iterdir()] == ["domain"]
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -100,9 +100,9 @@ def render_domain(
                 if progress is not None:
                     progress(done, len(shots))
         (draft / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        if root.is_dir():
-            root.rmdir()  # empty, or _is_finished had refused it
         try:
+            if root.is_dir():
+                root.rmdir()  # empty, or _is_finished had refused it
             draft.rename(root)
         except OSError:
             if not _is_finished(root, manifest):  # else another process was as quick, with the same pictures
