@@ -225,7 +225,8 @@ class Evaluate:
     every: int = number(0, 0)
     """Evaluate every so many epochs; 0: after the last alone."""
     domain_probe: str | None = None
-    """A feature by which a linear classifier is trained, for the report alone, to tell the stage's two domains apart."""
+    """A feature by which a linear classifier is trained, for the report alone, to tell the stage's two domains apart; it is
+    tested on other people than it learns from, by the identities of both data sets."""
 
 
 @dataclass

@@ -118,6 +118,8 @@ class _StageCheck(StageAsks):
             self.domain(("evaluate", "domain"), evaluate.domain)
             self.one_of(("evaluate", "network"), evaluate.network, self.networks, "network")
             self.feature(("evaluate", "on"), evaluate.on)
+        if evaluate.domain_probe is not None and evaluate.domain is None:
+            raise self.error(("evaluate", "domain_probe"), "it is part of an evaluation: say of which domain (domain: NAME).")
         if evaluate.domain_probe is not None:
             self.feature(("evaluate", "domain_probe"), evaluate.domain_probe)
             if len(stage.domains) != 2:
@@ -241,7 +243,7 @@ class _StageCheck(StageAsks):
         if not hasattr(registry().find("memory", memory["type"]).load(), "images"):
             raise self.error(at, f"{memory['type']} does not hold an entry for each image, so it cannot be clustered.")
         for key in ("network", "on"):
-            if memory[key] != getattr(level, key):
+            if set(listed(memory[key])) != set(listed(getattr(level, key))):
                 raise self.error(
                     at, f"memory {level.memory!r} holds {key} {memory[key]!r}, the level is {key} {getattr(level, key)!r}."
                 )
@@ -262,8 +264,6 @@ class _StageCheck(StageAsks):
                 (*at, "labels"), f"no stream is labelled by {memory['labels']!r}, so nothing would reach it."
             )
         self.different((*at, "stream"), memory["stream"])
-        for network in listed(memory["network"]):
-            self.seen((*at, "stream"), network, listed(memory["stream"]))
         labels = {name: stream.labels for name, stream in self.stage.sources.items()}
         if not taken_in(memory, labels, self.stage.sees) and _takes_in(memory):
             raise self.error((*at, "network"), "no stream of its labels is seen by all of these (sees): it would stand still.")
@@ -275,6 +275,8 @@ class _StageCheck(StageAsks):
                     f"stream {stream!r} carries labels {self.stage.sources[stream].labels!r}, the memory holds "
                     f"{memory['labels']!r}.",
                 )
+        for network in listed(memory["network"]):
+            self.seen((*at, "stream"), network, listed(memory["stream"]))
         self.needs(at, "memory", memory, wiring=MemoryWiring)
 
 

@@ -28,7 +28,7 @@ class TermCheck(StageAsks):
             if term[key] is not None:
                 self.feature((*at, key), term[key])
         memories = listed(term["memory"])
-        for key in ("stream", "memory", "against_memory"):
+        for key in ("stream", "memory", "against_memory", "against_stream"):
             self.different((*at, key), term[key])
         for key in ("memory", "against_memory"):
             for name in listed(term[key]):
@@ -154,6 +154,8 @@ class TermCheck(StageAsks):
 
     def alignment(self, index: int, alignment: dict[str, Any]) -> None:
         at: KeyPath = ("alignment", index)
+        if alignment["source"] == alignment["target"]:
+            raise self.error(at, f"source and target are both {alignment['source']!r}: there is nothing to be aligned.")
         for side in ("source", "target"):
             self.one_of((*at, side), alignment[side], self.stage.sources, "stream")
             self.seen((*at, side), "student", [alignment[side]])

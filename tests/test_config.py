@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 import reidx
+from reidx.ablation.grid import read_grid
+from reidx.ablation.plan import plan_of
 from reidx.config import Config
 from reidx.errors import ConfigError
 from reidx.testing.tiny import write_experiment
@@ -362,7 +364,11 @@ def shipped() -> list[Any]:
 @pytest.mark.parametrize("path", shipped())
 def test_every_shipped_experiment_loads_and_a_recipe_lacks_only_what_the_user_brings(path, tmp_path):
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if "name" in config and ("stages" in config or "_base_" in config):
+    if "ablate" in config:
+        plan = plan_of(read_grid(path), tmp_path)
+        refused = [row for row in plan.rows if not row.runs]
+        assert len(plan.rows) > len(refused) + 1
+    elif "name" in config and ("stages" in config or "_base_" in config):
         loaded = reidx.load_config(path)
         (tmp_path / "rendered.yaml").write_text(loaded.render(), encoding="utf-8")
         assert reidx.load_config(tmp_path / "rendered.yaml").hash == loaded.hash

@@ -500,8 +500,11 @@ def test_teachers(refused):
 def test_alignments(refused):
     assert "there is no stream called 'source'. There is: target." in refused(alignment=[{"type": "NeedsUpper"}])
     sides = {"source": "target", "target": "target"}
+    assert "source and target are both 'target'" in refused(alignment=[{"type": "NeedsUpper", **sides}])
+    twice = {"streams": stream(views=VIEWS), "memories": {"rows": ROWS}, "objective": [{**TERM, "stream": "target"}]}
+    sides["source"] = "second"
     assert "NeedsUpper needs 'upper', which fusion GlobalPool does not provide" in refused(
-        alignment=[{"type": "NeedsUpper", **sides}]
+        **twice, alignment=[{"type": "NeedsUpper", **sides}]
     )
 
 

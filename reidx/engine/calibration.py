@@ -41,6 +41,6 @@ def calibrate(
         for batch in range(batches):
             taken = {stream: its[(batch * BATCH + mine) % len(its)].tolist() for stream, its in order.items()}
             images = {stream: transform(stores[stream].batch(rows).to(model.device)) for stream, rows in taken.items()}
-            model.features(images, everywhere=True)
+            model.take_statistics(images)
             work.advance()
     model.train(training)

@@ -231,7 +231,10 @@ def test(config: Config, weights: str | Path | None = None, progress: Mode | Non
     stage_run = StageRun(stage, number, config.experiment.seed, domains, Path("."), Path, reporter)
     if weights is not None:
         name = stage.evaluate.network
-        checkpoints.load_weights(stage_run.model.networks[name], weights, name, whole=True)
+        model = stage_run.model
+        follower = model.teacher_of(name) if model.networks[name].wants_teacher else None  # its map is looked at, too
+        for needed in filter(None, (name, follower)):
+            checkpoints.load_weights(model.networks[needed], weights, needed, whole=True)
     metrics, _ = stage_run.evaluate()
     reporter.evaluated(metrics)
     cards = {stage.name: {**_stage_card(stage, stage_run), "tested": str(weights) if weights else "as built"}}

@@ -115,27 +115,32 @@ class StageModel(BaseModel):
                 copied = copy.deepcopy(self.memories[memory]).requires_grad_(False)
                 self.memories[average_of(memory, teacher)] = copied
 
-    def features(self, images: Mapping[str, Tensor], everywhere: bool = False) -> dict[str, dict[str, Features]]:
-        """Features by network, then by the streams it sees, or ``everywhere`` by all; without gradients for networks that
-        are not trained."""
+    def features(self, images: Mapping[str, Tensor]) -> dict[str, dict[str, Features]]:
+        """Features by network, then by the streams it sees; without gradients for networks that are not trained."""
         if not self.joint or len(images) < 2:
-            return self._features_of(images, {} if everywhere else self.sees)
+            return self._features_of(images, self.needed(), self.sees, self.accumulate)
         sizes = [len(x) for x in images.values()]
         order = mixed(sizes, self.networks["student"].bn_group).to(self.device, non_blocking=True)  # type: ignore[arg-type]
-        together = self._features_of({"": torch.cat(list(images.values()))[order]}, {})
+        together = self._features_of({"": torch.cat(list(images.values()))[order]}, self.needed(), {}, self.accumulate)
         back = torch.argsort(order)
         return {
             name: dict(zip(images, Features({k: v[back] for k, v in by[""].items()}).split(sizes)))
             for name, by in together.items()
         }
 
+    @torch.no_grad()
+    def take_statistics(self, images: Mapping[str, Tensor]) -> None:
+        """Let images pass, stream by stream, through all networks for the sake of their BatchNorms."""
+        averages_first = sorted(self.networks, key=lambda name: name in self.trained)
+        self._features_of(images, averages_first, {}, parts=1)
+
     def _features_of(
-        self, images: Mapping[str, Tensor], sees: Mapping[str, Sequence[str]]
+        self, images: Mapping[str, Tensor], names: Sequence[str], sees: Mapping[str, Sequence[str]], parts: int
     ) -> dict[str, dict[str, Features]]:
         trained = self.trained
         maps: dict[str, dict[str, Tensor]] = {}
         outputs: dict[str, dict[str, Features]] = {}
-        for name in self.needed():
+        for name in names:
             network: Network = self.networks[name]  # type: ignore[assignment]
             teacher = maps.get(self.teacher_of(name) or "", {})
             made = {}
@@ -144,7 +149,7 @@ class StageModel(BaseModel):
                     x = images[stream]
                     with statistics_in_order(network):  # of each pass by itself: one process ends it before the next
                         domain = self.domains.get(stream)
-                        made[stream] = in_parts(network, x, teacher.get(stream), self.accumulate, domain)
+                        made[stream] = in_parts(network, x, teacher.get(stream), parts, domain)
             maps[name] = {stream: its for stream, (its, _) in made.items()}
             outputs[name] = {stream: features for stream, (_, features) in made.items()}
         return outputs

@@ -29,7 +29,7 @@ Resume = bool | Literal["anyway"]
 """Whether a run is gone on with: only under the circumstances it was begun in, or under others too."""
 
 WITHOUT_EFFECT = re.compile(
-    r"config\.(name|description|log(\..+)?|data\.(workers|cache_gb|cache_on|domains\.[^.]+\.(root|path)))"
+    r"config\.(name|description|log(\..+)?|data\.(workers|cache_gb|cache_on|domains\.[^.]+\.(of\.)*(root|path)))"
 )
 """Keys of a config that touch no number. Where a data set lies is one: what it holds is compared itself."""
 

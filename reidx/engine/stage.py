@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -258,17 +257,16 @@ class StageRun:
         return metrics, self.evaluation_card
 
     def _probe(self, network: str, feature: str) -> float:
-        """How well a linear classifier tells the stage's two domains apart by a feature of their training images."""
+        """How well a linear classifier tells the stage's two domains apart by a feature of their training images.
+
+        Who is on them is read from the data sets, for this figure alone: so that it means the same at all times.
+        """
         banks = [
             self.extractor.bank(domain, "train", network, {feature}, False, f"{feature} of {domain}")[feature].float()
             for domain in self.stage.domains
         ]
-        source, target = map(self._people, self.stage.domains)
+        source, target = (self.domains.split(domain, "train").ids for domain in self.stage.domains)
         with span("rank"):
-            return domain_probe(*banks, seed=self.key[0], source_people=source, target_people=target)
-
-    def _people(self, domain: str) -> np.ndarray | None:
-        """Who is on a domain's training images, by the labels that the stage trains with; None where it has none yet."""
-        names = [stream.labels for stream in self.stage.streams.values() if stream.domain == domain]
-        known = [self.relabeller.labels[name].labels for name in names if name in self.relabeller.labels]
-        return known[0] if known else None
+            return domain_probe(
+                *(bank.flatten(1) for bank in banks), seed=self.key[0], source_people=source, target_people=target
+            )

@@ -80,12 +80,12 @@ class AdaptiveDBSCAN(DBSCAN):
         return [f"AdaptiveDBSCAN: eps {self.eps:.4f} from the first labelling on"] if self.known else []
 
     def state_dict(self) -> dict[str, float]:
-        """The eps that was found, 0 before."""
-        return {"eps": self.eps if self.known else 0.0}
+        """The eps that was found, 0 before, and the share that it was found by."""
+        return {"eps": self.eps if self.known else 0.0, "share": self.share}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """The inverse of :meth:`state_dict`."""
-        if state["eps"] > 0:
+        """The inverse of :meth:`state_dict`; an eps found by another share is not taken over."""
+        if state["eps"] > 0 and state["share"] == self.share:
             self.eps, self.known = float(state["eps"]), True
 
 

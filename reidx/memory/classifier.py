@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -15,7 +16,8 @@ from reidx.memory.base import Memory, centroids
 class LinearClassifier(Memory):
     """Logits f·Wᵀ (B,K) without a bias, one row for each label; of parts (B,P,D), each by a W of its own, (B,K,P).
 
-    ``rows`` says what a new labelling does to W: ``random`` draws N(0, 0.001²), ``centroid`` takes the L2-normalised
+    ``rows`` says what a new labelling does to W: ``random`` draws N(0, 0.001²), ``uniform`` from ±1/√D as torch's own linear
+    layers, ``centroid`` takes the L2-normalised
     class means of the bank (LF2 section 3.2, PPLR). Rows are new parameters then, so the optimiser forgets their
     moments.
     ``normalize`` makes logits of unit features and unit rows, times ``scale``. ``parts`` is the P of random rows for a
@@ -25,7 +27,7 @@ class LinearClassifier(Memory):
     def __init__(
         self,
         dim: int,
-        rows: Literal["random", "centroid"] = "random",
+        rows: Literal["random", "uniform", "centroid"] = "random",
         normalize: bool = False,
         scale: float = 1.0,
         parts: int | None = None,
@@ -44,7 +46,8 @@ class LinearClassifier(Memory):
             weight = centroids(bank, labels)
         else:
             shape = [int(labels.max()) + 1, *self.of_parts, self.weight.shape[-1]]
-            weight = torch.randn(shape) * 0.001
+            limit = 1.0 / math.sqrt(shape[-1])
+            weight = torch.randn(shape) * 0.001 if self.rows == "random" else (2.0 * torch.rand(shape) - 1.0) * limit
         self.weight = nn.Parameter(weight.to(self.weight))
 
     def forward(self, features: Tensor) -> Tensor:

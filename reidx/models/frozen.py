@@ -38,7 +38,10 @@ def parts_called(network: nn.Module, pattern: str, where: str) -> tuple[list[str
     single = [parameter for name, parameter in network.named_parameters() if fnmatchcase(name, pattern)]
     if not found and not single:
         raise ConfigError(f"{where}: nothing in the network is called {pattern!r}. {_nearest(pattern, list(modules))}")
-    return found, [*(parameter for name in found for parameter in modules[name].parameters()), *single]
+    meant = [*(parameter for name in found for parameter in modules[name].parameters()), *single]
+    if not meant:
+        raise ConfigError(f"{where}: {pattern!r} has nothing that could be trained. What a fusion took over lies in `fusion`.")
+    return found, meant
 
 
 def _nearest(pattern: str, names: list[str]) -> str:

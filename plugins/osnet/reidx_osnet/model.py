@@ -129,12 +129,13 @@ class OSNet(nn.Module):
                 f"OSNet: width {width!r} does not exist; choose one of {', '.join(map(str, WIDTHS))}."
             )
         stem, second, third, last = (int(c * width) for c in CHANNELS)
+        self._third = third
         self.conv1 = ConvBN(3, stem, 7, stride=2)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.conv2 = _stage(stem, second, shrink=True)
         self.conv3 = _stage(second, third, shrink=True)
-        self.conv4 = _stage(third, last, shrink=False)
-        self.conv5 = ConvBN(last, last)
+        self.conv4: nn.Module = _stage(third, last, shrink=False)
+        self.conv5: nn.Module = ConvBN(last, last)
         self.fc: nn.Module = nn.Identity()
         self.out_channels = last
         if with_embedding:
@@ -159,7 +160,7 @@ class OSNet(nn.Module):
         """Take the last stage out, ``conv4`` and what comes behind it, with its ``out_channels``; the map ends before it."""
         tail: nn.Module = nn.Sequential(self.conv4, self.conv5, self.fc)
         tail.out_channels = self.out_channels  # type: ignore[assignment]
-        self.out_channels = self.conv4[0].conv1.conv.in_channels
+        self.out_channels = self._third
         self.conv4, self.conv5, self.fc = nn.Identity(), nn.Identity(), nn.Identity()
         return tail
 
