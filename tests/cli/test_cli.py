@@ -261,7 +261,7 @@ def test_train(capsys, calls, tmp_path):
     said = "mAP 50.0\n\nConfig, checkpoints, log, card: runs/a\n"
     assert output(capsys, *words, "--progress", "quiet") == (0, said, "")
     assert calls["load_config"] == ("a.yaml", ["a.b=1", "c=[2]", "d=e"])
-    assert calls["run"] == (Config, {"work_dir": tmp_path, "resume": True, "progress": "quiet"})
+    assert calls["run"] == (Config, {"work_dir": tmp_path, "resume": True, "progress": "quiet", "share": None})
 
 
 def test_test(capsys, calls, tmp_path):

@@ -32,6 +32,9 @@ class Fussy(Memory):
     def update(self, features: Tensor, targets: Tensor, index: Tensor) -> None: ...
 
 
+SECOND = {"domain": "target", "labels": "main", "sampler": {"type": "PK", "identities": 2, "instances": 2}}
+
+
 class FussyAlignment(nn.Module):
     """An alignment whose constructor looks up a feature that must be there."""
 
@@ -70,7 +73,15 @@ def refused(
         ({"model": {"freeze": ["nothing"]}}, "model.freeze", "nothing in the network is called 'nothing'"),
         ({"model": {"freeze": ["*"]}, "memories": {"rows": {"type": "Fussy"}}}, "optimizer", "There is no parameter to be"),
         ({"memories": {"more": {"type": "Fussy", "size": 0}}}, "memories.more", "size is 0"),
-        ({"alignment": [{"type": "FussyAlignment", "source": "target", "width": 9999}]}, "alignment.0", "width 9999 is"),
+        (
+            {
+                "alignment": [{"type": "FussyAlignment", "width": 9999}],
+                "streams": {"source": SECOND},
+                "objective": [{"loss": "CrossEntropy", "memory": "rows", "stream": "target"}],
+            },
+            "alignment.0",
+            "width 9999 is",
+        ),
         ({"streams": {"target": {"sampler": {"identities": 0}}}}, "streams.target.sampler", "must be 1 or more"),
         ({"accumulate": 2, "model": {"bn_group": 8}}, "accumulate", "groups of 8 (model.bn_group)"),
     ],
