@@ -13,7 +13,7 @@ from reidx.memory.moving import move_rows
 
 
 class ClusterMemory(Memory):
-    """Similarities f·C (B,K) of unit features to unit centroids; the centroids follow the instances of each batch.
+    """Cosines f·C (B,K) of features with unit centroids, f at unit length; the centroids follow the instances of each batch.
 
     At a reset C_k is the normalised mean of cluster k's features. After a step, instance by instance in the order of
     the batch, C_y ← normalize(m C_y + (1−m) f) with m = ``momentum`` and f at unit length: with m = 0.1 the last instance of
@@ -42,7 +42,7 @@ class ClusterMemory(Memory):
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
-            return features.float() @ self.rows.T
+            return F.normalize(features.float(), dim=-1) @ self.rows.T
 
     @torch.no_grad()
     def update(self, features: Tensor, targets: Tensor, index: Tensor) -> None:

@@ -13,7 +13,7 @@ from reidx_global_patch.slots import first_of, mean_of
 
 
 class ExemplarMemory(Memory):
-    """Cosines (B,N) of unit features to the N images' own slots, each the moving average of its image's features.
+    """Cosines (B,N) of features with the N images' own slots, each the moving average of its image's features.
 
     A step writes v_i ← normalize(α v_i + (1−α) g_i) into the slots of its images alone. α grows with the epochs e, which
     are the relabellings since the first: ``ecn`` takes ``alpha``·e (0.01), ``mmcl`` ``alpha``·e/60 (0.5), never more than
@@ -76,7 +76,7 @@ class ExemplarMemory(Memory):
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
-            return features.float() @ self.rows.T
+            return F.normalize(features.float(), dim=-1) @ self.rows.T
 
     @torch.no_grad()
     def update(self, features: Tensor, targets: Tensor, index: Tensor) -> None:

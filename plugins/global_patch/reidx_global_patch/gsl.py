@@ -13,8 +13,8 @@ Form = Literal["mean_log", "log_sum", "pedal", "mmcl"]
 class GSL(nn.Module):
     """How far images are from their credible samples C: the mean over the batch, 0 for an image with nothing to pull to.
 
-    ``scores`` (B,N) are cosines r with the memory's slots, ``targets`` (B,) the images' own slots i, ``neighbours`` (B,M)
-    the slots C, padded with -1. With p = softmax(r / ``beta``), by ``form`` (Global/Patch section 1.5):
+    ``scores`` (B,N) are cosines r with the memory's slots, one an image of the domain, ``index`` (B,) the images' own slots i,
+    ``neighbours`` (B,M) the slots C, padded with -1; so images may carry whatever labels. With p = softmax(r / ``beta``), by ``form`` (Global/Patch section 1.5):
 
     * ``mean_log``: -Σ_{j∈C} w_j log p_j with weights of sum 1, alike or, with ``weighting: similarity``, proportional to
       max(r_j, 0)^``gamma``, without a gradient (alike where no r_j is positive). It pulls every credible sample;
@@ -52,8 +52,8 @@ class GSL(nn.Module):
         self.alone = form in ("log_sum", "pedal") if exclude_self == "auto" else exclude_self
         self.weighting, self.gamma = weighting, gamma
 
-    def forward(self, scores: Tensor, targets: Tensor, neighbours: Tensor) -> Tensor:
-        scores, own = scores.float(), targets[:, None]
+    def forward(self, scores: Tensor, index: Tensor, neighbours: Tensor) -> Tensor:
+        scores, own = scores.float(), index[:, None]
         credible = (neighbours >= 0) & (neighbours != own)
         losses = {"mean_log": self._mean_log, "mmcl": self._mmcl}.get(self.form, self._log_sum)
         return losses(scores, own, neighbours.clamp(min=0), credible).mean()

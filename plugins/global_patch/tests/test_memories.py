@@ -113,7 +113,10 @@ def test_scores_are_cosines_of_before_the_step() -> None:
     scores = memory(features)
     assert torch.allclose(scores, features @ before.T, atol=1e-6)
     scores.sum().backward()
-    assert torch.allclose(features.grad, before.sum(0).expand(4, D), atol=1e-5)
+    along = before.sum(0).expand(4, D)
+    across = along - (along * features.detach()).sum(1, keepdim=True) * features.detach()
+    assert torch.allclose(features.grad, across, atol=1e-5)
+    assert torch.allclose(memory(7.0 * features), scores, atol=1e-6)
 
 
 @pytest.mark.parametrize(

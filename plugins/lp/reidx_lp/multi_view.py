@@ -21,13 +21,14 @@ class MultiView(nn.Module):
 
     Each view is pooled by a module of its own and has a BatchNorm of its own, whose bias stays 0; nothing else is added to
     the backbone. Of H rows the halves are [0, H//2) and [H//2, 2·(H//2)): the last row of an odd H is in ``global`` alone.
-    ``embed`` is ``global`` (B,C), or with ``test_views: concat`` the three one after the other at unit length (B,3C).
+    ``embed`` is ``global`` (B,C), or with ``test_views: concat`` the three one after the other at unit length (B,3C);
+    ``parts`` (B,2,C) are the two halves, for whatever works on parts.
     ``pool`` as in ``GlobalPool``.
 
     Raises :class:`DataError` for a map of one row (LP section 1.1).
     """
 
-    provides = frozenset({"embed", *VIEWS})
+    provides = frozenset({"embed", "parts", *VIEWS})
 
     def __init__(
         self, in_channels: int, pool: str = "gem", test_views: Literal["global", "concat"] = "global"
@@ -35,7 +36,7 @@ class MultiView(nn.Module):
         super().__init__()
         self.views = nn.ModuleDict({view: GlobalPool(in_channels, pool) for view in VIEWS})
         self.test_views = test_views
-        self.dims = dict.fromkeys(VIEWS, in_channels)
+        self.dims = dict.fromkeys(("parts", *VIEWS), in_channels)
         self.dims["embed"] = in_channels * (len(VIEWS) if test_views == "concat" else 1)
 
     def forward(self, maps: Tensor) -> Features:
@@ -50,4 +51,5 @@ class MultiView(nn.Module):
         embed = features["global"]
         if self.test_views == "concat":
             embed = F.normalize(torch.cat([features[view] for view in VIEWS], dim=1))
-        return Features({"embed": embed, **features})
+        parts = torch.stack([features["upper"], features["lower"]], dim=1)
+        return Features({"embed": embed, "parts": parts, **features})

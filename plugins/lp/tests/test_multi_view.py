@@ -56,7 +56,14 @@ def test_the_last_of_an_odd_number_of_rows_is_seen_by_the_whole_alone() -> None:
 def test_a_map_of_one_row_has_no_halves() -> None:
     with pytest.raises(DataError, match=r"map is 1 row high and has no halves\. Raise data\.image_size"):
         MultiView(3)(maps(height=1))
-    assert set(MultiView(3)(maps(height=2))) == {"embed", *VIEWS}
+    assert set(MultiView(3)(maps(height=2))) == {"embed", "parts", *VIEWS}
+
+
+def test_the_parts_are_the_halves() -> None:
+    features = MultiView(3).eval()(maps())
+    assert features["parts"].shape == (6, 2, 3)
+    for part, half in enumerate(("upper", "lower")):
+        assert torch.equal(features["parts"][:, part], features[half])
 
 
 @pytest.mark.parametrize("pool", ["gem", "avg", "max", "avg+max"])

@@ -12,27 +12,29 @@ from torch import Tensor, nn
 class PGLR(nn.Module):
     """Cross-entropy of ``scores`` (B,K) with labels that the parts' predictions soften, averaged over the batch.
 
-    q = ``beta``·onehot + (1−``beta``)·Σ_p w_p·softmax(teacher_scores_p), w = softmax over the parts of ``agreement``
+    Both kinds of scores are divided by ``temperature``: 1 for a classifier's, smaller where a memory gives cosines. q = ``beta``·onehot + (1−``beta``)·Σ_p w_p·softmax(teacher_scores_p), w = softmax over the parts of ``agreement``
     (B,P); ``teacher_scores`` (B,K,P) are the parts' and only targets: no gradient flows into them (part-guided label
     refinement of PPLR, LP section 5.3).
 
-    Raises :class:`ValueError` for a beta outside [0, 1].
+    Raises :class:`ValueError` for a beta outside [0, 1] or a temperature that is not positive.
     """
 
     parts = frozenset({"teacher_scores"})
 
-    def __init__(self, beta: float = 0.5) -> None:
+    def __init__(self, beta: float = 0.5, temperature: float = 1.0) -> None:
         super().__init__()
         if not 0.0 <= beta <= 1.0:
             raise ValueError(f"beta is {beta}; it must lie between 0 and 1.")
-        self.beta = beta
+        if temperature <= 0.0:
+            raise ValueError(f"temperature is {temperature}; it must be positive.")
+        self.beta, self.temperature = beta, temperature
 
     def forward(self, scores: Tensor, teacher_scores: Tensor, targets: Tensor, agreement: Tensor) -> Tensor:
         with torch.no_grad():
             weights = agreement.float().softmax(1)
-            guided = (teacher_scores.float().softmax(1) * weights[:, None]).sum(2)
+            guided = ((teacher_scores.float() / self.temperature).softmax(1) * weights[:, None]).sum(2)
             refined = self.beta * F.one_hot(targets, scores.shape[1]) + (1.0 - self.beta) * guided
-        return F.cross_entropy(scores.float(), refined)
+        return F.cross_entropy(scores.float() / self.temperature, refined)
 
 
 class AALS(nn.Module):

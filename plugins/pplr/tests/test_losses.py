@@ -24,19 +24,19 @@ TARGETS = torch.tensor([0, 3, 1, 1, 2])
 AGREEMENT = torch.rand(B, P, generator=torch.Generator().manual_seed(7))
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.3, 0.5, 1.0])
-def test_pglr_softens_the_label_by_the_parts(beta: float) -> None:
+@pytest.mark.parametrize(("beta", "temperature"), [(0.0, 1.0), (0.3, 1.0), (0.5, 1.0), (0.5, 0.2), (1.0, 1.0)])
+def test_pglr_softens_the_label_by_the_parts(beta: float, temperature: float) -> None:
     scores, part_scores = randn(B, K), randn(B, K, P, seed=1)
     total = 0.0
     for i in range(B):
         weights = softmax(AGREEMENT[i].tolist())
-        by_part = [softmax(part_scores[i, :, p].tolist()) for p in range(P)]
-        predicted = softmax(scores[i].tolist())
+        by_part = [softmax([s / temperature for s in part_scores[i, :, p].tolist()]) for p in range(P)]
+        predicted = softmax([s / temperature for s in scores[i].tolist()])
         for k in range(K):
             guided = sum(w * q[k] for w, q in zip(weights, by_part))
             target = beta * (1.0 if k == TARGETS[i] else 0.0) + (1 - beta) * guided
             total -= target * math.log(predicted[k])
-    ours = PGLR(beta)(scores, part_scores, TARGETS, AGREEMENT)
+    ours = PGLR(beta, temperature)(scores, part_scores, TARGETS, AGREEMENT)
     assert ours.item() == pytest.approx(total / B, rel=1e-5)
 
 
@@ -73,6 +73,11 @@ def test_pglr_of_beta_1_is_plain_cross_entropy() -> None:
 def test_a_beta_outside_0_and_1_is_refused(beta: float) -> None:
     with pytest.raises(ValueError, match=f"beta is {beta}"):
         PGLR(beta)
+
+
+def test_a_temperature_that_is_not_positive_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"temperature is 0\.0; it must be positive"):
+        PGLR(temperature=0.0)
 
 
 def test_aals_mixes_the_label_and_indifference() -> None:

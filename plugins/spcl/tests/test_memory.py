@@ -133,7 +133,11 @@ def test_gradients_reach_the_features_and_nothing_else() -> None:
     memory, features = memory_of(bank, LABELS), unit(4, 6, seed=5).requires_grad_()
     memory(features)[:, 1].sum().backward()
     members = [i for i in range(10) if LABELS[i] == 1]
-    assert torch.allclose(features.grad, bank[members].mean(0).expand(4, 6), atol=1e-6)
+    along = bank[members].mean(0).expand(4, 6)
+    # the similarity does not change with the feature's length
+    across = along - (along * features.detach()).sum(1, keepdim=True) * features.detach()
+    assert torch.allclose(features.grad, across, atol=1e-6)
+    assert torch.allclose(memory(7.0 * features), memory(features), atol=1e-6)
     assert not list(memory.parameters())
     memory.update(features, torch.tensor([2, 0, 1, 1]), torch.arange(4))
     assert not memory.images.requires_grad  # even with features that were not detached
