@@ -222,6 +222,8 @@ def _value(field: dataclasses.Field[Any], hint: Any, node: Node, path: KeyPath) 
     if arguments:
         kind = dict if typing.get_origin(hint) is dict else list
         return _each(kind, node, path, lambda n, p: _fill(typing.cast(type, arguments[0]), n, p))
+    if typing.get_origin(hint) is dict:
+        node = _each(dict, node, path, lambda n, p: n)
     value = node.plain()
     where = f"{node.origin}: {dotted(path)} is"
     if not builder.fits(value, hint):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,35 @@ def tiny_experiment(root: str | Path, **changes: Any) -> dict[str, Any]:
         "stages": [{"name": "adapt", "epochs": 2, "iters": 3}],
         **changes,
     }
+
+
+def shrunk(experiment: Mapping[str, Any], root: str | Path, backbone: str = "test_resnet") -> dict[str, Any]:
+    """A resolved experiment (``Config.data``) at a size that trains in seconds: the same parts, wired as they were.
+
+    Domains become tiny ones of the same names, the backbone a tiny one of timm's, each stage at most one epoch of two steps of a
+    few images, in which every term counts. Clusterers get settings that find clusters among so few.
+    """
+    small = copy.deepcopy(dict(experiment))
+    domains = {name: tiny_domain(root, name) for name in small["data"]["domains"]}
+    small["data"] |= {"image_size": [96, 48], "domains": domains}
+    for stage in small["stages"]:
+        changes = {"epochs": min(stage["epochs"], 1), "iters": 2, "calibrate": min(stage["calibrate"], 1)}
+        stage |= {**changes, "precision": "fp32"}
+        stage["model"] |= {"backbone": {"type": "Timm", "name": backbone}, "bn_group": 8}
+        stage["evaluate"]["before"] = False
+        for stream in stage["streams"].values():
+            _replace(stream["sampler"], {"identities": 4, "instances": 2, "batch": 8})
+        for level in stage["labels"].get("levels", {}).values():
+            _replace(level["distance"] or {}, {"k1": 8, "k2": 2})
+            _replace(level["clusterer"], {"eps": 0.7, "min_samples": 2, "n_clusters": 10, "share": 0.03})
+        for term in (*stage["objective"], *stage["alignment"]):
+            _replace(term, {"from_epoch": 0, "until_epoch": None})
+    return small
+
+
+def _replace(spec: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Set those of ``values`` that ``spec`` has."""
+    spec.update({key: value for key, value in values.items() if key in spec})
 
 
 def write_experiment(path: Path, experiment: Mapping[str, Any]) -> Path:

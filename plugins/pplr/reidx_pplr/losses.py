@@ -25,9 +25,7 @@ class PGLR(nn.Module):
         super().__init__()
         if not 0.0 <= beta <= 1.0:
             raise ValueError(f"beta is {beta}; it must lie between 0 and 1.")
-        if temperature <= 0.0:
-            raise ValueError(f"temperature is {temperature}; it must be positive.")
-        self.beta, self.temperature = beta, temperature
+        self.beta, self.temperature = beta, _positive(temperature)
 
     def forward(self, scores: Tensor, teacher_scores: Tensor, targets: Tensor, agreement: Tensor) -> Tensor:
         with torch.no_grad():
@@ -40,14 +38,26 @@ class PGLR(nn.Module):
 class AALS(nn.Module):
     """The mean over images and parts of a·CE(onehot, p) + (1−a)·KL(uniform ‖ p), with p = softmax of a part's scores.
 
-    ``scores`` are (B,K,P), a is ``agreement`` (B,P): where a part has other neighbours than the whole image it is
+    ``scores`` are (B,K,P), divided by ``temperature`` as in :class:`PGLR`, a is ``agreement`` (B,P): where a part has other neighbours than the whole image it is
     drawn to no label but to indifference (agreement-aware label smoothing of PPLR, LP section 5.3).
+
+    Raises :class:`ValueError` for a temperature that is not positive.
     """
 
     parts = frozenset({"scores"})
 
+    def __init__(self, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.temperature = _positive(temperature)
+
     def forward(self, scores: Tensor, targets: Tensor, agreement: Tensor) -> Tensor:
-        log_p = scores.float().log_softmax(1)
+        log_p = (scores.float() / self.temperature).log_softmax(1)
         cross_entropy = F.nll_loss(log_p, targets[:, None].expand_as(agreement), reduction="none")
         divergence = -math.log(scores.shape[1]) - log_p.mean(1)
         return (agreement * cross_entropy + (1.0 - agreement) * divergence).mean()
+
+
+def _positive(temperature: float) -> float:
+    if temperature <= 0.0:
+        raise ValueError(f"temperature is {temperature}; it must be positive.")
+    return temperature

@@ -75,23 +75,25 @@ def test_a_beta_outside_0_and_1_is_refused(beta: float) -> None:
         PGLR(beta)
 
 
-def test_a_temperature_that_is_not_positive_is_refused() -> None:
+@pytest.mark.parametrize("loss", [PGLR, AALS])
+def test_a_temperature_that_is_not_positive_is_refused(loss: type[PGLR] | type[AALS]) -> None:
     with pytest.raises(ValueError, match=r"temperature is 0\.0; it must be positive"):
-        PGLR(temperature=0.0)
+        loss(temperature=0.0)
 
 
-def test_aals_mixes_the_label_and_indifference() -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.2])
+def test_aals_mixes_the_label_and_indifference(temperature: float) -> None:
     scores = randn(B, K, P)
     total = 0.0
     for p in range(P):
         of_part = 0.0
         for i in range(B):
-            predicted = softmax(scores[i, :, p].tolist())
+            predicted = softmax([s / temperature for s in scores[i, :, p].tolist()])
             a = AGREEMENT[i, p].item()
             divergence = sum((1 / K) * math.log((1 / K) / q) for q in predicted)
             of_part += a * -math.log(predicted[TARGETS[i]]) + (1 - a) * divergence
         total += of_part / B
-    ours = AALS()(scores, TARGETS, AGREEMENT)
+    ours = AALS(temperature)(scores, TARGETS, AGREEMENT)
     assert ours.item() == pytest.approx(total / P, rel=1e-5)
 
 

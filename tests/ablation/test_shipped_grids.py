@@ -1,0 +1,116 @@
+"""The grids that are shipped: which combinations they have, that all have the same to learn from, that the mixes train."""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+
+import pytest
+
+import reidx
+from reidx.ablation.grid import read_grid
+from reidx.ablation.plan import Plan, Row, plan_of
+from reidx.schema import Stage
+from reidx.testing.tiny import shrunk, write_experiment
+
+HOME = Path(__file__).parents[2] / "configs" / "ablations"
+GRIDS = [path.relative_to(HOME).with_suffix("").as_posix() for path in sorted(HOME.rglob("*.yaml"))]
+MIXES = [name for name in GRIDS if name.startswith(("mixes/", "heads_")) and not name.endswith("_synthetic")]
+
+WITHOUT_PARTS = r"CrossAgreement needs 'parts', which fusion GlobalPool does not provide"
+AGREEMENT = "refiner=cross agreement (PPLR)"
+OF_WHOLES = {name: WITHOUT_PARTS for name in (
+    AGREEMENT, f"memory=a row an image (SpCL), {AGREEMENT}", f"memory=trained rows, {AGREEMENT}"
+)}  # fmt: skip
+REFUSED = {
+    "parts": {AGREEMENT: WITHOUT_PARTS},
+    "heads_refiners_memories": OF_WHOLES,
+    "heads_refiners_memories_synthetic": OF_WHOLES,
+}
+"""The combinations that are refused on purpose, and why."""
+
+UNEQUAL = {"lf2_c123_to_c456": {"baseline of as many steps": 8704, "direct transfer": 0}}
+"""The rows whose last stage takes another number of image passes than the base's, as their names say."""
+
+
+@functools.cache
+def planned(name: str) -> Plan:
+    return plan_of(read_grid(HOME / f"{name}.yaml"), Path("nowhere"))
+
+
+def stages_of(row: Row) -> list[Stage]:
+    return next(iter(row.runs.values())).config.experiment.stages
+
+
+def passes(stage: Stage) -> int:
+    """How many images pass through networks that are trained, in the whole stage."""
+    sizes = {}
+    for name, stream in stage.streams.items():
+        sampler = stream.sampler
+        size = sampler["batch"] if sampler["type"] == "Shuffle" else sampler["identities"] * sampler["instances"]
+        sizes.update(dict.fromkeys((name, *stream.views), size))
+    trained = ["student", *(name for name, teacher in stage.teachers.items() if teacher.type == "Peer")]
+    seen = [stream for network in trained for stream in stage.sees.get(network, list(sizes))]
+    return stage.epochs * stage.iters * sum(sizes[stream] for stream in seen)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_grid_refuses_what_it_means_to_and_nothing_else(name: str) -> None:
+    plan, expected = planned(name), REFUSED.get(name, {})
+    assert {row.name for row in plan.refused} == set(expected)
+    for row in plan.refused:
+        assert expected[row.name] in (row.refused or "")
+    allowed = [row for row in plan.rows if row.runs]
+    assert len(allowed) > 1
+    assert len(plan.runs) == sum(len(row.runs) for row in allowed), "two combinations come to the same"
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_all_rows_of_a_grid_take_as_many_image_passes(name: str) -> None:
+    allowed = [row for row in planned(name).rows if row.runs]
+    base = passes(stages_of(allowed[0])[-1])
+    others = {row.name: passes(stages_of(row)[-1]) for row in allowed if passes(stages_of(row)[-1]) != base}
+    assert others == UNEQUAL.get(name, {})
+    earlier: dict[str, set[int]] = {}
+    for row in allowed:
+        for stage in stages_of(row)[:-1]:
+            earlier.setdefault(stage.name, set()).add(passes(stage))
+    assert all(len(counts) == 1 for counts in earlier.values()), earlier
+    if name != "parts":  # an example, no comparison
+        head = (HOME / f"{name}.yaml").read_text(encoding="utf-8").partition("_base_")[0]
+        assert f"{base:,} image passes" in " ".join(head.replace("#", " ").split())
+
+
+@pytest.mark.parametrize("twin", [name for name in GRIDS if name.endswith("_synthetic")])
+def test_a_grid_on_rendered_domains_is_the_same_grid(twin: str) -> None:
+    real = planned(twin.removesuffix("_synthetic"))
+    assert [row.name for row in planned(twin).rows] == [row.name for row in real.rows]
+    for row in planned(twin).rows:
+        for run in row.runs.values():
+            domains = run.config.data["data"]["domains"]
+            assert {spec["type"] for spec in domains.values()} == {"Synthetic"}
+            assert all(stage.model.backbone.get("weights") is None for stage in run.config.experiment.stages)
+
+
+def rows(name: str) -> list[str]:
+    """The names of the combinations that are not refused."""
+    grid = read_grid(HOME / f"{name}.yaml")
+    return [row for row in map(grid.called, grid.combinations()) if row not in REFUSED.get(name, {})]
+
+
+ROWS = [(name, row) for name in MIXES for row in rows(name)]
+
+
+@pytest.mark.parametrize(("name", "row"), ROWS, ids=[f"{name}: {row}" for name, row in ROWS])
+def test_a_mix_trains(name: str, row: str, domains_root: Path, tmp_path: Path) -> None:
+    planned_row = next(each for each in planned(name).rows if each.name == row)
+    real = next(iter(planned_row.runs.values())).config
+    path = write_experiment(tmp_path / "experiment.yaml", shrunk(real.data, domains_root))
+    result = reidx.run(reidx.load_config(path), tmp_path / "run", progress="quiet")
+    for stage in result.stages:
+        assert len(stage.history) == 1 and math.isfinite(stage.last["loss"]) and stage.last["loss"] > 0
+    last = real.experiment.stages[-1]
+    for term in last.objective:  # each counts, none is nothing
+        assert math.isfinite(result.stages[-1].last[term["loss"]])
+    assert 0 < result.metrics["mAP"] <= 1
