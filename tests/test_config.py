@@ -148,6 +148,11 @@ def test_a_name_that_is_null_is_left_out(load):
     assert (list(both), list(without)) == (["main", "fine"], ["main"])
 
 
+def test_a_rate_that_is_null_is_left_out(load):
+    rates = "optimizer: {rates: {backbone: 0.1, memories.rows: 10}}\n"
+    assert load("optimizer.rates.backbone=null", more=rates).data["stages"][0]["optimizer"]["rates"] == {"memories.rows": 10}
+
+
 def test_labels_without_levels_is_one_level_called_main(load):
     levels = load().data["stages"][0]["labels"]["levels"]
     assert list(levels) == ["main"] and levels["main"]["domain"] == "target"

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 class PGLR(nn.Module):
     """Cross-entropy of ``scores`` (B,K) with labels that the parts' predictions soften, averaged over the batch.
 
-    Both kinds of scores are divided by ``temperature``: 1 for a classifier's, smaller where a memory gives cosines. q = ``beta``·onehot + (1−``beta``)·Σ_p w_p·softmax(teacher_scores_p), w = softmax over the parts of ``agreement``
-    (B,P); ``teacher_scores`` (B,K,P) are the parts' and only targets: no gradient flows into them (part-guided label
-    refinement of PPLR, LP section 5.3).
+    q = ``beta``·onehot + (1−``beta``)·Σ_p w_p·softmax(teacher_scores_p), w = softmax over the parts of ``agreement``
+    (B,P); ``teacher_scores`` (B,K,P) are the parts' and only targets: no gradient flows into them. All scores are divided by
+    ``temperature``: 1 for a classifier's, less where a memory gives cosines (part-guided label refinement of PPLR, LP section
+    5.3).
 
     Raises :class:`ValueError` for a beta outside [0, 1] or a temperature that is not positive.
     """
@@ -38,8 +39,9 @@ class PGLR(nn.Module):
 class AALS(nn.Module):
     """The mean over images and parts of a·CE(onehot, p) + (1−a)·KL(uniform ‖ p), with p = softmax of a part's scores.
 
-    ``scores`` are (B,K,P), divided by ``temperature`` as in :class:`PGLR`, a is ``agreement`` (B,P): where a part has other neighbours than the whole image it is
-    drawn to no label but to indifference (agreement-aware label smoothing of PPLR, LP section 5.3).
+    ``scores`` are (B,K,P), divided by ``temperature`` as in :class:`PGLR`, a is ``agreement`` (B,P): where a part has other
+    neighbours than the whole image it is drawn to no label but to indifference (agreement-aware label smoothing of PPLR, LP
+    section 5.3).
 
     Raises :class:`ValueError` for a temperature that is not positive.
     """
