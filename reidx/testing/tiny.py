@@ -63,8 +63,8 @@ def tiny_experiment(root: str | Path, **changes: Any) -> dict[str, Any]:
 def shrunk(experiment: Mapping[str, Any], root: str | Path, backbone: str = "test_resnet") -> dict[str, Any]:
     """A resolved experiment (``Config.data``) at a size that trains in seconds: the same parts, wired as they were.
 
-    Domains become tiny ones of the same names, the backbone a tiny one of timm's, each stage at most one epoch of two steps of a
-    few images, in which every term counts. Clusterers get settings that find clusters among so few.
+    Domains become tiny ones of the same names, the backbone a tiny one of timm's, each stage at most one epoch of two steps
+    of a few images, in which every term counts. Clusterers get settings that find clusters among so few.
     """
     small = copy.deepcopy(dict(experiment))
     domains = {name: tiny_domain(root, name) for name in small["data"]["domains"]}

@@ -14,8 +14,8 @@ class GSL(nn.Module):
     """How far images are from their credible samples C: the mean over the batch, 0 for an image with nothing to pull to.
 
     ``scores`` (B,N) are cosines r with the memory's slots, one an image of the domain, ``index`` (B,) the images' own slots i,
-    ``neighbours`` (B,M) the slots C, padded with -1; images may carry whatever labels. With p = softmax(r / ``beta``), by ``form``
-    (Global/Patch section 1.5):
+    ``neighbours`` (B,M) the slots C, padded with -1; images may carry whatever labels. With p = softmax(r / ``beta``), by
+    ``form`` (Global/Patch section 1.5):
 
     * ``mean_log``: -Σ_{j∈C} w_j log p_j with weights of sum 1, alike or, with ``weighting: similarity``, proportional to
       max(r_j, 0)^``gamma``, without a gradient (alike where no r_j is positive). It pulls every credible sample;

@@ -14,11 +14,11 @@ class HybridMemory(Memory):
     """The mean similarity (B,K) of features (B,D) to the images of each class; each image's row follows the image alone.
 
     s_c = 1/|c| Σ_{j in c} f·r_j with f at unit length, which is f times the mean of the rows of c: classes of one image
-    (un-clustered ones) weigh as much as clusters, and the mean is not brought back to unit length, so that a loose cluster scores lower. Rows r (N,D)
-    are set once, from the first bank; a later reset takes the new labels alone. After a step, instance by instance in the
-    order of the batch, r_i ← normalize(m r_i + (1−m) f) with m = ``momentum`` and f at unit length (``index`` says which i,
-    and may have one more than once); the class means of the next step are those of the moved rows. Outliers (−1) are in no
-    class, but their rows follow too. Features get gradients, rows do not; scores are float32 in mixed precision too
+    (un-clustered ones) weigh as much as clusters, and the mean is not brought back to unit length, so that a loose cluster
+    scores lower. Rows r (N,D) are set once, from the first bank; a later reset takes the new labels alone. After a step,
+    instance by instance in the order of the batch, r_i ← normalize(m r_i + (1−m) f) with m = ``momentum`` (``index`` says
+    which i, and may have one more than once); the class means of the next step are those of the moved rows. Outliers (−1) are
+    in no class, but their rows follow too. Features get gradients, rows do not; scores are float32 in mixed precision too
     (Ge et al., NeurIPS 2020; LP section 5.2).
 
     ``images`` are the rows, which a label level can cluster (``labels: {memory: NAME}``).
