@@ -5,6 +5,7 @@ Ray places the runs and starts those again whose worker, or whose machine, died:
 
 from __future__ import annotations
 
+import logging
 import os
 import runpy
 import sys
@@ -34,7 +35,7 @@ class OnRay:
         try:
             self.mine = not ray.is_initialized()
             if self.mine:
-                ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ReidxError(f"--executor ray: the cluster cannot be reached: {error}") from error
         self.ray: Any = ray
@@ -42,8 +43,8 @@ class OnRay:
         on_gpus = there.get("GPU", 0) >= 1
         self.slots = slots or max(1, int(there["GPU" if on_gpus else "CPU"]))
         # a worker serves one run, so that what a run leaves behind in its process is nobody else's
-        options = {"max_calls": 1, "max_retries": RETRIES, "num_cpus": 1, "num_gpus": 1 if on_gpus else 0}
-        self._train = ray.remote(**options)(train)
+        gpus = 1 if on_gpus else 0
+        self._train: Any = ray.remote(max_calls=1, max_retries=RETRIES, num_cpus=1, num_gpus=gpus)(train)
 
     def start(self, run: Run) -> OnRayHandle:
         """Begin a run, or go on with it from its last checkpoint."""

@@ -17,7 +17,7 @@ from reidx.config import Config
 from reidx.engine import checkpoint as checkpoints
 from reidx.engine.record import namespaces
 from reidx.engine.runner import device_of_this_process
-from reidx.engine.sharing import without_effect
+from reidx.engine.sharing import with_effect
 from reidx.errors import CheckpointError, RunError
 from reidx.schema import Stage
 from reidx.yaml_tree import tree_hash
@@ -57,7 +57,7 @@ class FirstFeatures:
 
     def _facts(self, domain: str, split: str, how: Mapping[str, Any]) -> dict[str, Any]:
         data, code = self.config.experiment.data, self.circumstances["code"]
-        spec = {k: v for k, v in self.config.data["data"]["domains"][domain].items() if not without_effect(domain, k)}
+        spec = with_effect(domain, self.config.data["data"]["domains"][domain])
         concerned = {"reidx", *namespaces([self.model, spec])}
         return {
             **how,

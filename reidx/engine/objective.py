@@ -157,9 +157,9 @@ def average_of(memory: str, teacher: str) -> str:
 class BoundAlignment(nn.Module):
     """An alignment with its wiring: two streams' features, by the names it requires."""
 
-    def __init__(self, name: str, alignment: nn.Module, wiring: Mapping[str, Any], network: str = "student"):
+    def __init__(self, name: str, alignment: nn.Module, wiring: Mapping[str, Any]):
         super().__init__()
-        self.name, self.alignment, self.network = name, alignment, network
+        self.name, self.alignment = name, alignment
         self.source, self.target = wiring["source"], wiring["target"]
         self.weight, self.from_epoch = float(wiring["weight"]), int(wiring["from_epoch"])
 
@@ -170,7 +170,7 @@ class BoundAlignment(nn.Module):
     def forward(
         self, outputs: Outputs, batches: Mapping[str, Batch], memories: Mapping[str, nn.Module]
     ) -> Tensor | Mapping[str, Tensor]:
-        features = outputs[self.network]
+        features = outputs["student"]
         return self.alignment(features[self.source], features[self.target])
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reidx.config import Config
-from reidx.config_node import dotted
+from reidx.config_node import KeyPath, dotted
 from reidx.engine import checkpoint as checkpoints
 from reidx.engine.record import WITHOUT_EFFECT, namespaces
 from reidx.engine.runner import device_of_this_process
@@ -34,9 +34,7 @@ def stage_facts(config: Config, number: int) -> dict[str, Any]:
         "stage": config.data["stages"][number],
         "image_size": list(experiment.data.image_size),
         "interpolation": experiment.data.interpolation,
-        "domains": {
-            name: {key: v for key, v in spec.items() if not without_effect(name, key)} for name, spec in domains.items()
-        },
+        "domains": {name: with_effect(name, spec) for name, spec in domains.items()},
         "earlier": [stage_facts(config, earlier) for earlier in _earlier(config, number)],
     }
 
@@ -148,9 +146,13 @@ def _files(facts: Mapping[str, Any]) -> set[str]:
     return files.union(*map(_files, facts["earlier"]))
 
 
-def without_effect(domain: str, key: str) -> bool:
-    """Whether a key of a domain touches no number."""
-    return WITHOUT_EFFECT.fullmatch(dotted(("config", "data", "domains", domain, key))) is not None
+def with_effect(domain: str, spec: Mapping[str, Any], at: KeyPath = ()) -> dict[str, Any]:
+    """The spec of a domain without the keys that touch no number, those of a data set inside it (``of``) too."""
+    kept = {}
+    for key, value in spec.items():
+        if not WITHOUT_EFFECT.fullmatch(dotted(("config", "data", "domains", domain, *at, key))):
+            kept[key] = with_effect(domain, value, (*at, key)) if isinstance(value, Mapping) else value
+    return kept
 
 
 # ---- files

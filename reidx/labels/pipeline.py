@@ -131,7 +131,8 @@ class LabelPipeline:
                 advice = f" The nearest pairs lie at {low:.3f} (1 %) and {middle:.3f} (median of those up to {within:.2f})."
         return (
             f"Epoch {epoch + 1}: {type(self.clusterer).__name__} found no cluster among {images} images, all are "
-            f"outliers.{advice} Raise eps, lower min_samples, or start from better weights."
+            f"outliers.{advice} Let the clusterer reach further (a larger eps or share, a smaller min_samples), or start "
+            "from better weights."
         )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import reidx
@@ -27,7 +28,16 @@ SECTION = {"axes": {"recipe": {"plain": {}, "wider": {"labels.clusterer.eps": 0.
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def one_thread() -> Iterator[None]:
+    """As many threads as Ray gives a run, for sums in the same order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Iterator[Any]:
     """A cluster of this machine with room for two runs, which may take its time to start on a busy one."""
     monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")
     monkeypatch.setenv("RAY_agent_register_timeout_ms", "300000")

@@ -15,7 +15,7 @@ from reidx.engine.experiment import run
 from reidx.engine.sharing import stage_key
 from reidx.engine.stage import StageRun
 from reidx.testing.runs import assert_same_run
-from reidx.testing.tiny import tiny_experiment, write_experiment
+from reidx.testing.tiny import IMAGE_SIZE, tiny_domain, tiny_experiment, write_experiment
 
 STAGES = [
     {"name": "warm", "epochs": 1, "iters": 2},
@@ -112,6 +112,17 @@ KNOWN = {
 def test_the_first_stage_is_the_same_or_not(config: Callable[..., Any], override: str, same: bool) -> None:
     assert (stage_key(config(override), 0) == stage_key(config(), 0)) == same
     assert (stage_key(config(override), 0, KNOWN) == stage_key(config(), 0, KNOWN)) == same
+
+
+@pytest.mark.parametrize(("change", "same"), [("of.root=elsewhere", True), ("of.cameras=2", False), ("seed=1", False)])
+def test_a_data_set_within_another_counts_but_for_its_place(
+    tmp_path: Path, domains_root: Path, change: str, same: bool
+) -> None:
+    split = {"type": "CameraSplit", "of": tiny_domain(domains_root), "side": "target", "cameras": [1, 2]}
+    data = {"image_size": list(IMAGE_SIZE), "domains": {"target": split}}
+    path = write_experiment(tmp_path / "split.yaml", tiny_experiment(domains_root, data=data))
+    keys = [stage_key(reidx.load_config(path, [f"data.domains.target.{c}"]), 0) for c in ("side=target", change)]
+    assert (keys[0] == keys[1]) == same
 
 
 def test_a_stage_counts_what_it_goes_on_from_and_its_circumstances(config: Callable[..., Any], tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_no_cluster_is_an_error_with_distances_and_advice() -> None:
     text = str(error.value)
     assert "Epoch 5: function found no cluster among 6 images" in text
     assert "0.500 (1 %) and 0.500 (median" in text
-    assert "Raise eps, lower min_samples" in text
+    assert "a larger eps or share, a smaller min_samples" in text
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
