@@ -8,6 +8,7 @@ no misspelt key ever trains. Keywords that the experiment supplies itself (``in_
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import types
 import typing
@@ -103,7 +104,7 @@ def fill_defaults(
     return filled
 
 
-def signature_of(entry: Entry) -> dict[str, Parameter]:
+def signature_of(entry: Entry) -> Mapping[str, Parameter]:
     """The keywords that the entry's constructor names, in its order; ``**kwargs`` count for nothing.
 
     Raises :class:`PluginError` when the class cannot be loaded or has no readable signature.
@@ -125,7 +126,8 @@ def nested_in(kind: str, name: str) -> dict[str, str]:
     return {key: marks[0].kind for key, marks in marked.items() if marks}
 
 
-def parameters_of(component: Any) -> dict[str, Parameter]:
+@functools.cache
+def parameters_of(component: Any) -> Mapping[str, Parameter]:
     """The keywords that a class or function names, in its order; raises what :func:`inspect.signature` does."""
     signature = inspect.signature(component)
     constructor = component.__init__ if inspect.isclass(component) else component

@@ -130,7 +130,7 @@ _UNFIT = ("LBFGS", "SparseAdam")
 """Optimisers that a step cannot serve: the one computes the loss by itself, the other wants sparse gradients."""
 
 
-def _settings(cls: type) -> dict[str, builder.Parameter]:
+def _settings(cls: type) -> Mapping[str, builder.Parameter]:
     """The keywords of a class; where its constructor only hands on ``*args``, those of the class it hands them to."""
     for base in cls.__mro__:
         init = vars(base).get("__init__")

@@ -1,7 +1,7 @@
 """What the parts of an experiment hand to each other, and what a component declares about itself.
 
 Tensors travel in :class:`Features` and :class:`Batch`, labellings in :class:`LabelSet`; a class says with
-``requires``, ``provides``, ``cameras`` and ``outliers`` how it wants to be wired (:func:`contract_of` reads that).
+``requires``, ``provides``, ``cameras``, ``outliers`` and so on how it wants to be wired (:func:`contract_of` reads that).
 """
 
 from __future__ import annotations
@@ -125,13 +125,23 @@ CAMERAS = ("required", "used", "unused")
 
 @dataclass(frozen=True)
 class Contract:
-    """How a component wants to be wired; the fields are those of the class attributes of the same names."""
+    """How a component wants to be wired; the fields are those of the class attributes of the same names.
+
+    ``of_parts`` are those of a fusion's features that have a vector for each part of an image (B,P,D), of a memory
+    ``features``, and of a loss those of ``features``, ``scores``, ``teacher``, ``teacher_scores``, that may be of parts; what
+    must be is in ``parts`` of the class. ``classes`` says what a
+    label, or a column of scores, stands for: a cluster or an identity (""), or an image, under its number in the domain
+    (``images``). A clusterer says so of its labels, a memory of its columns, a loss of the columns that it can read; any other
+    word is a matter between a memory and its losses.
+    """
 
     requires: frozenset[str] = frozenset()
     provides: frozenset[str] = frozenset()
     cameras: str = "unused"
     outliers: str = ""
     needs: str = ""
+    of_parts: frozenset[str] = frozenset()
+    classes: str = ""
 
 
 def contract_of(component: type, params: Mapping[str, Any] | None = None) -> Contract:
@@ -146,7 +156,7 @@ def contract_of(component: type, params: Mapping[str, Any] | None = None) -> Con
     adapt = getattr(component, "contract", None)
     if adapt is not None:
         declared.update(adapt(**(params or {})))
-    for name in ("requires", "provides"):
+    for name in ("requires", "provides", "of_parts"):
         declared[name] = frozenset(declared.get(name, ()))
     contract = Contract(**declared)
     if contract.cameras not in CAMERAS:

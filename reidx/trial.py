@@ -53,6 +53,12 @@ class _Trial:
                 except ConfigError as error:
                     raise self.refused(place, error) from error
                 for settings in asked:
+                    lacking = [key for key in settings if key not in level.clusterer]
+                    if lacking:
+                        raise ConfigError(
+                            f"{self.where(place)}: {spec['type']} asks {level.clusterer['type']} for labels at another "
+                            f"{', '.join(lacking)}, a setting that it does not have."
+                        )
                     self.part("clusterer", {**level.clusterer, **settings}, place, seed=0)
         for index, term in enumerate(stage.objective):
             self.part("loss", term, ("objective", index))

@@ -278,6 +278,7 @@ class _StageCheck(StageAsks):
         for network in listed(memory["network"]):
             self.seen((*at, "stream"), network, listed(memory["stream"]))
         self.needs(at, "memory", memory, wiring=MemoryWiring)
+        self.shaped("memory", memory, MemoryWiring, {"features": memory["on"]}, (*at, "on"))
 
 
 def _takes_in(memory: dict[str, Any]) -> bool:

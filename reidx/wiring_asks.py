@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -32,7 +32,8 @@ class StageAsks:
 
     def __init__(self, config: Config, base: KeyPath, stage: Stage, earlier: list[str]) -> None:
         self.config, self.base, self.stage, self.earlier = config, base, stage, earlier
-        self.provided = contract("fusion", stage.model.fusion).provides
+        self.fused = contract("fusion", stage.model.fusion)
+        self.provided = self.fused.provides
         self.networks = ["student", *stage.teachers]
 
     def needs(self, at: KeyPath, kind: str, spec: dict[str, Any], wiring: type | None = None) -> None:
@@ -53,6 +54,28 @@ class StageAsks:
                 f"fusion {self.stage.model.fusion['type']} has no feature {name!r}; it provides "
                 f"{', '.join(sorted(self.provided))}.{_providers({name})}",
             )
+
+    def shaped(self, kind: str, spec: dict[str, Any], wiring: type, inputs: Mapping[str, str], at: KeyPath) -> None:
+        """Raise unless what a memory or a loss is given may be of parts where it is, and is where it must be.
+
+        ``inputs`` says by its name of what feature each input is, or is made.
+        """
+        own = own_spec(spec, wiring)
+        must: frozenset[str] = getattr(registry().find(kind, own["type"]).load(), "parts", frozenset())
+        may = must | builder.contract(kind, own).of_parts
+        fusion = self.stage.model.fusion["type"]
+        for name, on in sorted(inputs.items()):
+            if name in must and on not in self.fused.of_parts:
+                raise self.error(
+                    at,
+                    f"{own['type']} takes {name} of parts, but {on!r} of fusion {fusion} is one vector an image; of parts it "
+                    f"has {said(sorted(self.fused.of_parts))}. Installed fusions that have: "
+                    f"{said(declaring('fusion', lambda offered: bool(offered.of_parts)))}.",
+                )
+            if on in self.fused.of_parts and name not in may:
+                raise self.error(
+                    at, f"{own['type']} takes no {name} of parts, but {on!r} of fusion {fusion} has a vector for each (B,P,D)."
+                )
 
     def name(self, at: KeyPath, name: str, taken: Collection[str] = ()) -> None:
         """Raise unless ``name`` can be that of a module within the model."""
@@ -93,11 +116,21 @@ def _providers(missing: Collection[str]) -> str:
     return f" Installed fusions that do: {', '.join(found)}." if found else " No installed fusion does."
 
 
+def said(parts: Iterable[str | Entry]) -> str:
+    """Names in a sentence; ``none`` if there is none."""
+    return ", ".join(part if isinstance(part, str) else part.name for part in parts) or "none"
+
+
 def providing(kind: str, names: Collection[str]) -> Iterator[Entry]:
     """The installed components of a kind that provide all of ``names``."""
+    return declaring(kind, lambda offered: offered.provides >= set(names))
+
+
+def declaring(kind: str, wanted: Callable[[Contract], bool]) -> Iterator[Entry]:
+    """The installed components of a kind whose contract, as of their example, is as wanted."""
     for entry in registry().entries(kind):
         try:
-            if set(names) <= contract_of(entry.load(), entry.component.example).provides:
+            if wanted(contract_of(entry.load(), entry.component.example)):
                 yield entry
         except Exception:  # a broken stranger must not hide the user's mistake
             continue

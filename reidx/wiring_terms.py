@@ -9,8 +9,8 @@ from reidx.contracts import INPUTS, Contract
 from reidx.engine.objective import inputs_of
 from reidx.errors import PluginError
 from reidx.plugins import registry
-from reidx.schema import Alignment, Level, MemoryWiring, listed
-from reidx.wiring_asks import StageAsks, contract, providing
+from reidx.schema import Alignment, Level, MemoryWiring, Term, listed
+from reidx.wiring_asks import StageAsks, contract, declaring, providing, said
 
 
 class TermCheck(StageAsks):
@@ -49,6 +49,12 @@ class TermCheck(StageAsks):
         if needed & {"teacher", "teacher_scores"} and term["against"] is None:
             raise self.error(at, f"{term['loss']} compares with a teacher: say which (against: NAME).")
         self.comparable(at, term, streams, needed | optional)
+        other = term["against_on"] or term["on"]
+        made = {"features": term["on"], "scores": term["on"], "teacher": other, "teacher_scores": other}
+        self.shaped("loss", term, Term, {name: of for name, of in made.items() if name in needed}, at)
+        if "scores" in needed | optional:
+            for name in memories:
+                self.columns(at, term, name, "targets" in needed)
         for stream in streams:
             labels = self.stage.sources[stream].labels
             if memories and "targets" in needed | optional:
@@ -96,6 +102,37 @@ class TermCheck(StageAsks):
             raise self.error(
                 at, f"{term['loss']} would be given soft targets of one labelling beside others' labels; use a term for each."
             )
+
+    def columns(self, at: KeyPath, term: dict[str, Any], memory: str, targets: bool) -> None:
+        """Raise unless a loss reads the columns of a memory, and the targets, as what they stand for."""
+        spec = self.stage.memories[memory]
+        read, held = contract("loss", term, Term).classes, contract("memory", spec, MemoryWiring).classes
+        level = self.stage.labels.get(spec["labels"])
+        by = "identities" if level is None else f"the clusters of {level.clusterer['type']}"
+        given = "" if level is None else contract("clusterer", level.clusterer).classes
+        if read == "images" and targets and given != "images":
+            raise self.error(
+                at, f"{term['loss']} takes targets that are images' own numbers, but labels {spec['labels']!r} are {by}. "
+                f"{self._numbering()}"
+            )
+        if (read or given) == (held or given) or not (read or targets):
+            return
+        if held == "images" and not read:
+            raise self.error(
+                at, f"memory {memory!r} ({spec['type']}) has a column for each image, but labels {spec['labels']!r}, which "
+                f"{term['loss']} finds its targets by, are {by}. {self._numbering()}"
+            )
+        fitting = said(declaring("memory", lambda offered: offered.classes == read))
+        others = said(declaring("loss", lambda offered: offered.classes == held))
+        read, held = read or "labels", held or "labels"
+        raise self.error(
+            at, f"{term['loss']} reads columns of scores as {read}, those of memory {memory!r} ({spec['type']}) are {held}. "
+            f"Installed memories of {read}: {fitting}; losses for {held}: {others}."
+        )
+
+    def _numbering(self) -> str:
+        """Which installed clusterers give each image its own number."""
+        return f"Clusterers that number images: {said(declaring('clusterer', lambda offered: offered.classes == 'images'))}."
 
     def refiners(self, labels: str | None) -> list[Contract]:
         """The contracts of the refiners of a labelling."""

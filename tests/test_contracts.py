@@ -119,6 +119,15 @@ class Narrow(nn.Module):
         self.dims = {"embed": 1}
     def forward(self, maps): return Features({"embed": maps.mean((2, 3))})
 
+class Unsaid(nn.Module):
+    """Fusion that does not say which of its features is of parts."""
+    provides = frozenset({"embed", "rows"})
+    def __init__(self, in_channels: int):
+        super().__init__()
+        self.dims = {"embed": in_channels, "rows": in_channels}
+    def forward(self, maps):
+        return Features({"embed": maps.mean((2, 3)), "rows": maps.mean(3).transpose(1, 2)})
+
 class Sociable(Narrow):
     """Fusion that centres a batch in evaluation mode too."""
     def __init__(self, in_channels: int):
@@ -255,6 +264,7 @@ CAUGHT = [
     ("backbone", "Idle", "trains_every_parameter", "spare.weight"),
     ("fusion", "Misnamed", "gives_the_features_it_declares", "provides is embed, parts, not embed"),
     ("fusion", "Narrow", "gives_the_features_it_declares", "dims['embed'] is 1, not 64"),
+    ("fusion", "Unsaid", "gives_the_features_it_declares", "'rows' is (5, 8, 64), of parts, and not in of_parts"),
     ("fusion", "Sociable", "features_are_an_images_own", "hangs on the rest"),
     ("distance", "Dense", "gives_a_graph", "not a csr_array"),
     ("distance", "Backwards", "gives_a_graph", "not nearer"),

@@ -638,3 +638,144 @@ def test_networks_that_agree_on_a_feature_are_there(refused):
 def test_a_domain_probe_tells_two_domains_apart(refused):
     message = refused(evaluate={"domain": "target", "domain_probe": "embed"})
     assert "it tells two domains apart, but the stage draws from target" in message
+
+
+# ---- what a column of scores stands for, and what is of parts
+
+
+class Slots(Palette):
+    """A memory with a column for each image."""
+
+    classes = "images"
+
+
+class Proxies(Palette):
+    """A memory whose columns are something of its own, of parts too."""
+
+    classes = "proxies"
+    of_parts = frozenset({"features"})
+
+
+class Compare(nn.Module):
+    """A loss that knows what proxies are."""
+
+    classes = "proxies"
+    of_parts = frozenset({"scores"})
+
+    def forward(self, scores: Tensor, targets: Tensor) -> Tensor: ...
+
+
+class Pull(nn.Module):
+    """A loss whose targets are images."""
+
+    classes = "images"
+
+    def forward(self, scores: Tensor, targets: Tensor) -> Tensor: ...
+
+
+class Flatten(nn.Module):
+    """A loss for which a column is a column."""
+
+    def forward(self, scores: Tensor) -> Tensor: ...
+
+
+class Halves(Views):
+    """A fusion of two halves in one feature."""
+
+    provides = frozenset({"embed", "halves"})
+    of_parts = frozenset({"halves"})
+
+
+class HalfMemory(Palette):
+    """A memory of parts alone."""
+
+    parts = frozenset({"features"})
+
+
+class HalfLoss(nn.Module):
+    """A loss of parts alone."""
+
+    parts = frozenset({"scores"})
+
+    def forward(self, scores: Tensor, targets: Tensor) -> Tensor: ...
+
+
+INSTANCES = {"clusterer": {"type": "Instances"}}
+
+
+def test_a_column_of_scores_is_read_as_what_it_stands_for(refused, register):
+    for kind, part in (("memory", Slots), ("memory", Proxies), ("loss", Compare), ("loss", Pull), ("loss", Flatten)):
+        register(kind, part)
+
+    def wired(loss: str, memory: str, **level: Any) -> str:
+        return refused(memories={"m": {"type": memory}}, objective=[{"loss": loss, "memory": "m"}], labels=labels(**level))
+
+    numbering = "Clusterers that number images: Instances."
+    assert wired("CrossEntropy", "Slots") == (
+        "loss: CrossEntropy | stages.0.objective.0: memory 'm' (Slots) has a column for each image, but labels 'main', which "
+        f"CrossEntropy finds its targets by, are the clusters of DBSCAN. {numbering}"
+    )
+    pulled = "Pull takes targets that are images' own numbers, but labels 'main' are the clusters of DBSCAN. " + numbering
+    for memory in ("Slots", "LinearClassifier", "Proxies"):
+        assert wired("Pull", memory).endswith(pulled)
+    for loss in ("CrossEntropy", "Pull"):  # where each image is a class of its own, both mean the same
+        assert wired(loss, "Slots", **INSTANCES) == wired(loss, "LinearClassifier", **INSTANCES) == ""
+    assert wired("CrossEntropy", "Proxies").endswith(
+        "CrossEntropy reads columns of scores as labels, those of memory 'm' (Proxies) are proxies. Installed memories of "
+        "labels: KeepsAll, LinearClassifier; losses for proxies: Compare."
+    )
+    assert "reads columns of scores as proxies, those of memory 'm' (LinearClassifier) are labels." in wired(
+        "Compare", "LinearClassifier"
+    )
+    assert "those of memory 'm' (Proxies) are proxies" in wired("Pull", "Proxies", **INSTANCES)
+    assert wired("Compare", "Proxies") == wired("Flatten", "Proxies") == wired("Flatten", "Slots") == ""
+    own = {"memories": {"m": {"type": "Slots", "labels": "identity"}}, "streams": stream(labels="identity")}
+    assert "labels 'identity', which CrossEntropy finds its targets by, are identities." in refused(
+        **own, labels={}, objective=[{**TERM, "memory": "m"}]
+    )
+
+
+def test_features_of_parts_are_for_what_takes_them(refused, register):
+    for kind, part in (("fusion", Halves), ("memory", HalfMemory), ("memory", Slots), ("memory", Proxies),
+                       ("loss", HalfLoss), ("loss", Compare)):  # fmt: skip
+        register(kind, part)
+    halves = {"model": {**tiny_experiment("nowhere")["model"], "fusion": "Halves"}}
+
+    def wired(loss: str, memory: str, on: str, **model: Any) -> str:
+        return refused(
+            memories={"m": {"type": memory, "on": on}}, objective=[{"loss": loss, "memory": "m", "on": on}], **model
+        )
+
+    assert wired("CrossEntropy", "HalfMemory", "embed") == (
+        "on: embed | stages.0.memories.m.on: HalfMemory takes features of parts, but 'embed' of fusion GlobalPool is one "
+        "vector an image; of parts it has none. Installed fusions that have: Halves."
+    )
+    assert "of parts it has halves." in wired("CrossEntropy", "HalfMemory", "embed", **halves)
+    assert "stages.0.objective.0: HalfLoss takes scores of parts, but 'embed'" in wired("HalfLoss", "LinearClassifier", "embed")
+    assert wired("Triplet", "HalfMemory", "halves", **halves).endswith(
+        "stages.0.objective.0: Triplet takes no features of parts, but 'halves' of fusion Halves has a vector for each (B,P,D)."
+    )
+    assert "memories.m.on: Slots takes no features of parts" in wired("CrossEntropy", "Slots", "halves", **halves)
+    for loss, memory in (("CrossEntropy", "HalfMemory"), ("HalfLoss", "LinearClassifier"), ("Compare", "Proxies")):
+        assert wired(loss, memory, "halves", **halves) == ""
+    assert wired("Compare", "Proxies", "embed") == wired("CrossEntropy", "LinearClassifier", "embed") == ""
+    distil = {"loss": "Distil", "against": "student", "on": "embed", "against_on": "halves"}
+    assert "Distil takes no teacher of parts" in refused(
+        memories={"rows": ROWS}, objective=[distil], **halves
+    )
+
+
+def test_a_refiner_that_asks_for_another_setting_than_the_clusterer_has(refused, register):
+    class Wavering:
+        """A refiner that clusters at another eps, whatever the clusterer."""
+
+        def variations(self, clusterer: Any) -> list[dict[str, float]]:
+            return [{"eps": 0.5}]
+
+    register("refiner", Wavering)
+    refiners = {"refiners": [{"type": "Wavering"}]}
+    assert refused(labels=labels(**refiners)) == ""
+    assert refused(labels=labels(clusterer={"type": "AdaptiveDBSCAN"}, **refiners)) == (
+        "- type: Wavering | stages.0.labels.levels.main.refiners.0: Wavering asks AdaptiveDBSCAN for labels at another eps, a "
+        "setting that it does not have."
+    ).removeprefix("- ")

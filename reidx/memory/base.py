@@ -16,7 +16,9 @@ class Memory(nn.Module, ABC):
     them), and ``needs_bank``: whether ``reset`` wants the features of all images (false for a classifier that starts
     at random, or once a memory has its own). One that holds an entry for each image has the property ``images``, the
     tensor (N,D) of these, empty before the first reset: a level may cluster it. ``provides`` names attributes that a loss
-    may ask for, ``parts`` holds ``features`` where it takes none but those of parts (B,P,D).
+    may ask for. ``of_parts`` holds ``features`` where it takes those of parts (B,P,D) too, ``parts`` does where it takes no
+    others. ``classes`` says what the columns of its scores stand for where these are not its labels
+    (:class:`reidx.contracts.Contract`): ``images``, or a word of its own, which a loss must then name too.
     State lies in buffers and parameters; it may change its shape at a reset, and is saved and restored whole.
     """
 
@@ -24,6 +26,8 @@ class Memory(nn.Module, ABC):
     needs_bank = True
     provides: frozenset[str] = frozenset()
     parts: frozenset[str] = frozenset()
+    of_parts: frozenset[str] = frozenset()
+    classes = ""
 
     @abstractmethod
     def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:

@@ -24,6 +24,8 @@ class LinearClassifier(Memory):
     feature that has parts; centroids are made of as many as the feature has.
     """
 
+    of_parts = frozenset({"features"})
+
     def __init__(
         self,
         dim: int,
@@ -36,7 +38,7 @@ class LinearClassifier(Memory):
         if rows == "centroid" and parts is not None:
             raise ValueError("parts is for rows: random; centroids are made of as many parts as the feature has.")
         self.rows, self.normalize, self.scale = rows, normalize, scale
-        self.of_parts = [] if parts is None else [parts]
+        self.row_parts = [] if parts is None else [parts]
         self.needs_bank = rows == "centroid"
         self.weight = nn.Parameter(torch.zeros(0, dim))
 
@@ -45,7 +47,7 @@ class LinearClassifier(Memory):
             assert bank is not None
             weight = centroids(bank, labels)
         else:
-            shape = [int(labels.max()) + 1, *self.of_parts, self.weight.shape[-1]]
+            shape = [int(labels.max()) + 1, *self.row_parts, self.weight.shape[-1]]
             limit = 1.0 / math.sqrt(shape[-1])
             weight = torch.randn(shape) * 0.001 if self.rows == "random" else (2.0 * torch.rand(shape) - 1.0) * limit
         self.weight = nn.Parameter(weight.to(self.weight))

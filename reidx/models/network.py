@@ -100,7 +100,11 @@ def _cut(backbone: nn.Module, model: Mapping[str, Any], where: str) -> nn.Module
             f"{where}.fusion: {model['fusion']['type']} is set to take over the last stage of the backbone, and "
             f"{model['backbone']['type']} cannot be cut there. Set the fusion to work on the whole map."
         )
-    return backbone.cut()  # type: ignore[operator]
+    try:
+        return backbone.cut()  # type: ignore[operator]
+    except ConfigError as error:
+        named = f"{where}.fusion: {model['fusion']['type']} takes over the last stage of the backbone"
+        raise ConfigError(f"{named}. {error}") from error
 
 
 def channels_last(network: nn.Module) -> nn.Module:

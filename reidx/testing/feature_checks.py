@@ -179,6 +179,8 @@ def gives_the_features_it_declares(entry: Entry) -> None:
             )
             expect(len(tensor) == len(arguments[0]), f"{name!r} is of {len(tensor)} images")
             expect_finite(tensor, name)
+            said = "in of_parts" if name in contract.of_parts else "of parts, and not in of_parts"
+            expect((tensor.ndim == 3) == (name in contract.of_parts), f"{name!r} is {tuple(tensor.shape)}, {said}")
         expect(features["embed"].ndim == 2, f"embed is {tuple(features['embed'].shape)}, not (B,D)")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for name, tensor in fusion(*(a.bfloat16() for a in arguments)).items():

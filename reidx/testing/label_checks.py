@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import itertools
 
 import numpy as np
 import torch
@@ -170,9 +171,10 @@ def is_a_scalar_with_a_gradient(entry: Entry) -> None:
     others = (needed | optional) - set(INPUTS)
     provided, memory = provided_to(entry, others)
     parts: frozenset[str] = getattr(loss, "parts", frozenset())
-    for names in (needed, needed | optional):
+    shapes = [parts] if others else list(dict.fromkeys([parts, parts | declared(entry).of_parts]))
+    for names, shape in itertools.product((needed, needed | optional), shapes):
         for alike in (False, True):
-            inputs = loss_inputs(alike, len(known_labels()) if others else 4, parts)
+            inputs = loss_inputs(alike, len(known_labels()) if others else 4, shape)
             if memory is not None:
                 inputs["scores"] = memory(inputs["features"])
             given = {name: value for name, value in {**inputs, **provided}.items() if name in names}

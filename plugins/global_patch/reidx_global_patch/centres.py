@@ -21,6 +21,7 @@ class ImageCentres(Memory):
     """
 
     provides = frozenset({"centres"})
+    classes = "images"
     needs_bank = False
     centres: Tensor
     seen: Tensor

@@ -26,6 +26,7 @@ class ExemplarMemory(Memory):
     Raises :class:`ValueError` for a negative ``alpha``, one above 1 for ``const``, or none.
     """
 
+    classes = "images"
     rows: Tensor
     epoch: Tensor
 

@@ -33,6 +33,7 @@ class GlobalPatch(nn.Module):
     """
 
     provides = frozenset({"embed", "global", "patch", "image"})
+    of_parts = frozenset({"patch"})
 
     def __init__(
         self,

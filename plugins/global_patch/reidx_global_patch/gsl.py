@@ -29,6 +29,8 @@ class GSL(nn.Module):
     Raises :class:`ValueError` for a number without meaning, and for weights that the form has no use for.
     """
 
+    classes = "images"
+
     def __init__(
         self,
         form: Form = "mean_log",

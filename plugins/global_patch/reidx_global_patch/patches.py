@@ -21,6 +21,7 @@ class PatchMemory(Memory):
     """
 
     parts = frozenset({"features"})
+    classes = "images"
     rows: Tensor
 
     def __init__(self, dim: int, momentum: float = 0.1) -> None:

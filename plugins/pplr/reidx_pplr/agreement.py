@@ -18,25 +18,33 @@ class CrossAgreement:
     """Labels as they were, with ``agreement`` (N,P) float32 in [0, 1]: how far each part agrees with the whole image.
 
     ``agreement`` of image i and part p is |R_g ∩ R_p| / |R_g ∪ R_p|, where R are the ``k`` nearest neighbours of i, itself
-    left out, by the cosine of the global or of the part's features, among all N images, outliers too (PPLR, LP section
-    5.3). The report says its mean over images and parts. The cost is that of 1 + P searches for neighbours, made on
-    ``device``; with ``sharded`` the processes of a distributed job share them.
+    left out, by the cosine of the feature ``global`` or of the part's, among all N images, outliers too (PPLR, LP section
+    5.3). ``parts`` names the feature (N,P,D) that has the parts. The report says the mean of ``agreement`` over images and
+    parts. The cost is that of 1 + P searches for neighbours, made on ``device``; with ``sharded`` the processes of a
+    distributed job share them.
 
     Raises :class:`ValueError` for a k below 1.
     """
 
-    requires = frozenset({"global", "parts"})
     provides = frozenset({"agreement"})
     reach = 0.0  # it looks at no distance of the graph
 
-    def __init__(self, k: int = 20, device: str | None = None, sharded: bool = False) -> None:
+    def __init__(
+        self, k: int = 20, parts: str = "parts", device: str | None = None, sharded: bool = False
+    ) -> None:
         if k < 1:
             raise ValueError(f"k is {k}; an image needs at least 1 neighbour.")
-        self.k, self.device, self.sharded = k, device, sharded
+        self.k, self.parts, self.device, self.sharded = k, parts, device, sharded
+        self.requires = self.contract(parts=parts)["requires"]
+
+    @classmethod
+    def contract(cls, parts: str = "parts", **_: object) -> dict[str, frozenset[str]]:
+        """It compares the whole with the parts."""
+        return {"requires": frozenset({"global", parts})}
 
     def __call__(self, labels: LabelSet, context: Labelling) -> LabelSet:
         whole = self.neighbours(context.bank["global"])
-        parts = [self.neighbours(part) for part in context.bank["parts"].unbind(1)]
+        parts = [self.neighbours(part) for part in context.bank[self.parts].unbind(1)]
         agreement = np.stack([overlap(whole, part) for part in parts], axis=1)
         return dataclasses.replace(
             labels,

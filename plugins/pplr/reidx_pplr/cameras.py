@@ -23,6 +23,8 @@ class CameraProxies(Memory):
     cameras = "required"
     outliers = "drop"
     provides = frozenset({"proxy_labels", "proxy_cameras"})
+    of_parts = frozenset({"features"})
+    classes = "proxies"
     proxies: Tensor
     proxy_labels: Tensor
     proxy_cameras: Tensor
@@ -59,6 +61,9 @@ class CameraContrast(nn.Module):
 
     Raises :class:`ValueError` for a temperature that is not positive, or for fewer than one negative.
     """
+
+    of_parts = frozenset({"scores"})
+    classes = "proxies"
 
     def __init__(self, temperature: float = 0.07, hard: int = 50) -> None:
         super().__init__()

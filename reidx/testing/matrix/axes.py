@@ -1,0 +1,108 @@
+"""The axes of the matrix: what is installed of each kind that papers swap, at settings for a handful of images."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from reidx.builder import fill_defaults, signature_of
+from reidx.contracts import Contract, contract_of
+from reidx.errors import ConfigError
+from reidx.plugins import registry
+from reidx.registry import KINDS, Entry
+
+AXES = ("backbone", "fusion", "alignment", "clusterer", "refiner", "memory")
+OPTIONAL = ("alignment", "refiner")
+"""Of these an experiment may have none."""
+
+FAMILIES = {"Timm": [{"name": "test_resnet"}, {"name": "test_vit"}, {"name": "test_convnext"}]}
+"""One network of each family of a backbone that stands for many; other backbones are taken as their examples are."""
+
+FOR_FEW_IMAGES: dict[str, dict[str, Any]] = {
+    "clusterer": {"n_clusters": 6, "eps": 0.7, "share": 0.03, "min_samples": 2, "min_cluster_size": 2, "min_size": 2},
+    "refiner": {"k": 5},
+}
+"""Arguments that must be small among some tens of images: of each component of the kind that has them in its example, or has
+them as numbers by default."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value of an axis: a component with its settings, or none."""
+
+    kind: str
+    label: str
+    entry: Entry | None = field(default=None, compare=False)
+    spec: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def namespace(self) -> str | None:
+        """The plugin that it is of, "" for the core's; None for none."""
+        return None if self.entry is None else self.entry.namespace
+
+    @property
+    def component(self) -> type:
+        """The class."""
+        assert self.entry is not None
+        return self.entry.load()
+
+    @functools.cached_property
+    def contract(self) -> Contract:
+        """How it wants to be wired, at these settings; nothing of none."""
+        return Contract() if self.entry is None else _contract(self.entry, self.spec)
+
+    def argument(self, name: str) -> Any:
+        """What an argument of the constructor is set to, or is by default; None where there is no such argument."""
+        assert self.entry is not None
+        known = signature_of(self.entry)
+        return self.spec.get(name, known[name].default) if name in known else None
+
+    def __str__(self) -> str:
+        return self.label
+
+
+def axes() -> dict[str, list[Choice]]:
+    """The values of each axis, by kind, read from the registry: to be installed is to be among them."""
+    return {
+        kind: [*([Choice(kind, "none")] if kind in OPTIONAL else []), *(c for e in registry().entries(kind) for c in _of(e))]
+        for kind in AXES
+    }
+
+
+@functools.cache
+def losses() -> list[Choice]:
+    """The installed losses, the core's first, which memories and refiners are read by."""
+    return [Choice("loss", entry.name, entry, _spec(entry, entry.component.example)) for entry in registry().entries("loss")]
+
+
+def _of(entry: Entry) -> Iterator[Choice]:
+    """A component by its example, and by its bare defaults where these are wired otherwise."""
+    if entry.name in FAMILIES:
+        for settings in FAMILIES[entry.name]:
+            yield Choice(entry.kind, f"{entry.name} {settings['name']}", entry, _spec(entry, settings))
+        return
+    example, bare = _spec(entry, entry.component.example), _spec(entry, {})
+    yield Choice(entry.kind, entry.name, entry, example)
+    try:
+        otherwise = _contract(entry, bare) != _contract(entry, example)
+    except ConfigError:  # it cannot do without arguments
+        return
+    if otherwise:
+        yield Choice(entry.kind, f"{entry.name} by default", entry, bare)
+
+
+def _spec(entry: Entry, settings: Any) -> dict[str, Any]:
+    known = signature_of(entry)
+    few = {
+        name: value
+        for name, value in FOR_FEW_IMAGES.get(entry.kind, {}).items()
+        if name in settings or (name in known and isinstance(known[name].default, int | float))
+    }
+    return {"type": entry.name, **settings, **few}
+
+
+def _contract(entry: Entry, spec: dict[str, Any]) -> Contract:
+    filled = fill_defaults(entry.kind, spec, KINDS[entry.kind].context)
+    return contract_of(entry.load(), {key: value for key, value in filled.items() if key != "type"})

@@ -1,0 +1,175 @@
+"""The experiment that a combination of parts is: two tiny domains, a source with identities and a target that is clustered."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from reidx.config import Config, checked
+from reidx.config_node import Node, Origin
+from reidx.contracts import INPUTS
+from reidx.engine.objective import inputs_of
+from reidx.errors import ConfigError
+from reidx.models.network import build_network
+from reidx.testing.matrix.axes import AXES, Choice, losses
+from reidx.testing.tiny import tiny_domain
+
+IMAGE_SIZE = (96, 48)
+"""Of which the coarsest family still has a map of three rows."""
+BATCH = {"sampler": {"type": "PK", "identities": 4, "instances": 2}, "transform": {"type": "ReidAugment", "pad": 2}}
+PLAIN = {"type": "LinearClassifier", "rows": "centroid"}
+"""The memory of a refiner's loss where the combination's own does not fit that."""
+ORIGIN = "the matrix"
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A value of each axis, in their order."""
+
+    choices: tuple[Choice, ...]
+
+    def __getitem__(self, kind: str) -> Choice:
+        return self.choices[AXES.index(kind)]
+
+    def __str__(self) -> str:
+        return "+".join(choice.label for choice in self.choices)
+
+
+def config_of(combination: Combination, root: str = "nowhere") -> Config:
+    """The checked experiment of a combination, whose domains lie in (or are rendered to) ``root``; no image is read.
+
+    Its objective is the first of the possible ones (:func:`experiments`) that the contracts allow. Raises
+    :class:`ConfigError` as for the first of them, one with a loss of the core if there is one, or for a network that cannot be
+    built.
+    """
+    refused: list[tuple[bool, ConfigError]] = []
+    for experiment in experiments(combination, root):
+        try:
+            config = checked(Node.of(experiment, Origin(ORIGIN)), (), ORIGIN)
+        except ConfigError as error:
+            if not str(error).startswith(f"{ORIGIN}: stages.0.objective"):
+                raise
+            refused.append(("." in experiment["objective"][1]["loss"], error))
+            continue
+        _build(json.dumps(experiment["model"]))
+        return config
+    if not refused:
+        raise ConfigError(f"{ORIGIN}: no installed loss reads memory {combination['memory']}.")
+    raise min(refused, key=lambda one: one[0])[1]
+
+
+@functools.cache
+def _build(model: str) -> None:
+    """Raise what building a network raises, which the config alone does not tell."""
+    build_network({**json.loads(model), "freeze": []}, IMAGE_SIZE, f"{ORIGIN}: stages.0.model")
+
+
+def experiments(combination: Combination, root: str) -> Iterator[dict[str, Any]]:
+    """The experiments that a combination may be, as plain data, the most fitting objective first: one epoch of two steps.
+
+    The source's identities are classified. The target's labels are learnt by the combination's memory and a loss that reads
+    it; another loss reads what the refiner gives beyond that. A fusion that asks for a teacher has an EMA.
+    """
+    fusion, alignment, refiner = (combination[kind] for kind in ("fusion", "alignment", "refiner"))
+    domains = {name: {**tiny_domain(root, name), "identities": [8, 4], "images_per_camera": 3} for name in ("source", "target")}
+    people = {"type": "LinearClassifier", "labels": "identity"}
+    for terms, memories in _objectives(combination):
+        yield {
+            "name": "matrix",
+            "data": {"image_size": list(IMAGE_SIZE), "domains": domains},
+            "model": {"backbone": combination["backbone"].spec, "fusion": fusion.spec, "bn_group": 8},
+            "teachers": {"mean": {"type": "EMA"}} if "teacher" in _arguments_of(fusion) else {},
+            "streams": {
+                "source": {"domain": "source", "labels": "identity", **BATCH},
+                "target": {"domain": "target", "labels": "main", **BATCH},
+            },
+            "labels": {
+                "domain": "target",
+                "distance": {"type": "Jaccard", "k1": 8, "k2": 2},
+                "clusterer": combination["clusterer"].spec,
+                "refiners": _fitted(refiner, fusion),
+            },
+            "memories": {"people": people, **memories},
+            "objective": [{"loss": "CrossEntropy", "stream": "source", "memory": "people"}, *terms],
+            "alignment": _fitted(alignment, fusion),
+            "evaluate": {"domain": "target"},
+            "stages": [{"name": "adapt", "epochs": 1, "iters": 2}],
+            "log": [],
+        }
+
+
+Objective = tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]
+"""The terms on the target, and the memories by name."""
+
+
+def _objectives(combination: Combination) -> Iterator[Objective]:
+    """The terms that a memory may be read by, each with those that the refiner may be, and in the end without one."""
+    memory, refiner = combination["memory"], combination["refiner"]
+    parts = sorted(combination["fusion"].contract.of_parts)
+    held = parts[0] if parts and memory.component.parts else "embed"  # type: ignore[attr-defined]
+    bank = {**memory.spec, "on": held}
+    for loss in _readers(memory, refiner):
+        own = _term(loss, held, "bank")
+        left = refiner.contract.provides - set().union(*inputs_of(loss.component))
+        for other in _takers(left, memory, refiner):
+            on = parts[0] if parts and "scores" in getattr(other.component, "parts", ()) else "embed"
+            yield [own, _term(other, held, "bank")], {"bank": bank}
+            yield [own, _term(other, on, "rows")], {"bank": bank, "rows": {**PLAIN, "on": on}}
+        yield [own], {"bank": bank}
+
+
+@functools.cache
+def _readers(memory: Choice, refiner: Choice) -> list[Choice]:
+    """The losses that read a memory and lack nothing; first what was made for it: by what it provides, by its classes."""
+    given = {"features", "targets", "scores", "cameras", "index"} | memory.contract.provides | refiner.contract.provides
+
+    def reads(loss: Choice) -> bool:
+        needed, _ = inputs_of(loss.component)
+        return needed <= given and bool(needed & {"scores", *memory.contract.provides})
+
+    def unlike(loss: Choice) -> tuple[bool, ...]:
+        needed, _ = inputs_of(loss.component)
+        return (
+            bool(memory.contract.provides) and not needed & memory.contract.provides,
+            loss.contract.classes != memory.contract.classes,
+            loss.namespace != memory.namespace,
+        )
+
+    return sorted(filter(reads, losses()), key=unlike)
+
+
+def _takers(names: frozenset[str], memory: Choice, refiner: Choice) -> Iterator[Choice]:
+    """The losses that cannot do without something of these ``names``, and lack nothing."""
+    given = set(INPUTS) - {"teacher", "teacher_scores"} | memory.contract.provides | refiner.contract.provides
+    for loss in losses():
+        needed, _ = inputs_of(loss.component)
+        if needed & names and needed <= given:
+            yield loss
+
+
+def _term(loss: Choice, on: str, memory: str) -> dict[str, Any]:
+    settings = {key: value for key, value in loss.spec.items() if key != "type"}
+    return {"loss": loss.spec["type"], **settings, "stream": "target", "on": on, "memory": memory}
+
+
+def _arguments_of(fusion: Choice) -> set[str]:
+    return set().union(*inputs_of(fusion.component))
+
+
+def _fitted(part: Choice, fusion: Choice) -> list[dict[str, Any]]:
+    """The list of an alignment or refiner, which is none or one, that is told which feature to take where it can be.
+
+    An argument ``on`` names a feature, ``parts`` one of parts: its own where the fusion gives that, else ``embed``, and the
+    first of parts.
+    """
+    if part.entry is None:
+        return []
+    spec = dict(part.spec)
+    for argument, others in (("on", ["embed"]), ("parts", sorted(fusion.contract.of_parts))):
+        own = part.argument(argument)
+        if isinstance(own, str) and own not in fusion.contract.provides and others:
+            spec[argument] = others[0]
+    return [spec]
