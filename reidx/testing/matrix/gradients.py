@@ -74,11 +74,12 @@ class Gradients:
 
     def read_by(self, term: BoundTerm | BoundAlignment, outputs: Mapping[str, Mapping[str, Features]]) -> list[Tensor]:
         """The features that a term is given to train by."""
-        features = outputs[term.network]
         if isinstance(term, BoundAlignment):
+            features = outputs["student"]
             sides = {"source": term.source, "target": term.target}
             seen = [features[at] for side, at in sides.items() if side not in getattr(term.alignment, "detached", ())]
             return [its[name] for its in seen for name in self.required[term.name]]
+        features = outputs[term.network]
         return [features[stream][term.on] for stream in term.streams] if term.inputs & {"features", "scores"} else []
 
 
