@@ -33,9 +33,7 @@ class OnRay:
         except ImportError:
             raise ReidxError("--executor ray: Ray is not installed: pip install 'reidx[ray]'.") from None
         try:
-            self.mine = not ray.is_initialized()
-            if self.mine:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ReidxError(f"--executor ray: the cluster cannot be reached: {error}") from error
         self.ray: Any = ray
@@ -58,8 +56,7 @@ class OnRay:
 
     def close(self) -> None:
         """Leave the cluster."""
-        if self.mine:
-            self.ray.shutdown()
+        self.ray.shutdown()
 
 
 class OnRayHandle:

@@ -4,53 +4,30 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 import yaml
 
-import reidx
 from reidx.ablation.grid import read_grid
 from reidx.ablation.plan import Run, plan_of
-from reidx.ablation.schedule import Watcher, carry_out, standing_of
 from reidx.testing.runs import assert_same_run
 from reidx.testing.tiny import tiny_experiment
 
-ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'reidx[ray]')")
+pytest.importorskip("ray", reason="Ray is not installed (pip install 'reidx[ray]')")
 
 STAGES = [{"name": "adapt", "epochs": 3, "iters": 2}]
 SECTION = {"axes": {"recipe": {"plain": {}, "wider": {"labels.clusterer.eps": 0.75}, "lost": {"init": "nowhere.pth"}}}}
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As many threads as Ray gives a run, for sums in the same order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Iterator[Any]:
-    """A cluster of this machine with room for two runs, which may take its time to start on a busy one."""
-    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")
-    monkeypatch.setenv("RAY_agent_register_timeout_ms", "300000")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield ray
-    ray.shutdown()
-
-
-def pids_of(run: Run) -> list[int]:
-    """The processes that have the run's log open, but this one, which looks into it now and then."""
+def pids_of(run: Run, but: int) -> list[int]:
+    """The processes that have the run's log open, but the one that looks into it now and then."""
     found = []
     for process in Path("/proc").iterdir():
-        if process.name == str(os.getpid()):
+        if process.name == str(but):
             continue
         try:
             if any(os.readlink(link) == str(run.log.resolve()) for link in (process / "fd").iterdir()):
@@ -61,34 +38,35 @@ def pids_of(run: Run) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc to find the worker of a run")
-def test_a_killed_worker_is_taken_up_again_from_its_checkpoint(cluster: Any, tmp_path: Path, domains_root: Path) -> None:
-    from reidx.ablation.on_ray import OnRay
-
+def test_a_killed_worker_is_taken_up_again_from_its_checkpoint(tmp_path: Path, domains_root: Path) -> None:
     path = tmp_path / "grid.yaml"
     grid = {**tiny_experiment(domains_root, stages=STAGES, log=[]), "ablate": SECTION}
     path.write_text(yaml.safe_dump(grid, sort_keys=False))
-    plan = plan_of(read_grid(path), tmp_path / "home")
-    runs = {row.labels["recipe"]: run for row in plan.rows for run in row.runs.values()}
-    killed: list[int] = []
-
-    def kill() -> None:
-        while not killed:
-            if (runs["plain"].folder / "1-adapt/epoch_1.pth").is_file() and (pids := pids_of(runs["plain"])):
-                os.kill(pids[0], signal.SIGKILL)
-                killed.append(pids[0])
-            time.sleep(0.02)
-
-    striker = threading.Thread(target=kill, daemon=True)
-    striker.start()
-    standing = standing_of(plan)
-    executor = OnRay(None, None)
-    assert executor.slots == 2
-    carry_out(standing, executor, Watcher())
-    assert killed, standing.failed
-    assert ray.is_initialized()  # the cluster was not this executor's to leave
-    assert list(standing.failed) == [runs["lost"].hash] and "nowhere.pth" in standing.failed[runs["lost"].hash]
-    assert set(standing.done) == {runs["plain"].hash, runs["wider"].hash}
+    runs = {row.labels["recipe"]: run for row in plan_of(read_grid(path), tmp_path / "home").rows for run in row.runs.values()}
+    command = [sys.executable, "-m", "reidx", "ablate", str(path), "--work-dir", str(tmp_path / "home")]
+    # a cluster of its own on this machine, which may take its time to start on a busy one
+    environment = {**os.environ, "RAY_raylet_start_wait_time_s": "300", "RAY_agent_register_timeout_ms": "300000"}
+    begun = subprocess.Popen(
+        [*command, "--executor", "ray", "--workers", "2"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    killed = False
+    while not killed and begun.poll() is None:
+        if (runs["plain"].folder / "1-adapt/epoch_1.pth").is_file():
+            for pid in pids_of(runs["plain"], but=begun.pid):
+                os.kill(pid, signal.SIGKILL)
+                killed = True
+                break
+        time.sleep(0.02)
+    told, _ = begun.communicate(timeout=600)
+    assert killed and begun.returncode == 1, told
+    assert f"failed: {runs['lost'].hash}: " in told and "nowhere.pth" in told
     legs = {label: runs[label].result()["card"]["legs"] for label in ("plain", "wider")}  # type: ignore[index]
     assert legs == {"plain": 2, "wider": 1}
-    reidx.run(reidx.load_config(runs["plain"].config_file), tmp_path / "alone", progress="quiet")
+    alone = [sys.executable, "-m", "reidx", "train", str(runs["plain"].config_file), "--work-dir", str(tmp_path / "alone")]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as Ray gives a run, for sums in the same order
+    subprocess.run([*alone, "--progress", "quiet"], env=one_thread, check=True, timeout=600)
     assert_same_run(runs["plain"].folder, tmp_path / "alone")
