@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,12 @@ from reidx.yaml_tree import Tree, load_node, render, tree_hash, tree_of
 DEFAULT = Origin("default")
 
 Step = tuple[KeyPath, Node]
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of a schema class's fields."""
+    return typing.get_type_hints(cls)
 
 
 def experiment_hash(data: Mapping[str, Any]) -> str:
@@ -98,7 +105,7 @@ def _origins(node: Node, path: KeyPath) -> typing.Iterator[tuple[KeyPath, Origin
 
 def _typed(cls: type, data: Mapping[str, Any]) -> Any:
     """An instance of a schema class from resolved plain data."""
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         value, hint = data[field.name], hints[field.name]
@@ -173,7 +180,7 @@ def _fill(cls: type, node: Node, path: KeyPath) -> Node:
     need_mapping(node, path)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     _refuse_unknown(node, path, set(fields))
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     filled: dict[str, Node] = {}
     for name, field in fields.items():
         child = node.value.get(name)
@@ -294,7 +301,7 @@ def known(path: KeyPath, data: dict[str, Any]) -> bool:
     elif keys[0] in fields:
         cls = schema.Experiment
     while keys:
-        hints = typing.get_type_hints(cls)
+        hints = _hints(cls)
         name = str(keys.pop(0))
         if cls is schema.Stage and name == "labels":
             if keys[:1] == ["levels"]:

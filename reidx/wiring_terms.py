@@ -52,9 +52,6 @@ class TermCheck(StageAsks):
         other = term["against_on"] or term["on"]
         made = {"features": term["on"], "scores": term["on"], "teacher": other, "teacher_scores": other}
         self.shaped("loss", term, Term, {name: of for name, of in made.items() if name in needed}, at)
-        if "scores" in needed | optional:
-            for name in memories:
-                self.columns(at, term, name, "targets" in needed)
         for stream in streams:
             labels = self.stage.sources[stream].labels
             if memories and "targets" in needed | optional:
@@ -67,6 +64,8 @@ class TermCheck(StageAsks):
                 raise self.error(at, f"{term['loss']} needs soft targets, which a refiner of a label level gives.")
             for name in sorted((needed - set(INPUTS)) | (needed & {"weights", "soft_targets"})):
                 self.provided_input(at, term, stream, name)
+        for name in memories if "scores" in needed | optional else []:
+            self.columns(at, term, name, "targets" in needed)
 
     def sides(self, at: KeyPath, term: dict[str, Any], streams: list[str]) -> None:
         """Raise unless both networks of a term see its images, the other perhaps in another view."""
@@ -110,29 +109,22 @@ class TermCheck(StageAsks):
         level = self.stage.labels.get(spec["labels"])
         by = "identities" if level is None else f"the clusters of {level.clusterer['type']}"
         given = "" if level is None else contract("clusterer", level.clusterer).classes
-        if read == "images" and targets and given != "images":
-            raise self.error(
-                at, f"{term['loss']} takes targets that are images' own numbers, but labels {spec['labels']!r} are {by}. "
-                f"{self._numbering()}"
-            )
         if (read or given) == (held or given) or not (read or targets):
             return
         if held == "images" and not read:
+            numbering = said(declaring("clusterer", lambda offered: offered.classes == "images"))
             raise self.error(
                 at, f"memory {memory!r} ({spec['type']}) has a column for each image, but labels {spec['labels']!r}, which "
-                f"{term['loss']} finds its targets by, are {by}. {self._numbering()}"
+                f"{term['loss']} finds its targets by, are {by}. Clusterers that number images: {numbering}."
             )
         fitting = said(declaring("memory", lambda offered: offered.classes == read))
-        others = said(declaring("loss", lambda offered: offered.classes == held))
+        losses = (entry for entry in declaring("loss", lambda offered: offered.classes == held))
+        others = said(entry for entry in losses if "scores" in inputs_of(entry.load())[0])
         read, held = read or "labels", held or "labels"
         raise self.error(
             at, f"{term['loss']} reads columns of scores as {read}, those of memory {memory!r} ({spec['type']}) are {held}. "
             f"Installed memories of {read}: {fitting}; losses for {held}: {others}."
         )
-
-    def _numbering(self) -> str:
-        """Which installed clusterers give each image its own number."""
-        return f"Clusterers that number images: {said(declaring('clusterer', lambda offered: offered.classes == 'images'))}."
 
     def refiners(self, labels: str | None) -> list[Contract]:
         """The contracts of the refiners of a labelling."""

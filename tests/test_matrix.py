@@ -138,6 +138,12 @@ def test_what_is_refused_is_what_no_combination_can_hold() -> None:
     assert found.refused[(0, 2), (2, 1)] in ("needs", "excludes") and found.refused[(1, 0), (3, 2)] == "never"
 
 
+def test_a_pair_that_needs_a_third_value_is_found() -> None:
+    """Neither of its two values needs that by itself, so that no combination found for one of them has it."""
+    found = cover((3, 3, 3, 2), lambda c: "needs the last" if c[:2] == (1, 1) and c[2] != 2 else None)
+    assert not found.refused and any(c[:3] == (1, 1, 2) for c in found.combinations)
+
+
 def test_only_wanted_pairs_are_covered() -> None:
     def wanted(pair: Pair) -> bool:
         return (0, 1) in pair

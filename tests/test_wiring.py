@@ -666,11 +666,11 @@ class Compare(nn.Module):
 
 
 class Pull(nn.Module):
-    """A loss whose targets are images."""
+    """A loss that reads a column as an image."""
 
     classes = "images"
 
-    def forward(self, scores: Tensor, targets: Tensor) -> Tensor: ...
+    def forward(self, scores: Tensor, index: Tensor) -> Tensor: ...
 
 
 class Flatten(nn.Module):
@@ -710,16 +710,17 @@ def test_a_column_of_scores_is_read_as_what_it_stands_for(refused, register):
     def wired(loss: str, memory: str, **level: Any) -> str:
         return refused(memories={"m": {"type": memory}}, objective=[{"loss": loss, "memory": "m"}], labels=labels(**level))
 
-    numbering = "Clusterers that number images: Instances."
     assert wired("CrossEntropy", "Slots") == (
         "loss: CrossEntropy | stages.0.objective.0: memory 'm' (Slots) has a column for each image, but labels 'main', which "
-        f"CrossEntropy finds its targets by, are the clusters of DBSCAN. {numbering}"
+        "CrossEntropy finds its targets by, are the clusters of DBSCAN. Clusterers that number images: Instances."
     )
-    pulled = "Pull takes targets that are images' own numbers, but labels 'main' are the clusters of DBSCAN. " + numbering
-    for memory in ("Slots", "LinearClassifier", "Proxies"):
-        assert wired("Pull", memory).endswith(pulled)
     for loss in ("CrossEntropy", "Pull"):  # where each image is a class of its own, both mean the same
         assert wired(loss, "Slots", **INSTANCES) == wired(loss, "LinearClassifier", **INSTANCES) == ""
+    assert wired("Pull", "Slots") == ""
+    assert wired("Pull", "LinearClassifier").endswith(
+        "Pull reads columns of scores as images, those of memory 'm' (LinearClassifier) are labels. Installed memories of "
+        "images: Slots; losses for labels: CrossEntropy, Flatten, MemoryContrast, Soft."
+    )
     assert wired("CrossEntropy", "Proxies").endswith(
         "CrossEntropy reads columns of scores as labels, those of memory 'm' (Proxies) are proxies. Installed memories of "
         "labels: KeepsAll, LinearClassifier; losses for proxies: Compare."

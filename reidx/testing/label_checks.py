@@ -171,10 +171,11 @@ def is_a_scalar_with_a_gradient(entry: Entry) -> None:
     others = (needed | optional) - set(INPUTS)
     provided, memory = provided_to(entry, others)
     parts: frozenset[str] = getattr(loss, "parts", frozenset())
+    columns = len(known_labels()) if others or declared(entry).classes == "images" else 4
     shapes = [parts] if others else list(dict.fromkeys([parts, parts | declared(entry).of_parts]))
     for names, shape in itertools.product((needed, needed | optional), shapes):
         for alike in (False, True):
-            inputs = loss_inputs(alike, len(known_labels()) if others else 4, shape)
+            inputs = loss_inputs(alike, columns, shape)
             if memory is not None:
                 inputs["scores"] = memory(inputs["features"])
             given = {name: value for name, value in {**inputs, **provided}.items() if name in names}

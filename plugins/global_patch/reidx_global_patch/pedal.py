@@ -10,7 +10,7 @@ class PEDAL(nn.Module):
     """-log Σ_{j∈K} e^{s·r_j} / Σ_{j≠i} e^{s·r_j}, the mean over patches and batch; 0 or more.
 
     ``scores`` r (B,N,P) are minus the squared distances to a :class:`PatchMemory` (B,N for a single patch), s is
-    ``scale``, K the ``k`` slots nearest to the patch. The own slot i (``targets``) is in neither sum, so that the patch
+    ``scale``, K the ``k`` slots nearest to the patch. The own slot i (``index``) is in neither sum, so that the patch
     is pulled to other images' (PAUL, CVPR 2019; Global/Patch section 1.6). Sums are in float32: s·r reaches 60.
 
     Raises :class:`ValueError` for a scale or a k that is not positive.
@@ -25,10 +25,10 @@ class PEDAL(nn.Module):
             raise ValueError(f"scale is {scale}, k is {k}; both must be positive.")
         self.scale, self.k = scale, k
 
-    def forward(self, scores: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, scores: Tensor, index: Tensor) -> Tensor:
         scores = scores.float().unsqueeze(2) if scores.ndim == 2 else scores.float()
         logits = self.scale * scores.transpose(1, 2)  # (B,P,N)
-        own = targets[:, None, None].expand(-1, logits.shape[1], 1)
+        own = index[:, None, None].expand(-1, logits.shape[1], 1)
         others = logits.scatter(2, own, -torch.inf)
         k = min(self.k, others.shape[2] - 1)
         if k < 1:  # the only image there is

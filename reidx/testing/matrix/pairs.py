@@ -36,11 +36,11 @@ def cover(
 ) -> Cover:
     """The cover of axes of ``sizes`` values, of the pairs ``wanted``; the same for the same answers of ``refusal``.
 
-    ``refusal`` says why a combination is not allowed, None if it is. A pair counts as refused when it is in all mixtures of
-    an allowed combination that has its one value and an allowed one that has the other; the reason is that of the one more
-    out of the ordinary, with the other value put into it. Combinations grow greedily, pair by pair, as in AETG (Cohen et al.,
-    IEEE Transactions on Software Engineering 1997): of some made up at random the allowed one that holds most of what is not
-    held yet.
+    ``refusal`` says why a combination is not allowed, None if it is. A pair counts as refused when all mixtures of an allowed
+    combination that has its one value and an allowed one that has the other are, and all that differ by one more value from
+    the more unusual of these two with the pair put into it, whose reason is told. Combinations grow greedily, pair by pair,
+    as in AETG (Cohen et al., IEEE Transactions on Software Engineering 1997): of some made up at random the allowed one that
+    holds most of what is not held yet.
     """
     return _Search(sizes, refusal).run([pair for pair in pairs_of(sizes) if wanted(pair)])
 
@@ -100,13 +100,17 @@ class _Search:
                     self.allowed(_changed(self.base, [value, *changes]))
 
     def mix(self, pair: Pair) -> None:
-        """Look for an allowed combination with a pair: between two that have its one and its other value."""
+        """Look for an allowed combination with a pair: between two that have its one and its other value, or one step off."""
         parents = [self.with_value.get(value, self.base) for value in pair]
         for mixture in sorted(set(itertools.product(*(sorted(set(values)) for values in zip(*parents))))):
             if self.allowed(_changed(mixture, pair)):
                 return
         demanding = max(parents, key=lambda parent: sum(one != other for one, other in zip(parent, self.base)))
-        self.refused[pair] = self.answers[_changed(demanding, pair)] or ""
+        mixed = _changed(demanding, pair)
+        for axis in set(range(len(self.sizes))) - {axis for axis, _ in pair}:
+            if any(self.allowed(_changed(mixed, [(axis, value)])) for value in range(self.sizes[axis])):
+                return
+        self.refused[pair] = self.answers[mixed] or ""
 
     def best(self, pair: Pair, left: set[Pair]) -> Combination:
         """An allowed combination that holds a pair and, beside it, many of those that are left."""
