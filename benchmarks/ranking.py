@@ -72,7 +72,7 @@ def main() -> None:
             )
             runs.append(run)
     mine, peer = runs
-    print(f"{'ratio':12}{peer.seconds / mine.seconds:9.1f}x{peer.megabytes / mine.megabytes:9.1f}x")
+    print(f"{'ratio':12}{peer.seconds / mine.seconds:9.1f}x{peer.megabytes / max(mine.megabytes, 1):9.1f}x")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def test_the_table_follows_the_batch_as_the_cluster_memory_does() -> None:
     F.cross_entropy(memory(features) / 0.05, targets).backward()
     expected, features.grad = features.grad, None
     table = rows.clone()
-    F.cross_entropy(Similarities.apply(features, targets, table, 0.1) / 0.05, targets).backward()
+    F.cross_entropy(Similarities.apply(F.normalize(features), targets, table, 0.1) / 0.05, targets).backward()
     assert torch.allclose(features.grad, expected, atol=1e-6)
     memory.update(features.detach(), targets, targets)
     assert torch.allclose(table, memory.rows, atol=1e-6) and torch.equal(table[3], rows[3])

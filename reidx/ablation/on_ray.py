@@ -5,10 +5,14 @@ Ray places the runs and starts those again whose worker, or whose machine, died:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import runpy
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +37,8 @@ class OnRay:
         except ImportError:
             raise ReidxError("--executor ray: Ray is not installed: pip install 'reidx[ray]'.") from None
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            with _signals_kept():
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ReidxError(f"--executor ray: the cluster cannot be reached: {error}") from error
         self.ray: Any = ray
@@ -57,6 +62,15 @@ class OnRay:
     def close(self) -> None:
         """Leave the cluster."""
         self.ray.shutdown()
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """SIGTERM does afterwards what it did before: Ray would have it leave at once, with the runs still there."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 class OnRayHandle:
