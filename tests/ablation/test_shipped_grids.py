@@ -91,6 +91,9 @@ def test_a_grid_on_rendered_domains_is_the_same_grid(twin: str) -> None:
             domains = run.config.data["data"]["domains"]
             assert {spec["type"] for spec in domains.values()} == {"Synthetic"}
             assert all(stage.model.backbone.get("weights") is None for stage in run.config.experiment.stages)
+            levels = run.config.experiment.stages[-1].labels.values()
+            sizes = {(level.distance["k1"], level.distance["k2"]) for level in levels if level.distance}
+            assert sizes <= {(15, 4)}, f"{row.name}: neighbours as among real images"
 
 
 def rows(name: str) -> list[str]:
