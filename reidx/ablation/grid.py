@@ -11,7 +11,7 @@ from typing import Any
 
 from reidx.config import known
 from reidx.config_merge import Override
-from reidx.config_node import Node, kind_of
+from reidx.config_node import KeyPath, Node, kind_of
 from reidx.errors import ConfigError
 from reidx.yaml_tree import load_node, tree_of
 
@@ -94,16 +94,22 @@ class Grid:
 
 
 def read_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
-    """The grid of a file (or ``namespace::file.yaml``); ``overrides`` (``key.path=value``) change the base experiment.
+    """The grid of a file (or ``namespace::file.yaml``); ``overrides`` (``key.path=value``) change the base experiment, or,
+    from ``ablate.`` on, the grid itself. What is null in the grid (an axis, a named value, a run) is left out of it.
 
     Raises :class:`ConfigError` with file and line for what is no grid: no section ``ablate``, an unknown key or design, an
     axis without values or with two of one name, a seed among what is varied, seeds that are no numbers or given twice.
     """
     whole = load_node(path)
+    given_by_user = [Override.read(text, _may_be_set) for text in overrides]
+    of_grid = [override for override in given_by_user if override.names[0] == SECTION]
+    for override in of_grid:
+        whole = override.applied_to(whole)
     section = whole.value.get(SECTION)
     if section is None:
         raise ConfigError(f"{path}:1: there is no section {SECTION!r}, which says what is varied (docs/ablations.md).")
     _mapping(section, SECTION)
+    section = _without_nulls(section)
     root = Node({key: node for key, node in whole.value.items() if key != SECTION}, whole.origin)
     keys = ("design", "axes", "runs", "seeds")
     for key, node in section.value.items():
@@ -115,17 +121,21 @@ def read_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
     wanted, other = ("runs", "axes") if design.value == "list" else ("axes", "runs")
     if wanted not in section.value or other in section.value:
         raise ConfigError(f"{design.origin}: the design {design.value} takes {SECTION}.{wanted}, and no {SECTION}.{other}.")
-    given = section.value[wanted]
-    _mapping(given, f"{SECTION}.{wanted}")
+    _mapping(section.value[wanted], f"{SECTION}.{wanted}")
+    given = _without_nulls(section.value[wanted])
     if not given.value:
         raise ConfigError(f"{given.origin}: {SECTION}.{wanted} is empty; there is nothing to be varied.")
     axes = [_sets("run", given)] if design.value == "list" else [_axis(name, node) for name, node in given.value.items()]
-    from_user = tuple(Override.read(text, known) for text in overrides)
+    from_user = tuple(override for override in given_by_user if override not in of_grid)
     grid = Grid(str(path), root, from_user, design.value, tuple(axes), _seeds(section, tree_of(root, from_user).data))
     for place, axis in enumerate(grid.axes):
         for value in axis.values:  # what can be put into no config is a mistake of the grid, not a combination to leave out
             tree_of(root, grid.changes((*grid.base[:place], value, *grid.base[place + 1 :])))
     return grid
+
+
+def _may_be_set(path: KeyPath, data: dict[str, Any]) -> bool:
+    return path == (SECTION, "seeds") or known(path, data)
 
 
 def _axis(name: str, node: Node) -> Axis:
@@ -143,7 +153,7 @@ def _axis(name: str, node: Node) -> Axis:
 
 def _sets(name: str, node: Node) -> Axis:
     values = []
-    for label, changes in node.value.items():
+    for label, changes in _without_nulls(node).value.items():
         if not isinstance(changes.value, dict):
             raise ConfigError(
                 f"{changes.origin}: {name}.{label} is {kind_of(changes.plain())}; it must be a mapping of config keys to "
@@ -197,6 +207,11 @@ def label_of(value: Any) -> str:
         rest = ", ".join(f"{k}={label_of(v)}" for k, v in value.items() if k not in ("type", "loss"))
         return f"{head}({rest})" if rest else head
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _without_nulls(node: Node) -> Node:
+    """The mapping, less what a file over it or the command line has set to null."""
+    return Node({key: child for key, child in node.value.items() if child.value is not None}, node.origin)
 
 
 def _mapping(node: Node, name: str) -> None:

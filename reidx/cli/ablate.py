@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         default=[],
-        help="change a value of the base experiment, e.g. epochs=2",
+        help="change a value of the base experiment (epochs=2) or of the grid (ablate.seeds=[1])",
     )
     parser.add_argument("--work-dir", type=Path, metavar="D", help="where all of it is written (default runs/ablate-GRID)")
     parser.add_argument("--dry-run", action="store_true", help="print what would be run, what is refused and why; run nothing")

@@ -107,6 +107,28 @@ def test_overrides_change_the_base(written: Callable[..., Path], tmp_path: Path)
     assert [(s.epochs, s.labels["main"].clusterer["eps"]) for s in stages] == [(1, 0.7), (1, 0.6)]
 
 
+def test_overrides_change_the_grid_and_null_leaves_out(written: Callable[..., Path]) -> None:
+    path = written(axes={"epochs": [1, 2], "iters": [3, 4], "views": {"one": {}, "two": {"epochs": 5}, "three": {"epochs": 6}}})
+    grid = read_grid(path, ["ablate.seeds=[7]", "ablate.axes.iters=null", "ablate.axes.views.two=null"])
+    assert grid.seeds == (7,)
+    assert {axis.name: [value.label for value in axis.values] for axis in grid.axes} == {
+        "epochs": ["1", "2"],
+        "views": ["one", "three"],
+    }
+    with pytest.raises(ConfigError, match=r"ablate\.axes is empty; there is nothing"):
+        read_grid(path, [f"ablate.axes.{name}=null" for name in ("epochs", "iters", "views")])
+    with pytest.raises(ConfigError, match=r"--set ablate\.axes\.itres=null: .*Did you mean iters"):
+        read_grid(path, ["ablate.axes.itres=null"])
+
+
+def test_a_grid_over_another_takes_less(written: Callable[..., Path], tmp_path: Path) -> None:
+    base = written(design="list", runs={"all": {}, "short": {"epochs": 1}, "long": {"epochs": 9}})
+    over = tmp_path / "less.yaml"
+    over.write_text(f"_base_: {base}\nablate: {{runs: {{long: null}}, seeds: [2]}}\n")
+    grid = read_grid(over)
+    assert ([value.label for value in grid.axes[0].values], grid.seeds) == (["all", "short"], (2,))
+
+
 @pytest.mark.parametrize(
     ("value", "label"),
     [
