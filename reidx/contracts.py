@@ -50,7 +50,7 @@ class Batch:
 
     ``index`` (B,) are positions in the domain's training split; ``targets`` (B,) are the stream's labels, absent when
     the stream is unlabelled; ``weights`` (B,), ``soft_targets`` (B,K) and what is in ``extra``, by name (B,…), come from
-    refiners.
+    refiners. Columns of other labellings of the images are in ``extra`` as ``NAME@LEVEL`` (:meth:`under`).
     """
 
     images: Tensor
@@ -67,6 +67,12 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory, which a GPU fetches from while the host goes on."""
         return self.each(lambda tensor: tensor.pin_memory() if tensor.device.type == "cpu" else tensor)
+
+    def under(self, level: str) -> Batch:
+        """The same images under another of their labellings."""
+        own = {name.removesuffix(f"@{level}"): column for name, column in self.extra.items() if name.endswith(f"@{level}")}
+        known = own.pop("labels"), self.cameras, own.pop("weights", None), own.pop("soft_targets", None)
+        return Batch(self.images, self.index, *known, own)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with ``change`` made of each of its tensors."""

@@ -163,6 +163,8 @@ class Term:
     """One stream, or several, whose images are laid end to end; null: the only one."""
     network: str = "student"
     on: str = "embed"
+    labels: str | None = None
+    """The label level that says what its images are; null: that of their stream."""
     memory: str | list[str] | None = None
     """Whose scores: of several memories they stand side by side, and a target counts from its own memory's first."""
     against: str | None = None
@@ -281,6 +283,15 @@ class Stage:
     def seen_by(self, term: Spec) -> list[str]:
         """The streams that a term looks at: those it names, or the only one."""
         return listed(term["stream"]) or list(self.sources)[:1]
+
+    def labels_of(self, term: Spec, stream: str) -> str | None:
+        """What a term takes the images of a stream for: its own label level, or the stream's labels."""
+        return term["labels"] or self.sources[stream].labels
+
+    def named_levels(self, stream: str) -> list[str]:
+        """The levels that terms name themselves when they look at a stream or its views."""
+        names = {stream, *self.streams[stream].views}
+        return sorted({term["labels"] for term in self.objective if term["labels"] and names & set(self.seen_by(term))})
 
     @property
     def sources(self) -> dict[str, Stream]:

@@ -259,7 +259,8 @@ class _StageCheck(StageAsks):
         self.named_networks((*at, "network"), memory["network"])
         self.feature((*at, "on"), memory["on"])
         self.one_of((*at, "labels"), memory["labels"], ["identity", *self.stage.labels], "labelling")
-        if not any(stream.labels == memory["labels"] for stream in self.stage.streams.values()):
+        read = [stream.labels for stream in self.stage.streams.values()] + [term["labels"] for term in self.stage.objective]
+        if memory["labels"] not in read:
             raise self.error(
                 (*at, "labels"), f"no stream is labelled by {memory['labels']!r}, so nothing would reach it."
             )

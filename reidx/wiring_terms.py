@@ -23,6 +23,7 @@ class TermCheck(StageAsks):
         trained = ["student", *(n for n, t in self.stage.teachers.items() if t.type == "Peer")]
         self.sides(at, term, streams)
         self.one_of((*at, "network"), term["network"], trained, "network that is trained")
+        self.labelled(at, term, streams)
         self.one_of((*at, "against"), term["against"], self.networks, "network")
         for key in ("on", "against_on"):
             if term[key] is not None:
@@ -53,7 +54,7 @@ class TermCheck(StageAsks):
         made = {"features": term["on"], "scores": term["on"], "teacher": other, "teacher_scores": other}
         self.shaped("loss", term, Term, {name: of for name, of in made.items() if name in needed}, at)
         for stream in streams:
-            labels = self.stage.sources[stream].labels
+            labels = self.stage.labels_of(term, stream)
             if memories and "targets" in needed | optional:
                 self.home(at, term, stream)
             if "targets" in needed and labels is None:
@@ -87,8 +88,8 @@ class TermCheck(StageAsks):
 
     def comparable(self, at: KeyPath, term: dict[str, Any], streams: list[str], inputs: set[str]) -> None:
         """Raise if what a loss would be given of several streams, or of several memories, does not count alike."""
-        sources = [self.stage.sources[stream] for stream in streams]
-        labels, domains = {source.labels for source in sources}, {source.domain for source in sources}
+        labels = {self.stage.labels_of(term, stream) for stream in streams}
+        domains = {self.stage.sources[stream].domain for stream in streams}
         if "targets" in inputs and len(labels) > 1 and not term["memory"]:
             raise self.error(
                 at, f"{term['loss']} would compare labels of different labellings; give it a term for each stream, or memories."
@@ -96,11 +97,25 @@ class TermCheck(StageAsks):
         for name in sorted(inputs & {"index", "cameras"}):
             if len(domains) > 1:
                 raise self.error(at, f"{term['loss']} asks for {name!r}, which begins anew in each domain; use a term each.")
-        soft = {any("soft_targets" in r.provides for r in self.refiners(source.labels)) for source in sources}
+        soft = {any("soft_targets" in refiner.provides for refiner in self.refiners(of)) for of in labels}
         if "soft_targets" in inputs and True in soft and (len(soft) > 1 or len(listed(term["memory"])) > 1):
             raise self.error(
                 at, f"{term['loss']} would be given soft targets of one labelling beside others' labels; use a term for each."
             )
+
+    def labelled(self, at: KeyPath, term: dict[str, Any], streams: list[str]) -> None:
+        """Raise unless the level that a term names labels the images that it looks at."""
+        if term["labels"] is None:
+            return
+        self.one_of((*at, "labels"), term["labels"], self.stage.labels, "label level")
+        domain = self.stage.labels[term["labels"]].domain
+        for stream in streams:
+            if self.stage.sources[stream].domain != domain:
+                raise self.error(
+                    (*at, "labels"),
+                    f"level {term['labels']!r} labels domain {domain!r}, but stream {stream!r} draws from "
+                    f"{self.stage.sources[stream].domain!r}.",
+                )
 
     def columns(self, at: KeyPath, term: dict[str, Any], memory: str, targets: bool) -> None:
         """Raise unless a loss reads the columns of a memory, and the targets, as what they stand for."""
@@ -133,16 +148,17 @@ class TermCheck(StageAsks):
 
     def home(self, at: KeyPath, term: dict[str, Any], stream: str) -> None:
         """Raise unless exactly one of a term's memories holds the labels of a stream."""
-        labels = self.stage.sources[stream].labels
+        labels = self.stage.labels_of(term, stream)
         held = {name: self.stage.memories[name]["labels"] for name in listed(term["memory"])}
         if list(held.values()).count(labels) != 1:
             said = ", ".join(f"memory {name!r} holds labels {of!r}" for name, of in held.items())
             wanted = "" if len(held) == 1 else "; exactly one of them must hold these"
-            raise self.error((*at, "memory"), f"{said}, stream {stream!r} carries {labels!r}{wanted}.")
+            looked_at = f"the term's labels are {labels!r}" if term["labels"] else f"stream {stream!r} carries {labels!r}"
+            raise self.error((*at, "memory"), f"{said}, {looked_at}{wanted}.")
 
     def provided_input(self, at: KeyPath, term: dict[str, Any], stream: str, name: str) -> None:
         """Raise unless a refiner of a stream's labels, or a memory of the term, provides what a loss asks for."""
-        given = self.refiners(self.stage.sources[stream].labels)
+        given = self.refiners(self.stage.labels_of(term, stream))
         given += [contract("memory", self.stage.memories[m], MemoryWiring) for m in listed(term["memory"])]
         if any(name in part.provides for part in given):
             return
@@ -165,11 +181,15 @@ class TermCheck(StageAsks):
         for refiner in level.refiners:
             left_over = left_over and contract("refiner", refiner).outliers != "never"
         kept = any(contract("memory", memory, MemoryWiring).outliers == "keep" for memory in memories)
-        if left_over and not kept and contract("sampler", sampler).outliers == "draw":
+        # a sampler knows the outliers of its stream's labelling, and of no other
+        other = term["labels"] not in (None, self.stage.sources[stream].labels)
+        drawn = other or contract("sampler", sampler).outliers == "draw"
+        if left_over and not kept and drawn:
+            how = f"a stream with the labels {term['labels']!r}" if other else "PK"
             raise self.error(
                 at,
                 f"{term['loss']} has no target for outliers (label −1), which {level.clusterer['type']} leaves and sampler "
-                f"{sampler['type']} of stream {stream!r} draws. Use PK, or a clusterer that leaves none.",
+                f"{sampler['type']} of stream {stream!r} draws. Use {how}, or a clusterer that leaves none.",
             )
 
     def streams_of(self, at: KeyPath, term: dict[str, Any]) -> list[str]:

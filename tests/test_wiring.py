@@ -299,6 +299,38 @@ def test_an_input_that_a_refiner_or_a_memory_provides(refused, register):
 # ---- several streams, several memories, another feature, views
 
 
+def test_a_term_that_reads_its_images_by_labels_of_its_own(refused):
+    means = {"type": "KMeans", "n_clusters": 8}
+    levels = {"levels": {"main": labels(distance=None, clusterer=means), "halves": labels(distance=None, clusterer=means)}}
+    halves = {**TERM, "labels": "halves"}
+    assert refused(labels=levels, objective=[{**halves, "labels": "havles"}]).startswith(
+        "labels: havles | stages.0.objective.0.labels: there is no label level called 'havles'"
+    )
+    assert refused(labels=levels, objective=[halves]) == (
+        "memory: rows | stages.0.objective.0.memory: memory 'rows' holds labels 'main', the term's labels are 'halves'."
+    )
+    memories = {"rows": ROWS, "half_rows": {**ROWS, "labels": "halves"}}
+    assert refused(labels=levels, memories=memories, objective=[TERM, {**halves, "memory": "half_rows"}]) == ""
+    assert "no stream is labelled by 'halves', so nothing would reach it" in refused(
+        labels=levels, memories=memories, objective=[TERM]
+    )
+    levels["levels"]["halves"] = labels()
+    assert refused(labels=levels, memories=memories, objective=[TERM, {**halves, "memory": "half_rows"}]).endswith(
+        "CrossEntropy has no target for outliers (label −1), which DBSCAN leaves and sampler PK of stream 'target' draws. Use a "
+        "stream with the labels 'halves', or a clusterer that leaves none."
+    )
+
+
+def test_a_term_whose_labels_are_of_other_images(refused):
+    both = {name: {"type": "Synthetic", "domain": "source"} for name in ("source", "target")}
+    levels = {"levels": {"main": labels(), "theirs": labels(domain="source")}}
+    message = refused(data={"image_size": [32, 16], "domains": both}, labels=levels, objective=[{**TERM, "labels": "theirs"}])
+    assert message == (
+        "labels: theirs | stages.0.objective.0.labels: level 'theirs' labels domain 'source', but stream 'target' draws from "
+        "'target'."
+    )
+
+
 def test_a_term_on_several_streams_and_memories(refused):
     streams = {**stream(), "second": stream(labels="identity")["target"]}
     memories = {"rows": ROWS, "ids": {**ROWS, "labels": "identity"}}

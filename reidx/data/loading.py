@@ -17,16 +17,20 @@ class LabelledView(Dataset[Any]):
     """The training images of a domain under one labelling; immutable, so that workers cannot see a stale one.
 
     A relabelling makes a new view. Positions are those of the domain's training split; ``labels`` None makes an
-    unlabelled view.
+    unlabelled view. ``others`` are further labellings of the images, by level.
     """
 
-    def __init__(self, store: ImageStore, cameras: np.ndarray, labels: LabelSet | None) -> None:
+    def __init__(
+        self, store: ImageStore, cameras: np.ndarray, labels: LabelSet | None, others: Mapping[str, LabelSet] | None = None
+    ) -> None:
         self.store = store
         self.cameras = torch.from_numpy(cameras)
         given = {} if labels is None else {k: torch.from_numpy(v) for k, v in labels.arrays().items()}
         self.targets, self.weights = given.pop("labels", None), given.pop("weights", None)
         self.soft_targets = given.pop("soft_targets", None)
         self.extra = given
+        for level, other in (others or {}).items():
+            self.extra.update({f"{name}@{level}": torch.from_numpy(column) for name, column in other.arrays().items()})
 
     def __len__(self) -> int:
         return len(self.store)

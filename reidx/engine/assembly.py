@@ -92,7 +92,7 @@ class Assembly:
                 stream: memory
                 for stream in streams
                 for memory in listed(spec["memory"])
-                if self.stage.memories[memory]["labels"] == self.stage.sources[stream].labels
+                if self.stage.memories[memory]["labels"] == self.stage.labels_of(spec, stream)
             }
             terms.append(BoundTerm(next(names), loss, {**spec, "stream": streams}, homes))
         for index, spec in enumerate(self.stage.alignment):

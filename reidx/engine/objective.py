@@ -39,9 +39,9 @@ class BoundTerm(nn.Module):
     """A loss with its wiring: ``forward`` gives the scalar of one step.
 
     ``wiring`` has the keys of :class:`reidx.schema.Term`; ``homes`` says for each stream which of several memories holds
-    its labels. What comes from a teacher carries no gradient, and a teacher that averages a network is scored by the average
-    of a memory that is trained (:func:`average_of`). An input that the loss can do without, and the wiring cannot
-    supply, is left out.
+    the labels that it is looked at under. What comes from a teacher carries no gradient, and a teacher that averages a
+    network is scored by the average of a memory that is trained (:func:`average_of`). An input that the loss can do without,
+    and the wiring cannot supply, is left out.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class BoundTerm(nn.Module):
         self.name, self.loss, self.homes = name, loss, dict(homes or {})
         fields = {field.name for field in dataclasses.fields(Term)}
         term = Term(**{key: value for key, value in wiring.items() if key in fields})
-        self.streams, self.network, self.on = listed(term.stream), term.network, term.on
+        self.streams, self.network, self.on, self.labels = listed(term.stream), term.network, term.on, term.labels
         self.memories, self.against = listed(term.memory), term.against
         self.against_streams = listed(term.against_stream) or self.streams
         self.against_on = term.against_on or term.on
@@ -66,7 +66,7 @@ class BoundTerm(nn.Module):
     def forward(
         self, outputs: Outputs, batches: Mapping[str, Batch], memories: Mapping[str, nn.Module]
     ) -> Tensor:
-        streams = [batches[name] for name in self.streams]
+        streams = [batches[name].under(self.labels) if self.labels else batches[name] for name in self.streams]
         features = _end_to_end(outputs[self.network][name][self.on] for name in self.streams)
 
         @functools.cache

@@ -197,7 +197,8 @@ class StageRun:
         if self.domains.on_device:
             with self.reporter.counted(f"train of {stream.domain}: decoding") as progress:
                 store.hold(self.model.device, progress)
-        view = LabelledView(store, cameras, labels)
+        others = {level: self.relabeller.labels[level] for level in self.stage.named_levels(name)}
+        view = LabelledView(store, cameras, labels, others)
         sampler = build(
             "sampler",
             stream.sampler,

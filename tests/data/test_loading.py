@@ -61,6 +61,18 @@ def test_an_unlabelled_view_has_no_targets(store: ImageStore) -> None:
     assert plain.targets.tolist() == [-1] and plain.weights is None and plain.soft_targets is None
 
 
+def test_further_labellings_come_along_and_can_be_taken_in_place_of_the_own(store: ImageStore) -> None:
+    weights = np.linspace(1, 2, 10, dtype=np.float32)
+    halves = LabelSet(LABELS[::-1].copy(), weights, extra={"turn": np.arange(10)})
+    batch = LabelledView(store, CAMERAS, LabelSet(LABELS, extra={"turn": -np.arange(10)}), {"u": halves})[7]
+    batch = batch.each(lambda column: column.repeat(2, *[1] * (column.dim() - 1)))  # whatever is done to a batch is done to them
+    under = batch.under("u")
+    assert batch.targets.tolist() == [2, 2] and batch.weights is None and batch.extra["turn"].tolist() == [-7, -7]
+    assert under.targets.tolist() == [1, 1] and under.extra["turn"].tolist() == [7, 7] and set(under.extra) == {"turn"}
+    assert np.array_equal(under.weights, weights[[7, 7]]) and under.soft_targets is None
+    assert under.images is batch.images and under.index is batch.index and under.cameras is batch.cameras
+
+
 def reachable(thing: object) -> Iterator[np.ndarray]:
     """All arrays that can be reached from an object."""
     known: set[int] = set()

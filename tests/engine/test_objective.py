@@ -120,6 +120,17 @@ def test_the_stream_and_the_network_are_those_of_the_wiring() -> None:
     assert loss.given["index"].tolist() == [100, 101]
 
 
+def test_labels_of_its_own_stand_in_for_the_streams() -> None:
+    given, loss = batches(), Everything()
+    given["target"].extra = {"labels@u": torch.tensor([7, 8]), "weights@u": torch.ones(2), "soft_targets@u": torch.zeros(2, 4)}
+    term = bound(loss, labels="u", memory="bank", against="student")
+    term(outputs(), given, memories())
+    assert loss.given["targets"].tolist() == [7, 8] and loss.given["weights"].tolist() == [1, 1]
+    assert loss.given["cameras"].tolist() == [204, 205] and loss.given["index"].tolist() == [200, 201]
+    bound(loss, memory="bank", against="student")(outputs(), given, memories())
+    assert loss.given["targets"].tolist() == [202, 203]
+
+
 def test_needed_and_optional_inputs_are_read_from_the_signature() -> None:
     assert inputs_of(Everything) == (set(INPUTS), set())
     assert inputs_of(Optional) == ({"features"}, {"scores", "teacher", "teacher_scores", "weights"})

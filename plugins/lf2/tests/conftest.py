@@ -28,7 +28,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
     def load(names: str, *overrides: str) -> Config:
         first, *variants = names.split()
-        levels = LEVELS.get(first, "gul")
+        levels = "g" if "shared" in variants else LEVELS.get(first, "gul")
         stages: dict[str, Any] = {} if first == "source_free" else {"pretrain": pretrain}
         if levels:
             stages["adapt"] = {"streams": dict.fromkeys(levels, few)}

@@ -41,7 +41,7 @@ def test_the_configs_that_there_are() -> None:
     }  # fmt: skip
     assert {path.stem for path in root.glob("data/*.yaml")} == set(PUBLISHED)
     assert {path.stem for path in root.glob("variants/*.yaml")} == {
-        "without_fm", "const_gate", "part_head", "fusion_triplet", "mul_then_gate", "paper", "small",
+        "without_fm", "const_gate", "part_head", "fusion_triplet", "mul_then_gate", "paper", "shared", "small",
     }  # fmt: skip
 
 
@@ -143,6 +143,17 @@ def test_a_variant_changes_what_it_says(name: str, tiny: Tiny) -> None:
     assert same == plain["adapt"] and adapt.objective[:4] == plain["adapt"].objective
     assert pretrain.objective[1]["margin"] == (0.5 if name == "paper" else None)
     assert replace(pretrain, objective=plain["pretrain"].objective) == plain["pretrain"]
+
+
+@pytest.mark.parametrize("name", ["uda", "source_free"])
+def test_shared_is_one_stream_that_each_loss_reads_by_its_own_labels(name: str, tiny: Tiny) -> None:
+    plain, shared = stages(tiny(name))["adapt"], stages(tiny(f"{name} shared"))["adapt"]
+    assert list(shared.streams) == ["g"] and shared.streams["g"] == plain.streams["g"]
+    for own, other in zip(plain.objective, shared.objective, strict=True):
+        assert {**own, "stream": "g"} == {**other, "labels": None}
+    read = [shared.labels_of(term, "g") for term in shared.objective]
+    assert read == [plain.streams[term["stream"]].labels for term in plain.objective] == ["g", "g", "u", "l"]
+    assert replace(shared, streams=plain.streams, objective=plain.objective) == plain
 
 
 def test_the_baseline_has_neither_halves_nor_their_labels(tiny: Tiny) -> None:

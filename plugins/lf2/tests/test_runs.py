@@ -20,7 +20,7 @@ Tiny = Callable[..., Config]
 FROZEN = "gates are frozen"
 VARIANTS = [
     "direct", "baseline", "uda", "uda without_fm", "uda const_gate", "uda part_head", "uda fusion_triplet", "uda mul_then_gate",
-    "uda paper", "source_free",
+    "uda paper", "uda shared", "source_free", "source_free shared",
 ]  # fmt: skip
 ONE_STEP = ["epochs=1", "iters=1"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -164,6 +165,24 @@ def test_labels_of_a_level_reach_its_own_branch_alone(level: str, reached: set[s
     values = model(batches())
     shuffled = (torch.arange(12) // 2) % 6
     others = model(batches({level: shuffled}))
+    assert {name for name in "0123" if not math.isclose(values[name], others[name], abs_tol=1e-6)} == reached
+
+
+def shared(labels: dict[str, Tensor] | None = None) -> dict[str, Batch]:
+    """One batch, whose labels of levels u and l come along."""
+    given = batches(labels)
+    others = {f"labels@{level}": given[level].targets for level in "ul"}
+    return {"g": replace(given["g"], extra=others)}
+
+
+SHARED = [{**term, "labels": None if term["stream"] == "g" else term["stream"], "stream": "g"} for term in OBJECTIVE]
+
+
+@pytest.mark.parametrize(("level", "reached"), [("g", {"0", "1"}), ("u", {"2"}), ("l", {"3"})])
+def test_of_one_batch_too_labels_of_a_level_reach_its_own_branch_alone(level: str, reached: set[str]) -> None:
+    model = step(SHARED)
+    values = model(shared())
+    others = model(shared({level: (torch.arange(12) // 2) % 6}))
     assert {name for name in "0123" if not math.isclose(values[name], others[name], abs_tol=1e-6)} == reached
 
 
