@@ -316,8 +316,8 @@ def test_a_term_that_reads_its_images_by_labels_of_its_own(refused):
     )
     levels["levels"]["halves"] = labels()
     assert refused(labels=levels, memories=memories, objective=[TERM, {**halves, "memory": "half_rows"}]).endswith(
-        "CrossEntropy has no target for outliers (label −1), which DBSCAN leaves and sampler PK of stream 'target' draws. Use a "
-        "stream with the labels 'halves', or a clusterer that leaves none."
+        "CrossEntropy has no target for outliers (label −1), which DBSCAN leaves and sampler PK of stream 'target' draws. Use "
+        "a stream with the labels 'halves', or a clusterer that leaves none."
     )
 
 

@@ -176,7 +176,16 @@ class StageModel(BaseModel):
             self._seen = seen, dict(streams)
             self._take_in("before")
             total, values = self.objective(outputs, streams, self.memories)
-        return {"loss": total, **values}
+        return {"loss": total, **values, **self._figures(seen)}
+
+    def _figures(self, seen: Mapping[str, Mapping[str, Features]]) -> dict[str, Tensor]:
+        """The means over each stream's images of what the fusions of trained networks want to have shown (``figures``)."""
+        return {
+            ".".join(part for part in (network, stream, name) if part != "student"): features[name].float().mean()
+            for network in self.trained
+            for name in getattr(self.networks[network].fusion, "figures", ())
+            for stream, features in seen[network].items()
+        }
 
     def train_step(self, data: Mapping[str, Batch], optim_wrapper: OptimWrapper) -> dict[str, Tensor]:  # type: ignore[override]
         """One step: losses, optimiser, then the updates of memories and averages; the detached values for the log."""

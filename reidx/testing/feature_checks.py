@@ -181,6 +181,8 @@ def gives_the_features_it_declares(entry: Entry) -> None:
             expect_finite(tensor, name)
             said = "in of_parts" if name in contract.of_parts else "of parts, and not in of_parts"
             expect((tensor.ndim == 3) == (name in contract.of_parts), f"{name!r} is {tuple(tensor.shape)}, {said}")
+        for name in getattr(fusion, "figures", ()):
+            expect(fusion.dims.get(name) == 1, f"figures names {name!r}, which is no feature of one number an image")
         expect(features["embed"].ndim == 2, f"embed is {tuple(features['embed'].shape)}, not (B,D)")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for name, tensor in fusion(*(a.bfloat16() for a in arguments)).items():

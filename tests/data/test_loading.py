@@ -65,7 +65,7 @@ def test_further_labellings_come_along_and_can_be_taken_in_place_of_the_own(stor
     weights = np.linspace(1, 2, 10, dtype=np.float32)
     halves = LabelSet(LABELS[::-1].copy(), weights, extra={"turn": np.arange(10)})
     batch = LabelledView(store, CAMERAS, LabelSet(LABELS, extra={"turn": -np.arange(10)}), {"u": halves})[7]
-    batch = batch.each(lambda column: column.repeat(2, *[1] * (column.dim() - 1)))  # whatever is done to a batch is done to them
+    batch = batch.each(lambda column: column.repeat(2, *[1] * (column.dim() - 1)))  # done to all of them
     under = batch.under("u")
     assert batch.targets.tolist() == [2, 2] and batch.weights is None and batch.extra["turn"].tolist() == [-7, -7]
     assert under.targets.tolist() == [1, 1] and under.extra["turn"].tolist() == [7, 7] and set(under.extra) == {"turn"}

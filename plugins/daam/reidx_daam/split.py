@@ -20,11 +20,12 @@ COLLAPSED = 0.98
 
 
 class AttentionSplit(nn.Module):
-    """``shared`` and ``specific`` (B,D), each pooled from its branch; ``neck``, ``global``, ``embed``, ``mask`` (B,1).
+    """``shared`` and ``specific`` (B,D), of a branch each, ``neck``, ``global``, ``embed``; ``mask``, ``share`` (B,1).
 
     With the mask A of the map F, of both domains' images by the same attention, the ``shared`` branch sees A·F and the
     ``specific`` one (1−A)·F, which add up to F (DAAM facts 2 to 5); with ``split: soft_residual`` the shared one sees
-    (1+A)·F. ``neck`` is the BatchNorm of ``shared`` (bias 0), ``global`` that at length 1; ``mask`` the mean of A.
+    (1+A)·F. ``neck`` is the BatchNorm of ``shared`` (bias 0), ``global`` that at length 1; ``mask`` the mean of A, ``share``
+    what the specific branch sees of the map, ‖(1−A)·F‖ / ‖F‖ (both in the log, DAAM section 1.5).
     ``embed``, at length 1, is ``eval_feature``: ``sh`` (shared), ``sh_bn`` (neck), or ``sh+sp`` (both, at equal length).
 
     Args:
@@ -43,7 +44,8 @@ class AttentionSplit(nn.Module):
     Raises :class:`ConfigError` for a width of cloned stages, or when they are asked for and there is no stage.
     """
 
-    provides = frozenset({"embed", "global", "neck", "shared", "specific", "mask"})
+    provides = frozenset({"embed", "global", "neck", "shared", "specific", "mask", "share"})
+    figures = ("mask", "share")
     seen: Tensor
 
     def __init__(
@@ -76,7 +78,7 @@ class AttentionSplit(nn.Module):
         self.dims = {
             **dict.fromkeys(self.provides, width),
             "embed": 2 * width if eval_feature == "sh+sp" else width,
-            "mask": 1,
+            **dict.fromkeys(self.figures, 1),
         }
         # not part of the state: each of several processes sees another share of the batch
         self.register_buffer("seen", torch.tensor(torch.nan), persistent=False)
@@ -88,7 +90,8 @@ class AttentionSplit(nn.Module):
 
     def forward(self, maps: Tensor) -> Features:
         mask = self.attention(maps)
-        shared, specific = (branch(part) for branch, part in zip((self.shared, self.specific), self.parts(maps, mask)))
+        parts = self.parts(maps, mask)
+        shared, specific = (branch(part) for branch, part in zip((self.shared, self.specific), parts))
         neck = self.neck(shared).float()
         unit = F.normalize(neck)
         embed = unit
@@ -99,9 +102,8 @@ class AttentionSplit(nn.Module):
         mean = mask.float().mean((1, 2, 3))[:, None]
         if self.training:
             self.seen.copy_(mean.detach().mean())
-        return Features(
-            {"embed": embed, "global": unit, "neck": neck, "shared": shared, "specific": specific, "mask": mean}
-        )
+        split = {"shared": shared, "specific": specific, "mask": mean, "share": _share(parts[1], maps)}
+        return Features({"embed": embed, "global": unit, "neck": neck, **split})
 
     def parts(self, maps: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The maps (B,C,H,W) that the shared and the specific branch see."""
@@ -130,6 +132,13 @@ class AttentionSplit(nn.Module):
         else:
             return []
         return [f"AttentionSplit: the mean of the mask is {where}, so {what}. {cure}"]
+
+
+@torch.no_grad()
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    """The norm of each map (B,C,H,W) in terms of the other's, (B,1); 0 of an empty one."""
+    part_norm, norm = (torch.linalg.vector_norm(maps.float(), dim=(1, 2, 3)) for maps in (part, whole))
+    return (part_norm / norm.clamp_min(torch.finfo(norm.dtype).tiny))[:, None]
 
 
 def _branches(

@@ -87,6 +87,11 @@ def test_the_features_by_loops() -> None:
                         x = (x - norm.running_mean[k].item()) / math.sqrt(norm.running_var[k].item() + norm.eps)
                         total += max(x * norm.weight[k].item() + norm.bias[k].item(), 0.0)
                 assert features[name][n, k].item() == pytest.approx(total / 24, abs=1e-5)
+        assert features["mask"][n].item() == pytest.approx(mask[n].mean().item(), abs=1e-6)
+        whole, specific = 0.0, 0.0
+        for x, a in zip(given[n].flatten().tolist(), mask[n].flatten().tolist(), strict=True):
+            whole, specific = whole + x**2, specific + ((1 - a) * x) ** 2
+        assert features["share"][n].item() == pytest.approx(math.sqrt(specific / whole), abs=1e-5)
         neck = head.neck
         expected = [
             (v - neck.running_mean[k].item()) / math.sqrt(neck.running_var[k].item() + neck.eps) * neck.weight[k].item()

@@ -35,6 +35,8 @@ def test_both_stages_train(tiny: Tiny, tmp_path: Path) -> None:
     assert (len(warmup), len(adapt)) == (2, 3)
     for entry in (*warmup, *adapt):
         assert 0 < entry["daam.NominalDomain.sim"] < 4 and 0 < entry["daam.NominalDomain.sp"] < 4
+        assert all(0 < entry[f"{side}.{name}"] < 1 for side in ("source", "target") for name in ("mask", "share"))
+        assert entry["source.mask"] != entry["target.mask"]
     assert "clusters" not in warmup[0] and "CrossEntropy#2" not in warmup[0]
     assert all(entry["CrossEntropy#2"] > 0 for entry in adapt)
     # labelled at the first and the third epoch
