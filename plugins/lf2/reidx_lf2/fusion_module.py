@@ -36,6 +36,9 @@ class FusionModule(nn.Module):
 
     No other feature is at unit length. Each BatchNorm is one by itself, its bias stays 0.
 
+    ``pool: avg`` does without maxima, as the paper writes it (the code's sum is the default): m = 0 in all of this, for backbones
+    whose maxima nothing has trained, such as those that were pooled by the average so far.
+
     ``mode: local`` clusters the teacher's own halves, ``phi_j`` = BN(p(T_j)) (the paper's "w/o FM"); ``mode: global`` does
     without halves at all: there are ``global`` = ``embed`` up to its length, ``pooled`` and ``phi0`` (the paper's baseline).
 
@@ -54,6 +57,7 @@ class FusionModule(nn.Module):
         mode: Mode = "fused",
         gate: Gate = "frozen",
         order: Order = "gate_then_mul",
+        pool: Literal["avg+max", "avg"] = "avg+max",
         part_input: Literal["concat", "sum"] = "concat",
         reduction: int = 4,
     ) -> None:
@@ -64,7 +68,9 @@ class FusionModule(nn.Module):
             raise ValueError(f"gate: const multiplies by one half; order: {order} would have nothing to do. Leave it out.")
         if gate == "part_head" and part_input != "sum":
             raise ValueError("gate: part_head gives the part heads one vector, z; set part_input: sum.")
-        self.mode, self.gate, self.part_input = mode, gate, part_input
+        if pool == "avg" and mode != "global" and part_input != "sum":
+            raise ValueError("pool: avg has no maximum to lay beside the average; set part_input: sum.")
+        self.mode, self.gate, self.pool, self.part_input = mode, gate, pool, part_input
         self.halves = () if mode == "global" else HALVES
         self.fused = FUSED[: 1 + len(self.halves)]
         width = in_channels * (2 if part_input == "concat" else 1)
@@ -88,23 +94,33 @@ class FusionModule(nn.Module):
         return {"provides": provided(mode)}
 
     def forward(self, maps: Tensor, teacher: Tensor | None = None) -> Features:
-        pooled = _pooled(maps)
+        pooled = self._pooled(maps)
         whole = (maps if teacher is None else teacher).detach()
-        own, fused = {"global": pooled}, {"phi0": _pooled(whole)}
+        own, fused = {"global": pooled}, {"phi0": self._pooled(whole)}
         for half, phi in zip(self.halves, FUSED[1:], strict=False):
-            average, maximum = _pools(_rows(maps, half))
+            average, maximum = self._pools(_rows(maps, half))
             local = torch.cat([average, maximum], dim=1) if self.part_input == "concat" else average + maximum
             if self.mode == "local":
-                fused[phi] = _pooled(_rows(whole, half))
+                fused[phi] = self._pooled(_rows(whole, half))
             else:
                 z = self.gates[half](average, maximum)
-                fused[phi] = pooled_product(whole, z)
+                fused[phi] = pooled_product(whole, z) if self.pool == "avg+max" else self._pooled(whole) * z
                 local = z if self.gate == "part_head" else local
             own[half] = self.experts[half](local)
         made = {name: self.norms[name](vector).float() for name, vector in own.items()}
         embed = F.normalize(torch.cat(list(made.values()), dim=1))
         made |= {name: self.fused_norms[name](vector).float() for name, vector in fused.items()}
         return Features({"embed": embed, "pooled": pooled, **made})
+
+    def _pools(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Average and maximum (B,C) of a map, float32; zeros where maxima do not count."""
+        average, maximum = _pools(maps)
+        return average, maximum if self.pool == "avg+max" else torch.zeros_like(average)
+
+    def _pooled(self, maps: Tensor) -> Tensor:
+        """p (B,C) of a map, float32."""
+        average, maximum = self._pools(maps)
+        return average + maximum
 
     def notes(self) -> list[str]:
         """What a reader of the run's log must know of the gates."""
@@ -136,12 +152,6 @@ def pooled_product(maps: Tensor, z: Tensor) -> Tensor:
 def _pools(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Average and maximum (B,C) of a map, float32."""
     return maps.mean((2, 3), dtype=torch.float32), maps.amax((2, 3)).float()
-
-
-def _pooled(maps: Tensor) -> Tensor:
-    """p (B,C) of a map, float32."""
-    average, maximum = _pools(maps)
-    return average + maximum
 
 
 def _rows(maps: Tensor, half: str) -> Tensor:

@@ -103,8 +103,8 @@ def test_the_second_stage_is_wired_as_released(tiny: Tiny) -> None:
     assert (classifier["on"], classifier["labels"], classifier["rows"]) == ("phi0", "g", "centroid")
     assert not classifier["normalize"] and adapt.optimizer["restart_every"] == 1 and not adapt.schedule
     assert adapt.model.fusion == {
-        "type": "lf2.FusionModule", "mode": "fused", "gate": "frozen", "order": "gate_then_mul", "part_input": "concat",
-        "reduction": 4,
+        "type": "lf2.FusionModule", "mode": "fused", "gate": "frozen", "order": "gate_then_mul", "pool": "avg+max",
+        "part_input": "concat", "reduction": 4,
     }  # fmt: skip
     tested = adapt.evaluate
     assert (tested.network, tested.on, tested.flip, tested.metric) == ("mean", "embed", True, "cosine")

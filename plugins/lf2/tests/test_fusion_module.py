@@ -20,6 +20,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fusion_triplet": {"gate": "fusion_triplet"},
     "Eq. 5": {"order": "mul_then_gate"},
     "local": {"mode": "local"},
+    "average": {"pool": "avg", "part_input": "sum"},
+    "average, part_head": {"pool": "avg", "part_input": "sum", "gate": "part_head"},
+    "average, const": {"pool": "avg", "part_input": "sum", "gate": "const"},
+    "average, local": {"pool": "avg", "part_input": "sum", "mode": "local"},
 }
 
 
@@ -38,13 +42,13 @@ def cells(x: Tensor, image: int, channel: int, rows: range) -> list[float]:
     return [x[image, channel, r, w].item() for r in rows for w in range(x.shape[3])]
 
 
-def pools(x: Tensor, rows: range) -> tuple[Tensor, Tensor]:
-    """Average and maximum of some rows of a map, cell by cell."""
+def pools(x: Tensor, rows: range, pool: str = "avg+max") -> tuple[Tensor, Tensor]:
+    """Average and maximum of some rows of a map, cell by cell; 0 in place of maxima that do not count."""
     average, maximum = torch.zeros(2, *x.shape[:2])
     for b in range(x.shape[0]):
         for c in range(x.shape[1]):
             found = cells(x, b, c, rows)
-            average[b, c], maximum[b, c] = sum(found) / len(found), max(found)
+            average[b, c], maximum[b, c] = sum(found) / len(found), max(found) if pool == "avg+max" else 0
     return average, maximum
 
 
@@ -62,20 +66,20 @@ def by_loops(fusion: FusionModule, x: Tensor, teacher: Tensor) -> dict[str, Tens
     """All features of a new module in training mode, as LF2 sections 2.2 and 2.3 write them down."""
     height = x.shape[2]
     halves = {"upper": range(height // 2), "lower": range(height // 2, 2 * (height // 2))}
-    average, maximum = pools(x, range(height))
+    average, maximum = pools(x, range(height), fusion.pool)
     made = {"pooled": average + maximum, "global": standardised(average + maximum)}
-    made["phi0"] = standardised(sum(pools(teacher, range(height))))  # type: ignore[arg-type]
+    made["phi0"] = standardised(sum(pools(teacher, range(height), fusion.pool)))  # type: ignore[arg-type]
     for (half, rows), phi in zip(halves.items(), FUSED[1:]):
-        average, maximum = pools(x, rows)
+        average, maximum = pools(x, rows, fusion.pool)
         if fusion.mode == "local":
-            product = sum(pools(teacher, rows))
+            product = sum(pools(teacher, rows, fusion.pool))
         else:
             z = fusion.gates[half](average, maximum)
             product = torch.zeros_like(average)
             for b in range(len(x)):
                 for c in range(x.shape[1]):
                     found = [v * z[b, c].item() for v in cells(teacher, b, c, range(height))]
-                    product[b, c] = sum(found) / len(found) + max(found)
+                    product[b, c] = sum(found) / len(found) + (max(found) if fusion.pool == "avg+max" else 0)
         made[phi] = standardised(product)  # type: ignore[arg-type]
         given = torch.cat([average, maximum], 1) if fusion.part_input == "concat" else average + maximum
         if fusion.gate == "part_head":
@@ -220,6 +224,7 @@ def test_what_of_the_fusion_may_learn(name: str, expected: set[str]) -> None:
         ({"mode": "global", "order": "mul_then_gate"}, "mode: global has no gates"),
         ({"gate": "const", "order": "mul_then_gate"}, "gate: const multiplies by one half"),
         ({"gate": "part_head"}, "set part_input: sum"),
+        ({"pool": "avg"}, "no maximum to lay beside the average; set part_input: sum"),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(settings: dict[str, Any], said: str) -> None:
