@@ -36,7 +36,7 @@ class FusionModule(nn.Module):
 
     No other feature is at unit length. Each BatchNorm is one by itself, its bias stays 0.
 
-    ``pool: avg`` does without maxima, as the paper writes it (the code's sum is the default): m = 0 in all of this, for backbones
+    ``pool: avg`` does without maxima, as the paper writes it (the sum is the code's): m = 0 in all of this, for backbones
     whose maxima nothing has trained, such as those that were pooled by the average so far.
 
     ``mode: local`` clusters the teacher's own halves, ``phi_j`` = BN(p(T_j)) (the paper's "w/o FM"); ``mode: global`` does
