@@ -266,6 +266,12 @@ class _StageCheck(StageAsks):
             )
         self.different((*at, "stream"), memory["stream"])
         labels = {name: stream.labels for name, stream in self.stage.sources.items()}
+        if _takes_in(memory) and memory["labels"] not in labels.values():
+            raise self.error(
+                (*at, "labels"),
+                f"no stream carries {memory['labels']!r}, so {memory['type']} would take in nothing; terms that read by these "
+                "labels do not update it.",
+            )
         if not taken_in(memory, labels, self.stage.sees) and _takes_in(memory):
             raise self.error((*at, "network"), "no stream of its labels is seen by all of these (sees): it would stand still.")
         for stream in listed(memory["stream"]):

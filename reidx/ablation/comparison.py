@@ -26,7 +26,7 @@ class Comparison:
     circumstances: list[tuple[str, ...]]
     """The same of code, data, processes, versions and machine."""
     metrics: list[tuple[str, ...]]
-    """A stage's state (before its first epoch; its last), a metric, its value in each run."""
+    """A stage's state (before its first epoch; its last; the one it has come to), a metric, its value in each run."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,26 @@ def _read(folder: Path) -> _Found:
         result = folder / "result.json"
         card = json.loads(result.read_text(encoding="utf-8"))["card"] if result.is_file() else None
         states: dict[tuple[str, str], Report] = {}
-        for path in sorted(folder.glob("*/done.json"), key=lambda path: int(path.parent.name.partition("-")[0])):
-            stage = path.parent.name.partition("-")[2]
-            done = json.loads(path.read_text(encoding="utf-8"))
-            states[stage, "before"] = done["before"]
-            states[stage, "last"] = done["history"][-1] if done["history"] else {}
-        assert isinstance(read["hash"], str)
-    except (OSError, ValueError, KeyError, AssertionError, TypeError) as error:
+        stages = (path for path in folder.iterdir() if path.is_dir() and path.name.partition("-")[0].isdecimal())
+        for path in sorted(stages, key=lambda path: int(path.name.partition("-")[0])):
+            stage = path.name.partition("-")[2]
+            if (path / "done.json").is_file():
+                done = json.loads((path / "done.json").read_text(encoding="utf-8"))
+                states[stage, "before"] = _numbers(done["before"])
+                states[stage, "last epoch"] = _numbers(done["history"][-1]) if done["history"] else {}
+            elif (path / "log.jsonl").is_file() and (epochs := (path / "log.jsonl").read_text(encoding="utf-8").splitlines()):
+                entry = _numbers(json.loads(epochs[-1]))
+                states[stage, f"epoch {entry['epoch']} so far"] = entry
+        assert isinstance(read["hash"], str) and isinstance(read.get("circumstances", {}), dict)
+        assert card is None or isinstance(card, dict)
+    except (OSError, ValueError, KeyError, AssertionError, TypeError, AttributeError) as error:
         raise ReidxError(f"{folder} is no whole run: its record or results cannot be read ({error}).") from error
     return _Found(folder, read, load_tree(folder / "config.yaml").data, card, states)
+
+
+def _numbers(report: Report) -> Report:
+    """What of a report can be compared; AttributeError if it is no report."""
+    return {name: value for name, value in report.items() if isinstance(value, (int, float))}
 
 
 def _names(runs: Sequence[_Found]) -> list[str]:
@@ -132,7 +143,7 @@ def _metrics(runs: Sequence[_Found]) -> list[tuple[str, ...]]:
                 scale = 100 if metric in METRICS else 1
                 values = [report.get(metric) for report in reports]
                 cells = [_cell(value, values[0], scale, n > 0, metric) for n, value in enumerate(values)]
-                rows.append((f"{stage}, {'before' if moment == 'before' else 'last epoch'}", metric, *cells))
+                rows.append((f"{stage}, {moment}", metric, *cells))
     return rows
 
 

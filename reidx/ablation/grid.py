@@ -16,6 +16,7 @@ from reidx.errors import ConfigError
 from reidx.yaml_tree import load_node, tree_of
 
 SECTION = "ablate"
+KEYS = ("design", "axes", "runs", "seeds")
 DESIGNS = ("full", "one-at-a-time", "list")
 SHORT = {
     "backbone": "model.backbone",
@@ -58,6 +59,8 @@ class Grid:
     design: str
     axes: tuple[Axis, ...]
     seeds: tuple[int, ...]
+    left_out: tuple[str, ...] = ()
+    """What the grid sets to null: axes, named values, runs."""
 
     @property
     def name(self) -> str:
@@ -101,7 +104,7 @@ def read_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
     axis without values or with two of one name, a seed among what is varied, seeds that are no numbers or given twice.
     """
     whole = load_node(path)
-    given_by_user = [Override.read(text, _may_be_set) for text in overrides]
+    given_by_user = [_override(text, whole.value.get(SECTION)) for text in overrides]
     of_grid = [override for override in given_by_user if override.names[0] == SECTION]
     for override in of_grid:
         whole = override.applied_to(whole)
@@ -111,10 +114,9 @@ def read_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
     _mapping(section, SECTION)
     section = _without_nulls(section)
     root = Node({key: node for key, node in whole.value.items() if key != SECTION}, whole.origin)
-    keys = ("design", "axes", "runs", "seeds")
     for key, node in section.value.items():
-        if key not in keys:
-            raise ConfigError(f"{node.origin}: unknown key {SECTION}.{key}. {_hint(key, keys)}")
+        if key not in KEYS:
+            raise ConfigError(f"{node.origin}: unknown key {SECTION}.{key}. {_hint(key, KEYS)}")
     design = section.value.get("design", Node("one-at-a-time", section.origin))
     if design.value not in DESIGNS:
         raise ConfigError(f"{design.origin}: there is no design {design.plain()!r}. {_hint(str(design.plain()), DESIGNS)}")
@@ -127,15 +129,39 @@ def read_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
         raise ConfigError(f"{given.origin}: {SECTION}.{wanted} is empty; there is nothing to be varied.")
     axes = [_sets("run", given)] if design.value == "list" else [_axis(name, node) for name, node in given.value.items()]
     from_user = tuple(override for override in given_by_user if override not in of_grid)
-    grid = Grid(str(path), root, from_user, design.value, tuple(axes), _seeds(section, tree_of(root, from_user).data))
+    if "seeds" in section.value and (one := next((given for given in from_user if given.names == ["seed"]), None)):
+        raise one.error(f"the grid lists its seeds; write {SECTION}.seeds=[{one.value.plain()}].")
+    seeds = _seeds(section, tree_of(root, from_user).data)
+    grid = Grid(str(path), root, from_user, design.value, tuple(axes), seeds, tuple(_nulls(section)))
     for place, axis in enumerate(grid.axes):
         for value in axis.values:  # what can be put into no config is a mistake of the grid, not a combination to leave out
             tree_of(root, grid.changes((*grid.base[:place], value, *grid.base[place + 1 :])))
     return grid
 
 
+def _override(text: str, section: Node | None) -> Override:
+    """An override from the command line; names of axes and of runs may have dots and signs in them."""
+    for kind in ("axes", "runs"):
+        offered = section.value.get(kind) if section is not None and isinstance(section.value, dict) else None
+        names = sorted(offered.value, key=len) if offered is not None and isinstance(offered.value, dict) else []
+        for name in reversed(names):
+            begin, rest = f"{SECTION}.{kind}.{name}", text[len(f"{SECTION}.{kind}.{name}") :]
+            if text.startswith(begin) and rest[:1] in ("=", "."):
+                override = Override.read(f"{SECTION}.{kind}.NAME{rest}", _may_be_set)
+                override.names[2], override.where = name, f"--set {text}"
+                return override
+    return Override.read(text, _may_be_set)
+
+
+def _nulls(section: Node) -> Iterator[str]:
+    for kind in ("axes", "runs"):
+        for name, node in section.value[kind].value.items() if kind in section.value else ():
+            inner = node.value if kind == "axes" and isinstance(node.value, dict) else {}
+            yield from [name] if node.value is None else [f"{name}={label}" for label in inner if inner[label].value is None]
+
+
 def _may_be_set(path: KeyPath, data: dict[str, Any]) -> bool:
-    return path == (SECTION, "seeds") or known(path, data)
+    return path in {(SECTION, key) for key in KEYS} or known(path, data)
 
 
 def _axis(name: str, node: Node) -> Axis:
@@ -174,14 +200,14 @@ def _distinct(name: str, node: Node, values: list[tuple[str, list[Override]]]) -
 
 
 def _change(key: str, value: Node, axis: str) -> Override:
-    first, dot, rest = key.partition(".")
+    first, dot, rest = key.removeprefix("+").partition(".")
     path = f"{SHORT.get(first, first)}{dot}{rest}"
     if path == "seed":
         raise ConfigError(
             f"{value.origin}: axis {axis}: seed is not varied by an axis; list the seeds that each combination is run with in "
             f"{SECTION}.seeds: [1, 2, 3]."
         )
-    return Override(path, value, f"{value.origin}: axis {axis}", known)
+    return Override(f"+{path}" if key.startswith("+") else path, value, f"{value.origin}: axis {axis}", known)
 
 
 def _seeds(section: Node, base: dict[str, Any]) -> tuple[int, ...]:
@@ -197,12 +223,13 @@ def _seeds(section: Node, base: dict[str, Any]) -> tuple[int, ...]:
 
 
 def label_of(value: Any) -> str:
-    """What the tables call a value: a name, ``GlobalPool(pool=gem)``, ``A + B`` for a list, ``none``."""
+    """What the tables call a value: a name, ``GlobalPool(pool=gem)``, ``A + B`` for a list of parts, ``none``."""
     if value is None or value == []:
         return "none"
     if isinstance(value, list):
-        return " + ".join(map(label_of, value))
-    if isinstance(value, dict):
+        labels = list(map(label_of, value))
+        return f"[{', '.join(labels)}]" if all(isinstance(item, (int, float)) for item in value) else " + ".join(labels)
+    if isinstance(value, dict) and value:
         head = next((str(value[key]) for key in ("type", "loss") if key in value), "")
         rest = ", ".join(f"{k}={label_of(v)}" for k, v in value.items() if k not in ("type", "loss"))
         return f"{head}({rest})" if rest else head

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -60,8 +61,9 @@ class Run:
         """What the run came to; None as long as it is not done."""
         try:
             result = json.loads((self.folder / "result.json").read_text(encoding="utf-8"))
-            return result if result["card"]["config_hash"] == self.hash else None
-        except (OSError, ValueError, KeyError):
+            whole = all(math.isfinite(value) for value in result["metrics"].values())
+            return result if whole and result["card"]["config_hash"] == self.hash else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # also of a file that something else has written
             return None
 
 

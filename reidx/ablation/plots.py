@@ -10,28 +10,30 @@ from typing import Any
 import numpy as np
 
 from reidx.ablation.results import Results
-from reidx.engine.checkpoint import write_atomically
 
 PLOTTED = ("mAP", "rank-1")
 BASE, OTHER, LINE = "#444444", "#1f6fb4", "#bbbbbb"
 
 
-def write_plots(results: Results) -> list[Path]:
-    """A picture of each plotted metric, and a map where a full design has two axes; the files written."""
-    pictures: dict[str, Callable[[], Any]] = {
+def pictures(results: Results) -> dict[Path, Callable[[Path], None]]:
+    """A picture of each plotted metric, and a map where a full design has two axes: by its file, what draws it into one."""
+    figures: dict[str, Callable[[], Any]] = {
         f"scores-{metric}.png": partial(scores, results, metric)
         for metric in PLOTTED
         if any(results.scores(row, metric) for row in results.plan.rows)
     }
     grid = results.plan.grid
-    if pictures and grid.design == "full" and sum(len(axis.values) > 1 for axis in grid.axes) == 2:
-        pictures["map-mAP.png"] = partial(two_axes, results, "mAP")
-    written = []
-    for name, draw in pictures.items():
-        path = results.plan.home / name
-        write_atomically(path, partial(draw().savefig, dpi=150, format="png", bbox_inches="tight"))
-        written.append(path)
-    return written
+    if figures and grid.design == "full" and sum(len(axis.values) > 1 for axis in grid.axes) == 2:
+        figures["map-mAP.png"] = partial(two_axes, results, "mAP")
+    return {results.plan.home / name: partial(_draw, figure) for name, figure in figures.items()}
+
+
+def _draw(figure: Callable[[], Any], path: Path) -> None:
+    figure().savefig(path, dpi=150, format="png", bbox_inches="tight")
+
+
+def _short(label: str, length: int = 60) -> str:
+    return label if len(label) <= length else label[: length - 1] + "…"
 
 
 def scores(results: Results, metric: str) -> Any:
@@ -51,12 +53,12 @@ def scores(results: Results, metric: str) -> Any:
                 right.plot([difference.low, difference.high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
             right.plot(difference.mean, place, "o", color=colour, markersize=6)
     right.axvline(0, color=LINE, linewidth=1, zorder=0)
-    left.set_yticks(places, [row.name if len(row.name) <= 60 else row.name[:59] + "…" for row in rows])
+    left.set_yticks(places, [_short(row.name) for row in rows], parse_math=False)
     right.set_yticks(places, [""] * len(rows))
     left.set_title("each seed, and the mean", fontsize="medium")
     right.set_title("difference, 95 % interval", fontsize="medium")
     left.set_xlabel(f"{metric} (%)")
-    right.set_xlabel(f"points to {rows[0].name}")
+    right.set_xlabel(_short(f"points to {rows[0].name}"), parse_math=False)
     for axes in (left, right):
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.spines[["top", "right"]].set_visible(False)
@@ -70,6 +72,7 @@ def two_axes(results: Results, metric: str) -> Any:
     down, across = (axis for axis in results.plan.grid.axes if len(axis.values) > 1)
     table = np.full((len(down.values), len(across.values)), np.nan)
     labels = [[value.label for value in axis.values] for axis in (down, across)]
+    shown = [[_short(label, 40) for label in one] for one in labels]
     for row in results.plan.rows:
         spread = results.spread(row, metric)
         if spread is not None:
@@ -80,10 +83,10 @@ def two_axes(results: Results, metric: str) -> Any:
     for (y, x), value in np.ndenumerate(table):
         text, colour = ("–", "black") if np.isnan(value) else (f"{value:.1f}", "white" if value > middle else "black")
         axes.text(x, y, text, ha="center", va="center", color=colour)
-    axes.set_xticks(range(len(labels[1])), labels[1], rotation=25, ha="right")
-    axes.set_yticks(range(len(labels[0])), labels[0])
-    axes.set_xlabel(across.name)
-    axes.set_ylabel(down.name)
+    axes.set_xticks(range(len(labels[1])), shown[1], rotation=25, ha="right", parse_math=False)
+    axes.set_yticks(range(len(labels[0])), shown[0], parse_math=False)
+    axes.set_xlabel(across.name, parse_math=False)
+    axes.set_ylabel(down.name, parse_math=False)
     figure.colorbar(image, label=f"{metric} (%)")
     return figure
 

@@ -118,10 +118,11 @@ def last_epoch(run: Run) -> dict[str, float]:
     """What the last epoch of the last stage of a run that is done came to: losses, clusters, metrics."""
     stages = run.config.experiment.stages
     done = run.folder / f"{len(stages)}-{stages[-1].name}" / "done.json"
-    if not done.is_file():
+    try:
+        last = json.loads(done.read_text(encoding="utf-8"))["history"][-1]
+        return last if isinstance(last, dict) else {}
+    except (OSError, ValueError, KeyError, IndexError, TypeError):  # no epoch at all, or a damaged file
         return {}
-    history = json.loads(done.read_text(encoding="utf-8"))["history"]
-    return history[-1] if history else {}
 
 
 def write_records(results: Results) -> list[Path]:
@@ -149,6 +150,7 @@ def relative(path: Path, folder: Path) -> str:
 
 def _circumstances(run: Run) -> dict[str, Any]:
     try:
-        return json.loads((run.folder / RECORD).read_text(encoding="utf-8"))["circumstances"]
-    except (OSError, ValueError, KeyError):
+        found = json.loads((run.folder / RECORD).read_text(encoding="utf-8"))["circumstances"]
+        return found if all(isinstance(found.get(part, {}), dict) for part in ("code", "data")) else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -47,6 +47,12 @@ def summary(standing: Standing) -> str:
     return ", ".join(parts) + ("" if left is None else f" · about {duration(left)} left")
 
 
+def _within(name: str, width: int) -> str:
+    """A name cut in its middle: what it ends with tells runs apart, the seed above all."""
+    left = width // 3
+    return name if len(name) <= width else f"{name[:left]}…{name[len(name) - (width - left - 1) :]}"
+
+
 class Lines(Watcher):
     """A line for each run that begins, is done or has failed."""
 
@@ -132,7 +138,7 @@ class LiveTable(Watcher):
         rows = sorted(((self._state(standing, run), run) for run in standing.plan.runs), key=lambda row: order[row[0]])
         room = max(4, self.console.height - 5)
         for state, run in rows[:room]:
-            cells = [names[run.hash], state, *self._cells(standing, state, run)]
+            cells = [_within(names[run.hash], own), state, *self._cells(standing, state, run)]
             table.add_row(*(Text(cell, style=COLOURS[state] if place == 1 else "") for place, cell in enumerate(cells)))
         if len(rows) > room:
             table.add_row(Text(f"… and {len(rows) - room} more", style="dim"))

@@ -34,7 +34,7 @@ def markdown(results: Results, pictures: list[str] | None = None) -> str:
     head = [*(names or ["combination"]), "seeds"]
     for metric in SHOWN:
         head += [metric, f"Δ {metric}"]
-    lines += [_line(head), _line(["---"] * (len(head) - 2 * len(SHOWN)) + ["--:"] * 2 * len(SHOWN))]
+    lines += [_line(list(map(_escaped, head))), _line(["---"] * (len(head) - 2 * len(SHOWN)) + ["--:"] * 2 * len(SHOWN))]
     for row in plan.rows:
         if row.runs:
             cells = [_escaped(text) for text in ([row.labels[name] for name in names] or [row.name])]
@@ -42,7 +42,8 @@ def markdown(results: Results, pictures: list[str] | None = None) -> str:
     lines += [
         "",
         "Percent, last epoch: mean ± standard deviation over seeds, each leading to the cards of its runs. Δ: mean difference "
-        "to the first row (the base), paired by seed, with its 95 % interval (t), each for one comparison by itself.",
+        "to the first row (the base), paired by seed, with its 95 % interval (t), each for one comparison by itself; n where "
+        "seeds are missing in it.",
     ]
     if changed := results.other_circumstances():
         lines += ["", "**These runs were not made under the same circumstances:**", "", *(f"* {_escaped(c)}" for c in changed)]
@@ -56,7 +57,7 @@ def markdown(results: Results, pictures: list[str] | None = None) -> str:
         lines += ["", "## Failed", "", *failed]
     if plan.refused:
         refused = [f"* {_escaped(row.name)}: {_escaped(row.refused or '')}" for row in plan.refused]
-        lines += ["", "## Refused, as the parts do not fit each other", "", *refused]
+        lines += ["", "## Refused, with what does not fit or is not there", "", *refused]
     for picture in pictures or []:
         lines += ["", f"![{Path(picture).stem}]({picture})"]
     return "\n".join(lines) + "\n"
@@ -65,7 +66,8 @@ def markdown(results: Results, pictures: list[str] | None = None) -> str:
 def card(results: Results, row: Row) -> str:
     """The page of a combination: its runs by seed, each leading to all that is known of it, and how the numbers came about."""
     folder = results.plan.home / "cards"
-    lines = [f"# {row.name}", "", *(f"* {name}: {_escaped(label)}" for name, label in row.labels.items()), ""]
+    axes = (f"* {_escaped(name)}: {_escaped(label)}" for name, label in row.labels.items())
+    lines = [f"# {_escaped(row.name)}", "", *axes, ""]
     lines += [_line(["seed", "state", *METRICS, "run"]), _line(["---", "---", *["--:"] * len(METRICS), "---"])]
     facts: dict[str, object] = {}
     for seed, run in row.runs.items():
@@ -101,9 +103,13 @@ def latex(results: Results) -> str:
         if not row.runs:
             continue
         cells = [_tex(row.labels[name]) for name in _axes(results)] or [_tex(row.name)]
+        planned = len(row.runs)
         for metric in SHOWN:
-            cells += [_mean(results.spread(row, metric), r" $\pm$ ", "--"), _delta(results.difference(row, metric), "--")]
-        lines.append(" & ".join(cells) + rf" \\ % runs: {' '.join(run.hash for run in row.runs.values())}")
+            mean, difference = results.spread(row, metric), results.difference(row, metric)
+            cells.append(_mean(mean, r" $\pm$ ", "--") + _fewer(mean, planned))
+            cells.append(_delta(difference, "--") + _fewer(difference, planned))
+        done = [run.hash for run in row.runs.values() if run.hash in results.found]
+        lines.append(" & ".join(cells) + rf" \\ % runs: {' '.join(done)}")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
@@ -121,7 +127,7 @@ def _scores(results: Results, row: Row) -> list[str]:
     for metric in SHOWN:
         cells.append(f"[{_mean(results.spread(row, metric), ' ± ', '–')}]({to})")
         difference = results.difference(row, metric)
-        cells.append("" if difference is None else f"[{_delta(difference, '–')}]({to})")
+        cells.append("" if difference is None else f"[{_delta(difference, '–')}{_fewer(difference, len(row.runs))}]({to})")
     return cells
 
 
@@ -139,6 +145,11 @@ def _delta(difference: Difference | None, none: str) -> str:
     return text.replace("…", "to") if none == "--" else text
 
 
+def _fewer(found: Spread | Difference | None, planned: int) -> str:
+    """Of how many seeds a number is, where these are not all."""
+    return "" if found is None or found.count == planned else f", n = {found.count}"
+
+
 def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -148,9 +159,11 @@ def _escaped(text: str) -> str:
     return " ".join("".join(f"\\{c}" if c in r"\`*_[]<>|" else c for c in text).split())
 
 
-_TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "→": r"$\to$"}
+_TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "→": r"$\to$",
+        "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}  # fmt: skip
 
 
 def _tex(text: str) -> str:
     """Text as LaTeX shows it."""
-    return "".join(_TEX.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
+    shown = "".join(_TEX.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in " ".join(text.split()))
+    return f"{{}}{shown}" if shown[:1] in ("[", "*") else shown  # behind a line's end these would be its arguments

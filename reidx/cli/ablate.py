@@ -66,7 +66,7 @@ def _carry_out(arguments: argparse.Namespace, plan: Plan, standing: Standing) ->
     from reidx.ablation.schedule import carry_out
     from reidx.ablation.screen import summary, watcher
     from reidx.ablation.workers import Workers, claimed
-    from reidx.ablation.writing import write_results
+    from reidx.ablation.writing import Reporting, write_results
 
     with claimed(plan.home) as lock:
         try:
@@ -74,9 +74,9 @@ def _carry_out(arguments: argparse.Namespace, plan: Plan, standing: Standing) ->
                 if arguments.executor == "ray":
                     from reidx.ablation.on_ray import OnRay
 
-                    carry_out(standing, OnRay(arguments.workers, arguments.address), watcher(arguments.progress))
+                    carry_out(standing, OnRay(arguments.workers, arguments.address), Reporting(watcher(arguments.progress)))
                 else:
-                    carry_out(standing, Workers(arguments.workers, lock), watcher(arguments.progress))
+                    carry_out(standing, Workers(arguments.workers, lock), Reporting(watcher(arguments.progress)))
         finally:  # what there is by now, also after a Ctrl-C
             files = write_results(Results(plan, standing.failed))
         print(f"\n{summary(standing)}")
@@ -99,6 +99,8 @@ def _show(plan: Plan, standing: Standing) -> None:
     print_table(("combination", "state", "runs"), rows)
     for stage, saved in plan.shared().items():
         print(f"Stage {stage} is trained once where runs share it: {saved} training{'s' * (saved != 1)} saved.")
+    if grid.left_out:
+        print(f"Left out, as null in the grid: {', '.join(grid.left_out)}.")
     for row in plan.refused:
         print(f"refused: {row.name}: {row.refused}")
     alike = sum(len(row.runs) for row in plan.rows) - len(plan.runs)

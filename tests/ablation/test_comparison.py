@@ -44,6 +44,18 @@ def test_an_unfinished_run_is_compared_as_far_as_it_is(runs: list[Run]) -> None:
     assert ("adapt, last epoch", "mAP", "50.00", "–") in found.metrics
 
 
+def test_epochs_of_an_unfinished_stage_count(runs: list[Run]) -> None:
+    for run, epoch, score in zip(runs, (2, 3), (0.4, 0.45)):
+        (run.folder / "result.json").unlink()
+        (run.folder / "1-adapt/done.json").unlink()
+        lines = [{"epoch": epoch - 1, "mAP": 0.1}, {"epoch": epoch, "mAP": score}]
+        (run.folder / "1-adapt/log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert compare([run.folder for run in runs]).metrics == [
+        ("adapt, epoch 2 so far", "mAP", "40.00", "–"),
+        ("adapt, epoch 3 so far", "mAP", "–", "45.00"),
+    ]
+
+
 def test_what_is_no_run_is_said(runs: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = (run.folder for run in runs)
     (tmp_path / "empty").mkdir()
@@ -59,7 +71,17 @@ def test_what_is_no_run_is_said(runs: list[Run], tmp_path: Path, capsys: pytest.
     ):
         with pytest.raises(ReidxError, match=message):
             compare(folders)
-    (two / "experiment.json").write_text(json.dumps({"name": "x"}))
+    (two / "notes").mkdir()
+    (two / "notes/done.json").touch()
+    assert compare([one, two]).metrics  # what is no stage's folder is let lie
+    whole = (two / "experiment.json").read_text()
+    damaged = {"1-adapt/done.json": '{"before": {}, "history": [null]}', "result.json": '{"card": []}'}
+    for name, text in {"experiment.json": json.dumps({"name": "x"}), **damaged}.items():
+        (two / "experiment.json").write_text(whole)
+        (two / name).write_text(text)
+        with pytest.raises(ReidxError, match="is no whole run"):
+            compare([one, two])
+    (two / "experiment.json").write_text('{"hash": "a", "circumstances": []}')
     with pytest.raises(ReidxError, match="is no whole run"):
         compare([one, two])
     assert main(["compare", str(one), str(tmp_path / "no")]) == 1

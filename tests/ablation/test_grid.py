@@ -77,6 +77,7 @@ def test_parts_that_do_not_fit_are_refused_with_the_reason(planned: Planned) -> 
         ({"axes": {"epochs": [1]}, "seeds": [1, "x"]}, r"ablate\.seeds must be a list of whole numbers"),
         ({"axes": {"epochs": [1]}, "seeds": [1, 1]}, r"ablate\.seeds has a number twice"),
         ({"axes": {"seed": [1, 2]}}, r"axis seed: seed is not varied by an axis; list the seeds .* in ablate\.seeds"),
+        ({"axes": {"+seed": [1, 2]}}, r"axis \+seed: seed is not varied by an axis"),
         ({"axes": {"luck": {"one": {}, "two": {"seed": 2}}}}, r"axis luck: seed is not varied by an axis"),
         ({"runs": {"one": {}, "two": {"seed": 2}}, "design": "list"}, r"axis run: seed .* in ablate\.seeds"),
     ],
@@ -119,6 +120,26 @@ def test_overrides_change_the_grid_and_null_leaves_out(written: Callable[..., Pa
         read_grid(path, [f"ablate.axes.{name}=null" for name in ("epochs", "iters", "views")])
     with pytest.raises(ConfigError, match=r"--set ablate\.axes\.itres=null: .*Did you mean iters"):
         read_grid(path, ["ablate.axes.itres=null"])
+    assert grid.left_out == ("iters", "views=two")
+
+
+def test_names_with_dots_and_signs_can_be_set_from_the_command_line(written: Callable[..., Path]) -> None:
+    axes = {"clusterer.eps": [0.7, 0.6], "clusterer.eps of": {"k=5, one": {}, "two": {"epochs": 2}}}
+    grid = read_grid(written(axes=axes), ["ablate.axes.clusterer.eps=null"])
+    assert [axis.name for axis in grid.axes] == ["clusterer.eps of"]
+    grid = read_grid(written(axes=axes), ["ablate.axes.clusterer.eps=[0.5, 0.4]", "ablate.axes.clusterer.eps of.two.epochs=7"])
+    assert [value.label for value in grid.axes[0].values] == ["0.5", "0.4"]
+    assert grid.axes[1].values[1].changes[0].value.plain() == 7
+    runs = written(design="list", runs={"k=5": {}, "k=5.5, x": {"epochs": 2}, "other": {"epochs": 3}})
+    assert [value.label for value in read_grid(runs, ["ablate.runs.k=5.5, x=null"]).axes[0].values] == ["k=5", "other"]
+    assert read_grid(written(axes=axes), ["ablate.design=full"]).design == "full"
+
+
+def test_a_seed_beside_the_grids_seeds_is_refused(written: Callable[..., Path]) -> None:
+    path = written(axes={"epochs": [1, 2]}, seeds=[1, 2])
+    with pytest.raises(ConfigError, match=r"--set seed=9: the grid lists its seeds; write ablate\.seeds=\[9\]"):
+        read_grid(path, ["seed=9"])
+    assert read_grid(written(axes={"epochs": [1, 2]}), ["seed=9"]).seeds == (9,)
 
 
 def test_a_grid_over_another_takes_less(written: Callable[..., Path], tmp_path: Path) -> None:
@@ -138,6 +159,8 @@ def test_a_grid_over_another_takes_less(written: Callable[..., Path], tmp_path: 
         ({"type": "GlobalPool"}, "GlobalPool"),
         ({"type": "GlobalPool", "pool": "gem"}, "GlobalPool(pool=gem)"),
         ([{"type": "A", "k": 1}, "B"], "A(k=1) + B"),
+        ({"type": "A", "betas": [0.9, 0.999]}, "A(betas=[0.9, 0.999])"),
+        ({}, "{}"),
         (True, "true"),
         (1e-3, "0.001"),
     ],

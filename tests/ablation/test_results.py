@@ -45,6 +45,7 @@ def test_the_page_says_mean_spread_and_paired_difference(results: Results) -> No
     # seeds 73, 76 against 51, 52: differences 22, 24, t(0.975, 1) = 12.7062, s/√n = 1
     assert rows[1][4].startswith("[+23.00 (+10.29 … +35.71)](cards/")
     assert rows[2][2].startswith("[1 of 2](") and rows[2][3].startswith("[84.00](") and "…" not in rows[2][4]
+    assert rows[2][4].startswith("[+33.00, n = 1](") and "n =" not in rows[1][4]
     assert rows[0][7] == "[–](cards/01-base.md)"  # mINP is not known
 
 
@@ -109,7 +110,8 @@ def test_latex_is_a_table_of_equal_rows(results: Results) -> None:
     for line, row in zip(body, [row for row in results.plan.rows if row.runs]):
         shown, _, comment = line.partition(" % runs: ")
         assert shown.count(" & ") + 1 == len(columns[1]) and shown.endswith(r"\\")
-        assert comment.split() == [run.hash for run in row.runs.values()]
+        assert comment.split() == [run.hash for run in row.runs.values() if run.hash in results.found]
+    assert "& 84.00, n = 1 & +33.00, n = 1 &" in body[2] and "n =" not in body[0] + body[1]
     assert r"51.50 $\pm$ 0.71" in body[0] and "+23.00 (+10.29 to +35.71)" in body[1]
     assert r"\Delta$ mAP" in text and "_" not in text.replace(r"\_", "")
 
@@ -123,6 +125,53 @@ def test_pictures_are_drawn_and_of_other_designs_no_map(
         assert picture.width > 600 and len(picture.convert("L").getcolors(1 << 24) or []) > 20
     single = planned(axes=AXES)
     assert not [path for path in write_results(Results(single, {})) if path.name.startswith("map")]
+
+
+def test_labels_of_any_text(planned: Callable[..., Plan], finish: Callable[..., None]) -> None:
+    odd = {r"$\badcmd$": {}, "[a|b] " + "long " * 60: {"stages.adapt.epochs": 4}, "*<x>": {"stages.adapt.epochs": 5}}
+    plan = planned(design="full", axes={"a|b": odd, "epochs of": {"_": {}, "^": {"clusterer.eps": 0.4}}})
+    assert not plan.refused
+    for run in plan.runs:
+        finish(run, mAP=0.5)
+    names = {path.name for path in write_results(Results(plan, {}))}
+    assert {"results.md", "results.csv", "scores-mAP.png", "map-mAP.png"} <= names
+    table = [line for line in markdown(Results(plan, {})).splitlines() if line.startswith("|")]
+    head, _, *rows = (re.split(r"(?<!\\)\|", line) for line in table)
+    assert {len(head)} == {len(row) for row in rows} and head[1] == r" a\|b "
+    body = latex(Results(plan, {})).splitlines()
+    assert not [line for line in body if line.startswith(("[", "*"))] and any(line.startswith("{}[a") for line in body)
+    assert r"{}*\textless{}x\textgreater{}" in "".join(body)
+
+
+def test_pages_and_pictures_of_an_earlier_plan_are_taken_away(results: Results, planned: Callable[..., Plan]) -> None:
+    write_results(results)
+    home = results.plan.home
+    (home / "cards/notes.md").touch()
+    write_results(Results(planned(axes={"fusion": AXES["fusion"]}), {}))
+    assert {path.name for path in home.glob("cards/*")} == {"01-base.md", "02-fusion-pplr-stripes.md", "notes.md"}
+    assert not (home / "map-mAP.png").exists() and (home / "scores-mAP.png").exists()
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '{"card": null, "metrics": {}}', '{"card": {"config_hash": "HASH"}}', "{",
+                                  '{"card": {"config_hash": "HASH"}, "metrics": {"mAP": null}}',
+                                  '{"card": {"config_hash": "HASH"}, "metrics": {"mAP": NaN}}'])  # fmt: skip
+def test_a_damaged_result_is_none(text: str, results: Results) -> None:
+    run = results.plan.runs[0]
+    (run.folder / "result.json").write_text(text.replace("HASH", run.hash))
+    assert run.result() is None
+    write_results(results)
+    assert "4 of 6 runs done" in (results.plan.home / "results.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "null", '{"history": [null]}', '{"hist'])
+def test_other_damaged_files_cost_only_what_was_in_them(text: str, results: Results) -> None:
+    run = results.plan.runs[0]
+    for path in ("1-adapt/done.json", "experiment.json"):
+        (run.folder / path).write_text(text)
+    (results.plan.runs[1].folder / "experiment.json").write_text('{"circumstances": {"code": "x"}}')
+    write_results(results)
+    record = results.records()[0]
+    assert record["state"] == "done" and record["mAP"] == pytest.approx(0.51) and record["last clusters"] is None
 
 
 def test_runs_of_other_code_are_not_compared_in_silence(planned: Callable[..., Plan], finish: Callable[..., None]) -> None:

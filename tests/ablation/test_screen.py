@@ -49,6 +49,16 @@ def test_the_table_has_all_runs_with_their_places(standing: Standing) -> None:
     assert told.getvalue().endswith("\x1b[?25h")  # the cursor is back
 
 
+def test_long_names_are_cut_in_their_middle(planned: Callable[..., Plan]) -> None:
+    told = io.StringIO()
+    table = LiveTable(Console(file=told, width=80, height=40, force_terminal=True, color_system=None))
+    axes = {"a long name of an axis": {"one": {}, "an even longer value of it": {"stages.adapt.epochs": 4}}}
+    table.looked(Standing(planned(axes=axes, seeds=[1, 23])))
+    table.close()
+    assert "value of it, seed 23" in told.getvalue() and "a long" in told.getvalue()
+    assert all(len(line) <= 80 for line in told.getvalue().splitlines() if "seed" in line)
+
+
 def test_a_low_terminal_shows_those_under_way_first(standing: Standing) -> None:
     told = io.StringIO()
     standing.failed = dict.fromkeys(standing.failed, "out of memory, as the images are too many " * 5)
