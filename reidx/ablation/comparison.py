@@ -12,6 +12,7 @@ from reidx.engine.journal import Report
 from reidx.engine.record import RECORD
 from reidx.engine.result import LABELS, METRICS
 from reidx.errors import ReidxError
+from reidx.yaml_text import write_scalar
 from reidx.yaml_tree import load_tree
 
 
@@ -130,7 +131,7 @@ def _leaves(value: Any, path: str) -> list[tuple[str, str]]:
         named = all(isinstance(child, Mapping) and "name" in child for child in value)
         children = [(str(child["name"] if named else place), child) for place, child in enumerate(value)]
     else:
-        return [(path, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))]
+        return [(path, json.dumps(value) if isinstance(value, (Mapping, list)) else write_scalar(value))]  # "1" is not 1
     return [leaf for key, child in children for leaf in _leaves(child, f"{path}.{key}" if path else key)]
 
 

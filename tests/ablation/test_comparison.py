@@ -40,8 +40,15 @@ def test_an_unfinished_run_is_compared_as_far_as_it_is(runs: list[Run]) -> None:
     (runs[1].folder / "1-adapt/done.json").unlink()
     found = compare([run.folder for run in runs])
     assert [row[-1] for row in found.about] == ["done", "unfinished"]
-    assert ("versions.torch", "2", "not said yet") in found.circumstances
+    assert ("versions.torch", '"2"', "not said yet") in found.circumstances
     assert ("adapt, last epoch", "mAP", "50.00", "–") in found.metrics
+
+
+def test_text_is_told_from_a_number(runs: list[Run]) -> None:
+    for run, torch in zip(runs, ("2", 2)):
+        record = {"hash": run.hash, "circumstances": {"torch": torch, "data": {}}}
+        (run.folder / "experiment.json").write_text(json.dumps(record))
+    assert ("torch", '"2"', "2") in compare([run.folder for run in runs]).circumstances
 
 
 def test_epochs_of_an_unfinished_stage_count(runs: list[Run]) -> None:
