@@ -68,14 +68,18 @@ def refuse_base(node: Node) -> None:
 class Override:
     """A value to be put at a path into a config: ``key.path``, or ``+key.path`` which adds a key that is not there.
 
-    ``where`` begins the message of each :class:`ConfigError`: when it is malformed or, on use, fits nothing.
+    ``where`` begins the message of each :class:`ConfigError`: when it is malformed or, on use, fits nothing. The first
+    ``keys`` of the path may have dots in them.
     """
 
-    def __init__(self, path: str, value: Node, where: str, known: Known | None = None) -> None:
+    def __init__(
+        self, path: str, value: Node, where: str, known: Known | None = None, keys: Sequence[str] = ()
+    ) -> None:
         self.where, self.value, self.known = where, value, known
         self.adds = path.startswith("+")
         self.path = path.removeprefix("+")
-        self.names = self.path.split(".")
+        own = self.path[len(".".join(keys)) :]
+        self.names = [*keys, *own.split(".")[1:]] if keys else own.split(".")
         if not all(name and name == name.strip() for name in self.names):
             raise self.error("write key.path=value, with no spaces in key.path.")
         if len(self.names) > DEEPEST:
@@ -85,11 +89,16 @@ class Override:
         refuse_base(value)
 
     @classmethod
-    def read(cls, text: str, known: Known | None = None) -> Override:
-        """The override that ``key.path=value``, its value in YAML, is on a command line."""
-        path, equals, value = text.partition("=")
+    def read(cls, text: str, known: Known | None = None, keys: Sequence[str] = ()) -> Override:
+        """The override that ``key.path=value``, its value in YAML, is on a command line.
+
+        ``keys`` are those that the text begins with, if these have dots or equals signs in them.
+        """
+        begin = ".".join(keys)
+        rest, equals, value = text[len(begin) :].partition("=")
+        path = begin + rest
         # without its sign there is no value to be read, but the path may be wrong already
-        override = cls(path if equals else "", Node(None, SET), f"--set {text}", known)
+        override = cls(path if equals else "", Node(None, SET), f"--set {text}", known, keys if equals else ())
         node = read_yaml(value, override.where, lines=False)
         if node is None:
             raise override.error("there is no value; write null or '' if that is what you mean.")

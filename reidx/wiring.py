@@ -259,19 +259,15 @@ class _StageCheck(StageAsks):
         self.named_networks((*at, "network"), memory["network"])
         self.feature((*at, "on"), memory["on"])
         self.one_of((*at, "labels"), memory["labels"], ["identity", *self.stage.labels], "labelling")
-        read = [stream.labels for stream in self.stage.streams.values()] + [term["labels"] for term in self.stage.objective]
-        if memory["labels"] not in read:
-            raise self.error(
-                (*at, "labels"), f"no stream is labelled by {memory['labels']!r}, so nothing would reach it."
-            )
-        self.different((*at, "stream"), memory["stream"])
         labels = {name: stream.labels for name, stream in self.stage.sources.items()}
-        if _takes_in(memory) and memory["labels"] not in labels.values():
-            raise self.error(
-                (*at, "labels"),
-                f"no stream carries {memory['labels']!r}, so {memory['type']} would take in nothing; terms that read by these "
-                "labels do not update it.",
-            )
+        if memory["labels"] not in labels.values():
+            said = f"no stream is labelled by {memory['labels']!r}"
+            if all(term["labels"] != memory["labels"] for term in self.stage.objective):
+                raise self.error((*at, "labels"), f"{said}, so nothing would reach it.")
+            if _takes_in(memory):
+                takes = f"so {memory['type']} would take in nothing; terms that read by these labels do not update it."
+                raise self.error((*at, "labels"), f"{said}, {takes}")
+        self.different((*at, "stream"), memory["stream"])
         if not taken_in(memory, labels, self.stage.sees) and _takes_in(memory):
             raise self.error((*at, "network"), "no stream of its labels is seen by all of these (sees): it would stand still.")
         for stream in listed(memory["stream"]):

@@ -318,8 +318,8 @@ def test_a_term_that_reads_its_images_by_labels_of_its_own(refused):
     contrast = {"loss": "MemoryContrast", "memory": "half_rows", "labels": "halves"}
     message = refused(labels=levels, memories=still, objective=[TERM, contrast])
     assert message == (
-        "labels: halves | stages.0.memories.half_rows.labels: no stream carries 'halves', so KeepsAll would take in nothing; "
-        "terms that read by these labels do not update it."
+        "labels: halves | stages.0.memories.half_rows.labels: no stream is labelled by 'halves', so KeepsAll would take in "
+        "nothing; terms that read by these labels do not update it."
     )
     levels["levels"]["halves"] = labels()
     assert refused(labels=levels, memories=memories, objective=[TERM, {**halves, "memory": "half_rows"}]).endswith(

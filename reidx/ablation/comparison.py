@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reidx.engine.journal import Report
+from reidx.engine.journal import Report, epochs_in
 from reidx.engine.record import RECORD
 from reidx.engine.result import LABELS, METRICS
 from reidx.errors import ReidxError
@@ -83,22 +83,28 @@ def _read(folder: Path) -> _Found:
         read = json.loads(record.read_text(encoding="utf-8"))
         result = folder / "result.json"
         card = json.loads(result.read_text(encoding="utf-8"))["card"] if result.is_file() else None
-        states: dict[tuple[str, str], Report] = {}
-        stages = (path for path in folder.iterdir() if path.is_dir() and path.name.partition("-")[0].isdecimal())
-        for path in sorted(stages, key=lambda path: int(path.name.partition("-")[0])):
-            stage = path.name.partition("-")[2]
-            if (path / "done.json").is_file():
-                done = json.loads((path / "done.json").read_text(encoding="utf-8"))
-                states[stage, "before"] = _numbers(done["before"])
-                states[stage, "last epoch"] = _numbers(done["history"][-1]) if done["history"] else {}
-            elif (path / "log.jsonl").is_file() and (epochs := (path / "log.jsonl").read_text(encoding="utf-8").splitlines()):
-                entry = _numbers(json.loads(epochs[-1]))
-                states[stage, f"epoch {entry['epoch']} so far"] = entry
+        states = _states(folder)
         assert isinstance(read["hash"], str) and isinstance(read.get("circumstances", {}), dict)
         assert card is None or isinstance(card, dict)
     except (OSError, ValueError, KeyError, AssertionError, TypeError, AttributeError) as error:
         raise ReidxError(f"{folder} is no whole run: its record or results cannot be read ({error}).") from error
     return _Found(folder, read, load_tree(folder / "config.yaml").data, card, states)
+
+
+def _states(folder: Path) -> dict[tuple[str, str], Report]:
+    """By stage and moment: what it began with and its last epoch, or as far as it has come."""
+    states: dict[tuple[str, str], Report] = {}
+    stages = (path for path in folder.iterdir() if path.is_dir() and path.name.partition("-")[0].isdecimal())
+    for path in sorted(stages, key=lambda path: int(path.name.partition("-")[0])):
+        stage = path.name.partition("-")[2]
+        if (path / "done.json").is_file():
+            done = json.loads((path / "done.json").read_text(encoding="utf-8"))
+            states[stage, "before"] = _numbers(done["before"])
+            states[stage, "last epoch"] = _numbers(done["history"][-1]) if done["history"] else {}
+        elif committed := epochs_in(path / "log.jsonl"):
+            entry = _numbers(committed[-1])
+            states[stage, f"epoch {entry['epoch']} so far"] = entry
+    return states
 
 
 def _numbers(report: Report) -> Report:

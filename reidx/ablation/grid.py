@@ -140,17 +140,11 @@ def read_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
 
 
 def _override(text: str, section: Node | None) -> Override:
-    """An override from the command line; names of axes and of runs may have dots and signs in them."""
-    for kind in ("axes", "runs"):
-        offered = section.value.get(kind) if section is not None and isinstance(section.value, dict) else None
-        names = sorted(offered.value, key=len) if offered is not None and isinstance(offered.value, dict) else []
-        for name in reversed(names):
-            begin, rest = f"{SECTION}.{kind}.{name}", text[len(f"{SECTION}.{kind}.{name}") :]
-            if text.startswith(begin) and rest[:1] in ("=", "."):
-                override = Override.read(f"{SECTION}.{kind}.NAME{rest}", _may_be_set)
-                override.names[2], override.where = name, f"--set {text}"
-                return override
-    return Override.read(text, _may_be_set)
+    """An override from the command line; names of axes and of runs may have dots and equals signs in them."""
+    given = section.value if section is not None and isinstance(section.value, dict) else {}
+    named = [(SECTION, kind, str(name)) for kind in ("axes", "runs") if kind in given for name, _ in given[kind].children()]
+    begun = [keys for keys in named if text.startswith((f"{'.'.join(keys)}=", f"{'.'.join(keys)}."))]
+    return Override.read(text, _may_be_set, max(begun, key=lambda keys: len(keys[-1]), default=()))
 
 
 def _nulls(section: Node) -> Iterator[str]:
@@ -239,6 +233,12 @@ def label_of(value: Any) -> str:
 def _without_nulls(node: Node) -> Node:
     """The mapping, less what a file over it or the command line has set to null."""
     return Node({key: child for key, child in node.value.items() if child.value is not None}, node.origin)
+
+
+def shortened(name: str, width: int) -> str:
+    """A name cut in its middle to ``width`` characters: what it ends with tells combinations apart."""
+    left = width // 3
+    return name if len(name) <= width else f"{name[:left]}…{name[len(name) - (width - left - 1) :]}"
 
 
 def _mapping(node: Node, name: str) -> None:

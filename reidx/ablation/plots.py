@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from reidx.ablation.grid import shortened
 from reidx.ablation.results import Results
 
 PLOTTED = ("mAP", "rank-1")
@@ -32,10 +33,6 @@ def _draw(figure: Callable[[], Any], path: Path) -> None:
     figure().savefig(path, dpi=150, format="png", bbox_inches="tight")
 
 
-def _short(label: str, length: int = 60) -> str:
-    return label if len(label) <= length else label[: length - 1] + "…"
-
-
 def scores(results: Results, metric: str) -> Any:
     """Two panels over the same rows: the score of each seed with their mean; the paired difference with its interval."""
     rows = [row for row in results.plan.rows if results.scores(row, metric)]
@@ -53,12 +50,12 @@ def scores(results: Results, metric: str) -> Any:
                 right.plot([difference.low, difference.high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
             right.plot(difference.mean, place, "o", color=colour, markersize=6)
     right.axvline(0, color=LINE, linewidth=1, zorder=0)
-    left.set_yticks(places, [_short(row.name) for row in rows], parse_math=False)
+    left.set_yticks(places, [shortened(row.name, 60) for row in rows], parse_math=False)
     right.set_yticks(places, [""] * len(rows))
     left.set_title("each seed, and the mean", fontsize="medium")
     right.set_title("difference, 95 % interval", fontsize="medium")
     left.set_xlabel(f"{metric} (%)")
-    right.set_xlabel(_short(f"points to {rows[0].name}"), parse_math=False)
+    right.set_xlabel(shortened(f"points to {rows[0].name}", 60), parse_math=False)
     for axes in (left, right):
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.spines[["top", "right"]].set_visible(False)
@@ -72,7 +69,7 @@ def two_axes(results: Results, metric: str) -> Any:
     down, across = (axis for axis in results.plan.grid.axes if len(axis.values) > 1)
     table = np.full((len(down.values), len(across.values)), np.nan)
     labels = [[value.label for value in axis.values] for axis in (down, across)]
-    shown = [[_short(label, 40) for label in one] for one in labels]
+    shown = [[shortened(label, 40) for label in one] for one in labels]
     for row in results.plan.rows:
         spread = results.spread(row, metric)
         if spread is not None:

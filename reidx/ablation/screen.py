@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from reidx.ablation.grid import shortened
 from reidx.ablation.plan import Run
 from reidx.ablation.schedule import Standing, Watcher
 from reidx.engine.displays import Mode, Stderr, duration
@@ -45,12 +46,6 @@ def summary(standing: Standing) -> str:
     parts += [f"{refused} combination{'s' * (refused != 1)} refused"] if refused else []
     left = standing.seconds_left if standing.waiting or standing.under_way else None
     return ", ".join(parts) + ("" if left is None else f" · about {duration(left)} left")
-
-
-def _within(name: str, width: int) -> str:
-    """A name cut in its middle: what it ends with tells runs apart, the seed above all."""
-    left = width // 3
-    return name if len(name) <= width else f"{name[:left]}…{name[len(name) - (width - left - 1) :]}"
 
 
 class Lines(Watcher):
@@ -138,7 +133,7 @@ class LiveTable(Watcher):
         rows = sorted(((self._state(standing, run), run) for run in standing.plan.runs), key=lambda row: order[row[0]])
         room = max(4, self.console.height - 5)
         for state, run in rows[:room]:
-            cells = [_within(names[run.hash], own), state, *self._cells(standing, state, run)]
+            cells = [shortened(names[run.hash], own), state, *self._cells(standing, state, run)]
             table.add_row(*(Text(cell, style=COLOURS[state] if place == 1 else "") for place, cell in enumerate(cells)))
         if len(rows) > room:
             table.add_row(Text(f"… and {len(rows) - room} more", style="dim"))

@@ -41,5 +41,5 @@ class Reporting(Watcher):
     def ended(self, standing: Standing, run: Run) -> None:
         """A run is done, or has failed."""
         self.watcher.ended(standing, run)
-        with contextlib.suppress(OSError):  # what is written in the end says what is wrong
+        with contextlib.suppress(Exception):  # ends no run: what is written in the end says what is wrong
             write_results(Results(standing.plan, standing.failed))

@@ -67,6 +67,15 @@ class Journal:
             os.fsync(handle.fileno())
 
 
+def epochs_in(path: Path) -> list[Report]:
+    """The epochs that a journal holds, none if there is no file; a last line that a kill has torn does not count.
+
+    Raises :class:`ValueError` for another line that is none of a journal's.
+    """
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
+    return [dict(json.loads(line)) for line in lines[:-1]]  # what is behind the last line's end is torn, or nothing
+
+
 def json_line(facts: Mapping[str, Any]) -> str:
     """Strict JSON on one line: numbers that JSON does not know (infinite, not a number) become null."""
     return json.dumps(_strict(facts), ensure_ascii=False, default=str)

@@ -181,7 +181,7 @@ class StageModel(BaseModel):
     def _figures(self, seen: Mapping[str, Mapping[str, Features]]) -> dict[str, Tensor]:
         """The means over each stream's images of what the fusions of trained networks want to have shown (``figures``)."""
         return {
-            ".".join(part for part in (network, stream, name) if part != "student"): features[name].float().mean()
+            f"{'' if network == 'student' else network + '.'}{stream}.{name}": features[name].float().mean()
             for network in self.trained
             for name in getattr(self.networks[network].fusion, "figures", ())
             for stream, features in seen[network].items()

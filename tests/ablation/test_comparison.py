@@ -56,7 +56,8 @@ def test_epochs_of_an_unfinished_stage_count(runs: list[Run]) -> None:
         (run.folder / "result.json").unlink()
         (run.folder / "1-adapt/done.json").unlink()
         lines = [{"epoch": epoch - 1, "mAP": 0.1}, {"epoch": epoch, "mAP": score}]
-        (run.folder / "1-adapt/log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        torn = '{"epoch": 4, "mA'  # as a kill leaves it
+        (run.folder / "1-adapt/log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + torn)
     assert compare([run.folder for run in runs]).metrics == [
         ("adapt, epoch 2 so far", "mAP", "40.00", "–"),
         ("adapt, epoch 3 so far", "mAP", "–", "45.00"),

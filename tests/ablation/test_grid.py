@@ -130,6 +130,8 @@ def test_names_with_dots_and_signs_can_be_set_from_the_command_line(written: Cal
     grid = read_grid(written(axes=axes), ["ablate.axes.clusterer.eps=[0.5, 0.4]", "ablate.axes.clusterer.eps of.two.epochs=7"])
     assert [value.label for value in grid.axes[0].values] == ["0.5", "0.4"]
     assert grid.axes[1].values[1].changes[0].value.plain() == 7
+    with pytest.raises(ConfigError, match=r"write \+ablate\.axes\.clusterer\.eps of\.three=\.\.\."):
+        read_grid(written(axes=axes), ["ablate.axes.clusterer.eps of.three=1"])
     runs = written(design="list", runs={"k=5": {}, "k=5.5, x": {"epochs": 2}, "other": {"epochs": 3}})
     assert [value.label for value in read_grid(runs, ["ablate.runs.k=5.5, x=null"]).axes[0].values] == ["k=5", "other"]
     assert read_grid(written(axes=axes), ["ablate.design=full"]).design == "full"

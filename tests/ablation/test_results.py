@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from reidx.ablation.plan import Plan
+from reidx.ablation.plan import Plan, Run
 from reidx.ablation.results import Results
+from reidx.ablation.schedule import Standing, Watcher, standing_of
 from reidx.ablation.tables import latex, markdown
-from reidx.ablation.writing import write_results
+from reidx.ablation.writing import Reporting, write_results
 
 AXES = {"fusion": ["GlobalPool", "pplr.Stripes"], "refiners": [[], [{"type": "pplr.CrossAgreement", "k": 5}]]}
 
@@ -141,6 +142,26 @@ def test_labels_of_any_text(planned: Callable[..., Plan], finish: Callable[..., 
     body = latex(Results(plan, {})).splitlines()
     assert not [line for line in body if line.startswith(("[", "*"))] and any(line.startswith("{}[a") for line in body)
     assert r"{}*\textless{}x\textgreater{}" in "".join(body)
+
+
+def test_results_are_written_whenever_a_run_ends_and_end_none(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    class Told(Watcher):
+        def ended(self, standing: Standing, run: Run) -> None:
+            told.append(run.hash)
+
+    standing = standing_of(results.plan)
+    reporting, run = Reporting(Told()), results.plan.runs[0]
+    reporting.ended(standing, run)
+    page = results.plan.home / "results.md"
+    assert "5 of 6 runs done" in page.read_text(encoding="utf-8") and told == [run.hash]
+    page.unlink()
+    monkeypatch.setattr("reidx.ablation.plots.scores", lambda *_: 1 / 0)
+    reporting.ended(standing, run)
+    assert page.is_file() and len(told) == 2
+    with pytest.raises(ZeroDivisionError):
+        write_results(results)
 
 
 def test_pages_and_pictures_of_an_earlier_plan_are_taken_away(results: Results, planned: Callable[..., Plan]) -> None:

@@ -137,7 +137,7 @@ class AttentionSplit(nn.Module):
 @torch.no_grad()
 def _share(part: Tensor, whole: Tensor) -> Tensor:
     """The norm of each map (B,C,H,W) in terms of the other's, (B,1); 0 of an empty one."""
-    part_norm, norm = (torch.linalg.vector_norm(maps.float(), dim=(1, 2, 3)) for maps in (part, whole))
+    part_norm, norm = (torch.linalg.vector_norm(maps, dim=(1, 2, 3), dtype=torch.float32) for maps in (part, whole))
     return (part_norm / norm.clamp_min(torch.finfo(norm.dtype).tiny))[:, None]
 
 

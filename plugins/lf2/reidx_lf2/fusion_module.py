@@ -114,8 +114,10 @@ class FusionModule(nn.Module):
 
     def _pools(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Average and maximum (B,C) of a map, float32; zeros where maxima do not count."""
-        average, maximum = _pools(maps)
-        return average, maximum if self.pool == "avg+max" else torch.zeros_like(average)
+        if self.pool == "avg+max":
+            return _pools(maps)
+        average = maps.mean((2, 3), dtype=torch.float32)
+        return average, torch.zeros_like(average)
 
     def _pooled(self, maps: Tensor) -> Tensor:
         """p (B,C) of a map, float32."""
