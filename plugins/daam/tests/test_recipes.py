@@ -75,8 +75,12 @@ def test_light_branches_behind_any_backbone_are_new_and_learn_as_such() -> None:
 
 
 def test_the_small_recipe_sees_as_many_images_a_stage_as_those_of_other_methods() -> None:
-    for stage in reidx.load_config("daam::market1501_c123_to_c456_small.yaml").experiment.stages:
-        assert stage.epochs * stage.iters * (64 + 64) == 51_200
-        assert stage.model.backbone["type"] == "osnet.OSNet" and stage.model.fusion["branch"] == "clone_stage"
+    shares = {"market1501_c123_to_c456_small": 4.2e-3, "synthetic_to_market1501_small": 1.6e-3}  # half of the people, all
+    for name, share in shares.items():
+        stages = reidx.load_config(f"daam::{name}.yaml").experiment.stages
+        for stage in stages:
+            assert stage.epochs * stage.iters * (64 + 64) == 51_200
+            assert stage.model.backbone["type"] == "osnet.OSNet" and stage.model.fusion["branch"] == "clone_stage"
+        assert stages[1].labels["main"].clusterer["share"] == share
     for stage in reidx.load_config("daam::synthetic_small.yaml").experiment.stages:
         assert stage.model.fusion["branch"] == "conv" and stage.optimizer["type"] == "Adam"

@@ -83,9 +83,12 @@ def test_the_joint_baseline_learns_from_both_domains_at_once() -> None:
     assert adapt.labels["main"].network == "student" and adapt.labels["main"].relabel_every == 1
 
 
-@pytest.mark.parametrize("joint", ["", "joint_"])
-def test_small_recipes_are_the_baselines_with_fewer_steps(joint: str) -> None:
-    found, published = stages(f"{joint}market1501_c123_to_c456_small"), stages(f"{joint}duke_to_market1501")
+@pytest.mark.parametrize(
+    "recipe", ["market1501_c123_to_c456_small", "synthetic_to_market1501_small", "joint_market1501_c123_to_c456_small"]
+)
+def test_small_recipes_are_the_baselines_with_fewer_steps(recipe: str) -> None:
+    joint = "joint_" if recipe.startswith("joint_") else ""
+    found, published = stages(recipe), stages(f"{joint}duke_to_market1501")
     assert [s.name for s in found] == [s.name for s in published]
     for small, whole in zip(found, published):
         assert small.objective == whole.objective and small.memories == whole.memories
