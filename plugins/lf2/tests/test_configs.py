@@ -21,7 +21,7 @@ PUBLISHED = {
     "market1501_to_duke": ("Market1501", "DukeMTMC", 900),
     "market1501_to_msmt17": ("Market1501", "MSMT17", 1500),
 }
-SMALL = ["market1501_small", "market1501_c123_to_c456_small", "synthetic_to_market1501_small"]
+SMALL = ["market1501_small", "market1501_c123_to_c456_small", "synthetic_to_market1501_small", "synthetic_small"]
 IDENTITY = ("CrossEntropy", "g", "global", "classifier", 1.0)
 TRIPLETS = [("Triplet", "g", "global", None, 1.0), ("Triplet", "u", "upper", None, 0.5), ("Triplet", "l", "lower", None, 0.5)]
 
@@ -189,4 +189,4 @@ def test_a_small_recipe_is_the_method_at_another_length(name: str) -> None:
     adapt = stages(reidx.load_config(f"lf2::{name}.yaml"))["adapt"]
     assert terms(adapt) == [IDENTITY, *TRIPLETS] and adapt.model.bn_group == 64
     assert adapt.epochs * adapt.iters * 3 * 64 == (52_224 if name == "market1501_small" else 26_112)
-    assert adapt.model.backbone["type"] == "osnet.OSNet" and adapt.labels["g"].monitor
+    assert adapt.model.backbone["type"] == ("Timm" if name == "synthetic_small" else "osnet.OSNet") and adapt.labels["g"].monitor

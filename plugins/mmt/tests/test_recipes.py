@@ -100,6 +100,7 @@ def test_without_a_source_it_is_the_second_stage() -> None:
 SMALL = [
     ("market1501_c123_to_c456_small", ["pretrain", "pretrain2", "adapt"]),
     ("synthetic_to_market1501_small", ["pretrain", "pretrain2", "adapt"]),
+    ("synthetic_small", ["pretrain", "pretrain2", "adapt"]),
     ("market1501_small", ["adapt"]),
 ]
 
