@@ -33,6 +33,8 @@ class InfoMap:
     def __init__(
         self, min_similarity: float = 0.5, min_size: int = 5, trials: int = 1, seed: int = 1
     ) -> None:
+        if importlib.util.find_spec("infomap") is None:
+            raise ConfigError("InfoMap needs the package infomap: pip install 'reidx[infomap]'.")
         if not 0 < min_similarity < 1:
             raise ConfigError(f"InfoMap: min_similarity is {min_similarity}; it must lie between 0 and 1.")
         if min_size < 1 or trials < 1 or seed < 0:
@@ -46,8 +48,6 @@ class InfoMap:
 
     def __call__(self, graph: csr_array) -> np.ndarray:
         """Labels (N,) int64."""
-        if importlib.util.find_spec("infomap") is None:
-            raise ConfigError("InfoMap needs the package infomap: pip install 'reidx[infomap]'.")
         graph = checked_graph(graph)
         n = graph.shape[0]
         entries = graph.tocoo()
