@@ -26,6 +26,7 @@ from reidx.registry import Registry
 from reidx.source import package_folder
 
 GROUP = "reidx.plugins"
+NAMESPACE = r"[a-z][a-z0-9_]*"
 CORE = "reidx"  # what the core is called where a namespace is written: reidx::demo.yaml
 
 log = logging.getLogger(__name__)
@@ -161,7 +162,7 @@ def _claimed(points: list[importlib.metadata.EntryPoint]) -> list[Plugin]:
     namespace, problem = points[0].name, ""
     if namespace == CORE:
         problem = f"the namespace {CORE} is reserved"
-    elif not re.fullmatch(r"[a-z][a-z0-9_]*", namespace):
+    elif not re.fullmatch(NAMESPACE, namespace):
         problem = f"the namespace {namespace!r} must be lower-case letters, digits and underscores"
     elif len({plugin.distribution for plugin in claimants}) > 1:
         rivals = ", ".join(sorted(plugin.origin for plugin in claimants))

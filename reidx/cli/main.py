@@ -30,6 +30,7 @@ COMMANDS = {
     "list": "the components that experiments are made of",
     "show": "one component: keys, contract, source, an example",
     "plugins": "the installed plugins, and why one is not in use",
+    "new-plugin": "write a plugin to begin with: a component, a config, tests",
 }
 """The core's own commands; each is a module here with ``add_arguments(parser)`` and ``run(arguments) -> exit code``."""
 
@@ -104,7 +105,7 @@ def _plugin_commands() -> dict:
 
 def _dispatch(name: str, words: list[str]) -> int:
     if name in COMMANDS:
-        command = importlib.import_module(f"reidx.cli.{name}")
+        command = importlib.import_module(f"reidx.cli.{name.replace('-', '_')}")
         parser = argparse.ArgumentParser(
             prog=f"reidx {name}", description=command.__doc__, allow_abbrev=False
         )

@@ -66,7 +66,7 @@ def test_help_lists_own_and_plugin_commands_and_runs_them(fake_plugins):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_its_module(name):
-    module = importlib.import_module(f"reidx.cli.{name}")
+    module = importlib.import_module(f"reidx.cli.{name.replace('-', '_')}")
     assert module.__doc__ and module.add_arguments and module.run
 
 
