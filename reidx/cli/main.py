@@ -32,7 +32,8 @@ COMMANDS = {
     "plugins": "the installed plugins, and why one is not in use",
     "new-plugin": "write a plugin to begin with: a component, a config, tests",
 }
-"""The core's own commands; each is a module here with ``add_arguments(parser)`` and ``run(arguments) -> exit code``."""
+"""The core's own commands; each is a module here, ``_`` for ``-``, with ``add_arguments(parser)`` and
+``run(arguments) -> exit code``."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
