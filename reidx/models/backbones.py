@@ -151,10 +151,9 @@ class Timm(nn.Module):
         images = torch.zeros(1, 3, *image_size)
         self._tokens = self.model.forward_features(images).ndim == 3
         maps = self(images)
-        named = list(self.model.named_parameters())
-        gradients = torch.autograd.grad(maps.sum(), [p for _, p in named], allow_unused=True)
-        used = {name for (name, _), gradient in zip(named, gradients) if gradient is not None}
-        _drop_unused(self.model, "", used)
+        parameters = list(self.model.parameters())
+        gradients = torch.autograd.grad(maps.sum(), parameters, allow_unused=True)
+        _drop_unused(self.model, {p for p, gradient in zip(parameters, gradients) if gradient is not None})
         self.model.train(was_training)
         return maps.shape[1], (maps.shape[2], maps.shape[3])
 
@@ -183,6 +182,12 @@ def _create(name: str, settings: dict[str, Any], **weights: Any) -> Any:
         if "drop_path_rate" in settings and "drop_path_rate" in str(error):
             raise ConfigError(f"Timm: {name} has no drop path; leave `drop_path` out.") from error
         raise
+    except AssertionError as error:  # a family's demand of the image size
+        size = settings.get("img_size")
+        raise ConfigError(
+            f"Timm: {name} cannot be built{f' for {size[0]}x{size[1]} images' if size else ''}"
+            f"{f' ({error})' if str(error) else ''}. Choose another image size or another model."
+        ) from error
 
 
 def _from_file(name: str, path: str, source: dict[str, Any], settings: dict[str, Any]) -> Any:
@@ -263,15 +268,17 @@ def _ends_in_relu(block: nn.Module) -> bool:
     return isinstance(last, nn.ReLU)
 
 
-def _drop_unused(module: nn.Module, prefix: str, used: set[str]) -> None:
-    """Replaces sub-modules without a used parameter by nothing, and freezes single parameters that are left."""
-    for name, parameter in module.named_parameters(prefix, recurse=False):
-        if name not in used:
+def _drop_unused(module: nn.Module, used: set[nn.Parameter]) -> None:
+    """Replaces sub-modules without a used parameter by nothing, and freezes single parameters that are left.
+
+    By the parameters themselves: a module that several blocks share (CoaT's encodings) has a name in each of them.
+    """
+    for parameter in module.parameters(recurse=False):
+        if parameter not in used:
             parameter.requires_grad_(False)
     for name, child in module.named_children():
-        path = f"{prefix}.{name}" if prefix else name
-        inside = [f"{path}.{n}" for n, _ in child.named_parameters()]
+        inside = set(child.parameters())
         if inside and used.isdisjoint(inside):
             setattr(module, name, nn.Identity())
         else:
-            _drop_unused(child, path, used)
+            _drop_unused(child, used)

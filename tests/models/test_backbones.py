@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from reidx.errors import CheckpointError, ConfigError
+from reidx.models import backbones
 from reidx.models.backbones import Timm
 
 # name, channels, by how much the map is smaller than the image
@@ -23,6 +24,8 @@ FAMILIES = [
     ("deit_tiny_distilled_patch16_224", 192, 16),
     ("eva02_tiny_patch14_224", 192, 14),  # norms behind its pooling
     ("swin_tiny_patch4_window7_224", 768, 32),
+    ("xcit_nano_12_p16_224", 128, 16),
+    ("coat_lite_tiny", 320, 32),  # blocks share their encodings
     ("convnext_atto", 320, 32),
     ("mobilenetv3_small_050", 288, 32),
     ("efficientnet_b0", 1280, 32),
@@ -76,6 +79,19 @@ def test_every_parameter_gets_a_gradient(built: tuple[Timm, int, int]) -> None:
     (maps * torch.randn_like(maps)).sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
     assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["coat_lite_tiny", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_what_is_removed_leaves_the_map_as_it_was(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.rand(2, 3, *SMALL, generator=torch.Generator().manual_seed(0))
+
+    def map_of() -> Tensor:
+        torch.manual_seed(0)
+        return Timm(name, image_size=SMALL).eval()(images)
+
+    maps = map_of()
+    monkeypatch.setattr(backbones, "_drop_unused", lambda *_: None)
+    torch.testing.assert_close(maps, map_of(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -252,6 +268,7 @@ def test_pretrained_without_a_connection(tmp_path: Path, monkeypatch: pytest.Mon
             "convnext_atto gives no feature map of 16x8 images",
         ),
         ({"name": "hiera_tiny_224"}, "hiera_tiny_224 gives no feature map"),
+        ({"name": "nest_tiny"}, "nest_tiny cannot be built for 256x128 images .*square"),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict, message: str) -> None:
