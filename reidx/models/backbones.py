@@ -24,7 +24,7 @@ class Timm(nn.Module):
 
     The map is what the model's own pooling would see, behind its final norm: position tokens without class and
     distillation tokens, laid out as the grid they stand for; channels-last families are turned to NCHW. Classifier and
-    whatever else comes behind the pooling is removed, so every parameter serves the map.
+    whatever else comes behind the pooling is removed, so every parameter that learns serves the map.
 
     Args:
         name: a model of timm, with or without a tag of its weights (``vit_small_patch16_224.augreg_in1k``).
