@@ -183,10 +183,12 @@ def _create(name: str, settings: dict[str, Any], **weights: Any) -> Any:
             raise ConfigError(f"Timm: {name} has no drop path; leave `drop_path` out.") from error
         raise
     except AssertionError as error:  # a family's demand of the image size
-        size = settings.get("img_size")
+        if "img_size" not in settings:
+            raise
+        height, width = settings["img_size"]
+        why = f" ({error})" if str(error) else ""
         raise ConfigError(
-            f"Timm: {name} cannot be built{f' for {size[0]}x{size[1]} images' if size else ''}"
-            f"{f' ({error})' if str(error) else ''}. Choose another image size or another model."
+            f"Timm: {name} cannot be built for {height}x{width} images{why}. Choose another image size or model."
         ) from error
 
 
