@@ -34,6 +34,7 @@ def domain_of_colours(folder: Path, side: str, light: float) -> Path:
 
 
 def test_both_stages_learn(tiny: Tiny, tmp_path: Path) -> None:
+    # so dark a target, and a network that begins so low, leave its first clusters room to become better
     tables = {side: domain_of_colours(tmp_path, side, light) for side, light in (("source", 1.0), ("target", 0.4))}
     domains = ", ".join(f"{side}: {{type: CSV, path: {path}}}" for side, path in tables.items())
     settings = [
