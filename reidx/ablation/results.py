@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from reidx.ablation.plan import Plan, Row, Run
@@ -22,6 +23,22 @@ from reidx.engine.result import METRICS
 
 SHOWN = ("mAP", "rank-1", "mINP")
 """The metrics of the tables; the records hold all."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a value of an axis does beside the axis' first: the difference over all pairs of rows that have them.
+
+    ``smallest`` and ``largest`` are those of the ``pairs``, means over seeds: how far it hangs on the other axes.
+    """
+
+    axis: str
+    label: str
+    against: str
+    pairs: int
+    difference: Difference
+    smallest: float
+    largest: float
 
 
 @dataclass(frozen=True)
@@ -49,6 +66,35 @@ class Results:
         """What a combination has more than the base, paired by seed; None for the base itself, and where nothing is paired."""
         base = self.plan.rows[0]
         return None if row is base else paired(self.scores(row, metric), self.scores(base, metric))
+
+    def choices(self, metric: str) -> list[Choice]:
+        """Each value of each axis against the axis' first, over all settings of the other axes; of a full design.
+
+        Seeds are the samples: in each one the differences of all pairs are averaged first, as they share its chance. Only
+        those seeds count in which all pairs are done; a choice without any is left out, as is one that is never allowed
+        together with what the first is allowed with.
+        """
+        if self.plan.grid.design != "full":
+            return []
+        scores = {tuple(row.labels.values()): self.scores(row, metric) for row in self.plan.rows if row.runs}
+        found = []
+        for place, axis in enumerate(self.plan.grid.axes):
+            first = axis.values[0].label
+            for value in axis.values[1:]:
+                pairs = [
+                    (own, other)
+                    for labels, own in scores.items()
+                    if labels[place] == value.label
+                    and (other := scores.get((*labels[:place], first, *labels[place + 1 :]))) is not None
+                ]
+                seeds = [seed for seed in self.plan.grid.seeds if all(seed in own and seed in other for own, other in pairs)]
+                if not pairs:
+                    continue
+                with_it, without = ({s: fmean(pair[side][s] for pair in pairs) for s in seeds} for side in (0, 1))
+                if (difference := paired(with_it, without)) is not None:
+                    each = [fmean(own[s] - other[s] for s in seeds) for own, other in pairs]
+                    found.append(Choice(axis.name, value.label, first, len(pairs), difference, min(each), max(each)))
+        return found
 
     def card(self, row: Row) -> Path:
         """The page of a combination's runs, below the plan's folder."""

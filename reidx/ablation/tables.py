@@ -45,6 +45,7 @@ def markdown(results: Results, pictures: list[str] | None = None) -> str:
         "to the first row (the base), paired by seed, with its 95 % interval (t), each for one comparison by itself; n where "
         "seeds are missing in it.",
     ]
+    lines += _choices(results)
     if changed := results.other_circumstances():
         lines += ["", "**These runs were not made under the same circumstances:**", "", *(f"* {_escaped(c)}" for c in changed)]
     failed = [
@@ -111,6 +112,34 @@ def latex(results: Results) -> str:
         done = [run.hash for run in row.runs.values() if run.hash in results.found]
         lines.append(" & ".join(cells) + rf" \\ % runs: {' '.join(done)}")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _choices(results: Results) -> list[str]:
+    """What each choice does, over all settings of the other axes; nothing where there is one axis alone."""
+    found = {metric: {(c.axis, c.label): c for c in results.choices(metric)} for metric in SHOWN}
+    planned = len(results.plan.grid.seeds)
+    if len(_axes(results)) < 2 or not found[SHOWN[0]]:
+        return []
+    head = ["axis", "choice", "against", "pairs"]
+    for metric in SHOWN:
+        head += [f"Δ {metric}", "smallest … largest"]
+    lines = ["", "## What each choice does", "", _line(head), _line(["---"] * 3 + ["--:"] * (1 + 2 * len(SHOWN)))]
+    for key, choice in found[SHOWN[0]].items():
+        cells = [_escaped(choice.axis), _escaped(choice.label), _escaped(choice.against), str(choice.pairs)]
+        for metric in SHOWN:
+            of = found[metric].get(key)
+            if of is None:
+                cells += ["–", "–"]
+            else:
+                cells.append(_delta(of.difference, "–") + _fewer(of.difference, planned))
+                cells.append(f"{of.smallest:+.2f} … {of.largest:+.2f}")
+        lines.append(_line(cells))
+    return [
+        *lines,
+        "",
+        "Against the first value of the axis, all other choices being equal: the mean difference of all pairs of rows that are "
+        "allowed, with its 95 % interval over seeds (t), and the smallest and the largest of those pairs (means over seeds).",
+    ]
 
 
 def _axes(results: Results) -> list[str]:

@@ -7,9 +7,12 @@ import importlib.util
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import ttest_1samp
 
 from reidx.ablation.plan import Plan, Run
 from reidx.ablation.results import Results
@@ -48,6 +51,48 @@ def test_the_page_says_mean_spread_and_paired_difference(results: Results) -> No
     assert rows[2][2].startswith("[1 of 2](") and rows[2][3].startswith("[84.00](") and "…" not in rows[2][4]
     assert rows[2][4].startswith("[+33.00, n = 1](") and "n =" not in rows[1][4]
     assert rows[0][7] == "[–](cards/01-base.md)"  # mINP is not known
+
+
+def test_choices_are_compared_all_else_being_equal(results: Results) -> None:
+    page = markdown(results).partition("## What each choice does")[2]
+    head, _, *rows = cells(page)
+    assert head[:6] == ["axis", "choice", "against", "pairs", "Δ mAP", "smallest … largest"]
+    # with refiners none alone, as GlobalPool is not allowed with the other; as in the first table
+    assert rows[0][:6] == ["fusion", "pplr.Stripes", "GlobalPool", "1", "+23.00 (+10.29 … +35.71)", "+23.00 … +23.00"]
+    # 84 against 73 of seed 1: of seed 2 one of the two is missing
+    assert rows[1][:6] == ["refiners", "pplr.CrossAgreement(k=5)", "none", "1", "+11.00, n = 1", "+11.00 … +11.00"]
+    assert all(len(row) == len(head) for row in rows) and len(rows) == 2 and rows[0][8:] == ["–", "–"]
+
+
+def test_a_choice_is_averaged_over_pairs_within_a_seed(planned: Callable[..., Plan], finish: Callable[..., None]) -> None:
+    axes = {"clusterer.eps": [0.5, 0.6], "stages.adapt.epochs": [1, 2, 3]}
+    plan = planned(design="full", axes=axes, seeds=[1, 2, 3])
+    drawn = np.random.default_rng(0)
+    known: dict[tuple[str, str, int], float] = {}
+    for row in plan.rows:
+        for seed, run in row.runs.items():
+            known[row.labels["clusterer.eps"], row.labels["stages.adapt.epochs"], seed] = score = drawn.uniform(20, 30)
+            finish(run, mAP=score / 100)
+    found = {(choice.axis, choice.label): choice for choice in Results(plan, {}).choices("mAP")}
+    assert list(found) == [("clusterer.eps", "0.6"), ("stages.adapt.epochs", "2"), ("stages.adapt.epochs", "3")]
+    eps = found["clusterer.eps", "0.6"]
+    table = np.array([[known["0.6", e, s] - known["0.5", e, s] for e in ("1", "2", "3")] for s in (1, 2, 3)])
+    interval = ttest_1samp(table.mean(1), 0).confidence_interval(0.95)
+    assert (eps.pairs, eps.difference.count) == (3, 3) and eps.difference.mean == pytest.approx(table.mean())
+    assert (eps.difference.low, eps.difference.high) == pytest.approx((interval.low, interval.high))
+    assert (eps.smallest, eps.largest) == pytest.approx((table.mean(0).min(), table.mean(0).max()))
+    assert eps.smallest < eps.largest and table.mean(1).std() > 0
+
+
+@pytest.mark.parametrize("section", [{"design": "full", "axes": {"clusterer.eps": [0.5, 0.6]}},
+                                     {"axes": {"clusterer.eps": [0.5, 0.6], "stages.adapt.epochs": [1, 2]}}])  # fmt: skip
+def test_without_other_axes_there_are_no_choices_to_average(
+    section: dict[str, Any], planned: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    plan = planned(**section)
+    for run in plan.runs:
+        finish(run, mAP=0.5)
+    assert "What each choice does" not in markdown(Results(plan, {}))
 
 
 def test_what_is_missing_is_said_with_its_reason(results: Results) -> None:
@@ -136,9 +181,10 @@ def test_labels_of_any_text(planned: Callable[..., Plan], finish: Callable[..., 
         finish(run, mAP=0.5)
     names = {path.name for path in write_results(Results(plan, {}))}
     assert {"results.md", "results.csv", "scores-mAP.png", "map-mAP.png"} <= names
-    table = [line for line in markdown(Results(plan, {})).splitlines() if line.startswith("|")]
-    head, _, *rows = (re.split(r"(?<!\\)\|", line) for line in table)
-    assert {len(head)} == {len(row) for row in rows} and head[1] == r" a\|b "
+    of_rows, of_choices = markdown(Results(plan, {})).split("## What each choice does")
+    for page, first in ((of_rows, r" a\|b "), (of_choices, " axis ")):
+        head, _, *rows = (re.split(r"(?<!\\)\|", line) for line in page.splitlines() if line.startswith("|"))
+        assert {len(head)} == {len(row) for row in rows} and head[1] == first
     body = latex(Results(plan, {})).splitlines()
     assert not [line for line in body if line.startswith(("[", "*"))] and any(line.startswith("{}[a") for line in body)
     assert r"{}*\textless{}x\textgreater{}" in "".join(body)
