@@ -27,18 +27,18 @@ SHOWN = ("mAP", "rank-1", "mINP")
 
 @dataclass(frozen=True)
 class Choice:
-    """What a value of an axis does beside the axis' first: the difference over all pairs of rows that have them.
+    """A value of an axis compared with the axis' first: the difference over all pairs of rows that differ in nothing else.
 
-    ``smallest`` and ``largest`` are those of the ``pairs``, means over seeds: how far it hangs on the other axes.
+    ``of_pairs`` has the difference of each pair, a mean over the seeds of ``difference``: how far it depends on the other axes.
+    None and empty as long as there is no seed in which all pairs are done.
     """
 
     axis: str
     label: str
     against: str
     pairs: int
-    difference: Difference
-    smallest: float
-    largest: float
+    difference: Difference | None
+    of_pairs: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -68,17 +68,18 @@ class Results:
         return None if row is base else paired(self.scores(row, metric), self.scores(base, metric))
 
     def choices(self, metric: str) -> list[Choice]:
-        """Each value of each axis against the axis' first, over all settings of the other axes; of a full design.
+        """Each value of each axis of a full design against the axis' first, over all settings of the other axes.
 
         Seeds are the samples: in each one the differences of all pairs are averaged first, as they share its chance. Only
-        those seeds count in which all pairs are done; a choice without any is left out, as is one that is never allowed
-        together with what the first is allowed with.
+        those seeds count in which all pairs are done, so that each has the same pairs. A choice that no pair is allowed for
+        is left out. Empty for other designs, and where fewer than two axes have several values: the rows say it all then.
         """
-        if self.plan.grid.design != "full":
+        axes = self.plan.grid.axes
+        if self.plan.grid.design != "full" or sum(len(axis.values) > 1 for axis in axes) < 2:
             return []
         scores = {tuple(row.labels.values()): self.scores(row, metric) for row in self.plan.rows if row.runs}
         found = []
-        for place, axis in enumerate(self.plan.grid.axes):
+        for place, axis in enumerate(axes):
             first = axis.values[0].label
             for value in axis.values[1:]:
                 pairs = [
@@ -87,13 +88,12 @@ class Results:
                     if labels[place] == value.label
                     and (other := scores.get((*labels[:place], first, *labels[place + 1 :]))) is not None
                 ]
-                seeds = [seed for seed in self.plan.grid.seeds if all(seed in own and seed in other for own, other in pairs)]
                 if not pairs:
                     continue
+                seeds = [seed for seed in self.plan.grid.seeds if all(seed in own and seed in other for own, other in pairs)]
                 with_it, without = ({s: fmean(pair[side][s] for pair in pairs) for s in seeds} for side in (0, 1))
-                if (difference := paired(with_it, without)) is not None:
-                    each = [fmean(own[s] - other[s] for s in seeds) for own, other in pairs]
-                    found.append(Choice(axis.name, value.label, first, len(pairs), difference, min(each), max(each)))
+                of_pairs = tuple(fmean(own[s] - other[s] for s in seeds) for own, other in pairs) if seeds else ()
+                found.append(Choice(axis.name, value.label, first, len(pairs), paired(with_it, without), of_pairs))
         return found
 
     def card(self, row: Row) -> Path:

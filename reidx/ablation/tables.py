@@ -115,30 +115,27 @@ def latex(results: Results) -> str:
 
 
 def _choices(results: Results) -> list[str]:
-    """What each choice does, over all settings of the other axes; nothing where there is one axis alone."""
-    found = {metric: {(c.axis, c.label): c for c in results.choices(metric)} for metric in SHOWN}
-    planned = len(results.plan.grid.seeds)
-    if len(_axes(results)) < 2 or not found[SHOWN[0]]:
+    """What each choice does, over all settings of the other axes; nothing where there are none."""
+    of_metrics = [results.choices(metric) for metric in SHOWN]
+    if not of_metrics[0]:
         return []
     head = ["axis", "choice", "against", "pairs"]
     for metric in SHOWN:
         head += [f"Δ {metric}", "smallest … largest"]
     lines = ["", "## What each choice does", "", _line(head), _line(["---"] * 3 + ["--:"] * (1 + 2 * len(SHOWN)))]
-    for key, choice in found[SHOWN[0]].items():
-        cells = [_escaped(choice.axis), _escaped(choice.label), _escaped(choice.against), str(choice.pairs)]
-        for metric in SHOWN:
-            of = found[metric].get(key)
-            if of is None:
-                cells += ["–", "–"]
-            else:
-                cells.append(_delta(of.difference, "–") + _fewer(of.difference, planned))
-                cells.append(f"{of.smallest:+.2f} … {of.largest:+.2f}")
+    for same in zip(*of_metrics):
+        cells = [_escaped(same[0].axis), _escaped(same[0].label), _escaped(same[0].against), str(same[0].pairs)]
+        for choice in same:
+            cells.append(_delta(choice.difference, "–") + _fewer(choice.difference, len(results.plan.grid.seeds)))
+            cells.append(f"{min(choice.of_pairs):+.2f} … {max(choice.of_pairs):+.2f}" if choice.of_pairs else "–")
         lines.append(_line(cells))
     return [
         *lines,
         "",
         "Against the first value of the axis, all other choices being equal: the mean difference of all pairs of rows that are "
-        "allowed, with its 95 % interval over seeds (t), and the smallest and the largest of those pairs (means over seeds).",
+        "allowed, with its 95 % interval over seeds (t), and the smallest and the largest of those pairs (means over seeds). "
+        "Only seeds in which all pairs are done count: – where there is none, n where there are fewer than planned. Choices "
+        "with other numbers of pairs are means over other settings.",
     ]
 
 

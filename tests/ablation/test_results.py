@@ -64,27 +64,61 @@ def test_choices_are_compared_all_else_being_equal(results: Results) -> None:
     assert all(len(row) == len(head) for row in rows) and len(rows) == 2 and rows[0][8:] == ["–", "–"]
 
 
-def test_a_choice_is_averaged_over_pairs_within_a_seed(planned: Callable[..., Plan], finish: Callable[..., None]) -> None:
-    axes = {"clusterer.eps": [0.5, 0.6], "stages.adapt.epochs": [1, 2, 3]}
-    plan = planned(design="full", axes=axes, seeds=[1, 2, 3])
+def test_a_choice_is_averaged_over_pairs_in_seeds_that_have_them_all(
+    planned: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    plan = planned(design="full", axes={"clusterer.eps": [0.5, 0.6], "stages.adapt.epochs": [1, 2, 3]}, seeds=[1, 2, 3, 4])
     drawn = np.random.default_rng(0)
     known: dict[tuple[str, str, int], float] = {}
     for row in plan.rows:
         for seed, run in row.runs.items():
-            known[row.labels["clusterer.eps"], row.labels["stages.adapt.epochs"], seed] = score = drawn.uniform(20, 30)
-            finish(run, mAP=score / 100)
-    found = {(choice.axis, choice.label): choice for choice in Results(plan, {}).choices("mAP")}
-    assert list(found) == [("clusterer.eps", "0.6"), ("stages.adapt.epochs", "2"), ("stages.adapt.epochs", "3")]
-    eps = found["clusterer.eps", "0.6"]
-    table = np.array([[known["0.6", e, s] - known["0.5", e, s] for e in ("1", "2", "3")] for s in (1, 2, 3)])
-    interval = ttest_1samp(table.mean(1), 0).confidence_interval(0.95)
-    assert (eps.pairs, eps.difference.count) == (3, 3) and eps.difference.mean == pytest.approx(table.mean())
-    assert (eps.difference.low, eps.difference.high) == pytest.approx((interval.low, interval.high))
-    assert (eps.smallest, eps.largest) == pytest.approx((table.mean(0).min(), table.mean(0).max()))
-    assert eps.smallest < eps.largest and table.mean(1).std() > 0
+            score = drawn.uniform(20, 30)
+            if (row.name, seed) not in (("clusterer.eps=0.6, stages.adapt.epochs=2", 2), ("stages.adapt.epochs=3", 4)):
+                known[row.labels["clusterer.eps"], row.labels["stages.adapt.epochs"], seed] = score
+                finish(run, mAP=score / 100)
+    pairs = {
+        ("clusterer.eps", "0.6", "0.5"): [(("0.6", e), ("0.5", e)) for e in ("1", "2", "3")],
+        ("stages.adapt.epochs", "2", "1"): [((d, "2"), (d, "1")) for d in ("0.5", "0.6")],
+        ("stages.adapt.epochs", "3", "1"): [((d, "3"), (d, "1")) for d in ("0.5", "0.6")],
+    }
+    whole = {"clusterer.eps": (1, 3), "2": (1, 3, 4), "3": (1, 2, 3)}  # seeds in which no pair misses one of its two
+    found = Results(plan, {}).choices("mAP")
+    assert [(choice.axis, choice.label, choice.against) for choice in found] == list(pairs)
+    for choice, of in zip(found, pairs.values()):
+        seeds = whole.get(choice.axis) or whole[choice.label]
+        table = np.array([[known[(*own, seed)] - known[(*other, seed)] for own, other in of] for seed in seeds])
+        interval = ttest_1samp(table.mean(1), 0).confidence_interval(0.95)
+        assert choice.difference is not None
+        assert (choice.pairs, choice.difference.count) == (len(of), len(seeds))
+        assert choice.difference.mean == pytest.approx(table.mean())
+        assert (choice.difference.low, choice.difference.high) == pytest.approx((interval.low, interval.high))
+        assert choice.of_pairs == pytest.approx(table.mean(0)) and max(choice.of_pairs) - min(choice.of_pairs) > 0.1
+
+
+def test_a_choice_without_a_whole_seed_is_shown_as_missing(planned: Callable[..., Plan], finish: Callable[..., None]) -> None:
+    plan = planned(design="full", axes=AXES, seeds=[1, 2])
+    for row in plan.rows:
+        if row.name != "fusion=pplr.Stripes":  # it is in the only pair of either choice
+            for run in row.runs.values():
+                finish(run, mAP=0.5)
+    _, _, *rows = cells(markdown(Results(plan, {})).partition("## What each choice does")[2])
+    assert [row[:6] for row in rows] == [
+        ["fusion", "pplr.Stripes", "GlobalPool", "1", "–", "–"],
+        ["refiners", "pplr.CrossAgreement(k=5)", "none", "1", "–", "–"],
+    ]
+
+
+def test_a_choice_that_no_pair_is_allowed_for_is_left_out(planned: Callable[..., Plan], finish: Callable[..., None]) -> None:
+    plan = planned(design="full", axes={"refiners": AXES["refiners"], "clusterer.eps": [0.5, 0.6]})
+    # the whole alone has no parts to agree with
+    assert len(plan.refused) == 2
+    for run in plan.runs:
+        finish(run, mAP=0.5)
+    assert [choice.axis for choice in Results(plan, {}).choices("mAP")] == ["clusterer.eps"]
 
 
 @pytest.mark.parametrize("section", [{"design": "full", "axes": {"clusterer.eps": [0.5, 0.6]}},
+                                     {"design": "full", "axes": {"clusterer.eps": [0.5, 0.6], "stages.adapt.epochs": [1]}},
                                      {"axes": {"clusterer.eps": [0.5, 0.6], "stages.adapt.epochs": [1, 2]}}])  # fmt: skip
 def test_without_other_axes_there_are_no_choices_to_average(
     section: dict[str, Any], planned: Callable[..., Plan], finish: Callable[..., None]
@@ -92,7 +126,7 @@ def test_without_other_axes_there_are_no_choices_to_average(
     plan = planned(**section)
     for run in plan.runs:
         finish(run, mAP=0.5)
-    assert "What each choice does" not in markdown(Results(plan, {}))
+    assert Results(plan, {}).choices("mAP") == [] and "What each choice does" not in markdown(Results(plan, {}))
 
 
 def test_what_is_missing_is_said_with_its_reason(results: Results) -> None:
