@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
 from reidx.ablation.executor import Outcome, arguments_of, prepare, reason_in
 from reidx.ablation.plan import Run
+from reidx.engine.lock import alone_in
 from reidx.errors import ConfigError
 
 PATIENCE = 30.0
@@ -99,21 +100,11 @@ def claimed(home: Path) -> Iterator[IO[str]]:
 
     Raises :class:`ConfigError` when another does, or runs that it has left behind.
     """
-    import fcntl
-
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        lock = open(home / ".lock", "a", encoding="utf-8")  # noqa: SIM115
-    except OSError as error:
-        raise ConfigError(f"{home} cannot hold the runs: {error.strerror}. Name another folder (--work-dir).") from error
-    with lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"{home} is in use by another ablation, or by runs that one has left behind as it was killed. Wait for "
-                "them, end them, or name another folder (--work-dir)."
-            ) from None
+            lock = stack.enter_context(alone_in(home, "in use by another ablation, or by runs of one that was killed"))
+        except OSError as error:
+            raise ConfigError(f"{home} cannot hold the runs: {error.strerror}. Name another folder (--work-dir).") from error
         yield lock
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -58,8 +59,8 @@ def run(
     keep_freed_memory()
     record = Record(folder_of(config, work_dir), config, resume)
     reporter = Reporter(progress)
-    with told(record.folder):
-        processes.from_first(record.admit)
+    with told(record.folder), closing(record):
+        processes.from_first(lambda: record.admit(reporter.say))
         facts = {
             "name": config.experiment.name,
             "hash": config.hash,

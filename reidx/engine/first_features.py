@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from reidx.config import Config
 from reidx.engine import checkpoint as checkpoints
+from reidx.engine.lock import locked
 from reidx.engine.record import namespaces
 from reidx.engine.runner import device_of_this_process
 from reidx.engine.sharing import with_effect
@@ -43,14 +43,20 @@ class FirstFeatures:
 
         ``how`` is all that decides them beside the model, the data and the code. Whoever comes second waits for the first.
         """
-        with _locked(self.folder / f"{tree_hash(self._facts(domain, split, how))}.lock") as lock:
-            kept = {name: lock.with_name(f"{lock.stem}-{name}.pth") for name in sorted(names)}
+        name = self.folder / tree_hash(self._facts(domain, split, how))
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(name.with_suffix(".lock"), wait=True, say=self.say))
+            except OSError as error:
+                self.say(f"{self.folder}: features cannot be shared with other runs ({error})")
+                return extract()
+            kept = {feature: name.with_name(f"{name.name}-{feature}.pth") for feature in sorted(names)}
             with contextlib.suppress(CheckpointError, KeyError):
-                return {name: checkpoints.load(path)["bank"] for name, path in kept.items()}
+                return {feature: checkpoints.load(path)["bank"] for feature, path in kept.items()}
             banks = extract()
             try:
-                for name, path in kept.items():
-                    checkpoints.write_atomically(path, partial(torch.save, {"bank": banks[name]}))
+                for feature, path in kept.items():
+                    checkpoints.write_atomically(path, partial(torch.save, {"bank": banks[feature]}))
             except (OSError, RuntimeError, RunError) as error:  # torch reports a full disk as a RuntimeError
                 self.say(f"{self.folder}: features cannot be kept for other runs ({error})")
             return banks
@@ -69,11 +75,3 @@ class FirstFeatures:
             "torch": self.circumstances["torch"],
             "device": device_of_this_process().type,
         }
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[Path]:
-    """Context that one process at a time is in; a process that dies in it leaves it."""
-    with open(path, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from reidx.data.domains import Domains
 from reidx.engine import checkpoint as checkpoints
 from reidx.engine.allocator import keep_freed_memory
 from reidx.engine.experiment import checkpoint_of, folder_of
+from reidx.engine.lock import alone_in
 from reidx.engine.loop import StageLoop
 from reidx.engine.optim import schedules
 from reidx.engine.preflight import check_experiment
@@ -115,8 +117,17 @@ def profile(config: Config, work_dir: str | Path | None = None, progress: Mode |
     """
     folder = folder_of(config, work_dir) / "profile"
     scratch = folder / "run"
-    processes.from_first(lambda: shutil.rmtree(scratch, ignore_errors=True))
-    reporter = Reporter(progress)
+    with ExitStack() as stack:
+        processes.from_first(lambda: _claim(folder, scratch, stack))
+        return _profile(config, folder, scratch, Reporter(progress))
+
+
+def _claim(folder: Path, scratch: Path, stack: ExitStack) -> None:
+    stack.enter_context(alone_in(folder, "being profiled in"))
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _profile(config: Config, folder: Path, scratch: Path, reporter: Reporter) -> str:
     keep_freed_memory()
     stages = [_shortened(stage) for stage in config.experiment.stages]
 
@@ -154,7 +165,6 @@ def profile(config: Config, work_dir: str | Path | None = None, progress: Mode |
         if processes.rank() == 0:
             shutil.rmtree(scratch, ignore_errors=True)
     text = "\n\n".join(texts)
-    folder.mkdir(parents=True, exist_ok=True)
     checkpoints.write_text(folder / "times.txt", text + "\n")
     return text + f"\n\nTraces (for ui.perfetto.dev or chrome://tracing) and this table: {folder}"
 

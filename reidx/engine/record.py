@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from reidx.config import Config, experiment_hash
 from reidx.data.domains import Domains
 from reidx.data.fingerprint import fingerprint
 from reidx.engine import checkpoint as checkpoints
+from reidx.engine.lock import alone_in
 from reidx.errors import ConfigError, ReidxError, RunError
 from reidx.plugin import Plugin
 from reidx.plugins import plugins
@@ -50,6 +52,7 @@ class Record:
         self.resumed: list[dict[str, str]] = []
         self.circumstances: dict[str, Any] = {}
         self._earlier: dict[str, Any] | None = None
+        self._lock = ExitStack()
         self._claimed = False
 
     @property
@@ -57,13 +60,14 @@ class Record:
         """Whether the folder holds a run already, which is gone on with; known once it is admitted."""
         return self._earlier is not None
 
-    def admit(self) -> None:
-        """Look at the folder, and make it if need be; raise :class:`ConfigError` if it can be no run's, or is another's.
+    def admit(self, say: Callable[[str], object] = lambda text: None) -> None:
+        """Lock the folder, made if need be, and look at it; :meth:`close` gives it free.
 
-        Costs nothing, and so comes before the data are read.
+        Raises :class:`ConfigError` if it can be no run's, is another's, or is being trained in. Costs nothing, and so comes
+        before the data are read.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.enter_context(alone_in(self.folder, "being trained in", say))
             text = self.path.read_text(encoding="utf-8") if self.path.exists() else None
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "its record is no text"
@@ -141,6 +145,10 @@ class Record:
         """Give the folder free again if this run has claimed it and has nothing saved in it yet."""
         if self._claimed and not any(self.folder.glob("*/epoch_*.pth")) and not any(self.folder.glob("*/*.json")):
             self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Give the folder free for other processes."""
+        self._lock.close()
 
     def _parsed(self, text: str) -> dict[str, Any]:
         try:

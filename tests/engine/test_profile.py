@@ -72,7 +72,7 @@ def profiled(experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytes
 def test_a_profile(profiled):
     shown, folder = profiled
     assert {path.name for path in (folder / "profile").iterdir()} == {
-        "times.txt", "1-warm.trace.json", "2-adapt.trace.json",
+        ".lock", "times.txt", "1-warm.trace.json", "2-adapt.trace.json",
     }  # fmt: skip
     assert shown.startswith((folder / "profile" / "times.txt").read_text().rstrip())
     second = shown[shown.index("stage adapt") :].splitlines()

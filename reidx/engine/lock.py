@@ -1,0 +1,115 @@
+"""A file that one process at a time may hold, for as long as it lives."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from reidx.errors import ConfigError
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""The errors of file systems without locks."""
+
+LOCK = ".lock"
+"""The lock file of a folder."""
+
+_held: set[int] = set()
+
+
+class InUse(ConfigError):
+    """A lock is held by another process, the ``holder`` (its number and machine)."""
+
+    def __init__(self, message: str, holder: str) -> None:
+        super().__init__(message)
+        self.holder = holder
+
+
+@contextlib.contextmanager
+def locked(path: Path, wait: bool = False, say: Callable[[str], object] = lambda text: None) -> Iterator[IO[str]]:
+    """Context in which this process alone holds the lock file ``path``, which is made if need be and stays.
+
+    The kernel frees the lock when its process ends, however that happens. A program that is handed the open file
+    (``pass_fds``) holds it too; a forked child does not. With ``wait`` the context waits until the lock is free. On a file
+    system without locks ``say`` gets a warning, and the context is entered without one.
+
+    Raises:
+        InUse: another process holds it, and ``wait`` is not set.
+        OSError: the file cannot be opened, or is no regular file.
+    """
+    with open(path, "a+", encoding="utf-8", errors="replace", opener=_open_regular) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                holder = _holder(file)
+                raise InUse(f"{path} is held by {holder}", holder) from None
+            if error.errno not in NO_LOCKS:
+                raise
+            say(f"{path.parent}: its file system has no locks. Make sure that no other process works in this folder.")
+            yield file
+            return
+        _held.add(file.fileno())
+        try:
+            _note(file, f"process {os.getpid()} on {socket.gethostname()}")
+            yield file
+        finally:
+            _note(file, "")
+            _held.discard(file.fileno())
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, work: str, say: Callable[[str], object] = lambda text: None) -> Iterator[IO[str]]:
+    """Context in which this process alone does ``work`` ("being trained in") in ``folder``, which is made if need be.
+
+    Raises :class:`InUse` with a message for the user, and :class:`OSError` as :func:`locked` does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(locked(folder / LOCK, say=say))
+        except InUse as error:
+            message = f"{folder} is {work} ({error.holder}). Wait until that ends, end it, or name another folder (--work-dir)."
+            raise InUse(message, error.holder) from None
+        yield file
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Open a file that is neither a link to somewhere else nor a pipe or device."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", path)
+    return descriptor
+
+
+def _note(file: IO[str], text: str) -> None:
+    """Write down who holds the lock, where the disk lets it be written."""
+    with contextlib.suppress(OSError):
+        file.truncate(0)
+        file.write(text)
+        file.flush()
+
+
+def _holder(file: IO[str]) -> str:
+    with contextlib.suppress(OSError):
+        file.seek(0)
+        return file.read(200).strip() or "another process"
+    return "another process"
+
+
+def _let_go() -> None:
+    """Let a forked child hold no lock: else one that outlives its parent would keep others out."""
+    for descriptor in _held:
+        with contextlib.suppress(OSError), open(os.devnull) as nothing:
+            os.dup2(nothing.fileno(), descriptor, inheritable=False)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
