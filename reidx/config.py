@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reidx import builder, schema
+from reidx import schema
 from reidx.config_merge import SET, Override, merge
 from reidx.config_node import KeyPath, Node, Origin, dotted, kind_of
 from reidx.config_parts import called, component, need_mapping
+from reidx.constructor import annotation_text, fits
 from reidx.errors import ConfigError
 from reidx.yaml_tree import Tree, load_node, render, tree_hash, tree_of
 
@@ -233,7 +234,7 @@ def _value(field: dataclasses.Field[Any], hint: Any, node: Node, path: KeyPath) 
         node = _each(dict, node, path, lambda n, p: n)
     value = node.plain()
     where = f"{node.origin}: {dotted(path)} is"
-    if not builder.fits(value, hint):
+    if not fits(value, hint):
         found = "null" if value is None else f"{value!r} ({kind_of(value)})"
         raise ConfigError(f"{where} {found}; expected {_expected(hint)}.")
     least, most = meta.get("least"), meta.get("most")
@@ -248,7 +249,7 @@ def _expected(hint: Any) -> str:
     """What a value must be, for a person."""
     if typing.get_origin(hint) is typing.Literal:
         return f"one of {', '.join(map(str, typing.get_args(hint)))}"
-    return builder.annotation_text(hint)
+    return annotation_text(hint)
 
 
 def _each(container: type, node: Node, path: KeyPath, check: Callable[[Node, KeyPath], Node]) -> Node:

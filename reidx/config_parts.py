@@ -13,6 +13,7 @@ from typing import Any
 
 from reidx import builder
 from reidx.config_node import KeyPath, Node, Origin, dotted, kind_of
+from reidx.constructor import Parameter, fits, parameters_of
 from reidx.errors import ConfigError
 from reidx.registry import KINDS
 
@@ -96,6 +97,8 @@ def called(meta: Mapping[str, Any], node: Node, path: KeyPath, fill: Fill) -> No
         raise ConfigError(f"{where}: there is no {catalogue} {name!r}. {hint}")
     known = {k: p for k, p in _settings(offered[name]).items() if k not in _ENGINES_OWN}
     wired = _wired(node, meta.get("wiring"), path, fill)
+    if clash := [key for key in known if key in wired]:
+        raise ConfigError(f"{where}: {name} has a setting {clash[0]!r}, a key of reidx's own: use another {catalogue}.")
     for key, child in node.value.items():
         if key == "type" or key in wired:
             continue
@@ -104,7 +107,7 @@ def called(meta: Mapping[str, Any], node: Node, path: KeyPath, fill: Fill) -> No
             close = difflib.get_close_matches(key, accepted, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else f" It accepts: {', '.join(accepted)}."
             raise ConfigError(f"{child.origin}: {dotted(path)}: {name} has no setting {key!r}.{hint}")
-        if not builder.fits(child.plain(), _without_tensors(known[key].hint)):
+        if not fits(child.plain(), _without_tensors(known[key].hint)):
             raise ConfigError(
                 f"{child.origin}: {dotted((*path, key))} is {child.plain()!r} ({kind_of(child.plain())}); "
                 f"expected {known[key].annotation}."
@@ -130,15 +133,15 @@ _UNFIT = ("LBFGS", "SparseAdam")
 """Optimisers that a step cannot serve: the one computes the loss by itself, the other wants sparse gradients."""
 
 
-def _settings(cls: type) -> Mapping[str, builder.Parameter]:
+def _settings(cls: type) -> Mapping[str, Parameter]:
     """The keywords of a class; where its constructor only hands on ``*args``, those of the class it hands them to."""
     for base in cls.__mro__:
         init = vars(base).get("__init__")
         if init is not None and not any(
             p.kind is p.VAR_POSITIONAL for p in inspect.signature(init).parameters.values()
         ):
-            return builder.parameters_of(base)
-    return builder.parameters_of(cls)
+            return parameters_of(base)
+    return parameters_of(cls)
 
 
 def _catalogue(name: str) -> dict[str, type]:

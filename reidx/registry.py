@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from reidx.constructor import unusable
 from reidx.errors import ConfigError, PluginError
 
 
@@ -89,6 +90,19 @@ KINDS: dict[str, Kind] = {
     )
 }
 
+CONTEXT: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("rank", "seed"), (0,)),
+    **dict.fromkeys(("images", "batches", "world_size", "in_channels", "dim", "steps"), (1,)),
+    **dict.fromkeys(("mean", "std"), ((0.5, 0.5, 0.5),)),
+    **dict.fromkeys(("labels", "cameras"), (object(), (0,))),  # arrays, which an annotation may call a sequence
+    **dict.fromkeys(("progress", "tail"), (object(),)),
+    "image_size": ((256, 128),),
+    "device": ("cpu",),
+    "sharded": (False,),
+    "dims": ({"embed": 1},),
+}
+"""Examples of what the core supplies under the names in :attr:`Kind.context`: an argument must be able to take one."""
+
 
 @dataclass(frozen=True)
 class Component:
@@ -123,8 +137,8 @@ class Entry:
     def load(self) -> type:
         """The class behind the entry.
 
-        Raises :class:`PluginError` naming the component and its distribution when the module cannot be imported or
-        has no such class.
+        Raises :class:`PluginError` naming the component and its distribution when the module cannot be imported,
+        has no such class, or one with an argument that would never get what a config says for it.
         """
         module_name, _, attribute = self.component.target.partition(":")
         where = f"{self.kind} {self.name} (from {self.distribution}, {self.component.target})"
@@ -138,9 +152,12 @@ class Entry:
                 f"Install what is missing, or mend {module_name}."
             ) from error
         try:
-            return getattr(module, attribute)
+            component = getattr(module, attribute)
         except AttributeError:
             raise PluginError(f"{where}: the module {module_name} has no {attribute!r}.") from None
+        if fault := unusable(self.kind, component, {name: CONTEXT[name] for name in KINDS[self.kind].context}):
+            raise PluginError(f"{where}: {fault}.")
+        return component
 
 
 class Registry:

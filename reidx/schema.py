@@ -8,7 +8,8 @@ keys of its constructor are checked too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import Any, Literal
 
 Spec = dict[str, Any]
@@ -52,6 +53,22 @@ def parts(kind: str, container: type = list, *, wiring: type | None = None, key:
 def number(default: Any, least: float, most: float | None = None) -> Any:
     """A field that holds a number (or several) of at least ``least`` and at most ``most``."""
     return field(default=default, metadata={"least": least, "most": most})
+
+
+@cache
+def engine_keys(kind: str) -> Mapping[str, str]:
+    """The keys that mean something to the engine in every slot of a kind of part, so that no part can have them; each with
+    what it is."""
+    taken = {"type": f"the name of the {kind}"}
+    for section in (cls for cls in globals().values() if isinstance(cls, type) and is_dataclass(cls)):
+        for slot in fields(section):
+            meta = slot.metadata
+            if kind not in (meta.get("kind"), meta.get("catalogue")):
+                continue
+            taken[meta.get("key", "type")] = f"the name of the {kind}"
+            if meta.get("wiring") is not None:
+                taken |= {own.name: f"{meta['wiring'].__name__}.{own.name}" for own in fields(meta["wiring"])}
+    return taken
 
 
 @dataclass

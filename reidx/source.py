@@ -59,20 +59,51 @@ def summary(target: str) -> str:
     return _summary(module, name, frozenset())
 
 
+def arguments(target: str) -> tuple[list[str], bool, str]:
+    """What the constructor of ``"module:Class"`` names, whether it takes ``**`` arguments, and its ``file:line``.
+
+    Read from the source, without importing it: nothing is found of a class whose constructor is made while it runs.
+    """
+    module, _, name = target.partition(":")
+    for _ in range(16):  # from a class without a constructor to its first base
+        home, node = _definition(module, name, frozenset())
+        if node is None:
+            break
+        own = next((n for n in getattr(node, "body", ()) if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+        if isinstance(node, ast.FunctionDef) or own is not None:
+            names, line = (own or node).args, (own or node).lineno  # type: ignore[union-attr]
+            found = [a.arg for a in (*names.posonlyargs, *names.args, *names.kwonlyargs)][own is not None :]
+            return found, names.kwarg is not None, f"{home.origin}:{line}" if home else ""
+        if any("dataclass" in ast.unparse(mark) for mark in node.decorator_list):
+            assigned = [n.target for n in node.body if isinstance(n, ast.AnnAssign)]
+            return [t.id for t in assigned if isinstance(t, ast.Name)], False, f"{home.origin}:{node.lineno}" if home else ""
+        base = next((b.id for b in node.bases if isinstance(b, ast.Name)), "")
+        module, name = home.name if home else "", base
+    return [], False, ""
+
+
 def _summary(module: str, name: str, seen: frozenset[str]) -> str:
-    spec = find_spec(module)
+    _, node = _definition(module, name, seen)
+    return "" if node is None else (ast.get_docstring(node) or "").partition("\n")[0]
+
+
+def _definition(
+    module: str, name: str, seen: frozenset[str]
+) -> tuple[ModuleSpec | None, ast.ClassDef | ast.FunctionDef | None]:
+    """Where a class or function is defined, and the definition; the module may have imported it from another."""
+    spec = find_spec(module) if module else None
     if spec is None or module in seen:
-        return ""
+        return None, None
     for node in _statements(spec.origin or ""):
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
-            return (ast.get_docstring(node) or "").partition("\n")[0]
+            return spec, node
         if isinstance(node, ast.ImportFrom) and any((a.asname or a.name) == name for a in node.names):
             original = next(a.name for a in node.names if (a.asname or a.name) == name)
             # a package is its own parent for relative imports, a plain module is not
             package = module if spec.submodule_search_locations is not None else module.rpartition(".")[0]
             source = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            return _summary(source, original, seen | {module})
-    return ""
+            return _definition(source, original, seen | {module})
+    return None, None
 
 
 @functools.cache

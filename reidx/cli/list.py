@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 
 from reidx.cli.console import print_table
+from reidx.constructor import hidden
 from reidx.errors import ReidxError
 from reidx.plugins import registry
-from reidx.registry import KINDS
-from reidx.source import summary
+from reidx.registry import KINDS, Entry
+from reidx.source import arguments, summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.kind is not None and arguments.kind not in KINDS:
         raise ReidxError(f"There is no kind {arguments.kind!r}. The kinds are: {', '.join(KINDS)}.")
     rows = [
-        (entry.name, entry.kind, entry.distribution, summary(entry.component.target).replace("``", "`"))
+        (entry.name, entry.kind, entry.distribution, _what_it_is(entry))
         for entry in registry().entries(arguments.kind)
     ]
     if rows:
@@ -28,3 +29,11 @@ def run(arguments: argparse.Namespace) -> int:
         kind = KINDS[arguments.kind]
         print(f"No {kind.name} is installed (given {kind.given}; returns {kind.returns}).")
     return 0
+
+
+def _what_it_is(entry: Entry) -> str:
+    """A component's line: what it is, or why it cannot be used as far as its source tells without being run."""
+    names, any_other, place = arguments(entry.component.target)
+    if fault := hidden(entry.kind, names, any_other):
+        return f"CANNOT BE USED: {fault} ({place})"
+    return summary(entry.component.target).replace("``", "`")

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from reidx.builder import Nested, Spec, build
+from reidx.builder import Spec, build
+from reidx.constructor import Nested
 from reidx.data.datasets.base import Dataset, Split
 from reidx.errors import DataError
 
