@@ -7,29 +7,145 @@ A stored entry is the distance of that pair, zeros and the diagonal included; a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array, issparse
 
 from reidx.errors import ConfigError, DataError
+from reidx.labels.compiled import compiled, in_threads
 
 
-def checked_graph(graph: csr_array) -> csr_array:
-    """The graph as CSR; raises DataError unless it is sparse, square, of floats, finite and not negative."""
+def checked_graph(graph: Any, images: int | None = None, name: str = "neighbour graph") -> csr_array:
+    """The graph as CSR, itself where it is one: sparse, (N, N), of floats of 32 or 64 bits, each pair stored at most once.
+
+    The compiled loops that follow read what indices point to, so no index is taken on trust, whoever made the graph:
+    one pass over its entries. `images` is the N that it must have; `name` says in messages whose graph it is. Raises
+    DataError otherwise, and for distances that are negative, infinite or NaN.
+    """
     if not issparse(graph):
         raise DataError(
-            f"neighbour graph: expected a sparse matrix, got {type(graph).__name__}. In a dense one a distance of 0 "
+            f"{name}: expected a sparse matrix, got {type(graph).__name__}. In a dense one a distance of 0 "
             "cannot be told from a pair that is not stored: build a csr_array from its (data, (rows, columns))."
         )
     if graph.ndim != 2 or graph.shape[0] != graph.shape[1]:
-        raise DataError(f"neighbour graph: expected shape (N, N), got {graph.shape}.")
-    graph = csr_array(graph)
-    if graph.data.dtype.kind != "f":
-        raise DataError(f"neighbour graph: distances must be floats, not {graph.data.dtype}.")
-    # One pass without a copy: NaN fails both comparisons.
-    if graph.nnz and not (graph.data.min() >= 0 and graph.data.max() < np.inf):
-        raise DataError("neighbour graph: distances must be finite and not negative.")
-    return graph
+        raise DataError(f"{name}: expected shape (N, N), got {graph.shape}.")
+    if images is not None and graph.shape[0] != images:
+        raise DataError(f"{name}: it is of {graph.shape[0]:,} images, there are {images:,}.")
+    if graph.dtype.kind != "f":
+        raise DataError(f"{name}: distances must be floats, not {graph.dtype}.")
+    rows = graph if graph.format == "csr" else _as_rows(graph, name)
+    indptr, indices, data = _well_formed(rows.indptr, rows.indices, rows.data, graph.shape[0], name)
+    ascending = _entries(indptr, indices, data, name)
+    given = all(mine is its for mine, its in ((indptr, rows.indptr), (indices, rows.indices), (data, rows.data)))
+    if given and ascending and isinstance(rows, csr_array):
+        return rows
+    return csr_array((data, indices, indptr), shape=graph.shape)  # what scipy had noted of the order is not taken over
+
+
+def _as_rows(graph: Any, name: str) -> csr_array:
+    """A graph of another format as CSR. scipy's conversions trust indices too: what they would follow is checked before."""
+    n = graph.shape[0]
+    if graph.format == "csc":
+        _entries(*_well_formed(graph.indptr, graph.indices, graph.data, n, name), name)
+    elif graph.format == "bsr":
+        _blocks(graph, name)
+    elif graph.format == "coo":
+        _coordinates(graph, name)
+    elif graph.format == "lil" and [len(row) for row in graph.rows] != [len(row) for row in graph.data]:
+        raise DataError(f"{name}: the lists of columns and of distances are not of one length.")
+    try:
+        rows = graph.tocsr()
+    except (ValueError, IndexError, TypeError, OverflowError) as error:
+        raise DataError(f"{name}: {graph.format} arrays that do not fit together: {error}.") from error
+    if graph.format == "coo" and rows.nnz != len(graph.data):
+        raise DataError(f"{name}: {len(graph.data) - rows.nnz:,} entries are of pairs that are stored already.")
+    return rows
+
+
+def _blocks(graph: Any, name: str) -> None:
+    """Raise DataError unless the blocks of a BSR array lie inside it and are all there."""
+    shape = np.shape(graph.data)
+    if len(shape) != 3 or 0 in shape[1:] or graph.shape[0] % shape[1] or graph.shape[1] % shape[2]:
+        raise DataError(f"{name}: blocks of shape {shape} do not tile {graph.shape}.")
+    across = graph.shape[1] // shape[2]
+    indptr, indices, _ = _well_formed(
+        graph.indptr, graph.indices, np.zeros(shape[0], np.float32), graph.shape[0] // shape[1], name
+    )
+    held = indices[: indptr[-1]]
+    if len(held) and (held.min() < 0 or held.max() >= across):
+        raise DataError(f"{name}: block columns go from {held.min()} to {held.max()}; there are {across}.")
+
+
+def _coordinates(graph: Any, name: str) -> None:
+    """Raise DataError unless the places of a COO array lie inside it, one for each distance."""
+    n = graph.shape[0]
+    for axis, places in zip(("row", "column"), (graph.row, graph.col), strict=True):
+        if np.ndim(places) != 1 or len(places) != len(graph.data):
+            raise DataError(f"{name}: {np.shape(places)} {axis} numbers for {len(graph.data)} distances.")
+        if places.dtype.kind not in "iu":
+            raise DataError(f"{name}: {axis} numbers must be integers, not {places.dtype}.")
+        if len(places) and (places.min() < 0 or places.max() >= n):
+            raise DataError(
+                f"{name}: {axis} numbers go from {places.min()} to {places.max()}; the {n:,} images are 0 to {n - 1}."
+            )
+
+
+def _well_formed(
+    indptr: Any, indices: Any, data: Any, rows: int, name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The three arrays as the compiled loops take them; raises DataError unless `indptr` cuts the others into rows."""
+    indptr, indices, data = np.asarray(indptr), np.asarray(indices), np.asarray(data)
+    if indptr.dtype.kind not in "iu" or indices.dtype.kind not in "iu":
+        raise DataError(f"{name}: indptr and indices must be integers, not {indptr.dtype} and {indices.dtype}.")
+    if indptr.shape != (rows + 1,):
+        raise DataError(f"{name}: indptr has shape {indptr.shape}, not ({rows + 1},) for {rows:,} rows.")
+    if indices.ndim != 1 or indices.shape != data.shape:
+        raise DataError(f"{name}: indices {indices.shape} and distances {data.shape} are not of one length.")
+    lengths = np.diff(indptr.astype(np.int64, copy=False))
+    if indptr[0] != 0 or (lengths < 0).any():
+        row = int(np.argmax(lengths < 0)) if indptr[0] == 0 else 0
+        raise DataError(f"{name}: indptr must rise from 0; row {row} goes from {indptr[row]} to {indptr[row + 1]}.")
+    if indptr[-1] > len(indices):
+        raise DataError(f"{name}: indptr ends at {indptr[-1]:,}, but there are {len(indices):,} entries.")
+    wide = np.int32 if indptr.dtype == indices.dtype == np.int32 else np.int64
+    exact = data.dtype if data.dtype in (np.float32, np.float64) else np.float32 if data.itemsize < 4 else np.float64
+    return indptr.astype(wide, copy=False), indices.astype(wide, copy=False), data.astype(exact, copy=False)
+
+
+def _entries(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, name: str) -> bool:
+    """Whether columns ascend in each row; raises DataError for the first entry that is no distance of a pair."""
+    n = len(indptr) - 1
+    found = in_threads(_first_fault, n, indptr, indices, data, chunks_per_thread=1)
+    fault = next((fault for fault, _ in found if fault >= 0), -1)
+    if fault < 0:
+        return all(ascending for _, ascending in found)
+    row, column = int(np.searchsorted(indptr, fault, side="right")) - 1, int(indices[fault])
+    if not 0 <= column < n:
+        raise DataError(f"{name}: row {row} points to image {column}; the {n:,} images are 0 to {n - 1}.")
+    if not 0 <= data[fault] < np.inf:
+        raise DataError(
+            f"{name}: distances must be finite and not negative; that of images {row} and {column} is {data[fault]}."
+        )
+    raise DataError(f"{name}: the pair of images {row} and {column} is stored twice.")
+
+
+@compiled
+def _first_fault(start, stop, indptr, indices, data):  # type: ignore[no-untyped-def]
+    """The place of the first entry that is no distance of a pair, or -1; and whether all columns before it ascend."""
+    n = len(indptr) - 1
+    seen = np.full(n, -1, np.int64)
+    ascending = True
+    for i in range(start, stop):
+        before = -1
+        for p in range(indptr[i], indptr[i + 1]):
+            j = indices[p]
+            if j < 0 or j >= n or not data[p] >= 0 or data[p] == np.inf or seen[j] == i:
+                return p, ascending
+            seen[j] = i
+            ascending &= j > before
+            before = j
+    return -1, ascending
 
 
 def fuse(graphs: Sequence[csr_array], weights: Sequence[float]) -> csr_array:
@@ -45,9 +161,10 @@ def fuse(graphs: Sequence[csr_array], weights: Sequence[float]) -> csr_array:
     if len({graph.shape for graph in graphs}) > 1:
         raise DataError(f"fuse: the graphs are of different images: shapes {[graph.shape for graph in graphs]}.")
     total: csr_array | None = None
-    for graph, weight in zip(graphs, weights, strict=True):
+    for given, weight in zip(graphs, weights, strict=True):
         if weight == 0:
             continue
+        graph = checked_graph(given, name="fuse")
         nearness = csr_array(
             (np.float32(weight) * (1 - graph.data), graph.indices, graph.indptr), shape=graph.shape
         )

@@ -27,6 +27,7 @@ from reidx.errors import ConfigError, DataError
 from reidx.labels.compiled import compiled, in_threads
 from reidx.labels.encoding import compressed, encode, room_for, stacked
 from reidx.labels.features import checked, unit
+from reidx.labels.graph import checked_graph
 from reidx.labels.neighbours import nearest
 from reidx.labels.sharding import nearest_together
 
@@ -85,7 +86,7 @@ def jaccard(
     half = rows is None
     if among is not None and among.shape != (n, n):
         raise DataError(f"Jaccard: the pairs asked for are of {among.shape[0]} images, the features of {n}.")
-    asked = _asked(among)
+    asked = _asked(among if among is None else checked_graph(among, n, "Jaccard: the pairs asked for"))
     if half and n > _LARGE:
         _refuse_crowd(encodings, by_column, within, asked)
     parts = in_threads(

@@ -15,6 +15,7 @@ from torch import Tensor
 from reidx.contracts import INPUTS, LabelSet
 from reidx.errors import DataError
 from reidx.labels.features import not_finite
+from reidx.labels.graph import checked_graph
 from reidx.labels.sharding import agree
 from reidx.spans import span
 
@@ -115,7 +116,10 @@ class LabelPipeline:
         several = getattr(self.distance, "requires", None)
         given = {name: bank[name] for name in several} if several else bank[self.on]
         cuts = "within" in inspect.signature(self.distance).parameters
-        return self.distance(given, within=within) if cuts else self.distance(given)
+        graph = self.distance(given, within=within) if cuts else self.distance(given)
+        made_by = self.distance if inspect.isroutine(self.distance) else type(self.distance)
+        name = f"the graph by the distance {made_by.__qualname__} (module {made_by.__module__})"
+        return checked_graph(graph, len(bank[self.on]), name)
 
     def _nothing(self, epoch: int, bank: dict[str, Tensor] | None, images: int) -> str:
         advice = ""

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from reidx.contracts import INPUTS, LabelSet
 from reidx.engine.objective import inputs_of
+from reidx.errors import DataError
+from reidx.labels.graph import checked_graph
 from reidx.memory import Memory
 from reidx.registry import Entry
 from reidx.testing.given import (
@@ -47,12 +49,10 @@ def gives_a_graph(entry: Entry) -> None:
     given = bank_views(views) if views else bank
     graph = distance(given)
     expect(isinstance(graph, csr_array), f"it returned {type(graph).__name__}, not a csr_array")
-    expect(graph.shape == same.shape, f"the graph is {graph.shape}, not {same.shape}")
-    expect(graph.data.dtype.kind == "f", f"distances are {graph.data.dtype}, not floats")
-    expect(
-        bool(np.isfinite(graph.data).all() and (graph.data >= 0).all()),
-        "distances must be finite and not negative",
-    )
+    try:
+        checked_graph(graph, len(same), "the graph")
+    except DataError as error:
+        raise AssertionError(str(error)) from error
     dense = np.ones(graph.shape)  # what is not stored is at distance 1
     entries = graph.tocoo()
     dense[entries.row, entries.col] = entries.data
