@@ -10,31 +10,23 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from reidx.errors import ConfigError, DataError, out_of_memory
+from reidx.data.decode import CorruptImage, decode
+from reidx.errors import ConfigError
+
+__all__ = ["CorruptImage", "ImageStore"]
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-
-
-class CorruptImage(DataError):
-    """An image file that cannot be read; the message names it and says why.
-
-    A DataLoader hands on a worker's exception by building it again from the worker's whole traceback: only the
-    message is taken from that.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message.rpartition(f"{__name__}.CorruptImage: ")[2].strip())
 
 
 class ImageStore(Dataset[Tensor]):
     """Images uint8 (3,H,W), contiguous, decoded from files and resized exactly as Pillow does.
 
-    ``size`` is (height, width) in pixels; ``interpolation`` bicubic or bilinear. Any colour mode becomes RGB, and a
-    rotation noted in the file is applied. If the whole set at this size takes at most ``cache_bytes``, each image is
+    ``size`` is (height, width) in pixels; ``interpolation`` bicubic or bilinear. :func:`reidx.data.decode.decode` says what
+    becomes of colours, depths and rotations. If the whole set at this size takes at most ``cache_bytes``, each image is
     decoded once: the memory is shared with worker processes that are forked (spawned ones decode for themselves) and
     taken up only as it fills. :meth:`hold` moves a cache to where the training is.
 
@@ -94,19 +86,8 @@ class ImageStore(Dataset[Tensor]):
         return torch.from_numpy(self.cache[np.asarray(indices)])
 
     def _decode(self, index: int) -> np.ndarray:
-        path = self.paths[index]
-        try:
-            with Image.open(path) as image:
-                upright = ImageOps.exif_transpose(image) if "exif" in image.info else image
-                height, width = self.size
-                resized = upright.convert("RGB").resize((width, height), FILTERS[self.interpolation])
-        except Exception as error:  # decoders raise nearly anything on damaged bytes
-            if out_of_memory(error):
-                raise
-            reason = str(error) or type(error).__name__
-            raise CorruptImage(
-                f"{path} cannot be read as an image: {reason}. Restore the file or drop it."
-            ) from error
+        height, width = self.size
+        resized = decode(self.paths[index]).resize((width, height), FILTERS[self.interpolation])
         # NumPy, not torch: torch would start its own threads for each image, next to ours or the worker processes
         return np.stack([np.asarray(channel) for channel in resized.split()])
 

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from reidx.data.datasets import Split
+from reidx.data.decode import decode
 from reidx.evaluation.ranking import Details
 
 RIGHT, WRONG, QUERY = (34, 139, 34), (200, 30, 30), (60, 60, 60)
@@ -53,8 +54,7 @@ def ranked_list(
                 shown.append((gallery.paths[found], RIGHT if right else WRONG, f"{rank + 1}"))
         for column, (path, colour, text) in enumerate(shown):
             left = GAP + column * (width + GAP) + (2 * GAP if column else 0)
-            with Image.open(path) as image:
-                cell = image.convert("RGB").resize((width - 2 * FRAME, height - 2 * FRAME))
+            cell = decode(path).resize((width - 2 * FRAME, height - 2 * FRAME))
             draw.rectangle((left, top + HEAD, left + width - 1, top + HEAD + height - 1), fill=colour)
             sheet.paste(cell, (left + FRAME, top + HEAD + FRAME))
             draw.text((left + 2, top + 2), text, fill=colour)

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from reidx.data.decode import decode
+
 
 def colour_histogram(
     images: Iterable[Path | np.ndarray | Image.Image], *, bins: int = 8, stripes: int = 1, space: str = "RGB"
@@ -21,8 +23,7 @@ def colour_histogram(
     rows = []
     for item in images:
         if isinstance(item, Path):
-            with Image.open(item) as opened:
-                picture = opened.convert("RGB")
+            picture = decode(str(item))
         else:
             picture = item.convert("RGB") if isinstance(item, Image.Image) else Image.fromarray(item)
         level = np.asarray(picture.convert(space), np.int64) * bins // 256
