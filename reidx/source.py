@@ -52,6 +52,15 @@ def source_digest(module: str) -> str:
     return sha.hexdigest()[:12]
 
 
+def file_digest(path: str | Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    sha = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while block := handle.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
+
+
 def summary(target: str) -> str:
     """The first line of the docstring of ``"module:Class"``; empty when there is no such class or
     docstring."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -16,12 +18,16 @@ import torch
 from torch import Tensor
 
 from reidx import processes
-from reidx.engine.faults import GONE, NO_ROOM
-from reidx.errors import CheckpointError, RunError, out_of_memory
+from reidx.engine.faults import GONE
+from reidx.errors import CheckpointError, RunError
 from reidx.models.domain_norm import for_each_domain
+from reidx.models.weight_files import load_tensors, refuse_unusable, size_of, verify_checksum
+from reidx.source import file_digest as digest
 
 KEEP = 2
 """How many of the newest checkpoints of a stage are kept."""
+
+UNREADABLE = "is not a readable checkpoint{why}. It is damaged, or holds pickled objects, which are not loaded."
 
 _NAME = re.compile(r"epoch_(\d+)\.pth")
 
@@ -43,20 +49,66 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         if not path.parent.is_dir():
             raise RunError(f"{path} cannot be written: {GONE}") from error
         kept = f"The earlier {path.name} is untouched." if path.exists() else "Nothing was left half-written."
-        raise RunError(
-            f"{path} cannot be written: {error.strerror or error}{_room(path.parent, error)}. {kept} "
-            "Make room (or let the folder be written to) and go on with --resume."
-        ) from error
+        why, remedy = _why(path.parent, error), _remedy(error)
+        raise RunError(f"{path} cannot be written: {why}. {kept} {remedy} and go on with --resume.") from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
 
 
-def _room(folder: Path, error: OSError) -> str:
-    """How much room there is in a folder, where the error may be about that."""
-    if error.errno not in (None, *NO_ROOM):
-        return ""
-    return f" ({shutil.disk_usage(folder).free / 1e6:,.1f} MB are free in {folder})"
+def _why(folder: Path, error: OSError) -> str:
+    """Why a file cannot be written to a folder, and how much room there is, where the error is about that."""
+    said = str(error.strerror or error)
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return said
+    if error.errno == errno.ENOSPC and os.statvfs(folder).f_favail == 0 < os.statvfs(folder).f_files:
+        return f"{said} (the file system takes no more files, however small)"
+    return f"{said} ({shutil.disk_usage(folder).free / 1e6:,.1f} MB are free in {folder})"
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "Make room"
+    if error.errno == errno.EFBIG:
+        return "Allow larger files (ulimit -f)"
+    if error.errno == errno.EROFS:
+        return "Mount the file system so that it can be written to"
+    return "Let the folder be written to" if error.errno in (errno.EACCES, errno.EPERM) else "Mend that"
+
+
+class _File(io.BufferedWriter):
+    """A file that remembers why it could not be written: torch's writer raises a RuntimeError that does not say so."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path, "w"))
+        self.refused: OSError | None = None
+
+    def __str__(self) -> str:
+        return str(self.name)
+
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            self.refused = self.refused or error
+            raise
+
+
+def save_tensors(content: Mapping[str, Any], path: Path) -> None:
+    """``torch.save``; raises the :class:`OSError` that the system had, also where torch only says that it failed."""
+    file = _File(path)
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:
+        if file.refused is None:
+            raise
+        raise file.refused from error
+    finally:
+        try:
+            file.close()
+        except OSError:  # the rest of its buffer does not fit either
+            if file.refused is None:
+                raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -77,15 +129,6 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-def digest(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    with open(path, "rb") as handle:
-        sha = hashlib.sha256()
-        while block := handle.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()
-
-
 def digest_of(states: Iterable[Mapping[str, Tensor]]) -> str:
     """The SHA-256 of tensors, in hex: their names and every bit of them."""
     sha = hashlib.sha256()
@@ -103,13 +146,7 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
     """
 
     def write(partial: Path) -> None:
-        # torch's file writer reports a full disk, and a folder that is gone, as a RuntimeError that does not say so
-        try:
-            torch.save(checkpoint, partial)
-        except RuntimeError as error:
-            if out_of_memory(error):
-                raise
-            raise OSError(None, "the disk is full, or files of that size are not allowed") from error
+        save_tensors(checkpoint, partial)
         write_text(path.with_suffix(".sha256"), digest(partial))
 
     write_atomically(path, write)
@@ -124,18 +161,7 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
 
     Raises :class:`CheckpointError` if the file is missing, damaged, or holds anything else.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"There is no checkpoint {path}.")
-    try:
-        return torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:  # torch's own messages advise to load pickles as code
-        if out_of_memory(error):
-            raise
-        why = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
-        raise CheckpointError(
-            f"{path} is not a readable checkpoint{why}. It is damaged, or holds pickled objects, which are not loaded."
-        ) from error
+    return load_tensors(path, map_location=map_location, unreadable=UNREADABLE)
 
 
 def _numbered(folder: Path) -> list[tuple[int, Path]]:
@@ -202,10 +228,15 @@ def load_weights(
     The backbone must fit exactly. Parts of another fusion head may be missing or left over, as a later stage may have
     another head, unless the ``whole`` network must fit. Raises :class:`CheckpointError` listing what does not.
     """
-    state = load(path).get("state_dict", {})
-    weights = strip_prefix(state, f"networks.{name}.")
+    path = Path(path).expanduser()
+    content = load_tensors(path, size_of(network), unreadable=UNREADABLE)
+    verify_checksum(path)
+    state = content.get("state_dict") if isinstance(content, Mapping) else None
+    named = {str(key): value for key, value in state.items()} if isinstance(state, Mapping) else {}
+    weights = {k: v for k, v in strip_prefix(named, f"networks.{name}.").items() if isinstance(v, Tensor)}
     if not weights:
         raise CheckpointError(f"{path} is not a checkpoint of a stage: it has no networks.{name}.* weights.")
+    refuse_unusable(weights, path, dict(network.named_buffers()))
     weights = for_each_domain(network, weights)
     must = "" if whole else "backbone."
     own = network.state_dict()
@@ -213,6 +244,11 @@ def load_weights(
         f"{key}: {tuple(weights[key].shape)} in the file, {tuple(own[key].shape)} in the model"
         for key in own
         if key in weights and weights[key].shape != own[key].shape
+    ]
+    shapes += [
+        f"{key}: {weights[key].dtype} in the file, {own[key].dtype} in the model"
+        for key in own
+        if key in weights and weights[key].is_floating_point() != own[key].is_floating_point()
     ]
     missing = [key for key in own if key not in weights and key.startswith(must)]
     unknown = [key for key in weights if key not in own and key.startswith(must)]

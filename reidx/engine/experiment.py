@@ -216,7 +216,7 @@ def test(config: Config, weights: str | Path | None = None, progress: Mode | Non
     if stage.evaluate.domain is None:
         raise ConfigError(f"Stage {stage.name} names no domain to test on: set stages.{stage.name}.evaluate.domain.")
     if weights is not None:
-        if not Path(weights).is_file():
+        if not Path(weights).expanduser().is_file():
             raise CheckpointError(f"--weights: there is no file {weights}.")
         teachers = {name: replace(teacher, weights=None) for name, teacher in stage.teachers.items()}
         stage = replace(stage, init=None, teachers=teachers)
@@ -245,7 +245,7 @@ def test(config: Config, weights: str | Path | None = None, progress: Mode | Non
 def checkpoint_of(reference: str, folder: Path, stages: list[Stage]) -> Path:
     """The checkpoint that ``stage:NAME`` (its last) or a path stands for."""
     if not reference.startswith("stage:"):
-        return Path(reference)
+        return Path(reference).expanduser()
     name = reference.removeprefix("stage:")
     number = next(i for i, stage in enumerate(stages) if stage.name == name)
     last = folder / f"{number + 1}-{name}" / f"epoch_{stages[number].epochs}.pth"

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from reidx.config import Config
@@ -56,8 +55,8 @@ class FirstFeatures:
             banks = extract()
             try:
                 for feature, path in kept.items():
-                    checkpoints.write_atomically(path, partial(torch.save, {"bank": banks[feature]}))
-            except (OSError, RuntimeError, RunError) as error:  # torch reports a full disk as a RuntimeError
+                    checkpoints.write_atomically(path, partial(checkpoints.save_tensors, {"bank": banks[feature]}))
+            except (OSError, RunError) as error:
                 self.say(f"{self.folder}: features cannot be kept for other runs ({error})")
             return banks
 

@@ -100,7 +100,7 @@ class _Check:
     # ---- what is asked again and again
 
     def file(self, at: KeyPath, reference: str | None) -> None:
-        if reference is None or reference.startswith("stage:") or Path(reference).is_file():
+        if reference is None or reference.startswith("stage:") or Path(reference).expanduser().is_file():
             return
         raise ConfigError(
             f"{self.where(at)}: there is no file {reference} (seen from {Path.cwd()}). Give a checkpoint, or stage:NAME."

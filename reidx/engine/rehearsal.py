@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 
@@ -15,10 +16,11 @@ from reidx.config_parts import own_spec
 from reidx.data.domains import Domains
 from reidx.engine.accumulation import check_parts
 from reidx.engine.batch import images_a_step
+from reidx.engine.checkpoint import load_weights
 from reidx.engine.compiler import try_compiler
 from reidx.engine.optim import build_optimizer
 from reidx.engine.runner import device_of_this_process
-from reidx.errors import ConfigError
+from reidx.errors import CheckpointError, ConfigError
 from reidx.models.network import Network, build_network
 from reidx.schema import Alignment, MemoryWiring, Stage
 
@@ -42,6 +44,7 @@ class _Rehearsal:
     def run(self, stage: Stage) -> None:
         model = dataclasses.asdict(stage.model)
         network = build_network(model, self.domains.size, self.where(("model",)), stage.domains)
+        self.weights(stage, network)
         memories, parts = nn.ModuleDict(), nn.ModuleList([network])
         for name, spec in stage.memories.items():
             where = self.where(("memories", name))
@@ -57,6 +60,17 @@ class _Rehearsal:
                 build_optimizer(nn.ModuleDict({"memories": memories, "parts": parts}), stage.optimizer)
             except ConfigError as error:
                 raise ConfigError(f"{self.where(('optimizer',))}: {error}") from error
+
+    def weights(self, stage: Stage, network: Network) -> None:
+        """Load the files of weights that the stage's networks begin with, one after the other."""
+        named: dict[KeyPath, str | None] = {("init",): stage.init}
+        named |= {("teachers", name, "weights"): teacher.weights for name, teacher in stage.teachers.items()}
+        for at, reference in named.items():
+            if reference is not None and not reference.startswith("stage:"):
+                try:
+                    load_weights(copy.deepcopy(network), reference)
+                except CheckpointError as error:
+                    raise CheckpointError(f"{self.where(at)}: {error}") from error
 
     def parts(self, stage: Stage, network: Network, images: Mapping[str, int]) -> None:
         """Raise unless each pass of a step's images through the network can be cut into ``accumulate`` parts."""

@@ -17,6 +17,7 @@ from reidx.engine.record import WITHOUT_EFFECT, namespaces
 from reidx.engine.runner import device_of_this_process
 from reidx.errors import ConfigError, RunError
 from reidx.schema import Stage
+from reidx.source import file_digest
 from reidx.yaml_tree import tree_hash
 
 ORIGIN = "shared.json"
@@ -130,7 +131,7 @@ def _circumstances(facts: Mapping[str, Any], circumstances: Mapping[str, Any]) -
         "torch": circumstances["torch"],
         "processes": circumstances["processes"],
         "device": device_of_this_process().type,
-        "files": {path: checkpoints.digest(Path(path)) for path in sorted(_files(facts))},
+        "files": {path: file_digest(Path(path).expanduser()) for path in sorted(_files(facts))},
     }
 
 

@@ -17,13 +17,13 @@ cuts them.
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_array
 from torch import Tensor
 
 from reidx.errors import ConfigError, DataError
+from reidx.free_memory import free_memory
 from reidx.labels.compiled import compiled, in_threads
 from reidx.labels.encoding import compressed, encode, room_for, stacked
 from reidx.labels.features import checked, unit
@@ -174,15 +174,6 @@ def _refuse_crowd(
             f"{needed / 1e9:,.0f} GB, {free / 1e9:,.1f} are free. The features lie too close together: the network may have "
             "collapsed (lower its learning rate); else lower the clusterer's eps, or k1."
         )
-
-
-def free_memory() -> float:
-    """Bytes of memory that can be had without moving others to disk; infinite where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return float("inf")
-    return next((float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), float("inf"))
 
 
 def _mirrored(upper: csr_array) -> csr_array:

@@ -4,43 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from reidx.errors import CheckpointError, out_of_memory
+from reidx.errors import CheckpointError
+from reidx.models.weight_files import load_tensors, refuse_unusable, size_of, verify_checksum
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
+def read_weights(path: str | Path, module: nn.Module | None = None) -> dict[str, Tensor]:
     """The tensors of a weight file by name (``.safetensors``, or a PyTorch file read with ``weights_only=True``).
 
     What training scripts wrap around them is taken off: an outer ``state_dict``, ``model`` or ``params`` entry, and
-    the ``module.`` prefix of data-parallel training.
+    the ``module.`` prefix of data-parallel training. ``module`` is what they are for, where it is built already: its
+    size bounds that of the file, and those that are its buffers may be infinite.
 
     Raises:
-        CheckpointError: the file is missing, unreadable, holds more than tensors, or holds none.
+        CheckpointError: the file is missing, unreadable, far too large, holds more than tensors, or holds none; it does not
+            fit the checksum beside it; a tensor is no weight: NaN, infinite, complex, sparse, quantised.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise CheckpointError(
-            f"weights: there is no file {path}. Give the path of a .pth or .safetensors file."
-        )
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and safetensors each raise their own kind, torch's with bad advice
-        if out_of_memory(error):
-            raise
-        why = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
-        raise CheckpointError(
-            f"weights: {path} could not be read as a file of weights{why}: it is damaged, of another format, or holds "
-            "more than plain tensors. A file that holds other Python objects has to be re-saved as a state dict."
-        ) from error
+        content = load_tensors(path, 0 if module is None else size_of(module))
+        verify_checksum(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"weights: {error}") from error
     for wrapper in ("state_dict", "model", "params"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -49,6 +36,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         tensors = {str(k).removeprefix("module."): v for k, v in content.items() if isinstance(v, Tensor)}
     if not tensors:
         raise CheckpointError(f"weights: {path} holds no named tensors, so it is not a file of weights.")
+    refuse_unusable(tensors, path, () if module is None else dict(module.named_buffers()))
     return tensors
 
 
@@ -66,10 +54,16 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | P
         for k, v in state.items()
         if k in own and v.shape != own[k].shape
     ]
+    typed = [
+        f"{k} (file {v.dtype}, model {own[k].dtype})"
+        for k, v in state.items()
+        if k in own and v.is_floating_point() != own[k].is_floating_point()
+    ]
     problems = {
         "missing in the file": missing,
         "unknown to the model": unexpected,
         "of another shape": differing,
+        "of another type": typed,
     }
     if any(problems.values()):
         listing = "; ".join(f"{kind}: {_some(names)}" for kind, names in problems.items() if names)

@@ -39,7 +39,7 @@ class Embedding(nn.Module):
         self.normalize = normalize
         self.dims = dict.fromkeys(self.provides, dim)
         if weights is not None:
-            state = read_weights(weights)
+            state = read_weights(weights, self)
             load_weights(self, {k: v for k, v in state.items() if k.startswith("fc.")}, weights)
 
     def forward(self, maps: Tensor) -> Features:

@@ -149,7 +149,7 @@ class OSNet(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         if weights is not None:
-            state = read_weights(weights)
+            state = read_weights(weights, self)
             left_out = ("classifier.",) if with_embedding else ("fc.", "classifier.")
             trunk = {k: v for k, v in state.items() if not k.startswith(left_out)}
             if "fc.0.weight" in trunk:

@@ -1,0 +1,253 @@
+"""Files of weights from anywhere: what cannot be weights is refused with its name, before it takes memory or trains."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import re
+import struct
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from reidx.errors import CheckpointError
+from reidx.models import weight_files
+from reidx.models.backbones import Timm
+from reidx.models.weights import load_weights, read_weights
+
+State = dict[str, Tensor]
+
+
+@pytest.fixture
+def state() -> State:
+    torch.manual_seed(0)
+    return {"a.weight": torch.randn(4, 3), "a.bias": torch.randn(4), "count": torch.tensor(3)}
+
+
+def saved(path: Path, content: Any, **how: Any) -> Path:
+    torch.save(content, path, **how)
+    return path
+
+
+def changed(state: State, how: Callable[[Tensor], Tensor]) -> State:
+    return {**state, "a.weight": how(state["a.weight"])}
+
+
+UNUSABLE: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "nan": (lambda w: w.masked_fill(w == w.max(), float("nan")), "holds NaN"),
+    "nan in half": (lambda w: (w * float("nan")).half(), "holds NaN"),
+    "infinite": (lambda w: w.masked_fill(w == w.max(), float("inf")), "holds infinite numbers"),
+    "double beyond float": (lambda w: w.double() * 1e300, "holds infinite numbers"),
+    "complex": (lambda w: torch.complex(w, w), "is of type complex64; weights are plain real numbers"),
+    "complex double": (lambda w: torch.complex(w, w).to(torch.complex128), "is of type complex128"),
+    "sparse": (lambda w: w.to_sparse(), "is sparse"),
+    "sparse rows": (lambda w: w.to_sparse_csr(), "is sparse"),
+    "quantised": (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), "is of type qint8"),
+    "quantised by channel": (
+        lambda w: torch.quantize_per_channel(w, torch.ones(4), torch.zeros(4), 0, torch.quint8), "is of type quint8"
+    ),
+    "float8": (lambda w: w.to(torch.float8_e4m3fn), "is of type float8_e4m3fn"),
+    "nested": (lambda w: torch.nested.nested_tensor([w, w[:2]]), "is a nested tensor"),
+    "no data": (lambda w: w.to("meta"), "has a shape but no data"),
+    "one number for all": (lambda w: torch.zeros(1).expand(10**12), "stands for 4,000.0 GB"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's, of kinds of tensors that it means to drop
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_tensor_that_is_no_weight_is_refused_by_name(kind: str, state: State, tmp_path: Path) -> None:
+    how, why = UNUSABLE[kind]
+    path = saved(tmp_path / "w.pth", {"state_dict": changed(state, how)})
+    with pytest.raises(CheckpointError) as refused:
+        read_weights(path)
+    assert str(refused.value).startswith(f"weights: {path}: a.weight {why}") and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_loaded(dtype: torch.dtype, state: State, tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.pth", changed(state, lambda w: w.to(dtype)))
+    assert read_weights(path)["a.weight"].dtype == dtype
+
+
+def test_infinite_buffer_of_the_module_is_loaded(tmp_path: Path) -> None:
+    module = nn.Linear(3, 4)
+    module.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+    path = saved(tmp_path / "w.pth", module.state_dict())
+    assert read_weights(path, module)["mask"][1] == float("-inf")
+    with pytest.raises(CheckpointError, match="mask holds infinite"):
+        read_weights(path)
+
+
+def test_safetensors_are_looked_at_too(state: State, tmp_path: Path) -> None:
+    save_file(changed(state, lambda w: w * float("nan")), tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=r"a\.weight holds NaN"):
+        read_weights(tmp_path / "w.safetensors")
+
+
+def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
+    module = nn.Linear(3, 4)
+    with pytest.raises(CheckpointError, match=r"of another type: weight \(file torch.int64, model torch.float32\)"):
+        load_weights(module, {"weight": torch.ones(4, 3, dtype=torch.int64), "bias": torch.zeros(4)}, "w.pth")
+
+
+def test_nan_weights_of_a_timm_model_are_refused(tmp_path: Path) -> None:
+    content = timm.create_model("test_resnet", num_classes=0).state_dict()
+    content["layer1.0.conv2.weight"][0, 0, 0, 0] = float("nan")
+    with pytest.raises(CheckpointError, match=r"w\.pth: layer1\.0\.conv2\.weight holds NaN"):
+        Timm("test_resnet", weights=str(saved(tmp_path / "w.pth", content)), image_size=(48, 24))
+
+
+# ---- size
+
+
+def bomb(path: Path, zeros: int, entry: str = "data/0", times: int = 1) -> Path:
+    """A PyTorch file one of whose entries unpacks to ``zeros`` MiB of nothing."""
+    plain = saved(path.with_suffix(".plain"), {"a.weight": torch.zeros(4)})
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for info in source.infolist():
+            content = source.read(info)
+            if not info.filename.endswith(entry):
+                target.writestr(info.filename, content)
+                continue
+            with target.open(info.filename, "w", force_zip64=True) as handle:
+                for _ in range(zeros):
+                    handle.write(bytes(1 << 20))
+    return path
+
+
+@pytest.mark.parametrize("entry", ["data/0", "data.pkl", "version"])
+def test_zip_bomb_is_refused_by_its_directory(entry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weight_files, "ROOM", 32 << 20)
+    path = bomb(tmp_path / "bomb.pth", 64, entry)
+    assert path.stat().st_size < 1 << 20
+
+    def load(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("it was loaded")
+
+    monkeypatch.setattr(torch, "load", load)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match=r"takes 0\.\d MB on the disk and unpacks to [\d.]+ [MG]B, more than weights"):
+            read_weights(path)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_bound_grows_with_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weight_files, "ROOM", 1 << 20)
+    path = bomb(tmp_path / "w.pth", 16)
+    with pytest.raises(CheckpointError, match="more than weights of this network need"):
+        read_weights(path, nn.Linear(100, 100))
+    with pytest.raises(CheckpointError, match="could not be read"):  # torch's own check of sizes
+        read_weights(path, nn.Linear(1000, 1000))
+
+
+def test_compressed_weights_of_a_usual_size_are_loaded(state: State, tmp_path: Path) -> None:
+    plain = saved(tmp_path / "plain.pth", state)
+    path = tmp_path / "w.pth"
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for info in source.infolist():
+            target.writestr(info.filename, source.read(info))
+    assert torch.equal(read_weights(path)["a.weight"], state["a.weight"])
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".bin"])
+def test_file_larger_than_memory_is_refused_unread(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"w{suffix}"
+    with open(path, "wb") as handle:
+        handle.truncate(1 << 42)  # with holes: it takes no room on the disk
+    with pytest.raises(CheckpointError, match=r"w\.\w+ holds 4,398\.0 GB, but [\d.,]+ GB of memory are free"):
+        read_weights(path)
+
+
+def huge_header(path: Path) -> None:
+    path.write_bytes(struct.pack("<Q", 2**62) + b"{}")
+
+
+def claims_too_much(path: Path) -> None:
+    """A file of the format before zip whose only storage is said to have 10^13 numbers."""
+    torch.save({"a.weight": torch.zeros(7)}, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    number = b"\x8a\x06" + (10**13).to_bytes(6, "little")
+    changed = re.sub(rb"(cpuq.)K\x07", lambda match: match[1] + number, content, flags=re.DOTALL)
+    assert changed != content
+    path.write_bytes(changed)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(saved(path, {"a": torch.zeros(99)}).read_bytes()[:300])
+
+
+BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "nothing": ("w.pth", lambda path: path.touch(), "could not be read"),
+    "text": ("w.pth", lambda path: path.write_text("weights"), "could not be read"),
+    "plain pickle": ("w.pth", lambda path: path.write_bytes(pickle.dumps({"a": [1]})), "could not be read|holds no named"),
+    "cut": ("w.pth", cut, "could not be read"),
+    "huge header": ("w.safetensors", huge_header, "could not be read"),
+    "claims too much": ("w.pth", claims_too_much, "could not be read"),
+    "folder": ("w.pth", Path.mkdir, "is a folder"),
+    "pipe": ("w.pth", os.mkfifo, "is a device or a pipe"),
+    "loop": ("w.pth", lambda path: path.symlink_to(path), "there is no file .*Too many levels"),
+    "dangling": ("w.pth", lambda path: path.symlink_to("nowhere"), "there is no file"),
+    "list": ("w.pth", lambda path: saved(path, [1, 2]), "holds no named tensors"),
+    "one tensor": ("w.pth", lambda path: saved(path, torch.zeros(3)), "holds no named tensors"),
+    "names without tensors": ("w.pth", lambda path: saved(path, {"a": 1}), "holds no named tensors"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_what_is_no_file_of_weights_is_refused(kind: str, tmp_path: Path) -> None:
+    name, make, why = BROKEN[kind]
+    make(tmp_path / name)
+    with pytest.raises(CheckpointError, match=f"^weights: .*({why})") as refused:
+        read_weights(tmp_path / name)
+    assert "\n" not in str(refused.value) and str(tmp_path / name) in str(refused.value)
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/null", "http://127.0.0.1:9/w.pth", "x" * 300, "a\0b"])
+def test_special_path_is_refused(path: str) -> None:
+    with pytest.raises(CheckpointError, match=r"is a device or a pipe|there is no file"):
+        read_weights(path)
+
+
+# ---- checksums
+
+
+def sum_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("beside", ["w.sha256", "w.pth.sha256"])
+@pytest.mark.parametrize("line", ["{}", "{}\n", "{}  w.pth\n", "{} *./some/w.pth\n", "0000{:.60}  other.pth\n{}  w.pth\n"])
+def test_checksum_beside_a_file_is_verified(beside: str, line: str, state: State, tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.pth", state)
+    text = line.replace("{:.60}", sum_of(path)[:60]).replace("{}", sum_of(path))
+    (tmp_path / beside).write_text(text)
+    read_weights(path)
+    saved(path, changed(state, lambda w: w + 1))
+    with pytest.raises(CheckpointError, match=rf"weights: .*w\.pth is damaged, or another file .*{re.escape(beside)}"):
+        read_weights(path)
+
+
+def test_checksum_of_other_files_counts_for_nothing(state: State, tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.pth", state)
+    (tmp_path / "w.sha256").write_text(f"{'0' * 64}  w.safetensors\n")
+    read_weights(path)
+
+
+@pytest.mark.parametrize("text", [b"", b"abc", b"\xff\xfe\x00", b"0" * 63])
+def test_checksum_that_cannot_be_read_is_refused(text: bytes, state: State, tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.pth", state)
+    (tmp_path / "w.sha256").write_bytes(text)
+    with pytest.raises(CheckpointError, match=r"the checksum of .* cannot be read"):
+        read_weights(path)
