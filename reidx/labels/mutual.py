@@ -24,6 +24,7 @@ def mutual(x: Tensor, count: int, penalty: Tensor | None = None) -> tuple[np.nda
     tiles = 2 * threads * -(-n // (2 * threads * _TILE))
     edges = np.linspace(0, n, tiles + 1).astype(np.int64).tolist()
     largest = max(np.diff(edges))
+    off = np.zeros(n, np.float32) if penalty is None else penalty.numpy()
     numbers = np.arange(n)
 
     def work(start: int, stop: int, pairs: list[tuple[int, int]]) -> None:
@@ -32,11 +33,11 @@ def mutual(x: Tensor, count: int, penalty: Tensor | None = None) -> tuple[np.nda
             a, b = (slice(edges[tile], edges[tile + 1]) for tile in pair)
             product = products[: len(x[a]) * len(x[b])].view(len(x[a]), len(x[b]))
             torch.mm(x[a], x[b].T, out=product)
-            for own, other, values in ((a, b, product), (b, a, product.T))[: 1 if a == b else 2]:
-                score = scores[: product.numel()].view(values.shape).copy_(values)
-                if penalty is not None:
-                    score -= penalty[other]
-                lists.show(numbers[own], score.numpy(), other.start)
+            score = product if x.dtype == torch.float32 else scores[: product.numel()].view(product.shape).copy_(product)
+            if a == b:
+                lists.show(numbers[a], (score if penalty is None else score - penalty[a]).numpy(), a.start)
+            else:
+                lists.show_both(score.numpy(), off, a.start, b.start)
 
     for pairs in _rounds(tiles):
         side_by_side(work, threads, len(pairs), pairs)

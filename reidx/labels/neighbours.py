@@ -45,7 +45,7 @@ def knn(
     Without `queries` each row of `features` (N, D) asks, and is its own first neighbour even where other rows equal it.
     Equal distances are ordered by index. With fewer than k rows there are N columns. `metric` is "euclidean"
     (not squared) or "cosine" (1 - cosine, 0 to 2). `backend` proposes the candidates: "faiss" or "torch", "auto" takes
-    torch on CUDA and on processors with bfloat16 units and faiss elsewhere; it changes the time, never the result.
+    torch, but faiss for `queries` on a processor without bfloat16 units; it changes the time, never the result.
     Only "ivf" is approximate, for banks of a million: see `reidx.labels.approximate`. `device` says where torch
     searches; by default where the features are.
 

@@ -26,6 +26,12 @@ class Shortlists:
         """Take in `scores` (B, W) of the candidates `first`, `first` + 1, … for the B different `rows`."""
         _keep(rows, scores, first, self.count, self._scores, self._numbers, self._filled, self._cuts)
 
+    def show_both(self, products: np.ndarray, penalty: np.ndarray, row: int, column: int) -> None:
+        """Take in each of the `products` (B, W) of rows `row`, … and other rows `column`, … for both: each side sees it
+        less the `penalty` (rows,) of the other.
+        """
+        _keep_both(products, penalty, row, column, self.count, self._scores, self._numbers, self._filled, self._cuts)
+
     def best(self) -> tuple[np.ndarray, np.ndarray]:
         """The candidates (rows, count) in no order, -1 where there were fewer, and the least of their scores (rows,)."""
         _finish(self.count, self._scores, self._numbers, self._filled, self._cuts)
@@ -53,6 +59,40 @@ def _keep(rows, scores, first, count, best, numbers, filled, cuts):  # type: ign
                 if end == room:
                     cut = _cut(own, named, room, count)
                     end = count
+        filled[i], cuts[i] = end, cut
+
+
+@compiled
+def _keep_both(products, penalty, row, column, count, best, numbers, filled, cuts):  # type: ignore[no-untyped-def]
+    room, width = best.shape[1], products.shape[1]
+    for r in range(products.shape[0]):
+        i = row + r
+        end, cut, off = filled[i], cuts[i], penalty[i]
+        for begin in range(0, width, 32):
+            first, stop = column + begin, column + min(begin + 32, width)
+            part = products[r, begin : min(begin + 32, width)]
+            offs, theirs = penalty[first:stop], cuts[first:stop]
+            higher = np.int32(0)
+            for c in range(len(part)):
+                higher += np.int32(part[c] - offs[c] > cut) | np.int32(part[c] - off > theirs[c])
+            if higher == 0:
+                continue
+            for c in range(len(part)):
+                best[i, end] = part[c] - offs[c]
+                numbers[i, end] = first + c
+                end += part[c] - offs[c] > cut
+                if end == room:
+                    cut = _cut(best[i], numbers[i], room, count)
+                    end = count
+                if part[c] - off > theirs[c]:
+                    j = first + c
+                    last = filled[j]
+                    best[j, last] = part[c] - off
+                    numbers[j, last] = i
+                    filled[j] = last + 1
+                    if last + 1 == room:
+                        cuts[j] = _cut(best[j], numbers[j], room, count)
+                        filled[j] = count
         filled[i], cuts[i] = end, cut
 
 

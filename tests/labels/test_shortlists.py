@@ -53,3 +53,21 @@ def test_pieces_may_ask_other_rows_each() -> None:
     expected = np.argsort(-seen, axis=1)[:, :6]
     assert np.array_equal(np.sort(found, axis=1), np.sort(expected, axis=1))
     assert np.array_equal(least, np.take_along_axis(seen, expected[:, 5:6], axis=1)[:, 0])
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 40), (33, 31), (64, 100)])
+@pytest.mark.parametrize("count", [1, 5, 30])
+def test_products_shown_once_serve_the_rows_of_both_sides(height: int, width: int, count: int) -> None:
+    random = np.random.default_rng(height)
+    products = random.normal(size=(height, width)).astype(np.float32)
+    penalty = random.random(200).astype(np.float32)
+    lists, apart = Shortlists(200, count), Shortlists(200, count)
+    for first in (0, 100):  # rows 10 … and 80 …, whose scores come twice, by other products
+        part = (products + first).astype(np.float32)
+        lists.show_both(part, penalty, 10, 80 + first // 100)
+        for rows, others, values in ((10, 80 + first // 100, part), (80 + first // 100, 10, part.T)):
+            known = np.ascontiguousarray(values - penalty[others : others + values.shape[1]])
+            apart.show(np.arange(rows, rows + len(known)), known, others)
+    (found, least), (expected, floor) = lists.best(), apart.best()
+    assert np.array_equal(least, floor)
+    assert np.array_equal(np.sort(found, axis=1), np.sort(expected, axis=1))
