@@ -47,8 +47,8 @@ def searches(
             f"knn: backend {backend} searches on the CPU, but the device is {place}; use torch or auto."
         )
     if backend == "auto":
-        quick = place.type != "cpu" or has_bfloat16() or everyone  # half the products, where everyone asks
-        backend = "torch" if quick or not has_faiss() else "faiss"
+        halved = everyone  # half the products will do
+        backend = "torch" if place.type != "cpu" or has_bfloat16() or halved or not has_faiss() else "faiss"
     if backend == "ivf":
         quick = torch.bfloat16 if has_bfloat16() else torch.float32
         yield Search(BLOCK, ivf(gallery.cpu(), queries.cpu(), k, quick))
@@ -60,11 +60,11 @@ def searches(
     stored_short = on_cpu and has_bfloat16()
     count, dtype = (k + 16, torch.bfloat16) if stored_short else (k + 8, torch.float32)
     if everyone and on_cpu:
-        yield _mutual_search(gallery, count, dtype)
+        yield mutual_search(gallery, count, dtype)
     else:
-        yield _torch_search(gallery, queries, count, dtype, place)
+        yield torch_search(gallery, queries, count, dtype, place)
     if stored_short:
-        yield _torch_search(gallery, queries, k + 8, torch.float32, place)
+        yield torch_search(gallery, queries, k + 8, torch.float32, place)
 
 
 def has_bfloat16() -> bool:
@@ -148,8 +148,8 @@ class _Products:
         return norm**2 + self.shortest - 2 * (worst + error)
 
 
-def _mutual_search(gallery: Tensor, count: int, dtype: torch.dtype) -> Search:
-    """Candidates of all rows at once: half the products of `_torch_search`, on the CPU."""
+def mutual_search(gallery: Tensor, count: int, dtype: torch.dtype) -> Search:
+    """Candidates of all rows at once: half the products of `torch_search`, on the CPU."""
     products, everyone = _Products(gallery, gallery, dtype, torch.device("cpu")), np.arange(len(gallery))
     count = min(count, len(gallery))
     where, worst = mutual(products.x, count, products.penalty)
@@ -157,7 +157,8 @@ def _mutual_search(gallery: Tensor, count: int, dtype: torch.dtype) -> Search:
     return Search(BLOCK, lambda rows: (where[rows], floor[rows]))
 
 
-def _torch_search(gallery: Tensor, queries: Tensor, count: int, dtype: torch.dtype, place: torch.device) -> Search:
+def torch_search(gallery: Tensor, queries: Tensor, count: int, dtype: torch.dtype, place: torch.device) -> Search:
+    """Candidates of some rows at a time, from products in `dtype`."""
     products = _Products(gallery, queries, dtype, place)
     x, y, penalty = products.x, products.y, products.penalty
     count = min(count, len(gallery))

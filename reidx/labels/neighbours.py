@@ -23,11 +23,14 @@ from torch import Tensor
 
 from reidx.errors import ConfigError, DataError
 from reidx.labels.candidates import Search, exact_products, searches
+from reidx.labels.clumps import clumps, too_close
 from reidx.labels.compiled import compiled, in_threads, side_by_side, squared_distance
+from reidx.labels.duplicates import kinds, listed
 from reidx.labels.features import checked, unit
 from reidx.spans import span
 
 METRICS = ("euclidean", "cosine")
+_FEW = 32  # rows that are compared with all rows sooner than balls are laid around them
 _log = logging.getLogger(__name__)
 
 
@@ -81,36 +84,65 @@ def nearest(
     """
     if queries is not None and queries.shape[1] != gallery.shape[1]:
         raise DataError(f"knn: features have {gallery.shape[1]} columns, queries {queries.shape[1]}.")
-    place = torch.device(device) if device is not None else gallery.device
+    bank = gallery.cpu().numpy()
     asking = range(len(gallery) if queries is None else len(queries))[rows]
+    several = kinds(bank)
+    if several is None:
+        return _apart(gallery, k, queries, backend, device, asking)
+    apart = gallery[torch.from_numpy(several.first).to(gallery.device)]
+    numbers = np.arange(asking.start, asking.stop)
+    if queries is not None:
+        squared, lists = _apart(apart, k, queries, backend, device, asking)
+        return listed(several, squared, lists, min(k, len(bank)), np.arange(len(numbers)), None)
+    asked, which = np.unique(several.kind[numbers], return_inverse=True)
+    some = None if len(asked) == len(apart) else apart[torch.from_numpy(asked).to(apart.device)]
+    squared, lists = _apart(apart, k, some, backend, device, range(len(asked)))
+    return listed(several, squared, lists, min(k, len(bank)), which.reshape(-1), numbers)
+
+
+def _apart(
+    gallery: Tensor, k: int, queries: Tensor | None, backend: str, device: str | torch.device | None, asking: range
+) -> tuple[np.ndarray, np.ndarray]:
+    """`nearest` where no more than a few rows of the gallery equal each other."""
+    place = torch.device(device) if device is not None else gallery.device
     k = min(k, len(gallery))
-    squared = np.empty((len(asking), k), np.float32)
+    squared = np.full((len(asking), k), np.inf, np.float32)
     indices = np.empty((len(asking), k), np.int32)
     if k == 0 or not len(asking):
         return squared, indices
 
     bank = gallery.cpu().numpy()
     query_bank = bank if queries is None else queries.cpu().numpy()
-    open_rows = np.arange(asking.start, asking.stop)
+    open_rows, close = np.arange(asking.start, asking.stop), np.empty(0, np.int64)
     threads = torch.get_num_threads() if place.type == "cpu" else 1
     everyone = queries is None and len(asking) == len(gallery)
+
+    def settle(start: int, stop: int, search: Search, rows: np.ndarray, proven: np.ndarray) -> None:
+        block = max(64, search.block // threads)
+        for first in range(start, stop, block):
+            part = slice(first, min(first + block, stop))
+            _settle(
+                rows[part], *search.propose(rows[part]), query_bank, bank, queries is None, asking.start,
+                squared, indices, proven[part],
+            )  # fmt: skip
+
+    def unsettled(search: Search, rows: np.ndarray) -> np.ndarray:
+        proven = np.empty(len(rows), np.bool_)
+        side_by_side(settle, threads, len(rows), search, rows, proven)
+        return rows[~proven]
+
     with exact_products():
         for search in searches(gallery, gallery if queries is None else queries, k, backend, place, everyone):
-            proven = np.empty(len(open_rows), np.bool_)
-
-            def settle(start: int, stop: int, search: Search, rows: np.ndarray, proven: np.ndarray) -> None:
-                block = max(64, search.block // threads)
-                for first in range(start, stop, block):
-                    part = slice(first, min(first + block, stop))
-                    _settle(
-                        rows[part], *search.propose(rows[part]), query_bank, bank, queries is None, asking.start,
-                        squared, indices, proven[part],
-                    )  # fmt: skip
-
-            side_by_side(settle, threads, len(open_rows), search, open_rows, proven)
-            open_rows = open_rows[~proven]
+            open_rows = unsettled(search, open_rows)
+            near = squared[open_rows - asking.start, -1] < too_close(bank)
+            close, open_rows = np.concatenate([close, open_rows[near]]), open_rows[~near]
             if not len(open_rows):
                 break
+        open_rows = np.concatenate([open_rows, close])
+        if len(open_rows) > _FEW:
+            within = squared[open_rows - asking.start, -1]
+            balls = clumps(bank, None if queries is None else query_bank, k, open_rows, within)
+            open_rows = np.concatenate([unsettled(search, rows) for rows, search in balls])
     in_threads(
         _compare_with_all, len(open_rows), open_rows, query_bank, bank, queries is None, asking.start, squared, indices,
         chunks_per_thread=16,

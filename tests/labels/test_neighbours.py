@@ -67,10 +67,10 @@ def test_the_floor_holds(draw):
         x = torch.from_numpy(draw(kind, 300, 20, 3)) / 4
         squared = torch.cdist(x.double(), x.double()).numpy() ** 2
         for search in (
-            proposals._torch_search(x, x, 12, torch.bfloat16, torch.device("cpu")),
-            proposals._torch_search(x, x, 12, torch.float32, torch.device("cpu")),
-            proposals._mutual_search(x, 12, torch.bfloat16),
-            proposals._mutual_search(x, 12, torch.float32),
+            proposals.torch_search(x, x, 12, torch.bfloat16, torch.device("cpu")),
+            proposals.torch_search(x, x, 12, torch.float32, torch.device("cpu")),
+            proposals.mutual_search(x, 12, torch.bfloat16),
+            proposals.mutual_search(x, 12, torch.float32),
             proposals._faiss_search(x, x, 12),
         ):
             candidates, floor = search.propose(np.arange(300))

@@ -1,0 +1,103 @@
+"""Equal rows: found once, searched for once, and listed with all that equal them.
+
+Of many equal rows all are equally near to everything, and no product can tell which of them come first: a bank that has
+collapsed to one point would be compared pair by pair. So one row of each kind is searched, and the lists are filled up.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from reidx.labels.compiled import compiled, in_threads
+
+_FEW = 8  # equal rows that a search tells apart at no cost, by its candidates beyond k
+_MINUS_ZERO = np.uint32(1 << 31)
+
+
+class Kinds(NamedTuple):
+    """`kind` (N,) of each row, numbered by the first row of each; `first` (U,) those rows; `members`, the rows of kind u
+    ascending, from `starts[u]` to `starts[u + 1]`.
+    """
+
+    kind: np.ndarray
+    first: np.ndarray
+    starts: np.ndarray
+    members: np.ndarray
+
+
+def kinds(x: np.ndarray) -> Kinds | None:
+    """The kinds of equal rows of `x` (N, D) float32, if there are more than a few of one kind. One pass over the rows."""
+    hashes = np.empty(len(x), np.uint64)
+    bits = x.view(np.uint32)  # compared but for the sign of zero
+    factors = np.random.default_rng(0).integers(1, 1 << 63, size=x.shape[1], dtype=np.uint64) | np.uint64(1)
+    in_threads(_hash, len(x), bits, factors, hashes)
+    _, first, kind, counts = np.unique(hashes, return_index=True, return_inverse=True, return_counts=True)
+    if not len(counts) or counts.max() <= _FEW:
+        return None
+    kind = kind.reshape(-1)
+    if not all(in_threads(_alike, len(x), bits, first[kind])):  # two rows of one hash
+        rows = (x + np.float32(0)).view(f"V{4 * x.shape[1]}")
+        _, first, kind, counts = np.unique(rows, return_index=True, return_inverse=True, return_counts=True)
+        kind = kind.reshape(-1)
+    order = np.argsort(first)
+    number = np.empty_like(order)
+    number[order] = np.arange(len(order))
+    starts = np.concatenate([[0], np.cumsum(counts[order])])
+    return Kinds(number[kind], first[order], starts, np.argsort(number[kind], kind="stable"))
+
+
+def listed(
+    of: Kinds, squared: np.ndarray, lists: np.ndarray, k: int, which: np.ndarray, own: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first `k` rows by (distance, number), (R, k), from lists (U, …) of as many kinds, by (distance, first row).
+
+    Row r takes the list `which[r]`. With `own` (R,) its first entry is that row, at distance 0.
+    """
+    found = np.empty((len(which), k), np.float32), np.empty((len(which), k), np.int32)
+    asking = np.full(len(which), -1, np.int64) if own is None else own
+    in_threads(_fill, len(which), squared, lists, of.starts, of.members, which, asking, *found)
+    return found
+
+
+@compiled
+def _hash(start, stop, bits, factors, hashes):  # type: ignore[no-untyped-def]
+    for i in range(start, stop):
+        total = np.uint64(0)
+        for d in range(bits.shape[1]):
+            total += np.uint64(bits[i, d] if bits[i, d] != _MINUS_ZERO else 0) * factors[d]
+        hashes[i] = total
+
+
+@compiled
+def _alike(start, stop, bits, other):  # type: ignore[no-untyped-def]
+    for i in range(start, stop):
+        for d in range(bits.shape[1]):
+            if bits[i, d] != bits[other[i], d] and (bits[i, d] | bits[other[i], d]) != _MINUS_ZERO:
+                return False
+    return True
+
+
+@compiled
+def _fill(start, stop, squared, lists, starts, members, which, own, to_squared, to_indices):  # type: ignore[no-untyped-def]
+    k, width = to_indices.shape[1], lists.shape[1]
+    together = np.empty(width * (k + 1), np.int32)
+    for r in range(start, stop):
+        filled = 0
+        if own[r] >= 0:
+            to_squared[r, 0], to_indices[r, 0], filled = 0, own[r], 1
+        a, row = 0, which[r]
+        while filled < k and a < width:
+            distance, count = squared[row, a], 0
+            while a < width and squared[row, a] == distance:  # kinds that are equally far: their rows by number
+                u = lists[row, a]
+                for m in range(starts[u], min(starts[u + 1], starts[u] + k + 1)):
+                    together[count] = members[m]
+                    count += 1
+                a += 1
+            together[:count].sort()
+            for m in range(count):
+                if filled < k and together[m] != own[r]:
+                    to_squared[r, filled], to_indices[r, filled] = distance, together[m]
+                    filled += 1
