@@ -21,6 +21,7 @@ from reidx import processes
 from reidx.engine.faults import GONE
 from reidx.errors import CheckpointError, RunError
 from reidx.models.domain_norm import for_each_domain
+from reidx.models.network import Network
 from reidx.models.weight_files import load_tensors, refuse_unusable, size_of, verify_checksum
 from reidx.source import file_digest as digest
 
@@ -220,13 +221,21 @@ def strip_prefix(state: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
 
 
+def image_size_of(checkpoint: Any) -> tuple[int, int] | None:
+    """The height and width of the images that a checkpoint was trained with; None where it does not say."""
+    meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
+    size = meta.get("image_size") if isinstance(meta, Mapping) else None
+    return (int(size[0]), int(size[1])) if isinstance(size, list | tuple) and len(size) == 2 else None
+
+
 def load_weights(
-    network: torch.nn.Module, path: str | Path, name: str = "student", whole: bool = False
+    network: Network, path: str | Path, name: str = "student", whole: bool = False
 ) -> None:
     """Load a network's weights (backbone and fusion) from those of network ``name`` in a checkpoint of a stage.
 
     The backbone must fit exactly. Parts of another fusion head may be missing or left over, as a later stage may have
-    another head, unless the ``whole`` network must fit. Raises :class:`CheckpointError` listing what does not.
+    another head, unless the ``whole`` network must fit. Position embeddings are moved from the image size that the checkpoint
+    was trained at to that of the network. Raises :class:`CheckpointError` listing what does not fit.
     """
     path = Path(path).expanduser()
     content = load_tensors(path, size_of(network), unreadable=UNREADABLE)
@@ -237,7 +246,7 @@ def load_weights(
     if not weights:
         raise CheckpointError(f"{path} is not a checkpoint of a stage: it has no networks.{name}.* weights.")
     refuse_unusable(weights, path, dict(network.named_buffers()))
-    weights = for_each_domain(network, weights)
+    weights = network.refit(for_each_domain(network, weights), image_size_of(content), str(path))
     must = "" if whole else "backbone."
     own = network.state_dict()
     shapes = [

@@ -155,6 +155,7 @@ class ReidRunner(Runner):
         # not mmengine's own, which announces on stdout what it unpickles
         checkpoint = checkpoints.load(filename, map_location)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        refuse_another_size(stage_model(self), checkpoint, filename)
         try:
             stage_model(self).load_state_dict(checkpoint["state_dict"], strict=strict)
         except RuntimeError as error:
@@ -182,6 +183,8 @@ class ReidRunner(Runner):
 
     def save_checkpoint(self, out_dir: str, filename: str, **kwargs: Any) -> None:  # type: ignore[override]
         meta = {"epoch": self.epoch + 1, "iter": self.iter, "seed": self.seed}
+        if (size := image_size(stage_model(self))) is not None:
+            meta["image_size"] = list(size)
         checkpoint: dict[str, Any] = {
             "meta": meta,
             "state_dict": {k: v.cpu() for k, v in stage_model(self).state_dict().items()},
@@ -207,6 +210,30 @@ def refuse_not_finite(model: StageModel, state: Mapping[str, Any]) -> None:
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise RunError(f"{', '.join(wrong[:3])}{more} became NaN or infinite and will not be saved. {DIVERGED}")
+
+
+def image_size(model: StageModel) -> tuple[int, int] | None:
+    """The size of the images that the networks of a stage were built for, where it is known."""
+    return model.networks["student"].image_size  # type: ignore[return-value]
+
+
+def refuse_another_size(model: StageModel, checkpoint: Mapping[str, Any], filename: str) -> None:
+    """Raise :class:`CheckpointError` for a stage that was trained with images of another size, where weights follow that size.
+
+    What the optimiser knows of these weights cannot be moved with them.
+    """
+    trained, own = checkpoints.image_size_of(checkpoint), image_size(model)
+    if trained is None or own is None or trained == own:
+        return
+    for name, network in model.networks.items():
+        weights = checkpoints.strip_prefix(checkpoint["state_dict"], f"networks.{name}.")
+        moved = network.refit(weights, trained, filename)  # type: ignore[operator]
+        if any(moved[key] is not weights[key] for key in weights):
+            raise CheckpointError(
+                f"{filename} was trained with images of {trained[0]}x{trained[1]}, and these are {own[0]}x{own[1]}: its "
+                "position embeddings would lie elsewhere. Put data.image_size back, or begin a new run with "
+                "init: FILE, which moves them."
+            )
 
 
 def device_of_this_process() -> torch.device:

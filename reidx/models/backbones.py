@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
-import timm
 import torch
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from reidx.errors import CheckpointError, ConfigError
-from reidx.models.weights import read_weights
+from reidx.models.positions import Size
+from reidx.models.pretrained import SAY, cannot_move, positions_of, with_weights
+from reidx.models.timm_maps import head_norm_first, lost_pixels, no_map, raw_map
+from reidx.models.timm_models import create, pretrained_source
 
 
 class Timm(nn.Module):
@@ -31,6 +28,8 @@ class Timm(nn.Module):
         pretrained: load timm's weights from its hub (or from the hub's cache on this machine).
         weights: load this file instead (``.safetensors``, or ``.pth`` read with ``weights_only=True``); position
             embeddings are resized to ``image_size`` and the classifier's weights left out.
+        weights_image_size: (height, width) of the images that ``weights`` were trained at, and checkpoints that name none.
+            Needed by models with position embeddings, where neither the shapes nor the values in the file settle it.
         last_stride: stride of a ResNet's last stage. 1 doubles the height and width of the map without dilation ("last
             stride 1", Luo et al., "Bag of Tricks", CVPRW 2019, section 3.5); 2 leaves timm's; ``None`` means 1 for
             ResNets (also ResNeXt, SE-ResNet, ResNet-D, ResNeSt, …) and no change for other families.
@@ -55,6 +54,7 @@ class Timm(nn.Module):
         *,
         pretrained: bool = False,
         weights: str | None = None,
+        weights_image_size: tuple[int, int] | None = None,
         last_stride: int | None = None,
         drop_path: float = 0.0,
         image_size: tuple[int, int] = (256, 128),
@@ -67,18 +67,20 @@ class Timm(nn.Module):
             )
         if last_stride not in (None, 1, 2):
             raise ConfigError(f"Timm {name}: last_stride is {last_stride!r}; it can be 1, 2 or left out.")
-        source = _pretrained_source(name)
+        source = pretrained_source(name)
+        self._name, self._image_size = name, (int(image_size[0]), int(image_size[1]))
+        self._trained_at = None if weights_image_size is None else (weights_image_size[0], weights_image_size[1])
         settings: dict[str, Any] = {"num_classes": 0}
-        if source.get("fixed_input_size"):
-            settings["img_size"] = tuple(image_size)
         if drop_path > 0:
             settings["drop_path_rate"] = drop_path
-        if weights is not None:
-            self.model = _from_file(name, weights, source, settings)
-        elif pretrained:
-            self.model = _from_hub(name, source, settings)
+        self._assumed: list[str] = []
+        if pretrained or weights is not None:
+            self.model, self._assumed = with_weights(
+                name, settings, self._image_size, weights, None if pretrained else self._trained_at
+            )
         else:
-            self.model = _create(name, settings)
+            fixed = {"img_size": self._image_size} if source.get("fixed_input_size") else {}
+            self.model = create(name, {**settings, **fixed})
 
         is_resnet = isinstance(self.model, ResNet)
         if last_stride == 1 and not is_resnet:
@@ -91,30 +93,50 @@ class Timm(nn.Module):
         self.nonnegative = is_resnet and _ends_in_relu(self.model.layer4[-1])
         self.mean: tuple[float, ...] = tuple(source["mean"])
         self.std: tuple[float, ...] = tuple(source["std"])
-        self._image_size = tuple(image_size)
         self._channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
         try:
-            self.out_channels, self.map_size = self._probe(image_size)
+            self.out_channels, self.map_size = self._probe()
         except (RuntimeError, AssertionError, AttributeError, TypeError, ValueError) as error:
-            raise ConfigError(
-                f"Timm: {name} gives no feature map of {image_size[0]}x{image_size[1]} images ({error}). "
-                "Choose another image size, or a model that has timm's `forward_intermediates` with `norm=True`."
-            ) from error
+            raise no_map(name, self._image_size, error) from error
 
     def forward(self, images: Tensor) -> Tensor:
+        maps = raw_map(self.model, images, self._tokens)
         if self._tokens:
-            maps = self.model.forward_intermediates(
-                images, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
-            )[0]
-            norm = getattr(
-                self.model, "fc_norm", None
-            )  # models that average their tokens norm behind the pooling
+            # models that average their tokens norm behind the pooling
+            norm = getattr(self.model, "fc_norm", None)
             return maps if norm is None else norm(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        maps = self.model.forward_features(images)
-        norm = getattr(getattr(self.model, "head", None), "norm", None)  # as do ConvNeXt and its kin
-        if norm is not None:
-            maps = norm(maps)
+        if self._head_norm:  # as do ConvNeXt and its kin
+            maps = self.model.head.norm(maps)
         return maps.permute(0, 3, 1, 2) if self._channels_last else maps
+
+    def notes(self) -> list[str]:
+        """What was assumed about the weights, and the pixels that no entry of the map sees."""
+        return [*self._assumed, *self._lost]
+
+    def refit(self, weights: Mapping[str, Tensor], trained_at: Size | None, where: str) -> dict[str, Tensor]:
+        """``weights`` of this backbone, by the names of its state, with position embeddings and bias tables moved to its own
+        image size.
+
+        ``trained_at`` is the image size that they come from; where it is None, ``weights_image_size`` is. Raises
+        :class:`CheckpointError`, which names ``where``, if both are None, or if there is no way to move them.
+        """
+        size = self._image_size
+        if trained_at == size:
+            return dict(weights)
+        positions = positions_of(self._name, size, trained_at or self._trained_at)
+        state = {name.removeprefix("model."): value for name, value in weights.items()}
+        if not positions.names & state.keys():
+            return dict(weights)
+        old = trained_at or self._trained_at
+        if old is None:
+            raise CheckpointError(
+                f"{where} does not say at which image size it was trained, and {min(positions.names)} of {self._name} "
+                f"follows that size. Say it: {SAY} in model.backbone."
+            )
+        moved, stuck = positions.moved(state, old, size)
+        if stuck:
+            raise CheckpointError(cannot_move(where, stuck, old, size, self._name))
+        return {f"model.{name}": value for name, value in moved.items()}
 
     @property
     def layered(self) -> nn.Module:
@@ -144,111 +166,22 @@ class Timm(nn.Module):
         self.out_channels, self.map_size = maps.shape[1], (maps.shape[2], maps.shape[3])
         return tail
 
-    def _probe(self, image_size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
-        """Channels and size of the map, from one image; parameters that the map does not hang on are removed."""
+    def _probe(self) -> tuple[int, tuple[int, int]]:
+        """Channels and size of the map, from one image; parameters that do not affect the map are removed."""
         was_training = self.model.training
         self.model.eval()  # BatchNorm statistics must not see this image
-        images = torch.zeros(1, 3, *image_size)
-        self._tokens = self.model.forward_features(images).ndim == 3
+        images = torch.zeros(1, 3, *self._image_size)
+        with torch.no_grad():
+            features = self.model.forward_features(images)
+            self._tokens = isinstance(features, Tensor) and features.ndim == 3
+            self._head_norm = not self._tokens and head_norm_first(self.model, features)
         maps = self(images)
         parameters = list(self.model.parameters())
         gradients = torch.autograd.grad(maps.sum(), parameters, allow_unused=True)
         _drop_unused(self.model, {p for p, gradient in zip(parameters, gradients) if gradient is not None})
+        self._lost = lost_pixels(self._name, self, self.model, self._image_size)
         self.model.train(was_training)
         return maps.shape[1], (maps.shape[2], maps.shape[3])
-
-
-def _pretrained_source(name: str) -> dict[str, Any]:
-    """timm's record of a model's weights: where they are, their normalisation, the classifier's name."""
-    if not timm.is_model(name):
-        close = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=4, cutoff=0.5)
-        hint = f"Did you mean {', '.join(close)}?" if close else "timm.list_models() lists them."
-        raise ConfigError(f"Timm: timm {timm.__version__} has no model {name!r}. {hint}")
-    try:
-        cfg = timm.get_pretrained_cfg(name)
-    except RuntimeError as error:  # the tag behind the dot is wrong
-        known = timm.list_pretrained(name.partition(".")[0] + ".*")
-        raise ConfigError(
-            f"Timm: {name.partition('.')[0]} has no weights tagged {name.partition('.')[2]!r}; "
-            f"there are: {', '.join(known) or 'none'}."
-        ) from error
-    return (cfg or timm.models.PretrainedCfg()).to_dict()
-
-
-def _create(name: str, settings: dict[str, Any], **weights: Any) -> Any:
-    try:
-        return timm.create_model(name, **settings, **weights)
-    except TypeError as error:
-        if "drop_path_rate" in settings and "drop_path_rate" in str(error):
-            raise ConfigError(f"Timm: {name} has no drop path; leave `drop_path` out.") from error
-        raise
-    except AssertionError as error:  # a family's demand of the image size
-        if "img_size" not in settings:
-            raise
-        height, width = settings["img_size"]
-        why = f" ({error})" if str(error) else ""
-        raise ConfigError(
-            f"Timm: {name} cannot be built for {height}x{width} images{why}. Choose another image size or model."
-        ) from error
-
-
-def _from_file(name: str, path: str, source: dict[str, Any], settings: dict[str, Any]) -> Any:
-    state = read_weights(path)
-    classifier = source.get("classifier") or ()
-    for head in (classifier,) if isinstance(classifier, str) else classifier:
-        # files older than timm's own layout call "head.fc" plainly "head"
-        for key in (
-            f"{head}.weight",
-            f"{head}.bias",
-            f"{head.split('.')[0]}.weight",
-            f"{head.split('.')[0]}.bias",
-        ):
-            state.pop(key, None)
-    # without a classifier in the record timm loads strictly: what is missing is an error, not a random layer
-    record = {"state_dict": state, "classifier": None, "custom_load": False}
-    try:
-        model = _create(name, settings, pretrained=True, pretrained_cfg_overlay=record)
-    except ConfigError:
-        raise
-    except Exception as error:  # timm's filters trip over foreign files in many ways
-        lines = str(error).replace("\t", "").splitlines() or [type(error).__name__]
-        listing = "\n  ".join(line if len(line) < 400 else line[:400] + "…" for line in lines[:12])
-        raise CheckpointError(f"weights: {path} does not fit timm's {name}:\n  {listing}") from error
-    model.pretrained_cfg.pop("state_dict", None)
-    return model
-
-
-def _from_hub(name: str, source: dict[str, Any], settings: dict[str, Any]) -> Any:
-    if not any(source.get(key) for key in ("url", "file", "hf_hub_id")):
-        raise ConfigError(f"Timm: timm has no pretrained weights for {name}; leave `pretrained` out.")
-    try:
-        with _no_retries_offline():
-            return _create(name, settings, pretrained=True)
-    except (OSError, RuntimeError) as error:
-        origin = source.get("hf_hub_id") or source.get("url")
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(
-            f"Timm: the pretrained weights of {name} could not be had ({first_line}). Without a connection, copy them "
-            f"from elsewhere ({origin}, model.safetensors) and give `weights: PATH` in place of `pretrained: true`."
-        ) from error
-
-
-@contextmanager
-def _no_retries_offline() -> Iterator[None]:
-    """The hub in its offline mode (cached files only) while it cannot be reached: its retries take a minute."""
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    if not before and not getproxies():
-        address = urlsplit(constants.ENDPOINT)
-        try:
-            socket.create_connection((address.hostname or "", address.port or 443), timeout=5).close()
-        except OSError:
-            constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 def _undo_last_stride(block: nn.Module) -> None:

@@ -24,7 +24,7 @@ class Network(nn.Module):
     :meth:`head`. ``mean`` and ``std`` are what the backbone's weights expect of normalised images. What ``freeze`` names
     (:func:`reidx.models.frozen.freeze_parts`) is not trained, and in evaluation mode always: BatchNorms keep their
     running statistics, nothing is dropped. With ``domains`` each of them has BatchNorms of its own
-    (:mod:`reidx.models.domain_norm`).
+    (:mod:`reidx.models.domain_norm`). ``image_size`` is that of the images it was built for, where that is known.
     """
 
     def __init__(
@@ -35,9 +35,11 @@ class Network(nn.Module):
         freeze: Sequence[str] = (),
         where: str = "model",
         domains: Sequence[str] = (),
+        image_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.image_size = image_size
         self.fusion = fusion
         self.wants_teacher = "teacher" in inspect.signature(fusion.forward).parameters
         self.mean: tuple[float, ...] = getattr(backbone, "mean", (0.485, 0.456, 0.406))
@@ -70,6 +72,22 @@ class Network(nn.Module):
     def forward(self, images: Tensor, teacher: Tensor | None = None) -> Features:
         return self.head(self.map(images), teacher)
 
+    def refit(
+        self, weights: Mapping[str, Tensor], trained_at: tuple[int, int] | None, where: str
+    ) -> dict[str, Tensor]:
+        """``weights`` of such a network, trained at the image size ``trained_at`` (None: not known), for this one's images.
+
+        A backbone with tensors that follow the image size has ``refit``, of the same form, and moves them. Raises
+        :class:`CheckpointError`, which names ``where``, for weights that cannot be moved.
+        """
+        if self.image_size in (None, trained_at) or not hasattr(self.backbone, "refit"):
+            return dict(weights)
+        own = {name: value for name, value in weights.items() if name.startswith("backbone.")}
+        inner = {name.removeprefix("backbone."): value for name, value in own.items()}
+        moved = self.backbone.refit(inner, trained_at, where)  # type: ignore[operator]
+        rest = {name: value for name, value in weights.items() if name not in own}
+        return {**rest, **{f"backbone.{name}": value for name, value in moved.items()}}
+
 
 def build_network(
     model: Mapping[str, Any], image_size: tuple[int, int], where: str = "model", domains: Sequence[str] = ()
@@ -78,7 +96,8 @@ def build_network(
 
     ``domains`` are those that it will see, of which ``domain_bn`` makes use.
     """
-    backbone = build("backbone", model["backbone"], where=f"{where}.backbone", image_size=tuple(image_size))
+    size = (int(image_size[0]), int(image_size[1]))
+    backbone = build("backbone", model["backbone"], where=f"{where}.backbone", image_size=size)
     context: dict[str, Any] = {}
     if wants_tail(model["fusion"]):
         context["tail"] = _cut(backbone, model, where)
@@ -86,7 +105,7 @@ def build_network(
         "fusion", model["fusion"], where=f"{where}.fusion", in_channels=backbone.out_channels, **context
     )
     own = domains if model.get("domain_bn") else ()
-    return Network(backbone, fusion, model["bn_group"], model["freeze"], where, own)
+    return Network(backbone, fusion, model["bn_group"], model["freeze"], where, own, size)
 
 
 def wants_tail(fusion: Mapping[str, Any]) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -246,7 +248,7 @@ def test_pretrained_without_a_connection(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError("no network in a test")
 
     monkeypatch.setattr(socket, "create_connection", refuse)
-    monkeypatch.setattr("reidx.models.backbones.getproxies", dict)
+    monkeypatch.setattr("reidx.models.pretrained.getproxies", dict)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     before = constants.HF_HUB_OFFLINE
     with pytest.raises(ConfigError, match=r"resnet18 could not be had .*`weights: PATH`"):
@@ -267,12 +269,95 @@ def test_pretrained_without_a_connection(tmp_path: Path, monkeypatch: pytest.Mon
         ({"name": "resnet18", "pretrained": True, "weights": "x.pth"}, "not both"),
         (
             {"name": "convnext_atto", "image_size": (16, 8)},
-            "convnext_atto gives no feature map of 16x8 images",
+            r"convnext_atto gives no feature map of 16x8 images \(.*\); of 224x224 images it does. Choose another",
         ),
-        ({"name": "hiera_tiny_224"}, "hiera_tiny_224 gives no feature map"),
         ({"name": "nest_tiny"}, "nest_tiny cannot be built for 256x128 images .*square"),
+        ({"name": "mvitv2_tiny"}, r"mvitv2_tiny cannot be built for 256x128 images \(AssertionError: assert feat_size"),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Timm(**settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("hiera_tiny_224", "before the final norm only"),
+        ("coat_tiny", "a list of 3 feature tensors, and not one map"),
+        ("efficientvim_m1", "a list of 4 feature tensors, and not one map"),
+    ],
+)
+def test_model_without_a_map_is_told_why(name: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} gives no feature map at any image size: .*{why}") as caught:
+        Timm(name, image_size=SMALL)
+    assert "image_size" not in str(caught.value) and "Choose another model" in str(caught.value)
+
+
+def test_norm_behind_a_linear_layer_stays_off_the_map() -> None:
+    """InceptionNeXt's: of 960 channels where the map has 320."""
+    model = Timm("inception_next_atto", image_size=SMALL).eval()
+    images = torch.rand(1, 3, *SMALL)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), model.model.forward_features(images))
+    assert model.map_size == (4, 2) and not any(name.startswith("model.head") for name, _ in model.named_parameters())
+
+
+def test_norm_of_as_many_channels_behind_a_linear_layer_stays_off_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That the norm's channels are those of the map does not say that it meets the map."""
+    build = timm.create_model
+
+    def narrow(*args: Any, **kwargs: Any) -> nn.Module:
+        model = build(*args, **kwargs)
+        model.head.fc1, model.head.norm = nn.Linear(320, 320), nn.LayerNorm(320)
+        return model
+
+    monkeypatch.setattr(timm, "create_model", narrow)
+    model = Timm("inception_next_atto", image_size=SMALL).eval()
+    images = torch.rand(1, 3, *SMALL)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), model.model.forward_features(images))
+
+
+def test_norm_right_behind_the_pooling_is_applied_to_the_map() -> None:
+    model = Timm("convnext_atto", image_size=SMALL).eval()
+    images = torch.rand(1, 3, *SMALL)
+    with torch.no_grad():
+        raw = model.model.forward_features(images)
+        by_hand = torch.nn.functional.layer_norm(raw.permute(0, 2, 3, 1), (320,), eps=1e-6).permute(0, 3, 1, 2)
+        torch.testing.assert_close(model(images), by_hand, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "lost", "fit"),
+    [
+        ("eva02_tiny_patch14_224", (128, 64), "2 rows and 8 columns", ["[126, 56]", "[140, 70]"]),
+        ("vit_tiny_patch16_224", (256, 130), "2 columns", ["[256, 128]", "[256, 144]"]),
+        ("vit_tiny_patch16_224", (241, 128), "1 row", ["[240, 128]", "[256, 128]"]),
+        ("convnext_atto", (130, 66), "2 rows and 2 columns", ["[128, 64]"]),
+        ("swin_tiny_patch4_window7_224", (130, 66), "2 rows and 2 columns", ["[128, 64]", "[132, 68]"]),
+    ],
+)
+def test_pixels_that_no_patch_takes_are_said(
+    name: str, image_size: tuple[int, int], lost: str, fit: list[str]
+) -> None:
+    model = Timm(name, image_size=image_size).eval()
+    (note,) = model.notes()
+    assert f"the last {lost} of {image_size[0]}x{image_size[1]} images" in note
+    assert all(size in note for size in fit)
+    for size in fit:  # these lose nothing
+        assert Timm(name, image_size=tuple(json.loads(size))).notes() == []
+    # the sentence holds: the map is blind to them, and to no others
+    height, width = map(int, fit[0][1:-1].split(","))
+    images = torch.rand(1, 3, *image_size)
+    blind, seen = images.clone(), images.clone()
+    blind[:, :, height:], blind[:, :, :, width:] = 0, 0
+    seen[:, :, height - 1], seen[:, :, :, width - 1] = 0, 0
+    with torch.no_grad():
+        maps = model(images)
+        assert torch.equal(model(blind), maps) and not torch.equal(model(seen), maps)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11", "mobilenetv3_small_050", "efficientnet_b0"])
+def test_models_that_pad_lose_no_pixel(name: str) -> None:
+    assert Timm(name, image_size=(141, 67)).notes() == []

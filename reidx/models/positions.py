@@ -1,0 +1,177 @@
+"""Position embeddings and bias tables of timm models, and how they move from one image size to another.
+
+Such a tensor has an entry for each place of a grid, or for each displacement within a window. Its shape tells how many
+there are, and not always in which rows and columns: 16 x 4 and 8 x 8 are both 64 places. So a tensor is moved with the
+two layouts in hand, which are those of the same model built at each of the two image sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch.nn.functional as F
+from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
+from timm.layers.pos_embed_rel import resize_rel_pos_bias_table_levit
+from torch import Tensor
+
+Size = tuple[int, int]
+"""Height and width: of images in pixels, of grids and windows in places."""
+
+Shape = tuple[int, ...]
+
+
+class Layout(NamedTuple):
+    """The order of the entries of one tensor.
+
+    ``kind`` is ``grid`` (1, prefix + h·w, C), ``plane`` (a 4-d tensor whose ``axes`` are rows and columns), ``window`` (a table
+    of displacements within a window of ``size``), ``offsets`` (heads, h·w: absolute displacements), ``line`` (displacements
+    along one direction), or ``unknown``, where two layouts are only alike if their image sizes are.
+    """
+
+    kind: str
+    size: Size
+    axes: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.size[0]}x{self.size[1]}"
+
+
+class Positions:
+    """The tensors of a timm model that follow the image size: ``names`` of those whose shapes differ between image sizes.
+
+    ``skeleton(size)`` builds the model for images of a size, without values (on torch's meta device); it may refuse some of
+    ``sizes``, which are those compared.
+    """
+
+    def __init__(self, skeleton: Callable[[Size], Any], sizes: Iterable[Size]) -> None:
+        self._skeleton = skeleton
+        self._models: dict[Size, Any] = {}
+        self._shapes: dict[Size, dict[str, Shape]] = {}
+        for size in dict.fromkeys(sizes):
+            try:
+                self.shapes(size)
+            except Exception:  # each family has demands of its own on the size
+                continue
+        known = list(self._shapes.values())
+        self.names = {name for name in set().union(*known) if len({shapes.get(name) for shapes in known}) > 1}
+
+    def shapes(self, size: Size) -> dict[str, Shape]:
+        """The shapes of all stored tensors of the model for images of ``size``."""
+        if size not in self._shapes:
+            model = self._skeleton(size)
+            self._models[size] = model
+            self._shapes[size] = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        return self._shapes[size]
+
+    def fits(self, state: Mapping[str, Tensor], size: Size) -> bool:
+        """Whether what ``state`` has of these tensors has the shapes of images of ``size``."""
+        try:
+            shapes = self.shapes(size)
+        except Exception:
+            return False
+        return all(tuple(state[name].shape) == shapes.get(name) for name in self.names & state.keys())
+
+    def layouts(self, size: Size) -> dict[str, Layout]:
+        """The layout of each of these tensors in the model for images of ``size``."""
+        return {name: self._layout(name, size) for name in sorted(self.names)}
+
+    def alike(self, one: Size, other: Size) -> bool:
+        """Whether nothing has to move between two image sizes."""
+        return one == other or self.layouts(one) == self.layouts(other)
+
+    def grid(self, state: Mapping[str, Tensor]) -> str | None:
+        """The name of the tensor of ``state`` that has an embedding for each place of a grid, if there is one."""
+        for name in sorted(self.names & state.keys()):
+            if any(self._layout(name, size).kind == "grid" for size in self._shapes):
+                return name
+        return None
+
+    def moved(self, state: Mapping[str, Tensor], old: Size, new: Size) -> tuple[dict[str, Tensor], list[str]]:
+        """``state`` with these tensors moved from images of size ``old`` to images of size ``new``; and the names of those
+        for which there is no known way, which are left as they are."""
+        out, stuck = dict(state), []
+        for name in sorted(self.names & state.keys()):
+            before, after = self._layout(name, old), self._layout(name, new)
+            if before == after:
+                continue
+            value = _move(state[name], before, after, self.shapes(new)[name])
+            if value is None:
+                stuck.append(name)
+            else:
+                out[name] = value
+        return out, stuck
+
+    def _layout(self, name: str, size: Size) -> Layout:
+        shape = self.shapes(size).get(name)
+        unknown = Layout("unknown", size)
+        if shape is None:
+            return unknown
+        parent, _, leaf = name.rpartition(".")
+        module = self._models[size].get_submodule(parent)
+        if leaf == "relative_position_bias_table" and hasattr(module, "window_size"):
+            return Layout("window", _pair(module.window_size))
+        if leaf == "attention_biases" and isinstance(getattr(module, "resolution", None), int):
+            return Layout("offsets", _pair(module.resolution))
+        if leaf in ("rel_pos_h", "rel_pos_w") and len(shape) == 2:
+            return Layout("line", (shape[0], 1))
+        if len(shape) == 3:
+            patches = getattr(module, "patch_embed", getattr(module, "pixel_embed", None))
+            grid = getattr(patches, "grid_size", None)
+            if grid is not None and shape[1] >= grid[0] * grid[1]:
+                return Layout("grid", _pair(grid))
+        if len(shape) == 4:
+            all_shapes = [its[name] for its in self._shapes.values() if len(its.get(name, ())) == 4]
+            varying = tuple(axis for axis in range(4) if len({its[axis] for its in all_shapes}) > 1)
+            if len(varying) == 2:
+                return Layout("plane", (shape[varying[0]], shape[varying[1]]), varying)
+        return unknown
+
+
+def _move(value: Tensor, old: Layout, new: Layout, shape: Shape) -> Tensor | None:
+    """``value`` in the layout ``new``, as timm's own resizing makes it; None where timm knows none."""
+    if old.kind != new.kind or old.axes != new.axes:
+        return None
+    if old.kind == "grid":
+        prefix = value.shape[1] - old.size[0] * old.size[1]
+        # timm returns the values as they are where the counts agree, unless it knows the old grid too
+        return resample_abs_pos_embed(value, list(new.size), list(old.size), num_prefix_tokens=prefix)
+    if old.kind == "window":
+        return resize_rel_pos_bias_table(value, new.size, shape, old_window_size=old.size)
+    if old.kind == "offsets":
+        return resize_rel_pos_bias_table_levit(value.T, shape[::-1]).T.contiguous()
+    if old.kind == "line":
+        return F.interpolate(value.T[None].float(), size=new.size[0], mode="linear")[0].T.to(value.dtype).contiguous()
+    if old.kind == "plane":
+        rest = tuple(axis for axis in range(4) if axis not in old.axes)
+        there = (*rest, *old.axes)
+        plane = F.interpolate(value.permute(there).float(), size=new.size, mode="bicubic", antialias=True)
+        back = tuple(there.index(axis) for axis in range(4))
+        return plane.permute(back).to(value.dtype).contiguous()
+    return None
+
+
+def _pair(size: Any) -> Size:
+    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def seen_grid(places: Tensor) -> Size | None:
+    """The rows and columns in which the embeddings (N, C) of N places lie, where their values show it; else None.
+
+    Embeddings that were trained are most alike between neighbours. Entry i and entry i + w are vertical neighbours in a
+    grid of w columns, and of all divisors of N the right one is that at which they differ least. Clear is a difference
+    at least a tenth below that at any other divisor, and at w - 1 and w + 1, where the neighbours are diagonal ones.
+    """
+    count = len(places)
+    columns = [w for w in range(2, count // 2 + 1) if count % w == 0]
+    if not columns:
+        return None
+    values = places.float() - places.float().mean(0)
+
+    def difference(lag: int) -> float:
+        return (values[lag:] - values[:-lag]).square().sum(1).mean().item()
+
+    found = {w: difference(w) for w in columns}
+    best = min(found, key=found.__getitem__)
+    others = [value for w, value in found.items() if w != best] + [difference(best - 1), difference(best + 1)]
+    return (count // best, best) if found[best] < 0.9 * min(others) else None

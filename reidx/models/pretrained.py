@@ -1,0 +1,242 @@
+"""Weights of timm models from a file or from the hub, for images of any size."""
+
+from __future__ import annotations
+
+import functools
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import torch
+from torch import Tensor
+
+from reidx.errors import CheckpointError, ConfigError
+from reidx.models.positions import Positions, Size, seen_grid
+from reidx.models.timm_models import create, pretrained_source
+from reidx.models.weights import read_weights
+
+SAY = "weights_image_size: [HEIGHT, WIDTH]"
+"""How a config says at which image size weights were trained."""
+
+
+def with_weights(
+    name: str, settings: dict[str, Any], image_size: Size, path: str | None, trained_at: Size | None
+) -> tuple[Any, list[str]]:
+    """The model ``name`` for images of ``image_size`` with the weights of the file ``path`` (None: timm's hub), and what was
+    assumed about these.
+
+    Position embeddings and bias tables are moved from the image size of the weights: ``trained_at`` where it is given, that
+    of timm's record for the hub, and for a file what :func:`_trained_at` concludes.
+
+    Raises :class:`ConfigError` for weights that cannot be had, :class:`CheckpointError` for a file that is unreadable, not
+    of this model, or of an image size that is not known.
+    """
+    source = pretrained_source(name)
+    state = None if path is None else _without_classifier(read_weights(path), source)
+    recorded: Size = tuple(source["input_size"][-2:])
+
+    def load(size: Size, of: Size) -> Any:
+        at = {**settings, "img_size": size} if source.get("fixed_input_size") else settings
+        if state is None:
+            return _from_hub(name, source, at)
+        return _from_file(name, str(path), state, {"input_size": (source["input_size"][0], *of)}, at)
+
+    positions = positions_of(name, image_size, trained_at)
+    if not positions.names:
+        if trained_at is not None:
+            raise ConfigError(f"Timm: no weights of {name} follow the image size; leave `weights_image_size` out.")
+        return load(image_size, recorded), []
+    said: list[str] = []
+    if trained_at is None and state is not None:
+        trained_at, said = _trained_at(positions, state, recorded, image_size, f"weights: {path}", name)
+    elif trained_at is not None and state is not None and not positions.fits(state, trained_at):
+        raise CheckpointError(_misfit(positions, state, trained_at, f"weights: {path}", name))
+    trained = trained_at or recorded
+    if positions.alike(trained, image_size):
+        return _exact(load(image_size, trained), state, positions), said
+    with torch.random.fork_rng(devices=[]):  # random numbers are drawn as by one model
+        given = _exact(load(trained, trained), state, positions)
+    weights, stuck = positions.moved(given.state_dict(), trained, image_size)
+    if stuck and trained[0] == trained[1] and image_size[0] == image_size[1]:
+        return load(image_size, trained), said  # some families resize their own tables, of squares
+    if stuck:
+        raise CheckpointError(cannot_move(f"{path or 'the pretrained weights'}", stuck, trained, image_size, name))
+    model = create(name, {**settings, "img_size": image_size})
+    model.load_state_dict(weights)
+    return model, said
+
+
+@functools.lru_cache(maxsize=8)
+def positions_of(name: str, image_size: Size, trained_at: Size | None = None) -> Positions:
+    """The tensors of the model ``name`` that follow the image size, with their layouts at the sizes that matter."""
+    source = pretrained_source(name)
+    recorded: Size = tuple(source["input_size"][-2:])
+    if not source.get("fixed_input_size"):
+        return Positions(lambda size: None, [])
+
+    def skeleton(size: Size) -> Any:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            return create(name, {"num_classes": 0, "img_size": size})
+
+    # doubled, as two sizes may agree in shapes by chance
+    double = (2 * recorded[0], 2 * recorded[1]), (2 * image_size[0], image_size[1])
+    return Positions(skeleton, [image_size, recorded, *([trained_at] if trained_at else []), *double])
+
+
+def _trained_at(
+    positions: Positions, state: Mapping[str, Tensor], recorded: Size, image_size: Size, where: str, name: str
+) -> tuple[Size, list[str]]:
+    """The image size of the weights ``state``, from what there is to go by, and a sentence that says what was assumed.
+
+    By its shapes it may be the size that timm records for the model, unless the values of the position embeddings show
+    another grid; else the size that they show. Raises :class:`CheckpointError` where that leaves it open.
+    """
+    shown = _shown(positions, state, image_size)
+    assumed = None
+    if not positions.names & state.keys():  # an older layout, which timm's filter may know, or another model's file
+        assumed, why = recorded, f"the size that timm records for {name}"
+    elif shown is not None and positions.fits(state, shown):
+        assumed, why = shown, "as the values of its position embeddings show"
+    elif positions.fits(state, recorded) and (
+        not positions.fits(state, image_size) or positions.alike(recorded, image_size)
+    ):
+        assumed, why = recorded, f"the size that timm records for {name}"
+    if assumed is None:
+        raise CheckpointError(_misfit(positions, state, None, where, name, image_size))
+    if assumed == image_size == recorded:
+        return assumed, []
+    height, width = assumed
+    return assumed, [
+        f"{where} does not say at which image size it was trained: it is taken for {height}x{width}, {why}. "
+        f"If that is wrong, set {SAY}."
+    ]
+
+
+def _shown(positions: Positions, state: Mapping[str, Tensor], image_size: Size) -> Size | None:
+    """The image size of weights by the values of their position embeddings; None where these show nothing."""
+    name = positions.grid(state)
+    if name is None or state[name].ndim != 3:
+        return None
+    own = positions.layouts(image_size)[name].size
+    prefix = positions.shapes(image_size)[name][1] - own[0] * own[1]
+    grid = seen_grid(state[name][0, prefix:])
+    return None if grid is None else (grid[0] * (image_size[0] // own[0]), grid[1] * (image_size[1] // own[1]))
+
+
+def _misfit(
+    positions: Positions,
+    state: Mapping[str, Tensor],
+    trained_at: Size | None,
+    where: str,
+    name: str,
+    image_size: Size | None = None,
+) -> str:
+    """Why the image size of the weights is not known, or is not the one that is given."""
+    size = trained_at or image_size
+    assert size is not None
+    shapes, layouts = positions.shapes(size), positions.layouts(size)
+    there = sorted(positions.names & state.keys())
+    other = [n for n in there if tuple(state[n].shape) != shapes.get(n)]
+    first = (other or there or sorted(positions.names))[0]
+    has = f"{first} {tuple(state[first].shape)}" if first in state else f"no {first}"
+    wants = f"{shapes.get(first)}, a {layouts[first].kind} of {layouts[first]}, for {size[0]}x{size[1]} images"
+    if trained_at is not None:
+        return (
+            f"{where} has {has}, but {name} would have {wants}. weights_image_size must be the size that the "
+            "weights were trained at."
+        )
+    asked = size
+    shown = _shown(positions, state, asked)
+    looks = f" (by its values those of {shown[0]}x{shown[1]} images)" if shown else ""
+    return (
+        f"{where} has {has}{looks}, and does not say of which image size; {name} has {wants}. Equal numbers of places may "
+        f"lie in other rows and columns. Say at which image size the weights were trained: {SAY} in model.backbone."
+    )
+
+
+def cannot_move(what: str, stuck: list[str], old: Size, new: Size, name: str) -> str:
+    """That there is no way to move the tensors ``stuck`` between two image sizes."""
+    more = f" and {len(stuck) - 1} more" if len(stuck) > 1 else ""
+    return (
+        f"{what}: {stuck[0]}{more} of {name} were trained for images of {old[0]}x{old[1]} and cannot be moved to "
+        f"{new[0]}x{new[1]}. Set data.image_size to [{old[0]}, {old[1]}], or choose another model."
+    )
+
+
+def _exact(model: Any, state: Mapping[str, Tensor] | None, positions: Positions) -> Any:
+    """``model`` with these tensors as they are in the file, where the shapes agree.
+
+    Some of timm's filters for files take a table of 7 x 63 for one of 21 x 21.
+    """
+    own = model.state_dict()
+    for name in positions.names & (state or {}).keys() & own.keys():
+        if state is not None and state[name].shape == own[name].shape:
+            own[name].copy_(state[name])  # shares its memory with the model
+    return model
+
+
+def _without_classifier(state: dict[str, Tensor], source: Mapping[str, Any]) -> dict[str, Tensor]:
+    classifier = source.get("classifier") or ()
+    for head in (classifier,) if isinstance(classifier, str) else classifier:
+        # files older than timm's own layout call "head.fc" plainly "head"
+        for key in (
+            f"{head}.weight",
+            f"{head}.bias",
+            f"{head.split('.')[0]}.weight",
+            f"{head.split('.')[0]}.bias",
+        ):
+            state.pop(key, None)
+    return state
+
+
+def _from_file(
+    name: str, path: str, state: Mapping[str, Tensor], record: Mapping[str, Any], settings: dict[str, Any]
+) -> Any:
+    # without a classifier in the record timm loads strictly: what is missing is an error, not a random layer
+    overlay = {**record, "state_dict": dict(state), "classifier": None, "custom_load": False}
+    try:
+        model = create(name, settings, pretrained=True, pretrained_cfg_overlay=overlay)
+    except ConfigError:
+        raise
+    except Exception as error:  # timm's filters trip over foreign files in many ways
+        lines = str(error).replace("\t", "").splitlines() or [type(error).__name__]
+        listing = "\n  ".join(line if len(line) < 400 else line[:400] + "…" for line in lines[:12])
+        raise CheckpointError(f"weights: {path} does not fit timm's {name}:\n  {listing}") from error
+    model.pretrained_cfg.pop("state_dict", None)
+    return model
+
+
+def _from_hub(name: str, source: dict[str, Any], settings: dict[str, Any]) -> Any:
+    if not any(source.get(key) for key in ("url", "file", "hf_hub_id")):
+        raise ConfigError(f"Timm: timm has no pretrained weights for {name}; leave `pretrained` out.")
+    try:
+        with _no_retries_offline():
+            return create(name, settings, pretrained=True)
+    except (OSError, RuntimeError) as error:
+        origin = source.get("hf_hub_id") or source.get("url")
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"Timm: the pretrained weights of {name} could not be had ({first_line}). Without a connection, copy them "
+            f"from elsewhere ({origin}, model.safetensors) and give `weights: PATH` in place of `pretrained: true`."
+        ) from error
+
+
+@contextmanager
+def _no_retries_offline() -> Iterator[None]:
+    """The hub in its offline mode (cached files only) while it cannot be reached: its retries take a minute."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    if not before and not getproxies():
+        address = urlsplit(constants.ENDPOINT)
+        try:
+            socket.create_connection((address.hostname or "", address.port or 443), timeout=5).close()
+        except OSError:
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

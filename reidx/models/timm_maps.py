@@ -1,0 +1,146 @@
+"""The feature map of a timm model: where it comes from, why there is none, and what of the image it does not see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reidx.errors import ConfigError
+from reidx.models.positions import Size
+from reidx.models.timm_models import create, pretrained_source, why
+
+
+class NoMap(ValueError):
+    """A model has no map at any image size; the message says why."""
+
+
+def raw_map(model: Any, images: Tensor, tokens: bool) -> Tensor:
+    """The map of ``images`` before the norm that stands behind the pooling, where a model has one; of models that work on
+    tokens (B,C,h,w) behind the final norm, of others as they lay it out.
+
+    Raises :class:`NoMap` for a model that gives something else.
+    """
+    if not tokens:
+        maps = model.forward_features(images)
+        if not isinstance(maps, Tensor):
+            raise NoMap(f"it gives a {type(maps).__name__} of {len(maps)} feature tensors, and not one map")
+        if maps.ndim != 4:
+            raise NoMap(f"its features have {maps.ndim} dimensions, and no rows and columns")
+        return maps
+    if not hasattr(model, "forward_intermediates"):
+        raise NoMap("it gives a row of tokens, and has no `forward_intermediates` that would lay them out as a map")
+    try:
+        return model.forward_intermediates(images, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True)[0]
+    except AssertionError as error:
+        if "norm" in str(error):
+            raise NoMap("its `forward_intermediates` lays its tokens out as a map before the final norm only") from error
+        raise
+
+
+def head_norm_first(model: Any, features: Any) -> bool:
+    """Whether the head of ``model`` has a norm that its features meet before anything else with parameters.
+
+    Then to norm each place of the map and pool is what the model is made of, but for their order. InceptionNeXt's
+    norm stands behind a linear layer, of other channels, and has no meaning for the map.
+    """
+    head = getattr(model, "head", None)
+    norm = getattr(head, "norm", None)
+    if not isinstance(norm, nn.Module) or not isinstance(features, Tensor):
+        return False
+    called: list[nn.Module] = []
+    inside = set(norm.modules())
+    watched = [m for m in head.modules() if m is norm or (m not in inside and next(m.parameters(False), None) is not None)]  # type: ignore[union-attr]
+    hooks = [m.register_forward_pre_hook(lambda module, _: called.append(module)) for m in watched]
+    try:
+        model.forward_head(features)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return called[:1] == [norm]
+
+
+def no_map(name: str, size: Size, error: Exception) -> ConfigError:
+    """The error for a model that gave no map of images of ``size``: is that for the size, or would none do?"""
+    asked, own = _text(size), _text(recorded_size(name))
+    if isinstance(error, NoMap):
+        return ConfigError(f"Timm: {name} gives no feature map at any image size: {error}. Choose another model.")
+    if asked != own:
+        again = _fails_at(name, recorded_size(name))
+        if again is None:
+            return ConfigError(
+                f"Timm: {name} gives no feature map of {asked} images ({why(error)}); of {own} images it does. "
+                "Choose another data.image_size, or another model."
+            )
+        if isinstance(again, NoMap):
+            return no_map(name, size, again)
+        error = again
+    return ConfigError(
+        f"Timm: {name} gives no feature map, not of {own} images either, the size that timm records for it "
+        f"({why(error)}). Choose another model."
+    )
+
+
+def recorded_size(name: str) -> Size:
+    """The image size that timm records for a model."""
+    return tuple(pretrained_source(name)["input_size"][-2:])  # type: ignore[return-value]
+
+
+def _fails_at(name: str, size: Size) -> Exception | None:
+    """What goes wrong when the model is to give a map of one image of ``size``; None if nothing does."""
+    fixed = {"img_size": size} if pretrained_source(name).get("fixed_input_size") else {}
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            model = create(name, {"num_classes": 0, **fixed}).eval()
+            images = torch.zeros(1, 3, *size)
+            features = model.forward_features(images)
+            raw_map(model, images, isinstance(features, Tensor) and features.ndim == 3)
+    except Exception as error:
+        return error
+    return None
+
+
+def lost_pixels(name: str, backbone: nn.Module, model: Any, size: Size) -> list[str]:
+    """A sentence on the rows and columns at the images' edge that no entry of the map depends on; none where all are seen.
+
+    ``backbone`` is in evaluation mode. A pixel that is NaN makes all that depends on it NaN, whatever the weights are.
+    """
+    rows, columns = (_seen(backbone, size, axis) for axis in (2, 3))
+    height, width = size
+    lost = [f"{n} {what}{'s' if n > 1 else ''}" for n, what in ((height - rows, "row"), (width - columns, "column")) if n]
+    if not lost:
+        return []
+    sizes = [(rows, columns)]
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if isinstance(patch, tuple) and len(patch) == 2:
+        sizes.append((rows + (patch[0] if rows < height else 0), columns + (patch[1] if columns < width else 0)))
+    fit = " or ".join(f"[{h}, {w}]" for h, w in sizes)
+    return [
+        f"{name} does not see the last {' and '.join(lost)} of {height}x{width} images, in training and in testing: they "
+        f"are less than a patch. With data.image_size: {fit} nothing is lost."
+    ]
+
+
+@torch.no_grad()
+def _seen(backbone: nn.Module, size: Size, axis: int) -> int:
+    """Up to which row (``axis`` 2) or column (3) images matter to the map."""
+    whole = size[axis - 2]
+
+    def matters(first: int) -> bool:
+        """Whether the map depends on anything from ``first`` on."""
+        images = torch.zeros(1, 3, *size)
+        images.narrow(axis, first, whole - first).fill_(float("nan"))
+        return bool(backbone(images).isnan().any())
+
+    if matters(whole - 1):
+        return whole
+    low, high = 0, whole - 1  # it depends on what comes after low, and not on what comes after high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if matters(middle) else (low, middle)
+    return high
+
+
+def _text(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
