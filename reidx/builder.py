@@ -12,9 +12,9 @@ import typing
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from reidx.constructor import REQUIRED, Misfit, Nested, Parameter, fit, parameters_of
+from reidx.constructor import REQUIRED, Nested, Parameter, bad_number, fit, fits, parameters_of, quoting
 from reidx.contracts import Contract, contract_of
-from reidx.errors import ConfigError, PluginError, ReidxError
+from reidx.errors import ConfigError, PluginError, ReidxError, excerpt
 from reidx.plugins import registry
 from reidx.registry import Entry
 
@@ -36,7 +36,7 @@ def build(kind: str, spec: Spec, *, where: str = "", **context: Any) -> Any:
     component = entry.load()
     try:
         return component(**arguments)
-    except (ValueError, ReidxError) as error:
+    except (ValueError, OverflowError, ReidxError) as error:
         kept = type(error) if isinstance(error, ReidxError) else ConfigError
         raise kept(f"{_label(kind, entry.name, where)}: {error}") from error
 
@@ -121,11 +121,12 @@ def _checked(
         elif key in context:
             faults.append(f"{key!r}{at} is supplied by the experiment itself; remove it.")
         else:
-            try:
-                fit(value, known[key].hint)
-            except Misfit:
-                found = f"{value!r} ({type(value).__name__})"
-                faults.append(f"{key!r}{at} is {found}; expected {known[key].annotation}.")
+            parameter = known[key]
+            if (fault := bad_number(value)) is not None and bad_number(parameter.default) is None:
+                faults.append(f"{key!r}{at} {fault}")
+            elif not fits(value, parameter.hint):
+                found = f"{excerpt(repr(value))} ({type(value).__name__})"
+                faults.append(f"{key!r}{at} is {found}; expected {parameter.annotation}.{quoting(value, parameter.hint)}")
     for key, parameter in known.items():
         if parameter.default is REQUIRED and key not in given and key not in context:
             faults.append(f"{key!r} ({parameter.annotation or 'any value'}) is missing.")

@@ -16,8 +16,8 @@ from reidx import schema
 from reidx.config_merge import SET, Override, merge
 from reidx.config_node import KeyPath, Node, Origin, dotted, kind_of
 from reidx.config_parts import called, component, need_mapping
-from reidx.constructor import annotation_text, fits
-from reidx.errors import ConfigError
+from reidx.constructor import annotation_text, bad_number, fits, quoting
+from reidx.errors import ConfigError, excerpt
 from reidx.yaml_tree import Tree, load_node, render, tree_hash, tree_of
 
 DEFAULT = Origin("default")
@@ -234,14 +234,16 @@ def _value(field: dataclasses.Field[Any], hint: Any, node: Node, path: KeyPath) 
         node = _each(dict, node, path, lambda n, p: n)
     value = node.plain()
     where = f"{node.origin}: {dotted(path)} is"
+    if (fault := bad_number(value)) is not None:
+        raise ConfigError(f"{node.origin}: {dotted(path)} {fault}")
     if not fits(value, hint):
-        found = "null" if value is None else f"{value!r} ({kind_of(value)})"
-        raise ConfigError(f"{where} {found}; expected {_expected(hint)}.")
+        found = "null" if value is None else f"{excerpt(repr(value))} ({kind_of(value)})"
+        raise ConfigError(f"{where} {found}; expected {_expected(hint)}.{quoting(value, hint)}")
     least, most = meta.get("least"), meta.get("most")
     numbers = [number for number in (value if isinstance(value, list) else [value]) if number is not None]
     if least is not None and not all(least <= number <= (math.inf if most is None else most) for number in numbers):
         wanted = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise ConfigError(f"{where} {value}; it must be {wanted}.")
+        raise ConfigError(f"{where} {excerpt(str(value))}; it must be {wanted}.")
     return node
 
 
@@ -289,7 +291,7 @@ def _refuse_unknown(node: Node, path: KeyPath, known: set[str]) -> None:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"Did you mean {close[0]!r}?" if close else f"Known here: {', '.join(sorted(known))}."
-            raise ConfigError(f"{child.origin}: unknown key {dotted((*path, key))!r}. {hint}")
+            raise ConfigError(f"{child.origin}: unknown key {excerpt(dotted((*path, key)))!r}. {hint}")
 
 
 def known(path: KeyPath, data: dict[str, Any]) -> bool:

@@ -5,10 +5,22 @@ from __future__ import annotations
 import difflib
 import os
 import posixpath
+import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from reidx.errors import ConfigError
+
+LARGEST = 250_000
+"""Bytes of a config file. PyYAML reads some 100 kB a second, and the longest config that reidx comes with has 6 kB."""
+
+_KINDS = {
+    stat.S_ISDIR: "a folder",
+    stat.S_ISFIFO: "a pipe",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
 
 
 @dataclass(frozen=True)
@@ -49,11 +61,16 @@ class ConfigFile:
     def read(self) -> str:
         """The text of the file. Raises :class:`ConfigError`: why it cannot be read, what is there instead."""
         try:
-            return self.file.read_text(encoding="utf-8")
+            mode = self.file.stat().st_mode  # first: opening a pipe may wait for ever, and some devices never end
+            if kind := next((kind for test, kind in _KINDS.items() if test(mode)), None):
+                raise ConfigError(f"{self} is {kind}, not a file.{f' {self._nearby()}' if kind == 'a folder' else ''}")
+            with self.file.open("rb") as file:
+                found = file.read(LARGEST + 1)
+            if len(found) > LARGEST:
+                raise ConfigError(f"{self} has more than {LARGEST // 1000:,} kB, the most that a config may have.")
+            return found.decode("utf-8")
         except FileNotFoundError:
             raise ConfigError(f"{self} does not exist. {self._nearby()}") from None
-        except IsADirectoryError:
-            raise ConfigError(f"{self} is a folder, not a file. {self._nearby()}") from None
         except UnicodeDecodeError as error:
             line = error.object.count(b"\n", 0, error.start) + 1
             byte = error.object[error.start]

@@ -13,8 +13,8 @@ from typing import Any
 
 from reidx import builder
 from reidx.config_node import KeyPath, Node, Origin, dotted, kind_of
-from reidx.constructor import Parameter, fits, parameters_of
-from reidx.errors import ConfigError
+from reidx.constructor import Parameter, bad_number, fits, parameters_of, quoting
+from reidx.errors import ConfigError, excerpt
 from reidx.registry import KINDS
 
 Fill = Callable[[type, Node, KeyPath], Node]
@@ -94,7 +94,7 @@ def called(meta: Mapping[str, Any], node: Node, path: KeyPath, fill: Fill) -> No
     if name not in offered:
         close = difflib.get_close_matches(name, offered, n=3)
         hint = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(offered)}."
-        raise ConfigError(f"{where}: there is no {catalogue} {name!r}. {hint}")
+        raise ConfigError(f"{where}: there is no {catalogue} {excerpt(name)!r}. {hint}")
     known = {k: p for k, p in _settings(offered[name]).items() if k not in _ENGINES_OWN}
     wired = _wired(node, meta.get("wiring"), path, fill)
     if clash := [key for key in known if key in wired]:
@@ -107,11 +107,12 @@ def called(meta: Mapping[str, Any], node: Node, path: KeyPath, fill: Fill) -> No
             close = difflib.get_close_matches(key, accepted, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else f" It accepts: {', '.join(accepted)}."
             raise ConfigError(f"{child.origin}: {dotted(path)}: {name} has no setting {key!r}.{hint}")
-        if not fits(child.plain(), _without_tensors(known[key].hint)):
-            raise ConfigError(
-                f"{child.origin}: {dotted((*path, key))} is {child.plain()!r} ({kind_of(child.plain())}); "
-                f"expected {known[key].annotation}."
-            )
+        place, value, hint = f"{child.origin}: {dotted((*path, key))}", child.plain(), _without_tensors(known[key].hint)
+        if (fault := bad_number(value)) is not None:
+            raise ConfigError(f"{place} {fault}")
+        if not fits(value, hint):
+            found = f"{excerpt(repr(value))} ({kind_of(value)})"
+            raise ConfigError(f"{place} is {found}; expected {known[key].annotation}.{quoting(value, hint)}")
     for key, setting in known.items():
         if setting.required and key not in node.value:
             raise ConfigError(f"{where}: {name} needs {key!r} ({setting.annotation or 'any value'}).")

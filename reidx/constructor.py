@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import types
 import typing
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reidx.errors import excerpt
 from reidx.schema import engine_keys
 
 REQUIRED: Any = inspect.Parameter.empty
@@ -130,6 +132,29 @@ def fits(value: Any, hint: Any) -> bool:
     except Misfit:
         return False
     return True
+
+
+def bad_number(value: Any) -> str | None:
+    """What is wrong with a number that is infinite, none at all or wider than 64 bits, or with one inside; else None."""
+    if isinstance(value, Mapping):
+        return next((fault for fault in map(bad_number, value.values()) if fault), None)
+    if isinstance(value, list | tuple):
+        return next((fault for fault in map(bad_number, value) if fault), None)
+    if isinstance(value, int) and not -_WIDEST <= value < _WIDEST:
+        return f"is {excerpt(str(value), 40)}; it must fit into 64 bits."
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"is {'.nan' if math.isnan(value) else '.inf' if value > 0 else '-.inf'}; it must be a finite number."
+    return None
+
+
+_WIDEST = 2**63
+
+
+def quoting(value: Any, hint: Any) -> str:
+    """The advice to quote a scalar where text is wanted: YAML reads ``012`` as a number and ``true`` as a truth value."""
+    if (value is None or isinstance(value, bool | int | float)) and fits("", hint):
+        return """ If it is text, put it into quotes: "…", after --set 'KEY="…"'."""
+    return ""
 
 
 class Misfit(Exception):

@@ -2,12 +2,25 @@
 
 import errno
 
+LONGEST = 4_000
+"""Characters of a message: what was given may be a name of megabytes."""
+
+
+def excerpt(text: str, width: int = 200) -> str:
+    """``text`` for a message: what is longer than ``width`` characters is cut in its middle, and its length said."""
+    if len(text) <= width:
+        return text
+    return f"{text[: width // 2]} … {text[-width // 4 :]} ({len(text):,} characters)"
+
 
 class ReidxError(Exception):
     """A mistake in what was given (config, data, plugin, file); its message says what, where and what to do.
 
     The command line prints the message alone (the traceback only under ``--debug``) and exits with 1.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(excerpt(str(message), LONGEST))
 
 
 class ConfigError(ReidxError):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reidx.constructor import unusable
-from reidx.errors import ConfigError, PluginError
+from reidx.errors import ConfigError, PluginError, excerpt
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class Registry:
             raise ConfigError(
                 f"There is no {kind} called {name!r}. {name} is a {' and a '.join(other)}, not a {kind}."
             )
-        raise ConfigError(f"There is no {kind} called {name!r}. {self._advice(name, kind)}")
+        raise ConfigError(f"There is no {kind} called {excerpt(name)!r}. {self._advice(name, kind)}")
 
     def named(self, name: str) -> list[Entry]:
         """The entries called ``name``, of whatever kind; raises as :meth:`find` when there are none."""

@@ -55,6 +55,10 @@ def number(default: Any, least: float, most: float | None = None) -> Any:
     return field(default=default, metadata={"least": least, "most": most})
 
 
+MOST = 10**9
+"""The most epochs, steps or batches of anything. A run of a year has some 10 million steps."""
+
+
 @cache
 def engine_keys(kind: str) -> Mapping[str, str]:
     """The keys that mean something to the engine in every slot of a kind of part, so that no part can have them; each with
@@ -79,10 +83,10 @@ class Data:
     """
 
     domains: dict[str, Spec] = parts("dataset", dict)
-    image_size: tuple[int, int] = number((256, 128), 1)
+    image_size: tuple[int, int] = number((256, 128), 1, 10_000)
     """Height and width in pixels."""
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
-    workers: int = number(0, 0)
+    workers: int = number(0, 0, 1000)
     """Processes that decode images; 0 decodes in this one, with threads."""
     cache_gb: float = number(6.0, 0)
     """Memory for decoded images (uint8, at image_size), all domains together; what does not fit is decoded each time."""
@@ -253,11 +257,11 @@ class Stage:
     """One training run of the experiment."""
 
     name: str
-    epochs: int = number(50, 0)
-    iters: int = number(200, 1)
+    epochs: int = number(50, 0, MOST)
+    iters: int = number(200, 1, MOST)
     init: str | None = None
     """Where the student's weights come from: ``stage:NAME``, a file, or null (as the backbone was built)."""
-    calibrate: int = number(0, 0)
+    calibrate: int = number(0, 0, MOST)
     """Batches of each stream's domain that pass through the networks before anything is labelled, for the statistics of
     BatchNorms that begin without any."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -269,7 +273,7 @@ class Stage:
     """The largest gradient: of all trained parameters together (``clip_by: norm``, the length is cut) or of each number by
     itself (``value``); null: as it is."""
     clip_by: Literal["norm", "value"] = "norm"
-    accumulate: int = number(1, 1)
+    accumulate: int = number(1, 1, MOST)
     """Parts in which a step's batch passes through the networks: the loss is that of the whole batch, memory is needed for
     one part, and each image is passed forward twice. A part must hold whole groups of ``model.bn_group``."""
     compile: Literal[False, True, "max-autotune-no-cudagraphs"] = False

@@ -106,7 +106,9 @@ class _StageCheck(StageAsks):
             raise self.error(
                 ("objective",), f"no term begins within the stage's {stage.epochs} epochs (from_epoch counts from 0)."
             )
-        for epoch in range(stage.epochs):
+        # what counts changes where a term begins or ends, and nowhere else
+        bounds = {t["from_epoch"] for t in stage.objective} | {t["until_epoch"] or stage.epochs for t in stage.objective}
+        for epoch in sorted(bound for bound in bounds if bound < stage.epochs):
             if min(t["from_epoch"] for t in stage.objective) <= epoch and not any(
                 t["from_epoch"] <= epoch < (t["until_epoch"] or stage.epochs) for t in stage.objective
             ):

@@ -15,18 +15,27 @@ from typing import Any
 import yaml
 
 from reidx.config_node import Node, Origin, kind_of
-from reidx.errors import ConfigError
+from reidx.errors import ConfigError, excerpt
 
 MOST_NODES = 100_000  # aliases of aliases grow exponentially; no experiment comes near this
 DEEPEST = 60
+MOST_DIGITS = 100  # of an integer: with more, Python refuses to write it, and no float can hold it
 
 
 def _integer(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"it has {len(text):,} characters; an integer may have {MOST_DIGITS}")
     return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
 
 
 def _real(text: str) -> float:
-    return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+    named = text.lstrip("+-") in (".inf", ".nan")
+    value = float(text.replace(".inf", "inf").replace(".nan", "nan"))
+    if math.isinf(value) and not named:
+        raise ValueError("it is larger than any number of 64 bits (1.8e308)")
+    if value == 0 and re.search("[1-9]", text.partition("e")[0]):
+        raise ValueError("it is smaller than any number of 64 bits (5e-324), and would be 0")
+    return value
 
 
 _CORE = "tag:yaml.org,2002:"
@@ -51,19 +60,63 @@ def _scalar_tag(text: str) -> str:
 class _Loader(yaml.SafeLoader):
     """PyYAML's scanner and composer with the core schema's idea of what a plain scalar is."""
 
+    def fetch_flow_collection_start(self, TokenClass: type[yaml.Token]) -> None:
+        if self.flow_level > DEEPEST:  # here, as the scanner would read on through all that are nested
+            raise yaml.MarkedYAMLError(problem=f"nested more than {DEEPEST} levels deep", problem_mark=self.get_mark())
+        super().fetch_flow_collection_start(TokenClass)
+
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
         if kind is yaml.ScalarNode:
             return _CORE + (_scalar_tag(value) if implicit[0] else "str")
         return _CORE + ("map" if kind is yaml.MappingNode else "seq")
 
 
-def read_yaml(text: str, source: str, lines: bool = True) -> Node | None:
+def read_yaml(text: str, source: str) -> Node | None:
     """The root node of ``text``, or None if there is nothing in it but comments.
 
-    ``source`` is the name put into origins and errors; ``lines=False`` leaves the line out of both, for a
-    value given on the command line. Raises :class:`ConfigError`, one line that starts with ``source:line``.
+    ``source`` is the name put into origins and errors. Raises :class:`ConfigError`, one line that starts with
+    ``source:line``.
     """
-    reader = _Reader(source, lines)
+    return _read(text, _Reader(source, lines=True))
+
+
+def read_value(text: str, source: str, as_text: str) -> Node | None:
+    """The value that somebody means who types ``text`` on a command line, or None if there is nothing but space.
+
+    In braces, brackets or quotes it is YAML. All else is one scalar, taken whole whatever characters it holds: a number,
+    ``true``, ``false`` or ``null`` if all of it is one, else a string. So no path or name is cut at what YAML takes for a
+    comment, an alias or a key. ``as_text`` says how the text itself is given. Raises :class:`ConfigError`, one line that
+    starts with ``source``, also for spaces around a string and for a comment, which would be lost.
+    """
+    reader, stripped = _Reader(source, lines=False, advice=f" {as_text}"), text.strip()
+    if not stripped:
+        return None
+    if stripped[0] in "{[\"'!":
+        if _has_comment(text):
+            raise ConfigError(f"{source}: YAML takes what follows ` #` for a comment, so it would be lost. {as_text}")
+        return _read(text, reader)
+    if odd := yaml.reader.Reader.NON_PRINTABLE.search(text):
+        raise ConfigError(f"{source}: YAML has no place for the character U+{ord(odd.group()):04X}.")
+    value = reader.scalar(yaml.ScalarNode(_CORE + _scalar_tag(stripped), stripped))
+    if isinstance(value, str) and text != stripped:
+        raise ConfigError(f"{source}: the value begins or ends with a space. Leave it out, or: {as_text}")
+    return Node(value, Origin(source))
+
+
+def _has_comment(text: str) -> bool:
+    """Whether something in ``text`` is a comment: a ``#`` that belongs to no token."""
+    left = list(text)
+    try:
+        for token in yaml.scan(text, Loader=_Loader):
+            begin, end = token.start_mark.index, token.end_mark.index
+            left[begin:end] = " " * (end - begin)
+    except yaml.YAMLError:  # the reader says what is wrong
+        return False
+    return "#" in left
+
+
+def _read(text: str, reader: _Reader) -> Node | None:
+    source, lines = reader.source, reader.lines
     try:
         root = _Loader(text).get_single_node()
         return None if root is None else reader.node(root, Origin(source))
@@ -79,8 +132,8 @@ def read_yaml(text: str, source: str, lines: bool = True) -> Node | None:
 class _Reader:
     """PyYAML's node graph made into a tree of :class:`Node`: aliases copied, merge keys resolved."""
 
-    def __init__(self, source: str, lines: bool) -> None:
-        self.source, self.lines = source, lines
+    def __init__(self, source: str, lines: bool, advice: str = "") -> None:
+        self.source, self.lines, self.advice = source, lines, advice
         self.made = 0
         self.above: list[yaml.Node] = []  # the collections around the current node
 
@@ -118,12 +171,13 @@ class _Reader:
         if name not in _SCALARS or name == node.tag:
             raise self.bad_tag(node)
         pattern, value = _SCALARS[name]
+        why = ""
         try:
             if re.fullmatch(pattern, node.value):
                 return value(node.value)
-        except ValueError:  # Python refuses integers of thousands of digits
-            pass
-        raise ConfigError(f"{self.place(node.start_mark)}: {node.value[:40]!r} cannot be read as {name}.")
+        except ValueError as error:
+            why = f": {error}"
+        raise ConfigError(f"{self.place(node.start_mark)}: {excerpt(node.value, 40)!r} cannot be read as {name}{why}.")
 
     def mapping(self, node: yaml.MappingNode) -> dict[str, Node]:
         own: dict[str, Node] = {}
@@ -135,10 +189,10 @@ class _Reader:
                 raise ConfigError(f"{place}: a key must be a string, not a list or a mapping.")
             key = self.scalar(key_node)
             if not isinstance(key, str):
-                found = f"{key_node.value!r} is {kind_of(key)}"
+                found = f"{excerpt(key_node.value)!r} is {kind_of(key)}"
                 raise ConfigError(f"{place}: the key {found}, but keys are strings; put it in quotes.")
             if key in lines:
-                raise ConfigError(f"{place}: the key {key!r} is given twice, first in line {lines[key]}.")
+                raise ConfigError(f"{place}: the key {excerpt(key)!r} is given twice, first in line {lines[key]}.")
             lines[key] = key_node.start_mark.line + 1
             if key == "<<" and key_node.style is None:
                 sources = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
@@ -153,8 +207,8 @@ class _Reader:
     def bad_tag(self, node: yaml.Node) -> ConfigError:
         tag = node.tag.replace(_CORE, "!!")
         return ConfigError(
-            f"{self.place(node.start_mark)}: the tag {tag} is not allowed; configs hold plain data only "
-            "(mappings, lists, strings, numbers, true, false, null)."
+            f"{self.place(node.start_mark)}: the tag {excerpt(tag)} is not allowed; configs hold plain data only "
+            f"(mappings, lists, strings, numbers, true, false, null).{self.advice}"
         )
 
 
@@ -169,7 +223,7 @@ def _syntax_message(error: yaml.MarkedYAMLError, text: str, reader: _Reader) -> 
     context = error.context or ""
     if error.context_mark is not None and reader.lines and context.startswith("while"):
         context += f" begun in line {error.context_mark.line + 1}"
-    return f"{place}: not valid YAML: {error.problem}{f' ({context})' if context else ''}."
+    return f"{place}: not valid YAML: {excerpt(str(error.problem))}{f' ({context})' if context else ''}.{reader.advice}"
 
 
 _PLAIN = re.compile(r"(\.{0,2}/)?[A-Za-z_][A-Za-z0-9_./@+-]*((::|:| )[A-Za-z0-9_./@+-]+)*")

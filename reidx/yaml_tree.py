@@ -13,7 +13,7 @@ from reidx.config_files import ConfigFile
 from reidx.config_merge import Known, Override, merge, refuse_base
 from reidx.config_node import KeyPath, Node, Origin, dotted, kind_of
 from reidx.errors import ConfigError, ReidxError
-from reidx.yaml_text import escape, read_yaml, write_scalar
+from reidx.yaml_text import DEEPEST, escape, read_yaml, write_scalar
 
 __all__ = [
     "KeyPath",
@@ -78,7 +78,7 @@ def load_tree(path: str | Path, overrides: Sequence[str] = (), known: Known | No
 
 def load_node(path: str | Path) -> Node:
     """The experiment at ``path`` (or ``namespace::file.yaml``) over its ``_base_`` files, each value with its origin."""
-    return _load(ConfigFile.at(str(path)), None, ())
+    return _Bases().load(ConfigFile.at(str(path)), None, ())
 
 
 def tree_of(root: Node, overrides: Sequence[Override]) -> Tree:
@@ -107,32 +107,63 @@ def tree_hash(data: Mapping[str, Any]) -> str:
 # ---- bases
 
 
-def _load(file: ConfigFile, asked_by: Origin | None, chain: tuple[ConfigFile, ...]) -> Node:
-    """The merged tree of ``file``, which ``asked_by`` named; ``chain`` are the files on the way to it."""
-    try:
-        text = file.read()
-    except ConfigError as error:
-        raise ConfigError(f"{asked_by}: _base_: {error}" if asked_by else str(error)) from None
-    chain = (*chain, file)
-    if any(file.file.resolve() == earlier.file.resolve() for earlier in chain[:-1]):
-        raise ConfigError(f"{asked_by}: _base_ runs in a circle: {' -> '.join(map(str, chain))}.")
-    root = read_yaml(text, str(file))
-    if root is None:
-        raise ConfigError(f"{file}:1: the file is empty; an experiment is a mapping (`key: value`).")
-    if not isinstance(root.value, dict):
-        found = kind_of(root.value)
-        raise ConfigError(f"{file}:1: the file holds {found}; an experiment is a mapping (`key: value`).")
-    own = Node({key: node for key, node in root.value.items() if key != "_base_"}, root.origin)
-    refuse_base(own)
-    merged: Node | None = None
-    for address, origin in _bases(root.value.get("_base_")):
+MOST_FILES = 1000  # base files named in one experiment, each time counted
+
+
+class _Bases:
+    """The files of one experiment, each read and merged with its bases once, however often it is named."""
+
+    def __init__(self) -> None:
+        self.loaded: dict[Path, Node] = {}
+        self.named = 0
+
+    def load(self, file: ConfigFile, asked_by: Origin | None, chain: tuple[tuple[ConfigFile, Path], ...]) -> Node:
+        """The merged tree of ``file``, which ``asked_by`` named; ``chain`` are the files on the way to it, resolved."""
         try:
-            base = file.base(address)
-        except ReidxError as error:
-            raise type(error)(f"{origin}: _base_: {error}") from None
-        loaded = _load(base, origin, chain)
-        merged = loaded if merged is None else merge(merged, loaded)
-    return own if merged is None else merge(merged, own)
+            real = _resolved(file)
+            text = None if real in self.loaded else file.read()
+        except ConfigError as error:
+            raise ConfigError(f"{asked_by}: _base_: {error}" if asked_by else str(error)) from None
+        chain = (*chain, (file, real))
+        if any(real == earlier for _, earlier in chain[:-1]):
+            raise ConfigError(f"{asked_by}: _base_ runs in a circle: {' -> '.join(str(link) for link, _ in chain)}.")
+        if len(chain) > DEEPEST:
+            raise ConfigError(f"{asked_by}: _base_: bases of bases are nested more than {DEEPEST} levels deep.")
+        if text is not None:
+            self.loaded[real] = self._merged(text, file, chain)
+        return self.loaded[real]
+
+    def _merged(self, text: str, file: ConfigFile, chain: tuple[tuple[ConfigFile, Path], ...]) -> Node:
+        """The tree of ``text`` over its bases."""
+        root = read_yaml(text, str(file))
+        if root is None:
+            raise ConfigError(f"{file}:1: the file is empty; an experiment is a mapping (`key: value`).")
+        if not isinstance(root.value, dict):
+            found = kind_of(root.value)
+            raise ConfigError(f"{file}:1: the file holds {found}; an experiment is a mapping (`key: value`).")
+        own = Node({key: node for key, node in root.value.items() if key != "_base_"}, root.origin)
+        refuse_base(own)
+        merged: Node | None = None
+        for address, origin in _bases(root.value.get("_base_")):
+            self.named += 1
+            if self.named > MOST_FILES:
+                raise ConfigError(f"{origin}: _base_: more than {MOST_FILES} bases in one experiment.")
+            try:
+                base = file.base(address)
+            except ReidxError as error:
+                raise type(error)(f"{origin}: _base_: {error}") from None
+            loaded = self.load(base, origin, chain)
+            merged = loaded if merged is None else merge(merged, loaded)
+        return own if merged is None else merge(merged, own)
+
+
+def _resolved(file: ConfigFile) -> Path:
+    """The one path of a file by whatever way it is named. Raises :class:`ConfigError` where the system knows none."""
+    try:
+        return file.file.resolve()
+    except (OSError, ValueError, RuntimeError):  # a circle of links, a null character: reading says what is wrong
+        file.read()
+        raise
 
 
 def _bases(node: Node | None) -> Iterator[tuple[str, Origin]]:

@@ -138,4 +138,21 @@ class Forecast:
 
 
 def _work_from(stage: Stage, epoch: int) -> Counter[str]:
-    return sum((work_of(stage, e) for e in range(epoch, stage.epochs)), Counter[str]())
+    """How much work a stage has from the start of an epoch on: the sum of :func:`work_of`, counted without going through
+    the epochs, of which there may be millions."""
+    first = max(epoch, 0)
+    left = max(stage.epochs - first, 0)
+    tested, every = stage.evaluate.domain is not None, stage.evaluate.every
+    due = _multiples(every, first + 1, stage.epochs) + (every == 0 or stage.epochs % every > 0) if left else 0
+    rest = Counter(
+        relabel=sum(_multiples(level.relabel_every, first, stage.epochs - 1) for level in stage.labels.values()),
+        step=stage.iters * left,
+        evaluate=tested * due,
+        commit=left,
+    )
+    return (work_of(stage, -1) if epoch < 0 else Counter[str]()) + rest
+
+
+def _multiples(step: int, first: int, last: int) -> int:
+    """How many of the numbers ``first`` … ``last`` are multiples of ``step``; none where it is 0."""
+    return max(last // step - (first - 1) // step, 0) if step else 0

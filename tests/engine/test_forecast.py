@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections import Counter
 
 import pytest
 
@@ -110,3 +112,15 @@ def test_what_is_no_stage_of_the_run_is_passed_over():
     forecast.measured(None, 0, "step", 1.0)
     forecast.recall("other", [{"epoch": 1}])
     assert forecast.seconds_left() is None and forecast.steps == 0
+
+
+def test_what_is_left_is_the_sum_over_the_epochs():
+    """Against going through the epochs one by one, which takes for ever where there are millions."""
+    for epochs, every, relabel_every, before in itertools.product((0, 1, 5, 6), (0, 1, 2, 3, 7), (1, 2, 4), (False, True)):
+        one = stage(epochs=epochs, every=every, relabel_every=relabel_every, before=before)
+        for at in range(-1, epochs + 2):
+            forecast = Forecast([one])
+            forecast.at("adapt", at)
+            summed = sum((work_of(one, epoch) for epoch in range(at, epochs)), Counter[str]())
+            assert +forecast.left["adapt"] == +summed
+    assert Forecast([stage(epochs=10**9)]).steps == 10**10
