@@ -18,15 +18,19 @@ def _silent(what: str) -> AbstractContextManager[Callable[[int, int], None]]:
     return nullcontext(lambda done, total: None)
 
 
+def _unsaid(line: str) -> None:
+    """Nobody listens."""
+
 
 class Domains:
     """Data sets by domain name, read on first use, and one image store for each of their splits.
 
     ``counted(what)`` gives a context whose ``progress(done, total)`` is shown; a data set that is drawn first tells it.
+    ``say`` is given a line for each thing a data set has to say of itself (``notes``) when it is read.
     """
 
-    def __init__(self, data: Mapping[str, Any], counted: Counted = _silent) -> None:
-        self.counted = counted
+    def __init__(self, data: Mapping[str, Any], counted: Counted = _silent, say: Callable[[str], None] = _unsaid) -> None:
+        self.counted, self.say = counted, say
         self.specs: Mapping[str, Any] = data["domains"]
         self.size = (int(data["image_size"][0]), int(data["image_size"][1]))
         self.interpolation = data["interpolation"]
@@ -43,6 +47,8 @@ class Domains:
             where = f"data.domains.{name}"
             with self.counted(f"making the images of {name}") as progress:
                 self._datasets[name] = build("dataset", self.specs[name], where=where, progress=progress)
+            for note in self._datasets[name].notes():
+                self.say(f"{name}: {note}")
         return self._datasets[name]
 
     def read(self) -> dict[str, Dataset]:

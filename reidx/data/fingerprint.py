@@ -14,17 +14,32 @@ from reidx.data.datasets import Dataset, Split
 def fingerprint(dataset: Dataset) -> dict[str, dict[str, Any]]:
     """Of each split the number of images, and digests of the file names, of their sizes, of ids and cameras.
 
-    Names are those below the folder that holds them all, so that it may be moved. No file is opened: a change that leaves
+    Names are those below the folder that holds them all, so that it may be moved; where a table names files outside the data
+    set's folder, too, these are below one of their own. No file is opened: a change that leaves
     its size as it was is not noticed. One that is missing counts as of size -1.
     """
     splits = {name: getattr(dataset, name) for name in ("train", "query", "gallery")}
-    folders = {os.path.dirname(path) for split in splits.values() for path in split.paths}
-    start = os.path.join(os.path.commonpath(folders), "") if folders else ""
-    return {name: _split(split, start) for name, split in splits.items()}
+    starts = _starts({os.path.dirname(path) for split in splits.values() for path in split.paths}, dataset.root)
+    return {name: _split(split, starts) for name, split in splits.items()}
 
 
-def _split(split: Split, start: str) -> dict[str, Any]:
-    names = [path.removeprefix(start) for path in split.paths]
+def _starts(folders: set[str], root: str) -> dict[str, str]:
+    """Each folder as seen from the one that holds all those below ``root``, or all the others."""
+    top = os.path.join(os.path.abspath(root), "")
+    full = {folder: os.path.join(os.path.abspath(folder), "") for folder in folders}
+    starts = {}
+    for below in (True, False):
+        group = [folder for folder, path in full.items() if path.startswith(top) == below]
+        try:
+            start = os.path.commonpath([full[folder] for folder in group]) if group else ""
+        except ValueError:  # on several drives
+            start = ""
+        starts.update({folder: os.path.relpath(full[folder], start) if start else full[folder] for folder in group})
+    return starts
+
+
+def _split(split: Split, starts: dict[str, str]) -> dict[str, Any]:
+    names = [os.path.join(starts[os.path.dirname(path)], os.path.basename(path)) for path in split.paths]
     sizes = np.array([_size(path) for path in split.paths], dtype=np.int64)
     ids = b"" if split.ids is None else split.ids.tobytes()
     return {

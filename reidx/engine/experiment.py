@@ -87,7 +87,7 @@ def _run(config: Config, record: Record, reporter: Reporter, curves: Curves, sha
     experiment, folder, resume = config.experiment, record.folder, record.resume
 
     def checked() -> Domains:
-        domains = Domains(config.data["data"], reporter.counted)
+        domains = Domains(config.data["data"], reporter.counted, reporter.say)
         check_experiment(config, domains)
         rehearse(config, domains)
         return domains
@@ -226,7 +226,7 @@ def test(config: Config, weights: str | Path | None = None, progress: Mode | Non
     reporter = Reporter(progress)
     if weights is None and stage.init is None:
         reporter.say(f"stage {stage.name} as it starts: its backbone as built. --weights FILE tests a checkpoint.")
-    domains = Domains(config.data["data"], reporter.counted)
+    domains = Domains(config.data["data"], reporter.counted, reporter.say)
     check_evaluation(config, domains, number)
     seed_everything(config.experiment.seed, number)
     stage_run = StageRun(stage, number, config.experiment.seed, domains, Path("."), Path, reporter)

@@ -132,7 +132,7 @@ def _profile(config: Config, folder: Path, scratch: Path, reporter: Reporter) ->
     stages = [_shortened(stage) for stage in config.experiment.stages]
 
     def checked() -> Domains:
-        domains = Domains(config.data["data"], reporter.counted)
+        domains = Domains(config.data["data"], reporter.counted, reporter.say)
         check_experiment(config, domains)
         rehearse(config, domains)
         return domains

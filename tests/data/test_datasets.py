@@ -206,7 +206,7 @@ def test_a_table_may_do_without_cameras_and_training_identities(tmp_path):
         ),
         (["a.jpg,1,1,query", "b.jpg,,1,gallery"], "line 3: a gallery image needs a pid"),
         (["a.jpg,1,1,query"], "query images but no gallery images"),
-        (["a.jpg,1"], "line 2: split is ''"),
+        (["a.jpg,1,1,"], "line 2: split is ''"),
         ([], "a first line but no images"),
     ],
 )

@@ -5,12 +5,26 @@ A data set never opens an image; it reads file names, lists or a table and check
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from reidx.errors import DataError
+
+PASSED_OVER = "passed over"
+"""In ``dropped``: files of a data set's folders that are not read."""
+LARGEST = 2**63 - 1
+
+
+def number(digits: str, what: str, where: str) -> int:
+    """The identity or camera that ``digits`` write; :class:`DataError` that begins with ``where`` for one beyond int64."""
+    shortest = digits.lstrip("0")
+    if len(shortest) > 19 or int(shortest or "0") > LARGEST:
+        shown = digits if len(digits) <= 40 else f"a number of {len(digits):,} digits"
+        raise DataError(f"{where}: {what} is {shown}; at most {LARGEST} can be told apart. Number them from 0.")
+    return int(shortest or "0")
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,7 @@ class Dataset:
     """A domain: ``train``, ``query`` and ``gallery``, and where they come from.
 
     A subclass sets ``name``, ``version`` and ``root``, the three splits, and counts in ``dropped`` what its rules left out.
+    ``remarks`` are sentences on what else a user may not expect, such as files that were passed over.
     """
 
     name: str
@@ -65,6 +80,12 @@ class Dataset:
     query: Split
     gallery: Split
     dropped: dict[str, int]
+    remarks: Sequence[str] = ()
+
+    def notes(self) -> list[str]:
+        """What is said of the data set each time it is read, a sentence each: what was left out, and ``remarks``."""
+        left = [f"{count:,} {what}" for what, count in self.dropped.items() if count and what != PASSED_OVER]
+        return [*([f"left out: {', '.join(left)}"] if left else []), *self.remarks]
 
     @property
     def distractors(self) -> int:

@@ -57,6 +57,7 @@ class CameraSplit(Dataset):
         query = _only(query, np.isin(query.cameras, own))
         matched = _matched(query, self.gallery)
         self.query = _only(query, matched)
+        self.remarks = whole.remarks
         self.dropped = {**whole.dropped, "queries without a match": int((~matched).sum())}
 
     def camera_number(self, camera: int) -> int:

@@ -10,18 +10,20 @@ from typing import ClassVar
 
 import numpy as np
 
-from reidx.data.datasets.base import Dataset, Split
+from reidx.data.datasets.base import PASSED_OVER, Dataset, Split, number
+from reidx.data.datasets.folder import images_in
 from reidx.data.datasets.locate import locate
 from reidx.errors import DataError
 
 
 class MarketGrammar(Dataset):
-    """A folder in Market-1501's grammar: one folder for each split, names ``PPPP_cC….jpg``.
+    """A folder in Market-1501's grammar: one folder for each split, names ``PPPP_cC….jpg`` (or another image format).
 
     Id -1 is junk: dropped and counted. Where ``background`` says so, id 0 is nobody: it stays in the gallery, as nobody's
     match, and is dropped elsewhere; else it is a person like any other. Cameras become 0..n-1 in the order of
     ``camera_numbers`` (None: 1..n). Only the file's own name is read, since a folder may well be called ``2024_c3``.
-    Hidden files and others than ``.jpg`` (``Thumbs.db``) are not images.
+    Images in sub-folders and files of other formats are not read, which is said; what systems leave (``Thumbs.db``,
+    ``.DS_Store``) does not count.
 
     Raises :class:`DataError` for a missing or empty folder, a name that does not parse, a camera out of range.
     """
@@ -36,31 +38,37 @@ class MarketGrammar(Dataset):
     camera_numbers: ClassVar[Sequence[int] | None] = None
     """The numbers that the names give to the cameras."""
     background: ClassVar[bool] = True
-    pattern: ClassVar[re.Pattern[str]] = re.compile(r"(-1|\d+)_c(\d+)")
+    remarks: list[str]
+    pattern: ClassVar[re.Pattern[str]] = re.compile(r"(-1|\d+)_c(\d+)", re.ASCII)
     """What a name begins with: its groups are the identity and the camera."""
     example: ClassVar[str] = "0002_c1s1_000451_03.jpg"
 
     def __init__(self, root: str) -> None:
         _, base = locate(self.name, root, self.places, {"": tuple(self.folders.values())})[0]
         self.root = str(base)
-        self.dropped = {"junk": 0, "background": 0}
+        self.dropped, self.remarks = {"junk": 0, "background": 0}, []
         self.train, self.query, self.gallery = (self._read(base / self.folders[s], s) for s in self.folders)
+        if self.dropped["background"]:
+            self.remarks.append(f"0000 is nobody in {self.name}: a person of that number needs another one")
 
     def camera_number(self, camera: int) -> int:
         return camera + 1 if self.camera_numbers is None else self.camera_numbers[camera]
 
     def _read(self, folder: Path, split: str) -> Split:
-        with os.scandir(folder) as entries:
-            names = sorted(e.name for e in entries if e.name.endswith(".jpg") and not e.name.startswith("."))
+        found = images_in(folder)
+        self.remarks.extend(found.remarks(folder))
+        if passed_over := sum(found.passed_over.values()):
+            self.dropped[PASSED_OVER] = self.dropped.get(PASSED_OVER, 0) + passed_over
         rows: list[tuple[str, int, int]] = []
-        for name in names:
+        for name in found.names:
             match = self.pattern.match(name)
             if match is None:
                 raise DataError(
                     f"{folder / name}: the name does not say who and which camera; "
                     f"{self.name} expects names such as {self.example}."
                 )
-            pid, camera = int(match[1]), self._camera(int(match[2]), folder / name)
+            pid = -1 if match[1] == "-1" else number(match[1], "the identity", str(folder / name))
+            camera = self._camera(number(match[2], "the camera", str(folder / name)), folder / name)
             if pid == -1:
                 self.dropped["junk"] += 1
             elif pid == 0 and self.background and split != "gallery":
@@ -68,8 +76,9 @@ class MarketGrammar(Dataset):
             else:
                 rows.append((f"{folder}{os.sep}{name}", pid, camera))
         if not rows:
-            what = "only junk and background" if names else "no .jpg image"
-            raise DataError(f"{self.name}: {folder} has {what}.")
+            what = "only junk and background" if found.names else "no .jpg image"
+            others = "".join(f" It has {count:,} {kind}, which are not read." for kind, count in found.passed_over.items())
+            raise DataError(f"{self.name}: {folder} has {what}.{others}")
         paths, ids, cameras = zip(*rows, strict=True)
         return Split(list(paths), np.array(ids, np.int64), np.array(cameras, np.int64))
 
@@ -119,7 +128,7 @@ class DukeMTMC(MarketGrammar):
     camera_numbers = range(1, 9)
     background = False
     # the frame tells its names from those of Market-1501, whose folders are the same
-    pattern = re.compile(r"(-1|\d+)_c(\d+)_f\d")
+    pattern = re.compile(r"(-1|\d+)_c(\d+)_f\d", re.ASCII)
     example = "0001_c2_f0046182.jpg"
 
 

@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from reidx.data.datasets.base import Dataset, Split
+from reidx.data.datasets.base import PASSED_OVER, Dataset, Split, number
 from reidx.data.datasets.locate import locate
 from reidx.data.datasets.market import MarketGrammar
+from reidx.data.decode import is_image
 from reidx.errors import DataError
 
 CAMERAS = range(1, 16)
@@ -20,7 +21,7 @@ IMAGES: Mapping[str, tuple[str, str]] = {"V1": ("train", "test"), "V2": ("mask_t
 """The folders of each version, which is what the versions are told by."""
 LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
 REPACKED = "re-packed"
-LINE = re.compile(r"((?:[^/]+/)*[^/_]+_[^/_]+_(\d+)_[^/]+\.jpg)\s+(\d+)")
+LINE = re.compile(r"((?:[^/]+/)*[^/_]+_[^/_]+_(\d+)_[^/]+\.jpg)\s+(\d+)", re.ASCII)
 """Path below the folder of images, with the camera as third field of the file's own name, and the identity."""
 NOT_COMPARABLE = "V2 has blurred faces; results on the two lie 3 to 4 mAP apart and are not comparable"
 
@@ -73,7 +74,7 @@ class MSMT17(Dataset):
             self.version, self.layout = version, "re-packed folders, version as stated"
             self.lists = MarketGrammar.folders["train"]
             self.train, self.query, self.gallery = packed.train, packed.query, packed.gallery
-            self.dropped = packed.dropped
+            self.dropped, self.remarks = packed.dropped, packed.remarks
         else:
             learnt, tested = (base / folder for folder in IMAGES[layout])
             parts = ("train", "val") if train == "trainval" else ("train",)
@@ -83,7 +84,7 @@ class MSMT17(Dataset):
             self.query, self.gallery = (
                 _read(tested, base / f"list_{part}.txt") for part in ("query", "gallery")
             )
-            self.dropped = {}
+            self.dropped, self.remarks = _unlisted(base, IMAGES[layout])
 
     def camera_number(self, camera: int) -> int:
         return CAMERAS[camera]
@@ -126,27 +127,53 @@ def _choose(found: list[tuple[str, Path]], version: str) -> tuple[str, Path]:
 
 
 def _read(folder: Path, *lists: Path) -> Split:
-    paths, ids, cameras = zip(*(row for table in lists for row in _rows(folder, table)), strict=True)
+    places: dict[str, str] = {}
+    rows = []
+    for table in lists:
+        for where, path, who, camera in _rows(folder, table):
+            if path in places:
+                raise DataError(f"{where}: {path} is in {places[path]}, too. Drop one of these lines.")
+            places[path] = where
+            rows.append((path, who, camera))
+    paths, ids, cameras = zip(*rows, strict=True)
     return Split(list(paths), np.array(ids, np.int64), np.array(cameras, np.int64))
 
 
-def _rows(folder: Path, table: Path) -> Iterator[tuple[str, int, int]]:
-    """Path, identity and camera from 0 of each line of a list."""
+def _unlisted(base: Path, folders: tuple[str, str]) -> tuple[dict[str, int], list[str]]:
+    """What is left out for being in no list, and a sentence on it for each of the two folders."""
+    dropped: dict[str, int] = {}
+    remarks = []
+    for folder, lists in zip(folders, (LISTS[:2], LISTS[2:])):
+        listed = {line.split()[0] for name in lists for line in _lines(base / name) if line.strip()}
+        top = base / folder
+        found = (os.path.relpath(os.path.join(at, name), top) for at, _, names in os.walk(top) for name in names)
+        unlisted = sum(is_image(path) and path.replace(os.sep, "/") not in listed for path in found)
+        if unlisted:
+            dropped[PASSED_OVER] = dropped.get(PASSED_OVER, 0) + unlisted
+            remarks.append(f"{top}: passed over {unlisted:,} images that are in no list")
+    return dropped, remarks
+
+
+def _lines(table: Path) -> list[str]:
     try:
-        lines = table.read_text(encoding="utf-8-sig").splitlines()
+        return table.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{table} cannot be read as a list: {error}.") from error
+
+
+def _rows(folder: Path, table: Path) -> Iterator[tuple[str, str, int, int]]:
+    """Where it stands, path, identity and camera from 0 of each line of a list."""
     empty = True
-    for number, line in enumerate(lines, start=1):
+    for line_number, line in enumerate(_lines(table), start=1):
         if not line.strip():
             continue
-        match, where = LINE.fullmatch(line.strip()), f"{table}, line {number}"
+        match, where = LINE.fullmatch(line.strip()), f"{table}, line {line_number}"
         if match is None:
             raise DataError(
                 f"{where}: {line!r} does not say which image and who; "
                 "a line is such as 0000/0000_000_01_0303morning_0015_0.jpg 0."
             )
-        camera, path = int(match[2]), f"{folder}{os.sep}{match[1]}"
+        camera, path = number(match[2], "the camera", where), f"{folder}{os.sep}{match[1]}"
         if camera not in CAMERAS:
             raise DataError(
                 f"{where}: camera {camera} is out of range; MSMT17 has cameras 1 to {CAMERAS[-1]}."
@@ -156,6 +183,6 @@ def _rows(folder: Path, table: Path) -> Iterator[tuple[str, int, int]]:
                 f"{where}: there is no file {path}. Unpack the images again, where the lists are."
             )
         empty = False
-        yield path, int(match[3]), camera - 1
+        yield where, path, number(match[3], "the identity", where), camera - 1
     if empty:
         raise DataError(f"{table} lists no images.")

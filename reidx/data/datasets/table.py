@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from reidx.data.datasets.base import Dataset, Split
+from reidx.data.datasets.base import Dataset, Split, number
+from reidx.data.datasets.rows import read_rows
+from reidx.data.files import File, file_of
 from reidx.errors import DataError
+
+
+@dataclass(frozen=True)
+class _Row:
+    line: int
+    path: str
+    pid: int | None
+    camid: int | None
+    split: str
 
 
 class CSV(Dataset):
@@ -19,9 +30,11 @@ class CSV(Dataset):
 
     Relative paths start at ``root``, or else at the table's folder. ``camid`` is empty in every row (no cameras) or in
     none; ``pid`` is empty in every training row (unlabelled) or in none, and never in query and gallery. Both are whole
-    numbers from 0, of any meaning (0 is an ordinary identity here).
+    numbers from 0, of any meaning (0 is an ordinary identity here). An image may be both query and gallery, where it is
+    not its own match, and both in training and in the test, which is said.
 
-    Raises :class:`DataError` naming the table's line for a missing column, value or image file.
+    Raises :class:`DataError` naming the table's line for text that is no clean table, a missing column, value or image file,
+    a number that is written in two ways, and for a file that is twice in a split, or under two identities or cameras.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "query", "gallery")
@@ -34,10 +47,11 @@ class CSV(Dataset):
         rows = self._rows()
         # one line speaks for a column that must be full or empty throughout
         self._all_or_none("camid", rows)
-        self._all_or_none("pid", [row for row in rows if row["split"] == "train"])
+        self._all_or_none("pid", [row for row in rows if row.split == "train"])
         for row in rows:
-            if row["split"] != "train" and not row["pid"]:
-                raise self._error(row, f"a {row['split']} image needs a pid.")
+            if row.split != "train" and row.pid is None:
+                raise self._error(row.line, f"a {row.split} image needs a pid.")
+        self._check_files(rows)
         self.train, self.query, self.gallery = (self._split(rows, split) for split in self.splits)
         if bool(len(self.query)) != bool(len(self.gallery)):
             there, absent = ("query", "gallery") if len(self.query) else ("gallery", "query")
@@ -45,59 +59,74 @@ class CSV(Dataset):
                 f"{self.table}: there are {there} images but no {absent} images; retrieval needs both."
             )
 
-    def _error(self, row: Mapping[str, str], message: str) -> DataError:
-        return DataError(f"{self.table}, line {row['line']}: {message}")
+    def _error(self, line: int, message: str) -> DataError:
+        return DataError(f"{self.table}, line {line}: {message}")
 
-    def _rows(self) -> list[dict[str, str]]:
-        needed = ("path", "pid", "camid", "split")
-        try:
-            with open(self.table, newline="", encoding="utf-8-sig") as file:
-                reader = csv.DictReader(file, restval="", skipinitialspace=True)
-                lacking = [column for column in needed if column not in (reader.fieldnames or ())]
-                if lacking:
-                    raise DataError(
-                        f"{self.table}, line 1: no column {', '.join(lacking)}; "
-                        "the first line must be path,pid,camid,split."
+    def _rows(self) -> list[_Row]:
+        rows: list[_Row] = []
+        spelt: dict[tuple[str, int], tuple[str, int]] = {}
+        for line, values in read_rows(self.table, ("path", "pid", "camid", "split")):
+            if values["split"] not in self.splits:
+                raise self._error(line, f"split is {values['split']!r}; it must be one of {', '.join(self.splits)}.")
+            if not values["path"]:
+                raise self._error(line, "path is empty.")
+            numbers: dict[str, int | None] = {"pid": None, "camid": None}
+            for column in (column for column in numbers if values[column]):
+                text = values[column]
+                if not (text.isascii() and text.isdigit()):
+                    raise self._error(line, f"{column} is {text!r}; it must be a whole number from 0, or empty.")
+                found = numbers[column] = number(text, column, f"{self.table}, line {line}")
+                first, where = spelt.setdefault((column, found), (text, line))
+                if first != text:
+                    raise self._error(
+                        line, f"{column} is {text!r}, but line {where} writes that number {first!r}. Write it in one way."
                     )
-                rows = [
-                    {c: row[c].strip() for c in needed} | {"line": str(reader.line_num)} for row in reader
-                ]
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{self.table} cannot be read as a table: {error}.") from error
+            rows.append(_Row(line, os.path.join(self.root, values["path"]), numbers["pid"], numbers["camid"], values["split"]))
         if not rows:
             raise DataError(f"{self.table} has a first line but no images.")
-        for row in rows:
-            if row["split"] not in self.splits:
-                raise self._error(
-                    row, f"split is {row['split']!r}; it must be one of {', '.join(self.splits)}."
-                )
-            if not row["path"]:
-                raise self._error(row, "path is empty.")
-            for column in ("pid", "camid"):
-                if row[column] and not (row[column].isascii() and row[column].isdigit()):
-                    raise self._error(
-                        row, f"{column} is {row[column]!r}; it must be a whole number from 0, or empty."
-                    )
-            row["path"] = os.path.join(self.root, row["path"])
-            if not os.path.isfile(row["path"]):
-                raise self._error(row, f"there is no file {row['path']}.")
         return rows
 
-    def _all_or_none(self, column: str, rows: list[dict[str, str]]) -> None:
+    def _check_files(self, rows: Sequence[_Row]) -> None:
+        """Raise :class:`DataError` for a row whose file is not there, or is that of an earlier row that it does not go with.
+
+        Links are the file that they lead to.
+        """
+        earlier: dict[File, list[_Row]] = {}
+        learnt_and_tested: set[str] = set()
         for row in rows:
-            if bool(row[column]) != bool(rows[0][column]):
-                full, empty = (rows[0], row) if rows[0][column] else (row, rows[0])
+            file = file_of(row.path)
+            if file is None:
+                raise self._error(row.line, f"there is no file {row.path}.")
+            for other in earlier.setdefault(file, []):
+                same = f"{row.path} is the image of line {other.line}"
+                same += "" if other.path == row.path else f" ({other.path})"
+                for column in ("pid", "camid"):
+                    here, there = getattr(row, column), getattr(other, column)
+                    if None not in (here, there) and here != there:
+                        raise self._error(row.line, f"{same}, under {column} {here} here and {there} there. Drop one of them.")
+                if row.split == other.split:
+                    raise self._error(row.line, f"{same}, in {row.split} too. Drop one of them.")
+                if "train" in (row.split, other.split):
+                    learnt_and_tested.add(row.path)
+            earlier[file].append(row)
+        if learnt_and_tested:
+            self.remarks = [f"{len(learnt_and_tested):,} training images are query or gallery images, too"]
+
+    def _all_or_none(self, column: str, rows: list[_Row]) -> None:
+        for row in rows:
+            if (getattr(row, column) is None) != (getattr(rows[0], column) is None):
+                full, empty = (row, rows[0]) if getattr(rows[0], column) is None else (rows[0], row)
                 raise self._error(
-                    empty,
-                    f"{column} is empty, but line {full['line']} has one; give it in all of these rows or in none.",
+                    empty.line,
+                    f"{column} is empty, but line {full.line} has one; give it in all of these rows or in none.",
                 )
 
     @staticmethod
-    def _split(rows: list[dict[str, str]], split: str) -> Split:
-        rows = [row for row in rows if row["split"] == split]
-        unlabelled = bool(rows) and not rows[0]["pid"]
+    def _split(rows: list[_Row], split: str) -> Split:
+        rows = [row for row in rows if row.split == split]
+        unlabelled = bool(rows) and rows[0].pid is None
         return Split(
-            [row["path"] for row in rows],
-            None if unlabelled else np.array([int(row["pid"]) for row in rows], np.int64),
-            np.array([int(row["camid"] or -1) for row in rows], np.int64),
+            [row.path for row in rows],
+            None if unlabelled else np.array([row.pid for row in rows], np.int64),
+            np.array([-1 if row.camid is None else row.camid for row in rows], np.int64),
         )

@@ -1,0 +1,62 @@
+"""What lies in a folder of images: their names, and what is passed over, which is counted."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from reidx.data.decode import is_image
+
+OF_SYSTEMS = frozenset({"thumbs.db", "desktop.ini"})
+"""Files that file managers leave; those that are hidden (``.DS_Store``, ``._NAME``) do not count either."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The ``names`` of a folder's images, sorted, of any format that is read, and ``passed_over``: how many of what else."""
+
+    names: list[str]
+    passed_over: dict[str, int]
+
+    def remarks(self, folder: Path) -> list[str]:
+        """A sentence for what was passed over, and one for images that differ by their suffix alone."""
+        listed = "; ".join(f"{count:,} {what}" for what, count in self.passed_over.items())
+        stems = Counter(os.path.splitext(name)[0] for name in self.names)
+        alike = sum(count for count in stems.values() if count > 1)
+        return [
+            *([f"{folder}: passed over {listed}"] if listed else []),
+            *([f"{folder}: {alike:,} images have the name of another but for the suffix; all are read"] if alike else []),
+        ]
+
+
+def images_in(folder: Path) -> Found:
+    """The images that lie in ``folder`` itself, and how many files do not count as such: in sub-folders, or of other kinds."""
+    names, hidden, below, other = [], 0, Counter[str](), Counter[str]()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                if count := _images_below(entry.path):
+                    below[entry.name] += count
+            elif entry.name.startswith("."):
+                hidden += is_image(entry.name) and not entry.name.startswith("._")
+            elif is_image(entry.name):
+                names.append(entry.name)
+            elif entry.name.lower() not in OF_SYSTEMS:
+                other[os.path.splitext(entry.name)[1] or "without a suffix"] += 1
+    passed_over = {
+        f"images in sub-folders ({_listed(below)})": sum(below.values()),
+        f"files of other formats ({_listed(other)})": sum(other.values()),
+        "hidden images": hidden,
+    }
+    return Found(sorted(names), {what: count for what, count in passed_over.items() if count})
+
+
+def _images_below(folder: str) -> int:
+    return sum(is_image(name) for _, _, names in os.walk(folder) for name in names)
+
+
+def _listed(counts: Counter[str]) -> str:
+    shown = ", ".join(name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:3])
+    return f"{shown}, …" if len(counts) > 3 else shown

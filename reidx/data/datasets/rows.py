@@ -1,0 +1,70 @@
+"""The rows of a CSV file as text, each with its line; a file that is no clean table is refused, by line."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from reidx.errors import DataError
+
+
+def read_rows(table: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line (that where the row begins) and values of ``columns``, stripped, of each row below the first line.
+
+    That names the columns, in any order, with others between. Blank lines do not count. Commas separate, quotes are doubled
+    within quotes, the encoding is UTF-8.
+
+    Raises :class:`DataError` with the line for text that is not so, a column that is missing or there twice, and a row with
+    more values than the first line or with fewer.
+    """
+    reader = csv.reader(io.StringIO(_text(table), newline=""), skipinitialspace=True, strict=True)
+    begins = 1
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        _check_names(table, names, columns)
+        while True:
+            begins = reader.line_num + 1
+            values = next(reader, None)
+            if values is None:
+                return
+            if values and len(values) != len(names):
+                hint = " A comma within a value needs quotes around that." if len(values) > len(names) else ""
+                raise DataError(f"{table}, line {begins}: {len(values)} values, but line 1 names {len(names)} columns.{hint}")
+            if values:
+                row = dict(zip(names, values))
+                yield begins, {column: row[column].strip() for column in columns}
+    except csv.Error as error:
+        raise DataError(f"{table}, line {begins}: the row that begins here cannot be read: {error}.") from error
+
+
+def _text(table: Path) -> str:
+    if not table.is_file():
+        raise DataError(f"{table} cannot be read as a table: there is no such file.")
+    try:
+        content = table.read_bytes()
+    except OSError as error:
+        raise DataError(f"{table} cannot be read as a table: {error}.") from error
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(f"{table}, line 1: the text is UTF-16. Save it as UTF-8.")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{table}, line {line}: the text is not UTF-8. Save it as UTF-8.") from error
+    if "\0" in text:
+        raise DataError(f"{table}, line {text.count(chr(10), 0, text.index(chr(0))) + 1}: a NUL character.")
+    return text
+
+
+def _check_names(table: Path, names: Sequence[str], columns: Sequence[str]) -> None:
+    wanted = f"the first line must be {','.join(columns)}"
+    if lacking := [column for column in columns if column not in names]:
+        other = next((mark for mark in ";\t|" if any(mark in name for name in names)), None)
+        if other is not None:
+            raise DataError(f"{table}, line 1: {other!r} separates the columns; {wanted}, with commas.")
+        raise DataError(f"{table}, line 1: no column {', '.join(lacking)}; {wanted}.")
+    if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
+        places = " and ".join(str(place) for place, name in enumerate(names, start=1) if name == twice[0])
+        raise DataError(f"{table}, line 1: column {twice[0]} is there twice (as {places}). Leave one of them out.")

@@ -1,0 +1,40 @@
+"""Which file a path leads to: names may differ, by links and detours, where the image is one."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+
+import numpy as np
+
+File = tuple[object, ...]
+
+
+def file_of(path: str) -> File | None:
+    """What the file at ``path`` is known by, whatever it is called there; None where there is no regular file.
+
+    Symbolic and hard links are the file that they lead to; a copy is another.
+    """
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    return (found.st_dev, found.st_ino) if found.st_ino else (os.path.realpath(path),)
+
+
+def same_files(these: Sequence[str], those: Sequence[str]) -> np.ndarray:
+    """Pairs (M,2) int64 of positions in ``these`` and ``those`` that are one file, in the order of ``these``."""
+    places: dict[File, list[int]] = {}
+    for place, path in enumerate(those):
+        if (file := file_of(path)) is not None:
+            places.setdefault(file, []).append(place)
+    pairs = [
+        (place, other)
+        for place, path in enumerate(these)
+        if (file := file_of(path)) is not None
+        for other in places.get(file, ())
+    ]
+    return np.array(pairs, np.int64).reshape(-1, 2)

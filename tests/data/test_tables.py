@@ -1,0 +1,183 @@
+"""Tables that are not clean: what is wrong is said with its line, and no number is taken for another."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reidx.data.datasets import CSV
+from reidx.data.fingerprint import fingerprint
+from reidx.errors import DataError
+
+HEAD = "path,pid,camid,split"
+SEPARATED = "separates the columns; the first line must be path,pid,camid,split, with commas."
+ROWS = ["a.jpg,0,0,train", "b.jpg,1,0,train", "c.jpg,2,0,query", "d.jpg,2,1,gallery"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with images ``a.jpg`` to ``f.jpg`` and links to the first."""
+    monkeypatch.chdir(tmp_path)
+    for name in "abcdef":
+        (tmp_path / f"{name}.jpg").touch()
+    (tmp_path / "linked.jpg").symlink_to("a.jpg")
+    os.link("a.jpg", "hard.jpg")
+    return tmp_path
+
+
+def read(*rows: str, head: str = HEAD, end: str = "\n", encoding: str = "utf-8") -> CSV:
+    Path("t.csv").write_bytes(end.join([head, *rows, ""]).encode(encoding))
+    return CSV("t.csv")
+
+
+def refusal(*rows: str, **how: str) -> str:
+    with pytest.raises(DataError) as error:
+        read(*rows, **how)
+    return str(error.value).removeprefix("t.csv, ")
+
+
+# ---- the form
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_what_spreadsheets_write_is_read(folder, end, encoding):
+    data = read(*(f"{n},{row},x" for n, row in enumerate(ROWS)), "", head=f",{HEAD}, note ", end=end, encoding=encoding)
+    assert (data.train.ids.tolist(), data.gallery.cameras.tolist()) == ([0, 1], [1])
+    assert data.notes() == []
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (HEAD + ",pid", "line 1: column pid is there twice (as 2 and 5). Leave one of them out."),
+        (HEAD + ", path ", "line 1: column path is there twice (as 1 and 5). Leave one of them out."),
+        ("path,pid,split", "line 1: no column camid; the first line must be path,pid,camid,split."),
+        (HEAD.replace(",", ";"), f"line 1: ';' {SEPARATED}"),
+        (HEAD.replace(",", "\t"), f"line 1: {chr(9)!r} {SEPARATED}"),
+    ],
+)
+def test_a_first_line_that_names_no_columns_or_one_twice(folder, head, said):
+    assert refusal(*ROWS, head=head) == said
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("e.jpg,1", "line 6: 2 values, but line 1 names 4 columns."),
+        ("e,f.jpg,1,0,train", "line 6: 5 values, but line 1 names 4 columns. A comma within a value needs quotes around that."),
+        ('"e.jpg,1,0,train', "line 6: the row that begins here cannot be read: unexpected end of data."),
+        ('"e".jpg,1,0,train', "line 6: the row that begins here cannot be read: ',' expected after '\"'."),
+        ("e.jpg,1\0,0,train", "line 6: a NUL character."),
+    ],
+)
+def test_a_row_that_is_no_row_is_named_by_its_first_line(folder, row, said):
+    assert refusal(*ROWS, row, *(["f.jpg,1,0,train"] if row[0] != '"' else [])) == said
+
+
+def test_text_that_is_not_utf_8(folder):
+    assert refusal(*ROWS, "é.jpg,1,0,train", encoding="latin-1") == "line 6: the text is not UTF-8. Save it as UTF-8."
+    assert refusal(*ROWS, encoding="utf-16") == "line 1: the text is UTF-16. Save it as UTF-8."
+
+
+def test_what_is_no_file_is_not_read_for_ever(folder):
+    with pytest.raises(DataError, match="/dev/zero cannot be read as a table"):
+        CSV("/dev/zero")
+    os.mkfifo("pipe.jpg")
+    assert refusal(*ROWS, "pipe.jpg,1,0,train") == "line 6: there is no file ./pipe.jpg."
+
+
+# ---- numbers
+
+
+@pytest.mark.parametrize("text", ["1.0", "-1", "-2", "+7", "1e3", "nan", "٣", "²", "1_000", "0x10", "True"])
+@pytest.mark.parametrize("column", ["pid", "camid"])
+def test_what_is_no_whole_number_is_refused_by_line(folder, text, column):
+    row = f"e.jpg,{text},0,train" if column == "pid" else f"e.jpg,5,{text},train"
+    assert refusal(*ROWS, row) == f"line 6: {column} is {text!r}; it must be a whole number from 0, or empty."
+
+
+@pytest.mark.parametrize("column", ["pid", "camid"])
+def test_numbers_beyond_int64_are_refused_by_line_and_none_wraps(folder, column):
+    def row(value: object) -> str:
+        return f"e.jpg,{value},0,train" if column == "pid" else f"e.jpg,5,{value},train"
+
+    for value in (2**63, 2**64 - 1, 2**64, 10**50):
+        shown = value if value < 10**40 else "a number of 51 digits"
+        assert refusal(*ROWS, row(value)).startswith(f"line 6: {column} is {shown};")
+    assert refusal(*ROWS, row("1" * 4400)).startswith(f"line 6: {column} is a number of 4,400 digits; ")
+    data = read(*ROWS, row(2**63 - 1))
+    assert 2**63 - 1 in (data.train.ids if column == "pid" else data.train.cameras)
+
+
+def test_a_number_in_two_spellings_is_refused(folder):
+    assert refusal(*ROWS, "e.jpg,7,0,train", "f.jpg,007,0,train") == (
+        "line 7: pid is '007', but line 6 writes that number '7'. Write it in one way."
+    )
+    assert refusal(*ROWS, "e.jpg,3,01,train").startswith("line 6: camid is '01', but line 5 writes that number '1'.")
+    assert read(*ROWS, "e.jpg, 007 ,0,train", "f.jpg,007,0,train").train.ids.tolist() == [0, 1, 7, 7]
+
+
+# ---- images
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("a.jpg,0,0,train", "./a.jpg is the image of line 2, in train too."),
+        ("./a.jpg,0,0,train", "././a.jpg is the image of line 2 (./a.jpg), in train too."),
+        ("linked.jpg,0,0,train", "./linked.jpg is the image of line 2 (./a.jpg), in train too."),
+        ("a.jpg,5,0,train", "./a.jpg is the image of line 2, under pid 5 here and 0 there."),
+        ("a.jpg,5,0,gallery", "./a.jpg is the image of line 2, under pid 5 here and 0 there."),
+        ("hard.jpg,5,0,train", "./hard.jpg is the image of line 2 (./a.jpg), under pid 5 here and 0 there."),
+        ("a.jpg,0,3,train", "./a.jpg is the image of line 2, under camid 3 here and 0 there."),
+        ("c.jpg,3,0,gallery", "./c.jpg is the image of line 4, under pid 3 here and 2 there."),
+    ],
+)
+def test_an_image_twice_is_refused_with_both_lines(folder, row, said):
+    assert refusal(*ROWS, row) == f"line 6: {said} Drop one of them."
+
+
+def test_query_and_gallery_may_share_an_image_and_training_is_said_to(folder):
+    data = read(*ROWS, "c.jpg,2,0,gallery")
+    assert data.gallery.ids.tolist() == [2, 2] and data.notes() == []
+    data = read(*ROWS, "a.jpg,0,0,gallery")
+    assert data.notes() == ["1 training images are query or gallery images, too"]
+    unlabelled = [row.replace("a.jpg,0", "a.jpg,").replace("b.jpg,1", "b.jpg,") for row in ROWS]
+    assert len(read(*unlabelled, "b.jpg,1,0,gallery").gallery) == 2
+
+
+# ---- where data lie
+
+
+def test_an_absolute_path_among_relative_ones_is_that_file(folder):
+    data = read(*ROWS[1:], f"{folder / 'a.jpg'},0,0,train")
+    assert data.train.paths == ["./b.jpg", str(folder / "a.jpg")]
+    assert fingerprint(data)["train"]["images"] == 2
+
+
+def test_what_stands_for_the_data_does_not_depend_on_where_they_lie(folder, tmp_path, monkeypatch):
+    def made(home: Path, elsewhere: Path, absolute: bool) -> dict:
+        home.mkdir(parents=True)
+        elsewhere.mkdir(parents=True, exist_ok=True)
+        for name in "abcd":
+            (home / f"{name}.jpg").write_text(name)
+        (elsewhere / "e.jpg").write_text("elsewhere")
+        monkeypatch.chdir(home)
+        rows = [str(home / row) for row in ROWS] if absolute else ROWS
+        return fingerprint(read(*rows, f"{elsewhere / 'e.jpg'},1,0,train"))
+
+    first = made(tmp_path / "one", tmp_path / "far", absolute=False)
+    assert first == made(tmp_path / "deep" / "two", tmp_path / "far", absolute=False)
+    assert first == made(tmp_path / "three", tmp_path / "other" / "place", absolute=True)
+    monkeypatch.chdir(tmp_path / "one")
+    Path("b.jpg").rename("z.jpg")
+    renamed = fingerprint(read(*(row.replace("b.jpg", "z.jpg") for row in ROWS), f"{tmp_path / 'far' / 'e.jpg'},1,0,train"))
+    assert renamed["train"] != first["train"] and renamed["query"] == first["query"]
+
+
+def test_ids_of_another_type_do_not_reach_a_split(folder):
+    assert read(*ROWS).train.ids.dtype == np.int64
