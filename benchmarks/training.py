@@ -24,10 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from benchmarks import formats
 from benchmarks.measured import Turns, in_turns, machine
+from reidx.engine.precision import fastest
 
 Turn = Callable[[float | None], None]
 """Tells the seconds of the round that has ended (None: ready) and returns when the next one may begin."""
@@ -74,7 +76,6 @@ class Settings:
     def parts(self) -> tuple[Any, list[str], list[int], Any]:
         """For the loops without an engine: the network, the paths, the classes, and an endless source of batches."""
         import numpy as np
-        import torch
 
         from reidx.data.datasets import CSV
         from reidx.data.samplers import PK
@@ -95,7 +96,6 @@ class Settings:
 
 def field(settings: Settings, turn: Turn) -> None:
     """The loop people run today."""
-    import torch
     from torch import nn
 
     from benchmarks.reference.training import Loop
@@ -131,8 +131,6 @@ def field(settings: Settings, turn: Turn) -> None:
 
 def stage(settings: Settings, turn: Turn) -> None:
     """A stage as `reidx train` runs it."""
-    import torch
-
     import reidx
     from reidx.data.domains import Domains
     from reidx.engine.allocator import keep_freed_memory
@@ -170,7 +168,6 @@ def stage(settings: Settings, turn: Turn) -> None:
 
 def by_hand(settings: Settings, turn: Turn) -> None:
     """The stage's step without an engine: same images, transform, network, format, precision, memory, optimiser."""
-    import torch
     import torch.nn.functional as F
     from reidx_cluster_contrast.memory import ClusterMemory
 
@@ -251,7 +248,7 @@ def main() -> None:
     options.add_argument("--size", type=int, nargs=2, default=(256, 128), metavar=("HEIGHT", "WIDTH"))
     options.add_argument("--batch", type=int, nargs=2, default=(16, 4), metavar=("P", "K"))
     options.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    options.add_argument("--precision", choices=["fp32", "bf16"], default="bf16", help="of reidx; the field's is fp32")
+    options.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="of reidx; the field's is fp32")
     options.add_argument("--images", type=int, default=2048)
     options.add_argument("--steps", type=int, default=20, help="a round")
     options.add_argument("--rounds", type=int, default=5)
@@ -268,6 +265,9 @@ def main() -> None:
         formats.table(backbones, tuple(chosen.size), batch, chosen.device, chosen.seconds)
         return
     chosen.backbone = chosen.backbone or formats.BACKBONES[0]
+    if chosen.precision == "auto":
+        chosen.precision, note = fastest(torch.device(chosen.device))
+        print(note)
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(
             listed(Path(folder), chosen.root, chosen.images),

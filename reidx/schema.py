@@ -264,7 +264,8 @@ class Stage:
     calibrate: int = number(0, 0, MOST)
     """Batches of each stream's domain that pass through the networks before anything is labelled, for the statistics of
     BatchNorms that begin without any."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """In what the networks compute. ``auto``: bf16 where the device multiplies it faster, else fp32; a run keeps its choice."""
     bank: Literal["fp32", "fp16"] = "fp32"
     """In what the features of a domain's images are kept for labelling and for the memories' resets."""
     joint: bool = False

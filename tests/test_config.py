@@ -288,7 +288,7 @@ def test_a_component_is_checked_against_its_constructor(load, changes, said):
         ("iters: 0\n", "exp.yaml:20: stages.0.iters is 0; it must be from 1 to 1000000000."),
         ("seed: -1\n", "exp.yaml:20: seed is -1; it must be from 0 to 4294967295."),
         ("model: {bn_group: 1}\n", "key 'model' is given twice"),
-        ("precision: fp16\n", "exp.yaml:20: stages.0.precision is 'fp16' (a string); expected one of fp32, bf16."),
+        ("precision: fp16\n", "exp.yaml:20: stages.0.precision is 'fp16' (a string); expected one of auto, fp32, bf16."),
         ("evaluate: null\n", "exp.yaml:20: stages.0.evaluate is null; it must be a mapping of keys."),
         ("teachers: {mean: {type: EMA, momentum: 1.5}}\n", "stages.0.teachers.mean.momentum is 1.5; it must be from 0 to 1."),
         ("teachers: {mean: {}}\n", "exp.yaml:20: stages.0.teachers.mean.type is missing"),

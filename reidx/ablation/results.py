@@ -152,7 +152,7 @@ class Results:
         for other in known[1:]:
             shared = {key: known[0][key] for key in known[0] if key in other}
             now = {key: other[key] for key in shared}
-            for part in ("code", "data"):  # what only one of the two uses cannot differ
+            for part in ("code", "data", "precision"):  # what only one of the two uses cannot differ
                 both = shared.get(part, {}).keys() & now.get(part, {}).keys()
                 shared[part], now[part] = ({key: side[part][key] for key in both} for side in (shared, now))
             for name, change in differences(shared, now, "runs").items():
@@ -197,6 +197,6 @@ def relative(path: Path, folder: Path) -> str:
 def _circumstances(run: Run) -> dict[str, Any]:
     try:
         found = json.loads((run.folder / RECORD).read_text(encoding="utf-8"))["circumstances"]
-        return found if all(isinstance(found.get(part, {}), dict) for part in ("code", "data")) else {}
+        return found if all(isinstance(found.get(part, {}), dict) for part in ("code", "data", "precision")) else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -20,6 +20,7 @@ from reidx.engine.curves import Curves
 from reidx.engine.faults import told
 from reidx.engine.first_features import FirstFeatures
 from reidx.engine.journal import Journal, Report, count_leg, legs_of
+from reidx.engine.precision import agreed
 from reidx.engine.preflight import check_evaluation, check_experiment
 from reidx.engine.progress import Mode, Reporter
 from reidx.engine.record import Record, Resume
@@ -96,7 +97,11 @@ def _run(config: Config, record: Record, reporter: Reporter, curves: Curves, sha
     paths = [folder / f"{number + 1}-{stage.name}" for number, stage in enumerate(experiment.stages)]
     finished = [_finished(path / "done.json", stage) if resume else None for path, stage in zip(paths, experiment.stages)]
     _refuse_stale(experiment.stages, finished, paths)
-    resumed = processes.from_first(lambda: record.claim(domains, reporter.say))
+    done = [stage.name for stage, earlier in zip(experiment.stages, finished) if earlier is not None]
+    chosen = agreed(experiment.stages, record.precision, done)
+    resumed = processes.from_first(lambda: record.claim(domains, reporter.say, chosen.auto))
+    for note in chosen.notes:
+        reporter.say(note)
     shared = None if share is None else _shared(share, config, record, reporter)
     for number, (path, stage) in enumerate(zip(paths, experiment.stages)):
         if shared is not None and finished[number] is None and processes.from_first(partial(shared.take, number, path)):
@@ -108,7 +113,7 @@ def _run(config: Config, record: Record, reporter: Reporter, curves: Curves, sha
     else:
         legs = processes.from_first(lambda: count_leg(record.path))
         processes.from_first(lambda: curves.open(fresh=legs == 1))
-    for number, stage in enumerate(experiment.stages):
+    for number, stage in enumerate(chosen.apply(experiment.stages)):
         path = record.stage_folder(paths[number].name)
         if (earlier := finished[number]) is not None:
             stages.append(StageResult(stage.name, earlier["before"], earlier["history"]))
@@ -228,6 +233,7 @@ def test(config: Config, weights: str | Path | None = None, progress: Mode | Non
         reporter.say(f"stage {stage.name} as it starts: its backbone as built. --weights FILE tests a checkpoint.")
     domains = Domains(config.data["data"], reporter.counted, reporter.say)
     check_evaluation(config, domains, number)
+    (stage,) = agreed([stage]).apply([stage])
     seed_everything(config.experiment.seed, number)
     stage_run = StageRun(stage, number, config.experiment.seed, domains, Path("."), Path, reporter)
     if weights is not None:

@@ -23,6 +23,7 @@ from reidx.engine.experiment import checkpoint_of, folder_of
 from reidx.engine.lock import alone_in
 from reidx.engine.loop import StageLoop
 from reidx.engine.optim import schedules
+from reidx.engine.precision import agreed
 from reidx.engine.preflight import check_experiment
 from reidx.engine.progress import Mode, Reporter
 from reidx.engine.rehearsal import rehearse
@@ -141,7 +142,10 @@ def _profile(config: Config, folder: Path, scratch: Path, reporter: Reporter) ->
     try:
         with reporter.experiment(stages, name=config.experiment.name, hash=config.hash, work_dir=str(folder)):
             domains = processes.first_alone(checked)
-            for number, (stage, whole) in enumerate(zip(stages, config.experiment.stages)):
+            chosen = agreed(stages)
+            for note in chosen.notes:
+                reporter.say(note)
+            for number, (stage, whole) in enumerate(zip(chosen.apply(stages), config.experiment.stages)):
                 reporter.stage_starts(stage)
                 seed_everything(config.experiment.seed, number)
                 stage_run = StageRun(

@@ -60,6 +60,14 @@ class Record:
         """Whether the folder holds a run already, which is gone on with; known once it is admitted."""
         return self._earlier is not None
 
+    @property
+    def precision(self) -> dict[str, str]:
+        """What ``precision: auto`` came to when the run was begun, by stage; nothing for a new one."""
+        circumstances = (self._earlier or {}).get("circumstances")
+        kept = circumstances.get("precision") if isinstance(circumstances, dict) else None
+        found = kept.items() if isinstance(kept, dict) else ()
+        return {stage: precision for stage, precision in found if precision in ("fp32", "bf16")}
+
     def admit(self, say: Callable[[str], object] = lambda text: None) -> None:
         """Lock the folder, made if need be, and look at it; :meth:`close` gives it free.
 
@@ -91,13 +99,16 @@ class Record:
         else:
             checkpoints.write_text(self.folder / "config.yaml", self.config.render())
 
-    def claim(self, domains: Domains, say: Callable[[str], None]) -> list[dict[str, str]]:
+    def claim(
+        self, domains: Domains, say: Callable[[str], None], precision: Mapping[str, str] | None = None
+    ) -> list[dict[str, str]]:
         """Make the folder this run's; what changed each time it was gone on with. ``domains``: those it uses, read already.
+        ``precision``: what ``auto`` is for the stages that leave it open.
 
         Raises :class:`ConfigError` with all that differs from the circumstances in which the run was begun, unless it is
         to go on anyway; that is noted then. Another version of torch is only said.
         """
-        now = self.circumstances = circumstances(self.config, domains)
+        now = self.circumstances = circumstances(self.config, domains, precision)
         if self._earlier is not None:
             changed = self._changed(now)
             refused = {name: how for name, how in changed.items() if name != WARNED}
@@ -192,8 +203,9 @@ class Record:
         return {name: how for name, how in found.items() if not WITHOUT_EFFECT.fullmatch(name)}
 
 
-def circumstances(config: Config, domains: Domains) -> dict[str, Any]:
-    """What decides the numbers of a run beside its config: processes, the data's content, the code that runs, torch."""
+def circumstances(config: Config, domains: Domains, precision: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What decides the numbers of a run beside its config: processes, the data's content, the code that runs, torch, and the
+    ``precision`` of the stages that leave it open."""
     code = {"reidx": f"{__version__}, source {source_digest('reidx')}"}
     for plugin in _used_plugins(config):
         modules = sorted({entry.component.target.partition(":")[0].partition(".")[0] for entry in plugin.entries})
@@ -203,6 +215,7 @@ def circumstances(config: Config, domains: Domains) -> dict[str, Any]:
         "data": {name: fingerprint(dataset) for name, dataset in domains.read().items()},
         "code": code,
         "torch": torch.__version__,
+        "precision": dict(precision or {}),
     }
 
 

@@ -44,11 +44,12 @@ def stage_key(config: Config, number: int, circumstances: Mapping[str, Any] | No
     """Twelve hex digits: equal where a stage comes out the same in two runs.
 
     Under ``circumstances`` (:func:`reidx.engine.record.circumstances`) these count too, as far as they concern the stage:
-    the content of its data, the code of reidx and of the plugins in it, torch, processes, the kind of device, and the content
-    of the files of weights that it names. Without, the key is of the config alone.
+    the content of its data, the code of reidx and of the plugins in it, torch, processes, the kind of device, what ``precision:
+    auto`` came to, and the content of the files of weights that it names. Without, the key is of the config alone.
     """
     facts: dict[str, Any] = stage_facts(config, number)
     if circumstances is not None:
+        facts = with_precision(facts, circumstances.get("precision", {}))
         facts = {**facts, "circumstances": _circumstances(facts, circumstances)}
     return tree_hash(facts)
 
@@ -133,6 +134,14 @@ def _circumstances(facts: Mapping[str, Any], circumstances: Mapping[str, Any]) -
         "device": device_of_this_process().type,
         "files": {path: file_digest(Path(path).expanduser()) for path in sorted(_files(facts))},
     }
+
+
+def with_precision(facts: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str, Any]:
+    """The facts of a stage, and of those before it, with the precision that they computed in for ``auto``."""
+    stage = facts["stage"]
+    precision = chosen.get(stage["name"], stage["precision"])
+    earlier = [with_precision(before, chosen) for before in facts["earlier"]]
+    return {**facts, "stage": {**stage, "precision": precision}, "earlier": earlier}
 
 
 def _all_domains(facts: Mapping[str, Any]) -> set[str]:

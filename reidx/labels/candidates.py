@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reidx.devices import bf16_units
 from reidx.errors import ConfigError
 from reidx.labels.approximate import BLOCK, ivf
 from reidx.labels.compiled import faiss_threads, has_faiss
@@ -69,8 +70,7 @@ def searches(
 
 def has_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 faster than float32."""
-    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16") or known.get("amx_tile"))
+    return bf16_units() is not None
 
 
 class _ExactProducts:

@@ -37,6 +37,7 @@ def tiny_experiment(root: str | Path, **changes: Any) -> dict[str, Any]:
             "backbone": {"type": "Timm", "name": "test_resnet"},
             "fusion": {"type": "GlobalPool", "pool": "avg"},
         },
+        "precision": "fp32",  # tests mean the same on every machine
         "streams": {
             "target": {
                 "domain": "target",

@@ -31,7 +31,7 @@ def test_a_recipe_has_the_published_settings(name):
     assert experiment.data.domains["target"]["type"] == dataset
     assert list(experiment.data.domains) == [stage.evaluate.domain] == ["target"]
     assert experiment.data.image_size == size and experiment.data.interpolation == "bicubic"
-    assert (stage.epochs, stage.iters, stage.precision) == (50, iters, "fp32")
+    assert (stage.epochs, stage.iters, stage.precision) == (50, iters, "auto")
     assert stage.model.backbone["name"] == "resnet50.tv_in1k" and stage.model.backbone["pretrained"]
     sampler = stage.streams["target"].sampler
     assert sampler["identities"] * sampler["instances"] == 256 == stage.optimizer["lr_batch"]

@@ -15,6 +15,7 @@ Tiny = Callable[..., Config]
 
 TINY: dict[str, Any] = {
     "name": "tiny",
+    "precision": "fp32",
     "data": {"image_size": list(IMAGE_SIZE)},
     "model": {"backbone": {"type": "Timm", "name": "test_resnet"}, "bn_group": 8},
     "iters": 3,

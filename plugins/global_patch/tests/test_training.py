@@ -44,7 +44,8 @@ def published(tmp_path: Path, domains_root: Path) -> Write:
     def write(config: str, domain: str = "target", **changes: Any) -> Path:
         data = {"image_size": [48, 24], "domains": {domain: tiny_domain(domains_root, domain)}}
         model = {"backbone": {"type": "Timm", "name": "test_resnet"}, "fusion": SMALL, **changes.pop("model", {})}
-        experiment = {"_base_": [f"global_patch::{config}"], "name": "tiny", "data": data, "model": model, **changes}
+        base = {"_base_": [f"global_patch::{config}"], "name": "tiny", "precision": "fp32"}
+        experiment = {**base, "data": data, "model": model, **changes}
         return write_experiment(tmp_path / "experiment.yaml", experiment)
 
     return write

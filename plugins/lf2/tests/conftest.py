@@ -35,6 +35,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         small: dict[str, Any] = {
             "_base_": [f"lf2::{first}.yaml", *(f"lf2::variants/{name}.yaml" for name in variants)],
             "name": "tiny",
+            "precision": "fp32",
             "data": {"image_size": list(IMAGE_SIZE), "domains": domains},
             "model": {"backbone": {"type": "Timm", "name": "test_resnet"}, "bn_group": 8},
             "epochs": 2,

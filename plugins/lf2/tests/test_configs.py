@@ -57,7 +57,7 @@ def test_a_recipe_has_the_released_settings(name: str) -> None:
     assert (adapt.name, adapt.epochs, adapt.iters, adapt.init) == ("adapt", 80, 400, "stage:pretrain")
     for stage in experiment.stages:
         assert stage.model.backbone["name"] == "resnet50.tv_in1k" and stage.model.backbone["pretrained"]
-        assert stage.model.bn_group == 32 and not stage.joint and stage.precision == "fp32"
+        assert stage.model.bn_group == 32 and not stage.joint and stage.precision == "auto"
         own = {key: stage.optimizer[key] for key in ("type", "lr", "weight_decay", "lr_batch")}
         assert own == {"type": "Adam", "lr": 3.5e-4, "weight_decay": 5e-4, "lr_batch": 64}
         for stream in stage.streams.values():

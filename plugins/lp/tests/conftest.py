@@ -20,6 +20,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     folder = tmp_path_factory.mktemp("tiny")
     small: dict[str, Any] = {
         "name": "tiny",
+        "precision": "fp32",
         "data": {"image_size": list(IMAGE_SIZE), "domains": {"target": tiny_domain(folder / "domain")}},
         "model": {"backbone": {"type": "Timm", "name": "test_resnet"}},
         "epochs": 2,

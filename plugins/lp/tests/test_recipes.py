@@ -30,4 +30,4 @@ def test_the_small_recipe_trains_teacher_and_student_alike() -> None:
     assert (teacher.epochs, teacher.iters) == (student.epochs, student.iters)
     assert warmup.iters == 2 * teacher.iters and teacher.schedule == student.schedule
     for stage in (teacher, warmup, student):
-        assert stage.streams["target"].sampler["instances"] == 4 and stage.precision == "bf16"
+        assert stage.streams["target"].sampler["instances"] == 4 and stage.precision == "auto"

@@ -38,6 +38,7 @@ def tiny(tmp_path: Path, domains_root: Path) -> Tiny:
         experiment: dict[str, Any] = {
             "_base_": address,
             "name": "tiny",
+            "precision": "fp32",
             "data": {"image_size": list(IMAGE_SIZE), "domains": {n: tiny_domain(domains_root, n) for n in names}},
             "model": {"backbone": {"type": "Timm", "name": "test_resnet"}, "bn_group": 8},
             "epochs": 2,

@@ -33,6 +33,7 @@ def tiny(tmp_path: Path, domains_root: Path) -> Tiny:
         experiment: dict[str, Any] = {
             "_base_": f"pplr::{recipe}.yaml",
             "name": "tiny",
+            "precision": "fp32",
             "data": {"image_size": [96, 48], "domains": {"target": tiny_domain(domains_root)}},
             "model": {"backbone": {"type": "Timm", "name": "test_resnet"}},
             "stages": [{"name": "adapt", "epochs": epochs, "iters": iters}],

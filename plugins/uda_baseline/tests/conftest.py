@@ -31,6 +31,7 @@ def tiny(tmp_path: Path, domains_root: Path) -> Tiny:
         experiment: dict[str, Any] = {
             "_base_": address,
             "name": "tiny",
+            "precision": "fp32",
             "data": {
                 "image_size": list(IMAGE_SIZE),
                 "domains": {name: tiny_domain(domains_root, name) for name in ("source", "target")},

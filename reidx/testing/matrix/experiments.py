@@ -79,6 +79,7 @@ def experiments(combination: Combination, root: str) -> Iterator[dict[str, Any]]
     for terms, memories in _objectives(combination):
         yield {
             "name": "matrix",
+            "precision": "fp32",
             "data": {"image_size": list(IMAGE_SIZE), "domains": domains},
             "model": {"backbone": combination["backbone"].spec, "fusion": fusion.spec, "bn_group": 8},
             "teachers": {"mean": {"type": "EMA"}} if "teacher" in _arguments_of(fusion) else {},

@@ -1,0 +1,92 @@
+"""In which precision the stages of a run compute: what ``precision: auto`` comes to on this device."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from reidx import devices, processes
+from reidx.engine.runner import device_of_this_process
+from reidx.errors import ConfigError
+from reidx.schema import Stage
+
+TRIES = 3
+"""Measurements that may find bf16 slower on a device with units for it, before that is believed."""
+
+
+@dataclass(frozen=True)
+class Precisions:
+    """The precision of each stage, by its name: ``of``. ``auto`` are those that the config left open; ``notes`` say why."""
+
+    of: Mapping[str, str]
+    auto: Mapping[str, str]
+    notes: Sequence[str]
+
+    def apply(self, stages: Sequence[Stage]) -> list[Stage]:
+        """The stages, each with its precision."""
+        return [replace(stage, precision=self.of[stage.name]) for stage in stages]  # type: ignore[arg-type]
+
+
+def agreed(
+    stages: Sequence[Stage], kept: Mapping[str, str] | None = None, finished: Collection[str] = ()
+) -> Precisions:
+    """The precisions of a run's stages that :func:`choose` finds for the first process, on its device; together."""
+    return processes.from_first(lambda: choose(stages, device_of_this_process(), kept, finished))
+
+
+def choose(
+    stages: Sequence[Stage],
+    device: torch.device,
+    kept: Mapping[str, str] | None = None,
+    finished: Collection[str] = (),
+) -> Precisions:
+    """The precision of each of a run's stages on ``device``.
+
+    ``auto`` is what ``kept`` has for the stage, that in which the run was begun, else what :func:`fastest` finds. Raises
+    :class:`ConfigError` where a stage that is not ``finished`` must compute in bf16 and the device refuses that.
+    """
+    notes = []
+    auto = {stage.name: (kept or {}).get(stage.name, "") for stage in stages if stage.precision == "auto"}
+    begun = {name for name, precision in auto.items() if precision}
+    if len(begun) < len(auto):
+        found, note = fastest(device)
+        notes.append(note)
+        auto = {name: precision or found for name, precision in auto.items()}
+    of = {stage.name: auto.get(stage.name, stage.precision) for stage in stages}
+    bound = [n for n, precision in of.items() if precision == "bf16" and (n in begun or n not in auto) and n not in finished]
+    if bound and devices.bf16_units(device) is None:
+        notes.append(_emulated(device, begun=begun.issuperset(bound)))
+    elif begun.difference(finished):
+        notes.append(f"precision auto: {' and '.join(sorted({auto[name] for name in begun}))}, as the run was begun")
+    return Precisions(of, auto, notes)
+
+
+def fastest(device: torch.device) -> tuple[str, str]:
+    """The faster precision on a device, and a note with the reason: bf16 where it has units that a measured step confirms."""
+    units = devices.bf16_units(device)
+    if units is None:
+        return "fp32", f"precision auto: fp32, as {devices.no_bf16_units(device)}"
+    speed = 0.0
+    for _ in range(TRIES):
+        speed = max(speed, devices.bf16_speed(device))
+        if speed > 1:
+            return "bf16", f"precision auto: bf16 ({units}; a step of convolutions is {speed:.1f} times as fast as in fp32)"
+    how = f"{1 / speed:.1f} times slower in bf16 than in fp32" if speed else "refused in bf16"
+    return "fp32", f"precision auto: fp32, as a step of convolutions is {how} in spite of {units}"
+
+
+def _emulated(device: torch.device, begun: bool) -> str:
+    """The warning that stages compute in bf16 without units for it; raises :class:`ConfigError` where torch refuses them."""
+    why, speed = devices.no_bf16_units(device), devices.bf16_speed(device)
+    whose = "the run was begun in bf16 and stays in it" if begun else "the config asks for bf16"
+    way = "go on in fp32 with --set precision=fp32 --resume-anyway" if begun else "set precision: auto (or fp32)"
+    if not speed:
+        raise ConfigError(f"precision: {whose}, which torch refuses here: {why}. To compute in fp32, {way}.")
+    if speed > 1:
+        return f"precision: bf16; {why}, but a step of convolutions is {speed:.1f} times as fast as in fp32"
+    return (
+        f"warning: precision: {whose}, but {why}: a step of convolutions is {1 / speed:.1f} times slower than in fp32. "
+        f"To compute in fp32, {way}."
+    )
