@@ -8,13 +8,15 @@ from pathlib import Path
 def free_memory() -> float:
     """Bytes of memory that can be had without swapping; infinite where the system does not say.
 
-    The least of the machine's own memory and of the limits of the control groups (containers, batch systems).
+    The least of the machine's own memory, of the limits of the control groups (containers, batch systems), and of the limit
+    of the process (`ulimit -v`).
     """
     cgroup = Path("/sys/fs/cgroup")
     return max(
         0.0,
         min(
             _machine(),
+            _limit(),
             _group(cgroup, "memory.max", "memory.current"),
             _group(cgroup / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
         ),
@@ -23,6 +25,16 @@ def free_memory() -> float:
 
 def _machine() -> float:
     return _field(Path("/proc/meminfo"), "MemAvailable:") * 1024
+
+
+def _limit() -> float:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("inf")
+    most = resource.getrlimit(resource.RLIMIT_AS)[0]
+    taken = _field(Path("/proc/self/status"), "VmSize:") * 1024
+    return float("inf") if most == resource.RLIM_INFINITY or taken == float("inf") else most - taken
 
 
 def _group(folder: Path, limit: str, used: str) -> float:

@@ -7,6 +7,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from reidx.errors import ConfigError
+from reidx.labels.duplicates import kinds
 from reidx.labels.features import checked, unit
 from reidx.labels.neighbours import nearest
 from reidx.labels.sharding import nearest_together
@@ -16,8 +17,8 @@ class Cosine:
     """Features (N, D) to the graph of 1 - cosine to each image's k nearest, itself included at 0; float32.
 
     Only distances below 1 are stored, so an image may have fewer than `k` entries. Row i holds the neighbours of i; the
-    graph is not symmetric. `backend` and `device` as in `knn`, `sharded` as in `Jaccard`. Raises DataError for features
-    not finite or all zero.
+    graph is not symmetric. Of more than `k` equal images the first holds all, so that they are one piece. `backend` and
+    `device` as in `knn`, `sharded` as in `Jaccard`. Raises DataError for features not finite or all zero.
     """
 
     requires: frozenset[str] = frozenset()
@@ -34,12 +35,24 @@ class Cosine:
     def __call__(self, features: Tensor, within: float = 1.0) -> csr_array:
         """The graph (N, N), columns ascending in each row; distances beyond `within` are left out."""
         search = nearest_together if self.sharded else nearest
-        squared, indices = search(unit(checked(features)), self.k, backend=self.backend, device=self.device)
+        features = unit(checked(features))
+        squared, indices = search(features, self.k, backend=self.backend, device=self.device)
         distances = squared / 2
         near = (distances < 1) & (distances <= np.float32(within))
-        indptr = np.concatenate([[0], np.cumsum(near.sum(axis=1))]).astype(np.int32)
-        graph = csr_array(
-            (distances[near], indices[near], indptr), shape=(len(indices), len(indices))
-        )
+        rows, columns = np.repeat(np.arange(len(near)), near.sum(axis=1)), indices[near]
+        first, others = _left_out(features.cpu().numpy(), indices.shape[1])
+        data = np.concatenate([distances[near], np.zeros(len(first), np.float32)])
+        places = np.concatenate([rows, first]), np.concatenate([columns, others])
+        graph = csr_array((data, places), shape=(len(indices), len(indices)))
         graph.sort_indices()
         return graph
+
+
+def _left_out(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each kind of more than `k` equal rows the first, and those that its list of `k` has no place for, as pairs."""
+    several = kinds(x, few=k)
+    if several is None:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    place = np.arange(len(x)) - several.starts[:-1].repeat(np.diff(several.starts))
+    others = several.members[place >= k]
+    return several.first[several.kind[others]], others

@@ -27,14 +27,14 @@ class Kinds(NamedTuple):
     members: np.ndarray
 
 
-def kinds(x: np.ndarray) -> Kinds | None:
-    """The kinds of equal rows of `x` (N, D) float32, if there are more than a few of one kind. One pass over the rows."""
+def kinds(x: np.ndarray, few: int = _FEW) -> Kinds | None:
+    """The kinds of equal rows of `x` (N, D) float32, if there are more than `few` of one kind. One pass over the rows."""
     hashes = np.empty(len(x), np.uint64)
     bits = x.view(np.uint32)  # compared but for the sign of zero
     factors = np.random.default_rng(0).integers(1, 1 << 63, size=x.shape[1], dtype=np.uint64) | np.uint64(1)
     in_threads(_hash, len(x), bits, factors, hashes)
     _, first, kind, counts = np.unique(hashes, return_index=True, return_inverse=True, return_counts=True)
-    if not len(counts) or counts.max() <= _FEW:
+    if not len(counts) or counts.max() <= few:
         return None
     kind = kind.reshape(-1)
     if not all(in_threads(_alike, len(x), bits, first[kind])):  # two rows of one hash

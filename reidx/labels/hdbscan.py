@@ -10,6 +10,9 @@ from scipy.sparse import csgraph, csr_array
 
 from reidx.errors import ConfigError, ReidxError
 from reidx.labels.graph import checked_graph
+from reidx.labels.room import refuse_beyond
+
+_BYTES = 150  # of a distance at the peak, scikit-learn's spanning tree included
 
 
 class HDBSCAN:
@@ -51,6 +54,7 @@ class HDBSCAN:
         samples = self.min_samples or self.min_cluster_size
         if graph.shape[0] < max(2, samples, self.min_cluster_size):
             return np.full(graph.shape[0], -1, np.int64)
+        refuse_beyond(graph.nnz * _BYTES, f"HDBSCAN: {graph.nnz:,} distances of {graph.shape[0]:,} images")
         peer = Peer(
             min_cluster_size=self.min_cluster_size, min_samples=samples, metric="precomputed",
             cluster_selection_epsilon=self.epsilon, cluster_selection_method=self.selection, copy=False,

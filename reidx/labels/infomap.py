@@ -13,6 +13,9 @@ from scipy.sparse import csr_array
 
 from reidx.errors import ConfigError, ReidxError
 from reidx.labels.graph import checked_graph
+from reidx.labels.room import refuse_beyond
+
+_BYTES = 400  # of a link at the peak, in both processes
 
 
 class InfoMap:
@@ -55,6 +58,7 @@ class InfoMap:
         linked = (entries.row != entries.col) & (
             entries.data <= entries.data.dtype.type(1 - self.min_similarity)
         )
+        refuse_beyond(int(linked.sum()) * _BYTES, f"InfoMap: {int(linked.sum()):,} links of {n:,} images")
         links = np.stack(
             [entries.row[linked], entries.col[linked], 1 - entries.data[linked].astype(np.float64)], axis=1
         )

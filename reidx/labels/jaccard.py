@@ -31,8 +31,10 @@ from reidx.labels.graph import checked_graph
 from reidx.labels.neighbours import nearest
 from reidx.labels.sharding import nearest_together
 
-_LARGE = 20_000  # rows; even the graph of all pairs of fewer fits into most memories
+_LARGE = 4_000  # rows; the graph of all pairs of fewer takes no more than 200 MB
 _BYTES = 14  # of an entry at the peak: in the half, in a range of it not yet put together, and in the whole
+_MOST = 2e9  # bytes of a graph that holds most of all pairs
+_LOOKS = 4e11  # at pairs of entries in one column: some minutes
 
 
 class Jaccard:
@@ -157,8 +159,13 @@ def _share(start, stop, indptr, indices, data, col_indptr, col_rows, col_data, h
 def _refuse_crowd(
     encodings: csr_array, by_column: csr_array, within: float, asked: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    """Raise :class:`DataError` if a sample of rows has so many entries that the whole graph would not fit into memory."""
+    """Raise :class:`DataError` if a sample of rows has so many entries that the whole graph would not fit into memory.
+
+    Also for a graph of more than `_MOST` bytes that holds most of all pairs, and for more than `_LOOKS` looks at pairs:
+    they would come to one cluster at best.
+    """
     n = encodings.shape[0]
+    looks = float((np.diff(by_column.indptr).astype(np.float64) ** 2).sum())
     parts = [
         _share(
             row, row + 1, encodings.indptr, encodings.indices, encodings.data,
@@ -168,12 +175,17 @@ def _refuse_crowd(
     ]  # fmt: skip
     mean = float(np.mean([part[0].sum() for part in parts]))
     needed, free = mean * n * _BYTES, free_memory()
-    if needed > free:
-        raise DataError(
-            f"Jaccard: an image has {mean:,.0f} of {n:,} images within distance {within:g}: the graph would take "
-            f"{needed / 1e9:,.0f} GB, {free / 1e9:,.1f} are free. The features lie too close together: the network may have "
-            "collapsed (lower its learning rate); else lower the clusterer's eps, or k1."
-        )
+    if needed > free or (needed > _MOST and mean > n / 2):
+        reason = f"the graph would take {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} are free"
+    elif looks > _LOOKS:
+        reason = f"{looks / n / n:,.0f} common neighbours of each pair of images would have to be looked at"
+    else:
+        return
+    raise DataError(
+        f"Jaccard: an image has {mean:,.0f} of {n:,} images within distance {within:g}: {reason}. The features lie too "
+        "close together: the network may have collapsed (lower its learning rate, or start from better weights); else lower "
+        "the clusterer's eps, or k1."
+    )
 
 
 def _mirrored(upper: csr_array) -> csr_array:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from torch import Tensor
 
 from reidx.errors import ConfigError, DataError
 from reidx.labels.compiled import faiss_threads, has_faiss
+from reidx.labels.duplicates import kinds
 from reidx.labels.features import checked, unit
 
 
@@ -51,7 +54,7 @@ class KMeans:
                 spherical=self.spherical, min_points_per_centroid=1, max_points_per_centroid=max(1, len(x)),
             )  # fmt: skip
             means.train(x)
-            labels = means.index.search(x, 1)[1][:, 0]
+            labels = _of_each_kind(x, lambda rows: means.index.search(rows, 1)[1][:, 0])
         return _without_gaps(labels)
 
 
@@ -93,7 +96,7 @@ class MiniBatchKMeans:
             self.n_clusters, batch_size=self.batch_size, max_iter=self.iterations, n_init=self.restarts,
             random_state=self.seed,
         )  # fmt: skip
-        return _without_gaps(means.fit_predict(x))
+        return _without_gaps(_of_each_kind(x, means.fit(x).predict))
 
 
 def _enough(features: Tensor, clusters: int, normalize: bool, who: str) -> np.ndarray:
@@ -101,6 +104,12 @@ def _enough(features: Tensor, clusters: int, normalize: bool, who: str) -> np.nd
     if len(x) < clusters:
         raise DataError(f"{who}: {len(x)} images cannot form n_clusters={clusters}; lower n_clusters.")
     return (unit(x) if normalize else x).cpu().numpy()
+
+
+def _of_each_kind(x: np.ndarray, label: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The label of each row, one for all rows that are equal: between centroids equally near, rounding would choose."""
+    several = kinds(x, few=1)
+    return label(x) if several is None else label(x[several.first])[several.kind]
 
 
 def _without_gaps(labels: np.ndarray) -> np.ndarray:

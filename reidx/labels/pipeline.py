@@ -125,14 +125,20 @@ class LabelPipeline:
         advice = ""
         if bank is not None:
             # half-way out first, where there is mostly something to tell of: nearly all pairs lie at the very end
+            apart, graph = np.empty(0), csr_array((images, images), dtype=np.float32)
             for within in ((1 + self._reach()) / 2, 1.0):
-                graph = self._graph(bank, within)
+                try:
+                    graph = self._graph(bank, within)
+                except DataError:  # too many pairs to be stored: what was seen so far will do
+                    break
                 apart = graph.data[graph.data > 1e-6]
                 if len(apart) >= images:
                     break
             if len(apart):
                 low, middle = np.quantile(apart, [0.01, 0.5])
                 advice = f" The nearest pairs lie at {low:.3f} (1 %) and {middle:.3f} (median of those up to {within:.2f})."
+            if graph.nnz > 2 * images and (not len(apart) or np.ptp(apart) < 1e-6):
+                advice += " All pairs of its graph are equally far: the network may have collapsed to one point."
         return (
             f"Epoch {epoch + 1}: {type(self.clusterer).__name__} found no cluster among {images} images, all are "
             f"outliers.{advice} Let the clusterer reach further (a larger eps or share, a smaller min_samples), or start "

@@ -8,8 +8,26 @@ import numpy as np
 import pytest
 import torch
 
-from reidx.labels import candidates, duplicates, knn, neighbours
+from reidx import free_memory as memory
+from reidx.errors import DataError
+from reidx.labels import (
+    DBSCAN,
+    HDBSCAN,
+    AdaptiveDBSCAN,
+    Cosine,
+    InfoMap,
+    Jaccard,
+    KMeans,
+    MiniBatchKMeans,
+    candidates,
+    duplicates,
+    jaccard,
+    knn,
+    neighbours,
+    room,
+)
 from reidx.labels.duplicates import kinds
+from reidx.labels.pipeline import LabelPipeline
 
 N, D, K = 600, 64, 12
 
@@ -101,3 +119,98 @@ def test_kinds_are_numbered_by_their_first_rows(monkeypatch):
     monkeypatch.setattr(duplicates, "_hash", clash)
     again = kinds(x)
     assert again is not None and all(np.array_equal(mine, its) for mine, its in zip(found, again, strict=True))
+
+
+# ---- graphs and labels
+
+
+@pytest.mark.parametrize("n", [12_500, 20_001, 60_000])
+@pytest.mark.parametrize("within", [0.6, 1.0])
+def test_the_graph_of_identical_rows_is_refused_before_it_is_made(n: int, within: float) -> None:
+    with pytest.raises(DataError, match=rf"{n:,} of {n:,} images within distance {within:g}: .*network may have collapsed"):
+        Jaccard()(torch.ones(n, 2), within)
+
+
+@pytest.mark.parametrize("n", [1, 2, 100, 4_500])
+def test_fewer_identical_rows_are_one_cluster(n: int) -> None:
+    graph = Jaccard()(torch.ones(n, 2), 0.6)
+    assert DBSCAN(0.6, 1)(graph).tolist() == [0] * n
+
+
+def test_columns_that_all_rows_share_are_not_looked_at_for_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Identical rows under an eps that stores nearly none of their pairs."""
+    x = torch.ones(4_500, 2)
+    assert Jaccard()(x, within=0.1).nnz < 10_000
+    monkeypatch.setattr(jaccard, "_LOOKS", 4_500**2)
+    with pytest.raises(DataError, match=r"[23]\d common neighbours of each pair of images would have to be looked at"):
+        Jaccard()(x, within=0.1)
+
+
+@pytest.mark.parametrize("clusterer", [HDBSCAN(), InfoMap()])
+def test_clusterers_say_how_much_memory_a_graph_would_take(monkeypatch: pytest.MonkeyPatch, clusterer: object) -> None:
+    graph = Cosine(20)(torch.rand(200, 8, generator=torch.Generator().manual_seed(0)))
+    monkeypatch.setattr(room, "free_memory", lambda: 1e5)
+    with pytest.raises(DataError, match=r"(distances|links) of 200 images would take 0\.\d GB, 0\.0 are free"):
+        clusterer(graph)  # type: ignore[operator]
+
+
+COPIES = np.repeat(np.arange(3), 40)[np.random.default_rng(0).permutation(120)]
+
+
+@pytest.mark.parametrize(
+    ("distance", "clusterer"),
+    [
+        (Jaccard(), DBSCAN()),
+        (Jaccard(), HDBSCAN()),
+        (Jaccard(), AdaptiveDBSCAN(0.2)),
+        (Jaccard(), InfoMap()),
+        (Jaccard(backend="ivf"), DBSCAN()),
+        (Cosine(), DBSCAN()),
+        (Cosine(), HDBSCAN()),
+        (Cosine(), InfoMap()),
+        (Cosine(3), DBSCAN(0.5, 2)),
+        (None, KMeans(3)),
+        (None, KMeans(50)),
+        (None, MiniBatchKMeans(3)),
+        (None, MiniBatchKMeans(50)),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+@pytest.mark.filterwarnings("ignore")
+def test_copies_of_a_few_images_are_their_clusters(distance: object, clusterer: object) -> None:
+    points = np.random.default_rng(1).normal(size=(3, 16)).astype(np.float32)
+    labels = LabelPipeline("embed", distance, clusterer)(
+        {"embed": torch.from_numpy(points[COPIES])}, epoch=0, cameras=np.zeros(120, np.int64)
+    ).labels
+    pairs = set(zip(COPIES.tolist(), labels.tolist(), strict=True))
+    assert len(pairs) == 3 and -1 not in labels
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("clusterer", [KMeans(20), MiniBatchKMeans(20)])
+def test_equal_rows_are_never_parted(clusterer: object) -> None:
+    """Between centroids that are equally near, as most are here, rounding would choose for each row."""
+    x = torch.ones(5_000, 32) / 3
+    assert set(clusterer(x).tolist()) == {0}  # type: ignore[operator]
+
+
+def test_the_first_of_many_equal_images_holds_all_of_them() -> None:
+    graph = Cosine(4)(torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 7))
+    assert np.diff(graph.indptr).tolist() == [3, 3, 3, 7, 4, 4, 4, 4, 4, 4]
+    assert graph.has_canonical_format and (graph.data == 0).all()
+    assert DBSCAN(0.5, 2)(graph).tolist() == [0] * 3 + [1] * 7
+
+
+def test_no_cluster_among_equal_images_is_put_down_to_the_network() -> None:
+    pipeline = LabelPipeline("embed", Jaccard(), HDBSCAN())
+    with pytest.raises(DataError, match=r"HDBSCAN found no cluster .*the network may have collapsed"):
+        pipeline({"embed": torch.ones(50, 4)}, epoch=0, cameras=np.zeros(50, np.int64))
+
+
+def test_the_limit_of_the_process_counts_as_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    taken = memory._field(memory.Path("/proc/self/status"), "VmSize:") * 1024
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (taken + 5e6, taken + 5e6))
+    assert 0 <= memory.free_memory() <= 5e6 + 1e8
+    assert memory._limit() < 1e8
