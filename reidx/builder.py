@@ -8,12 +8,15 @@ no misspelt key ever trains. Keywords that the experiment supplies itself (``in_
 from __future__ import annotations
 
 import difflib
+import functools
 import typing
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from reidx import seam
 from reidx.constructor import REQUIRED, Nested, Parameter, bad_number, fit, fits, parameters_of, quoting
 from reidx.contracts import Contract, contract_of
+from reidx.describing import plain
 from reidx.errors import ConfigError, PluginError, ReidxError, excerpt
 from reidx.plugins import registry
 from reidx.registry import Entry
@@ -33,18 +36,25 @@ def build(kind: str, spec: Spec, *, where: str = "", **context: Any) -> Any:
     known = signature_of(entry)
     arguments = {key: fit(value, known[key].hint) for key, value in given.items()}
     arguments.update({key: value for key, value in context.items() if key in known})
-    component = entry.load()
+    construct = functools.partial(_construct, _label(kind, entry.name, where), entry.load())
+    return seam.built(entry, seam.asked(entry, "its constructor", construct, **arguments))
+
+
+def _construct(label: str, component: Any, /, **arguments: Any) -> Any:
     try:
         return component(**arguments)
     except (ValueError, OverflowError, ReidxError) as error:
         kept = type(error) if isinstance(error, ReidxError) else ConfigError
-        raise kept(f"{_label(kind, entry.name, where)}: {error}") from error
+        refused = kept(f"{label}: {error if isinstance(error, ReidxError) else plain(error)}")
+        vars(refused).update(vars(error))  # its notes
+        raise refused from error
 
 
 def contract(kind: str, spec: Mapping[str, Any]) -> Contract:
     """The contract of the component that a resolved spec names, for the settings in it."""
     settings = dict(spec)
-    return contract_of(registry().find(kind, settings.pop("type")).load(), settings)
+    entry = registry().find(kind, settings.pop("type"))
+    return seam.asked(entry, "its contract", functools.partial(contract_of, entry.load()), settings)
 
 
 def fill_defaults(

@@ -57,12 +57,12 @@ def parameters_of(component: Any) -> Mapping[str, Parameter]:
 
 
 def place_of(thing: Any) -> str:
-    """Where a class (its constructor), a function or a method is written, as ``file:line``; empty where nobody knows."""
-    own = inspect.unwrap(thing.__init__) if inspect.isclass(thing) else inspect.unwrap(getattr(thing, "__func__", thing))
-    code = getattr(own, "__code__", None)
+    """Where a class (its own constructor), a function or a method is written, as ``file:line``; empty where nobody knows."""
+    own = vars(thing).get("__init__") if inspect.isclass(thing) else getattr(thing, "__func__", thing)
+    code = getattr(inspect.unwrap(own) if own is not None else None, "__code__", None)
     if code is not None and not code.co_filename.startswith("<"):
         return f"{code.co_filename}:{code.co_firstlineno}"
-    try:  # a constructor that a dataclass made, or one of object's
+    try:  # a constructor that is inherited, or that a dataclass made
         return f"{inspect.getsourcefile(thing)}:{inspect.getsourcelines(thing)[1]}"
     except (OSError, TypeError):
         return ""

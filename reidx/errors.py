@@ -51,6 +51,10 @@ class Terminated(SystemExit):
         self.message = message
 
 
+class Exits(RuntimeError):
+    """Some code ended the program (``sys.exit``) where it has to come back with a result."""
+
+
 def told_elsewhere(error: BaseException) -> bool:
     """Whether another process of the job has told this error (see :func:`reidx.processes.started`)."""
     return bool(vars(error).get("told_elsewhere"))
@@ -64,5 +68,11 @@ def out_of_memory(error: BaseException) -> bool:
     known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return known or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY))
 
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of an :class:`OSError` for a disk that takes no more."""
+
+PEER_GONE = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+"""Signs, in a :class:`RuntimeError`, of another process of the job that can no longer be reached."""
 
 _NO_MEMORY = ("out of memory", "DefaultCPUAllocator", "STATUS_ALLOC_FAILED", "StandardGpuResources: alloc fail")

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import pluggy
 
+from reidx.describing import plain, raised_on_purpose, what
 from reidx.errors import PluginError
 from reidx.hookspecs import API, PluginInfo, ReidxSpec
 from reidx.registry import Component, Entry, Registry
@@ -72,8 +73,13 @@ def read_hooks(plugin: Plugin, module: object) -> Plugin:
 def _check_info(info: object) -> PluginInfo:
     if not isinstance(info, PluginInfo):
         raise PluginError(f"reidx_plugin returned {type(info).__name__}, not PluginInfo")
+    for field_name in ("title", "paper", "url", "licence"):
+        if not isinstance(getattr(info, field_name), str):
+            raise PluginError(f"reidx_plugin gives as {field_name} {what(getattr(info, field_name))}, not a text")
+    if not isinstance(info.api, int) or isinstance(info.api, bool):
+        raise PluginError(f"reidx_plugin gives as api {what(info.api)}, not a number; this reidx speaks {API}")
     if info.api != API:
-        older = "reidx" if isinstance(info.api, int) and info.api > API else "the plugin"
+        older = "reidx" if info.api > API else "the plugin"
         raise PluginError(f"was written for plugin API {info.api}, this reidx speaks {API}: upgrade {older}")
     return info
 
@@ -135,19 +141,24 @@ def guarded(action: Callable[[], T], doing: str, own: str = "") -> T:
     the reason."""
     try:
         return action()
-    except (KeyboardInterrupt, PluginError):
+    except PluginError:
         raise
     except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and not raised_on_purpose(error):
+            raise
         raise PluginError(_reason(error, doing, own)) from error
 
 
 def _reason(error: BaseException, doing: str, own: str) -> str:
-    if isinstance(error, ModuleNotFoundError) and error.name:
+    if isinstance(error, ModuleNotFoundError) and isinstance(error.name, str) and error.name:
         if own and f"{own}.".startswith(f"{error.name}."):
             return f"its module {own} does not exist; install the plugin again"
         return f"needs {error.name}, which is not installed"
-    text = " ".join(str(error).split())
+    text = plain(error)
     if isinstance(error, SystemExit):
         return f"{doing} exits the program (SystemExit: {text})"
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{doing} failed: {type(error).__name__}: {text} ({Path(frame.filename).name}:{frame.lineno})"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    frame = frames[-1]
+    file, line = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (frame.filename, frame.lineno)
+    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{doing} failed: {said} ({Path(file or frame.filename).name}:{line})"

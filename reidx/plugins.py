@@ -14,13 +14,17 @@ import importlib.metadata
 import logging
 import os
 import re
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import reidx
-from reidx.errors import ConfigError, PluginError
+from reidx.constructor import place_of
+from reidx.describing import plain
+from reidx.errors import ConfigError, PluginError, ReidxError
+from reidx.loading import Loading
 from reidx.plugin import Plugin, guarded, read_hooks
 from reidx.registry import Registry
 from reidx.source import package_folder
@@ -89,9 +93,52 @@ def load_command(plugin: Plugin, name: str) -> Callable[[Sequence[str]], int]:
     module, _, attribute = target.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         what = f"command {name} (from {plugin.origin}, {target})"
-        raise PluginError(f"{what} cannot be loaded: {error}.") from error
+        raise PluginError(f"{what} cannot be loaded: {plain(error) or type(error).__name__}.") from error
+
+
+def run_command(plugin: Plugin, name: str, words: Sequence[str]) -> int:
+    """The exit code of one of the plugin's commands. What it raises, but for its own exit, is a :class:`PluginError`."""
+    function = load_command(plugin, name)
+    who = f"command {plugin.namespace}.{name} (from {plugin.origin}, {plugin.commands[name]})"
+    wanted = "A command is given the list of arguments after its name and returns its exit code, a whole number or None"
+    try:
+        code = function(words)
+    except (KeyboardInterrupt, SystemExit, ReidxError, BrokenPipeError):
+        raise
+    except BaseException as error:
+        at = _own_line(plugin, error) or place_of(function)
+        failed = f"{who} failed: {type(error).__name__}: {plain(error)} ({at})."
+        raise PluginError(f"{failed} {wanted}; it was given {words}.") from error
+    if code is not None and not isinstance(code, int):
+        raise PluginError(f"{who} returned {plain(code, 60)!r} ({place_of(function)}). {wanted}.")
+    return code or 0
+
+
+def owner_of(error: BaseException) -> str | None:
+    """The plugin whose code an error came through, with its own line; None where there was none, or none is known yet."""
+    if not _found.cache_info().currsize:
+        return None
+    for plugin in plugins():
+        if plugin.namespace and (line := _own_line(plugin, error)):
+            return f"the plugin {plugin.namespace} (from {plugin.origin}), {line}"
+    return None
+
+
+def _own_line(plugin: Plugin, error: BaseException) -> str:
+    """The last line of a plugin's own packages that an error came through."""
+    targets = [entry.component.target for entry in plugin.entries] + list(plugin.commands.values())
+    tops = {target.partition(":")[0].partition(".")[0] for target in targets}
+    found, link = "", error
+    while link is not None:
+        for frame, line in traceback.walk_tb(link.__traceback__):
+            if str(frame.f_globals.get("__name__", "")).partition(".")[0] in tops:
+                found = f"{frame.f_code.co_filename}:{line}"
+        link = link.__cause__  # type: ignore[assignment]
+    return found
 
 
 def discover() -> tuple[Registry, list[Plugin]]:
@@ -106,12 +153,14 @@ def discover() -> tuple[Registry, list[Plugin]]:
     found = Registry()
     core = read_hooks(Plugin("", CORE, reidx.__version__), components)
     read = [core]
+    loading = Loading(sorted(claims))
     for namespace in sorted(claims):
         if chosen is not None and namespace not in chosen:
             left_out = "REIDX_PLUGINS leaves it out"
             read += [replace(_claimant(point), problem=left_out, chosen=False) for point in claims[namespace]]
         else:
-            read += _claimed(claims[namespace])
+            read += _claimed(claims[namespace], loading)
+    loading.done()
     for plugin in read:
         for entry in plugin.entries:
             found.add(entry)
@@ -156,7 +205,7 @@ def _claimant(point: importlib.metadata.EntryPoint) -> Plugin:
     return Plugin(point.name, name or "(unnamed distribution)", version or "")
 
 
-def _claimed(points: list[importlib.metadata.EntryPoint]) -> list[Plugin]:
+def _claimed(points: list[importlib.metadata.EntryPoint], loading: Loading) -> list[Plugin]:
     """The plugin of a namespace; where it cannot be used, one problem for every distribution that claims it."""
     claimants = [_claimant(point) for point in points]
     namespace, problem = points[0].name, ""
@@ -173,10 +222,16 @@ def _claimed(points: list[importlib.metadata.EntryPoint]) -> list[Plugin]:
     if problem:
         return [replace(plugin, problem=problem) for plugin in claimants]
     plugin, point = claimants[0], points[0]
+    if problem := loading.kept_out(namespace, plugin.origin, point.module):
+        return [replace(plugin, problem=problem)]
     try:
-        return [read_hooks(plugin, guarded(point.load, f"importing {point.module}", own=point.module))]
+        return [loading.load(namespace, plugin.origin, point.module, lambda: _read(plugin, point))]
     except PluginError as error:
         return [replace(plugin, problem=str(error))]
+
+
+def _read(plugin: Plugin, point: importlib.metadata.EntryPoint) -> Plugin:
+    return read_hooks(plugin, guarded(point.load, f"importing {point.module}", own=point.module))
 
 
 def _config_folder(plugin: Plugin) -> Path:

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from reidx.constructor import unusable
+from reidx.describing import plain, raised_on_purpose
 from reidx.errors import ConfigError, PluginError, excerpt
+from reidx.loading import named
+
+SLOW = 10.0
+"""Seconds of importing a component's module, with all that it needs, after which a line says so."""
 
 
 @dataclass(frozen=True)
@@ -143,12 +149,12 @@ class Entry:
         module_name, _, attribute = self.component.target.partition(":")
         where = f"{self.kind} {self.name} (from {self.distribution}, {self.component.target})"
         try:
-            module = importlib.import_module(module_name)
-        except KeyboardInterrupt:
-            raise
+            module = self._imported(module_name)
         except BaseException as error:  # a module may call sys.exit: that, too, is its own fault only
+            if isinstance(error, KeyboardInterrupt) and not raised_on_purpose(error):
+                raise
             raise PluginError(
-                f"{where} cannot be imported: {type(error).__name__}: {error}. "
+                f"{where} cannot be imported: {type(error).__name__}: {plain(error)}. "
                 f"Install what is missing, or mend {module_name}."
             ) from error
         try:
@@ -158,6 +164,14 @@ class Entry:
         if fault := unusable(self.kind, component, {name: CONTEXT[name] for name in KINDS[self.kind].context}):
             raise PluginError(f"{where}: {fault}.")
         return component
+
+
+    def _imported(self, module: str) -> Any:
+        if not self.namespace or module in sys.modules:
+            return importlib.import_module(module)
+        said = f"reidx: loading {self.kind} {self.name} (from {self.distribution}, module {module})"
+        advice = "leave the plugin out with REIDX_PLUGINS, a list of the others"
+        return named(said, advice, lambda: importlib.import_module(module), SLOW)
 
 
 class Registry:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from reidx.config_node import KeyPath, dotted
@@ -14,6 +15,7 @@ from reidx.errors import ConfigError
 from reidx.memory import Memory
 from reidx.plugins import registry
 from reidx.schema import Level, MemoryWiring, Stage, listed, taken_in
+from reidx.seam import asked
 from reidx.wiring_asks import StageAsks, contract
 from reidx.wiring_terms import TermCheck
 
@@ -179,8 +181,7 @@ class _StageCheck(StageAsks):
     def fusion(self) -> None:
         """Raise if the fusion must be given a teacher's map and there is no teacher to give it."""
         name = self.stage.model.fusion["type"]
-        forward = registry().find("fusion", name).load().forward  # type: ignore[attr-defined]
-        wanted = inspect.signature(forward).parameters.get("teacher")
+        wanted = self.arguments_of_fusion().get("teacher")
         averaged = any(t.type == "EMA" and t.of == "student" for t in self.stage.teachers.values())
         if wanted is not None and wanted.default is wanted.empty and not averaged:
             raise self.error(
@@ -236,8 +237,12 @@ class _StageCheck(StageAsks):
 
     def takes_teacher(self) -> bool:
         """Whether the fusion is given the map of a teacher."""
-        fusion = registry().find("fusion", self.stage.model.fusion["type"]).load()
-        return "teacher" in inspect.signature(fusion.forward).parameters  # type: ignore[attr-defined]
+        return "teacher" in self.arguments_of_fusion()
+
+    def arguments_of_fusion(self) -> Mapping[str, inspect.Parameter]:
+        """The arguments that the forward pass of the stage's fusion has."""
+        entry = registry().find("fusion", self.stage.model.fusion["type"])
+        return asked(entry, "its forward", lambda fusion: inspect.signature(fusion.forward).parameters, entry.load())
 
     def held(self, at: KeyPath, level: Level) -> None:
         """Raise unless the memory that a level labels holds the level's feature of each image."""

@@ -10,6 +10,7 @@ from reidx.engine.objective import inputs_of
 from reidx.errors import PluginError
 from reidx.plugins import registry
 from reidx.schema import Alignment, Level, MemoryWiring, Term, listed
+from reidx.seam import asked, own_line
 from reidx.wiring_asks import StageAsks, contract, declaring, providing, said
 
 
@@ -18,7 +19,8 @@ class TermCheck(StageAsks):
 
     def term(self, index: int, term: dict[str, Any]) -> None:
         at: KeyPath = ("objective", index)
-        loss = registry().find("loss", term["loss"]).load()
+        entry = registry().find("loss", term["loss"])
+        loss = entry.load()
         streams = self.streams_of(at, term)
         trained = ["student", *(n for n, t in self.stage.teachers.items() if t.type == "Peer")]
         self.sides(at, term, streams)
@@ -42,7 +44,7 @@ class TermCheck(StageAsks):
             )
         if term["until_epoch"] is not None and term["until_epoch"] <= term["from_epoch"]:
             raise self.error((*at, "until_epoch"), f"the term ends before it begins (from_epoch {term['from_epoch']}).")
-        needed, optional = inputs_of(loss)
+        needed, optional = asked(entry, "its forward", inputs_of, loss)
         if "scores" in needed and not memories:
             raise self.error(at, f"{term['loss']} compares with a memory: say which (memory: NAME).")
         if "teacher_scores" in needed and not (memories or term["against_memory"]):
@@ -164,9 +166,11 @@ class TermCheck(StageAsks):
             return
         offers = [entry.name for kind in ("refiner", "memory") for entry in providing(kind, {name})]
         if not offers:
+            entry = registry().find("loss", term["loss"])
+            place = own_line(entry, None, entry.load().forward)  # type: ignore[attr-defined]
             raise PluginError(
                 f"loss {term['loss']}: its forward asks for {name!r}, which nothing installed provides; a loss may ask for "
-                f"{', '.join(INPUTS)}, and for what refiners and memories provide."
+                f"{', '.join(INPUTS)}, and for what refiners and memories provide. It is of {entry.distribution} ({place})."
             )
         raise self.error(
             at, f"{term['loss']} needs {name!r}, which no refiner of stream {stream!r} and no memory of the term provides. "

@@ -132,9 +132,48 @@ def test_broken_plugin_is_skipped_with_its_reason(fake_plugins, source, reason):
 
 
 def test_interrupt_while_importing_is_not_swallowed(fake_plugins):
-    fake_plugins.add("ill", "raise KeyboardInterrupt")
+    fake_plugins.add("ill", "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nfor _ in range(10**9): pass")
     with pytest.raises(KeyboardInterrupt):
         fake_plugins.discover()
+
+
+UNSAYABLE = {
+    "str raises": "class E(Exception):\n    def __str__(self): raise RuntimeError('no')\nraise E",
+    "str exits": "class E(Exception):\n    def __str__(self): raise SystemExit(0)\nraise E",
+    "str is no text": "class E(Exception):\n    def __str__(self): return 3\nraise E",
+    "huge": "raise ValueError('x' * 10_000_000)",
+    "surrogates": "raise ValueError('\\udcff \\ud800')",
+    "escapes": "raise ValueError('\\x1b[31mred\\x1b]0;title\\x07 \\0 \\u202e')",
+    "lines": "raise ValueError('one\\ntwo\\r\\nthree')",
+    "interrupt": "raise KeyboardInterrupt",
+    "exit": "raise SystemExit(0)",
+    "generator": "raise GeneratorExit",
+    "group of its own": "class E(BaseException):\n    __repr__ = __str__ = lambda self: 1 / 0\nraise E",
+    "no name": "raise ModuleNotFoundError('x', name=3)",
+    "title of None": INFO.replace('title="t"', "title=None"),
+    "number in words": INFO.replace("api=1", "api='1'"),
+}
+
+
+@pytest.mark.parametrize("source", UNSAYABLE.values(), ids=UNSAYABLE)
+def test_exception_that_cannot_be_printed_keeps_out_its_plugin_alone(fake_plugins, source):
+    fake_plugins.add("ill", source)
+    fake_plugins.add("well")
+    registry, found = fake_plugins.discover()
+    problem = found["ill"][0].problem
+    assert problem and problem.isprintable() and len(problem) < 700
+    problem.encode("utf-8")
+    assert problem in registry.absent["ill"]
+    assert not found["well"][0].problem
+
+
+def test_component_whose_exception_cannot_be_printed(fake_plugins):
+    fake_plugins.add("late", with_components("[Component('loss', 'GSL', 'fake_odd:GSL')]"))
+    (fake_plugins.folder / "fake_odd.py").write_text(UNSAYABLE["str raises"])
+    registry, found = fake_plugins.discover()
+    with pytest.raises(PluginError, match=r"loss late\.GSL .*cannot be imported: E: \(its message cannot be shown"):
+        registry.find("loss", "late.GSL").load()
+    assert len(check(found["late"][0])) == 1
 
 
 def test_namespace_claimed_by_two_distributions_names_both_and_uses_neither(fake_plugins):

@@ -18,7 +18,8 @@ import traceback
 from collections.abc import Sequence
 
 import reidx
-from reidx.errors import ReidxError, Terminated, told_elsewhere
+from reidx.describing import plain
+from reidx.errors import Exits, ReidxError, Terminated, told_elsewhere
 
 COMMANDS = {
     "train": "run an experiment, or resume it",
@@ -112,12 +113,18 @@ def _dispatch(name: str, words: list[str]) -> int:
         )
         parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
         command.add_arguments(parser)
-        return command.run(parser.parse_args(words))
+        arguments = parser.parse_args(words)
+        try:
+            return command.run(arguments)
+        except (Exception, KeyboardInterrupt, Terminated):
+            raise
+        except BaseException as end:  # a SystemExit(0) would pass for success, and nothing has come of it
+            raise Exits(f"the program was ended by {type(end).__name__}({plain(end)}) before it was done") from end
     known = _plugin_commands()
     if name in known:
-        from reidx.plugins import load_command
+        from reidx.plugins import run_command
 
-        return load_command(known[name], name.partition(".")[2])(words) or 0
+        return run_command(known[name], name.partition(".")[2], words)
     close = difflib.get_close_matches(name, [*COMMANDS, *known], n=1)
     hint = f"Did you mean {close[0]}?" if close else "`reidx --help` lists the commands."
     raise _NoCommand(f"There is no command {name!r}. {hint}")
@@ -133,8 +140,11 @@ def _way_to_resume(words: Sequence[str]) -> str:
 
 
 def _unexpected(error: Exception) -> str:
+    """One message of an error that nobody foresaw: a plugin's fault where its code was on the way, else the program's."""
+    from reidx.plugins import owner_of
+
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    return (
-        f"unexpected {type(error).__name__}: {error} ({frame.filename}:{frame.lineno}). "
-        "This is a fault of the program, not of what was given."
-    )
+    said = f"unexpected {type(error).__name__}: {plain(error)} ({frame.filename}:{frame.lineno})."
+    if (owner := owner_of(error)) is not None:
+        return f"{said} It came through {owner}: a fault of that plugin, not of what was given. Mend it, or tell its authors."
+    return f"{said} This is a fault of the program, not of what was given."

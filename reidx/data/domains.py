@@ -9,7 +9,19 @@ from typing import Any
 from reidx.builder import build
 from reidx.data.datasets import Dataset, Split
 from reidx.data.images import ImageStore
+from reidx.describing import what
 from reidx.errors import ConfigError
+from reidx.seam import Broken, call
+
+
+def _split_of(dataset: Any, split: str) -> Split:
+    found = getattr(dataset, split, None)
+    if not isinstance(found, Split):
+        raise Broken(f"its {split} is {what(found)}, not a Split of paths, ids and cameras")
+    if odd := next((path for path in found.paths if not isinstance(path, str)), None):
+        raise Broken(f"its {split} has a path that is no text: {what(odd)}")
+    return found
+
 
 Counted = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
@@ -57,7 +69,8 @@ class Domains:
 
     def split(self, name: str, split: str) -> Split:
         """A split of a domain: ``train``, ``query`` or ``gallery``."""
-        return getattr(self[name], split)
+        dataset = self[name]
+        return call("dataset", dataset, f"its {split}", _split_of, dataset, split)
 
     def images(self, name: str, split: str) -> ImageStore:
         """The images of a split, decoded once as long as all that is asked for fits the cache.

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from reidx.contracts import Batch, LabelSet
 from reidx.data.images import ImageStore
+from reidx.seam import Broken, call
 
 
 class LabelledView(Dataset[Any]):
@@ -59,13 +61,14 @@ def as_it_is(batch: Batch) -> Batch:
     return batch
 
 
-def batches(view: LabelledView, sampler: Iterable[list[int]], workers: int) -> DataLoader[Any]:
+def batches(view: LabelledView, sampler: Iterable[list[int]], workers: int, steps: int | None = None) -> DataLoader[Any]:
     """A loader of ``view``'s batches in the order that the sampler draws now, decoded by ``workers`` processes (0: here).
 
-    Workers only decode: all randomness is the sampler's and the transform's, in the training process.
+    Workers only decode: all randomness is the sampler's and the transform's, in the training process. With ``steps`` the
+    sampler must draw so many batches, all of one size.
     """
     # as a list: torch starts a sampler once without workers and twice with them, so it would draw other numbers
-    plan = list(sampler)
+    plan = call("sampler", sampler, "__iter__", _drawn, sampler, len(view), view.targets, steps)
     return DataLoader(
         view,
         batch_sampler=plan,  # type: ignore[arg-type]
@@ -73,6 +76,28 @@ def batches(view: LabelledView, sampler: Iterable[list[int]], workers: int) -> D
         collate_fn=as_it_is,  # type: ignore[arg-type]
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def _drawn(sampler: Any, images: int, labels: Tensor | None, steps: int | None) -> list[list[int]]:
+    """The batches of an epoch, each a list of positions among ``images``; raises :class:`Broken` for anything else."""
+    plan = [batch.tolist() if hasattr(batch, "tolist") else list(batch) for batch in sampler]
+    positions = [position for batch in plan for position in batch]
+    odd = next((p for p in positions if isinstance(p, bool) or not isinstance(p, int | np.integer)), None)
+    if odd is not None:
+        raise Broken(f"it drew {odd!r} ({type(odd).__name__}), not the position of an image")
+    outside = [p for p in (min(positions, default=0), max(positions, default=0)) if positions and not 0 <= p < images]
+    if outside:
+        raise Broken(f"it drew position {outside[0]}, but there are {images} images, from 0 on")
+    if steps is not None:
+        sizes = {len(batch) for batch in plan}
+        if len(plan) != steps or len(sizes) != 1 or 0 in sizes:
+            said = ", ".join(map(str, sorted(sizes))) or "no"
+            raise Broken(f"it drew {len(plan)} batches of {said} images, but was asked for {steps}, all of one size")
+        if labels is not None and getattr(sampler, "outliers", "draw") == "drop":
+            left = int((labels[torch.as_tensor([int(p) for p in positions])] < 0).sum())
+            if left:
+                raise Broken(f"it drew {left} outliers (label -1), but declares that it drops them")
+    return plan
 
 
 class StreamLoader:

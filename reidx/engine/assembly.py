@@ -24,6 +24,7 @@ from reidx.labels.pipeline import LabelPipeline
 from reidx.memory import Memory
 from reidx.models.network import Network, build_network
 from reidx.schema import Alignment, Level, MemoryWiring, Spec, Stage, Teacher, Term, listed
+from reidx.seam import calling
 
 
 def component(kind: str, spec: Spec, wiring: type | None, where: str, **context: Any) -> Any:
@@ -112,9 +113,11 @@ class Assembly:
         }
         made = {}
         for name, stream in self.stage.streams.items():
-            made[name] = build("transform", stream.transform, where=f"streams.{name}.transform", **context).batch
+            transform = build("transform", stream.transform, where=f"streams.{name}.transform", **context)
+            made[name] = calling("transform", transform, "batch")
             for view, spec in stream.views.items():
-                made[view] = build("transform", spec, where=f"streams.{name}.views.{view}", **context).batch
+                transform = build("transform", spec, where=f"streams.{name}.views.{view}", **context)
+                made[view] = calling("transform", transform, "batch")
         return made
 
     def levels(self, device: torch.device) -> dict[str, LevelPlan]:

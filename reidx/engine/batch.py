@@ -13,6 +13,7 @@ from reidx.data.domains import Domains
 from reidx.engine.relabel import IDENTITY
 from reidx.errors import DataError
 from reidx.schema import Stage
+from reidx.seam import call
 
 
 def images_a_step(stage: Stage, domains: Domains, where: Callable[[KeyPath], str] = dotted) -> dict[str, int]:
@@ -43,8 +44,9 @@ def images_a_step(stage: Stage, domains: Domains, where: Callable[[KeyPath], str
             if stream.labels in stage.labels:  # clusters will have more images than one
                 continue
             raise
-        if hasattr(sampler, "size"):
-            sizes[name] = sampler.size
+        size = call("sampler", sampler, "its size", lambda sampler: getattr(sampler, "size", None), sampler)
+        if size is not None:
+            sizes[name] = size
     return sizes
 
 

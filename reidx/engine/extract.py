@@ -16,6 +16,7 @@ from reidx.data.loading import LabelledView, batches
 from reidx.engine.optim import autocast
 from reidx.engine.progress import Reporter
 from reidx.errors import DataError
+from reidx.seam import watching
 from reidx.spans import span
 
 BATCH = {"cpu": 64, "cuda": 256}
@@ -56,10 +57,11 @@ def extract(
             store.warm(mine, progress=progress)
     with reporter.work(what, len(mine)) as work, span("extract", len(mine)), autocast(device, precision):
         for batch in batches(view, order, workers):
-            images = transform(batch.images.to(device)).contiguous(memory_format=torch.channels_last)
-            features: Sequence[Features] = [network(images)]
-            if flip:
-                features = [*features, network(images.flip(-1))]
+            with watching(filled == mine.start):  # the first batch
+                images = transform(batch.images.to(device)).contiguous(memory_format=torch.channels_last)
+                features: Sequence[Features] = [network(images)]
+                if flip:
+                    features = [*features, network(images.flip(-1))]
             for name in names:
                 rows = torch.stack([f[name].float() for f in features]).mean(0)
                 if name not in banks:  # the width is known with the first batch

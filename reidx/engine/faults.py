@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import sys
@@ -13,14 +12,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
-from reidx.errors import RunError, Terminated, out_of_memory
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from reidx.errors import NO_ROOM, PEER_GONE, RunError, Terminated, out_of_memory
 
 PATIENCE = 5.0
 """Seconds after a SIGTERM in which another one is taken for the same."""
-
-PEER_GONE = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
 
 GO_ON = "Then go on with --resume, or with --resume-anyway where the config had to change."
 

@@ -18,6 +18,7 @@ from reidx.engine.journal import Journal, Report
 from reidx.engine.progress import Reporter, images_per_second
 from reidx.engine.seeding import seed_everything
 from reidx.errors import RunError
+from reidx.seam import watching
 from reidx.spans import span
 
 LOOKED_AT = 50
@@ -91,6 +92,7 @@ class StageLoop(BaseLoop):
         with self.reporter.timed("relabel") as relabelling:
             report = self.prepare(epoch)
         started = time.perf_counter()
+        refuse_odd_rates(runner.optim_wrapper.get_lr())
         runner.call_hook("before_train_epoch")
         runner.model.train()
         with span("train"):
@@ -140,7 +142,8 @@ class StageLoop(BaseLoop):
                 with span("data"):
                     batch = next(batches)
                 runner.call_hook("before_train_iter", batch_idx=step, data_batch=batch)
-                values = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
+                with watching(step == 0):
+                    values = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
                 runner.call_hook("after_train_iter", batch_idx=step, data_batch=batch, outputs=values)
                 for name, value in values.items():
                     sums[name] = sums[name] + value if name in sums else value
@@ -183,6 +186,16 @@ def refuse_not_finite(sums: Mapping[str, Tensor], steps: str) -> None:
     if wrong:
         said = ", ".join(f"{name} became {total}" for name, total in wrong.items())
         raise RunError(f"{said} in {steps}; nothing of this epoch was saved. {DIVERGED}")
+
+
+def refuse_odd_rates(rates: Mapping[str, list[float]]) -> None:
+    """Raise :class:`RunError` if a learning rate is NaN, infinite or negative, whatever made it so."""
+    odd = sorted({float(rate) for each in rates.values() for rate in each if not 0 <= float(rate) < math.inf}, key=str)
+    if odd:
+        raise RunError(
+            f"the learning rate is {', '.join(map(str, odd))}, nothing of this epoch was trained. Mend `schedule` or "
+            "`optimizer`, and use --resume-anyway."
+        )
 
 
 def line(entry: Report, epochs: int) -> str:

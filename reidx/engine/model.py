@@ -21,6 +21,7 @@ from reidx.models.network import Network
 from reidx.models.norm import statistics_in_order
 from reidx.models.teachers import EMA, freeze
 from reidx.schema import listed, taken_in
+from reidx.seam import call
 from reidx.spans import span
 
 
@@ -228,7 +229,8 @@ class StageModel(BaseModel):
                 features = [agreed([outputs[network][stream][on] for network in networks]) for stream in taken]
                 targets = [streams[stream].targets for stream in taken]
                 index = [streams[stream].index for stream in taken]
-                memory.update(torch.cat(features), torch.cat(targets), torch.cat(index))  # type: ignore[arg-type]
+                seen = torch.cat(features), torch.cat(targets), torch.cat(index)  # type: ignore[arg-type]
+                call("memory", memory, "update", memory.update, *seen)
 
 
 def mixed(sizes: list[int], group: int | None) -> Tensor:

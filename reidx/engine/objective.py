@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from reidx.contracts import Batch, Features
 from reidx.errors import ConfigError
 from reidx.schema import Stage, Term, listed
+from reidx.seam import call
 
 Outputs = Mapping[str, Mapping[str, Features]]
 """Features by network, then by stream."""
@@ -71,7 +72,7 @@ class BoundTerm(nn.Module):
 
         @functools.cache
         def columns() -> list[Tensor]:
-            return [memories[name](features) for name in self.memories]
+            return [_scored(memories[name], features) for name in self.memories]
 
         def teacher() -> Tensor:
             seen = (outputs[self.against][name][self.against_on] for name in self.against_streams)  # type: ignore[index]
@@ -86,7 +87,7 @@ class BoundTerm(nn.Module):
             "scores": lambda: _side_by_side(columns()),
             "teacher": teacher,
             # a trainable memory would else be trained by what is only its target
-            "teacher_scores": lambda: _side_by_side([memory(teacher()) for memory in judges()]).detach(),
+            "teacher_scores": lambda: _side_by_side([_scored(memory, teacher()) for memory in judges()]).detach(),
             "targets": lambda: self._targets(streams, columns),
             "weights": lambda: _weights(streams),
             "soft_targets": lambda: _all(batch.soft_targets for batch in streams),
@@ -100,7 +101,7 @@ class BoundTerm(nn.Module):
                 raise ConfigError(f"{self.name} needs {name!r}, which {' and '.join(self.streams)} does not have.")
             if value is not None:
                 given[name] = value
-        return self.loss(**given)
+        return call("loss", self.loss, "forward", self.loss, **given)
 
     def due(self, epoch: int) -> bool:
         """Whether the term counts in ``epoch``."""
@@ -123,7 +124,11 @@ class BoundTerm(nn.Module):
         if all(name in batch.extra for batch in streams):
             return _end_to_end(batch.extra[name] for batch in streams)
         holders = [memories[m] for m in self.memories if name in getattr(memories[m], "provides", ())]
-        return getattr(holders[0], name) if holders else None
+        return call("memory", holders[0], f"its {name}", getattr, holders[0], name) if holders else None
+
+
+def _scored(memory: nn.Module, features: Tensor) -> Tensor:
+    return call("memory", memory, "forward", memory, features)
 
 
 def _end_to_end(parts: Iterable[Tensor]) -> Tensor:
@@ -171,7 +176,8 @@ class BoundAlignment(nn.Module):
         self, outputs: Outputs, batches: Mapping[str, Batch], memories: Mapping[str, nn.Module]
     ) -> Tensor | Mapping[str, Tensor]:
         features = outputs["student"]
-        return self.alignment(features[self.source], features[self.target])
+        both = features[self.source], features[self.target]
+        return call("alignment", self.alignment, "forward", self.alignment, *both)
 
 
 class Objective(nn.Module):

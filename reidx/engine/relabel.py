@@ -24,7 +24,9 @@ from reidx.errors import CheckpointError
 from reidx.labels.pipeline import LabelPipeline, quality
 from reidx.models.domain_norm import of_domain
 from reidx.models.inference import fast_inference
+from reidx.promises import expect_columns
 from reidx.schema import Level, listed
+from reidx.seam import call, kind_of
 from reidx.spans import span
 
 IDENTITY = "identity"
@@ -211,7 +213,8 @@ class Relabeller:
         """What the level's memory holds of all images, where it labels that and there is something yet."""
         if plan.settings.memory is None:
             return None
-        images: Tensor = self.model.memories[plan.settings.memory].images  # type: ignore[assignment]
+        memory = self.model.memories[plan.settings.memory]
+        images: Tensor = call("memory", memory, "its images", getattr, memory, "images")
         return images.cpu() if len(images) else None
 
     @during("clustering")
@@ -240,10 +243,10 @@ class Relabeller:
             if memory.needs_bank:
                 bank = _of(banks, domain, wiring["network"], flip, wiring["on"])
             with parameters_kept(memory, self.optimizer()):  # type: ignore[arg-type]
-                memory.reset(  # type: ignore[operator]
-                    None if bank is None else bank.to(device, torch.float32), labels.to(device), cameras.to(device)
-                )
-            processes.spread(list(memory.state_dict().values()))
+                given = None if bank is None else bank.to(device, torch.float32), labels.to(device), cameras.to(device)
+                call("memory", memory, "reset", memory.reset, *given)  # type: ignore[arg-type]
+            expect_columns(memory, self.labels[level].count)
+            processes.spread(list(call("memory", memory, "state_dict", memory.state_dict).values()))  # type: ignore[arg-type]
             self.model.follow(name)
 
     # ---- what a checkpoint keeps
@@ -270,7 +273,7 @@ class Relabeller:
                 for name, labels in self.labels.items()
             },
             "refiners": {
-                name: refiner.state_dict() for name, refiner in self._remembering().items()
+                name: call(kind_of(part), part, "state_dict", part.state_dict) for name, part in self._remembering().items()
             },
         }
 
@@ -282,7 +285,7 @@ class Relabeller:
                     f"The checkpoint knows nothing of {name}, which remembers earlier labellings. Put the config back "
                     "as it was, or start anew in another folder (--work-dir)."
                 )
-            refiner.load_state_dict(state["refiners"][name])
+            call(kind_of(refiner), refiner, "load_state_dict", refiner.load_state_dict, state["refiners"][name])
         self.labels = {}
         for name, tensors in state["labels"].items():
             arrays = {key: np.asarray(tensor.cpu()) for key, tensor in tensors.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ from reidx.engine.relabel import IDENTITY, Extractor, Relabeller
 from reidx.engine.runner import ReidRunner, device_of_this_process
 from reidx.evaluation import Details, evaluate
 from reidx.evaluation.domain_probe import domain_probe
+from reidx.promises import remarks
 from reidx.schema import Evaluate, Stage
+from reidx.seam import call, calling, kind_of, watching
 from reidx.spans import span
 
 
@@ -59,7 +62,7 @@ class StageRun:
         processes.spread(list(self.model.state_dict().values()))
         self.model.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         transforms = {
-            name: build("transform", "ReidTest", mean=network.mean, std=network.std).batch
+            name: calling("transform", build("transform", "ReidTest", mean=network.mean, std=network.std), "batch")
             for name, network in self.model.networks.items()
         }
         self.extractor = Extractor(self.model, domains, transforms, stage.precision, stage.bank, reporter)
@@ -141,6 +144,7 @@ class StageRun:
         return f"{taken}, lower data.image_size, or set precision: bf16."
 
     @during("relabelling")
+    @watching()
     def _prepare(self, epoch: int) -> Report:
         identity = {
             name: stream.domain for name, stream in self.stage.streams.items() if stream.labels == IDENTITY
@@ -175,7 +179,7 @@ class StageRun:
                 what = f"features of {domain} for {bound.name}"
                 bank = self.extractor.bank(domain, "train", "student", set(alignment.requires), False, what)
                 banks.append({name: rows.to(self.model.device, torch.float32) for name, rows in bank.items()})
-            alignment.begin(*banks)
+            call("alignment", alignment, "begin", alignment.begin, *banks)
             processes.spread(list(alignment.state_dict().values()))
 
     def _say_notes(self) -> None:
@@ -183,11 +187,13 @@ class StageRun:
         labellers = [
             part for plan in self.relabeller.levels.values() for part in (plan.pipeline.clusterer, *plan.pipeline.refiners)
         ]
-        for part in (*self.model.modules(), *labellers):
-            for note in getattr(part, "notes", list)():
-                if note not in self._said:
-                    self._said.add(note)
-                    self.reporter.say(note)
+        speaking = [part for part in (*self.model.modules(), *labellers) if hasattr(part, "notes")]
+        notes = [call(kind_of(part), part, "notes", lambda part: list(part.notes()), part) for part in speaking]
+        for note in (*itertools.chain(*notes), *remarks):
+            if note not in self._said:
+                self._said.add(note)
+                self.reporter.say(note)
+        remarks.clear()
 
     def _stream(self, name: str) -> Any:
         stream = self.stage.streams[name]
@@ -210,7 +216,7 @@ class StageRun:
             rank=processes.rank(),
             world_size=processes.count(),
         )
-        return batches(view, sampler, self.domains.workers)
+        return batches(view, sampler, self.domains.workers, self.stage.iters)
 
     # ---- evaluation
 
@@ -218,6 +224,7 @@ class StageRun:
         return self.evaluate()[0] if work_of(self.stage, epoch)["evaluate"] else {}
 
     @during("evaluation")
+    @watching()
     def evaluate(self) -> tuple[Report, dict[str, Any]]:
         """The retrieval metrics of the network as it is, and the evaluation's card; empty without a domain to test on."""
         settings: Evaluate = self.stage.evaluate

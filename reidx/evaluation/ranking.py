@@ -26,6 +26,7 @@ from reidx.evaluation.reranking import Reranking
 from reidx.labels.candidates import UNDERFLOW, exact_products
 from reidx.labels.compiled import in_threads
 from reidx.labels.features import checked, unit
+from reidx.seam import call
 
 _BLOCK_BYTES = 32 << 20
 
@@ -103,7 +104,7 @@ def evaluate(
     x, y = query.cpu().numpy(), gallery.cpu().numpy()
     for start, block, error in _distance_blocks(query, gallery, place):
         rows = slice(start, start + len(block))
-        skip = rule.ignored(q_ids[rows], g_ids, q_cams[rows], g_cams)
+        skip = call("protocol", rule, "ignored", rule.ignored, q_ids[rows], g_ids, q_cams[rows], g_cams)
         factor, offset = _reranked(reranking, rows)
         in_threads(
             count_ranks, len(block), block, error, skip, q_ids[rows], g_ids, x[rows], y, factor, offset,

@@ -17,6 +17,7 @@ from reidx.errors import DataError
 from reidx.labels.features import not_finite
 from reidx.labels.graph import checked_graph
 from reidx.labels.sharding import agree
+from reidx.seam import Broken, call, kind_of
 from reidx.spans import span
 
 
@@ -92,7 +93,8 @@ class LabelPipeline:
             clusterer = next((c for s, c in self.varied if s == settings), None) if settings else self.clusterer
             if clusterer is None:
                 raise ValueError(f"a refiner clusters with {settings}, which is not among its variations")
-            return np.asarray(clusterer(bank[self.on] if graph is None else graph), dtype=np.int64)
+            found = call("clusterer", clusterer, "__call__", clusterer, bank[self.on] if graph is None else graph)
+            return np.asarray(found, dtype=np.int64)
 
         labels = LabelSet(cluster())
         if labels.count == 0:
@@ -100,7 +102,7 @@ class LabelPipeline:
         context = Labelling(bank, self.on, graph, self.clusterer, cluster, epoch, previous, cameras)
         for refiner in self.refiners:
             with span("refine"):
-                labels = refiner(labels, context)
+                labels = call("refiner", refiner, "__call__", refiner, labels, context)
         check(labels, len(cameras))
         agree(labels.labels, labels.arrays())
         labels.report = {**report(labels.labels, previous), **labels.report}
@@ -116,10 +118,8 @@ class LabelPipeline:
         several = getattr(self.distance, "requires", None)
         given = {name: bank[name] for name in several} if several else bank[self.on]
         cuts = "within" in inspect.signature(self.distance).parameters
-        graph = self.distance(given, within=within) if cuts else self.distance(given)
-        made_by = self.distance if inspect.isroutine(self.distance) else type(self.distance)
-        name = f"the graph by the distance {made_by.__qualname__} (module {made_by.__module__})"
-        return checked_graph(graph, len(bank[self.on]), name)
+        graph = call("distance", self.distance, "__call__", self.distance, given, **({"within": within} if cuts else {}))
+        return call("distance", self.distance, "the graph that came of it", _sound, self.distance, graph, len(bank[self.on]))
 
     def _nothing(self, epoch: int, bank: dict[str, Tensor] | None, images: int) -> str:
         advice = ""
@@ -146,13 +146,25 @@ class LabelPipeline:
         )
 
 
+def _sound(distance: Any, graph: Any, images: int) -> csr_array:
+    """The graph that a distance made, checked; raises :class:`Broken` of a component, :class:`DataError` of any other."""
+    made_by = distance if inspect.isroutine(distance) else type(distance)
+    name = f"the graph by the distance {made_by.__qualname__} (module {made_by.__module__})"
+    try:
+        return checked_graph(graph, images, name)
+    except DataError as error:
+        if kind_of(distance):
+            raise Broken(str(error).rstrip(".")) from error
+        raise
+
+
 def variations(refiner: Any, clusterer: Any) -> list[dict[str, Any]]:
     """The settings of the clusterer that a refiner will ask for beside its own; none for most.
 
     Raises :class:`ConfigError` where the clusterer has no such setting.
     """
     asked = getattr(refiner, "variations", None)
-    return [] if asked is None else asked(clusterer)
+    return [] if asked is None else call("refiner", refiner, "variations", asked, clusterer)
 
 
 def check(labels: LabelSet, images: int) -> None:

@@ -15,6 +15,7 @@ from reidx.errors import ConfigError
 from reidx.models.domain_norm import split_by_domain
 from reidx.models.frozen import freeze_parts
 from reidx.models.norm import group_batch_norm
+from reidx.seam import Broken, call
 
 
 class Network(nn.Module):
@@ -63,11 +64,12 @@ class Network(nn.Module):
 
     def map(self, images: Tensor) -> Tensor:
         """The backbone's map (B,C,h,w)."""
-        return self.backbone(images)
+        return call("backbone", self.backbone, "forward", self.backbone, images)
 
     def head(self, maps: Tensor, teacher: Tensor | None = None) -> Features:
         """The fusion's features of a map; ``teacher`` is the teacher's map, for a fusion that wants it."""
-        return self.fusion(maps, teacher=teacher) if self.wants_teacher else self.fusion(maps)
+        given = {"teacher": teacher} if self.wants_teacher else {}
+        return call("fusion", self.fusion, "forward", self.fusion, maps, **given)
 
     def forward(self, images: Tensor, teacher: Tensor | None = None) -> Features:
         return self.head(self.map(images), teacher)
@@ -101,11 +103,27 @@ def build_network(
     context: dict[str, Any] = {}
     if wants_tail(model["fusion"]):
         context["tail"] = _cut(backbone, model, where)
-    fusion = build(
-        "fusion", model["fusion"], where=f"{where}.fusion", in_channels=backbone.out_channels, **context
-    )
+    context["in_channels"] = call("backbone", backbone, "its out_channels", _channels, backbone)
+    fusion = build("fusion", model["fusion"], where=f"{where}.fusion", **context)
+    call("fusion", fusion, "its dims", _dims, fusion, contract("fusion", model["fusion"]).provides)
     own = domains if model.get("domain_bn") else ()
     return Network(backbone, fusion, model["bn_group"], model["freeze"], where, own, size)
+
+
+def _channels(backbone: nn.Module) -> int:
+    channels = getattr(backbone, "out_channels", None)
+    if not isinstance(channels, int) or channels < 1:
+        raise Broken(f"its out_channels is {channels!r}, not the number of channels of its map")
+    return channels
+
+
+def _dims(fusion: nn.Module, provides: frozenset[str]) -> None:
+    """Raise unless a fusion says how wide each feature is that its contract provides."""
+    dims = getattr(fusion, "dims", None)
+    if not isinstance(dims, Mapping) or not all(isinstance(width, int) and width > 0 for width in dims.values()):
+        raise Broken(f"its dims is {dims!r}, not a mapping of each feature's name to its width")
+    if missing := sorted({"embed", *provides} - set(dims)):
+        raise Broken(f"its dims has no {', '.join(missing)}, which it promises in `provides` ({', '.join(dims)} is there)")
 
 
 def wants_tail(fusion: Mapping[str, Any]) -> bool:

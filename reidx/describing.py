@@ -1,0 +1,72 @@
+"""Words for a message: what a value is, and what a stranger's error says, in one line of reasonable length."""
+
+from __future__ import annotations
+
+import dis
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+LIMIT = 400
+"""Characters of a stranger's text that a message takes in."""
+
+
+def plain(thing: object, limit: int = LIMIT) -> str:
+    """What an object says of itself, as one printable line of at most ``limit`` characters, even where it cannot say it."""
+    try:
+        text = str(thing)
+    except BaseException as error:  # a stranger's __str__ may do anything, exit too
+        return f"(its message cannot be shown: str() raised {type(error).__name__})"
+    text = re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]?", "", text[: 8 * limit])
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= limit else f"{text[:limit]} …"
+
+
+def raised_on_purpose(error: BaseException) -> bool:
+    """Whether a ``raise`` statement raised an error: a Ctrl-C comes up between other instructions."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None:
+        return False
+    code, at = last.tb_frame.f_code.co_code, last.tb_lasti
+    return code[at] == dis.opmap["RAISE_VARARGS"] and code[at + 1] > 0  # 0: it raises again what it caught
+
+
+def described(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """What a function was called with: each argument by its name, what it is, its shape and type."""
+    return ", ".join(f"{name} {what(value)}" for name, value in named(function, args, kwargs).items())
+
+
+def named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by their names."""
+    try:
+        names = [p.name for p in inspect.signature(function).parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
+    except (TypeError, ValueError):
+        names = []
+    names += [f"argument {number + 1}" for number in range(len(names), len(args))]
+    return {**dict(zip(names, args)), **kwargs}
+
+
+def what(value: Any, depth: int = 0) -> str:
+    """One value: type, shape and device of an array, the parts of a mapping, else its type."""
+    try:
+        if hasattr(value, "shape") and hasattr(value, "dtype"):
+            kind = str(value.dtype).removeprefix("torch.")
+            shape = "x".join(map(str, value.shape)) or "scalar"
+            sparse = f" sparse ({value.nnz} entries)" if hasattr(value, "nnz") and hasattr(value, "indptr") else ""
+            device = getattr(value, "device", None)
+            return f"{kind} {shape}{sparse}{f' on {device}' if device is not None and str(device) != 'cpu' else ''}"
+        if isinstance(value, Mapping) and depth < 2:
+            return "{" + ", ".join(f"{plain(k, 40)}: {what(v, depth + 1)}" for k, v in list(value.items())[:12]) + "}"
+        if value is None or isinstance(value, bool | int | float):
+            return plain(value, 40)
+        if isinstance(value, str):
+            return plain(repr(value), 60)
+        if isinstance(value, list | tuple):
+            return f"{type(value).__name__} of {len(value)}"
+        labels: Any = getattr(value, "labels", None)
+        return f"{type(value).__name__}{f' of {len(labels)} labels' if hasattr(labels, '__len__') else ''}"
+    except Exception:  # a message must come about whatever a stranger's object does
+        return type(value).__name__

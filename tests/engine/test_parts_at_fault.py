@@ -1,0 +1,385 @@
+"""Parts of an experiment that break, or do not do what they promise, at each place where a run calls them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.sparse import csr_array
+from torch import nn
+
+from reidx import promises, seam
+from reidx.cli.main import main
+from reidx.contracts import LabelSet
+from reidx.data.datasets.base import Split
+from reidx.data.domains import Domains
+from reidx.data.loading import LabelledView, batches
+from reidx.engine.loop import refuse_odd_rates
+from reidx.errors import ReidxError, RunError
+from reidx.evaluation.protocols import Protocol, has_match
+from reidx.labels.pipeline import LabelPipeline
+from reidx.memory import Memory
+from reidx.registry import Component, Entry
+
+
+@pytest.fixture
+def of_plugin(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], Any]:
+    """Makes an object known as a component of a plugin."""
+    monkeypatch.setattr(seam, "_built", {})
+
+    def known(kind: str, component: Any) -> Any:
+        name = type(component).__name__
+        return seam.built(Entry(Component(kind, name, f"{__name__}:{name}"), "mine", "reidx-mine 0.1"), component)
+
+    return known
+
+
+def said(raised: pytest.ExceptionInfo[BaseException]) -> str:
+    """The message, which names plugin, contract and a line of this file."""
+    text = str(raised.value)
+    assert "(from reidx-mine 0.1) " in text and " is given " in text and "test_parts_at_fault.py" in text
+    return text
+
+
+def test_loss_that_exits_is_no_success(register, experiment, tmp_path, capsys):
+    class Exits(nn.Module):
+        def forward(self, scores, targets):
+            raise SystemExit(0)
+
+    register("loss", Exits)
+    path = experiment(objective=[{"loss": "Exits", "memory": "rows"}])
+    assert main(["train", str(path), "--work-dir", str(tmp_path / "run"), "--progress", "quiet"]) == 1
+    text = capsys.readouterr().err
+    assert "loss Exits (from the test) failed in forward: it exits the program (SystemExit: 0)" in text
+    assert "This was in stage adapt, epoch 1/2, training" in text and "fault of the program" in text
+
+
+def test_promises_are_looked_at_once_an_epoch(register, experiment, tmp_path, monkeypatch):
+    looked: list[bool] = []
+
+    class Looks(nn.Module):
+        def forward(self, scores, targets):
+            looked.append(seam._watched.get())
+            return F.cross_entropy(scores, targets)
+
+    register("loss", Looks)
+    path = experiment(objective=[{"loss": "Looks", "memory": "rows"}], evaluate={})
+    assert main(["train", str(path), "--work-dir", str(tmp_path / "run"), "--progress", "quiet"]) == 0
+    assert looked == [True, False, False] * 2
+
+
+def test_program_that_exits_in_a_command_is_no_success(monkeypatch, capsys):
+    from reidx.cli import config
+
+    def leave(arguments: argparse.Namespace) -> int:
+        raise SystemExit(0)
+
+    monkeypatch.setattr(config, "run", leave)
+    assert main(["config", "a.yaml"]) == 1
+    assert "ended by SystemExit(0) before it was done" in capsys.readouterr().err
+
+
+# ---- samplers
+
+
+class Draws:
+    """A sampler that draws what it is made with."""
+
+    outliers = "drop"
+
+    def __init__(self, plan: Any) -> None:
+        self.plan = plan
+
+    def __iter__(self) -> Any:
+        return iter(self.plan)
+
+
+class Store:
+    held = None
+
+    def __len__(self) -> int:
+        return 6
+
+
+DRAWN = {
+    "beyond the images": ([[0, 6], [1, 2]], "position 6, but there are 6 images"),
+    "below": ([[-1, 0], [1, 2]], "position -1"),
+    "words": ([["a", 0], [1, 2]], "'a' (str)"),
+    "halves": ([[0.5, 0], [1, 2]], "0.5 (float)"),
+    "truth": ([[True, 0], [1, 2]], "True (bool)"),
+    "too few": ([[0, 1]], "1 batches of 2 images, but was asked for 2"),
+    "too many": ([[0, 1]] * 3, "3 batches"),
+    "other sizes": ([[0, 1], [1]], "2 batches of 1, 2 images"),
+    "empty": ([[], []], "2 batches of 0 images"),
+    "none": ([], "0 batches of no images"),
+    "outliers": ([[0, 5], [1, 2]], "1 outliers (label -1)"),
+    "no iterator": (None, "TypeError: 'NoneType' object is not iterable"),
+    "no batches": ([1, 2], "TypeError: 'int' object is not iterable"),
+}
+
+
+@pytest.mark.parametrize(("plan", "fault"), DRAWN.values(), ids=DRAWN)
+def test_sampler_is_checked_before_its_epoch(of_plugin, plan, fault):
+    view = LabelledView(Store(), np.zeros(6, np.int64), LabelSet(np.array([0, 0, 1, 1, 2, -1])))  # type: ignore[arg-type]
+    with pytest.raises(ReidxError) as raised:
+        batches(view, of_plugin("sampler", Draws(plan)), 0, 2)
+    assert fault in said(raised) and "sampler mine.Draws" in str(raised.value)
+
+
+def test_sampler_that_does_right_passes(of_plugin):
+    view = LabelledView(Store(), np.zeros(6, np.int64), LabelSet(np.arange(6)))  # type: ignore[arg-type]
+    assert len(batches(view, of_plugin("sampler", Draws([np.array([0, 5]), [torch.tensor(1).item(), 2]])), 0, 2)) == 2
+
+
+# ---- labelling
+
+
+class Clusters:
+    """A clusterer of features that gives what it is made with."""
+
+    needs, outliers = "features", "never"
+
+    def __init__(self, labels: Any) -> None:
+        self.labels = labels
+
+    def __call__(self, features: torch.Tensor) -> Any:
+        return self.labels(features) if callable(self.labels) else np.copy(self.labels)
+
+
+class Refines:
+    """A refiner that gives what it is made with."""
+
+    requires: frozenset[str] = frozenset()
+    outliers = "never"
+
+    def __init__(self, change: Any, provides: tuple[str, ...] = ()) -> None:
+        self.change, self.provides = change, frozenset(provides)
+
+    def __call__(self, labels: LabelSet, labelling: Any) -> Any:
+        return self.change(labels.labels)
+
+
+GOOD = np.array([0, 0, 1, 1])
+ONES = np.ones(4, np.float32)
+
+
+def labelled(clusterer: Any, refiners: list[Any]) -> LabelSet:
+    with seam.watching():
+        pipeline = LabelPipeline("embed", None, clusterer, refiners)
+        return pipeline({"embed": torch.ones(4, 2)}, epoch=0, cameras=np.zeros(4, np.int64))
+
+
+CLUSTERED = {
+    "too short": (GOOD[:3], "not labels (4,)"),
+    "two axes": (GOOD[:, None], "not labels (4,)"),
+    "nothing": (lambda features: None, "not labels (4,)"),
+    "floats": (GOOD + 0.5, "labels of float64"),
+    "gaps": (2 * GOOD, "gaps: 2 labels, the largest is 2"),
+    "below -1": (GOOD - 2, "a label is -2"),
+    "huge": (GOOD * 10**12, "gaps"),
+    "outliers": (GOOD - 1, "it left 2 outliers"),
+    "in place": (lambda features: [features.zero_(), GOOD][1], "it changed features in place"),
+    "raises": (lambda features: 1 / 0, "ZeroDivisionError"),
+    "exits": (lambda features: sys.exit(0), "it exits the program"),
+}
+
+
+@pytest.mark.parametrize(("labels", "fault"), CLUSTERED.values(), ids=CLUSTERED)
+def test_clusterer_is_checked(of_plugin, labels, fault):
+    with pytest.raises(ReidxError) as raised:
+        labelled(of_plugin("clusterer", Clusters(labels)), [])
+    assert fault in said(raised) and "clusterer mine.Clusters" in str(raised.value)
+
+
+REFINED = {
+    "nothing": (lambda old: None, (), "not a LabelSet"),
+    "an array": (lambda old: old, (), "not a LabelSet"),
+    "fewer images": (lambda old: LabelSet(old[:3]), (), "not int64 (4,)"),
+    "texts": (lambda old: LabelSet(old.astype(str)), (), "not int64 (4,)"),
+    "gaps": (lambda old: LabelSet(3 * old), (), "gaps"),
+    "outliers": (lambda old: LabelSet(old - 1), (), "it left 2 outliers"),
+    "weights missing": (LabelSet, ("weights",), "it gave no weights, which it promises"),
+    "extra missing": (LabelSet, ("agreement",), "it gave no agreement"),
+    "weights unsaid": (lambda old: LabelSet(old, ONES), (), "it gave weights, of which its `provides` says nothing"),
+    "weights of 2": (lambda old: LabelSet(old, 2 * ONES), ("weights",), "from 2.0 to 2.0, not 0 to 1"),
+    "weights NaN": (lambda old: LabelSet(old, ONES * np.nan), ("weights",), "its weights has NaN"),
+    "weights of two": (lambda old: LabelSet(old, np.ones((4, 2))), ("weights",), "its weights are"),
+    "soft sums": (lambda old: LabelSet(old, soft_targets=np.ones((4, 2))), ("soft_targets",), "no probabilities"),
+    "soft negative": (lambda old: LabelSet(old, None, np.array([[2.0, -1.0]] * 4)), ("soft_targets",), "no probabilities"),
+    "soft shape": (lambda old: LabelSet(old, soft_targets=np.ones((4, 3)) / 3), ("soft_targets",), "not (4, 2)"),
+    "extra short": (lambda old: LabelSet(old, extra={"agreement": ONES[:2]}), ("agreement",), "not an array of 4 images"),
+    "extra infinite": (lambda old: LabelSet(old, extra={"agreement": ONES * np.inf}), ("agreement",), "NaN or infinite"),
+    "in place": (lambda old: [old.fill(0), LabelSet(old)][1], (), "it changed labels in place"),
+    "raises": (lambda old: {}["x"], (), "KeyError"),
+}
+
+
+@pytest.mark.parametrize(("change", "provides", "fault"), REFINED.values(), ids=REFINED)
+def test_refiner_is_checked(of_plugin, change, provides, fault):
+    with pytest.raises(ReidxError) as raised:
+        labelled(Clusters(GOOD), [of_plugin("refiner", Refines(change, provides))])
+    assert fault in said(raised) and "refiner mine.Refines" in str(raised.value)
+
+
+def test_refiner_that_does_right_passes(of_plugin):
+    soft = np.array([[0.5, 0.5]] * 4, np.float32)
+    right = Refines(lambda old: LabelSet(old, 0.5 * ONES, soft, {"agreement": ONES}), ("weights", "soft_targets", "agreement"))
+    assert labelled(of_plugin("clusterer", Clusters(GOOD)), [of_plugin("refiner", right)]).count == 2
+
+
+class Measures:
+    def __init__(self, graph: Any) -> None:
+        self.graph = graph
+
+    def __call__(self, features: torch.Tensor) -> Any:
+        return self.graph
+
+
+EYE = csr_array(np.eye(4, dtype=np.float32))
+NAN = csr_array((EYE.data * np.nan, EYE.indices, EYE.indptr), shape=(4, 4))
+
+
+@pytest.mark.parametrize("graph", [None, np.eye(4), EYE[:3], NAN])
+def test_distance_is_checked(of_plugin, graph):
+    clusterer = Clusters(GOOD)
+    clusterer.needs = "graph"
+    pipeline = LabelPipeline("embed", of_plugin("distance", Measures(graph)), clusterer)
+    with pytest.raises(ReidxError) as raised:
+        pipeline({"embed": torch.ones(4, 2)}, epoch=0, cameras=np.zeros(4, np.int64))
+    assert "distance mine.Measures" in said(raised)
+
+
+# ---- memories, data sets, protocols, rates
+
+
+class Rows(Memory):
+    """A memory that does what it is made with when it is updated."""
+
+    def __init__(self, change: Callable[[Rows, torch.Tensor], Any] = lambda memory, features: None) -> None:
+        super().__init__()
+        self.change = change
+        self.register_buffer("rows", torch.zeros(3, 2))
+
+    def reset(self, bank, labels, cameras=None): ...
+
+    def forward(self, features):
+        return features @ self.rows.T
+
+    def update(self, features, targets, index):
+        self.change(self, features)
+
+
+def updated(memory: Any) -> None:
+    with seam.watching():
+        given = torch.ones(2, 2), torch.zeros(2, dtype=torch.int64), torch.arange(2)
+        seam.call("memory", memory, "update", memory.update, *given)
+
+
+def test_update_that_changes_nothing_is_remarked(of_plugin, monkeypatch):
+    monkeypatch.setattr(promises, "remarks", remarks := [])
+    updated(of_plugin("memory", Rows(lambda memory, features: memory.rows.add_(1))))
+    assert not remarks
+    updated(of_plugin("memory", Rows()))
+    assert remarks == ["memory Rows: the update after a step left all that it holds as it was"]
+
+
+def test_update_that_changes_what_it_is_given(of_plugin):
+    with pytest.raises(ReidxError) as raised:
+        updated(of_plugin("memory", Rows(lambda memory, features: features.zero_())))
+    assert "it changed features in place" in said(raised)
+
+
+class Sets:
+    def __init__(self, train: Any) -> None:
+        self.train = train
+
+
+@pytest.mark.parametrize("train", [None, (["a"], [1], [1]), Split([1], None, np.zeros(1, np.int64))])  # type: ignore[list-item]
+def test_data_set_without_splits(of_plugin, train):
+    data = {"domains": {"target": {}}, "image_size": (8, 4), "interpolation": "bilinear", "workers": 0, "cache_gb": 0}
+    domains = Domains(data)
+    domains._datasets["target"] = of_plugin("dataset", Sets(train))
+    with pytest.raises(ReidxError) as raised:
+        domains.split("target", "train")
+    assert "dataset mine.Sets" in said(raised) and "its train" in str(raised.value)
+
+
+class Ignores(Protocol):
+    def __init__(self, mask: Any) -> None:
+        super().__init__("mine", "1", camera_filter=False)
+        object.__setattr__(self, "mask", mask)
+
+    def ignored(self, query_ids, gallery_ids, query_cams, gallery_cams):
+        return self.mask  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("mask", [None, np.zeros((2, 2), bool), np.zeros((2, 3)), [[False] * 3] * 2])
+def test_protocol_is_checked(of_plugin, mask):
+    ids = np.arange(3)
+    with pytest.raises(ReidxError) as raised:
+        has_match(of_plugin("protocol", Ignores(mask)), ids[:2], ids, ids[:2], ids)
+    assert "protocol mine.Ignores" in said(raised) and "not booleans (2, 3)" in str(raised.value)
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -0.1])
+def test_learning_rate_that_is_none(rate):
+    refuse_odd_rates({"lr": [0.1, 0.0]})
+    with pytest.raises(RunError, match="the learning rate is"):
+        refuse_odd_rates({"lr": [0.1, rate]})
+
+
+# ---- commands of plugins
+
+COMMAND = '''
+from reidx import PluginInfo, hookimpl
+@hookimpl
+def reidx_plugin():
+    return PluginInfo(title="A plugin", api=1, licence="MIT")
+@hookimpl
+def reidx_commands():
+    return {"go": "{module}:go"}
+def go(words):
+    ACTION
+'''
+
+
+@pytest.mark.parametrize(
+    ("action", "fault"),
+    [
+        ("raise ValueError('kaputt')", "failed: ValueError: kaputt"),
+        ("raise GeneratorExit", "failed: GeneratorExit"),
+        ("return 'done'", "returned 'done'"),
+        ("return 1.5", "returned '1.5'"),
+    ],
+)
+def test_command_of_a_plugin(fake_plugins, action, fault):
+    from reidx.plugins import run_command
+
+    fake_plugins.add("mine", COMMAND.replace("ACTION", action))
+    _, found = fake_plugins.discover()
+    with pytest.raises(ReidxError) as raised:
+        run_command(found["mine"][0], "go", ["a"])
+    text = str(raised.value)
+    assert "command mine.go (from reidx-mine 0.1, fake_reidx_mine:go)" in text and fault in text
+    assert "fake_reidx_mine.py:" in text and "A command is given the list of arguments" in text
+
+
+def test_error_that_came_through_a_plugin_by_other_ways(fake_plugins, monkeypatch):
+    from reidx import plugins
+
+    fake_plugins.add("mine", COMMAND.replace("ACTION", "1 / 0"))
+    _, found = fake_plugins.discover()
+    monkeypatch.setattr(plugins, "_found", lambda: (None, found["mine"]))
+    monkeypatch.setattr(plugins._found, "cache_info", lambda: argparse.Namespace(currsize=1), raising=False)
+    with pytest.raises(ZeroDivisionError) as raised:
+        plugins.load_command(found["mine"][0], "go")([])
+    owner = plugins.owner_of(raised.value)
+    assert owner == f"the plugin mine (from reidx-mine 0.1), {Path(fake_plugins.folder / 'fake_reidx_mine.py')}:10"
+    assert plugins.owner_of(ValueError("elsewhere")) is None
