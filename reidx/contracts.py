@@ -127,6 +127,8 @@ INPUTS = (
 """What a loss may name as an argument of its ``forward``, beside what the stream's refiners and the term's memory provide."""
 
 CAMERAS = ("required", "used", "unused")
+OUTLIERS = ("", "emits", "never", "draw", "drop", "keep")
+NEEDS = ("", "graph", "features", "tail")
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ def contract_of(component: type, params: Mapping[str, Any] | None = None) -> Con
     for name in ("requires", "provides", "of_parts"):
         declared[name] = frozenset(declared.get(name, ()))
     contract = Contract(**declared)
-    if contract.cameras not in CAMERAS:
-        raise TypeError(f"{component.__name__}.cameras is {contract.cameras!r}; it must be one of {CAMERAS}.")
+    for name, words in {"cameras": CAMERAS, "outliers": OUTLIERS, "needs": NEEDS}.items():
+        if getattr(contract, name) not in words:
+            raise TypeError(f"{component.__name__}.{name} is {getattr(contract, name)!r}; it must be one of {words}.")
     return contract

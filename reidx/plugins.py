@@ -110,7 +110,8 @@ def run_command(plugin: Plugin, name: str, words: Sequence[str]) -> int:
     except (KeyboardInterrupt, SystemExit, ReidxError, BrokenPipeError):
         raise
     except BaseException as error:
-        at = _own_line(plugin, error) or place_of(function)
+        own = _own_frame(plugin, error)
+        at = own[1] if own else place_of(function)
         failed = f"{who} failed: {type(error).__name__}: {plain(error)} ({at})."
         raise PluginError(f"{failed} {wanted}; it was given {words}.") from error
     if code is not None and not isinstance(code, int):
@@ -119,25 +120,33 @@ def run_command(plugin: Plugin, name: str, words: Sequence[str]) -> int:
 
 
 def owner_of(error: BaseException) -> str | None:
-    """The plugin whose code an error came through, with its own line; None where there was none, or none is known yet."""
+    """The plugin whose code an error came through, its own line and what is in use of that module; None without one."""
     if not _found.cache_info().currsize:
         return None
+    from reidx.seam import contract_of_kind, in_use
+
     for plugin in plugins():
-        if plugin.namespace and (line := _own_line(plugin, error)):
-            return f"the plugin {plugin.namespace} (from {plugin.origin}), {line}"
+        if plugin.namespace and (own := _own_frame(plugin, error)):
+            module, line = own
+            parts = in_use(module)
+            names = " or ".join(f"{entry.kind} {entry.name}" for entry in parts)
+            contracts = "".join(f" {contract_of_kind(kind)}." for kind in dict.fromkeys(entry.kind for entry in parts))
+            return f"{names or f'the plugin {plugin.namespace}'} (from {plugin.origin}), {line}.{contracts}"
     return None
 
 
-def _own_line(plugin: Plugin, error: BaseException) -> str:
-    """The last line of a plugin's own packages that an error came through."""
+def _own_frame(plugin: Plugin, error: BaseException) -> tuple[str, str] | None:
+    """The last module of a plugin's own packages that an error came through, and the line."""
     targets = [entry.component.target for entry in plugin.entries] + list(plugin.commands.values())
     tops = {target.partition(":")[0].partition(".")[0] for target in targets}
-    found, link = "", error
+    found: tuple[str, str] | None = None
+    link: BaseException | None = error
     while link is not None:
         for frame, line in traceback.walk_tb(link.__traceback__):
-            if str(frame.f_globals.get("__name__", "")).partition(".")[0] in tops:
-                found = f"{frame.f_code.co_filename}:{line}"
-        link = link.__cause__  # type: ignore[assignment]
+            module = str(frame.f_globals.get("__name__", ""))
+            if module.partition(".")[0] in tops:
+                found = module, f"{frame.f_code.co_filename}:{line}"
+        link = link.__cause__
     return found
 
 

@@ -105,9 +105,7 @@ def blamed(
     vars(error)["blamed"] = True
     code = _code(function)
     who = f"{entry.kind} {entry.name} (from {entry.distribution})"
-    kind = KINDS[entry.kind]
-    article = "An" if entry.kind[0] in "aeiou" else "A"
-    contract = f"{article} {entry.kind} is given {kind.given} and returns {kind.returns}"
+    contract = contract_of_kind(entry.kind)
     if isinstance(error, ReidxError):
         if entry.namespace:
             line = own_line(entry, error, code)
@@ -126,6 +124,11 @@ def blamed(
         told = PluginError(f"{said} This is a fault of the plugin, not of what was given: mend it there, or tell its authors.")
     vars(told)["blamed"] = True
     return told
+
+
+def in_use(module: str) -> list[Entry]:
+    """The entries of the components that were built of a module's classes."""
+    return [entry for entry in _built.values() if entry.component.target.partition(":")[0] == module]
 
 
 def own_line(entry: Entry, error: BaseException | None, code: Any = None) -> str:
@@ -147,6 +150,12 @@ def own_line(entry: Entry, error: BaseException | None, code: Any = None) -> str
     file = str(getattr(module, "__file__", None) or "")
     places = [place_of(code), place_of(getattr(module, name, None))]
     return next((place for place in places if file and place.startswith((file, _folder(entry)))), file or places[0])
+
+
+def contract_of_kind(name: str) -> str:
+    """In one clause, what a component of a kind is called with and has to return."""
+    kind = KINDS[name]
+    return f"{'An' if name[0] in 'aeiou' else 'A'} {name} is given {kind.given} and returns {kind.returns}"
 
 
 def _is_own(entry: Entry, frame: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -61,6 +62,14 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, type], None]:
         known.add(Entry(Component(kind, component.__name__, target), "", "the test"))
 
     return register
+
+
+@pytest.fixture
+def listening() -> Iterator[None]:
+    """SIGINT is a KeyboardInterrupt, also in a job in the background, whose shell has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

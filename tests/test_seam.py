@@ -132,13 +132,13 @@ def test_what_the_machine_did_passes(made, action, kind):
     assert type(raised.value) is kind
 
 
-def test_ctrl_c_in_a_plugin_is_a_ctrl_c(made):
+def test_ctrl_c_in_a_plugin_is_a_ctrl_c(made, listening):
     with pytest.raises(KeyboardInterrupt):
-        asked(made("os.kill(os.getpid(), signal.SIGINT)\nfor _ in range(10**9): pass"))
+        asked(made("os.kill(os.getpid(), signal.SIGINT)\nfor _ in range(10**7): pass"))
 
 
-def test_ctrl_c_that_is_raised_again_is_a_ctrl_c(made):
-    struck = "os.kill(os.getpid(), signal.SIGINT)\n    for _ in range(10**9): pass"
+def test_ctrl_c_that_is_raised_again_is_a_ctrl_c(made, listening):
+    struck = "os.kill(os.getpid(), signal.SIGINT)\n    for _ in range(10**7): pass"
     action = f"try:\n    {struck}\nexcept KeyboardInterrupt:\n    raise"
     with pytest.raises(KeyboardInterrupt):
         asked(made(action))
@@ -151,7 +151,7 @@ def test_signal_handler_that_exits_is_no_fault_of_the_plugin(made):
     before = signal.signal(signal.SIGUSR1, end)
     try:
         with pytest.raises(SystemExit) as raised:
-            asked(made("os.kill(os.getpid(), signal.SIGUSR1)\nfor _ in range(10**9): pass"))
+            asked(made("os.kill(os.getpid(), signal.SIGUSR1)\nfor _ in range(10**7): pass"))
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert raised.value.code == 143
