@@ -97,6 +97,26 @@ def test_next_to_no_row_is_compared_with_all(monkeypatch, kind):
     assert compared and max(compared) <= N // 20
 
 
+@pytest.mark.parametrize("noise", [1e-3, 1e-5])
+def test_approximate_lists_of_a_clump_are_those_of_any_features(noise):
+    random = np.random.default_rng(0)
+    clouds = random.normal(size=(60, D))[random.integers(0, 60, 3000)] + 0.3 * random.normal(size=(3000, D))
+    x = (random.normal(size=(1, D)) + noise * clouds).astype(np.float32)
+    found, exact = knn(x, K, backend="ivf"), knn(x, K)
+    assert (found[0] <= exact[0][:, -1:]).mean() > 0.9
+
+
+def test_an_approximate_search_that_found_little_is_refused(monkeypatch):
+    def poor(gallery, queries, k, dtype):
+        numbers = np.arange(len(gallery), dtype=np.int32)
+        return lambda rows: (np.tile(numbers[:20], (len(rows), 1)), np.full(len(rows), np.inf))
+
+    monkeypatch.setattr(candidates, "ivf", poor)
+    x = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32)
+    with pytest.raises(DataError, match=r"found 2\d% of the 5 nearest rows.*Use backend auto"):
+        knn(x, 5, backend="ivf")
+
+
 def test_more_neighbours_than_kinds_of_rows_are_filled_up_by_number():
     x = np.repeat(np.eye(3, dtype=np.float32), 40, axis=0)[np.random.default_rng(0).permutation(120)]
     indices = knn(x, 100)[1]
