@@ -9,7 +9,7 @@ import types
 import typing
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from reidx.errors import excerpt
 from reidx.schema import engine_keys
@@ -26,6 +26,19 @@ class Nested:
     """
 
     kind: str
+
+
+@dataclass(frozen=True)
+class File:
+    """Says of a text parameter that it is the path of a file whose content decides numbers; see :data:`FilePath`."""
+
+
+FilePath = Annotated[str, File()]
+"""The annotation of a constructor's parameter that is the path of a file: weights, a table, a list.
+
+The digest of the file then belongs to what a run's numbers come from: a run is not gone on with, and shares no stage, under
+other content.
+"""
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,11 @@ def parameters_of(component: Any) -> Mapping[str, Parameter]:
         for p in signature.parameters.values()
         if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     }
+
+
+def is_file(hint: Any) -> bool:
+    """Whether an annotation is :data:`FilePath`, or has it inside (``FilePath | None``, ``list[FilePath]``)."""
+    return isinstance(hint, File) or any(map(is_file, typing.get_args(hint)))
 
 
 def place_of(thing: Any) -> str:

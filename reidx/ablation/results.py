@@ -152,7 +152,7 @@ class Results:
         for other in known[1:]:
             shared = {key: known[0][key] for key in known[0] if key in other}
             now = {key: other[key] for key in shared}
-            for part in ("code", "data", "precision"):  # what only one of the two uses cannot differ
+            for part in ("code", "data", "files", "precision"):  # what only one of the two uses cannot differ
                 both = shared.get(part, {}).keys() & now.get(part, {}).keys()
                 shared[part], now[part] = ({key: side[part][key] for key in both} for side in (shared, now))
             for name, change in differences(shared, now, "runs").items():

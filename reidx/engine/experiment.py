@@ -124,6 +124,7 @@ def _run(config: Config, record: Record, reporter: Reporter, curves: Curves, sha
                 curves.of(stage)(entry)
             continue
         reporter.stage_starts(stage)
+        processes.from_first(partial(record.refuse_changed_files, config.data["stages"][number]))
         seed_everything(experiment.seed, number)
         stage_run = StageRun(
             stage, number, experiment.seed, domains, path, lambda ref: checkpoint_of(ref, folder, experiment.stages), reporter

@@ -14,9 +14,10 @@ from torch import Tensor
 from reidx.config import Config
 from reidx.engine import checkpoint as checkpoints
 from reidx.engine.lock import locked
+from reidx.engine.named_files import by_content, digests_of
 from reidx.engine.record import namespaces
 from reidx.engine.runner import device_of_this_process
-from reidx.engine.sharing import with_effect
+from reidx.engine.stage_key import with_effect
 from reidx.errors import CheckpointError, RunError
 from reidx.schema import Stage
 from reidx.yaml_tree import tree_hash
@@ -64,9 +65,10 @@ class FirstFeatures:
         data, code = self.config.experiment.data, self.circumstances["code"]
         spec = with_effect(domain, self.config.data["data"]["domains"][domain])
         concerned = {"reidx", *namespaces([self.model, spec])}
+        model, spec = (by_content(part, digests_of(part)) for part in (self.model, spec))
         return {
             **how,
-            "model": self.model,
+            "model": model,
             "domain": [domain, spec, split, self.circumstances["data"][domain][split]],
             "image_size": list(data.image_size),
             "interpolation": data.interpolation,

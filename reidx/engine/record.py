@@ -18,6 +18,7 @@ from reidx.data.domains import Domains
 from reidx.data.fingerprint import fingerprint
 from reidx.engine import checkpoint as checkpoints
 from reidx.engine.lock import alone_in
+from reidx.engine.named_files import by_content, digests_of
 from reidx.errors import ConfigError, ReidxError, RunError
 from reidx.plugin import Plugin
 from reidx.plugins import plugins
@@ -139,6 +140,13 @@ class Record:
         self._claimed = self._earlier is None
         return self.resumed
 
+    def refuse_changed_files(self, stage: Any) -> None:
+        """Raise :class:`RunError` if a file that (the section of) a stage names has changed since the run was started."""
+        changed = _other_files({**self.circumstances["files"]}, digests_of(stage))
+        if changed:
+            listing = "; ".join(f"{name}: {how}" for name, how in changed.items())
+            raise RunError(f"{listing} since the run was started. Put it back, and go on with --resume.")
+
     def stage_folder(self, name: str) -> Path:
         """The folder of a stage, made if need be; raises :class:`RunError` where that of the run is gone by now."""
         folder = self.folder / name
@@ -184,14 +192,15 @@ class Record:
             return {RECORD: "missing or damaged → made anew"}
         changed = {}
         if self._earlier["hash"] != self.config.hash:
-            changed = self._changed_config(self._earlier["hash"])
+            changed = self._changed_config(self._earlier["hash"], now)
         before = self._earlier.get("circumstances", {})
+        changed.update(_other_files(before.get("files", {}), now["files"]))
         changed.update(_other_data(before.get("data", {}), now["data"]))
         for name in ("processes", "code", WARNED):
             changed.update(differences(before.get(name), now[name], name))
         return changed
 
-    def _changed_config(self, theirs: str) -> dict[str, str]:
+    def _changed_config(self, theirs: str, now: Mapping[str, Any]) -> dict[str, str]:
         """The keys of the config that differ; the hashes where the earlier one cannot be read any more."""
         try:
             earlier = load_tree(self.folder / "config.yaml").data
@@ -199,19 +208,24 @@ class Record:
             earlier = {}
         if experiment_hash(earlier) != theirs:
             return {"config": f"hash {theirs} → {self.config.hash}"}
+        assert self._earlier is not None
+        files = self._earlier.get("circumstances", {}).get("files", {})
         found = differences(earlier, self.config.data, "config")
-        return {name: how for name, how in found.items() if not WITHOUT_EFFECT.fullmatch(name)}
+        # the same file by another path decides the same
+        other = differences(by_content(earlier, files), by_content(self.config.data, now["files"]), "config")
+        return {name: how for name, how in found.items() if name in other and not WITHOUT_EFFECT.fullmatch(name)}
 
 
 def circumstances(config: Config, domains: Domains, precision: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """What decides the numbers of a run beside its config: processes, the data's content, the code that runs, torch, and the
-    ``precision`` of the stages that leave it open."""
+    """What decides the numbers of a run beside its config: processes, the files that it names, the data's content, the code
+    that runs, torch, and the ``precision`` of the stages that leave it open."""
     code = {"reidx": f"{__version__}, source {source_digest('reidx')}"}
     for plugin in _used_plugins(config):
         modules = sorted({entry.component.target.partition(":")[0].partition(".")[0] for entry in plugin.entries})
         code[plugin.namespace] = f"{plugin.origin}, source {' '.join(map(source_digest, modules))}"
     return {
         "processes": processes.count(),
+        "files": digests_of({key: value for key, value in config.data.items() if key in ("data", "stages")}),
         "data": {name: fingerprint(dataset) for name, dataset in domains.read().items()},
         "code": code,
         "torch": torch.__version__,
@@ -235,6 +249,15 @@ def _leaves(value: Any, name: str) -> dict[str, str]:
     for key, child in children:
         leaves.update(_leaves(child, f"{name}.{key}"))
     return leaves or {name: json.dumps(value, ensure_ascii=False)}
+
+
+def _other_files(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str]:
+    """The files of the same path with other content, and the digests of both."""
+    return {
+        f"file {path}": f"SHA-256 {before[path][:12]} → {after.get(path, 'missing')[:12]}"
+        for path in before
+        if before[path] != after.get(path, before[path])
+    }
 
 
 def _other_data(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, str]:

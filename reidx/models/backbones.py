@@ -9,6 +9,7 @@ import torch
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
+from reidx.constructor import FilePath
 from reidx.errors import CheckpointError, ConfigError
 from reidx.models.positions import Size
 from reidx.models.pretrained import SAY, cannot_move, positions_of, with_weights
@@ -53,7 +54,7 @@ class Timm(nn.Module):
         name: str,
         *,
         pretrained: bool = False,
-        weights: str | None = None,
+        weights: FilePath | None = None,
         weights_image_size: tuple[int, int] | None = None,
         last_stride: int | None = None,
         drop_path: float = 0.0,

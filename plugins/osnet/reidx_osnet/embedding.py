@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reidx.constructor import FilePath
 from reidx.contracts import Features
 from reidx.models.weights import load_weights, read_weights
 
@@ -29,7 +30,7 @@ class Embedding(nn.Module):
     provides = frozenset({"embed", "global"})
 
     def __init__(
-        self, in_channels: int, dim: int = 512, weights: str | None = None, normalize: bool = False
+        self, in_channels: int, dim: int = 512, weights: FilePath | None = None, normalize: bool = False
     ) -> None:
         super().__init__()
         linear = nn.Linear(in_channels, dim)

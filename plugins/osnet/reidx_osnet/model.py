@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from reidx.constructor import FilePath
 from reidx.errors import ConfigError
 from reidx.models.weights import load_weights, read_weights
 
@@ -119,7 +120,7 @@ class OSNet(nn.Module):
         self,
         width: float = 1.0,
         *,
-        weights: str | None = None,
+        weights: FilePath | None = None,
         with_embedding: bool = False,
         image_size: tuple[int, int] = (256, 128),
     ) -> None:

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
+from reidx.constructor import FilePath
 from reidx.errors import ConfigError
 from reidx.models.backbones import Timm
 
@@ -53,7 +54,7 @@ class NonLocalResNet(Timm):
         blocks: tuple[int, int, int, int] = (0, 2, 3, 0),
         inner: int | None = None,
         pretrained: bool = False,
-        weights: str | None = None,
+        weights: FilePath | None = None,
         last_stride: int | None = None,
         image_size: tuple[int, int] = (256, 128),
     ) -> None:

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from reidx.constructor import FilePath
 from reidx.data.datasets.base import Dataset, Split, number
 from reidx.data.datasets.rows import read_rows
 from reidx.data.files import File, file_of
@@ -39,7 +40,7 @@ class CSV(Dataset):
 
     splits: ClassVar[tuple[str, ...]] = ("train", "query", "gallery")
 
-    def __init__(self, path: str, root: str | None = None) -> None:
+    def __init__(self, path: FilePath, root: str | None = None) -> None:
         self.table = Path(path).expanduser()
         self.name = self.table.stem
         self.dropped = {}
