@@ -152,6 +152,8 @@ def _run(config: Config, record: Record, reporter: Reporter, curves: Curves, sha
             stage_run.evaluate()  # killed between the last commit and here: the picture and the card are still due
         stages.append(result)
         cards[stage.name] = _stage_card(stage, stage_run)
+        if idle := sum("idle_terms" in entry for entry in result.history):
+            cards[stage.name]["epochs_with_idle_terms"] = idle
         if stage_run.details is not None and stage.evaluate.domain is not None and processes.rank() == 0:
             tested = domains[stage.evaluate.domain]
             picture = ranked_list(tested.query, tested.gallery, stage_run.details)

@@ -30,7 +30,8 @@ class StageLoop(BaseLoop):
 
     ``prepare(epoch)`` relabels what is due, gives the loader its views and returns what the report says of it;
     ``evaluate(epoch)`` returns the metrics of an epoch, empty when none are due. ``key`` seeds each epoch, with its number.
-    ``state`` and ``restore`` carry what ``prepare`` keeps between epochs. Each committed epoch goes into ``journal``.
+    ``conclude(epoch, trained)`` is given the mean values of the steps and may add to the report. ``state`` and ``restore``
+    carry what ``prepare`` keeps between epochs. Each committed epoch goes into ``journal``.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class StageLoop(BaseLoop):
         restore: Callable[[Any], None],
         reporter: Reporter,
         journal: Journal,
+        conclude: Callable[[int, Report], Report] = lambda epoch, trained: {},
     ) -> None:
         super().__init__(runner, loader)
         self._max_epochs, self._epoch, self._iter = epochs, 0, 0
         self.key, self.reporter, self.journal = key, reporter, journal
         self.prepare, self.evaluate, self._state, self._restore = prepare, evaluate, state, restore
+        self.conclude = conclude
         self.history: list[Report] = []
         # what mmengine's hooks look at
         self.stop_training, self.val_begin, self.val_interval, self.val_loop = False, 1, 1, None
@@ -97,6 +100,7 @@ class StageLoop(BaseLoop):
         runner.model.train()
         with span("train"):
             trained = self._steps(epoch, report)
+        report = {**report, **self.conclude(epoch, trained)}
         seconds_train = time.perf_counter() - started
         with self.reporter.timed("evaluate") as evaluating:
             metrics = self.evaluate(epoch)

@@ -22,6 +22,7 @@ from reidx.engine.calibration import calibrate
 from reidx.engine.compiler import compiled
 from reidx.engine.faults import during, memory_for
 from reidx.engine.forecast import work_of
+from reidx.engine.idle import idle_by_labels, idle_by_values, sentence
 from reidx.engine.journal import Journal
 from reidx.engine.loop import Report, StageLoop
 from reidx.engine.moments import take_moments
@@ -70,6 +71,7 @@ class StageRun:
         self.details: Details | None = None
         self.evaluation_card: dict[str, Any] = {}
         self._said: set[str] = set()
+        self._idle: dict[str, str] = {}
         self.images_a_step: dict[str, int] = {}
         views = {view: name for name, stream in stage.streams.items() for view in stream.views}
         self.loader = StreamLoader(stage.iters, views)
@@ -125,6 +127,7 @@ class StageRun:
             epochs=stage.epochs,
             key=self.key,
             prepare=self._prepare,
+            conclude=self._conclude,
             evaluate=self._evaluate_if_due,
             state=self.relabeller.state_dict,
             restore=self.relabeller.load_state_dict,
@@ -159,7 +162,22 @@ class StageRun:
         report = self.relabeller.run(epoch, identity)
         self.model.objective.epoch = epoch
         self.loader.use({name: self._stream(name) for name in self.stage.streams})
+        terms, labels = self.model.objective.terms, self.relabeller.labels
+        self._idle = idle_by_labels(self.stage, terms, labels, epoch)
+        self._say_idle(self._idle, epoch)
         return report
+
+    def _conclude(self, epoch: int, trained: Report) -> Report:
+        """Say which terms were 0 throughout the epoch; how many taught nothing, if any did."""
+        zero = idle_by_values(self.model.objective.terms, trained, self.stage.iters, epoch)
+        self._say_idle({name: why for name, why in zero.items() if name not in self._idle}, epoch)
+        idle = {**zero, **self._idle}
+        return {"idle_terms": float(len(idle))} if idle else {}
+
+    def _say_idle(self, idle: dict[str, str], epoch: int) -> None:
+        """In each epoch, as a sentence of the first is long out of sight in the tenth."""
+        for name, why in idle.items():
+            self.reporter.say(sentence(name, why, epoch))
 
     def _calibrate(self, batches: int) -> None:
         domains = {name: stream.domain for name, stream in self.stage.streams.items()}

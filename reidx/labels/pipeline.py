@@ -74,8 +74,8 @@ class LabelPipeline:
     ) -> LabelSet:
         """Label every image of the bank.
 
-        Raises :class:`DataError` if features are not finite, or if not one cluster came out, :class:`ReidxError` if the
-        processes of a distributed job come to different labels.
+        Raises :class:`DataError` if features are not finite, or if not one cluster came out or was left, :class:`ReidxError`
+        if the processes of a distributed job come to different labels.
         """
         for name in self.views:
             wrong = not_finite(bank[name])
@@ -100,10 +100,17 @@ class LabelPipeline:
         if labels.count == 0:
             raise DataError(self._nothing(epoch, None if graph is None else bank, len(labels.labels)))
         context = Labelling(bank, self.on, graph, self.clusterer, cluster, epoch, previous, cameras)
+        found = labels.count
         for refiner in self.refiners:
             with span("refine"):
                 labels = call("refiner", refiner, "__call__", refiner, labels, context)
         check(labels, len(cameras))
+        if labels.count == 0:
+            names = " and ".join(type(refiner).__name__ for refiner in self.refiners)
+            raise DataError(
+                f"Epoch {epoch + 1}: {type(self.clusterer).__name__} found {found} clusters, and {names} left none of them: "
+                f"all {len(labels.labels)} images are outliers. Make the refiners less strict."
+            )
         agree(labels.labels, labels.arrays())
         labels.report = {**report(labels.labels, previous), **labels.report}
         return labels

@@ -1,0 +1,107 @@
+"""Terms of an objective from which nothing can be learnt, with the reason: by an epoch's labels, and by its values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from reidx.contracts import LabelSet
+from reidx.engine.objective import BoundAlignment, BoundTerm
+from reidx.schema import MemoryWiring, Stage
+from reidx.wiring_asks import contract
+
+Terms = Sequence[BoundTerm | BoundAlignment]
+
+LESS_FAR = (
+    "Let the clusterer reach less far (a smaller eps or share, a larger min_samples, more clusters), or start from better "
+    "weights"
+)
+
+
+def idle_by_labels(stage: Stage, terms: Terms, labels: Mapping[str, LabelSet], epoch: int) -> dict[str, str]:
+    """The terms due in ``epoch`` that nothing can be learnt from with these labels, by name, and why.
+
+    ``labels`` are those of the stage's levels, and of ``identity``.
+    """
+    found = {}
+    for term in terms:
+        if not term.due(epoch):
+            continue
+        why = "its weight is 0" if term.weight == 0 else None
+        if why is None and isinstance(term, BoundTerm):
+            why = _why(stage, term, labels)
+        if why is not None:
+            found[term.name] = why
+    return found
+
+
+def idle_by_values(terms: Terms, means: Mapping[str, float], steps: int, epoch: int) -> dict[str, str]:
+    """The terms due in ``epoch`` that were 0 in all its ``steps``, by name, and what that may mean.
+
+    ``means`` are the terms' values over the steps.
+    """
+    why = (
+        f"it was 0 in each of {steps} steps. Either all that it asks for is met, or it has nothing to compare: see the "
+        "labels and the sampler of its stream"
+    )
+    return {term.name: why for term in terms if term.due(epoch) and means.get(term.name) == 0.0}
+
+
+def sentence(name: str, why: str, epoch: int) -> str:
+    """A line about an idle term."""
+    return f"epoch {epoch + 1}: nothing can be learnt from {name}: {why}."
+
+
+def _why(stage: Stage, term: BoundTerm, labels: Mapping[str, LabelSet]) -> str | None:
+    levels = [term.labels or stage.sources[stream].labels for stream in term.streams]
+    named = list(dict.fromkeys(level for level in levels if level is not None and level in labels))
+    if None in levels or not named:
+        return None
+    sets = [labels[level] for level in named]
+    where = f"of {' and '.join(named)}"
+    for what, given in (("weights", [its.weights for its in sets]), ("soft_targets", [its.soft_targets for its in sets])):
+        if what in term.inputs and all(array is not None and not array.any() for array in given):
+            return f"all {what.replace('_', ' ')} {where} are 0; see the refiners of that level"
+    if "scores" in term.inputs and term.memories:
+        return _one_column(stage, term, labels)
+    if {"features", "targets"} <= term.needed and "scores" not in term.needed:
+        return _no_pairs(stage, term, sets, where)
+    return None
+
+
+def _one_column(stage: Stage, term: BoundTerm, labels: Mapping[str, LabelSet]) -> str | None:
+    """Why a term has one score an image, which is always the highest: its memories hold one cluster in all."""
+    memories = [stage.memories[name] for name in term.memories]
+    if any(contract("memory", dict(spec), MemoryWiring).classes for spec in memories):
+        return None  # a column stands for something else than a cluster
+    held = [labels[spec["labels"]] for spec in memories if spec["labels"] in labels]
+    if len(held) < len(memories) or sum(its.count for its in held) != 1:
+        return None
+    (one,) = (its for its in held if its.count == 1)
+    inside = int((one.labels >= 0).sum())
+    return f"{inside} of {len(one.labels)} images are in one cluster, and there is no other to tell it from. {LESS_FAR}"
+
+
+def _no_pairs(stage: Stage, term: BoundTerm, sets: Sequence[LabelSet], where: str) -> str | None:
+    """Why a loss that compares the images of a batch by their labels finds none of another, or none of the same."""
+    known = np.concatenate([its.labels[its.labels >= 0] for its in sets])
+    names, sizes = np.unique(known, return_counts=True)
+    if len(names) == 1:
+        return f"all {len(known)} labelled images {where} have one label, and it compares images of different ones. {LESS_FAR}"
+    samplers = [stage.sources[stream].sampler for stream in term.streams]
+    if len(samplers) == 1 and samplers[0].get("identities") == 1:
+        return (
+            "a batch has images of one label, and it compares images of different ones. Set identities of the sampler to 2 "
+            "or more"
+        )
+    if all(sampler.get("instances") == 1 for sampler in samplers):
+        return (
+            "a batch has one image of a label, and it compares images of the same. Set instances of the sampler to 2 or more"
+        )
+    if len(sizes) and sizes.max() == 1:
+        return (
+            f"each of {len(known)} labelled images {where} has a label of its own, and it compares images of the same. Let "
+            "the clusterer reach further, or take a loss for single images"
+        )
+    return None
