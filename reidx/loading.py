@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from reidx.errors import PluginError
 from reidx.source import find_spec
 
 T = TypeVar("T")
@@ -93,7 +94,7 @@ def named(said: str, advice: str, action: Callable[[], T], patience: float) -> T
     timer.daemon = True
     timer.start()
     try:
-        with _faults_shown():
+        with _faults_shown(), _as_it_was():
             return eval(compile("action()", f"<{said}>", "eval"), {"action": action})
     finally:
         timer.cancel()
@@ -174,6 +175,25 @@ def _put(path: Path, content: dict[str, Any]) -> None:
 def _say(line: str) -> None:
     with contextlib.suppress(OSError, ValueError):
         print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Context of an import, which may print on stderr alone. Raises :class:`PluginError`, with all put back, if it changed the
+    working directory or who hears Ctrl-C and SIGTERM."""
+    folder = os.path.realpath(os.curdir)
+    heard = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+    changed = [number.name for number, handler in heard.items() if signal.getsignal(number) is not handler]
+    for number, handler in heard.items():
+        if number.name in changed and handler is not None:
+            signal.signal(number, handler)
+    if os.path.realpath(os.curdir) != folder:
+        os.chdir(folder)
+        changed.append("the working directory")
+    if changed:
+        raise PluginError(f"importing it changes {' and '.join(changed)} for the whole program")
 
 
 @contextlib.contextmanager

@@ -183,6 +183,8 @@ def _features(component: Any, result: Any, given: Mapping[str, Any]) -> None:
     dims = component.dims
     missing = [name for name in ("embed", *dims) if name not in result]
     _need(not missing, f"it returned no {', '.join(missing)}, which its `dims` name (it returned {', '.join(result)})")
+    shown = [name for name in getattr(component, "figures", ()) if name not in result]
+    _need(not shown, f"it returned no {', '.join(shown)}, which its `figures` name")
     for name, feature in result.items():
         wanted = f"a feature of {len(maps)} images" + (f" and {dims[name]} numbers each (`dims`)" if name in dims else "")
         found = f"its {name} is"

@@ -153,6 +153,8 @@ class Entry:
         except BaseException as error:  # a module may call sys.exit: that, too, is its own fault only
             if isinstance(error, KeyboardInterrupt) and not raised_on_purpose(error):
                 raise
+            if isinstance(error, PluginError):
+                raise PluginError(f"{where}: {error}.") from error
             raise PluginError(
                 f"{where} cannot be imported: {type(error).__name__}: {plain(error)}. "
                 f"Install what is missing, or mend {module_name}."

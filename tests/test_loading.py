@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,33 @@ def test_slow_import_says_which_plugin(fake_plugins, notes, monkeypatch, capsys)
     said = [line for line in lines if line.startswith("reidx: loading plugin slow (reidx-slow 0.1,")]
     assert len(said) == 1 and "REIDX_PLUGINS=" in said[0] and "well" in said[0].partition("REIDX_PLUGINS=")[2]
     assert not list(notes.glob("loading-*"))
+
+
+MEDDLING = {
+    "ignores Ctrl-C": ("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)", "SIGINT"),
+    "hears SIGTERM": ("import signal; signal.signal(signal.SIGTERM, lambda *_: None)", "SIGTERM"),
+    "leaves the folder": ("import os; os.chdir('/')", "the working directory"),
+}
+
+
+@pytest.mark.parametrize(("source", "what"), MEDDLING.values(), ids=MEDDLING)
+def test_import_that_changes_the_process_is_undone_and_said(fake_plugins, listening, notes, monkeypatch, source, what):
+    monkeypatch.chdir(fake_plugins.folder)
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    fake_plugins.add("ill", f"{source}\n{HEALTHY}")
+    fake_plugins.add("well")
+    _, found = fake_plugins.discover()
+    assert found["ill"][0].problem == f"importing it changes {what} for the whole program"
+    assert not found["well"][0].problem
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert Path.cwd() == fake_plugins.folder
+
+
+def test_import_prints_on_stderr_alone(fake_plugins, notes, capsys):
+    fake_plugins.add("loud", f"print('NOISE')\n{HEALTHY}")
+    _, found = fake_plugins.discover()
+    printed = capsys.readouterr()
+    assert not found["loud"][0].problem and "NOISE" in printed.err and not printed.out
 
 
 def dead() -> int:

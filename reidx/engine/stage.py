@@ -195,7 +195,7 @@ class StageRun:
             for stream in (bound.source, bound.target):  # type: ignore[union-attr]
                 domain = self.stage.sources[stream].domain
                 what = f"features of {domain} for {bound.name}"
-                bank = self.extractor.bank(domain, "train", "student", set(alignment.requires), False, what)
+                bank = self.extractor.bank(domain, "train", "student", set(getattr(alignment, "requires", ())), False, what)
                 banks.append({name: rows.to(self.model.device, torch.float32) for name, rows in bank.items()})
             call("alignment", alignment, "begin", alignment.begin, *banks)
             processes.spread(list(alignment.state_dict().values()))

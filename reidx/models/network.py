@@ -138,7 +138,7 @@ def _cut(backbone: nn.Module, model: Mapping[str, Any], where: str) -> nn.Module
             f"{model['backbone']['type']} cannot be cut there. Set the fusion to work on the whole map."
         )
     try:
-        return backbone.cut()  # type: ignore[operator]
+        return call("backbone", backbone, "cut", backbone.cut)  # type: ignore[arg-type]
     except ConfigError as error:
         named = f"{where}.fusion: {model['fusion']['type']} takes over the last stage of the backbone"
         raise ConfigError(f"{named}. {error}") from error
