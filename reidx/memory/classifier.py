@@ -18,8 +18,9 @@ class LinearClassifier(Memory):
 
     ``rows`` says what a new labelling does to W: ``random`` draws N(0, 0.001²), ``uniform`` from ±1/√D as torch's own linear
     layers, ``centroid`` takes the L2-normalised
-    class means of the bank (LF2 section 3.2, PPLR). Rows are new parameters then, so the optimiser forgets their
-    moments.
+    class means of the bank, ``unit_centroid`` those of its features at unit length
+    (each part by itself), as PPLR's and OpenUnReID's released codes do. Rows are new parameters then, so the optimiser
+    forgets their moments.
     ``normalize`` makes logits of unit features and unit rows, times ``scale``. ``parts`` is the P of random rows for a
     feature that has parts; centroids are made of as many as the feature has.
     """
@@ -29,23 +30,24 @@ class LinearClassifier(Memory):
     def __init__(
         self,
         dim: int,
-        rows: Literal["random", "uniform", "centroid"] = "random",
+        rows: Literal["random", "uniform", "centroid", "unit_centroid"] = "random",
         normalize: bool = False,
         scale: float = 1.0,
         parts: int | None = None,
     ) -> None:
         super().__init__()
-        if rows == "centroid" and parts is not None:
-            raise ValueError("parts is for rows: random; centroids are made of as many parts as the feature has.")
+        means = rows in ("centroid", "unit_centroid")
+        if means and parts is not None:
+            raise ValueError("parts is for rows: random or uniform; centroids are made of as many parts as the feature has.")
         self.rows, self.normalize, self.scale = rows, normalize, scale
         self.row_parts = [] if parts is None else [parts]
-        self.needs_bank = rows == "centroid"
+        self.needs_bank = means
         self.weight = nn.Parameter(torch.zeros(0, dim))
 
     def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
-        if self.rows == "centroid":
+        if self.needs_bank:
             assert bank is not None
-            weight = centroids(bank, labels)
+            weight = centroids(F.normalize(bank.float(), dim=-1) if self.rows == "unit_centroid" else bank, labels)
         else:
             shape = [int(labels.max()) + 1, *self.row_parts, self.weight.shape[-1]]
             limit = 1.0 / math.sqrt(shape[-1])

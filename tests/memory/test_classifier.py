@@ -30,6 +30,24 @@ def test_rows_are_the_centroids() -> None:
     assert torch.equal(memory.weight, centroids(bank(), LABELS))
 
 
+@pytest.mark.parametrize("parts", [(), (3,)])
+def test_rows_of_unit_features_against_a_loop(parts: tuple[int, ...]) -> None:
+    """As in the released code: each feature (each part by itself) to length 1, their mean in a class, that to length 1."""
+    lengths = torch.logspace(-2, 2, 6).view(-1, *([1] * len(parts)), 1)
+    bank = lengths * torch.randn(6, *parts, 4, generator=torch.Generator().manual_seed(1))
+    memory, raw = LinearClassifier(4, rows="unit_centroid"), LinearClassifier(4, rows="centroid")
+    memory.reset(bank, LABELS)
+    raw.reset(bank, LABELS)
+    assert memory.needs_bank and memory.weight.shape == (3, *parts, 4)
+    for label in range(3):
+        members = [bank[i].reshape(-1, 4).tolist() for i in range(6) if LABELS[i] == label]
+        for part, row in enumerate(memory.weight[label].reshape(-1, 4).tolist()):
+            units = [[a / math.hypot(*member[part]) for a in member[part]] for member in members]
+            mean = [sum(column) / len(units) for column in zip(*units)]
+            assert row == pytest.approx([a / math.hypot(*mean) for a in mean], abs=1e-6)
+    assert (memory.weight - raw.weight).abs().max() > 0.1, "the longest feature of a class has the raw mean to itself"
+
+
 def test_rows_are_drawn_without_a_bank_and_small() -> None:
     memory = LinearClassifier(4)
     assert not memory.needs_bank

@@ -26,8 +26,8 @@ def reidx_plugin() -> PluginInfo:
             "Stage 2 begins with the last weights of stage 1; the released code takes the best, chosen on the source's test "
             "set.",
             "The stem of the ResNet keeps the ReLU behind its first BatchNorm, which the released code leaves out.",
-            "k-means is faiss's, the best of three random starts; that of the released code is scikit-learn's, of ten "
-            "k-means++ starts.",
+            "k-means is faiss's, the best of three random starts of at most 50 iterations each; that of the released code is "
+            "scikit-learn's, of ten k-means++ starts of at most 300.",
             "An image without one of another label in its batch adds nothing to the triplet terms; the released code "
             "compares it with one of its own label, at a distance made large.",
             "BatchNorm takes its statistics from a stated group of images (16, what each of four devices saw), and every "
@@ -56,6 +56,7 @@ def reidx_plugin() -> PluginInfo:
 @hookimpl
 def reidx_components() -> Sequence[Component]:
     return (
+        Component("distance", "RerankingJaccard", "reidx_mmt.distance:RerankingJaccard"),
         Component("loss", "SoftCrossEntropy", "reidx_mmt.losses:SoftCrossEntropy"),
         Component("loss", "SoftTriplet", "reidx_mmt.losses:SoftTriplet"),
     )

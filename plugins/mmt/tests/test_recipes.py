@@ -87,7 +87,8 @@ def test_the_variant_by_density_is_the_same_but_for_its_labels() -> None:
     (*_, plain), (*_, dense) = stages("duke_to_market1501"), stages("duke_to_market1501_dbscan")
     level = dense.labels["main"]
     assert level.clusterer == {"type": "AdaptiveDBSCAN", "share": 0.0016, "min_samples": 4}
-    assert level.distance is not None and (level.distance["k1"], level.distance["k2"]) == (20, 6)
+    assert level.distance is not None and level.distance["type"] == "mmt.RerankingJaccard"
+    assert (level.distance["k1"], level.distance["k2"]) == (20, 6)
     assert {**vars(dense), "labels": plain.labels} == vars(plain)
 
 

@@ -21,7 +21,8 @@ def reidx_plugin() -> PluginInfo:
             "The rows of the classifiers are new parameters at each relabelling, so Adam's moments of them begin anew; the "
             "released code overwrites the rows in place and keeps the moments of whatever cluster had them before.",
             "They are the normalised class means of the features as the classifier sees them; the released code scales "
-            "each feature to unit length first.",
+            "each feature to unit length first (rows: unit_centroid does so).",
+            "In the small recipe the rows learn at ten times the rate, which is no paper's.",
             "BatchNorm takes its statistics from a stated group of images (16, what each of four devices saw), and every group "
             "moves the running ones; in the released code those of the first device do.",
             "An image of which there are fewer than 50 proxies of other clusters is compared with those alone; the released "

@@ -21,7 +21,8 @@ def reidx_plugin() -> PluginInfo:
         deviations=(
             "The memory is updated after the optimiser's step; the released code updates it within the backward pass, so that "
             "with two domains the gradients of one batch already see rows moved by the other.",
-            "The softmax is plain; the released code adds 1e-6 to its denominator and to the probability before the logarithm.",
+            "The softmax is plain; the released code adds 1e-6 to its denominator and to the probability before the logarithm, "
+            "which matters in the first steps of a network that is not calibrated.",
             "Classes are numbered anew without gaps; the released code keeps the numbers of clusters that lost all images, "
             "and masks them.",
             "No class is passed over: the released sampler drops what is left of a round over all classes behind its last "

@@ -27,6 +27,8 @@ def reidx_plugin() -> PluginInfo:
             "and every group moves the running ones.",
             "UDAStrongBaseline: the rows of the source's classes, which only ever push target images away, are drawn once; "
             "the released code draws them anew with those of the clusters, and has one more row that no label means.",
+            "UDAStrongBaseline: the source's BatchNorms have no gradient in the second stage and stay as they are; in the "
+            "released code it is exactly 0, so that weight decay moves their weights. Target features do not depend on them.",
             "UDAStrongBaseline: the bias of the BatchNorm neck stays 0; where the released code gives each domain a "
             "BatchNorm it begins to learn.",
             "UDAStrongBaseline: the stem of the ResNet keeps the ReLU behind its first BatchNorm, which the released code "

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+import torch
 
 import reidx
+from reidx.builder import build
 from reidx.schema import Stage
 
 
@@ -66,6 +70,26 @@ def test_the_stronger_baseline_is_pre_trained_and_learns_from_the_target_alone()
     assert adapt.objective[0]["memory"] == ["identities", "clusters"] and adapt.objective[0]["smoothing"] == 0
     assert adapt.objective[1]["margin"] is None
     assert {memory["rows"] for memory in adapt.memories.values()} == {"uniform"}
+    assert [memory["rows"] for memory in pretrain.memories.values()] == ["random"]
+
+
+@pytest.mark.parametrize("recipe", [name for name, _, _ in DATA] + ["market1501_c123_to_c456_small", "synthetic_small"])
+def test_rows_are_drawn_as_in_the_released_code(recipe: str) -> None:
+    """Pre-training draws from a normal distribution of deviation 0.001, later rows from ±1/√D, as a linear layer of torch."""
+    pretrain, adapt = stages(recipe)
+    torch.manual_seed(0)
+    drawn = []
+    for stage in (pretrain, adapt):
+        spec = {key: stage.memories["identities"][key] for key in ("type", "rows", "normalize", "scale", "parts")}
+        memory = build("memory", spec, dim=2048)
+        memory.reset(None, torch.arange(700))
+        drawn.append(memory.weight.detach())
+    first, later = drawn
+    assert first.std().item() == pytest.approx(0.001, rel=0.01) and first.mean().abs().item() < 1e-5
+    assert (first.abs() > 0.001).float().mean().item() == pytest.approx(0.3173, abs=0.005)  # beyond one deviation, if normal
+    limit = 1 / math.sqrt(2048)
+    assert later.std().item() == pytest.approx(limit / math.sqrt(3), rel=0.01)
+    assert later.abs().max().item() == pytest.approx(limit, rel=0.001)
 
 
 def test_the_joint_baseline_learns_from_both_domains_at_once() -> None:

@@ -1,0 +1,50 @@
+"""The distance of MMT's variant by DBSCAN: k-reciprocal, in the form in which it came from re-ranking."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from reidx.labels.encoding import encode
+from reidx.labels.features import checked, unit
+from reidx.labels.jaccard import Jaccard, jaccard
+from reidx.labels.neighbours import nearest
+from reidx.labels.sharding import nearest_together
+
+_ROWS = 1024  # of a block of products
+
+
+class RerankingJaccard(Jaccard):
+    """Features (N, D) to the sparse graph of their k-reciprocal Jaccard distances, float32 in [0, 1), as MMT computes them.
+
+    It differs from the core's :class:`Jaccard` in two points, both as in the re-ranking that it comes from: the list of
+    neighbours has the image itself and ``k1`` others, and the weight of a neighbour is exp(−d²/m), with m the largest
+    squared distance d² of that image to any. ``k2`` counts the image itself, as there. All else is the core's.
+    """
+
+    def __init__(
+        self, k1: int = 20, k2: int = 6, backend: str = "auto", device: str | None = None, sharded: bool = False
+    ) -> None:
+        super().__init__(k1, k2, backend, device, sharded)
+
+    def __call__(self, features: Tensor, within: float = 1.0, among: csr_array | None = None) -> csr_array:
+        """The graph (N, N): symmetric, diagonal stored, every pair closer than 1 stored that is not beyond ``within``.
+
+        With ``among``, a symmetric graph of the same images, only of the pairs that are stored there.
+        """
+        features = unit(checked(features))
+        search = nearest_together if self.sharded else nearest
+        squared, lists = search(features, self.k1 + 1, backend=self.backend, device=self.device)
+        half = round(self.k1 / 2) + 1
+        encodings = encode(features, squared, lists, self.k1 + 1, half, self.k2, 1 / _largest(features, self.device))
+        return jaccard(encodings, within=within, among=among)
+
+
+def _largest(features: Tensor, device: str | None) -> np.ndarray:
+    """The largest squared distance of each of the unit ``features`` (N, D) to any, (N,) float64; 1 where all are the same."""
+    x = features if device is None else features.to(device)
+    least = [(rows @ x.T).amin(1) for rows in x.split(_ROWS)]
+    largest = (2 - 2 * torch.cat(least).double()).cpu().numpy() if least else np.zeros(0)
+    return np.where(largest > 1e-6, largest, 1.0)
