@@ -45,7 +45,7 @@ def _measure(
 def _resident(name: str) -> float:
     """Megabytes by /proc; elsewhere the peak of the process's whole life."""
     try:
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith(name + ":"):
                 return int(line.split()[1]) / 1024
     except OSError:
@@ -57,7 +57,7 @@ def _resident(name: str) -> float:
 def _forget_peak() -> None:
     """Start the kernel's record of the peak anew."""
     try:
-        with open("/proc/self/clear_refs", "w") as switch:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as switch:
             switch.write("5")
     except OSError:
         print("note: the peak includes the preparation", file=sys.stderr)
@@ -130,7 +130,7 @@ def machine(device: str = "cpu") -> str:
     if os.path.exists("/proc/cpuinfo"):
         names = [
             l.split(":")[1].strip()
-            for l in Path("/proc/cpuinfo").read_text().splitlines()
+            for l in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
             if "model name" in l
         ]
         name = names[0] if names else name

@@ -50,11 +50,16 @@ def _construct(label: str, component: Any, /, **arguments: Any) -> Any:
         raise refused from error
 
 
+def entry_of(kind: str, spec: Mapping[str, Any]) -> Entry:
+    """The registered component that a resolved spec names."""
+    return registry().find(kind, spec["type"])
+
+
 def contract(kind: str, spec: Mapping[str, Any]) -> Contract:
     """The contract of the component that a resolved spec names, for the settings in it."""
     settings = dict(spec)
     entry = registry().find(kind, settings.pop("type"))
-    return seam.asked(entry, "its contract", functools.partial(contract_of, entry.load()), settings)
+    return seam.asked(entry, "its contract", functools.partial(contract_of, entry.declared()), settings)
 
 
 def fill_defaults(
@@ -89,7 +94,7 @@ def signature_of(entry: Entry) -> Mapping[str, Parameter]:
     Raises :class:`PluginError` when the class cannot be loaded or has no readable signature.
     """
     try:
-        return parameters_of(entry.load())
+        return parameters_of(entry.declared())
     except (TypeError, ValueError) as error:
         target = entry.component.target
         raise PluginError(f"{entry.kind} {entry.name} ({target}) has no signature: {error}.") from error

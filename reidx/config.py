@@ -74,7 +74,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def checked(root: Node, overrides: Sequence[Override], path: str) -> Config:
     """The checked experiment of a tree of values under overrides; ``path`` is what it is called. As :func:`load_config`."""
-    from reidx.trial import check_values
     from reidx.wiring import check_wiring
 
     tree = tree_of(root, overrides)
@@ -82,6 +81,10 @@ def checked(root: Node, overrides: Sequence[Override], path: str) -> Config:
     resolved = Tree(whole.plain(), dict(_origins(whole, ())))
     config = Config(_typed(schema.Experiment, resolved.data), resolved, path)
     check_wiring(config)
+    from reidx.trial import (
+        check_values,  # the first to need torch: what can be told without it was told by now
+    )
+
     check_values(config)
     return config
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import importlib
 import inspect
 import operator
 import typing
@@ -15,7 +16,9 @@ from reidx import builder
 from reidx.config_node import KeyPath, Node, Origin, dotted, kind_of
 from reidx.constructor import Parameter, bad_number, fits, parameters_of, quoting
 from reidx.errors import ConfigError, excerpt
+from reidx.outline import outline
 from reidx.registry import KINDS
+from reidx.source import classes_in, imported_in
 
 Fill = Callable[[type, Node, KeyPath], Node]
 """Checks a mapping against a schema class and writes out its defaults."""
@@ -134,8 +137,10 @@ _UNFIT = ("LBFGS", "SparseAdam")
 """Optimisers that a step cannot serve: the one computes the loss by itself, the other wants sparse gradients."""
 
 
-def _settings(cls: type) -> Mapping[str, Parameter]:
-    """The keywords of a class; where its constructor only hands on ``*args``, those of the class it hands them to."""
+def _settings(target: str) -> Mapping[str, Parameter]:
+    """The keywords of ``"module:Class"``; where its constructor hands on ``*args``, those of the class it hands them to."""
+    module, _, name = target.partition(":")
+    cls: Any = outline(target) or getattr(importlib.import_module(module), name)
     for base in cls.__mro__:
         init = vars(base).get("__init__")
         if init is not None and not any(
@@ -145,22 +150,13 @@ def _settings(cls: type) -> Mapping[str, Parameter]:
     return parameters_of(cls)
 
 
-def _catalogue(name: str) -> dict[str, type]:
+def _catalogue(name: str) -> dict[str, str]:
+    """The classes of a catalogue by name, as ``"module:Class"``: read from the source, as importing them takes torch."""
+    if name == "log back-end":
+        classes = {"tensorboard": "TensorboardVisBackend", "wandb": "WandbVisBackend", "mlflow": "MLflowVisBackend"}
+        return {short: f"mmengine.visualization.vis_backend:{cls}" for short, cls in classes.items()}
     if name == "optimizer":
-        import torch
-
-        offered, base = vars(torch.optim), torch.optim.Optimizer
-    elif name == "log back-end":
-        from mmengine.visualization import MLflowVisBackend, TensorboardVisBackend, WandbVisBackend
-
-        return {"tensorboard": TensorboardVisBackend, "wandb": WandbVisBackend, "mlflow": MLflowVisBackend}
-    else:
-        from mmengine.optim.scheduler import lr_scheduler, param_scheduler
-
-        offered, base = vars(lr_scheduler), param_scheduler._ParamScheduler
-    return {
-        name: cls
-        for name, cls in offered.items()
-        if inspect.isclass(cls) and issubclass(cls, base) and cls is not base
-        if not name.startswith("_") and name not in _UNFIT
-    }
+        offered = imported_in("torch.optim")
+        return {cls: target for cls, target in offered.items() if cls[0].isupper() and cls not in ("Optimizer", *_UNFIT)}
+    module = "mmengine.optim.scheduler.lr_scheduler"
+    return {cls: f"{module}:{cls}" for cls in classes_in(module) if cls.endswith("LR")}

@@ -6,16 +6,18 @@ Tensors travel in :class:`Features` and :class:`Batch`, labellings in :class:`La
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
 
 
-class Features(dict[str, Tensor]):
+class Features(dict[str, "Tensor"]):
     """Named outputs of a network for one batch (or one bank), ``embed`` (B,D) among them.
 
     ``embed`` is the retrieval vector. Every tensor has the batch as its first axis; usual names are ``global`` (B,D),
@@ -41,6 +43,9 @@ def agreed(features: Sequence[Tensor]) -> Tensor:
     """What several networks say of the same images: the mean of their L2-normalised features; of one network its own."""
     if len(features) == 1:
         return features[0]
+    import torch  # here, as a config is checked without it
+    from torch import nn
+
     return torch.stack([nn.functional.normalize(one.float(), dim=-1) for one in features]).mean(0)
 
 
@@ -129,6 +134,13 @@ INPUTS = (
 CAMERAS = ("required", "used", "unused")
 OUTLIERS = ("", "emits", "never", "draw", "drop", "keep")
 NEEDS = ("", "graph", "features", "tail")
+
+
+def inputs_of(loss: type) -> tuple[set[str], set[str]]:
+    """The inputs that a loss class must have, and those that it can do without, read from its ``forward``."""
+    parameters = list(inspect.signature(loss.forward).parameters.values())[1:]  # type: ignore[attr-defined]
+    needed = {p.name for p in parameters if p.default is p.empty}
+    return needed, {p.name for p in parameters} - needed
 
 
 @dataclass(frozen=True)

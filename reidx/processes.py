@@ -6,28 +6,19 @@ be called by all processes in the same order.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import hashlib
-import os
-import time
-from collections.abc import Callable, Iterator
-from datetime import timedelta
+from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from reidx.errors import ConfigError, ReidxError
+from reidx.errors import ReidxError
 
-Launcher = Literal["auto", "none", "torchrun", "slurm"]
 _Made = TypeVar("_Made")
-LINGER = 5.0
-"""Seconds that a process with an error stays for the others to have theirs."""
-
 _CHUNK = 64 << 20  # bytes sent at a time, so that a bank needs no second copy on a device
 
 
@@ -39,74 +30,6 @@ def count() -> int:
 def rank() -> int:
     """The number of this process, from 0."""
     return dist.get_rank() if count() > 1 else 0
-
-
-@contextlib.contextmanager
-def started(launcher: Launcher = "auto") -> Iterator[None]:
-    """Join the job that this process was started for, if any, and leave it at the end.
-
-    ``torchrun`` is recognised by its environment (``auto``), ``slurm`` (mmengine's launcher, one task a GPU) must be
-    asked for, as a login shell inside an allocation has its variables too. NCCL with GPUs, gloo without. Raises
-    :class:`ConfigError` where the environment is not the launcher's.
-
-    An error that another process has had already is marked, for :func:`reidx.errors.told_elsewhere`: one of them tells it.
-    """
-    by_torchrun = {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= set(os.environ)
-    if launcher == "none" or (launcher == "auto" and not by_torchrun) or dist.is_initialized():
-        yield
-        return
-    if launcher == "slurm":
-        _join_slurm()
-    elif not by_torchrun:
-        raise ConfigError(
-            "--launcher torchrun: this process was not started by it. Run: torchrun --nproc-per-node N -m reidx train …"
-        )
-    elif torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl")
-    else:
-        dist.init_process_group("gloo")
-    try:
-        yield
-    except BaseException as error:
-        if not isinstance(error, SystemExit):  # who is asked to end has no time, and has said so
-            vars(error)["told_elsewhere"] = _had_before(error)
-        if dist.get_backend() != "nccl":  # which would wait for what the others still owe; it ends with the process
-            dist.destroy_process_group()
-        raise
-    dist.destroy_process_group()
-
-
-def _had_before(error: BaseException) -> bool:
-    """Whether another process has had the same error. All may be dead, so none is waited for longer than :data:`LINGER`."""
-    said = hashlib.sha256(f"{type(error).__name__} {error}".encode(errors="replace")).hexdigest()
-    try:
-        store = dist.distributed_c10d._get_default_store()
-        store.set_timeout(timedelta(seconds=LINGER))
-        before = store.add(f"reidx/error/{said}", 1) > 1
-        until = time.monotonic() + LINGER
-        # without torchrun the store is the first process's own, and the others still have to ask it
-        keeps_it = rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        while keeps_it and time.monotonic() < until and store.add(f"reidx/error/{said}", 0) < count():
-            time.sleep(0.05)
-        return before
-    except Exception:  # the store's own process is gone: whoever is left speaks
-        return False
-
-
-def _join_slurm(backend: str = "nccl") -> None:
-    from mmengine.dist import init_dist
-
-    missing = [name for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST") if name not in os.environ]
-    if missing:
-        raise ConfigError(
-            f"--launcher slurm: {', '.join(missing)} is not set. Run: srun python -m reidx train … --launcher slurm"
-        )
-    if backend == "nccl" and not torch.cuda.is_available():
-        raise ConfigError(
-            "--launcher slurm needs a GPU for each task. Without: srun torchrun --nproc-per-node N -m reidx train …"
-        )
-    init_dist("slurm", backend)
 
 
 # ---- shares

@@ -17,6 +17,7 @@ from reidx.constructor import unusable
 from reidx.describing import plain, raised_on_purpose
 from reidx.errors import ConfigError, PluginError, excerpt
 from reidx.loading import named
+from reidx.outline import outline
 
 SLOW = 10.0
 """Seconds of importing a component's module, with all that it needs, after which a line says so."""
@@ -163,10 +164,9 @@ class Entry:
             component = getattr(module, attribute)
         except AttributeError:
             raise PluginError(f"{where}: the module {module_name} has no {attribute!r}.") from None
-        if fault := unusable(self.kind, component, {name: CONTEXT[name] for name in KINDS[self.kind].context}):
+        if fault := self._fault(component):
             raise PluginError(f"{where}: {fault}.")
         return component
-
 
     def _imported(self, module: str) -> Any:
         if not self.namespace or module in sys.modules:
@@ -174,6 +174,16 @@ class Entry:
         said = f"reidx: loading {self.kind} {self.name} (from {self.distribution}, module {module})"
         advice = "leave the plugin out with REIDX_PLUGINS, a list of the others"
         return named(said, advice, lambda: importlib.import_module(module), SLOW)
+
+    def declared(self) -> type:
+        """The class, or in a process that has no need of torch yet its outline (:mod:`reidx.outline`): what reads signatures
+        and contracts can do with either. Raises as :meth:`load` where there is no outline."""
+        known = None if "torch" in sys.modules else outline(self.component.target)
+        return self.load() if known is None or self._fault(known) else known
+
+    def _fault(self, component: type) -> str:
+        """Why the class cannot be built from a config as its constructor is meant; empty if it can."""
+        return unusable(self.kind, component, {name: CONTEXT[name] for name in KINDS[self.kind].context})
 
 
 class Registry:

@@ -14,6 +14,9 @@ from typing import Any, Literal
 
 Spec = dict[str, Any]
 
+IDENTITY = "identity"
+"""The name of the labelling that a data set brings with it."""
+
 
 def listed(names: str | list[str] | None) -> list[str]:
     """The names that a key holds: of one, of several, or of none."""

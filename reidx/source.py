@@ -91,6 +91,21 @@ def arguments(target: str) -> tuple[list[str], bool, str]:
     return [], False, ""
 
 
+def classes_in(module: str) -> list[str]:
+    """The names of the classes that a module defines, in its order."""
+    spec = find_spec(module)
+    statements = _statements(spec.origin or "") if spec else []
+    return [node.name for node in statements if isinstance(node, ast.ClassDef)]
+
+
+def imported_in(package: str) -> dict[str, str]:
+    """What a package's ``__init__`` takes from its modules, each name as ``"module:name"``."""
+    spec = find_spec(package)
+    taken = [node for node in _statements(spec.origin or "") if isinstance(node, ast.ImportFrom)] if spec else []
+    homes = {id(node): importlib.util.resolve_name("." * node.level + (node.module or ""), package) for node in taken}
+    return {a.asname or a.name: f"{homes[id(node)]}:{a.name}" for node in taken for a in node.names}
+
+
 def _summary(module: str, name: str, seen: frozenset[str]) -> str:
     _, node = _definition(module, name, seen)
     return "" if node is None else (ast.get_docstring(node) or "").partition("\n")[0]

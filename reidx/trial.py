@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mmengine.registry import PARAM_SCHEDULERS
+import torch
 from torch import nn
 
-from reidx.builder import build
+from reidx.builder import build, entry_of
 from reidx.config_node import KeyPath, dotted
 from reidx.config_parts import own_spec
+from reidx.engine.mmengine_optim import PARAM_SCHEDULERS
 from reidx.engine.optim import build_optimizer, schedules
 from reidx.errors import ConfigError
 from reidx.labels.pipeline import variations
 from reidx.schema import OptimizerWiring, Stage, Term
+from reidx.wiring_asks import unusable
 
 if TYPE_CHECKING:
     from reidx.config import Config
@@ -25,8 +30,17 @@ def check_values(config: Config) -> None:
     Those parts that need a network or data to be built have their turn when a run begins
     (:mod:`reidx.engine.rehearsal`): backbone, fusion, memories, alignments, samplers.
     """
+    for spec in config.experiment.data.domains.values():
+        _load("dataset", spec)
     for position, stage in enumerate(config.experiment.stages):
         _Trial(config, ("stages", position)).run(stage)
+
+
+def _load(kind: str, spec: dict[str, Any]) -> None:
+    """Import the class of a part that is not built here; the core's own can be, and timm is not for a look at a config."""
+    entry = entry_of(kind, spec)
+    if entry.namespace:
+        entry.load()
 
 
 class _Trial:
@@ -34,6 +48,16 @@ class _Trial:
         self.config, self.base = config, base
 
     def run(self, stage: Stage) -> None:
+        self.names(stage)
+        for kind, specs in {
+            "backbone": [stage.model.backbone],
+            "fusion": [stage.model.fusion],
+            "sampler": [stream.sampler for stream in stage.streams.values()],
+            "memory": stage.memories.values(),
+            "alignment": stage.alignment,
+        }.items():
+            for spec in specs:
+                _load(kind, spec)
         for name, stream in stage.streams.items():
             size = self.config.experiment.data.image_size
             context = {"image_size": size, "mean": (0.5,) * 3, "std": (0.5,) * 3}
@@ -65,6 +89,16 @@ class _Trial:
         self.part("protocol", stage.evaluate.protocol, ("evaluate", "protocol"))
         self.optimizer(stage)
 
+    def names(self, stage: Stage) -> None:
+        """Raise for the name of a part that torch's modules have a use for themselves."""
+        named: dict[KeyPath, str] = {("teachers", name): name for name in stage.teachers}
+        named |= {("streams", name, "views", view): view for name, stream in stage.streams.items() for view in stream.views}
+        named |= {("memories", name): name for name in stage.memories}
+        own_norms = stage.domains if stage.model.domain_bn else []
+        for at, name in [*named.items(), *((("model", "domain_bn"), domain) for domain in own_norms)]:
+            if hasattr(nn.ModuleDict, name):
+                raise ConfigError(f"{self.where(at)}: {unusable(name)}")
+
     def part(self, kind: str, spec: dict[str, Any], at: KeyPath, **context: Any) -> Any:
         return build(kind, own_spec(spec, Term if kind == "loss" else None), where=self.where(at), **context)
 
@@ -72,7 +106,8 @@ class _Trial:
         """Build the optimiser and the schedules over two parameters, shaped as a convolution's."""
         model = nn.Conv2d(1, 1, 1)
         try:
-            optimizer = build_optimizer(model, own_spec(stage.optimizer, OptimizerWiring))
+            with _uncompiled():
+                optimizer = build_optimizer(model, own_spec(stage.optimizer, OptimizerWiring))
         except (TypeError, ValueError) as error:
             raise self.refused(("optimizer",), error) from error
         for index, schedule in enumerate(schedules(stage.schedule, max(stage.epochs, 1))):
@@ -95,3 +130,14 @@ class _Trial:
 
     def refused(self, at: KeyPath, error: Exception) -> ConfigError:
         return ConfigError(f"{self.where(at)}: {error}")
+
+
+@contextlib.contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Context in which an optimiser is made without torch's compiler, which takes longer to import than all else here."""
+    decorated = torch.optim.Optimizer.add_param_group
+    torch.optim.Optimizer.add_param_group = inspect.unwrap(decorated)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.optim.Optimizer.add_param_group = decorated  # type: ignore[method-assign]

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from reidx.config_node import KeyPath, dotted
 from reidx.errors import ConfigError
-from reidx.memory import Memory
 from reidx.plugins import registry
 from reidx.schema import Level, MemoryWiring, Stage, listed, taken_in
 from reidx.seam import asked
@@ -242,12 +241,12 @@ class _StageCheck(StageAsks):
     def arguments_of_fusion(self) -> Mapping[str, inspect.Parameter]:
         """The arguments that the forward pass of the stage's fusion has."""
         entry = registry().find("fusion", self.stage.model.fusion["type"])
-        return asked(entry, "its forward", lambda fusion: inspect.signature(fusion.forward).parameters, entry.load())
+        return asked(entry, "its forward", lambda fusion: inspect.signature(fusion.forward).parameters, entry.declared())
 
     def held(self, at: KeyPath, level: Level) -> None:
         """Raise unless the memory that a level labels holds the level's feature of each image."""
         memory = self.stage.memories[level.memory or ""]
-        if not hasattr(registry().find("memory", memory["type"]).load(), "images"):
+        if not hasattr(registry().find("memory", memory["type"]).declared(), "images"):
             raise self.error(at, f"{memory['type']} does not hold an entry for each image, so it cannot be clustered.")
         for key in ("network", "on"):
             if set(listed(memory[key])) != set(listed(getattr(level, key))):
@@ -293,8 +292,9 @@ class _StageCheck(StageAsks):
 
 def _takes_in(memory: dict[str, Any]) -> bool:
     """Whether a memory does anything with the images of a step."""
-    component = registry().find("memory", memory["type"]).load()
-    return getattr(component, "update", None) is not Memory.update
+    update = getattr(registry().find("memory", memory["type"]).declared(), "update", None)
+    # by name, as the class itself may not be imported yet
+    return update is None or (update.__module__, update.__qualname__) != ("reidx.memory.base", "Memory.update")
 
 
 def _stage_of(reference: str | None) -> str | None:

@@ -7,8 +7,6 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from reidx import builder
 from reidx.config_node import KeyPath, dotted
 from reidx.config_parts import own_spec
@@ -61,7 +59,7 @@ class StageAsks:
         ``inputs`` says by its name of what feature each input is, or is made.
         """
         own = own_spec(spec, wiring)
-        must: frozenset[str] = getattr(registry().find(kind, own["type"]).load(), "parts", frozenset())
+        must: frozenset[str] = getattr(registry().find(kind, own["type"]).declared(), "parts", frozenset())
         may = must | builder.contract(kind, own).of_parts
         fusion = self.stage.model.fusion["type"]
         for name, on in sorted(inputs.items()):
@@ -78,9 +76,9 @@ class StageAsks:
                 )
 
     def name(self, at: KeyPath, name: str, taken: Collection[str] = ()) -> None:
-        """Raise unless ``name`` can be that of a module within the model."""
-        if not re.fullmatch(r"\w[\w-]*", name) or hasattr(nn.ModuleDict, name) or name in taken:
-            raise self.error(at, f"{name!r} cannot be used as a name here; choose another, of letters, digits, _ and -.")
+        """Raise unless ``name`` can be that of a module within the model; what torch would refuse, :mod:`reidx.trial` does."""
+        if not re.fullmatch(r"\w[\w-]*", name) or name in taken:
+            raise self.error(at, unusable(name))
 
     def domain(self, at: KeyPath, name: str) -> None:
         self.one_of(at, name, self.config.experiment.data.domains, "domain in data.domains")
@@ -110,6 +108,11 @@ class StageAsks:
         return ConfigError(f"{self.config.place(path)}: {dotted(path)}: {message}")
 
 
+def unusable(name: str) -> str:
+    """What to say of a name that no module within the model can have."""
+    return f"{name!r} cannot be used as a name here; choose another, of letters, digits, _ and -."
+
+
 def _providers(missing: Collection[str]) -> str:
     """A sentence naming the installed fusions that provide all that is missing."""
     found = [entry.name for entry in providing("fusion", missing)]
@@ -130,7 +133,7 @@ def declaring(kind: str, wanted: Callable[[Contract], bool]) -> Iterator[Entry]:
     """The installed components of a kind whose contract, as of their example, is as wanted."""
     for entry in registry().entries(kind):
         try:
-            if wanted(contract_of(entry.load(), entry.component.example)):
+            if wanted(contract_of(entry.declared(), entry.component.example)):
                 yield entry
         except Exception:  # a broken stranger must not hide the user's mistake
             continue

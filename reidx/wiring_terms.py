@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from reidx.config_node import KeyPath
-from reidx.contracts import INPUTS, Contract
-from reidx.engine.objective import inputs_of
+from reidx.contracts import INPUTS, Contract, inputs_of
 from reidx.errors import PluginError
 from reidx.plugins import registry
 from reidx.schema import Alignment, Level, MemoryWiring, Term, listed
@@ -20,7 +19,7 @@ class TermCheck(StageAsks):
     def term(self, index: int, term: dict[str, Any]) -> None:
         at: KeyPath = ("objective", index)
         entry = registry().find("loss", term["loss"])
-        loss = entry.load()
+        loss = entry.declared()
         streams = self.streams_of(at, term)
         trained = ["student", *(n for n, t in self.stage.teachers.items() if t.type == "Peer")]
         self.sides(at, term, streams)
@@ -136,7 +135,7 @@ class TermCheck(StageAsks):
             )
         fitting = said(declaring("memory", lambda offered: offered.classes == read))
         losses = (entry for entry in declaring("loss", lambda offered: offered.classes == held))
-        others = said(entry for entry in losses if "scores" in inputs_of(entry.load())[0])
+        others = said(entry for entry in losses if "scores" in inputs_of(entry.declared())[0])
         read, held = read or "labels", held or "labels"
         raise self.error(
             at, f"{term['loss']} reads columns of scores as {read}, those of memory {memory!r} ({spec['type']}) are {held}. "
@@ -167,7 +166,7 @@ class TermCheck(StageAsks):
         offers = [entry.name for kind in ("refiner", "memory") for entry in providing(kind, {name})]
         if not offers:
             entry = registry().find("loss", term["loss"])
-            place = own_line(entry, None, entry.load().forward)  # type: ignore[attr-defined]
+            place = own_line(entry, None, entry.declared().forward)  # type: ignore[attr-defined]
             raise PluginError(
                 f"loss {term['loss']}: its forward asks for {name!r}, which nothing installed provides; a loss may ask for "
                 f"{', '.join(INPUTS)}, and for what refiners and memories provide. It is of {entry.distribution} ({place})."

@@ -15,6 +15,7 @@ from reidx.ablation.executor import Outcome, arguments_of, prepare, reason_in
 from reidx.ablation.plan import Run
 from reidx.engine.lock import alone_in
 from reidx.errors import ConfigError
+from reidx.lifetimes import PARENT
 
 PATIENCE = 30.0
 """Seconds that a run has to end by itself once it is asked to."""
@@ -23,8 +24,8 @@ PATIENCE = 30.0
 class Workers:
     """``slots`` runs at a time on this machine, by default one a GPU (one without GPUs), each with a GPU of its own.
 
-    Without GPUs several runs share the cores evenly, unless OMP_NUM_THREADS says otherwise. The runs keep ``lock`` open:
-    they may outlive this process if that is killed.
+    Without GPUs several runs share the cores evenly, unless OMP_NUM_THREADS says otherwise. If this process is
+    killed, each run is asked to end (SIGTERM); it keeps ``lock`` open until it has.
     """
 
     def __init__(self, slots: int | None, lock: IO[str]) -> None:
@@ -43,7 +44,7 @@ class Workers:
         """Nothing is left to be closed."""
 
     def _environment(self, slot: int) -> dict[str, str]:
-        own = dict(os.environ)
+        own = {**os.environ, PARENT: str(os.getpid())}
         if self.gpus:
             own["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
         elif self.slots > 1:

@@ -6,13 +6,14 @@ import argparse
 import json
 from pathlib import Path
 
-from reidx.cli.experiment import add_progress_argument, add_resume_anyway_argument
+from reidx.cli.experiment import add_progress_argument, add_resume_anyway_argument, add_threads_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1, help="seed of the training (default 1)")
     parser.add_argument("--work-dir", type=Path, default=None, help="where the run is written (default runs/demo-SEED)")
     add_resume_anyway_argument(parser)
+    add_threads_argument(parser)
     add_progress_argument(parser)
 
 
@@ -23,7 +24,9 @@ def run(arguments: argparse.Namespace) -> int:
     config = reidx.load_config("reidx::demo.yaml", [f"seed={arguments.seed}"])
     folder = arguments.work_dir or Path("runs") / f"demo-{arguments.seed}"
     resume = arguments.resume or (folder / "experiment.json").is_file()
-    result = reidx.run(config, work_dir=folder, resume=resume, progress=arguments.progress)
+    result = reidx.run(
+        config, work_dir=folder, resume=resume, progress=arguments.progress, threads=arguments.threads or "auto"
+    )
     control = colour_control(config.data["data"], "target")
     (folder / "control.json").write_text(json.dumps(control, indent=1), encoding="utf-8")
     print(f"\nAdaptation to an unlabelled domain, seed {arguments.seed} (percent):\n")

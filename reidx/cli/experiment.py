@@ -34,6 +34,24 @@ def add_progress_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_threads_argument(parser: argparse.ArgumentParser) -> None:
+    """``--threads``."""
+    parser.add_argument(
+        "--threads",
+        type=_positive,
+        metavar="N",
+        help="threads that compute on the CPU (default: as many as there are cores that nothing else keeps busy when the "
+        "command starts, or OMP_NUM_THREADS); a resumed run keeps its own number, as another one rounds otherwise",
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number}: one thread at least")
+    return number
+
+
 def add_resume_anyway_argument(parser: argparse._ActionsContainer) -> None:
     """``--resume-anyway``."""
     parser.add_argument(

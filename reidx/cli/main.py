@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import io
 import itertools
 import os
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -20,6 +22,8 @@ from collections.abc import Sequence
 import reidx
 from reidx.describing import plain
 from reidx.errors import Exits, ReidxError, Terminated, told_elsewhere
+from reidx.lifetimes import PARENT, end_with
+from reidx.threads import wait_briefly
 
 COMMANDS = {
     "train": "run an experiment, or resume it",
@@ -39,6 +43,10 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``reidx`` with the given arguments (of the process by default) and return the exit code."""
+    _print_anything()
+    wait_briefly()
+    if parent := os.environ.pop(PARENT, ""):
+        end_with(int(parent), signal.SIGTERM)
     words = list(sys.argv[1:] if argv is None else argv)
     before = list(itertools.takewhile(lambda word: word.startswith("-"), words))
     own = _own_parser()
@@ -70,6 +78,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = str(error) if expected else _unexpected(error)
         print("error:", said, *getattr(error, "__notes__", ()), file=sys.stderr)
         return code
+
+
+def _print_anything() -> None:
+    """Make stdout write what its encoding does not have as ``\\u2013``, as stderr does; a stdout that is closed takes all."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class _NoCommand(ReidxError):

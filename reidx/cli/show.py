@@ -115,7 +115,7 @@ def _contract(entry: Entry, component: type) -> list[str]:
 
 
 def _inputs(loss: type) -> list[str]:
-    from reidx.engine.objective import inputs_of
+    from reidx.contracts import inputs_of
 
     needed, optional = inputs_of(loss) if hasattr(loss, "forward") else (set(), set())
     rows = {"asks for": needed, "uses if there": optional}

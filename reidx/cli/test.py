@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from reidx.cli.experiment import add_config_arguments, add_progress_argument
+from reidx.cli.experiment import add_config_arguments, add_progress_argument, add_threads_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,14 +13,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", type=Path, metavar="PATH", help="a checkpoint (default: what the last stage starts from)"
     )
+    add_threads_argument(parser)
     add_progress_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     import reidx
-    from reidx.engine import experiment
 
     config = reidx.load_config(arguments.config, arguments.overrides)
-    result = experiment.test(config, weights=arguments.weights, progress=arguments.progress)
+    from reidx.engine import experiment  # takes torch, which a mistake in the config need not wait for
+
+    result = experiment.test(
+        config, weights=arguments.weights, progress=arguments.progress, threads=arguments.threads or "auto"
+    )
     print(result.table())
     return 0

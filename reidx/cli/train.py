@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from reidx.cli.experiment import add_config_arguments, add_progress_argument, add_resume_anyway_argument
+from reidx.cli.experiment import (
+    add_config_arguments,
+    add_progress_argument,
+    add_resume_anyway_argument,
+    add_threads_argument,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,14 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="who started the processes of this job (default: torchrun if its variables are set, else none)",
     )
+    add_threads_argument(parser)
     add_progress_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     import reidx
-    from reidx import processes
+    from reidx import launchers
 
-    with processes.started(arguments.launcher):
+    with launchers.started(arguments.launcher):
         config = reidx.load_config(arguments.config, arguments.overrides)
         if arguments.profile:
             from reidx.engine.profile import profile
@@ -55,8 +61,11 @@ def run(arguments: argparse.Namespace) -> int:
                 resume=arguments.resume,
                 progress=arguments.progress,
                 share=arguments.share,
+                threads=arguments.threads or "auto",
             )
             shown = f"{result.table()}\n\nConfig, checkpoints, log, card: {result.work_dir}"
+        from reidx import processes
+
         if processes.rank() == 0:
             print(shown)
     return 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from reidx.contracts import Batch, LabelSet
 from reidx.data.images import ImageStore
+from reidx.lifetimes import end_with
 from reidx.seam import Broken, call
 
 
@@ -73,6 +76,7 @@ def batches(view: LabelledView, sampler: Iterable[list[int]], workers: int, step
         view,
         batch_sampler=plan,  # type: ignore[arg-type]
         num_workers=0 if view.store.held is not None else workers,  # what lies on a device cannot be handed to processes
+        worker_init_fn=partial(_end_with, os.getpid()),
         collate_fn=as_it_is,  # type: ignore[arg-type]
         pin_memory=torch.cuda.is_available(),
     )
@@ -98,6 +102,10 @@ def _drawn(sampler: Any, images: int, labels: Tensor | None, steps: int | None) 
             if left:
                 raise Broken(f"it drew {left} outliers (label -1), but declares that it drops them")
     return plan
+
+
+def _end_with(parent: int, number: int) -> None:
+    end_with(parent)
 
 
 class StreamLoader:

@@ -10,9 +10,8 @@ from reidx import processes
 from reidx.builder import build
 from reidx.config_node import KeyPath, dotted
 from reidx.data.domains import Domains
-from reidx.engine.relabel import IDENTITY
 from reidx.errors import DataError
-from reidx.schema import Stage
+from reidx.schema import IDENTITY, Stage
 from reidx.seam import call
 
 

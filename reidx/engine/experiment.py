@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reidx import processes
 from reidx.config import Config
 from reidx.data.domains import Domains
 from reidx.engine import checkpoint as checkpoints
 from reidx.engine.allocator import keep_freed_memory
-from reidx.engine.curves import Curves
+from reidx.engine.card import card_of, seconds_of, stage_card
 from reidx.engine.faults import told
-from reidx.engine.first_features import FirstFeatures
 from reidx.engine.journal import Journal, Report, count_leg, legs_of
 from reidx.engine.precision import agreed
 from reidx.engine.preflight import check_evaluation, check_experiment
@@ -28,10 +26,13 @@ from reidx.engine.rehearsal import rehearse
 from reidx.engine.result import METRICS, Result, StageResult
 from reidx.engine.seeding import seed_everything
 from reidx.engine.sharing import Shared, trained_in
-from reidx.engine.stage import StageRun
 from reidx.errors import CheckpointError, ConfigError
 from reidx.evaluation.ranked_list import ranked_list
 from reidx.schema import Stage
+from reidx.threads import Threads, Watch, chosen, computing_on
+
+if TYPE_CHECKING:  # what takes mmengine's runner and timm is imported once the config and the data were found in order
+    from reidx.engine.curves import Curves
 
 
 def run(
@@ -40,6 +41,7 @@ def run(
     resume: Resume = False,
     progress: Mode | None = None,
     share: str | Path | None = None,
+    threads: Threads = None,
 ) -> Result:
     """Run an experiment to its end, stage after stage.
 
@@ -52,6 +54,10 @@ def run(
     ``share`` is a folder in which runs leave each other what they have in common: a stage that another run has finished
     alike (same keys, seed, data, code, earlier stages) is taken over instead of trained, features that networks begin with
     are not extracted twice. The numbers are the same, bit for bit; the card says what was taken over.
+
+    ``threads`` is how many compute on the CPU: a number, ``auto`` (the cores that nothing else keeps busy, as the commands
+    have it), or None (as many as torch has). A resumed run keeps that it was begun with, unless a number is given: another
+    one rounds otherwise, which is said and on the card.
 
     Raises :class:`ConfigError` for a folder of another run, :class:`RunError` where memory, disk, a worker process or the
     numbers failed, :class:`Terminated` (a ``SystemExit``) upon SIGTERM, and whatever the stages raise. A run that fails
@@ -68,12 +74,14 @@ def run(
             "work_dir": str(record.folder),
             "resumed": record.goes_on,
         }
+        number = processes.from_first(lambda: chosen(threads, record.threads, reporter.say, processes.count() == 1))
         try:
-            with (
-                reporter.experiment(config.experiment.stages, **facts),
-                Curves(config, record.folder, reporter) as curves,
-            ):
-                return _run(config, record, reporter, curves, None if share is None else Path(share))
+            with computing_on(number), reporter.experiment(config.experiment.stages, **facts):
+                domains = processes.first_alone(lambda: _checked(config, reporter))
+                from reidx.engine.curves import Curves
+
+                with Curves(config, record.folder, reporter) as curves:
+                    return _run(config, domains, record, reporter, curves, None if share is None else Path(share))
         except BaseException:
             record.release()
             raise
@@ -84,16 +92,21 @@ def folder_of(config: Config, work_dir: str | Path | None) -> Path:
     return Path(work_dir) if work_dir is not None else Path("runs") / f"{config.experiment.name}-{config.hash}"
 
 
-def _run(config: Config, record: Record, reporter: Reporter, curves: Curves, share: Path | None) -> Result:
+def _checked(config: Config, reporter: Reporter) -> Domains:
+    """The data, once they and the parts of all stages were found in order."""
+    domains = Domains(config.data["data"], reporter.counted, reporter.say)
+    check_experiment(config, domains)
+    rehearse(config, domains)
+    return domains
+
+
+def _run(
+    config: Config, domains: Domains, record: Record, reporter: Reporter, curves: Curves, share: Path | None
+) -> Result:
+    from reidx.engine.first_features import FirstFeatures
+    from reidx.engine.stage import StageRun
+
     experiment, folder, resume = config.experiment, record.folder, record.resume
-
-    def checked() -> Domains:
-        domains = Domains(config.data["data"], reporter.counted, reporter.say)
-        check_experiment(config, domains)
-        rehearse(config, domains)
-        return domains
-
-    domains = processes.first_alone(checked)
     paths = [folder / f"{number + 1}-{stage.name}" for number, stage in enumerate(experiment.stages)]
     finished = [_finished(path / "done.json", stage) if resume else None for path, stage in zip(paths, experiment.stages)]
     _refuse_stale(experiment.stages, finished, paths)
@@ -108,6 +121,7 @@ def _run(config: Config, record: Record, reporter: Reporter, curves: Curves, sha
             finished[number] = _finished(path / "done.json", stage)
     stages: list[StageResult] = []
     cards: dict[str, Any] = {}
+    watch = Watch(reporter.say)
     if all(finished):
         legs = legs_of(record.path)
     else:
@@ -147,11 +161,12 @@ def _run(config: Config, record: Record, reporter: Reporter, curves: Curves, sha
                 reporter.evaluated(result.before, "before: " + _metrics_line(result.before))
                 curves.add(stage, 0, result.before)
         if stage.epochs > 0:
-            result.history = stage_run.run(resume, Journal(path / "log.jsonl", curves.of(stage), reporter.say))
+            told_of = partial(_epoch_ended, curves.of(stage), watch)
+            result.history = stage_run.run(resume, Journal(path / "log.jsonl", told_of, reporter.say))
         if stage_run.details is None:
             stage_run.evaluate()  # killed between the last commit and here: the picture and the card are still due
         stages.append(result)
-        cards[stage.name] = _stage_card(stage, stage_run)
+        cards[stage.name] = stage_card(stage, stage_run)
         if idle := sum("idle_terms" in entry for entry in result.history):
             cards[stage.name]["epochs_with_idle_terms"] = idle
         if stage_run.details is not None and stage.evaluate.domain is not None and processes.rank() == 0:
@@ -162,7 +177,7 @@ def _run(config: Config, record: Record, reporter: Reporter, curves: Curves, sha
         checkpoints.write_text(path / "done.json", json.dumps(outcome, indent=1))
         if shared is not None and processes.rank() == 0:
             shared.leave(number, path)
-    card = _card(config, domains, cards, _seconds(stages), legs)
+    card = card_of(config, domains, cards, seconds_of(stages), legs)
     if resumed:
         card["resumed_anyway"] = resumed
     trainers = {stage.name: trained_in(path) for stage, path in zip(experiment.stages, paths)}
@@ -213,14 +228,16 @@ def _refuse_stale(stages: list[Stage], finished: list[dict[str, Any] | None], pa
             )
 
 
-def test(config: Config, weights: str | Path | None = None, progress: Mode | None = None) -> Result:
+def test(
+    config: Config, weights: str | Path | None = None, progress: Mode | None = None, threads: Threads = None
+) -> Result:
     """Evaluate the network that an experiment's last stage evaluates: with ``weights`` (a checkpoint of that stage, which
     must fit as a whole), or as the stage starts.
 
     Nothing is trained, nothing written, and ``config`` stays as it is. Raises :class:`ConfigError` if the stage has no
     domain to evaluate on.
     """
-    stage, number = config.experiment.stages[-1], len(config.experiment.stages) - 1
+    stage = config.experiment.stages[-1]
     if stage.evaluate.domain is None:
         raise ConfigError(f"Stage {stage.name} names no domain to test on: set stages.{stage.name}.evaluate.domain.")
     if weights is not None:
@@ -234,9 +251,17 @@ def test(config: Config, weights: str | Path | None = None, progress: Mode | Non
     reporter = Reporter(progress)
     if weights is None and stage.init is None:
         reporter.say(f"stage {stage.name} as it starts: its backbone as built. --weights FILE tests a checkpoint.")
+    with computing_on(chosen(threads, None, reporter.say, processes.count() == 1)):
+        return _tested(config, stage, weights, reporter)
+
+
+def _tested(config: Config, stage: Stage, weights: str | Path | None, reporter: Reporter) -> Result:
+    number = len(config.experiment.stages) - 1
     domains = Domains(config.data["data"], reporter.counted, reporter.say)
     check_evaluation(config, domains, number)
     (stage,) = agreed([stage]).apply([stage])
+    from reidx.engine.stage import StageRun
+
     seed_everything(config.experiment.seed, number)
     stage_run = StageRun(stage, number, config.experiment.seed, domains, Path("."), Path, reporter)
     if weights is not None:
@@ -247,8 +272,8 @@ def test(config: Config, weights: str | Path | None = None, progress: Mode | Non
             checkpoints.load_weights(model.networks[needed], weights, needed, whole=True)
     metrics, _ = stage_run.evaluate()
     reporter.evaluated(metrics)
-    cards = {stage.name: {**_stage_card(stage, stage_run), "tested": str(weights) if weights else "as built"}}
-    return Result(Path("."), [StageResult(stage.name, metrics)], _card(config, domains, cards, 0.0))
+    cards = {stage.name: {**stage_card(stage, stage_run), "tested": str(weights) if weights else "as built"}}
+    return Result(Path("."), [StageResult(stage.name, metrics)], card_of(config, domains, cards, 0.0))
 
 
 def checkpoint_of(reference: str, folder: Path, stages: list[Stage]) -> Path:
@@ -263,57 +288,10 @@ def checkpoint_of(reference: str, folder: Path, stages: list[Stage]) -> Path:
     return last
 
 
+def _epoch_ended(curve: Callable[[Report], None], watch: Watch, entry: Report) -> None:
+    curve(entry)
+    watch()
+
+
 def _metrics_line(metrics: Report) -> str:
     return ", ".join(f"{name} {100 * metrics[name]:.2f}" for name in METRICS if name in metrics)
-
-
-def _stage_card(stage: Stage, stage_run: StageRun) -> dict[str, Any]:
-    """How a stage's numbers came about."""
-    streams = stage.streams.values()
-    return {
-        "epochs": stage.epochs,
-        "iters": stage.iters,
-        "init": stage.init,
-        "weights": stage.model.backbone.get("weights") or stage.model.backbone.get("pretrained", False),
-        "precision": stage.precision,
-        "images_a_step": stage_run.images_a_step,
-        "lr_batch": stage.optimizer["lr_batch"],
-        "bn_group": stage.model.bn_group,
-        "cameras_in_sampling": any(s.sampler.get("use_cameras", False) for s in streams),
-        "label_monitor": any(level.monitor for level in stage.labels.values()),
-        "selection": "last epoch",
-        "evaluation": stage_run.evaluation_card,
-    }
-
-
-def _seconds(stages: list[StageResult]) -> float:
-    """How long the work took that counts, in whatever legs: all committed epochs, and the evaluations before them."""
-    entries = [entry for stage in stages for entry in (stage.before, *stage.history)]
-    return sum(value for entry in entries for name, value in entry.items() if name.startswith("seconds_"))
-
-
-def _card(
-    config: Config, domains: Domains, stages: dict[str, Any], seconds: float, legs: int = 1
-) -> dict[str, Any]:
-    """What a number needs beside it to mean something. ``legs``: one more than the run was resumed."""
-    packages = ("reidx", "torch", "torchvision", "timm", "mmengine", "numpy", "faiss-gpu", "faiss-cpu")
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "experiment": config.experiment.name,
-        "config_hash": config.hash,
-        "seed": config.experiment.seed,
-        "data": {name: domains[name].card() for name in config.experiment.data.domains},
-        "image_size": list(config.experiment.data.image_size),
-        "interpolation": config.experiment.data.interpolation,
-        "stages": stages,
-        "seconds": round(seconds, 1),
-        "legs": legs,
-        "processes": processes.count(),
-        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "versions": versions,
-    }

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from reidx.config import Config
 from reidx.engine import checkpoint as checkpoints
+from reidx.engine.device import device_of_this_process
 from reidx.engine.lock import locked
 from reidx.engine.named_files import by_content, digests_of
 from reidx.engine.record import namespaces
-from reidx.engine.runner import device_of_this_process
 from reidx.engine.stage_key import with_effect
 from reidx.errors import CheckpointError, RunError
 from reidx.schema import Stage
@@ -74,5 +74,6 @@ class FirstFeatures:
             "interpolation": data.interpolation,
             "code": {name: source for name, source in code.items() if name in concerned},
             "torch": self.circumstances["torch"],
+            "threads": self.circumstances["threads"],
             "device": device_of_this_process().type,
         }

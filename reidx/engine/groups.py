@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from timm.models import group_parameters
-from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from reidx.errors import ConfigError
@@ -45,6 +43,8 @@ def parameter_groups(
     for network in model.modules():
         if layer_decay is None or not isinstance(network, Network):
             continue
+        from timm.optim import param_groups_layer_decay  # here, as a config is checked without it
+
         if any(parameter.requires_grad for parameter in network.backbone.parameters()):
             taken.update(map(id, network.backbone.parameters()))
             layers += param_groups_layer_decay(
@@ -96,6 +96,8 @@ def _below_a_head(backbone: nn.Module) -> nn.Module:
         raise ConfigError(
             f"layer_decay needs a backbone whose layers can be told apart; {name} has no `group_matcher`. Leave it out."
         )
+    from timm.models import group_parameters
+
     view: Any = copy.copy(layered)
     view._parameters = {**layered._parameters, "above": nn.Parameter(torch.empty(0), requires_grad=False)}
     if max(group_parameters(view, view.group_matcher(coarse=False), reverse=True).values()) < 2:

@@ -107,7 +107,7 @@ def _holder(file: IO[str]) -> str:
 def _let_go() -> None:
     """Let a forked child hold no lock: else one that outlives its parent would keep others out."""
     for descriptor in _held:
-        with contextlib.suppress(OSError), open(os.devnull) as nothing:
+        with contextlib.suppress(OSError), open(os.devnull, "rb") as nothing:
             os.dup2(nothing.fileno(), descriptor, inheritable=False)
     _held.clear()
 

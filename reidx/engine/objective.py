@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from reidx.contracts import Batch, Features
+from reidx.contracts import Batch, Features, inputs_of
 from reidx.errors import ConfigError
 from reidx.schema import Stage, Term, listed
 from reidx.seam import call
 
 Outputs = Mapping[str, Mapping[str, Features]]
 """Features by network, then by stream."""
-
-def inputs_of(loss: type) -> tuple[set[str], set[str]]:
-    """The inputs that a loss class must have, and those that it can do without, read from its ``forward``."""
-    parameters = list(inspect.signature(loss.forward).parameters.values())[1:]  # type: ignore[attr-defined]
-    needed = {p.name for p in parameters if p.default is p.empty}
-    return needed, {p.name for p in parameters} - needed
-
 
 def term_names(stage: Stage) -> list[str]:
     """The names of a stage's terms, in the order of its objective, then its alignments; of two of a kind the second is

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from reidx import processes
 from reidx.config_parts import own_spec
 from reidx.engine.groups import parameter_groups
+from reidx.engine.mmengine_optim import OptimWrapper
 from reidx.errors import ConfigError
 from reidx.memory import Memory
 from reidx.schema import OptimizerWiring

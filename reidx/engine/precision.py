@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from reidx import devices, processes
-from reidx.engine.runner import device_of_this_process
+from reidx.engine.device import device_of_this_process
 from reidx.errors import ConfigError
 from reidx.schema import Stage
 

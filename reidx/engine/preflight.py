@@ -12,13 +12,12 @@ from typing import Any
 from reidx.builder import build
 from reidx.config import Config
 from reidx.config_node import KeyPath, dotted
+from reidx.contracts import inputs_of
 from reidx.data.domains import Domains
-from reidx.engine.objective import inputs_of
-from reidx.engine.relabel import IDENTITY
 from reidx.errors import ConfigError, DataError
 from reidx.evaluation.protocols import has_match, no_match
 from reidx.plugins import registry
-from reidx.schema import MemoryWiring, Stage
+from reidx.schema import IDENTITY, MemoryWiring, Stage
 from reidx.wiring_asks import contract
 
 
@@ -76,7 +75,7 @@ class _Check:
             for index, refiner in enumerate(level.refiners):
                 self.cameras((*at, "refiners", index), "refiner", refiner, level.domain)
         for index, term in enumerate(stage.objective):
-            needed, _ = inputs_of(registry().find("loss", term["loss"]).load())
+            needed, _ = inputs_of(registry().find("loss", term["loss"]).declared())
             for domain in dict.fromkeys(stage.sources[name].domain for name in stage.seen_by(term)):
                 if "cameras" in needed and not self.has_cameras(domain, "train"):
                     raise self.no_cameras(("objective", index), term["loss"], domain)

@@ -20,6 +20,7 @@ from reidx.engine import checkpoint as checkpoints
 from reidx.engine.lock import alone_in
 from reidx.engine.named_files import by_content, digests_of
 from reidx.errors import ConfigError, ReidxError, RunError
+from reidx.lifetimes import remove_partial_files
 from reidx.plugin import Plugin
 from reidx.plugins import plugins
 from reidx.source import source_digest
@@ -36,8 +37,8 @@ WITHOUT_EFFECT = re.compile(
 )
 """Keys of a config that touch no number. Where a data set lies is one: what it holds is compared itself."""
 
-WARNED = "torch"
-"""What may differ without being asked: its version moves last digits."""
+WARNED = ("torch", "threads")
+"""What may differ without being asked: torch's version and the number of threads move last digits."""
 
 
 class Record:
@@ -92,6 +93,7 @@ class Record:
                 raise ConfigError(
                     f"{self.folder} holds a run already. Go on with it (--resume), or name another folder (--work-dir)."
                 )
+            remove_partial_files(self.folder, ".*.partial", "[0-9]*-*/.*.partial")
             self._earlier = self._parsed(text)
             self.resumed = list(self._earlier.get("resumed", []))
         elif any(self.folder.glob("*/epoch_*.pth")):
@@ -100,6 +102,13 @@ class Record:
         else:
             checkpoints.write_text(self.folder / "config.yaml", self.config.render())
 
+    @property
+    def threads(self) -> int | None:
+        """The number of threads that the run was begun with; None of a new one. Known once it is admitted."""
+        known = (self._earlier or {}).get("circumstances", {})
+        number = known.get("threads") if isinstance(known, dict) else None
+        return number if isinstance(number, int) and number > 0 else None
+
     def claim(
         self, domains: Domains, say: Callable[[str], None], precision: Mapping[str, str] | None = None
     ) -> list[dict[str, str]]:
@@ -107,12 +116,12 @@ class Record:
         ``precision``: what ``auto`` is for the stages that leave it open.
 
         Raises :class:`ConfigError` with all that differs from the circumstances in which the run was begun, unless it is
-        to go on anyway; that is noted then. Another version of torch is only said.
+        to go on anyway; that is noted then. Another version of torch and another number of threads are only said.
         """
         now = self.circumstances = circumstances(self.config, domains, precision)
         if self._earlier is not None:
             changed = self._changed(now)
-            refused = {name: how for name, how in changed.items() if name != WARNED}
+            refused = {name: how for name, how in changed.items() if name not in WARNED}
             if refused and self.resume != "anyway":
                 listing = "".join(f"\n  {name}: {how}" for name, how in refused.items())
                 raise ConfigError(
@@ -196,7 +205,7 @@ class Record:
         before = self._earlier.get("circumstances", {})
         changed.update(_other_files(before.get("files", {}), now["files"]))
         changed.update(_other_data(before.get("data", {}), now["data"]))
-        for name in ("processes", "code", WARNED):
+        for name in ("processes", "code", *(known for known in WARNED if known in before)):
             changed.update(differences(before.get(name), now[name], name))
         return changed
 
@@ -230,6 +239,7 @@ def circumstances(config: Config, domains: Domains, precision: Mapping[str, str]
         "code": code,
         "torch": torch.__version__,
         "precision": dict(precision or {}),
+        "threads": torch.get_num_threads(),
     }
 
 

@@ -18,8 +18,8 @@ from reidx.engine.accumulation import check_parts
 from reidx.engine.batch import images_a_step
 from reidx.engine.checkpoint import load_weights
 from reidx.engine.compiler import try_compiler
+from reidx.engine.device import device_of_this_process
 from reidx.engine.optim import build_optimizer
-from reidx.engine.runner import device_of_this_process
 from reidx.errors import CheckpointError, ConfigError
 from reidx.models.network import Network, build_network
 from reidx.schema import Alignment, MemoryWiring, Stage

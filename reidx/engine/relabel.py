@@ -25,12 +25,9 @@ from reidx.labels.pipeline import LabelPipeline, quality
 from reidx.models.domain_norm import of_domain
 from reidx.models.inference import fast_inference
 from reidx.promises import expect_columns
-from reidx.schema import Level, listed
+from reidx.schema import IDENTITY, Level, listed
 from reidx.seam import call, kind_of
 from reidx.spans import span
-
-IDENTITY = "identity"
-"""The name of the labelling that a data set brings with it."""
 
 First = Callable[..., dict[str, Tensor]]
 """Gives features that were extracted before, see :class:`reidx.engine.first_features.FirstFeatures`."""

@@ -64,8 +64,8 @@ class Result:
         head = ["mAP", "rank-1", "rank-5", "rank-10", "mINP", "clusters", "outliers", "ARI"]
         lines = [" " * width + "".join(f"{name:>9}" for name in head)]
         for name, report in rows:
-            cells = [f"{100 * report[m]:9.2f}" if m in report else f"{'–':>9}" for m in METRICS]
-            cells += [f"{report[m]:9.0f}" if m in report else f"{'–':>9}" for m in LABELS[:2]]
-            cells.append(f"{report['ari']:9.3f}" if "ari" in report else f"{'–':>9}")
+            cells = [f"{100 * report[m]:9.2f}" if m in report else f"{'-':>9}" for m in METRICS]
+            cells += [f"{report[m]:9.0f}" if m in report else f"{'-':>9}" for m in LABELS[:2]]
+            cells.append(f"{report['ari']:9.3f}" if "ari" in report else f"{'-':>9}")
             lines.append(f"{name:<{width}}" + "".join(cells))
         return "\n".join(lines)

@@ -22,7 +22,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
@@ -234,8 +233,3 @@ def refuse_another_size(model: StageModel, checkpoint: Mapping[str, Any], filena
                 "position embeddings would lie elsewhere. Put data.image_size back, or begin a new run with "
                 "init: FILE, which moves them."
             )
-
-
-def device_of_this_process() -> torch.device:
-    """The accelerator of this process if there is one, else the CPU."""
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")

@@ -14,6 +14,7 @@ from reidx.config import Config
 from reidx.engine import checkpoint as checkpoints
 from reidx.engine.stage_key import stage_key
 from reidx.errors import ConfigError, RunError
+from reidx.lifetimes import draft
 
 ORIGIN = "shared.json"
 """In the folder of a stage that is shared: the run that it was taken over from, if it was. It is written last."""
@@ -78,15 +79,11 @@ def _copy(source: Path, folder: Path, more: Mapping[str, str] | None = None) -> 
 
     Checkpoints are replaced and never written to, so the copy has the same files by another name where the disk can.
     """
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        shutil.copytree(source, partial, copy_function=_link)
+    with draft(folder) as made:
+        shutil.copytree(source, made, copy_function=_link, dirs_exist_ok=True)
         for name, text in (more or {}).items():
-            (partial / name).write_text(text, encoding="utf-8")
-        os.rename(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            (made / name).write_text(text, encoding="utf-8")
+        os.rename(made, folder)
 
 
 def _link(source: str, target: str) -> None:

@@ -20,6 +20,7 @@ from reidx.engine.assembly import Assembly
 from reidx.engine.batch import images_a_step, rate_note
 from reidx.engine.calibration import calibrate
 from reidx.engine.compiler import compiled
+from reidx.engine.device import device_of_this_process
 from reidx.engine.faults import during, memory_for
 from reidx.engine.forecast import work_of
 from reidx.engine.idle import idle_by_labels, idle_by_values, sentence
@@ -29,12 +30,12 @@ from reidx.engine.moments import take_moments
 from reidx.engine.optim import PrecisionOptimWrapper, autocast, build_optimizer, clipping, schedules
 from reidx.engine.progress import Reporter
 from reidx.engine.record import Resume
-from reidx.engine.relabel import IDENTITY, Extractor, Relabeller
-from reidx.engine.runner import ReidRunner, device_of_this_process
+from reidx.engine.relabel import Extractor, Relabeller
+from reidx.engine.runner import ReidRunner
 from reidx.evaluation import Details, evaluate
 from reidx.evaluation.domain_probe import domain_probe
 from reidx.promises import remarks
-from reidx.schema import Evaluate, Stage
+from reidx.schema import IDENTITY, Evaluate, Stage
 from reidx.seam import call, calling, kind_of, watching
 from reidx.spans import span
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from reidx.config import Config
 from reidx.config_node import KeyPath, dotted
+from reidx.engine.device import device_of_this_process
 from reidx.engine.named_files import by_content, digests_of
 from reidx.engine.record import WITHOUT_EFFECT, namespaces
-from reidx.engine.runner import device_of_this_process
 from reidx.schema import Stage
 from reidx.yaml_tree import tree_hash
 
@@ -66,6 +66,7 @@ def _circumstances(facts: Mapping[str, Any], circumstances: Mapping[str, Any]) -
         "data": {name: content for name, content in data.items() if name in _all_domains(facts)},
         "code": {name: source for name, source in code.items() if name in concerned},
         "torch": circumstances["torch"],
+        "threads": circumstances["threads"],
         "processes": circumstances["processes"],
         "device": device_of_this_process().type,
     }

@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 from reidx.errors import ConfigError, ReidxError
 from reidx.labels.graph import checked_graph
 from reidx.labels.room import refuse_beyond
+from reidx.lifetimes import end_with
 
 _BYTES = 400  # of a link at the peak, in both processes
 
@@ -80,7 +81,7 @@ def _in_a_process_of_its_own(links: np.ndarray, trials: int, seed: int) -> tuple
     np.savez(given, links=links, trials=trials, seed=seed)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(
-        [sys.executable, "-m", __name__],
+        [sys.executable, "-m", __name__, str(os.getpid())],
         input=given.getvalue(),
         capture_output=True,
         env=environment,
@@ -94,6 +95,7 @@ def _in_a_process_of_its_own(links: np.ndarray, trials: int, seed: int) -> tuple
 
 def _work() -> None:
     """What that process does: links in by stdin, communities out by stdout."""
+    end_with(int(sys.argv[1]))
     from infomap import Infomap
 
     given = np.load(io.BytesIO(sys.stdin.buffer.read()))

@@ -5,11 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.sparse import csr_array
-from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from reidx.contracts import INPUTS, LabelSet
@@ -19,6 +17,9 @@ from reidx.labels.graph import checked_graph
 from reidx.labels.sharding import agree
 from reidx.seam import Broken, call, kind_of
 from reidx.spans import span
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 
 @dataclass
@@ -208,7 +209,7 @@ def report(labels: np.ndarray, previous: np.ndarray | None = None) -> dict[str, 
     }
     if previous is not None:
         both = (labels >= 0) & (previous >= 0)
-        found["stability"] = float(adjusted_rand_score(previous[both], labels[both])) if both.any() else 0.0
+        found["stability"] = _rand(previous[both], labels[both]) if both.any() else 0.0
     return found
 
 
@@ -220,4 +221,11 @@ def quality(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     separate = labels.copy()
     outliers = separate < 0
     separate[outliers] = labels.max() + 1 + np.arange(int(outliers.sum()))
-    return {"ari": float(adjusted_rand_score(truth, separate))}
+    return {"ari": _rand(truth, separate)}
+
+
+def _rand(truth: np.ndarray, labels: np.ndarray) -> float:
+    """The adjusted Rand index of two labellings."""
+    from sklearn.metrics import adjusted_rand_score  # here, as a config is checked without it
+
+    return float(adjusted_rand_score(truth, labels))

@@ -59,12 +59,12 @@ class FakePlugins:
         distribution = distribution or f"reidx-{namespace}"
         module = module or f"fake_{distribution.replace('-', '_').replace('.', '_')}"
         (self.folder / f"{module}.py").write_text(
-            source.replace("{module}", module).replace("{{", "{").replace("}}", "}")
+            source.replace("{module}", module).replace("{{", "{").replace("}}", "}"), encoding="utf-8"
         )
         info = self.folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
-        (info / "entry_points.txt").write_text(f"[reidx.plugins]\n{namespace} = {module}\n")
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n", encoding="utf-8")
+        (info / "entry_points.txt").write_text(f"[reidx.plugins]\n{namespace} = {module}\n", encoding="utf-8")
 
     def discover(self) -> tuple[Registry, dict[str, list[Plugin]]]:
         """The registry, and the plugins by namespace, as a new process would find them."""

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from reidx import builder
 from reidx.builder import build, fill_defaults
-from reidx.contracts import Contract, LabelSet, contract_of
-from reidx.engine.objective import inputs_of
+from reidx.contracts import Contract, LabelSet, contract_of, inputs_of
 from reidx.labels.dbscan import DBSCAN
 from reidx.labels.pipeline import Labelling, variations
 from reidx.labels.pipeline import check as check_labels

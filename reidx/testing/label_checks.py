@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from reidx.contracts import INPUTS, LabelSet
-from reidx.engine.objective import inputs_of
+from reidx.contracts import INPUTS, LabelSet, inputs_of
 from reidx.errors import DataError
 from reidx.labels.graph import checked_graph
 from reidx.memory import Memory

@@ -261,14 +261,15 @@ def test_train(capsys, calls, tmp_path):
     said = "mAP 50.0\n\nConfig, checkpoints, log, card: runs/a\n"
     assert output(capsys, *words, "--progress", "quiet") == (0, said, "")
     assert calls["load_config"] == ("a.yaml", ["a.b=1", "c=[2]", "d=e"])
-    assert calls["run"] == (Config, {"work_dir": tmp_path, "resume": True, "progress": "quiet", "share": None})
+    given = {"work_dir": tmp_path, "resume": True, "progress": "quiet", "share": None, "threads": "auto"}
+    assert calls["run"] == (Config, given)
 
 
 def test_test(capsys, calls, tmp_path):
     assert output(capsys, "test", "a.yaml", "--weights", str(tmp_path / "w.pth"))[:2] == (0, "mAP 50.0\n")
-    assert calls["test"] == (Config, {"weights": tmp_path / "w.pth", "progress": None})
-    output(capsys, "test", "a.yaml", "--progress", "plain")
-    assert calls["test"] == (Config, {"weights": None, "progress": "plain"})
+    assert calls["test"] == (Config, {"weights": tmp_path / "w.pth", "progress": None, "threads": "auto"})
+    output(capsys, "test", "a.yaml", "--progress", "plain", "--threads", "3")
+    assert calls["test"] == (Config, {"weights": None, "progress": "plain", "threads": 3})
 
 
 def test_config(capsys, calls):

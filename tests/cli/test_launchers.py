@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from reidx import processes
+from reidx import launchers
 from reidx.errors import ConfigError
 
 AS_SLURM_TASK = """
 import torch
-from reidx import processes
+from reidx import launchers, processes
 torch.cuda.set_device = lambda device: print("device", device)  # a task of Slurm takes the GPU of its number
-processes._join_slurm("gloo")
+launchers._join_slurm("gloo")
 print(processes.rank(), processes.count(), processes.joined(torch.tensor([processes.rank()])).tolist())
 torch.distributed.destroy_process_group()
 """
@@ -84,10 +84,10 @@ def test_slurm_tasks_find_each_other(tmp_path: Path) -> None:
     [("torchrun", "was not started by it. Run: torchrun"), ("slurm", "SLURM_PROCID, SLURM_NTASKS, .* is not set")],
 )
 def test_a_launcher_that_did_not_start_this_process(
-    launcher: processes.Launcher, message: str, monkeypatch: pytest.MonkeyPatch
+    launcher: launchers.Launcher, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in list(os.environ):
         if name.startswith("SLURM_") or name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
             monkeypatch.delenv(name)
-    with pytest.raises(ConfigError, match=message), processes.started(launcher):
+    with pytest.raises(ConfigError, match=message), launchers.started(launcher):
         pass

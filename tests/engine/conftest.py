@@ -26,7 +26,7 @@ MOMENTS = {
     "last step": ("reidx.engine.model:StageModel.after_step", 8),
     "save": ("torch:save", 3),
     "evaluation": ("reidx.engine.stage:evaluate", 2),
-    "between stages": ("reidx.engine.experiment:_stage_card", 1),
+    "between stages": ("reidx.engine.experiment:stage_card", 1),
 }
 
 Strike = Callable[..., object]

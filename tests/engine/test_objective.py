@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reidx.contracts import INPUTS, Batch, Features
-from reidx.engine.objective import BoundAlignment, BoundTerm, Objective, inputs_of
+from reidx.contracts import INPUTS, Batch, Features, inputs_of
+from reidx.engine.objective import BoundAlignment, BoundTerm, Objective
 from reidx.errors import ConfigError
 
 WIRING = {

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import uuid
 from collections import Counter
 from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +18,7 @@ import numpy as np
 from reidx.data.synthetic.appearance import WARDROBES, Appearance, sample_appearance
 from reidx.data.synthetic.camera import Camera, render_person, sample_camera
 from reidx.errors import DataError
+from reidx.lifetimes import draft, end_with
 
 VERSION = 1
 """Raised whenever the same arguments render different pictures."""
@@ -89,26 +88,23 @@ def render_domain(
     if _is_finished(root, manifest):
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
-    draft = root.with_name(f".{root.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
+    with draft(root) as made:
         for folder in counts:
-            (draft / folder).mkdir(parents=True)
-        write = partial(_write, draft, domain, size, seed)
+            (made / folder).mkdir()
+        write = partial(_write, made, domain, size, seed)
         # closed before the draft is cleared: an interrupt must not leave processes writing into it
         with closing(_each(write, shots, workers or os.cpu_count() or 1)) as written:
             for done, _ in enumerate(written, start=1):
                 if progress is not None:
                     progress(done, len(shots))
-        (draft / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        (made / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         try:
             if root.is_dir():
                 root.rmdir()  # empty, or _is_finished had refused it
-            draft.rename(root)
+            made.rename(root)
         except OSError:
             if not _is_finished(root, manifest):  # else another process was as quick, with the same pictures
                 raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return root
 
 
@@ -181,7 +177,8 @@ def _each(write: Callable[[Shot], None], shots: list[Shot], workers: int) -> Gen
         yield from map(write, shots)
         return
     # spawned, not forked: the caller may hold threads or a GPU
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    spawned = get_context("spawn")
+    with ProcessPoolExecutor(workers, spawned, initializer=end_with, initargs=(os.getpid(),)) as pool:
         try:
             yield from pool.map(write, shots, chunksize=50)
         except BaseException:

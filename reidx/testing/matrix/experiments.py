@@ -10,8 +10,7 @@ from typing import Any
 
 from reidx.config import Config, checked
 from reidx.config_node import Node, Origin
-from reidx.contracts import INPUTS
-from reidx.engine.objective import inputs_of
+from reidx.contracts import INPUTS, inputs_of
 from reidx.errors import ConfigError
 from reidx.models.network import build_network
 from reidx.testing.matrix.axes import AXES, Choice, losses

@@ -1,0 +1,71 @@
+"""The card of a result: what its numbers need beside them to mean something."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from reidx import processes
+from reidx.config import Config
+from reidx.data.domains import Domains
+from reidx.engine.result import StageResult
+from reidx.schema import Stage
+
+if TYPE_CHECKING:
+    from reidx.engine.stage import StageRun
+
+
+def stage_card(stage: Stage, stage_run: StageRun) -> dict[str, Any]:
+    """How a stage's numbers came about."""
+    streams = stage.streams.values()
+    return {
+        "epochs": stage.epochs,
+        "iters": stage.iters,
+        "init": stage.init,
+        "weights": stage.model.backbone.get("weights") or stage.model.backbone.get("pretrained", False),
+        "precision": stage.precision,
+        "images_a_step": stage_run.images_a_step,
+        "lr_batch": stage.optimizer["lr_batch"],
+        "bn_group": stage.model.bn_group,
+        "cameras_in_sampling": any(s.sampler.get("use_cameras", False) for s in streams),
+        "label_monitor": any(level.monitor for level in stage.labels.values()),
+        "selection": "last epoch",
+        "evaluation": stage_run.evaluation_card,
+    }
+
+
+def seconds_of(stages: list[StageResult]) -> float:
+    """How long the work took that counts, in whatever legs: all committed epochs, and the evaluations before them."""
+    entries = [entry for stage in stages for entry in (stage.before, *stage.history)]
+    return sum(value for entry in entries for name, value in entry.items() if name.startswith("seconds_"))
+
+
+def card_of(
+    config: Config, domains: Domains, stages: dict[str, Any], seconds: float, legs: int = 1
+) -> dict[str, Any]:
+    """What a number needs beside it to mean something. ``legs``: one more than the run was resumed."""
+    packages = ("reidx", "torch", "torchvision", "timm", "mmengine", "numpy", "faiss-gpu", "faiss-cpu")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "experiment": config.experiment.name,
+        "config_hash": config.hash,
+        "seed": config.experiment.seed,
+        "data": {name: domains[name].card() for name in config.experiment.data.domains},
+        "image_size": list(config.experiment.data.image_size),
+        "interpolation": config.experiment.data.interpolation,
+        "stages": stages,
+        "seconds": round(seconds, 1),
+        "legs": legs,
+        "processes": processes.count(),
+        "threads": torch.get_num_threads(),
+        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "versions": versions,
+    }

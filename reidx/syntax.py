@@ -1,0 +1,69 @@
+"""What a piece of source binds and uses, by its syntax alone."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def bound_names(node: ast.stmt) -> list[str] | None:
+    """The names that a module's statement binds, where it does nothing else; None for any other statement."""
+    if isinstance(node, ast.Import):
+        return [alias.asname or alias.name.partition(".")[0] for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [alias.asname or alias.name for alias in node.names]
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Assign) and all(isinstance(target, ast.Name) or _is_text(target) for target in node.targets):
+        return [target.id for target in node.targets if isinstance(target, ast.Name)]
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        return [node.target.id] if node.value else []
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return []
+    if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+        return []
+    return None
+
+
+def _is_text(node: ast.expr) -> bool:
+    """Whether ``node`` is what a class says of itself to its readers alone."""
+    return isinstance(node, ast.Attribute) and node.attr in ("__doc__", "__module__")
+
+
+def mentioned_names(node: ast.AST) -> Iterator[str]:
+    """All names in a statement, bound or used."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Name):
+            yield part.id
+        elif isinstance(part, ast.alias):
+            yield part.asname or part.name.partition(".")[0]
+        elif isinstance(part, Function | ast.ClassDef):
+            yield part.name
+
+
+def free_names(node: ast.AST | None) -> set[str]:
+    """The names that ``node`` uses and does not bind itself; annotations of functions in it are left out."""
+    if node is None:
+        return set()
+    inner = {a.arg for a in ast.walk(node) if isinstance(a, ast.arg)} | stored_names(node)
+    hints = [a.annotation for a in ast.walk(node) if isinstance(a, ast.arg | ast.AnnAssign) and a.annotation]
+    hints += [f.returns for f in ast.walk(node) if isinstance(f, Function) and f.returns]
+    skipped = {id(part) for hint in hints for part in ast.walk(hint)}
+    names = (part for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load))
+    return {part.id for part in names if id(part) not in skipped} - inner
+
+
+def stored_names(node: ast.AST) -> set[str]:
+    """The names that ``node``, or a function in it, binds."""
+    stored = {part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
+    stored |= {part.name for part in ast.walk(node) if part is not node and isinstance(part, Function | ast.ClassDef)}
+    stored |= {part.name for part in ast.walk(node) if isinstance(part, ast.ExceptHandler) and part.name}
+    return stored | {a.asname or a.name.partition(".")[0] for a in ast.walk(node) if isinstance(a, ast.alias)}
+
+
+def last_name(node: ast.expr) -> str:
+    """The last name of a decorator: ``no_grad`` of ``torch.no_grad()``."""
+    node = node.func if isinstance(node, ast.Call) else node
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
