@@ -33,7 +33,8 @@ from reidx.labels.sharding import nearest_together
 
 _LARGE = 4_000  # rows; the graph of all pairs of fewer takes no more than 200 MB
 _BYTES = 14  # of an entry at the peak: in the half, in a range of it not yet put together, and in the whole
-_MOST = 2e9  # bytes of a graph that holds most of all pairs
+_MOST = 2e9  # bytes of a graph in which nearly all are near each other
+_NEAR = 0.5  # images that merely share some neighbours are farther; equal ones at 0.29 if there are many
 _LOOKS = 4e11  # at pairs of entries in one column: some minutes
 
 
@@ -161,8 +162,8 @@ def _refuse_crowd(
 ) -> None:
     """Raise :class:`DataError` if a sample of rows has so many entries that the whole graph would not fit into memory.
 
-    Also for a graph of more than `_MOST` bytes that holds most of all pairs, and for more than `_LOOKS` looks at pairs:
-    they would come to one cluster at best.
+    Also for a graph of more than `_MOST` bytes in which an image has a tenth of all others near it, and for more than
+    `_LOOKS` looks at pairs: they would come to a few giant clusters at best.
     """
     n = encodings.shape[0]
     looks = float((np.diff(by_column.indptr).astype(np.float64) ** 2).sum())
@@ -173,9 +174,9 @@ def _refuse_crowd(
         )
         for row in np.linspace(0, n - 1, 64).astype(np.int64).tolist()
     ]  # fmt: skip
-    mean = float(np.mean([part[0].sum() for part in parts]))
+    mean, near = (float(np.mean([(part[2] <= most).sum() for part in parts])) for most in (1.0, _NEAR))
     needed, free = mean * n * _BYTES, free_memory()
-    if needed > free or (needed > _MOST and mean > n / 2):
+    if needed > free or (needed > _MOST and near > n / 10):
         reason = f"the graph would take {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} are free"
     elif looks > _LOOKS:
         reason = f"{looks / n / n:,.0f} common neighbours of each pair of images would have to be looked at"

@@ -151,6 +151,13 @@ def test_the_graph_of_identical_rows_is_refused_before_it_is_made(n: int, within
         Jaccard()(torch.ones(n, 2), within)
 
 
+def test_half_of_the_images_at_one_point_are_refused_too() -> None:
+    x = torch.randn(26_000, 16, generator=torch.Generator().manual_seed(0))
+    x[::2] = 1.0
+    with pytest.raises(DataError, match=r"[67],\d\d\d of 26,000 images within distance 0.6: the graph would take 2\.\d GB"):
+        Jaccard()(x, 0.6)
+
+
 @pytest.mark.parametrize("n", [1, 2, 100, 4_500])
 def test_fewer_identical_rows_are_one_cluster(n: int) -> None:
     graph = Jaccard()(torch.ones(n, 2), 0.6)
