@@ -6,7 +6,6 @@ import contextlib
 import errno
 import hashlib
 import io
-import json
 import os
 import re
 import shutil
@@ -119,17 +118,6 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file of a run holds; raises :class:`CheckpointError` where it is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no whole JSON"
-        raise CheckpointError(
-            f"{path} cannot be read ({why}). Delete it to have it made again from the last checkpoint, with --resume."
-        ) from error
-
-
 def digest_of(states: Iterable[Mapping[str, Tensor]]) -> str:
     """The SHA-256 of tensors, in hex: their names and every bit of them."""
     sha = hashlib.sha256()
@@ -170,16 +158,24 @@ def _numbered(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), p) for match, p in found if match)
 
 
+def numbered(folder: Path) -> list[Path]:
+    """The checkpoints of a stage's folder, whole or not, the oldest first."""
+    return [path for _, path in _numbered(folder)]
+
+
 def newest(folder: Path) -> Path | None:
     """The newest whole checkpoint of a stage's folder, or None.
 
     One whose checksum does not fit is passed over for the one before it.
     """
-    for _, path in reversed(_numbered(folder)):
-        with contextlib.suppress(OSError):
-            if path.with_suffix(".sha256").read_bytes().strip() == digest(path).encode():
-                return path
-    return None
+    return next((path for path in reversed(numbered(folder)) if whole(path)), None)
+
+
+def whole(path: Path) -> bool:
+    """Whether a file is the one that the checksum written with it was made of."""
+    with contextlib.suppress(OSError):
+        return path.with_suffix(".sha256").read_bytes().strip() == digest(path).encode()
+    return False
 
 
 def to_resume_from(folder: Path, say: Callable[[str], None]) -> Path | None:
@@ -188,7 +184,7 @@ def to_resume_from(folder: Path, say: Callable[[str], None]) -> Path | None:
     Raises :class:`CheckpointError` where there are checkpoints and none is whole: to train the stage from its start is
     then for the user to decide.
     """
-    there, found = [path for _, path in _numbered(folder)], newest(folder)
+    there, found = numbered(folder), newest(folder)
     damaged = [path.name for path in there if found is None or there.index(path) > there.index(found)]
     if not damaged:
         return found

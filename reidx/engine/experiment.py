@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -26,6 +27,8 @@ from reidx.engine.rehearsal import rehearse
 from reidx.engine.result import METRICS, Result, StageResult
 from reidx.engine.seeding import seed_everything
 from reidx.engine.sharing import Shared, trained_in
+from reidx.engine.stage_key import stage_key
+from reidx.engine.stamp import Stamp, read_sealed, refuse_foreign, write_sealed
 from reidx.errors import CheckpointError, ConfigError
 from reidx.evaluation.ranked_list import ranked_list
 from reidx.schema import Stage
@@ -112,9 +115,12 @@ def _run(
     _refuse_stale(experiment.stages, finished, paths)
     done = [stage.name for stage, earlier in zip(experiment.stages, finished) if earlier is not None]
     chosen = agreed(experiment.stages, record.precision, done)
-    resumed = processes.from_first(lambda: record.claim(domains, reporter.say, chosen.auto))
+    resumed = processes.from_first(lambda: record.claim(domains, reporter.say, partial(stage_key, config), chosen.auto))
     for note in chosen.notes:
         reporter.say(note)
+    begun, stamps = processes.from_first(lambda: (record.begun, record.stamps))
+    if resume:
+        processes.from_first(lambda: _refuse_foreign(folder, paths, stamps))
     shared = None if share is None else _shared(share, config, record, reporter)
     for number, (path, stage) in enumerate(zip(paths, experiment.stages)):
         if shared is not None and finished[number] is None and processes.from_first(partial(shared.take, number, path)):
@@ -143,6 +149,7 @@ def _run(
         stage_run = StageRun(
             stage, number, experiment.seed, domains, path, lambda ref: checkpoint_of(ref, folder, experiment.stages), reporter
         )
+        stage_run.stamp = stamp = stamps[stage.name]
         if shared is not None:
             features = shared.folder.with_name("features")
             stage_run.extractor.first = FirstFeatures(features, config, stage, shared.circumstances, reporter.say)
@@ -150,19 +157,20 @@ def _run(
         before = path / "before.json"
         if stage.evaluate.before or stage.epochs == 0:
             if resume and before.is_file():
-                result.before = checkpoints.read_json(before)
+                result.before = read_sealed(before, stamp)["before"]
             else:
                 with reporter.timed("evaluate") as timed:
                     result.before, _ = stage_run.evaluate()
                 if result.before:
                     result.before["seconds_evaluate"] = timed.seconds
-                checkpoints.write_text(before, json.dumps(result.before, indent=1))
+                write_sealed(before, {"before": result.before}, stamp)
             if result.before:
                 reporter.evaluated(result.before, "before: " + _metrics_line(result.before))
                 curves.add(stage, 0, result.before)
         if stage.epochs > 0:
             told_of = partial(_epoch_ended, curves.of(stage), watch)
-            result.history = stage_run.run(resume, Journal(path / "log.jsonl", told_of, reporter.say))
+            of = {} if stamp is None else {"run": stamp.run, "key": stamp.key}
+            result.history = stage_run.run(resume, Journal(path / "log.jsonl", told_of, reporter.say, of))
         if stage_run.details is None:
             stage_run.evaluate()  # killed between the last commit and here: the picture and the card are still due
         stages.append(result)
@@ -174,9 +182,9 @@ def _run(
             picture = ranked_list(tested.query, tested.gallery, stage_run.details)
             checkpoints.write_atomically(path / "ranked.png", partial(picture.save, format="PNG"))
         outcome = {"before": result.before, "history": result.history, "card": cards[stage.name]}
-        checkpoints.write_text(path / "done.json", json.dumps(outcome, indent=1))
+        write_sealed(path / "done.json", outcome, stamp)
         if shared is not None and processes.rank() == 0:
-            shared.leave(number, path)
+            shared.leave(number, path, stamp)
     card = card_of(config, domains, cards, seconds_of(stages), legs)
     if resumed:
         card["resumed_anyway"] = resumed
@@ -186,7 +194,7 @@ def _run(
         card["taken_over"] = taken
     whole = Result(folder, stages, card)
     checkpoints.write_text(
-        folder / "result.json", json.dumps({"metrics": whole.metrics, "card": card}, indent=1)
+        folder / "result.json", json.dumps({"metrics": whole.metrics, "run": begun, "card": card}, indent=1)
     )
     reporter.run_ends(whole.metrics, card["seconds"])
     return whole
@@ -203,8 +211,21 @@ def _shared(folder: Path, config: Config, record: Record, reporter: Reporter) ->
 
 def _finished(done: Path, stage: Stage) -> dict[str, Any] | None:
     """What a stage that was finished earlier came to; None for one that has epochs left, also by being given more since."""
-    earlier = checkpoints.read_json(done) if done.is_file() else None
+    earlier = read_sealed(done) if done.is_file() else None
     return earlier if earlier is not None and len(earlier["history"]) >= stage.epochs else None
+
+
+def _refuse_foreign(folder: Path, paths: list[Path], stamps: Mapping[str, Stamp | None]) -> None:
+    """Raise :class:`CheckpointError` for a file in the run's folder that another run has made."""
+    for path, stamp in zip(paths, stamps.values()):
+        if stamp is not None:
+            refuse_foreign(path, stamp)
+    result = folder / "result.json"
+    own = {stamp.run for stamp in stamps.values() if stamp is not None}
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # a damaged one is written again
+        theirs = json.loads(result.read_text(encoding="utf-8")).get("run")
+        if own and theirs is not None and theirs not in own:
+            raise CheckpointError(f"{result} is of another run (config {theirs}), not of {min(own)}. Move it away.")
 
 
 def _refuse_stale(stages: list[Stage], finished: list[dict[str, Any] | None], paths: list[Path]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,8 @@ class FirstFeatures:
 
         ``how`` is all that decides them beside the model, the data and the code. Whoever comes second waits for the first.
         """
-        name = self.folder / tree_hash(self._facts(domain, split, how))
+        facts = self._facts(domain, split, how)
+        name = self.folder / tree_hash(facts)
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(locked(name.with_suffix(".lock"), wait=True, say=self.say))
@@ -51,12 +51,16 @@ class FirstFeatures:
                 self.say(f"{self.folder}: features cannot be shared with other runs ({error})")
                 return extract()
             kept = {feature: name.with_name(f"{name.name}-{feature}.pth") for feature in sorted(names)}
-            with contextlib.suppress(CheckpointError, KeyError):
-                return {feature: checkpoints.load(path)["bank"] for feature, path in kept.items()}
+            try:
+                if all(path.exists() for path in kept.values()):
+                    images = self.circumstances["data"][domain][split]["images"]
+                    return {feature: _read(path, name.name, feature, images) for feature, path in kept.items()}
+            except CheckpointError as error:
+                self.say(f"{error}; the features are extracted again")
             banks = extract()
             try:
                 for feature, path in kept.items():
-                    checkpoints.write_atomically(path, partial(checkpoints.save_tensors, {"bank": banks[feature]}))
+                    checkpoints.save(path, {"bank": banks[feature], "of": name.name, "feature": feature})
             except (OSError, RunError) as error:
                 self.say(f"{self.folder}: features cannot be kept for other runs ({error})")
             return banks
@@ -77,3 +81,14 @@ class FirstFeatures:
             "threads": self.circumstances["threads"],
             "device": device_of_this_process().type,
         }
+
+
+def _read(path: Path, key: str, feature: str, images: int) -> Tensor:
+    """The rows (N,…) of a feature as they were kept; raises :class:`CheckpointError` where they are not those."""
+    if checkpoints.whole(path):
+        content = checkpoints.load(path)
+        bank = content.get("bank") if isinstance(content, Mapping) else None
+        own = isinstance(content, Mapping) and (content.get("of"), content.get("feature")) == (key, feature)
+        if own and isinstance(bank, Tensor) and bank.is_floating_point() and bank.ndim > 1 and len(bank) == images:
+            return bank
+    raise CheckpointError(f"{path} is damaged, or not the features of these {images:,} images")

@@ -21,7 +21,7 @@ class Journal:
 
     The checkpoints hold the same history and decide: :meth:`begin` writes the file anew from it. So a line that a kill
     has torn, or that was not written any more, does no harm; one that cannot be written (which is told to ``say``) ends no
-    run, and is written with the next.
+    run, and is written with the next. Each line ends with ``of``, which says whose it is.
     """
 
     def __init__(
@@ -29,8 +29,9 @@ class Journal:
         path: Path,
         also: Callable[[Report], object] = lambda entry: None,
         say: Callable[[str], object] = lambda text: None,
+        of: Mapping[str, Any] | None = None,
     ) -> None:
-        self.path, self.also, self.say = path, also, say
+        self.path, self.also, self.say, self.of = path, also, say, of or {}
         self._entries: list[Report] = []
         self._whole = True
 
@@ -58,11 +59,11 @@ class Journal:
         self.also(entry)
 
     def _write(self) -> None:
-        checkpoints.write_text(self.path, "".join(json_line(entry) + "\n" for entry in self._entries))
+        checkpoints.write_text(self.path, "".join(json_line({**entry, **self.of}) + "\n" for entry in self._entries))
 
     def _append(self, entry: Report) -> None:
         with open(self.path, "a", encoding="utf-8") as handle:
-            handle.write(json_line(entry) + "\n")
+            handle.write(json_line({**entry, **self.of}) + "\n")
             handle.flush()
             os.fsync(handle.fileno())
 

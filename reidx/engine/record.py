@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,8 @@ from reidx.data.fingerprint import fingerprint
 from reidx.engine import checkpoint as checkpoints
 from reidx.engine.lock import alone_in
 from reidx.engine.named_files import by_content, digests_of
+from reidx.engine.record_form import is_record
+from reidx.engine.stamp import Stamp
 from reidx.errors import ConfigError, ReidxError, RunError
 from reidx.lifetimes import remove_partial_files
 from reidx.plugin import Plugin
@@ -45,7 +48,8 @@ class Record:
     """The record of a run in its folder: read, compared, and written when the folder becomes the run's.
 
     ``resumed`` are the circumstances that changed when the run was gone on with, a mapping each time: what differed, and
-    how. ``circumstances`` are those of now, once the folder is claimed.
+    how. Once the folder is claimed, ``circumstances`` are those of now, and ``stamps`` say by the name of each stage whose its
+    files must be: None for one that was begun while there was no record of it.
     """
 
     def __init__(self, folder: Path, config: Config, resume: Resume) -> None:
@@ -53,6 +57,7 @@ class Record:
         self.path = folder / RECORD
         self.resumed: list[dict[str, str]] = []
         self.circumstances: dict[str, Any] = {}
+        self.stamps: dict[str, Stamp | None] = {}
         self._earlier: dict[str, Any] | None = None
         self._lock = ExitStack()
         self._claimed = False
@@ -110,10 +115,16 @@ class Record:
         return number if isinstance(number, int) and number > 0 else None
 
     def claim(
-        self, domains: Domains, say: Callable[[str], None], precision: Mapping[str, str] | None = None
+        self,
+        domains: Domains,
+        say: Callable[[str], None],
+        key: Callable[[int, Mapping[str, Any]], str],
+        precision: Mapping[str, str] | None = None,
     ) -> list[dict[str, str]]:
-        """Make the folder this run's; what changed each time it was gone on with. ``domains``: those it uses, read already.
-        ``precision``: what ``auto`` is for the stages that leave it open.
+        """Make the folder this run's; what changed each time it was gone on with.
+
+        ``domains`` are those it uses, read already; ``key`` gives the key of a stage by its number and the circumstances;
+        ``precision`` is what ``auto`` is for the stages that leave it open.
 
         Raises :class:`ConfigError` with all that differs from the circumstances in which the run was begun, unless it is
         to go on anyway; that is noted then. Another version of torch and another number of threads are only said.
@@ -129,13 +140,17 @@ class Record:
                     "Make them what they were, name another folder (--work-dir), or go on all the same with "
                     "--resume-anyway, which the result's card will say."
                 )
-            if not changed and self._earlier.get("hash") == self.config.hash:
+            self.stamps = self._stamps(now, key)
+            same = self._earlier.get("hash") == self.config.hash and self._earlier.get("stages") == self._kept_stamps()
+            if not changed and same:
                 return self.resumed
             if changed:
                 listing = "; ".join(f"{name}: {how}" for name, how in changed.items())
                 say(f"{self.folder} was begun under other circumstances: {listing}")
                 self.resumed.append(changed)
             checkpoints.write_text(self.folder / "config.yaml", self.config.render())
+        else:
+            self.stamps = self._stamps(now, key)
         used = _used_plugins(self.config)
         record = {
             "name": self.config.experiment.name,
@@ -143,11 +158,33 @@ class Record:
             "plugins": {plugin.namespace: _credits(plugin) for plugin in used},
             "circumstances": now,
             "resumed": self.resumed,
+            "begun": self.begun,
+            "stages": self._kept_stamps(),
             "legs": self._earlier.get("legs", 0) if self._earlier else 0,
         }
         checkpoints.write_text(self.path, json.dumps(record, indent=1))
         self._claimed = self._earlier is None
         return self.resumed
+
+    @property
+    def begun(self) -> str:
+        """The hash of the config that the run was begun with, which is what its files call it."""
+        return str(self._earlier.get("begun", self._earlier["hash"])) if self._earlier else self.config.hash
+
+    def _stamps(self, now: Mapping[str, Any], key: Callable[[int, Mapping[str, Any]], str]) -> dict[str, Stamp | None]:
+        """Whose the files of each stage are: of one that was begun as it was then, of another as it is now."""
+        stamps: dict[str, Stamp | None] = {}
+        for number, stage in enumerate(self.config.experiment.stages):
+            folder = self.folder / f"{number + 1}-{stage.name}"
+            if self._earlier is not None and any(folder.glob("*.*")):
+                kept = self._earlier.get("stages", {}).get(stage.name)
+                stamps[stage.name] = None if kept is None else Stamp(**kept)
+            else:
+                stamps[stage.name] = Stamp(self.begun, self.config.experiment.seed, stage.name, key(number, now))
+        return stamps
+
+    def _kept_stamps(self) -> dict[str, Any]:
+        return {name: None if stamp is None else asdict(stamp) for name, stamp in self.stamps.items()}
 
     def refuse_changed_files(self, stage: Any) -> None:
         """Raise :class:`RunError` if a file that (the section of) a stage names has changed since the run was started."""
@@ -181,9 +218,9 @@ class Record:
     def _parsed(self, text: str) -> dict[str, Any]:
         try:
             record = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
-        if not isinstance(record, dict) or "hash" not in record:
+        if not is_record(record):
             self._without("is damaged")
             return {}
         return record
@@ -276,7 +313,7 @@ def _other_data(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
     for domain, split in dict.fromkeys((d, s) for data in (before, after) for d in data for s in data[d]):
         old, new = (data.get(domain, {}).get(split, {}) for data in (before, after))
         if old != new:
-            counts = " → ".join(f"{side['images']} images" if side else "unknown" for side in (old, new))
+            counts = " → ".join(f"{side.get('images', '?')} images" if side else "unknown" for side in (old, new))
             others = [key for key in ("files", "sizes", "ids", "cameras") if old.get(key) != new.get(key)]
             changed[f"data.{domain}.{split}"] = f"{counts}, other {', '.join(others)}"
     return changed

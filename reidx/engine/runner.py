@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from reidx.engine.faults import DIVERGED
 from reidx.engine.model import StageModel
 from reidx.engine.moments import names_of
 from reidx.engine.optim import fits, parameters_kept
+from reidx.engine.stamp import STAMP, Stamp
 from reidx.errors import CheckpointError, ReidxError, RunError
 from reidx.memory import Memory
 
@@ -43,8 +45,8 @@ class StateHook(Hook):
 
     priority = "LOWEST"
 
-    def __init__(self, anyway: bool = False) -> None:
-        self.anyway = anyway
+    def __init__(self, anyway: bool = False, stamp: Stamp | None = None) -> None:
+        self.anyway, self.stamp = anyway, stamp
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         model = stage_model(runner)
@@ -54,6 +56,7 @@ class StateHook(Hook):
             "steps": model.steps,
             "parameters": names_of(runner.optim_wrapper.optimizer, model),
             "world_size": runner.world_size,
+            STAMP: None if self.stamp is None else asdict(self.stamp),
         }
         # history buffers are pickled objects, and all they hold is the smoothing of the log
         checkpoint["message_hub"] = {}
@@ -99,7 +102,7 @@ class ReidRunner(Runner):
     """The Runner of one stage.
 
     ``anyway``: resuming takes rates and schedules from the config instead of the checkpoint, whatever processes wrote it; an
-    optimiser that is another now starts anew, which is told to ``say``.
+    optimiser that is another now starts anew, which is told to ``say``. ``stamp``: whose the checkpoints are.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class ReidRunner(Runner):
         name: str,
         epochs: int,
         anyway: bool = False,
+        stamp: Stamp | None = None,
         say: Callable[[str], object] = lambda text: None,
         **kwargs: Any,
     ) -> None:
@@ -119,7 +123,7 @@ class ReidRunner(Runner):
             work_dir=str(work_dir),
             train_cfg={"by_epoch": True, "max_epochs": epochs},
             default_hooks=dict.fromkeys(("checkpoint", "sampler_seed", "runtime_info", "timer", "logger")),
-            custom_hooks=[CommitHook(), StateHook(anyway)],
+            custom_hooks=[CommitHook(), StateHook(anyway, stamp)],
             experiment_name=name,
             visualizer=Visualizer(name=name, vis_backends=[]),
             cfg=Config({}),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -13,7 +12,8 @@ from typing import Any
 from reidx.config import Config
 from reidx.engine import checkpoint as checkpoints
 from reidx.engine.stage_key import stage_key
-from reidx.errors import ConfigError, RunError
+from reidx.engine.stamp import Stamp, read_sealed, refuse_foreign, sealed, write_sealed
+from reidx.errors import CheckpointError, ConfigError, RunError
 from reidx.lifetimes import draft
 
 ORIGIN = "shared.json"
@@ -40,35 +40,52 @@ class Shared:
         stage = self.config.experiment.stages[number]
         if path.exists() or not there.is_dir():
             return False
-        if stage.epochs and checkpoints.newest(there) != there / f"epoch_{stage.epochs}.pth":
-            self.say(f"stage {stage.name}: the last checkpoint shared in {there} is damaged; the stage is trained anew")
+        try:
+            self._verify(number, there)
+            _copy(there, path)
+        except (CheckpointError, OSError) as error:
+            self.say(f"stage {stage.name}: what is shared in {there} is damaged; the stage is trained anew ({error})")
             return False
-        _copy(there, path)
         self.say(f"stage {stage.name}: taken over from {trained_in(path)}, which has trained the same")
         return True
 
-    def leave(self, number: int, path: Path) -> None:
+    def leave(self, number: int, path: Path, stamp: Stamp | None) -> None:
         """Let other runs take over stage ``number``, finished in ``path``. That it cannot be left ends no run."""
         there = self._stage(number)
+        if stamp is None or stamp.key != self._key(number):  # it was begun under other circumstances
+            return
         try:
             try:
-                _copy(path, there, {ORIGIN: json.dumps({"trained_in": str(path.parent.resolve())})})
+                _copy(path, there, {ORIGIN: sealed({"trained_in": str(path.parent.resolve())}, stamp)})
             except OSError:
                 if not there.is_dir():  # else another run was first, with the same
                     raise
-            checkpoints.write_text(path / ORIGIN, json.dumps({"trained_in": None}))
+            write_sealed(path / ORIGIN, {"trained_in": None}, stamp)
         except (OSError, RunError) as error:
             self.say(f"{there}: the stage cannot be shared ({error})")
 
     def _stage(self, number: int) -> Path:
-        key = stage_key(self.config, number, self.circumstances)
-        return self.folder / f"{self.config.experiment.stages[number].name}-{key}"
+        return self.folder / f"{self.config.experiment.stages[number].name}-{self._key(number)}"
+
+    def _key(self, number: int) -> str:
+        return stage_key(self.config, number, self.circumstances)
+
+    def _verify(self, number: int, there: Path) -> None:
+        """Raise :class:`CheckpointError` unless ``there`` is stage ``number``, whole and as it was left."""
+        stage = self.config.experiment.stages[number]
+        stamp = Stamp(self.config.hash, self.config.experiment.seed, stage.name, self._key(number))
+        if stage.epochs and checkpoints.newest(there) != there / f"epoch_{stage.epochs}.pth":
+            raise CheckpointError(f"its last checkpoint is not whole, or not epoch_{stage.epochs}.pth")
+        refuse_foreign(there, stamp)
+        if len(read_sealed(there / "done.json", stamp)["history"]) != stage.epochs:
+            raise CheckpointError(f"{there / 'done.json'} has another number of epochs")
+        trained_in(there)
 
 
 def trained_in(path: Path) -> str | None:
     """The folder of the run that a stage, in folder ``path``, was taken over from; None if it was trained there."""
     origin = path / ORIGIN
-    return checkpoints.read_json(origin)["trained_in"] if origin.is_file() else None
+    return read_sealed(origin)["trained_in"] if origin.is_file() else None
 
 
 # ---- files
@@ -79,8 +96,10 @@ def _copy(source: Path, folder: Path, more: Mapping[str, str] | None = None) -> 
 
     Checkpoints are replaced and never written to, so the copy has the same files by another name where the disk can.
     """
-    with draft(folder) as made:
-        shutil.copytree(source, made, copy_function=_link, dirs_exist_ok=True)
+    with draft(folder) as made, os.scandir(source) as entries:
+        for entry in entries:  # neither folders nor links, which lead elsewhere
+            if entry.is_file(follow_symlinks=False):
+                _link(entry.path, str(made / entry.name))
         for name, text in (more or {}).items():
             (made / name).write_text(text, encoding="utf-8")
         os.rename(made, folder)

@@ -32,6 +32,7 @@ from reidx.engine.progress import Reporter
 from reidx.engine.record import Resume
 from reidx.engine.relabel import Extractor, Relabeller
 from reidx.engine.runner import ReidRunner
+from reidx.engine.stamp import Stamp
 from reidx.evaluation import Details, evaluate
 from reidx.evaluation.domain_probe import domain_probe
 from reidx.promises import remarks
@@ -59,6 +60,8 @@ class StageRun:
         self.stage, self.domains, self.work_dir, self.reporter = stage, domains, work_dir, reporter
         self.key = (seed, number)
         self.resolve = resolve
+        self.stamp: Stamp | None = None
+        """Whose the stage's files are, where a run keeps them."""
         assembly = Assembly(stage, domains, seed, resolve)
         self.model = assembly.model().to(device_of_this_process())
         processes.spread(list(self.model.state_dict().values()))
@@ -120,6 +123,7 @@ class StageRun:
             resume=newest is not None,
             load_from=None if newest is None else str(newest),
             anyway=resume == "anyway",
+            stamp=self.stamp,
             say=self.reporter.say,
         )
         self.runner._train_loop = stage_loop = loop(

@@ -35,12 +35,16 @@ _HEX = re.compile(r"\\?([0-9a-fA-F]{64})(?:[ \t]+[ *]?(.+))?")
 
 
 def load_tensors(
-    path: str | Path, network_bytes: int = 0, map_location: Any = "cpu", unreadable: str = UNREADABLE
+    path: str | Path,
+    network_bytes: int = 0,
+    map_location: Any = "cpu",
+    unreadable: str = UNREADABLE,
+    lazily: bool = False,
 ) -> Any:
     """The content of a ``.safetensors`` file, or of a PyTorch file, read without running code.
 
     ``network_bytes`` is the size of the network that the file is for, as far as it is known; ``unreadable`` what is said of a
-    damaged one.
+    damaged one. ``lazily``: what tensors hold is read from the disk when it is asked for.
 
     Raises:
         CheckpointError: there is no such file; it is no regular file, takes more memory than there is or than any weights
@@ -61,7 +65,7 @@ def load_tensors(
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location=map_location, weights_only=True)
+        return torch.load(path, map_location=map_location, weights_only=True, mmap=lazily and unpacked <= size)
     except Exception as error:  # pickle, zip and safetensors each raise their own kind, torch's with bad advice
         if out_of_memory(error) and not _asks_for_more(error, unpacked):
             raise

@@ -116,7 +116,7 @@ def test_no_back_end_no_file(experiment: Callable[..., Path], tmp_path: Path):
     config = reidx.load_config(experiment(stages=[{"name": "adapt", "epochs": 1, "iters": 1}]), ["log=[]"])
     reidx.run(config, tmp_path / "run", progress="quiet")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        "1-adapt", "config.yaml", "experiment.json", "result.json",
+        ".lock", "1-adapt", "config.yaml", "experiment.json", "result.json",
     }  # fmt: skip
 
 

@@ -27,7 +27,8 @@ STAGES = [{"name": "adapt", "epochs": 3, "iters": 3}]
 
 def logged(folder: Path) -> list[dict[str, float]]:
     """The lines of the log of the run's only stage."""
-    return [json.loads(line) for line in (folder / "1-adapt" / "log.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / "1-adapt" / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name not in ("run", "key")} for row in rows]
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
