@@ -12,7 +12,7 @@ import runpy
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,20 @@ class OnRay:
     """
 
     def __init__(self, slots: int | None, address: str | None) -> None:
+        there_is_one = bool(address or os.environ.get("RAY_ADDRESS"))
+        keep_to_itself(os.environ, local=not there_is_one)
         try:
             import ray
         except ImportError:
             raise ReidxError("--executor ray: Ray is not installed: pip install 'reidx[ray]'.") from None
         try:
             with _signals_kept():
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(
+                    address=address if there_is_one else "local",
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    include_dashboard=None if there_is_one else False,
+                )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ReidxError(f"--executor ray: the cluster cannot be reached: {error}") from error
         self.ray: Any = ray
@@ -62,6 +69,14 @@ class OnRay:
     def close(self) -> None:
         """Leave the cluster."""
         self.ray.shutdown()
+
+
+def keep_to_itself(environment: MutableMapping[str, str], local: bool) -> None:
+    """Set what Ray reads when it is imported: no usage statistics, and for a cluster of this machine alone no other
+    address than the loopback one. Where the user's environment says otherwise, it stays so."""
+    environment.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if local:  # Ray's own switch for a cluster of one machine; an address that is handed to ray.init is made reachable
+        environment.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 @contextlib.contextmanager

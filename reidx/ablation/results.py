@@ -171,13 +171,28 @@ def last_epoch(run: Run) -> dict[str, float]:
         return {}
 
 
+_FORMULA = re.compile(r"'|\s*[=+\-@\u2212\uff0b\uff0d\uff1d\uff20]|[\t\r\n]")
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+def as_text(value: str) -> str:
+    """A string as a cell of a CSV file that no spreadsheet takes for a formula: with a ``'`` before it where it begins like
+    one, or with a ``'`` of its own. :func:`from_text` is the inverse."""
+    return f"'{value}" if _FORMULA.match(value) and not _NUMBER.fullmatch(value) else value
+
+
+def from_text(cell: str) -> str:
+    """The string that :func:`as_text` made a cell of."""
+    return cell.removeprefix("'")
+
+
 def write_records(results: Results) -> list[Path]:
     """``results.csv``, and ``results.parquet`` where pyarrow is installed; the files written."""
     records, home = results.records(), results.plan.home
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(as_text, records[0]))
+    writer.writerows([as_text(value) if isinstance(value, str) else value for value in record.values()] for record in records)
     write_text(home / "results.csv", text.getvalue())
     if importlib.util.find_spec("pyarrow") is None:
         return [home / "results.csv"]

@@ -29,7 +29,8 @@ def markdown(results: Results, pictures: list[str] | None = None) -> str:
     plan = results.plan
     done = len(results.found)
     seeds = ", ".join(map(str, plan.grid.seeds))
-    lines = [f"# {plan.grid.name}", "", f"{done} of {len(plan.runs)} runs done; design {plan.grid.design}, seeds {seeds}.", ""]
+    lines = [f"# {_escaped(plan.grid.name)}", ""]
+    lines += [f"{done} of {len(plan.runs)} runs done; design {plan.grid.design}, seeds {seeds}.", ""]
     names = _axes(results)
     head = [*(names or ["combination"]), "seeds"]
     for metric in SHOWN:
@@ -182,7 +183,7 @@ def _line(cells: list[str]) -> str:
 
 def _escaped(text: str) -> str:
     """Text as it is shown by Markdown, on one line."""
-    return " ".join("".join(f"\\{c}" if c in r"\`*_[]<>|" else c for c in text).split())
+    return " ".join("".join(f"\\{c}" if c in r"\`*_[]<>|&~$#" else c for c in text).split())
 
 
 _TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "→": r"$\to$",

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from reidx.ablation.grid import read_grid
+from reidx.ablation.on_ray import keep_to_itself
 from reidx.ablation.plan import Run, plan_of
 from reidx.testing.runs import assert_same_run
 from reidx.testing.tiny import tiny_experiment
@@ -70,3 +71,22 @@ def test_a_killed_worker_is_taken_up_again_from_its_checkpoint(tmp_path: Path, d
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as Ray gives a run, for sums in the same order
     subprocess.run([*alone, "--progress", "quiet"], env=one_thread, check=True, timeout=600)
     assert_same_run(runs["plain"].folder, tmp_path / "alone")
+
+
+def test_ray_keeps_to_itself_unless_told_otherwise() -> None:
+    alone: dict[str, str] = {}
+    keep_to_itself(alone, local=True)
+    assert alone == {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    wanted = {"RAY_USAGE_STATS_ENABLED": "1"}
+    keep_to_itself(wanted, local=False)
+    assert wanted == {"RAY_USAGE_STATS_ENABLED": "1"}
+
+
+def test_a_cluster_of_this_machine_has_the_loopback_address() -> None:
+    code = (
+        "import os\nfrom reidx.ablation.on_ray import keep_to_itself\nkeep_to_itself(os.environ, local=True)\n"
+        "import ray\nfrom ray._private.services import get_node_ip_address\nprint(get_node_ip_address())"
+    )
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    found = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() in ("127.0.0.1", "::1")

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.stats import ttest_1samp
 
 from reidx.ablation.plan import Plan, Run
-from reidx.ablation.results import Results
+from reidx.ablation.results import Results, as_text, from_text, write_records
 from reidx.ablation.schedule import Standing, Watcher, standing_of
 from reidx.ablation.tables import latex, markdown
 from reidx.ablation.writing import Reporting, write_results
@@ -289,3 +289,34 @@ def test_nothing_done_yet_is_a_page_too(planned: Callable[..., Plan]) -> None:
     assert [path.name for path in written][:3] == ["results.md", "results.tex", "results.csv"]
     assert "0 of 2 runs done" in written[0].read_text(encoding="utf-8")
     assert not Path(plan.home / "scores-mAP.png").exists()
+
+
+FORMULAS = ["=1+1", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", "\n=1", " =1", "=HYPERLINK(\"http://x\",\"y\")", "-", "'x",
+            "''=1", "\u22121", "\uff1d1", "=a,b", '="a"\nb']  # fmt: skip
+
+
+@pytest.mark.parametrize("label", [*FORMULAS, "plain", "a=b", "1", "-1", "+0.5", "-1e-3", "", "eps = 0.5", "a'b", "-+ 0.02"])
+def test_no_cell_begins_like_a_formula_and_each_reads_back(label: str) -> None:
+    cell = as_text(label)
+    assert from_text(cell) == label
+    try:
+        float(label.replace("\u2212", "x"))  # a number is none
+    except ValueError:
+        assert not cell.lstrip().startswith(("=", "+", "-", "@", "\u2212", "\uff1d"))
+        assert not cell.startswith(("\t", "\r", "\n"))
+
+
+def test_records_with_labels_like_formulas_read_back(planned: Callable[..., Plan], finish: Callable[..., None]) -> None:
+    labels = {label: {"clusterer.eps": 0.4 + 0.01 * n} for n, label in enumerate(["=1+1", "@x", "-a | <b>", "+c", "'d", "-1"])}
+    plan = planned(design="full", axes={"=axis": labels})
+    for run in plan.runs:
+        finish(run, mAP=0.5)
+    found = Results(plan, {})
+    plan.home.mkdir(parents=True, exist_ok=True)
+    write_records(found)
+    with open(plan.home / "results.csv", encoding="utf-8", newline="") as handle:
+        head, *rows = csv.reader(handle)
+    assert head[1] == "'=axis" and [from_text(row[1]) for row in rows] == list(labels)
+    assert [row[1] for row in rows] == ["'=1+1", "'@x", "'-a | <b>", "'+c", "''d", "-1"]
+    assert all(not cell.startswith(("=", "+", "@")) for row in rows for cell in row)
+    assert "| -a \\| \\<b\\> |" in markdown(found)
