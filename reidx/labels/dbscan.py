@@ -10,6 +10,9 @@ from scipy.sparse import csr_array, triu
 from reidx.errors import ConfigError, DataError
 from reidx.labels.compiled import compiled
 from reidx.labels.graph import checked_graph
+from reidx.labels.room import refuse_beyond
+
+_BYTES = 20  # of a distance, while the smallest are looked for
 
 
 class DBSCAN:
@@ -92,6 +95,7 @@ class AdaptiveDBSCAN(DBSCAN):
 def smallest(graph: csr_array, share: float) -> float:
     """The mean of the smallest ``share`` of the distances of all different pairs, those at 0 left out."""
     n = graph.shape[0]
+    refuse_beyond(graph.nnz * _BYTES, f"AdaptiveDBSCAN: {graph.nnz:,} distances of {n:,} images")
     upper = triu(graph, k=1)
     apart = upper.data[upper.data > 0]
     pairs = n * (n - 1) // 2 - (len(upper.data) - len(apart))
