@@ -16,6 +16,7 @@ from reidx.ablation.plan import Run
 from reidx.engine.lock import alone_in
 from reidx.errors import ConfigError
 from reidx.lifetimes import PARENT
+from reidx.threads import available
 
 PATIENCE = 30.0
 """Seconds that a run has to end by itself once it is asked to."""
@@ -48,7 +49,7 @@ class Workers:
         if self.gpus:
             own["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
         elif self.slots > 1:
-            own.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.slots)))
+            own.setdefault("OMP_NUM_THREADS", str(max(1, available() // self.slots)))
         return own
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reidx.cli.console import print_heading, print_table
-from reidx.cli.experiment import add_progress_argument
+from reidx.cli.experiment import add_progress_argument, add_threads_argument
 from reidx.errors import ReidxError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the runs go: processes on this machine, or the machines of a Ray cluster that share its folder",
     )
     parser.add_argument("--address", help="the Ray cluster (default: RAY_ADDRESS, or one started on this machine)")
+    add_threads_argument(parser)
     add_progress_argument(parser)
 
 
@@ -47,6 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ReidxError(f"--workers {arguments.workers}: at least one run at a time.")
     if arguments.address is not None and arguments.executor != "ray":
         raise ReidxError("--address is of a Ray cluster: add --executor ray.")
+    if arguments.threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # that of each run
     from reidx.ablation.grid import read_grid
     from reidx.ablation.plan import plan_of
     from reidx.ablation.schedule import standing_of

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import mmap
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,6 +15,7 @@ from torch.utils.data import Dataset
 
 from reidx.data.decode import CorruptImage, decode
 from reidx.errors import ConfigError
+from reidx.threads import available
 
 __all__ = ["CorruptImage", "ImageStore"]
 
@@ -106,7 +106,7 @@ class ImageStore(Dataset[Tensor]):
             return
         wanted = range(len(self)) if positions is None else positions
         missing = [position for position in wanted if self.filled[position] == 0]
-        with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        with ThreadPoolExecutor(threads or available()) as pool:
             try:
                 for done, _ in enumerate(pool.map(self._fill, missing), start=1):
                     if progress is not None:

@@ -19,6 +19,7 @@ from reidx.data.synthetic.appearance import WARDROBES, Appearance, sample_appear
 from reidx.data.synthetic.camera import Camera, render_person, sample_camera
 from reidx.errors import DataError
 from reidx.lifetimes import draft, end_with
+from reidx.threads import available
 
 VERSION = 1
 """Raised whenever the same arguments render different pictures."""
@@ -65,7 +66,7 @@ def render_domain(
     cameras; `size` is (height, width). The first test picture of each identity and camera is the query, the
     gallery holds the others and one false alarm (pid 0000) for every second test identity.
     Each picture depends on the seed, domain, identity, camera and its index alone, never on `workers`
-    (default: the machine's cores; more than one need an importable `__main__`). `progress(done, total)` is
+    (default: the cores that this process may use; more than one need an importable `__main__`). `progress(done, total)` is
     called as pictures arrive.
 
     The folder appears only when complete, with a manifest `synthetic.json`; one of the same arguments is reused.
@@ -93,7 +94,7 @@ def render_domain(
             (made / folder).mkdir()
         write = partial(_write, made, domain, size, seed)
         # closed before the draft is cleared: an interrupt must not leave processes writing into it
-        with closing(_each(write, shots, workers or os.cpu_count() or 1)) as written:
+        with closing(_each(write, shots, workers or available())) as written:
             for done, _ in enumerate(written, start=1):
                 if progress is not None:
                     progress(done, len(shots))
