@@ -64,6 +64,6 @@ def test_adaptation_learns_to_tell_the_targets_people_apart(tiny: Tiny, tmp_path
     adapt = result.stages[1]
     # clusters come to be people, and so do features, of others too, whom no clustering ever saw
     assert adapt.last["ari"] > adapt.history[0]["ari"] + 0.05
-    assert adapt.last["mAP"] > adapt.before["mAP"] + 0.05
+    assert 1 - adapt.last["mAP"] < 0.8 * (1 - adapt.before["mAP"])  # 0.26 and 0.57 times as far from 1, of two seeds
     # log 3 would surprise a head that knows nothing
     assert adapt.last["daam.NominalDomain.sim"] < 0.3 and adapt.last["daam.NominalDomain.sp"] < 0.6

@@ -37,17 +37,17 @@ def domain_of_colours(folder: Path, side: str, light: float) -> Path:
     return folder / f"{side}.csv"
 
 
-LEARNS = ("stages.adapt.epochs=7",)
-STANDS_STILL = ("stages.adapt.epochs=3", "stages.adapt.optimizer.lr=0")
-"""Without a rate an adaptation brings the target's statistics of BatchNorm and nothing else."""
+RUNS = {
+    "run": ("stages.pretrain.optimizer.lr=3e-3", "stages.adapt.optimizer.lr=3e-3", "stages.adapt.epochs=7"),
+    "adapt still": ("stages.pretrain.optimizer.lr=3e-3", "stages.adapt.optimizer.lr=0", "stages.adapt.epochs=3"),
+    "pretrain still": ("stages.pretrain.optimizer.lr=0", "stages.adapt.optimizer.lr=0", "stages.adapt.epochs=0"),
+}
+"""Without a rate a stage brings the statistics of BatchNorm, which alone are worth up to 0.18 mAP here, and nothing else."""
 
 
 def learnt(tiny: Tiny, folder: Path, seed: int, *settings: str) -> dict[str, float]:
-    """What a run and one that shares its first stage and then stands still (rate 0) come to.
-
-    mAP of the source before and after its own stage, mAP of the target after the adaptation, and how well the last clusters of
-    the three levels are people (mean ARI), both also of the run that stands still.
-    """
+    """The source's mAP after its own stage, the target's after the adaptation, and how well the three levels' last clusters
+    are people (mean ARI), each also where that stage stands still (rate 0)."""
     folder.mkdir()
     tables = {side: domain_of_colours(folder, side, light) for side, light in (("source", 1.0), ("target", 0.4))}
     domains = ", ".join(f"{side}: {{type: CSV, path: {path}}}" for side, path in tables.items())
@@ -56,29 +56,27 @@ def learnt(tiny: Tiny, folder: Path, seed: int, *settings: str) -> dict[str, flo
         *(f"stages.adapt.streams.{level}.sampler={{identities: 6, instances: 4}}" for level in "gul"),
         *(f"stages.adapt.streams.{level}.transform.erase=0" for level in "gul"),
         "stages.pretrain.streams.source.sampler={identities: 6, instances: 4}",
-        "stages.pretrain.evaluate={domain: source, before: true}",
+        "stages.pretrain.evaluate={domain: source}",
         "stages.pretrain.iters=12",
         f"seed={seed}",
         "stages.pretrain.epochs=4",
         "stages.adapt.iters=8",
         "model.bn_group=24",
         "labels.monitor=true",
-        "optimizer.lr=3e-3",
         *settings,
     ]
-    runs = {name: tiny("uda", *common, *more) for name, more in (("run", LEARNS), ("still", STANDS_STILL))}
     stages = {
-        name: reidx.run(config, folder / name, progress="quiet", share=folder / "shared").stages
-        for name, config in runs.items()
+        name: reidx.run(tiny("uda", *common, *more), folder / name, progress="quiet", share=folder / "shared").stages
+        for name, more in RUNS.items()
     }
     pretrain, adapt = stages["run"]
-    still = stages["still"][1]
+    still = stages["adapt still"][1]
     clusters = {
         name: float(np.mean([stage.last[f"{level}/ari"] for level in "gul"]))
         for name, stage in (("clusters", adapt), ("clusters still", still))
     }
     return {
-        "source before": pretrain.before["mAP"],
+        "source still": stages["pretrain still"][0].last["mAP"],
         "source": pretrain.last["mAP"],
         "target": adapt.last["mAP"],
         "target still": still.last["mAP"],
@@ -89,11 +87,12 @@ def learnt(tiny: Tiny, folder: Path, seed: int, *settings: str) -> dict[str, flo
 def test_both_stages_learn(tiny: Tiny, tmp_path: Path) -> None:
     """Each stage improves the network: it tells the source's people apart, then its clusters of the target are people.
 
-    Measured for seeds 1, 2 and 3, with all instructions and with AVX2 alone: the source's mAP gains 0.18 to 0.27 (0.13 is
-    asked), the ARI of clusters is 0.08 to 0.22 above that without a rate (0.03 is asked), the target's mAP 0.03 to 0.10.
+    What a stage gains over one that stands still, with all instructions and with AVX2 alone: the source's mAP 0.09 and 0.13
+    (seeds 2 and 1; 0.04 is asked), the ARI of clusters 0.08 to 0.22 (seeds 1, 2, 3; 0.03 is asked), the target's mAP 0.03 to
+    0.10. With clusters or identities that are shuffled it loses 0.24 and 0.07 mAP.
     """
     found = learnt(tiny, tmp_path / "two", 2)
     print({name: round(value, 3) for name, value in found.items()})
-    assert found["source"] > found["source before"] + 0.13
+    assert found["source"] > found["source still"] + 0.04
     assert found["target"] > found["target still"]
     assert found["clusters"] > found["clusters still"] + 0.03

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from reidx_pplr.losses import AALS, PGLR
 from reidx_pplr.stripes import Stripes
 from torch import Tensor
@@ -71,24 +70,16 @@ def test_each_refinement_trains_its_own() -> None:
     assert "networks.student.backbone.conv.weight" in trained["PGLR"] & trained["AALS"]
 
 
-def spread(features: Tensor) -> float:
-    """Mean distance within a person divided by that between people."""
-    unit = F.normalize(features)
-    distances, same = torch.cdist(unit, unit), LABELS[:, None] == LABELS
-    return (distances[same].mean() / distances[~same].mean()).item()
-
-
 def test_a_network_learns_by_both() -> None:
     model, agreement = model_of("PGLR", "AALS"), torch.full((96, PARTS), 0.8)
     network: Any = model.networks["student"]
 
     @torch.no_grad()
-    def seen() -> tuple[float, float, float]:
-        """How spread people are, and how many of the wholes and of the parts are told right."""
+    def seen() -> tuple[float, float]:
+        """How many of the wholes and of the parts are told right."""
         features = network.eval()(people())
         whole, parts = (model.memories[m](features[on]).argmax(1) for m, on in (("ids", "global"), ("part_ids", "parts")))
-        right = (whole == LABELS).float().mean().item(), (parts == LABELS[:, None]).float().mean().item()
-        return spread(features["embed"]), *right
+        return (whole == LABELS).float().mean().item(), (parts == LABELS[:, None]).float().mean().item()
 
     before = seen()
     wrapper = PrecisionOptimWrapper(optimizer=build_optimizer(model, {"type": "Adam", "lr": 0.02}))
@@ -99,5 +90,4 @@ def test_a_network_learns_by_both() -> None:
         losses.append(model.train_step(batch(picked, agreement), wrapper)["loss"].item())
     after = seen()
     assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
-    assert after[0] < 0.97 * before[0]
-    assert max(before[1:]) < 0.5 and min(after[1:]) > 0.85
+    assert max(before) < 0.5 and min(after) > 0.85
