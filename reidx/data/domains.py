@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
+
 from reidx.builder import build
 from reidx.data.datasets import Dataset, Split
+from reidx.data.files import same_files
 from reidx.data.images import ImageStore
 from reidx.describing import what
 from reidx.errors import ConfigError
@@ -50,6 +53,7 @@ class Domains:
         self.on_device = data.get("cache_on") == "device"
         self._left = int(data["cache_gb"] * (1 << 30))
         self._datasets: dict[str, Dataset] = {}
+        self._own: dict[str, np.ndarray] = {}
         self._stores: dict[tuple[str, str], ImageStore] = {}
 
     def __getitem__(self, name: str) -> Dataset:
@@ -71,6 +75,12 @@ class Domains:
         """A split of a domain: ``train``, ``query`` or ``gallery``."""
         dataset = self[name]
         return call("dataset", dataset, f"its {split}", _split_of, dataset, split)
+
+    def own_images(self, name: str) -> np.ndarray:
+        """Pairs (M,2) of positions in query and gallery of a domain that are one file."""
+        if name not in self._own:
+            self._own[name] = same_files(self.split(name, "query").paths, self.split(name, "gallery").paths)
+        return self._own[name]
 
     def images(self, name: str, split: str) -> ImageStore:
         """The images of a split, decoded once as long as all that is asked for fits the cache.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import stat
 from collections.abc import Sequence
@@ -23,6 +24,14 @@ def file_of(path: str) -> File | None:
     if not stat.S_ISREG(found.st_mode):
         return None
     return (found.st_dev, found.st_ino) if found.st_ino else (os.path.realpath(path),)
+
+
+def is_copy(path: str, other: str) -> bool:
+    """Whether two files hold the same bytes; not so where one cannot be read."""
+    try:
+        return os.path.getsize(path) == os.path.getsize(other) and filecmp.cmp(path, other, shallow=False)
+    except OSError:
+        return False
 
 
 def same_files(these: Sequence[str], those: Sequence[str]) -> np.ndarray:

@@ -13,6 +13,7 @@ from reidx.config import Config
 from reidx.data.domains import Domains
 from reidx.engine.result import StageResult
 from reidx.schema import Stage
+from reidx.wiring_asks import contract
 
 if TYPE_CHECKING:
     from reidx.engine.stage import StageRun
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 def stage_card(stage: Stage, stage_run: StageRun) -> dict[str, Any]:
     """How a stage's numbers came about."""
-    streams = stage.streams.values()
     return {
         "epochs": stage.epochs,
         "iters": stage.iters,
@@ -30,11 +30,20 @@ def stage_card(stage: Stage, stage_run: StageRun) -> dict[str, Any]:
         "images_a_step": stage_run.images_a_step,
         "lr_batch": stage.optimizer["lr_batch"],
         "bn_group": stage.model.bn_group,
-        "cameras_in_sampling": any(s.sampler.get("use_cameras", False) for s in streams),
+        "cameras_in_sampling": stage_run.runner is not None and _samples_by_cameras(stage, stage_run.domains),
         "label_monitor": any(level.monitor for level in stage.labels.values()),
         "selection": "last epoch",
         "evaluation": stage_run.evaluation_card,
     }
+
+
+def _samples_by_cameras(stage: Stage, domains: Domains) -> bool:
+    """Whether cameras have a say in what is drawn: a sampler looks at them, and its domain has more than one."""
+    return any(
+        contract("sampler", dict(stream.sampler)).cameras != "unused"
+        and domains.split(stream.domain, "train").counts()["cameras"] > 1
+        for stream in stage.streams.values()
+    )
 
 
 def seconds_of(stages: list[StageResult]) -> float:

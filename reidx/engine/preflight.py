@@ -9,13 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from reidx.builder import build
 from reidx.config import Config
 from reidx.config_node import KeyPath, dotted
 from reidx.contracts import inputs_of
 from reidx.data.domains import Domains
 from reidx.errors import ConfigError, DataError
-from reidx.evaluation.protocols import has_match, no_match
+from reidx.evaluation.protocols import counted, matched, no_match
 from reidx.plugins import registry
 from reidx.schema import IDENTITY, MemoryWiring, Stage
 from reidx.wiring_asks import contract
@@ -26,8 +28,9 @@ def check_experiment(config: Config, domains: Domains) -> None:
 
     Reads the data sets that the stages use (lists of files, no images).
     """
+    said: set[str] = set()
     for position, stage in enumerate(config.experiment.stages):
-        check = _Check(config, domains, position)
+        check = _Check(config, domains, position, said)
         check.files(stage)
         if stage.epochs > 0:
             check.training(stage)
@@ -42,8 +45,9 @@ def check_evaluation(config: Config, domains: Domains, position: int) -> None:
 
 
 class _Check:
-    def __init__(self, config: Config, domains: Domains, position: int) -> None:
+    def __init__(self, config: Config, domains: Domains, position: int, said: set[str] | None = None) -> None:
         self.config, self.domains, self.base = config, domains, ("stages", position)
+        self.said = set() if said is None else said
 
     def files(self, stage: Stage) -> None:
         self.file(("init",), stage.init)
@@ -93,8 +97,26 @@ class _Check:
             raise DataError(f"{self.where(at)}: domain {domain!r} does not say who is on its query and gallery images.")
         known = query.ids, gallery.ids, query.cameras, gallery.cameras
         protocol = build("protocol", settings.protocol, where=self.where((*at, "protocol")))
-        if not has_match(protocol, *known):
-            raise DataError(f"{self.where(at)}: domain {domain!r}: {no_match(protocol, *known)}")
+        own = self.domains.own_images(domain)
+        found = matched(protocol, *known, own)
+        if not found.any():
+            raise DataError(f"{self.where(at)}: domain {domain!r}: {no_match(protocol, *known, own)}")
+        if lost := len(found) - int(found.sum()):
+            self.say(
+                f"{domain}: {lost:,} of {len(found):,} queries have no match in the gallery that counts under protocol "
+                f"{protocol.name}; they are left out of mAP, mINP and rank-k"
+            )
+        if alike := len(np.unique(counted(protocol, *known, own)[:, 0])):
+            self.say(
+                f"{domain}: {alike:,} of {len(found):,} queries are gallery images, too (the same file); an image is not its "
+                "own match and is left out of the ranking of that query"
+            )
+
+    def say(self, line: str) -> None:
+        """Say what is no fault but a surprise; of several stages once."""
+        if line not in self.said:
+            self.said.add(line)
+            self.domains.say(line)
 
     # ---- what is asked again and again
 

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from reidx import processes
 from reidx.builder import build
@@ -55,7 +56,9 @@ class _Rehearsal:
             context = {"dims": dict(network.dims), "steps": stage.epochs * stage.iters}
             parts.append(build("alignment", own_spec(spec, Alignment), where=where, **context))
         if stage.epochs > 0:
-            self.parts(stage, network, images_a_step(stage, self.domains, self.where))
+            images = images_a_step(stage, self.domains, self.where)
+            self.alone(stage, network, images)
+            self.parts(stage, network, images)
             try:
                 build_optimizer(nn.ModuleDict({"memories": memories, "parts": parts}), stage.optimizer)
             except ConfigError as error:
@@ -71,6 +74,17 @@ class _Rehearsal:
                     load_weights(copy.deepcopy(network), reference)
                 except CheckpointError as error:
                     raise CheckpointError(f"{self.where(at)}: {error}") from error
+
+    def alone(self, stage: Stage, network: Network, images: Mapping[str, int]) -> None:
+        """Raise for a step in which a BatchNorm would see one image."""
+        joined = stage.joint and not stage.model.domain_bn
+        normalised = any(isinstance(m, _BatchNorm) and m.training for m in network.train().modules())
+        if normalised and (sum(images.values()) == 1 if joined else 1 in images.values()):
+            name = next(name for name, count in images.items() if count == 1)
+            raise ConfigError(
+                f"{self.where(('streams', name, 'sampler'))}: a step takes 1 image, but BatchNorm needs 2 or more to take a "
+                "variance from. Make the batch larger (identities, instances or batch of the sampler)."
+            )
 
     def parts(self, stage: Stage, network: Network, images: Mapping[str, int]) -> None:
         """Raise unless each pass of a step's images through the network can be cut into ``accumulate`` parts."""

@@ -13,7 +13,9 @@ from torch import Tensor
 from reidx import processes
 from reidx.builder import build
 from reidx.contracts import LabelSet
+from reidx.data.datasets import Split
 from reidx.data.domains import Domains
+from reidx.data.files import is_copy
 from reidx.data.loading import LabelledView, StreamLoader, batches
 from reidx.engine import checkpoint as checkpoints
 from reidx.engine.assembly import Assembly
@@ -213,10 +215,14 @@ class StageRun:
         speaking = [part for part in (*self.model.modules(), *labellers) if hasattr(part, "notes")]
         notes = [call(kind_of(part), part, "notes", lambda part: list(part.notes()), part) for part in speaking]
         for note in (*itertools.chain(*notes), *remarks):
-            if note not in self._said:
-                self._said.add(note)
-                self.reporter.say(note)
+            self._say(note)
         remarks.clear()
+
+    def _say(self, note: str) -> None:
+        """Say a sentence, once in a stage."""
+        if note not in self._said:
+            self._said.add(note)
+            self.reporter.say(note)
 
     def _stream(self, name: str) -> Any:
         stream = self.stage.streams[name]
@@ -272,20 +278,38 @@ class StageRun:
                 gallery.cameras,
                 build("protocol", settings.protocol, where="evaluate.protocol"),
                 settings.metric,
+                own=self.domains.own_images(settings.domain),
                 details=True,
             )
         self.details = result.details
+        copies = self._copies(query, gallery, result.details)
         metrics = {"mAP": result.mAP, "mINP": result.mINP}
         metrics.update({f"rank-{k}": float(result.cmc[k - 1]) for k in (1, 5, 10)})
         if settings.domain_probe is not None:
             metrics["domain_probe"] = self._probe(settings.network, settings.domain_probe)
         self.evaluation_card = {
             **result.card,
+            "queries_that_found_a_copy": copies,
             "flip": settings.flip,
             "feature": settings.on,
             "network": settings.network,
         }
         return metrics, self.evaluation_card
+
+    def _copies(self, query: Split, gallery: Split, details: Details | None) -> int:
+        """How many queries have a copy of their own file as their nearest match; this is said, as it makes their score."""
+        assert details is not None and query.ids is not None and gallery.ids is not None
+        copies = sum(
+            is_copy(query.paths[place], gallery.paths[found])
+            for place, found in enumerate(details.top[:, 0].tolist())
+            if found >= 0 and gallery.ids[found] == query.ids[place]
+        )
+        if copies:
+            self._say(
+                f"{copies:,} of {len(query):,} queries have a copy of their own file as the nearest match in the gallery: "
+                "their scores are of that copy; take such copies out"
+            )
+        return copies
 
     def _probe(self, network: str, feature: str) -> float:
         """How well a linear classifier tells the stage's two domains apart by a feature of their training images.

@@ -65,21 +65,59 @@ def protocol_named(protocol: str | Protocol) -> Protocol:
     return PROTOCOLS[protocol]
 
 
-def has_match(
-    rule: Protocol, q_ids: np.ndarray, g_ids: np.ndarray, q_cams: np.ndarray, g_cams: np.ndarray
-) -> bool:
-    """Whether any query has a gallery image of its identity that is not ignored."""
-    for start in range(0, len(q_ids), 256):  # in blocks: usually the first one answers
-        rows = slice(start, start + 256)
-        with watching(start == 0):
-            skip = call("protocol", rule, "ignored", rule.ignored, q_ids[rows], g_ids, q_cams[rows], g_cams)
-        if ((q_ids[rows, None] == g_ids) & ~skip).any():
-            return True
-    return False
+def matched(
+    rule: Protocol,
+    q_ids: np.ndarray,
+    g_ids: np.ndarray,
+    q_cams: np.ndarray,
+    g_cams: np.ndarray,
+    own: np.ndarray | None = None,
+) -> np.ndarray:
+    """Whether each query has a gallery image of its identity that counts, (Q,) bool.
+
+    ``own`` (M,2) are pairs of positions of a query and a gallery image that are one image: it is not its own match. The rule is
+    asked about the images of one identity at a time, which is why it costs little.
+    """
+    counts = np.zeros(len(q_ids), np.int64)
+    by_query, by_gallery = np.argsort(q_ids, kind="stable"), np.argsort(g_ids, kind="stable")
+    for number, who in enumerate(np.intersect1d(q_ids, g_ids)):
+        queries, images = (
+            order[np.searchsorted(ids, who, "left", order) : np.searchsorted(ids, who, "right", order)]
+            for order, ids in ((by_query, q_ids), (by_gallery, g_ids))
+        )
+        pairs = q_ids[queries], g_ids[images], q_cams[queries], g_cams[images]
+        with watching(number == 0):
+            counts[queries] = (~call("protocol", rule, "ignored", rule.ignored, *pairs)).sum(axis=1)
+    np.subtract.at(counts, counted(rule, q_ids, g_ids, q_cams, g_cams, own)[:, 0], 1)
+    return counts > 0
+
+
+def counted(
+    rule: Protocol,
+    q_ids: np.ndarray,
+    g_ids: np.ndarray,
+    q_cams: np.ndarray,
+    g_cams: np.ndarray,
+    own: np.ndarray | None = None,
+) -> np.ndarray:
+    """Those of the pairs ``own`` (M,2) that are matches under the rule: there it has to be said that they do not count."""
+    if own is None:
+        return np.zeros((0, 2), np.int64)
+    kept = [
+        q_ids[q] == g_ids[g]
+        and not call("protocol", rule, "ignored", rule.ignored, q_ids[[q]], g_ids[[g]], q_cams[[q]], g_cams[[g]])[0, 0]
+        for q, g in own
+    ]
+    return own[np.array(kept, bool)]
 
 
 def no_match(
-    rule: Protocol, q_ids: np.ndarray, g_ids: np.ndarray, q_cams: np.ndarray, g_cams: np.ndarray
+    rule: Protocol,
+    q_ids: np.ndarray,
+    g_ids: np.ndarray,
+    q_cams: np.ndarray,
+    g_cams: np.ndarray,
+    own: np.ndarray | None = None,
 ) -> str:
     """What stands on each side, and what to change, when no query has a match."""
 
@@ -96,6 +134,11 @@ def no_match(
         advice = (
             "No identity is on both sides: were query and gallery identities renumbered separately, "
             "or is one of them another split?"
+        )
+    elif lost := len(np.unique(counted(rule, q_ids, g_ids, q_cams, g_cams, own)[:, 0])):
+        advice = (
+            f"{lost} of {len(q_ids)} queries are gallery images, too, and an image is not its own match: give the gallery "
+            "other images of these people."
         )
     elif rule.camera_filter:
         advice = (

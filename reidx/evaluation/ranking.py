@@ -62,6 +62,7 @@ def evaluate(
     protocol: str | Protocol = "market1501",
     metric: str = "euclidean",
     *,
+    own: np.ndarray | None = None,
     reranking: Reranking | None = None,
     max_rank: int = 50,
     details: bool = False,
@@ -72,7 +73,8 @@ def evaluate(
 
     Ids and cameras are integers, one per image. AP is the mean of the precision at each match, not interpolated; mINP
     the mean of matches / rank of the last match; both over the queries that have a match. Equal distances are ordered
-    by gallery index. `metric` is "euclidean", on the features as they are, or "cosine". `reranking` is what `rerank`
+    by gallery index. `metric` is "euclidean", on the features as they are, or "cosine". `own` (M, 2)
+    are pairs of positions of a query and a gallery image that are one image: the query ignores it. `reranking` is what `rerank`
     returned for the same features. With `details` the result also holds AP and the `top` nearest images of each query.
     `device` says where the distances are computed, by default where the query features are.
 
@@ -105,6 +107,7 @@ def evaluate(
     for start, block, error in _distance_blocks(query, gallery, place):
         rows = slice(start, start + len(block))
         skip = call("protocol", rule, "ignored", rule.ignored, q_ids[rows], g_ids, q_cams[rows], g_cams)
+        skip = _without_own(skip, own, start)
         factor, offset = _reranked(reranking, rows)
         in_threads(
             count_ranks, len(block), block, error, skip, q_ids[rows], g_ids, x[rows], y, factor, offset,
@@ -112,7 +115,7 @@ def evaluate(
         )  # fmt: skip
     valid = first > 0
     if not valid.any():
-        raise DataError(no_match(rule, q_ids, g_ids, q_cams, g_cams))
+        raise DataError(no_match(rule, q_ids, g_ids, q_cams, g_cams, own))
     histogram = np.bincount(first[valid] - 1, minlength=max_rank)
     card = {
         "protocol": rule.name,
@@ -126,6 +129,8 @@ def evaluate(
         "reranking": None if reranking is None else reranking.card(),
         "queries": len(query),
         "valid_queries": int(valid.sum()),
+        "queries_without_match": int((~valid).sum()),
+        "queries_in_gallery": 0 if own is None else len(np.unique(own[:, 0])),
         "gallery": len(gallery),
         "gallery_junk": int((g_ids == -1).sum()),
     }
@@ -139,12 +144,24 @@ def evaluate(
     )
 
 
+def _without_own(skip: np.ndarray, own: np.ndarray | None, start: int) -> np.ndarray:
+    """``skip`` (B, G) of the queries from ``start`` on, with each query's own image skipped, too."""
+    if own is None or not len(own):
+        return skip
+    skip = np.array(skip, order="C")  # a rule may return a view
+    here = own[(own[:, 0] >= start) & (own[:, 0] < start + len(skip))]
+    skip[here[:, 0] - start, here[:, 1]] = True
+    return skip
+
+
 def _integers(values: Any, count: int, name: str) -> np.ndarray:
     array = torch.as_tensor(values).cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.shape != (count,) or (count and array.dtype.kind not in "iu"):
         raise DataError(
             f"evaluate: {name} must be {count} integers, one per image; got {array.dtype} of shape {array.shape}."
         )
+    if array.dtype.kind == "u" and count and array.max() > np.iinfo(np.int64).max:
+        raise DataError(f"evaluate: {name} holds {array.max()}, which is beyond int64. Number them from 0.")
     return array.astype(np.int64)
 
 

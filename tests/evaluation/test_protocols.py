@@ -1,0 +1,98 @@
+"""Which queries have a match that counts, and an image that is query and gallery at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reidx.errors import DataError
+from reidx.evaluation import evaluate
+from reidx.evaluation.protocols import counted, matched, protocol_named
+
+PROTOCOLS = ("market1501", "no_camera_filter")
+
+
+def naive(rule, q_ids, g_ids, q_cams, g_cams, own):
+    """Pair by pair: the gallery images that count as matches of each query."""
+    return [
+        [
+            g
+            for g in range(len(g_ids))
+            if g_ids[g] == q_ids[q] != -1
+            and not (rule.camera_filter and g_cams[g] == q_cams[q])
+            and (q, g) not in {tuple(pair) for pair in own.tolist()}
+        ]
+        for q in range(len(q_ids))
+    ]
+
+
+def made(seed: int, queries: int, images: int, pairs: int):
+    random = np.random.default_rng(seed)
+    ids, cams = random.integers(-1, 5, queries + images), random.integers(0, 3, queries + images)
+    own = np.unique(np.stack([random.integers(0, queries, pairs), random.integers(0, images, pairs)], 1), axis=0)
+    return (ids[:queries], ids[queries:], cams[:queries], cams[queries:]), own.astype(np.int64).reshape(-1, 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6), queries=st.integers(1, 9), images=st.integers(1, 30), pairs=st.integers(0, 12),
+    name=st.sampled_from(PROTOCOLS),
+)  # fmt: skip
+def test_which_queries_have_a_match_equals_the_loop(seed, queries, images, pairs, name):
+    known, own = made(seed, queries, images, pairs)
+    rule = protocol_named(name)
+    assert matched(rule, *known, own).tolist() == [bool(m) for m in naive(rule, *known, own)]
+    assert matched(rule, *known).tolist() == [bool(m) for m in naive(rule, *known, own[:0])]
+    lost = [set(a) - set(b) for a, b in zip(naive(rule, *known, own[:0]), naive(rule, *known, own))]
+    assert sorted(map(tuple, counted(rule, *known, own).tolist())) == sorted((q, g) for q, gs in enumerate(lost) for g in gs)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), pairs=st.integers(0, 30), name=st.sampled_from(PROTOCOLS))
+def test_an_image_is_not_its_own_match(seed, pairs, name):
+    known, own = made(seed, 8, 25, pairs)
+    rule, random = protocol_named(name), np.random.default_rng(seed)
+    features = torch.from_numpy(random.normal(size=(33, 4)).astype(np.float32))
+    query, gallery = features[:8], features[8:]
+    expected = naive(rule, *known, own)
+    try:
+        result = evaluate(query, gallery, *known, protocol=name, own=own, details=True, top=25)
+    except DataError:
+        assert not any(expected)
+        return
+    scores = []
+    for q in range(8):
+        skipped = {g for g in range(25) if rule.ignored(*(k[[i]] for k, i in zip(known, (q, g, q, g))))[0, 0]}
+        skipped |= {g for p, g in own.tolist() if p == q}
+        distances = ((query[q].double() - gallery.double()) ** 2).sum(1)
+        order = [g for g in distances.argsort(stable=True).tolist() if g not in skipped]
+        assert [g for g in result.details.top[q].tolist() if g >= 0] == order
+        hits = [rank for rank, g in enumerate(order, 1) if g in expected[q]]
+        if hits:
+            scores.append(sum((n + 1) / rank for n, rank in enumerate(hits)) / len(hits))
+    assert result.mAP == pytest.approx(np.mean(scores), abs=1e-9)
+    assert result.card["queries_without_match"] == 8 - len(scores) == 8 - result.valid_queries
+    assert result.card["queries_in_gallery"] == len({q for q, _ in own.tolist()})
+
+
+def test_a_query_whose_only_match_is_itself_has_none():
+    one = torch.tensor([[0.0], [5.0]])
+    own = np.array([[0, 0], [1, 1]])
+    with pytest.raises(DataError, match=r"no query has a match.* 2 of 2 queries are gallery images, too, and an image is not"):
+        evaluate(one, one, [1, 2], [1, 2], protocol="no_camera_filter", own=own)
+    assert evaluate(one, one, [1, 2], [1, 2], protocol="no_camera_filter").mAP == 1
+
+
+def test_ids_beyond_int64_do_not_wrap_to_junk():
+    features = torch.eye(2)
+    big = np.array([2**64 - 1, 3], np.uint64)
+    for ids in (big, torch.tensor([2**63 - 1, 3]).to(torch.uint64).numpy() + np.uint64(1)):
+        with pytest.raises(DataError, match=r"query_ids holds (18446744073709551615|9223372036854775808), .* Number them"):
+            evaluate(features, features, ids, [3, 4], protocol="no_camera_filter")
+    with pytest.raises(DataError, match="gallery_cams holds 18446744073709551615"):
+        evaluate(features, features, [3, 4], [3, 4], [0, 0], big)
+    small = np.array([3, 2**63 - 1], np.uint64)
+    assert evaluate(features, features, small, small, protocol="no_camera_filter").valid_queries == 2
