@@ -257,7 +257,7 @@ def test_both_levels_learn_to_tell_persons_apart_without_labels() -> None:
     after = bank()
     for name in ("embed", "global", "patch"):
         one, two = (contrast(F.normalize(b[name].flatten(1)), who) for b in (before, after))
-        assert two > one + 0.05, (name, one, two)  # of two seeds the least gain is 0.115
+        assert two > one + 0.03, (name, one, two)  # of three seeds the least gain is 0.053
     for name in ("global_patch.PEDAL", "global_patch.IPFL"):  # the others' targets change with the neighbours
         assert sum(v[name] for v in values[-10:]) < 0.8 * sum(v[name] for v in values[:10]), name
 

@@ -90,4 +90,4 @@ def test_a_network_learns_by_both() -> None:
         losses.append(model.train_step(batch(picked, agreement), wrapper)["loss"].item())
     after = seen()
     assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
-    assert max(before) < 0.5 and min(after) > 0.85
+    assert min(after) > max(before) + 0.4  # of three seeds the least gain is 0.6
