@@ -10,8 +10,11 @@ import pytest
 import torch
 
 import reidx
+from reidx.data.domains import Domains
 from reidx.engine import checkpoint as checkpoints
 from reidx.engine import experiment as experiments
+from reidx.engine.progress import Reporter
+from reidx.engine.stage import StageRun
 from reidx.errors import CheckpointError
 from reidx.models.network import Network, build_network
 
@@ -94,9 +97,9 @@ def test_runs_hand_their_image_size_on(experiment: Experiment, tmp_path: Path) -
     wide = ["data.image_size=[48,96]", *changes[1:], f"init={path}", "stages.adapt.epochs=0"]
     teachers = {"old": {"type": "Frozen"}}
     start = reidx.load_config(experiment(teachers=teachers), wide)
-    domains = experiments.Domains(start.data["data"])
-    stage = experiments.StageRun(
-        start.experiment.stages[0], 0, 1, domains, tmp_path, Path, experiments.Reporter("quiet")
+    domains = Domains(start.data["data"])
+    stage = StageRun(
+        start.experiment.stages[0], 0, 1, domains, tmp_path, Path, Reporter("quiet")
     )
     for name in ("student", "old"):
         own = stage.model.networks[name].state_dict()[KEY].cpu()
