@@ -65,7 +65,7 @@ def load_tensors(
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location=map_location, weights_only=True, mmap=lazily and unpacked <= size)
+        return torch.load(path, map_location=map_location, mmap=lazily and unpacked <= size, weights_only=True)
     except Exception as error:  # pickle, zip and safetensors each raise their own kind, torch's with bad advice
         if out_of_memory(error) and not _asks_for_more(error, unpacked):
             raise
