@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reidx.cli.console import print_heading, print_table
-from reidx.cli.experiment import add_progress_argument, add_threads_argument
+from reidx.cli.experiment import MOST, add_progress_argument, add_threads_argument
+from reidx.cli.parser import whole_number
 from reidx.errors import ReidxError
 
 if TYPE_CHECKING:
@@ -31,7 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work-dir", type=Path, metavar="D", help="where all of it is written (default runs/ablate-GRID)")
     parser.add_argument("--dry-run", action="store_true", help="print what would be run, what is refused and why; run nothing")
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="runs at a time (default: one a GPU, or one; with Ray as many as fit)"
+        "--workers",
+        type=whole_number(0, MOST),
+        metavar="N",
+        help="runs at a time (default: one a GPU, or one; with Ray as many as fit)",
     )
     parser.add_argument(
         "--executor",
@@ -45,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.workers is not None and arguments.workers < 1:
-        raise ReidxError(f"--workers {arguments.workers}: at least one run at a time.")
+    if arguments.workers == 0:
+        raise ReidxError("--workers 0: at least one run at a time.")
     if arguments.address is not None and arguments.executor != "ray":
         raise ReidxError("--address is of a Ray cluster: add --executor ray.")
     if arguments.threads is not None:

@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 
 from reidx.cli.experiment import add_progress_argument, add_resume_anyway_argument, add_threads_argument
+from reidx.cli.parser import whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=1, help="seed of the training (default 1)")
+    seeds = whole_number(0, 2**32 - 1)
+    parser.add_argument("--seed", type=seeds, default=1, metavar="N", help="seed of the training (default 1)")
     parser.add_argument("--work-dir", type=Path, default=None, help="where the run is written (default runs/demo-SEED)")
     add_resume_anyway_argument(parser)
     add_threads_argument(parser)

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from reidx.cli.parser import whole_number
+
+MOST = 4096
+"""Threads or runs at a time: more than any machine has cores."""
+
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """``CONFIG`` and ``--set``."""
@@ -38,18 +43,11 @@ def add_threads_argument(parser: argparse.ArgumentParser) -> None:
     """``--threads``."""
     parser.add_argument(
         "--threads",
-        type=_positive,
+        type=whole_number(1, MOST),
         metavar="N",
         help="threads that compute on the CPU (default: as many as there are cores that nothing else keeps busy when the "
         "command starts, or OMP_NUM_THREADS); a resumed run keeps its own number, as another one rounds otherwise",
     )
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number}: one thread at least")
-    return number
 
 
 def add_resume_anyway_argument(parser: argparse._ActionsContainer) -> None:

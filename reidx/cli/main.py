@@ -7,7 +7,6 @@ that broke), or a fault of the program, with its traceback; 2 a mistake in the c
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import importlib
 import io
@@ -20,6 +19,7 @@ import traceback
 from collections.abc import Sequence
 
 import reidx
+from reidx.cli.parser import Parser
 from reidx.describing import plain
 from reidx.errors import Exits, ReidxError, Terminated, told_elsewhere
 from reidx.lifetimes import PARENT, end_with
@@ -92,8 +92,8 @@ class _NoCommand(ReidxError):
     """The command line names no command that there is."""
 
 
-def _own_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _own_parser() -> Parser:
+    parser = Parser(
         prog="reidx",
         usage="reidx [--help] [--version] [--debug] COMMAND …",
         description="Person re-identification experiments from interchangeable parts.",
@@ -124,9 +124,7 @@ def _plugin_commands() -> dict:
 def _dispatch(name: str, words: list[str]) -> int:
     if name in COMMANDS:
         command = importlib.import_module(f"reidx.cli.{name.replace('-', '_')}")
-        parser = argparse.ArgumentParser(
-            prog=f"reidx {name}", description=command.__doc__, allow_abbrev=False
-        )
+        parser = Parser(prog=f"reidx {name}", description=command.__doc__, allow_abbrev=False)
         parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
         command.add_arguments(parser)
         arguments = parser.parse_args(words)

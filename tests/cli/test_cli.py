@@ -11,6 +11,7 @@ import yaml
 
 import reidx
 from reidx.cli.main import COMMANDS, main
+from reidx.cli.parser import whole_number
 from reidx.cli.show import PLACES
 from reidx.errors import ConfigError
 from reidx.registry import KINDS, Registry
@@ -80,6 +81,36 @@ def test_version(capsys):
         main(["--version"])
     assert exit.value.code == 0
     assert capsys.readouterr().out == f"reidx {reidx.__version__}\n"
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line of a mistake in the command line."""
+    with pytest.raises(SystemExit) as exit:
+        main(words)
+    line = capsys.readouterr().err
+    assert exit.value.code == 2 and line.count("\n") == 1 and len(line) < 600
+    return line
+
+
+@pytest.mark.parametrize(
+    "given", ["9" * 20_000, "-" + "9" * 20_000, "-1", "1e3", "1.0", "1_000", "\u0663", "", "x\ny", str(2**64)]
+)
+@pytest.mark.parametrize("option", ["demo --seed", "demo --threads", "train a.yaml --threads", "ablate a.yaml --workers"])
+def test_what_is_no_whole_number_is_refused_in_one_line(capsys, option, given):
+    *words, name = option.split()
+    line = refused(capsys, *words, f"{name}={given}")
+    assert f"reidx {words[0]}: error: argument {name}: {given[:20]!r}"[:-1] in line or given == "x\ny"
+    assert "is no whole number from" in line
+
+
+def test_seed_of_the_demo_is_one_that_a_config_takes(capsys):
+    assert "from 0 to 4294967295" in refused(capsys, "demo", "--seed", str(2**32))
+    assert whole_number(0, 2**32 - 1)("+" + "0" * 5_000 + "7") == 7
+
+
+@pytest.mark.parametrize("words", [["--" + "x" * 20_000], ["demo", "x" * 20_000], ["demo", "--progress", "x\n" * 9_000]])
+def test_mistake_in_the_command_line_is_one_line(capsys, words):
+    assert "--help` shows what there is" in refused(capsys, *words)
 
 
 def test_unknown_command(capsys):
