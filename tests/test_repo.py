@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from reidx.registry import KINDS
+from reidx.syntax import free_names
 
 ROOT = Path(__file__).parents[1]
 CORE = sorted((ROOT / "reidx").rglob("*.py"))
@@ -117,3 +118,15 @@ def test_each_test_that_the_faults_name_is_there() -> None:
         assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, f"{path}::{test}"
     for row in re.findall(r"^\| .*", page.partition("## The machine")[2], re.MULTILINE):
         assert "::test_" in row or row.endswith(" tests |"), f"no test: {row}"
+
+
+def test_names_for_annotations_alone_are_used_by_annotations_alone() -> None:
+    """What is imported under ``if TYPE_CHECKING`` is not there when the code runs: a rare branch would find out."""
+    for file in [*CORE, *ROOT.glob("plugins/*/reidx_*/**/*.py"), *ROOT.glob("benchmarks/*.py")]:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        asides = [s for s in tree.body if isinstance(s, ast.If) and ast.unparse(s.test) == "TYPE_CHECKING"]
+        only = {a.asname or a.name for aside in asides for a in ast.walk(aside) if isinstance(a, ast.alias)}
+        for part in (part for statement in tree.body if only and statement not in asides for part in ast.walk(statement)):
+            if isinstance(part, ast.FunctionDef):  # which may import by itself what it needs
+                again = {a.asname or a.name for a in ast.walk(part) if isinstance(a, ast.alias)}
+                assert not free_names(part) & only - again, f"{file}: {part.name}"

@@ -130,6 +130,8 @@ class LabelPipeline:
         return call("distance", self.distance, "the graph that came of it", _sound, self.distance, graph, len(bank[self.on]))
 
     def _nothing(self, epoch: int, bank: dict[str, Tensor] | None, images: int) -> str:
+        from scipy.sparse import csr_array  # needed here alone, and slow to import
+
         advice = ""
         if bank is not None:
             # half-way out first, where there is mostly something to tell of: nearly all pairs lie at the very end
