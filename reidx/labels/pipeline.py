@@ -127,7 +127,7 @@ class LabelPipeline:
         given = {name: bank[name] for name in several} if several else bank[self.on]
         cuts = "within" in inspect.signature(self.distance).parameters
         graph = call("distance", self.distance, "__call__", self.distance, given, **({"within": within} if cuts else {}))
-        return call("distance", self.distance, "the graph that came of it", _sound, self.distance, graph, len(bank[self.on]))
+        return call("distance", self.distance, "the graph that it returned", _sound, self.distance, graph, len(bank[self.on]))
 
     def _nothing(self, epoch: int, bank: dict[str, Tensor] | None, images: int) -> str:
         from scipy.sparse import csr_array  # needed here alone, and slow to import
@@ -148,7 +148,7 @@ class LabelPipeline:
                 low, middle = np.quantile(apart, [0.01, 0.5])
                 advice = f" The nearest pairs lie at {low:.3f} (1 %) and {middle:.3f} (median of those up to {within:.2f})."
             if graph.nnz > 2 * images and (not len(apart) or np.ptp(apart) < 1e-6):
-                advice += " All pairs of its graph are equally far: the network may have collapsed to one point."
+                advice += " All pairs of its graph are equally far apart: the network may have collapsed to one point."
         return (
             f"Epoch {epoch + 1}: {type(self.clusterer).__name__} found no cluster among {images} images, all are "
             f"outliers.{advice} Let the clusterer reach further (a larger eps or share, a smaller min_samples), or start "

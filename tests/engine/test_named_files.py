@@ -124,7 +124,7 @@ def test_stage_of_other_weights_is_not_taken_over(
     assert_same_run(tmp_path / "b", tmp_path / "alone")
 
 
-KNOWN: dict[str, Any] = {"data": {"target": {}}, "code": {}, "torch": "1", "processes": 1}
+KNOWN: dict[str, Any] = {"data": {"target": {}}, "code": {}, "torch": "1", "threads": 1, "processes": 1}
 
 
 def test_stage_key_is_of_the_content_wherever_it_lies(

@@ -76,8 +76,8 @@ def test_default_is_auto(domains_root: Path, tmp_path: Path) -> None:
     [
         (UNITS, (2.13,), "bf16", "precision auto: bf16 (avx512_bf16; a step of convolutions is 2.1 times as fast as in fp32)"),
         (UNITS, (0.8, 0.9, 1.7), "bf16", "1.7 times as fast"),  # a busy moment is no proof
-        (UNITS, (0.8, 0.4, 0.5), "fp32", "1.2 times slower in bf16 than in fp32 in spite of avx512_bf16"),
-        (UNITS, (0.0, 0.0, 0.0), "fp32", "refused in bf16 in spite of avx512_bf16"),
+        (UNITS, (0.8, 0.4, 0.5), "fp32", "1.2 times slower in bf16 than in fp32 despite avx512_bf16"),
+        (UNITS, (0.0, 0.0, 0.0), "fp32", "refused in bf16 despite avx512_bf16"),
         (None, (), "fp32", "precision auto: fp32, as this CPU has none"),
     ],
 )
@@ -148,7 +148,7 @@ def test_finished_stages_are_not_warned_of(machine, config) -> None:
 
 
 def test_shared_stages_are_told_apart_by_precision(machine, config, tmp_path: Path) -> None:
-    around = {"data": {"target": {}}, "code": {}, "torch": "2", "processes": 1}
+    around = {"data": {"target": {}}, "code": {}, "torch": "2", "threads": 1, "processes": 1}
     auto = [stage_key(config(), 1, {**around, "precision": dict.fromkeys(("warm", "adapt"), p)}) for p in ("bf16", "fp32")]
     named = [config(*(f"stages.{s}.precision={p}" for s in ("warm", "adapt"))) for p in ("bf16", "fp32")]
     by_hand = [stage_key(one, 1, {**around, "precision": {}}) for one in named]

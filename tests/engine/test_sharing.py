@@ -81,7 +81,7 @@ def test_a_damaged_stage_is_not_taken_over(
         features.write_bytes(b"damaged")
     trained.clear()
     run(config("stages.adapt.iters=3"), tmp_path / "b", progress="plain", share=tmp_path / "shared")
-    assert "warm" in trained and "damaged; the stage is trained anew" in capsys.readouterr().err
+    assert "warm" in trained and "damaged; the stage is trained again" in capsys.readouterr().err
     run(config("stages.adapt.iters=3"), tmp_path / "alone", progress="quiet")
     assert_same_run(tmp_path / "b", tmp_path / "alone")
 
@@ -90,6 +90,7 @@ KNOWN = {
     "data": {"target": {"train": {"files": "1"}}},
     "code": {"reidx": "1", "lp": "1"},
     "torch": "1",
+    "threads": 1,
     "processes": 1,
 }
 
@@ -127,7 +128,7 @@ def test_a_data_set_within_another_counts_but_for_its_place(
 
 def test_a_stage_counts_what_it_goes_on_from_and_its_circumstances(config: Callable[..., Any], tmp_path: Path) -> None:
     assert stage_key(config("stages.warm.iters=3"), 1) != stage_key(config(), 1)
-    for part, other in {"data": {"target": {"train": {"files": "2"}}}, "torch": "2", "processes": 2}.items():
+    for part, other in {"data": {"target": {"train": {"files": "2"}}}, "torch": "2", "threads": 2, "processes": 2}.items():
         assert stage_key(config(), 0, {**KNOWN, part: other}) != stage_key(config(), 0, KNOWN)
     code = {**KNOWN, "code": {"reidx": "1", "lp": "2"}}  # no part of the stage is lp's
     assert stage_key(config(), 0, code) == stage_key(config(), 0, KNOWN)
