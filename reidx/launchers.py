@@ -91,6 +91,6 @@ def _join_slurm(backend: str = "nccl") -> None:
 
     if backend == "nccl" and not torch.cuda.is_available():
         raise ConfigError(
-            "--launcher slurm needs a GPU for each task. Without: srun torchrun --nproc-per-node N -m reidx train …"
+            "--launcher slurm needs a GPU for each task. Without GPUs, run: srun torchrun --nproc-per-node N -m reidx train …"
         )
     init_dist("slurm", backend)

@@ -81,7 +81,7 @@ class Loading:
             with contextlib.suppress(OSError):
                 verdict.unlink()
             return ""
-        return f"{known.get('reason')} (to try it again delete {verdict}; to hear no more of it {self.way_out(namespace)})"
+        return f"{known.get('reason')} (to try it again, delete {verdict}; to silence this line, {self.way_out(namespace)})"
 
     def _write(self, content: dict[str, Any]) -> None:
         _put(self.note, content)
@@ -90,7 +90,7 @@ class Loading:
 def named(said: str, advice: str, action: Callable[[], T], patience: float) -> T:
     """What ``action`` returns: it may not come back, so after ``patience`` seconds a line on stderr says what is done, and so
     do the interpreter's last words before a crash, by the name of a frame."""
-    timer = threading.Timer(patience, _say, [f"{said} takes long; {advice}"])
+    timer = threading.Timer(patience, _say, [f"{said} is taking long; {advice}"])
     timer.daemon = True
     timer.start()
     try:

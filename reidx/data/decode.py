@@ -59,7 +59,7 @@ def decode(path: str) -> Image.Image:
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for ever
-            raise _Refused("it is no regular file.")
+            raise _Refused("it is not a regular file.")
         with Image.open(path, formats=tuple(FORMATS)) as image:
             _refuse(image)
             deep = _has_16_bits(image)
@@ -77,7 +77,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit lies higher, and is looked at first
         return f"it has more than {MAX_PIXELS:,} pixels. Shrink the image or drop it."
     if isinstance(error, UnidentifiedImageError):
-        return f"it is none of {', '.join(FORMATS)}. Restore the file or drop it."
+        return f"its format is none of {', '.join(FORMATS)}. Restore the file or drop it."
     return f"{str(error) or type(error).__name__}. Restore the file or drop it."
 
 
@@ -90,7 +90,7 @@ def _refuse(image: Image.Image) -> None:
         )
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
-        raise _Refused(f"it holds {frames} frames. Save the one that counts as a file of its own.")
+        raise _Refused(f"it holds {frames} frames. Save the frame that counts as a separate file.")
 
 
 def _has_16_bits(image: Image.Image) -> bool:

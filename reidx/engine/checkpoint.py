@@ -62,7 +62,7 @@ def _why(folder: Path, error: OSError) -> str:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return said
     if error.errno == errno.ENOSPC and os.statvfs(folder).f_favail == 0 < os.statvfs(folder).f_files:
-        return f"{said} (the file system takes no more files, however small)"
+        return f"{said} (the file system has no inode left for another file)"
     return f"{said} ({shutil.disk_usage(folder).free / 1e6:,.1f} MB are free in {folder})"
 
 
@@ -72,8 +72,8 @@ def _remedy(error: OSError) -> str:
     if error.errno == errno.EFBIG:
         return "Allow larger files (ulimit -f)"
     if error.errno == errno.EROFS:
-        return "Mount the file system so that it can be written to"
-    return "Let the folder be written to" if error.errno in (errno.EACCES, errno.EPERM) else "Mend that"
+        return "Mount the file system writable"
+    return "Make the folder writable" if error.errno in (errno.EACCES, errno.EPERM) else "Mend that"
 
 
 class _File(io.BufferedWriter):

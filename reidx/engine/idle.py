@@ -14,7 +14,7 @@ from reidx.wiring_asks import contract
 Terms = Sequence[BoundTerm | BoundAlignment]
 
 LESS_FAR = (
-    "Let the clusterer reach less far (a smaller eps or share, a larger min_samples, more clusters), or start from better "
+    "Make the clusterer stricter (a smaller eps or share, a larger min_samples, more clusters), or start from better "
     "weights"
 )
 
@@ -42,7 +42,7 @@ def idle_by_values(terms: Terms, means: Mapping[str, float], steps: int, epoch: 
     ``means`` are the terms' values over the steps.
     """
     why = (
-        f"it was 0 in each of {steps} steps. Either all that it asks for is met, or it has nothing to compare: see the "
+        f"its value was 0 in each of {steps} steps. Either its goal is met, or it has nothing to compare: check the "
         "labels and the sampler of its stream"
     )
     return {term.name: why for term in terms if term.due(epoch) and means.get(term.name) == 0.0}
@@ -62,7 +62,7 @@ def _why(stage: Stage, term: BoundTerm, labels: Mapping[str, LabelSet]) -> str |
     where = f"of {' and '.join(named)}"
     for what, given in (("weights", [its.weights for its in sets]), ("soft_targets", [its.soft_targets for its in sets])):
         if what in term.inputs and all(array is not None and not array.any() for array in given):
-            return f"all {what.replace('_', ' ')} {where} are 0; see the refiners of that level"
+            return f"all {what.replace('_', ' ')} {where} are 0; check the refiners of that level"
     if "scores" in term.inputs and term.memories:
         return _one_column(stage, term, labels)
     if {"features", "targets"} <= term.needed and "scores" not in term.needed:
@@ -80,7 +80,7 @@ def _one_column(stage: Stage, term: BoundTerm, labels: Mapping[str, LabelSet]) -
         return None
     (one,) = (its for its in held if its.count == 1)
     inside = int((one.labels >= 0).sum())
-    return f"{inside} of {len(one.labels)} images are in one cluster, and there is no other to tell it from. {LESS_FAR}"
+    return f"{inside} of {len(one.labels)} images are in one cluster, and there is no other to compare it with. {LESS_FAR}"
 
 
 def _no_pairs(stage: Stage, term: BoundTerm, sets: Sequence[LabelSet], where: str) -> str | None:
@@ -88,20 +88,21 @@ def _no_pairs(stage: Stage, term: BoundTerm, sets: Sequence[LabelSet], where: st
     known = np.concatenate([its.labels[its.labels >= 0] for its in sets])
     names, sizes = np.unique(known, return_counts=True)
     if len(names) == 1:
-        return f"all {len(known)} labelled images {where} have one label, and it compares images of different ones. {LESS_FAR}"
+        return f"all {len(known)} labelled images {where} have one label, but it compares images of different ones. {LESS_FAR}"
     samplers = [stage.sources[stream].sampler for stream in term.streams]
     if len(samplers) == 1 and samplers[0].get("identities") == 1:
         return (
-            "a batch has images of one label, and it compares images of different ones. Set identities of the sampler to 2 "
-            "or more"
+            "a batch has images of one label, but it compares images of different labels. Set identities of the sampler "
+            "to 2 or more"
         )
     if all(sampler.get("instances") == 1 for sampler in samplers):
         return (
-            "a batch has one image of a label, and it compares images of the same. Set instances of the sampler to 2 or more"
+            "a batch has one image of each label, but it compares images of the same label. Set instances of the sampler "
+            "to 2 or more"
         )
     if len(sizes) and sizes.max() == 1:
         return (
-            f"each of {len(known)} labelled images {where} has a label of its own, and it compares images of the same. Let "
-            "the clusterer reach further, or take a loss for single images"
+            f"no two of {len(known)} labelled images {where} share a label, but it compares images of the same label. Make "
+            "the clusterer less strict, or use a loss of single images"
         )
     return None

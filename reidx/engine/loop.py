@@ -197,7 +197,7 @@ def refuse_odd_rates(rates: Mapping[str, list[float]]) -> None:
     odd = sorted({float(rate) for each in rates.values() for rate in each if not 0 <= float(rate) < math.inf}, key=str)
     if odd:
         raise RunError(
-            f"the learning rate is {', '.join(map(str, odd))}, nothing of this epoch was trained. Mend `schedule` or "
+            f"the learning rate is {', '.join(map(str, odd))}, so nothing was trained in this epoch. Mend `schedule` or "
             "`optimizer`, and use --resume-anyway."
         )
 

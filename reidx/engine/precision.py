@@ -74,7 +74,7 @@ def fastest(device: torch.device) -> tuple[str, str]:
         if speed > 1:
             return "bf16", f"precision auto: bf16 ({units}; a step of convolutions is {speed:.1f} times as fast as in fp32)"
     how = f"{1 / speed:.1f} times slower in bf16 than in fp32" if speed else "refused in bf16"
-    return "fp32", f"precision auto: fp32, as a step of convolutions is {how} in spite of {units}"
+    return "fp32", f"precision auto: fp32, as a step of convolutions is {how} despite {units}"
 
 
 def _emulated(device: torch.device, begun: bool) -> str:

@@ -82,8 +82,8 @@ class _Rehearsal:
         if normalised and (sum(images.values()) == 1 if joined else 1 in images.values()):
             name = next(name for name, count in images.items() if count == 1)
             raise ConfigError(
-                f"{self.where(('streams', name, 'sampler'))}: a step takes 1 image, but BatchNorm needs 2 or more to take a "
-                "variance from. Make the batch larger (identities, instances or batch of the sampler)."
+                f"{self.where(('streams', name, 'sampler'))}: a step takes 1 image, but BatchNorm needs 2 or more to compute "
+                "a variance. Make the batch larger (identities, instances or batch of the sampler)."
             )
 
     def parts(self, stage: Stage, network: Network, images: Mapping[str, int]) -> None:

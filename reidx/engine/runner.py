@@ -233,7 +233,7 @@ def refuse_another_size(model: StageModel, checkpoint: Mapping[str, Any], filena
         moved = network.refit(weights, trained, filename)  # type: ignore[operator]
         if any(moved[key] is not weights[key] for key in weights):
             raise CheckpointError(
-                f"{filename} was trained with images of {trained[0]}x{trained[1]}, and these are {own[0]}x{own[1]}: its "
-                "position embeddings would lie elsewhere. Put data.image_size back, or begin a new run with "
-                "init: FILE, which moves them."
+                f"{filename} was trained on images of {trained[0]}x{trained[1]}, but data.image_size is now "
+                f"{own[0]}x{own[1]}: its position embeddings would be misplaced. Restore data.image_size, or begin a "
+                "new run with init: FILE, which moves them."
             )

@@ -44,7 +44,7 @@ class Shared:
             self._verify(number, there)
             _copy(there, path)
         except (CheckpointError, OSError) as error:
-            self.say(f"stage {stage.name}: what is shared in {there} is damaged; the stage is trained anew ({error})")
+            self.say(f"stage {stage.name}: its shared copy in {there} is damaged; the stage is trained again ({error})")
             return False
         self.say(f"stage {stage.name}: taken over from {trained_in(path)}, which has trained the same")
         return True
@@ -75,7 +75,7 @@ class Shared:
         stage = self.config.experiment.stages[number]
         stamp = Stamp(self.config.hash, self.config.experiment.seed, stage.name, self._key(number))
         if stage.epochs and checkpoints.newest(there) != there / f"epoch_{stage.epochs}.pth":
-            raise CheckpointError(f"its last checkpoint is not whole, or not epoch_{stage.epochs}.pth")
+            raise CheckpointError(f"its last checkpoint is incomplete, or not epoch_{stage.epochs}.pth")
         refuse_foreign(there, stamp)
         if len(read_sealed(there / "done.json", stamp)["history"]) != stage.epochs:
             raise CheckpointError(f"{there / 'done.json'} has another number of epochs")

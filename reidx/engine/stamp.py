@@ -34,10 +34,10 @@ class Stamp:
         """Raise :class:`CheckpointError` unless ``found``, the stamp in file ``path``, is of this stage."""
         if isinstance(found, Mapping) and found.get("key") == self.key:
             return
-        theirs = f"is of another run ({_said(found)})" if isinstance(found, Mapping) else "does not say which run it is of"
+        theirs = f"is of another run ({_said(found)})" if isinstance(found, Mapping) else "does not name its run"
         raise CheckpointError(
-            f"{path} {theirs}; this run is {_said(asdict(self))}. Put its own file back, or delete {path.parent} to have the "
-            "stage trained again."
+            f"{path} {theirs}; this run is {_said(asdict(self))}. Put this run's file back, or delete {path.parent} to train "
+            "the stage again."
         )
 
 
@@ -104,15 +104,15 @@ def read_sealed(path: Path, stamp: Stamp | None = None) -> dict[str, Any]:
     try:
         whole = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        why = str(error.strerror) if isinstance(error, OSError) else "it is no whole JSON"
+        why = str(error.strerror) if isinstance(error, OSError) else "it is not complete JSON"
     else:
         if not isinstance(whole, dict) or "sha256" not in whole:
-            why = "it is no whole record of a stage"
+            why = "it is not a complete record of a stage"
         elif whole.pop("sha256") != _sum(whole):
             why = "it was edited or damaged: its checksum does not fit"
     if why or whole is None:
         raise CheckpointError(
-            f"{path} cannot be read ({why}). Delete it to have it made again from the last checkpoint, with --resume."
+            f"{path} cannot be read ({why}). Delete it and use --resume, which makes it again from the last checkpoint."
         )
     found = whole.pop(STAMP, None)
     if stamp is not None:

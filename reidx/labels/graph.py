@@ -31,7 +31,7 @@ def checked_graph(graph: Any, images: int | None = None, name: str = "neighbour 
     if graph.ndim != 2 or graph.shape[0] != graph.shape[1]:
         raise DataError(f"{name}: expected shape (N, N), got {graph.shape}.")
     if images is not None and graph.shape[0] != images:
-        raise DataError(f"{name}: it is of {graph.shape[0]:,} images, there are {images:,}.")
+        raise DataError(f"{name}: it is of {graph.shape[0]:,} images, but there are {images:,}.")
     if graph.dtype.kind != "f":
         raise DataError(f"{name}: distances must be floats, not {graph.dtype}.")
     rows = graph if graph.format == "csr" else _as_rows(graph, name)
@@ -53,7 +53,7 @@ def _as_rows(graph: Any, name: str) -> csr_array:
     elif graph.format == "coo":
         _coordinates(graph, name)
     elif graph.format == "lil" and [len(row) for row in graph.rows] != [len(row) for row in graph.data]:
-        raise DataError(f"{name}: the lists of columns and of distances are not of one length.")
+        raise DataError(f"{name}: the lists of columns and of distances differ in length.")
     try:
         rows = graph.tocsr()
     except (ValueError, IndexError, TypeError, OverflowError) as error:
@@ -101,7 +101,7 @@ def _well_formed(
     if indptr.shape != (rows + 1,):
         raise DataError(f"{name}: indptr has shape {indptr.shape}, not ({rows + 1},) for {rows:,} rows.")
     if indices.ndim != 1 or indices.shape != data.shape:
-        raise DataError(f"{name}: indices {indices.shape} and distances {data.shape} are not of one length.")
+        raise DataError(f"{name}: indices {indices.shape} and distances {data.shape} differ in length.")
     lengths = np.diff(indptr.astype(np.int64, copy=False))
     if indptr[0] != 0 or (lengths < 0).any():
         row = int(np.argmax(lengths < 0)) if indptr[0] == 0 else 0

@@ -177,15 +177,15 @@ def _refuse_crowd(
     mean, near = (float(np.mean([(part[2] <= most).sum() for part in parts])) for most in (1.0, _NEAR))
     needed, free = mean * n * _BYTES, free_memory()
     if needed > free or (needed > _MOST and near > n / 10):
-        reason = f"the graph would take {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} are free"
+        reason = f"the graph would take {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free"
     elif looks > _LOOKS:
-        reason = f"{looks / n / n:,.0f} common neighbours of each pair of images would have to be looked at"
+        reason = f"{looks / n / n:,.0f} common neighbours of each pair of images would have to be counted"
     else:
         return
     raise DataError(
-        f"Jaccard: an image has {mean:,.0f} of {n:,} images within distance {within:g}: {reason}. The features lie too "
-        "close together: the network may have collapsed (lower its learning rate, or start from better weights); else lower "
-        "the clusterer's eps, or k1."
+        f"Jaccard: the average image has {mean:,.0f} of {n:,} images within distance {within:g}: {reason}. The features lie "
+        "too close together: the network may have collapsed (lower its learning rate, or start from better weights); else "
+        "lower the clusterer's eps, or k1."
     )
 
 

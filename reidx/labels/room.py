@@ -11,7 +11,7 @@ def refuse_beyond(needed: float, what: str) -> None:
     free = free_memory()
     if needed > free:
         raise DataError(
-            f"{what} would take {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} are free. Where nearly every image is near every "
-            "other the network may have collapsed: lower its learning rate, or start from better weights; else let the "
-            "distance keep fewer pairs (a smaller k or k1)."
+            f"{what} would take {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free. Where nearly every image is "
+            "near every other, the network may have collapsed: lower its learning rate, or start from better weights; else let "
+            "the distance keep fewer pairs (a smaller k or k1)."
         )

@@ -167,7 +167,7 @@ def test_the_formats_that_are_read(tmp_path, name):
 @pytest.mark.parametrize("written", ["EPS", "PDF", "GIF", "ICO", "TGA", "SGI"])
 def test_other_formats_are_not_opened_whatever_their_name(tmp_path, written):
     Image.fromarray(GREY).convert("RGB").save(tmp_path / "a.jpg", format=written)
-    with pytest.raises(CorruptImage, match=r"a\.jpg cannot be read as an image: it is none of JPEG, PNG, BMP, WEBP, TIFF, PPM"):
+    with pytest.raises(CorruptImage, match=r"a\.jpg cannot be read as an image: its format is none of JPEG, PNG, BMP, WEBP"):
         decode(str(tmp_path / "a.jpg"))
     assert not is_image(f"a.{written.lower()}")
 
@@ -176,7 +176,7 @@ def test_other_formats_are_not_opened_whatever_their_name(tmp_path, written):
 def test_several_frames_are_refused(tmp_path, name):
     frames = [Image.new("RGB", (24, 48), colour) for colour in ("red", "blue", "green")]
     frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
-    with pytest.raises(CorruptImage, match=r"it holds 3 frames\. Save the one that counts"):
+    with pytest.raises(CorruptImage, match=r"it holds 3 frames\. Save the frame that counts"):
         decode(str(tmp_path / name))
 
 
@@ -189,7 +189,7 @@ def test_what_a_camera_adds_to_a_jpeg_is_passed_over(tmp_path):
 def test_what_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.jpg")
     for path in (tmp_path / "a.jpg", tmp_path, Path("/dev/zero")):
-        with pytest.raises(CorruptImage, match="it is no regular file"):
+        with pytest.raises(CorruptImage, match="it is not a regular file"):
             decode(str(path))
 
 

@@ -68,10 +68,10 @@ def test_a_first_line_that_names_no_columns_or_one_twice(folder, head, said):
     ("row", "said"),
     [
         ("e.jpg,1", "line 6: 2 values, but line 1 names 4 columns."),
-        ("e,f.jpg,1,0,train", "line 6: 5 values, but line 1 names 4 columns. A comma within a value needs quotes around that."),
+        ("e,f.jpg,1,0,train", "line 6: 5 values, but line 1 names 4 columns. Put a value that contains a comma into quotes."),
         ('"e.jpg,1,0,train', "line 6: the row that begins here cannot be read: unexpected end of data."),
         ('"e".jpg,1,0,train', "line 6: the row that begins here cannot be read: ',' expected after '\"'."),
-        ("e.jpg,1\0,0,train", "line 6: a NUL character."),
+        ("e.jpg,1\0,0,train", "line 6: it holds a NUL character. Save the table as UTF-8 text."),
     ],
 )
 def test_a_row_that_is_no_row_is_named_by_its_first_line(folder, row, said):

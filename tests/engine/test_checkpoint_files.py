@@ -22,8 +22,8 @@ REMEDIES = {
     errno.ENOSPC: "Make room",
     errno.EDQUOT: "Make room",
     errno.EFBIG: "Allow larger files (ulimit -f)",
-    errno.EROFS: "Mount the file system so that it can be written to",
-    errno.EACCES: "Let the folder be written to",
+    errno.EROFS: "Mount the file system writable",
+    errno.EACCES: "Make the folder writable",
     errno.EIO: "Mend that",
     errno.ESTALE: "Mend that",
 }
@@ -84,7 +84,7 @@ def test_file_system_without_room_for_a_file_is_told_as_such(tmp_path: Path, mon
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "statvfs", lambda folder: NoInodes())
-    with pytest.raises(RunError, match=r"No space left on device \(the file system takes no more files, however small\)"):
+    with pytest.raises(RunError, match=r"No space left on device \(the file system has no inode left for another file\)"):
         checkpoints.write_atomically(tmp_path / "done.json", refuse)
 
 

@@ -47,7 +47,7 @@ ONE, TWO = [0, 0, 0, -1], [0, 0, 1, 1]
 @pytest.mark.parametrize(
     ("term", "sampler", "labels", "why"),
     [
-        (CLASSES, PK, labelled(ONE), "3 of 4 images are in one cluster, and there is no other to tell it from"),
+        (CLASSES, PK, labelled(ONE), "3 of 4 images are in one cluster, and there is no other to compare it with"),
         (CLASSES, PK, labelled(TWO), None),
         (CLASSES, PK | {"identities": 1}, labelled(TWO), None),  # a batch of one cluster learns from the centroids of all
         (CLASSES, PK, labelled([0, 1, 2, 3]), None),
@@ -57,8 +57,8 @@ ONE, TWO = [0, 0, 0, -1], [0, 0, 1, 1]
         (CLASSES | {"weight": 0.0}, PK, labelled(TWO), "its weight is 0"),
         (PAIRS, PK, labelled(ONE), "all 3 labelled images of main have one label"),
         (PAIRS, PK | {"identities": 1}, labelled(TWO), "a batch has images of one label, .* Set identities"),
-        (PAIRS, PK | {"instances": 1}, labelled(TWO), "a batch has one image of a label, .* Set instances"),
-        (PAIRS, PK, labelled([0, 1, 2, -1]), "each of 3 labelled images of main has a label of its own"),
+        (PAIRS, PK | {"instances": 1}, labelled(TWO), "a batch has one image of each label, .* Set instances"),
+        (PAIRS, PK, labelled([0, 1, 2, -1]), "no two of 3 labelled images of main share a label"),
         (PAIRS, PK, labelled(TWO), None),
         (CLASSES | {"from_epoch": 1}, PK, labelled(ONE), None),  # not due
     ],

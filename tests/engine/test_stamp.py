@@ -119,7 +119,7 @@ FOREIGN = {
     weights_of_a_finished_stage: "1-warm/epoch_1.pth is of another run (stage warm, seed 77, ",
     log: "2-adapt/log.jsonl is of another run (",
     result: "result.json is of another run (config ",
-    unstamped: "2-adapt/epoch_1.pth does not say which run it is of",
+    unstamped: "2-adapt/epoch_1.pth does not name its run",
 }
 
 
@@ -338,7 +338,7 @@ def test_changed_stage_is_trained_again(
         STAGES[kind](folder)
     run(reidx.load_config(whole[0]), tmp_path / "run", progress="plain", share=shared)
     assert_same_run(tmp_path / "run", whole[1])
-    assert capsys.readouterr().err.count("is damaged; the stage is trained anew") == 2
+    assert capsys.readouterr().err.count("is damaged; the stage is trained again") == 2
     assert "taken_over" not in json.loads((tmp_path / "run/result.json").read_text())["card"]
 
 

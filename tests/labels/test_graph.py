@@ -92,9 +92,9 @@ BROKEN = {
     "too few rows": (replaced("indptr", lambda i: i[:-2]), r"indptr has shape \(11,\), not \(13,\)"),
     "too many rows": (replaced("indptr", lambda i: np.append(i, i[-1:])), r"indptr has shape \(14,\)"),
     "no rows": (replaced("indptr", lambda i: i[:0]), r"indptr has shape \(0,\)"),
-    "fewer indices than distances": (replaced("indices", lambda i: i[:-5]), "not of one length"),
-    "fewer distances than indices": (replaced("data", lambda d: d[:7]), "not of one length"),
-    "distances of two axes": (replaced("data", lambda d: d[:, None]), "not of one length"),
+    "fewer indices than distances": (replaced("indices", lambda i: i[:-5]), "differ in length"),
+    "fewer distances than indices": (replaced("data", lambda d: d[:7]), "differ in length"),
+    "distances of two axes": (replaced("data", lambda d: d[:, None]), "differ in length"),
     "NaN": (changed("data", 9, np.nan), "finite and not negative; that of images 2 and 1 is nan"),
     "infinite": (changed("data", 9, np.inf), "finite and not negative; that of images 2 and 1 is inf"),
     "negative": (changed("data", 9, -1e-3), "finite and not negative; that of images 2 and 1 is -0.001"),
@@ -119,8 +119,8 @@ BROKEN = {
     "lists, an index too large": (
         replaced("rows", lambda r: of_lists([[0, 1, 2, 99], *r[1:]]), lil_array), "row 0 points to image 99"
     ),
-    "lists of two lengths": (replaced("rows", lambda r: of_lists([[0], *r[1:]]), lil_array), "not of one length"),
-    "lists missing": (replaced("rows", lambda r: r[:-1], lil_array), "not of one length"),
+    "lists of two lengths": (replaced("rows", lambda r: of_lists([[0], *r[1:]]), lil_array), "differ in length"),
+    "lists missing": (replaced("rows", lambda r: r[:-1], lil_array), "differ in length"),
 }
 
 
@@ -145,7 +145,7 @@ def test_a_graph_of_another_number_of_images_names_its_distance() -> None:
             return groups()
 
     pipeline = LabelPipeline("embed", Short(), DBSCAN(0.5, 2))
-    with pytest.raises(DataError, match=r"Short \(module .*test_graph\): it is of 12 images, there are 13"):
+    with pytest.raises(DataError, match=r"Short \(module .*test_graph\): it is of 12 images, but there are 13"):
         pipeline({"embed": torch.eye(13)}, epoch=0, cameras=np.zeros(13, np.int64))
 
 

@@ -23,7 +23,7 @@ def number(digits: str, what: str, where: str) -> int:
     shortest = digits.lstrip("0")
     if len(shortest) > 19 or int(shortest or "0") > LARGEST:
         shown = digits if len(digits) <= 40 else f"a number of {len(digits):,} digits"
-        raise DataError(f"{where}: {what} is {shown}; at most {LARGEST} can be told apart. Number them from 0.")
+        raise DataError(f"{where}: {what} is {shown}; the largest possible is {LARGEST}. Number them from 0.")
     return int(shortest or "0")
 
 

@@ -27,7 +27,7 @@ class Found:
         alike = sum(count for count in stems.values() if count > 1)
         return [
             *([f"{folder}: passed over {listed}"] if listed else []),
-            *([f"{folder}: {alike:,} images have the name of another but for the suffix; all are read"] if alike else []),
+            *([f"{folder}: {alike:,} images share a name, but for the suffix, with another; all are read"] if alike else []),
         ]
 
 

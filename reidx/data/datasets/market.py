@@ -49,7 +49,7 @@ class MarketGrammar(Dataset):
         self.dropped, self.remarks = {"junk": 0, "background": 0}, []
         self.train, self.query, self.gallery = (self._read(base / self.folders[s], s) for s in self.folders)
         if self.dropped["background"]:
-            self.remarks.append(f"0000 is nobody in {self.name}: a person of that number needs another one")
+            self.remarks.append(f"0000 is nobody in {self.name}: give a person of that number another one")
 
     def camera_number(self, camera: int) -> int:
         return camera + 1 if self.camera_numbers is None else self.camera_numbers[camera]

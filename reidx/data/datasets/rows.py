@@ -30,7 +30,7 @@ def read_rows(table: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[s
             if values is None:
                 return
             if values and len(values) != len(names):
-                hint = " A comma within a value needs quotes around that." if len(values) > len(names) else ""
+                hint = " Put a value that contains a comma into quotes." if len(values) > len(names) else ""
                 raise DataError(f"{table}, line {begins}: {len(values)} values, but line 1 names {len(names)} columns.{hint}")
             if values:
                 row = dict(zip(names, values))
@@ -54,7 +54,8 @@ def _text(table: Path) -> str:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(f"{table}, line {line}: the text is not UTF-8. Save it as UTF-8.") from error
     if "\0" in text:
-        raise DataError(f"{table}, line {text.count(chr(10), 0, text.index(chr(0))) + 1}: a NUL character.")
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(f"{table}, line {line}: it holds a NUL character. Save the table as UTF-8 text.")
     return text
 
 

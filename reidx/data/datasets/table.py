@@ -70,7 +70,7 @@ class CSV(Dataset):
             if values["split"] not in self.splits:
                 raise self._error(line, f"split is {values['split']!r}; it must be one of {', '.join(self.splits)}.")
             if not values["path"]:
-                raise self._error(line, "path is empty.")
+                raise self._error(line, "path is empty; give that of an image.")
             numbers: dict[str, int | None] = {"pid": None, "camid": None}
             for column in (column for column in numbers if values[column]):
                 text = values[column]
