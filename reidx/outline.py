@@ -9,6 +9,7 @@ is no outline, and the class itself has to be imported.
 from __future__ import annotations
 import __future__
 
+import abc
 import ast
 import builtins
 import copy
@@ -21,8 +22,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from reidx.hollow import Foreign, Network, OpenError, check_use, hollow
 from reidx.source import find_spec
-from reidx.syntax import Function, bound_names, free_names, last_name, mentioned_names, stored_names
+from reidx.syntax import (
+    Function,
+    bound_names,
+    changed_names,
+    free_names,
+    last_name,
+    mentioned_names,
+    names_for_readers,
+    stored_names,
+)
 
 SIGNED = ("__init__", "forward", "contract")
 """Methods whose arguments are read: their defaults and annotations are kept; of ``contract`` the body too."""
@@ -32,7 +43,7 @@ _KEEP_SIGNATURE = ("no_grad", "enable_grad", "inference_mode", "span")  # decora
 _CHANGE_CLASSES = ("__new__", "__init_subclass__", "__getattr__", "__getattribute__", "__set_name__")
 _NETWORK = ("torch.nn.Module", "torch.nn.modules.Module", "torch.nn.modules.module.Module")
 _LIBRARIES = ("torch", "mmengine")  # of whose classes the constructor's signature is outlined alone
-_STUBS = "__outlined__"  # the attribute of an outline that names the methods which do nothing
+_CLASS_MARKS = ("dataclass", "final", "total_ordering", "runtime_checkable")
 
 
 def outline(target: str) -> type | None:
@@ -40,75 +51,57 @@ def outline(target: str) -> type | None:
     module, _, name = target.partition(":")
     try:
         made = _source_of(module).value(name)
-    except (_OpenError, RecursionError):
+    except (OpenError, RecursionError):
         return None
     return made if isinstance(made, type) else None
-
-
-class _OpenError(Exception):
-    """The source alone does not say what a name stands for."""
-
-
-class _Network:
-    """What :class:`torch.nn.Module` is to an outline."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    __init__.__module__ = "torch.nn.modules.module"
-
-
-class _Foreign(type):
-    """What stands for a class of a package that is not imported: an annotation by it lets every value pass."""
-
-    def __getattr__(cls, name: str) -> _Foreign:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Foreign(name, (), {})
 
 
 @functools.cache
 def _source_of(module: str) -> _Source:
     spec = find_spec(module)
     if spec is None or not (spec.origin or "").endswith(".py"):
-        raise _OpenError(module)
+        raise OpenError(module)
     try:
-        statements = ast.parse(Path(str(spec.origin)).read_bytes()).body
+        tree = ast.parse(Path(str(spec.origin)).read_bytes())
     except (OSError, SyntaxError, ValueError) as error:
-        raise _OpenError(module) from error
+        raise OpenError(module) from error
     is_package = spec.submodule_search_locations is not None
-    return _Source(module, str(spec.origin), module if is_package else module.rpartition(".")[0], statements)
+    return _Source(module, str(spec.origin), module if is_package else module.rpartition(".")[0], tree)
 
 
 class _Source:
     """The names of a module, each given its value when that is asked for."""
 
-    def __init__(self, name: str, file: str, package: str, statements: list[ast.stmt]) -> None:
+    def __init__(self, name: str, file: str, package: str, tree: ast.Module) -> None:
         self.name, self.file, self.package, self.library = name, file, package, name.partition(".")[0] in _LIBRARIES
         self.module = types.ModuleType(name)
         self.names: dict[str, Any] = vars(self.module)
         self.defined: dict[str, ast.stmt] = {}
-        self.open: set[str] = set()  # bound in several places, or touched by statements that are not followed
+        self.open: set[str] = set()  # bound in several places, changed later, or touched by what is not followed
         self.foreign: set[str] = set()  # in `names` for the sake of annotations alone
-        for statement in statements:
+        self.for_readers: set[str] = set()
+        for statement in tree.body:
             bound = bound_names(statement)
+            self.for_readers.update(names_for_readers(statement))
             if bound is None:
                 self.open.update(mentioned_names(statement))
             for one in bound or ():
                 self.open.update({one} & self.defined.keys())
                 self.defined[one] = statement
+        self.open.update(one for one in changed_names(tree) if not isinstance(self.defined.get(one), ast.Import))
 
     def value(self, name: str) -> Any:
-        """What a name of the module stands for; raises :class:`_OpenError`."""
-        if name in self.open or name in self.foreign:
-            raise _OpenError(name)
+        """What a name of the module stands for; raises :class:`OpenError`."""
+        special = name.startswith("__") and name != "__name__"
+        if name in self.open or name in self.foreign or special or ("*" in self.defined and name not in self.defined):
+            raise OpenError(name)
         if name not in self.names and name in self.defined:
             self._make(name, self.defined[name])
         if name in self.names:
             return self.names[name]
         if hasattr(builtins, name):
             return getattr(builtins, name)
-        raise _OpenError(name)
+        raise OpenError(name)
 
     def _make(self, name: str, node: ast.stmt) -> None:
         if isinstance(node, ast.Import):
@@ -126,7 +119,7 @@ class _Source:
             self._run([node], self.names)  # before what it calls is looked for: it may call itself
             try:
                 self._need(node)
-            except _OpenError:
+            except OpenError:
                 self.open.add(name)
                 raise
         else:
@@ -138,27 +131,50 @@ class _Source:
         return importlib.util.resolve_name("." * node.level + (node.module or ""), self.package)
 
     def _need(self, node: ast.AST | None, besides: Iterable[str] = ()) -> None:
-        """Give all names in ``node`` that are the module's their values."""
-        for name in sorted(free_names(node) - set(besides)):
-            self.value(name)
+        """Give all names in ``node`` that are the module's their values; raises :class:`OpenError` where ``node`` may do
+        more with an outlined class than an outline can."""
+        names = sorted(free_names(node) - set(besides))
+        known = {name: self.value(name) for name in names}
+        if node is not None and names:
+            check_use(node, known, SIGNED)
 
     def _annotate(self, node: ast.AST | None) -> None:
         """As :meth:`_need` of an annotation: classes of packages that are not imported are stood for by others."""
         for name in free_names(node):
             try:
                 self.value(name)
-            except _OpenError:
-                if isinstance(self.defined.get(name), ast.Import | ast.ImportFrom):
+            except OpenError:
+                if isinstance(self.defined.get(name), ast.Import | ast.ImportFrom) and name not in self.open:
                     self.foreign.add(name)
-                    self.names[name] = _Foreign(name, (), {})
+                    self.names[name] = Foreign(name, (), {})
+                elif name not in self.for_readers and not self.library:
+                    raise
+
+    def _annotation(self, node: ast.expr | None) -> ast.expr | None:
+        """An annotation as the class has it: one in quotes is its text, unless all of the module's are text already."""
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "annotations" not in self.defined:
+            text = node.value
+            try:
+                node = ast.parse(text, mode="eval").body
+            except SyntaxError as error:
+                raise OpenError(text) from error
+        self._annotate(node)
+        return node
+
+    def _imports(self, decorator: ast.expr) -> bool:
+        """Whether a decorator is not of the module's own making."""
+        root = ast.unparse(decorator).partition("(")[0].partition(".")[0]
+        return root not in self.open and isinstance(self.defined.get(root), ast.Import | ast.ImportFrom)
 
     def _class(self, node: ast.ClassDef) -> type:
         if self.library:
             return self._constructor(node)
         if getattr(node, "type_params", None):
-            raise _OpenError(node.name)
+            raise OpenError(node.name)
         if any(k.arg != "metaclass" or last_name(k.value) != "ABCMeta" for k in node.keywords):
-            raise _OpenError(node.name)
+            raise OpenError(node.name)
+        if not all(last_name(mark) in _CLASS_MARKS and self._imports(mark) for mark in node.decorator_list):
+            raise OpenError(node.name)
         bases = [self._base(base) for base in node.bases]
         for part in (*node.keywords, *node.decorator_list):
             self._need(part)
@@ -166,12 +182,9 @@ class _Source:
         stubs: set[str] = set()
         body: list[ast.stmt] = [statement for s in node.body if (statement := self._member(s, attributes, stubs))]
         cls = self._built(node.name, bases, body, node.keywords, node.decorator_list)
-        setattr(cls, _STUBS, frozenset(stubs))
-        contract = next((s for s in node.body if isinstance(s, Function) and s.name == "contract"), None)
-        for used in {n.attr for n in ast.walk(contract) if isinstance(n, ast.Attribute)} if contract else ():
-            owner = next((c for c in cls.__mro__ if used in vars(c)), None)
-            if owner is not None and used in vars(owner).get(_STUBS, ()):
-                raise _OpenError(used)
+        if (node.keywords and type(cls) is not abc.ABCMeta) or hasattr(cls, "_fields"):  # a tuple with names keeps no text
+            raise OpenError(node.name)
+        hollow(cls, node, stubs)
         return cls
 
     def _constructor(self, node: ast.ClassDef) -> type:
@@ -195,10 +208,11 @@ class _Source:
         if isinstance(imported, ast.ImportFrom) and root not in self.open:
             original = next(a.name for a in imported.names if (a.asname or a.name) == root)
             if ".".join([self._module_of(imported), original, *rest]) in _NETWORK:
-                return _Network
+                return Network
         if isinstance(imported, ast.Import) and ".".join([root, *rest]) in _NETWORK:
-            return _Network
-        self._need(node)
+            return Network
+        for name in free_names(node):
+            self.value(name)
         return self._run([ast.Assign([ast.Name("base", ast.Store())], node)], {})["base"]
 
     def _member(self, node: ast.stmt, attributes: set[str], stubs: set[str]) -> ast.stmt | None:
@@ -210,14 +224,15 @@ class _Source:
                 stubs.add(node.name)
             return self._method(node, {*attributes, *stubs})
         targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        if not targets or not all(isinstance(target, ast.Name) for target in targets):
-            raise _OpenError(ast.unparse(node))
+        if not targets or not all(isinstance(target, ast.Name) and target.id != "contract" for target in targets):
+            raise OpenError(ast.unparse(node))
         assert isinstance(node, ast.Assign | ast.AnnAssign)
         if free_names(node.value) & stubs:
-            raise _OpenError(ast.unparse(node))
+            raise OpenError(ast.unparse(node))
         self._need(node.value, attributes)
         if isinstance(node, ast.AnnAssign):
-            self._annotate(node.annotation)
+            node = copy.copy(node)
+            node.annotation = self._annotation(node.annotation) or node.annotation
         attributes.update(target.id for target in targets if isinstance(target, ast.Name))
         return node
 
@@ -229,17 +244,16 @@ class _Source:
             if label in _MARKS:
                 self._need(decorator, local)
                 decorators.append(decorator)
-            elif signed and label not in _KEEP_SIGNATURE:
-                raise _OpenError(label)
-        arguments = node.args
+            elif signed and (label not in _KEEP_SIGNATURE or not self._imports(decorator)):
+                raise OpenError(label)
+        arguments = copy.deepcopy(node.args) if signed else copy.copy(node.args)
         if signed:
             for argument in (a for a in ast.walk(arguments) if isinstance(a, ast.arg)):
-                self._annotate(argument.annotation)
+                argument.annotation = self._annotation(argument.annotation)
             for default in filter(None, (*arguments.defaults, *arguments.kw_defaults)):
                 self._need(default, local)
         else:
             none: ast.expr = ast.Constant(None)
-            arguments = copy.copy(arguments)
             arguments.defaults = [none] * len(arguments.defaults)
             arguments.kw_defaults = [none if default else None for default in arguments.kw_defaults]
         body: list[ast.stmt] = [ast.Pass()]
@@ -263,7 +277,7 @@ class _Source:
         try:
             exec(code, self.names, into)  # no new trust: the module would be imported otherwise
         except Exception as error:
-            raise _OpenError(str(error)) from error
+            raise OpenError(str(error)) from error
         finally:
             if not present:
                 del sys.modules[self.name]
@@ -275,11 +289,11 @@ def _of_module(module: str, name: str, asking: str) -> Any:
     if _may_import(module):
         found = _imported(module, asking)
         if not hasattr(found, name):
-            raise _OpenError(f"{module}.{name}")
+            raise OpenError(f"{module}.{name}")
         return getattr(found, name)
     package = module.partition(".")[0]
     if module == "torch" or (package not in ("reidx", asking.partition(".")[0]) and not package.startswith("reidx_")):
-        raise _OpenError(module)
+        raise OpenError(module)
     return _source_of(module).value(name)
 
 
@@ -289,5 +303,5 @@ def _may_import(module: str) -> bool:
 
 def _imported(module: str, asking: str) -> types.ModuleType:
     if not _may_import(module):
-        raise _OpenError(f"{asking} imports {module}")
+        raise OpenError(f"{asking} imports {module}")
     return importlib.import_module(module)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import ast
+import builtins
 from collections.abc import Iterator
+from typing import TypeGuard
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+_CHANGING = {name for kind in (list, set, dict) for name in vars(kind) if not name.startswith("__")}
+_CHANGING -= {*vars(tuple), *vars(frozenset), "get", "items", "keys", "values", "fromkeys"}
 
 
 def bound_names(node: ast.stmt) -> list[str] | None:
@@ -22,9 +27,49 @@ def bound_names(node: ast.stmt) -> list[str] | None:
         return [node.target.id] if node.value else []
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
         return []
-    if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-        return []
-    return None
+    return [] if _for_readers(node) else None
+
+
+def names_for_readers(node: ast.stmt) -> list[str]:
+    """The names that a module's statement binds for annotations alone, under ``if TYPE_CHECKING``."""
+    return [name for part in node.body for name in bound_names(part) or ()] if _for_readers(node) else []
+
+
+def _for_readers(node: ast.stmt) -> TypeGuard[ast.If]:
+    if not isinstance(node, ast.If) or node.orelse:
+        return False
+    return ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def changed_names(tree: ast.Module) -> Iterator[str]:
+    """The names whose values a module may change after they were bound: by a statement in any of its functions, by an
+    assignment within an expression, or by a call that is given the value itself while the module is run."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Global):
+            yield from node.names
+        elif isinstance(node, ast.NamedExpr):
+            yield node.target.id
+        elif isinstance(node, ast.Attribute | ast.Subscript) and _changes(node):
+            root = node.value
+            while isinstance(root, ast.Attribute | ast.Subscript):
+                root = root.value
+            yield from [root.id] if isinstance(root, ast.Name) else ()
+    for statement in tree.body:
+        value = [statement.value] if isinstance(statement, ast.Assign | ast.AnnAssign) else []
+        for run in filter(None, [*value, *getattr(statement, "decorator_list", ())]):
+            for call in (part for part in ast.walk(run) if isinstance(part, ast.Call) and not _asks_alone(part)):
+                yield from (part.id for part in call.args if isinstance(part, ast.Name))
+
+
+def _changes(node: ast.Attribute | ast.Subscript) -> bool:
+    stored = not isinstance(node.ctx, ast.Load) and not _is_text(node)
+    return stored or (isinstance(node, ast.Attribute) and node.attr in _CHANGING)
+
+
+def _asks_alone(call: ast.Call) -> bool:
+    """Whether a call is one of Python's own functions that leave their arguments as they are."""
+    name = call.func.id if isinstance(call.func, ast.Name) else ""
+    return hasattr(builtins, name) and name not in ("setattr", "delattr", "exec", "eval")
 
 
 def _is_text(node: ast.expr) -> bool:
@@ -53,6 +98,11 @@ def free_names(node: ast.AST | None) -> set[str]:
     skipped = {id(part) for hint in hints for part in ast.walk(hint)}
     names = (part for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load))
     return {part.id for part in names if id(part) not in skipped} - inner
+
+
+def asked_names(node: ast.AST) -> frozenset[str]:
+    """The names of the attributes that ``node`` asks anything for."""
+    return frozenset(part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute))
 
 
 def stored_names(node: ast.AST) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import subprocess
@@ -118,6 +119,77 @@ OPEN = {
     "a mistake in its syntax": "class Part(nn.Module:\n    pass",
     "another name": "class Other(nn.Module):\n    pass",
     "a base that is itself": "class Part(Part):\n    pass",
+    "an instance of a class of its own": (
+        "class Names:\n    def of(self, name): return frozenset({name})\nNAMES = Names()\n"
+        "class Part:\n    requires = NAMES.of('a')"
+    ),
+    "a method of a class of its own": (
+        "class Names:\n    @staticmethod\n    def all(): return frozenset({'a'})\nclass Part:\n    requires = Names.all()"
+    ),
+    "a descriptor": "class Late:\n    def __get__(self, *_): return 'used'\nclass Part:\n    cameras = Late()",
+    "a function that asks a method": (
+        "class Mode:\n    def __init__(self, name): self.name = name\n    def names(self): return {self.name}\n"
+        "def wanted(mode): return frozenset(Mode(mode).names())\n"
+        "class Part:\n    @classmethod\n    def contract(cls, mode='a'): return {'requires': wanted(mode)}"
+    ),
+    "a property of an enumeration's members": (
+        "import enum\nclass Mode(enum.Enum):\n    A = 'a'\n    @property\n    def names(self): return frozenset({self.value})\n"
+        "class Part:\n    requires = Mode.A.names"
+    ),
+    "a contract that asks for a method by text": (
+        "class Part:\n    @classmethod\n    def needed(cls): return 'graph'\n"
+        "    @classmethod\n    def contract(cls, **_): return {'needs': getattr(cls, 'needed')()}"
+    ),
+    "a contract that gives the class away": (
+        "def ask(part): return part.needed()\nclass Part:\n    @classmethod\n    def needed(cls): return 'graph'\n"
+        "    @classmethod\n    def contract(cls, **_): return {'needs': ask(cls)}"
+    ),
+    "a contract that is no method": (
+        "class Part:\n    @classmethod\n    def needed(cls): return 'graph'\n"
+        "    contract = classmethod(lambda cls, **_: {'needs': cls.needed()})"
+    ),
+    "an inherited contract that calls a method": (
+        "class Base:\n    needed = str\n    @classmethod\n    def contract(cls, **_): return {'needs': cls.needed()}\n"
+        "class Part(Base):\n    @classmethod\n    def needed(cls): return 'graph'"
+    ),
+    "a class decorator of its own": (
+        "def marked(part):\n    part.cameras = part.seen()\n    return part\n"
+        "@marked\nclass Part:\n    @staticmethod\n    def seen(): return 'used'"
+    ),
+    "a decorator of its own with a known name": (
+        "def no_grad(function):\n    return lambda self, other=1: None\n"
+        "class Part:\n    @no_grad\n    def __init__(self, size=1): pass"
+    ),
+    "a metaclass of its own with a known name": (
+        "class ABCMeta(type):\n    def __call__(cls, size=1): pass\nclass Part(metaclass=ABCMeta):\n    pass"
+    ),
+    "a class that a call changes": "class Part:\n    cameras = 'unused'\n_ = setattr(Part, 'cameras', 'used')",
+    "a class that a decorator of another is given": (
+        "def beside(part): return lambda other: setattr(part, 'cameras', 'used') or other\n"
+        "class Part:\n    cameras = 'unused'\n@beside(Part)\nclass Other: pass"
+    ),
+    "a number that a function changes": (
+        "SIZE = 1\ndef widen():\n    global SIZE\n    SIZE = 5\nwiden()\nclass Part:\n    def __init__(self, size=SIZE): pass"
+    ),
+    "a list that a function fills": (
+        "NAMES = []\ndef add(part):\n    NAMES.append('a')\n    return part\n@add\ndef other(): pass\n"
+        "class Part:\n    requires = frozenset(NAMES)"
+    ),
+    "a table within a table that a function fills": (
+        "SIZES = {'a': {}}\ndef fill(): SIZES['a']['b'] = 2\nfill()\n"
+        "class Part:\n    def __init__(self, size=SIZES['a'].get('b', 1)): pass"
+    ),
+    "a number that an expression assigns": "SIZE = 1\n_ = (SIZE := 5)\nclass Part:\n    def __init__(self, size=SIZE): pass",
+    "a number for all but readers": (
+        "from typing import TYPE_CHECKING\nSIZE = 1\nif TYPE_CHECKING:\n    import another\nelse:\n    SIZE = 5\n"
+        "class Part:\n    def __init__(self, size=SIZE): pass"
+    ),
+    "a name that may be any module's": "from math import *\nclass Part:\n    def __init__(self, size=pow(2, 3)): pass",
+    "what is imported so far": "import sys\nclass Part:\n    cameras = 'used' if 'torch' in sys.modules else 'unused'",
+    "a hidden class variable": (
+        "from dataclasses import dataclass\nfrom typing import *\n"
+        "@dataclass\nclass Part:\n    size: int = 1\n    cameras: ClassVar[str] = 'used'"
+    ),
 }
 
 
@@ -185,3 +257,29 @@ def test_settings_of_a_catalogue_are_those_of_its_classes(catalogue: str, monkey
     sketched = settings()
     monkeypatch.setattr(config_parts, "outline", lambda target: None)
     assert sketched == settings()
+
+
+@pytest.mark.parametrize("future", ["", "from __future__ import annotations\n"])
+def test_annotations_in_quotes_are_those_of_the_class(future: str, written: Callable[[str], str], tmp_path: Path) -> None:
+    text = (
+        "from typing import Literal\nclass Part:\n"
+        "    def __init__(self, mode: \"Literal['a', 'b']\" = 'a', size: 'int' = 1): pass\n"
+    )
+    module = written("")
+    (tmp_path / f"{module}.py").write_text(future + text, encoding="utf-8")
+    sketch: Any = outline(f"{module}:Part")
+    told = {name: parameter.hint for name, parameter in parameters_of(sketch).items()}
+    assert told == {name: p.hint for name, p in parameters_of(importlib.import_module(module).Part).items()}
+    assert (told["size"] is int) is not bool(future)
+
+
+def test_what_reads_a_class_alone_has_an_outline(written: Callable[[str], str]) -> None:
+    """Its attributes, its constructor, and an instance of a class that has nothing but fields."""
+    module = written(
+        "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Name:\n    text: str\nNAME = Name('b')\n"
+        "class Base(nn.Module):\n    requires = frozenset({'a'})\n    def forward(self, scores): pass\n"
+        "class Part(nn.Module):\n    requires = Base.requires | {NAME.text}\n    forward = Base.forward\n"
+    )
+    sketch: Any = outline(f"{module}:Part")
+    assert contract_of(sketch, {}).requires == {"a", "b"}
+    assert list(inspect.signature(sketch.forward).parameters) == ["self", "scores"]
