@@ -15,6 +15,10 @@ from reidx.config import Config
 Tiny = Callable[..., Config]
 
 
+CASTS = ((1.05, 1.0, 0.95), (0.95, 1.05, 1.0), (1.0, 0.95, 1.05))
+"""How bright each camera shows red, green and blue, which a network must learn to overlook."""
+
+
 def domain_of_colours(folder: Path) -> Path:
     """A table of noisy images of people: one colour above, one below. 12 to learn from, 9 images each; 8 to test on."""
     random = np.random.default_rng(0)
@@ -23,6 +27,7 @@ def domain_of_colours(folder: Path) -> Path:
         halves = random.uniform(60, 195, (2, 1, 1, 3))
         for number in range(9 if person < 12 else 6):
             image = np.concatenate(np.broadcast_to(halves, (2, 24, 24, 3))) * random.uniform(0.8, 1.2)
+            image *= CASTS[number % 3]
             image += random.normal(0, 10, (48, 24, 3)) + random.normal(0, 10, (12, 6, 3)).repeat(4, 0).repeat(4, 1)
             name, camera = f"{person}_{number}.png", number % 3
             Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / name)
@@ -33,25 +38,26 @@ def domain_of_colours(folder: Path) -> Path:
 
 
 def test_the_student_learns_and_comes_closer_to_its_teacher(tiny: Tiny, tmp_path: Path) -> None:
-    settings = [
+    """The student's last clusters are people more than those of a network that stands still (rate 0), and its features are
+    more like its teacher's than after the warm-up.
+
+    The ARI is 0.159 to 0.215 above that of standing still (seeds 1, 2, 3 and 5 with all instructions, 1, 2 and 3 with AVX2
+    alone; 0.1 is asked), the distances to the teacher shrink by 0.22 to 0.35 (0.05 is asked).
+    """
+    common = [
         f"data.domains={{target: {{type: CSV, path: {domain_of_colours(tmp_path)}}}}}",
         "streams.target.sampler={identities: 6, instances: 4}",
         "streams.target.transform.erase=0",
         "labels.clusterer.eps=0.6",
         "labels.monitor=true",
-        "optimizer.lr=1e-3",
-        "evaluate.before=true",
         "epochs=2",
         "iters=15",
-        "stages.warmup.iters=20",
-        "stages.warmup.evaluate.domain=target",
         "seed=5",
     ]
-    result = reidx.run(tiny("lp::usl.yaml", *settings), tmp_path / "run", progress="quiet")
-    teacher, warmup, student = result.stages
-    # clusters come to be people, and so do features, of others too, whom no clustering ever saw
-    assert student.last["ari"] > teacher.history[0]["ari"] + 0.1
-    assert student.last["mAP"] > warmup.before["mAP"] + 0.03
+    moves = ["optimizer.lr=1e-3", "stages.warmup.iters=20", "stages.warmup.evaluate.domain=target"]
+    _, warmup, student = reidx.run(tiny("lp::usl.yaml", *common, *moves), tmp_path / "run", progress="quiet").stages
+    still = reidx.run(tiny("lp::teacher.yaml", *common, "optimizer.lr=0"), tmp_path / "still", progress="quiet").stages[0]
+    assert student.last["ari"] > still.last["ari"] + 0.1
     # vectors that know nothing of each other are 2 apart
     for term in ("lp.FeatureDistil", "lp.FeatureDistil#2", "lp.FeatureDistil#3"):
         assert student.last[term] < 1.65 and warmup.last[term] > student.last[term] + 0.05
