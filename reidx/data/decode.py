@@ -25,6 +25,9 @@ MAX_PIXELS = 1 << 26
 MAX_SIDE = 65_535
 MIN_LEVELS = 32
 """How many of the 256 levels the values of a 16-bit image must span: the 12 bits of a camera, unscaled, span 16."""
+BROKEN_SHARE = 0.5
+"""Percent of the values at either end that do not count for this: sensors have pixels that are always black or white."""
+TIFF_TAGS = {"BitsPerSample": 258, "Photometric": 262, "PlanarConfiguration": 284, "SampleFormat": 339}
 
 
 class CorruptImage(DataError):
@@ -51,15 +54,18 @@ def decode(path: str) -> Image.Image:
     """The image of a file, RGB with 8 bits a channel, turned as its EXIF or XMP says.
 
     Alpha is dropped, grey and palette colours become RGB. 16 bits are divided by 257, so that their full range is that of 8
-    bits. Not read are integers and floats of 32 bits, whose white is unknown; 16-bit images whose values would span less than
-    ``MIN_LEVELS`` levels; several frames, except those that a camera adds to a JPEG; more than ``MAX_PIXELS`` pixels, or
-    ``MAX_SIDE`` on a side, which is known before they are decoded.
+    bits. Not read are integers and floats of 32 bits, and signed ones, whose white is unknown; 16-bit images whose values
+    would span less than ``MIN_LEVELS`` levels but for a few; several frames, except those that a camera adds to a JPEG; more
+    than ``MAX_PIXELS`` pixels, or ``MAX_SIDE`` on a side, which is known before they are decoded.
 
     Raises :class:`CorruptImage` that names the file.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for ever
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for ever
             raise _Refused("it is not a regular file.")
+        if not found.st_size:
+            raise _Refused("it is empty (0 bytes). Restore the file or drop it.")
         with Image.open(path, formats=tuple(FORMATS)) as image:
             _refuse(image)
             deep = _has_16_bits(image)
@@ -77,7 +83,10 @@ def _reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit lies higher, and is looked at first
         return f"it has more than {MAX_PIXELS:,} pixels. Shrink the image or drop it."
     if isinstance(error, UnidentifiedImageError):
-        return f"its format is none of {', '.join(FORMATS)}. Restore the file or drop it."
+        return (
+            f"its format is none of {', '.join(FORMATS)}, or of a kind of these that Pillow does not read. Restore "
+            "the file, save it as PNG with 8 bits, or drop it."
+        )
     return f"{str(error) or type(error).__name__}. Restore the file or drop it."
 
 
@@ -91,6 +100,17 @@ def _refuse(image: Image.Image) -> None:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
         raise _Refused(f"it holds {frames} frames. Save the frame that counts as a separate file.")
+    if image.format == "TIFF":
+        if max(_tag(image, "BitsPerSample")) > 8 and _tag(image, "PlanarConfiguration") == (2,):
+            raise _Refused(f"its colours lie in planes of more than 8 bits, which Pillow misreads. {_SCALE}")
+        if 2 in _tag(image, "SampleFormat") and max(_tag(image, "BitsPerSample")) < 32:
+            raise _Refused(f"its values are signed integers, whose black and white are not known. {_SCALE}")
+
+
+def _tag(image: Image.Image, name: str) -> tuple[int, ...]:
+    """What a TIFF says under ``name``, or the default of its standard."""
+    value = image.tag_v2.get(TIFF_TAGS[name], 1)  # type: ignore[attr-defined]
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _has_16_bits(image: Image.Image) -> bool:
@@ -107,16 +127,22 @@ def _rgb(image: Image.Image, deep: bool) -> Image.Image:
         kind = "floats" if image.mode == "F" else "integers of 32 bits"
         raise _Refused(f"its values are {kind}, whose black and white are not known. {_SCALE}")
     if deep and image.mode.startswith("I"):
-        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+        levels = np.rint(np.asarray(image) / 257).astype(np.uint8)
+        # Pillow turns only grey of 8 bits around whose 0 is white
+        inverted = image.format == "TIFF" and _tag(image, "Photometric") == (0,)
+        image = Image.fromarray(255 - levels if inverted else levels)
+    if image.mode == "P" and not (image.palette and image.palette.palette):
+        raise _Refused("its palette is missing. Restore the file or drop it.")
     image.info.pop("transparency", None)  # Pillow would warn of what it drops
     if image.mode in ("RGBa", "La", "PA"):
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     colours = image.convert("RGB")
     if deep:
         values = np.asarray(colours)
-        levels = int(values.max()) - int(values.min()) + 1
-        if levels < MIN_LEVELS:
-            raise _Refused(f"as 8 bits its 16-bit values would fill {levels} of 256 levels. {_SCALE}")
+        darkest, brightest = np.percentile(values, [BROKEN_SHARE, 100 - BROKEN_SHARE], method="nearest")
+        span = int(brightest) - int(darkest) + 1
+        if span < MIN_LEVELS:
+            raise _Refused(f"as 8 bits its 16-bit values would fill {span} of 256 levels. {_SCALE}")
     return colours
 
 

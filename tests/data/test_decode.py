@@ -76,6 +76,65 @@ def test_sixteen_bits_that_would_come_out_as_one_grey_are_refused(tmp_path):
         decode(str(png(tmp_path / "colours.png", 24, 48, 16, 2, twelve)))
 
 
+def test_a_few_broken_pixels_do_not_hide_that_it_would_be_one_grey(tmp_path):
+    thermal = GREY.astype(np.uint16) // 4 + 7000
+    thermal[3, 3], thermal[9, 9], thermal[20, 1] = 65535, 0, 40000
+    Image.fromarray(thermal).save(tmp_path / "hot.png")
+    with pytest.raises(CorruptImage, match=r"hot\.png .* fill 1 of 256 levels"):
+        decode(str(tmp_path / "hot.png"))
+
+
+def tiff(path: Path, values: np.ndarray, photometric: int, planar: int = 1, sample_format: int = 1) -> Path:
+    """An uncompressed little-endian TIFF, of sorts that Pillow itself would not write."""
+    height, width, count = values.shape
+    data = (np.moveaxis(values, 2, 0) if planar == 2 else values).astype(values.dtype.newbyteorder("<")).tobytes()
+    strips = count if planar == 2 else 1
+    lists = {
+        **{256: [width], 257: [height], 258: [values.itemsize * 8] * count, 259: [1], 262: [photometric]},
+        **{273: [0] * strips, 277: [count], 278: [height], 279: [len(data) // strips] * strips, 284: [planar]},
+        339: [sample_format] * count,
+    }
+    start = 8 + 2 + 12 * len(lists) + 4
+    longs = sum(len(numbers) * 4 for numbers in lists.values() if len(numbers) > 1)
+    lists[273] = [start + longs + strip * (len(data) // strips) for strip in range(strips)]
+    entries = more = b""
+    for tag, numbers in lists.items():
+        packed = struct.pack(f"<{len(numbers)}I", *numbers)
+        entries += struct.pack("<HHI", tag, 4, len(numbers))
+        entries += packed if len(numbers) == 1 else struct.pack("<I", start + len(more))
+        more += packed if len(numbers) > 1 else b""
+    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(lists)) + entries + bytes(4) + more + data)
+    return path
+
+
+def test_a_tiff_of_16_bits_whose_0_is_white_is_turned_around(tmp_path):
+    path = tiff(tmp_path / "a.tif", 65535 - GREY[..., None].astype(np.uint16) * 257, photometric=0)
+    assert (pixels(path) == GREY[..., None]).all()
+    assert (pixels(tiff(tmp_path / "b.tif", 255 - GREY[..., None], photometric=0)) == GREY[..., None]).all()
+
+
+def test_kinds_of_tiff_that_pillow_misreads_are_refused(tmp_path):
+    colours = np.stack([GREY, 255 - GREY, GREY // 2], -1)
+    deep = colours.astype(np.uint16) * 257
+    assert (pixels(tiff(tmp_path / "whole.tif", deep, photometric=2)) == colours).all()
+    assert (pixels(tiff(tmp_path / "planes.tif", colours, photometric=2, planar=2)) == colours).all()
+    with pytest.raises(CorruptImage, match=r"a\.tif .* planes of more than 8 bits"):
+        decode(str(tiff(tmp_path / "a.tif", deep, photometric=2, planar=2)))
+    signed = (GREY[..., None].astype(int) - 128).astype(np.int8)
+    for values in (signed, signed.astype(np.int16) * 256):
+        with pytest.raises(CorruptImage, match=r"b\.tif .* signed integers"):
+            decode(str(tiff(tmp_path / "b.tif", values, photometric=1, sample_format=2)))
+
+
+def test_an_empty_file_and_a_palette_that_is_missing_are_told_as_such(tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    with pytest.raises(CorruptImage, match=r"empty\.jpg cannot be read as an image: it is empty \(0 bytes\)"):
+        decode(str(tmp_path / "empty.jpg"))
+    rows = b"".join(b"\0" + row.tobytes() for row in GREY)
+    with pytest.raises(CorruptImage, match=r"p\.png .* its palette is missing"):
+        decode(str(png(tmp_path / "p.png", 24, 48, 8, 3, rows)))
+
+
 def test_eight_bits_may_be_of_one_grey(tmp_path):
     Image.fromarray(GREY * 0 + 30).save(tmp_path / "a.png")
     assert (pixels(tmp_path / "a.png") == 30).all()

@@ -58,6 +58,11 @@ def test_what_spreadsheets_write_is_read(folder, end, encoding):
         ("path,pid,split", "line 1: no column camid; the first line must be path,pid,camid,split."),
         (HEAD.replace(",", ";"), f"line 1: ';' {SEPARATED}"),
         (HEAD.replace(",", "\t"), f"line 1: {chr(9)!r} {SEPARATED}"),
+        (HEAD + ",PID", "line 1: columns pid and PID; which one counts? Rename one of them."),
+        (
+            HEAD.replace("pid", "PID"),
+            "line 1: no column pid; the first line must be path,pid,camid,split. Case counts: it has PID.",
+        ),
     ],
 )
 def test_a_first_line_that_names_no_columns_or_one_twice(folder, head, said):
@@ -68,6 +73,7 @@ def test_a_first_line_that_names_no_columns_or_one_twice(folder, head, said):
     ("row", "said"),
     [
         ("e.jpg,1", "line 6: 2 values, but line 1 names 4 columns."),
+        ("e.jpg;1;0;train", "line 6: 1 value, but line 1 names 4 columns. ';' seems to separate them; use commas."),
         ("e,f.jpg,1,0,train", "line 6: 5 values, but line 1 names 4 columns. Put a value that contains a comma into quotes."),
         ('"e.jpg,1,0,train', "line 6: the row that begins here cannot be read: unexpected end of data."),
         ('"e".jpg,1,0,train', "line 6: the row that begins here cannot be read: ',' expected after '\"'."),
@@ -81,6 +87,16 @@ def test_a_row_that_is_no_row_is_named_by_its_first_line(folder, row, said):
 def test_text_that_is_not_utf_8(folder):
     assert refusal(*ROWS, "é.jpg,1,0,train", encoding="latin-1") == "line 6: the text is not UTF-8. Save it as UTF-8."
     assert refusal(*ROWS, encoding="utf-16") == "line 1: the text is UTF-16. Save it as UTF-8."
+    assert refusal(*ROWS, encoding="utf-32") == "line 1: the text is UTF-32. Save it as UTF-8."
+
+
+@pytest.mark.parametrize(("begin", "what"), [(b"PK\3\4", "a zip file"), (b"\x1f\x8b", "a gzip file"), (b"PAR1", "a Parquet")])
+def test_a_table_in_another_container_is_told_as_such(tmp_path, begin, what):
+    (tmp_path / "a.csv").write_bytes(begin + bytes(range(256)))
+    with pytest.raises(DataError, match=rf"a\.csv is {what}.*Save the table as CSV"):
+        CSV(str(tmp_path / "a.csv"))
+    with pytest.raises(DataError, match="cannot be read as a table: it is a folder"):
+        CSV(str(tmp_path))
 
 
 def test_what_is_no_file_is_not_read_for_ever(folder):

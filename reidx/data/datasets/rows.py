@@ -9,6 +9,8 @@ from pathlib import Path
 
 from reidx.errors import DataError
 
+PACKED = {b"PK\3\4": "a zip file (a workbook of a spreadsheet is one)", b"\x1f\x8b": "a gzip file", b"PAR1": "a Parquet file"}
+
 
 def read_rows(table: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Line (that where the row begins) and values of ``columns``, stripped, of each row below the first line.
@@ -31,7 +33,10 @@ def read_rows(table: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[s
                 return
             if values and len(values) != len(names):
                 hint = " Put a value that contains a comma into quotes." if len(values) > len(names) else ""
-                raise DataError(f"{table}, line {begins}: {len(values)} values, but line 1 names {len(names)} columns.{hint}")
+                if (other := _other_mark(values)) is not None:
+                    hint = f" {other!r} seems to separate them; use commas."
+                found = f"{len(values)} value{'s' * (len(values) != 1)}"
+                raise DataError(f"{table}, line {begins}: {found}, but line 1 names {len(names)} columns.{hint}")
             if values:
                 row = dict(zip(names, values))
                 yield begins, {column: row[column].strip() for column in columns}
@@ -41,13 +46,17 @@ def read_rows(table: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[s
 
 def _text(table: Path) -> str:
     if not table.is_file():
-        raise DataError(f"{table} cannot be read as a table: there is no such file.")
+        why = "it is a folder" if table.is_dir() else "it is no regular file" if table.exists() else "there is no such file"
+        raise DataError(f"{table} cannot be read as a table: {why}.")
     try:
         content = table.read_bytes()
     except OSError as error:
         raise DataError(f"{table} cannot be read as a table: {error}.") from error
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"{table}, line 1: the text is UTF-16. Save it as UTF-8.")
+        wide = "UTF-32" if content[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff") else "UTF-16"
+        raise DataError(f"{table}, line 1: the text is {wide}. Save it as UTF-8.")
+    if packed := next((kind for mark, kind in PACKED.items() if content.startswith(mark)), None):
+        raise DataError(f"{table} is {packed}, not a text. Save the table as CSV, in UTF-8.")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -59,13 +68,21 @@ def _text(table: Path) -> str:
     return text
 
 
+def _other_mark(values: Sequence[str]) -> str | None:
+    """What separates the values of a table in place of commas, where something seems to."""
+    return next((mark for mark in ";\t|" if any(mark in value for value in values)), None)
+
+
 def _check_names(table: Path, names: Sequence[str], columns: Sequence[str]) -> None:
     wanted = f"the first line must be {','.join(columns)}"
     if lacking := [column for column in columns if column not in names]:
-        other = next((mark for mark in ";\t|" if any(mark in name for name in names)), None)
-        if other is not None:
+        if (other := _other_mark(names)) is not None:
             raise DataError(f"{table}, line 1: {other!r} separates the columns; {wanted}, with commas.")
-        raise DataError(f"{table}, line 1: no column {', '.join(lacking)}; {wanted}.")
+        near = [name for name in names if name.casefold() in columns and name not in columns]
+        hint = f" Case counts: it has {', '.join(near)}." if near else ""
+        raise DataError(f"{table}, line 1: no column {', '.join(lacking)}; {wanted}.{hint}")
+    if alike := [name for name in names if name not in columns and name.casefold() in columns]:
+        raise DataError(f"{table}, line 1: columns {alike[0].casefold()} and {alike[0]}; which one counts? Rename one of them.")
     if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
         places = " and ".join(str(place) for place, name in enumerate(names, start=1) if name == twice[0])
         raise DataError(f"{table}, line 1: column {twice[0]} is there twice (as {places}). Leave one of them out.")
