@@ -75,7 +75,7 @@ def _items_adjusted(base: Node, over: Node, path: KeyPath) -> Node:
     items = dict(zip(names, base.value))
     for name, changes in over.value.items():
         if name not in items:
-            raise ConfigError(f"{changes.origin}: there is no {excerpt(name)!r} to be changed. {_hint(name, items)}")
+            raise ConfigError(f"{changes.origin}: there is no {excerpt(name)!r} to change. {_hint(name, items)}")
         items[name] = merge(items[name], changes, (*path, name))
     return Node(list(items.values()), over.origin)
 

@@ -119,7 +119,7 @@ remarks: list[str] = []
 def _still(memory: Any, given: Mapping[str, Any]) -> None:
     targets = given.get("targets")
     if isinstance(targets, Tensor) and len(targets) and bool((targets >= 0).any()):
-        remarks.append(f"memory {type(memory).__name__}: the update after a step left all that it holds as it was")
+        remarks.append(f"memory {type(memory).__name__}: the update after a step changed nothing in it")
 
 
 # ---- what must come out

@@ -187,4 +187,4 @@ def _beside(taken: float | None) -> str:
 
 
 def _other(best: int) -> str:
-    return f"{best} would be faster now, and round otherwise: --resume --threads {best}"
+    return f"{best} would be faster now, but round differently: --resume --threads {best}"

@@ -96,10 +96,10 @@ def read_value(text: str, source: str, as_text: str) -> Node | None:
             raise ConfigError(f"{source}: YAML takes what follows ` #` for a comment, so it would be lost. {as_text}")
         return _read(text, reader)
     if odd := yaml.reader.Reader.NON_PRINTABLE.search(text):
-        raise ConfigError(f"{source}: YAML has no place for the character U+{ord(odd.group()):04X}.")
+        raise ConfigError(f"{source}: YAML does not allow the character U+{ord(odd.group()):04X}.")
     value = reader.scalar(yaml.ScalarNode(_CORE + _scalar_tag(stripped), stripped))
     if isinstance(value, str) and text != stripped:
-        raise ConfigError(f"{source}: the value begins or ends with a space. Leave it out, or: {as_text}")
+        raise ConfigError(f"{source}: the value begins or ends with a space. Remove the space, or: {as_text}")
     return Node(value, Origin(source))
 
 
@@ -124,7 +124,7 @@ def _read(text: str, reader: _Reader) -> Node | None:
         raise ConfigError(_syntax_message(error, text, reader)) from None
     except yaml.reader.ReaderError as error:
         where = f"{source}:{text.count(chr(10), 0, error.position) + 1}" if lines else source
-        raise ConfigError(f"{where}: YAML has no place for the character U+{error.character:04X}.") from None
+        raise ConfigError(f"{where}: YAML does not allow the character U+{error.character:04X}.") from None
     except RecursionError:
         raise ConfigError(f"{source}: nested more than {DEEPEST} levels deep.") from None
 

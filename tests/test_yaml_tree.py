@@ -186,7 +186,7 @@ def test_exploding_aliases_are_refused(folder: Path) -> None:
         ("a: *nowhere\n", "exp.yaml:1:4: not valid YAML: found undefined alias 'nowhere'."),
         ("a: 1\n---\nb: 2\n", "exp.yaml:2:1: not valid YAML: "),
         ("a: @x\n", "exp.yaml:1:4: not valid YAML: "),
-        ("a: 1\nb: \x07\n", "exp.yaml:2: YAML has no place for the character U+0007."),
+        ("a: 1\nb: \x07\n", "exp.yaml:2: YAML does not allow the character U+0007."),
         (b"a: 1\nb: \xff\n", "exp.yaml:2: not UTF-8 text (byte 0xff)."),
     ],
 )
@@ -341,7 +341,7 @@ def test_a_mapping_over_a_list_of_named_items_changes_those_it_names(folder: Pat
         "plain": {"x": 1},
     }
     wrong = write("wrong.yaml", "_base_: base.yaml\nstages:\n  c: {epochs: 1}")
-    with pytest.raises(ConfigError, match=r"wrong.yaml:3: there is no 'c' to be changed. It has: a, b."):
+    with pytest.raises(ConfigError, match=r"wrong.yaml:3: there is no 'c' to change. It has: a, b."):
         load_tree(wrong)
     for names in ("{name: a}, {name: a}", "{name: 1}", "{name: [x]}"):
         write("twice.yaml", f"stages: [{names}]")

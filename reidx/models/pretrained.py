@@ -219,7 +219,7 @@ def _from_hub(name: str, source: dict[str, Any], settings: dict[str, Any]) -> An
         origin = source.get("hf_hub_id") or source.get("url")
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(
-            f"Timm: the pretrained weights of {name} could not be had ({first_line}). Without a connection, copy them "
+            f"Timm: the pretrained weights of {name} could not be downloaded ({first_line}). Without a connection, copy them "
             f"from elsewhere ({origin}, model.safetensors) and give `weights: PATH` in place of `pretrained: true`."
         ) from error
 

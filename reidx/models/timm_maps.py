@@ -25,7 +25,7 @@ def raw_map(model: Any, images: Tensor, tokens: bool) -> Tensor:
     if not tokens:
         maps = model.forward_features(images)
         if not isinstance(maps, Tensor):
-            raise NoMap(f"it gives a {type(maps).__name__} of {len(maps)} feature tensors, and not one map")
+            raise NoMap(f"it gives a {type(maps).__name__} of {len(maps)} feature tensors, not a single map")
         if maps.ndim != 4:
             raise NoMap(f"its features have {maps.ndim} dimensions, and no rows and columns")
         return maps

@@ -111,7 +111,7 @@ def refuse_unusable(state: Mapping[str, Tensor], source: str | Path, buffers: Co
         if faults:
             name, why = next(iter(faults.items()))
             more = f" (and {len(faults) - 1} more tensors)" if len(faults) > 1 else ""
-            raise CheckpointError(f"weights: {source}: {name}{more} {why}. Such a file cannot be started from.")
+            raise CheckpointError(f"weights: {source}: {name}{more} {why}. Training cannot start from such a file.")
 
 
 def size_of(module: nn.Module) -> int:

@@ -287,7 +287,7 @@ def test_update_that_changes_nothing_is_remarked(of_plugin, monkeypatch):
     updated(of_plugin("memory", Rows(lambda memory, features: memory.rows.add_(1))))
     assert not remarks
     updated(of_plugin("memory", Rows()))
-    assert remarks == ["memory Rows: the update after a step left all that it holds as it was"]
+    assert remarks == ["memory Rows: the update after a step changed nothing in it"]
 
 
 def test_update_that_changes_what_it_is_given(of_plugin):

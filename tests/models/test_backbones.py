@@ -251,7 +251,7 @@ def test_pretrained_without_a_connection(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("reidx.models.pretrained.getproxies", dict)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     before = constants.HF_HUB_OFFLINE
-    with pytest.raises(ConfigError, match=r"resnet18 could not be had .*`weights: PATH`"):
+    with pytest.raises(ConfigError, match=r"resnet18 could not be downloaded .*`weights: PATH`"):
         Timm("resnet18", pretrained=True, image_size=SMALL)
     assert before == constants.HF_HUB_OFFLINE
 
@@ -284,8 +284,8 @@ def test_settings_that_make_no_sense(settings: dict, message: str) -> None:
     ("name", "why"),
     [
         ("hiera_tiny_224", "before the final norm only"),
-        ("coat_tiny", "a list of 3 feature tensors, and not one map"),
-        ("efficientvim_m1", "a list of 4 feature tensors, and not one map"),
+        ("coat_tiny", "a list of 3 feature tensors, not a single map"),
+        ("efficientvim_m1", "a list of 4 feature tensors, not a single map"),
     ],
 )
 def test_model_without_a_map_is_told_why(name: str, why: str) -> None:
