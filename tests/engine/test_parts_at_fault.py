@@ -23,7 +23,7 @@ from reidx.data.domains import Domains
 from reidx.data.loading import LabelledView, batches
 from reidx.engine.loop import refuse_odd_rates
 from reidx.errors import ReidxError, RunError
-from reidx.evaluation.protocols import Protocol, has_match
+from reidx.evaluation.protocols import Protocol, matched
 from reidx.labels.pipeline import LabelPipeline
 from reidx.memory import Memory
 from reidx.registry import Component, Entry
@@ -324,8 +324,8 @@ class Ignores(Protocol):
 def test_protocol_is_checked(of_plugin, mask):
     ids = np.arange(3)
     with pytest.raises(ReidxError) as raised:
-        has_match(of_plugin("protocol", Ignores(mask)), ids[:2], ids, ids[:2], ids)
-    assert "protocol mine.Ignores" in said(raised) and "not booleans (2, 3)" in str(raised.value)
+        matched(of_plugin("protocol", Ignores(mask)), ids[:2], ids, ids[:2], ids)
+    assert "protocol mine.Ignores" in said(raised) and "not booleans (1, 1)" in str(raised.value)
 
 
 @pytest.mark.parametrize("rate", [float("nan"), float("inf"), -0.1])
