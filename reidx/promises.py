@@ -59,6 +59,16 @@ def kept(
     return result
 
 
+def shaped(
+    entry: Entry, component: Any, action: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+) -> Any:
+    """What ``function`` returns, if a step can work with its type and shape; nothing that costs time is looked at."""
+    result = function(*args, **kwargs)
+    if (entry.kind, action) in _EACH_STEP:
+        _CHECKS[entry.kind, action](component, result, {**{str(at): value for at, value in enumerate(args)}, **kwargs})
+    return result
+
+
 def _settings() -> dict[str, Any]:
     return {
         "whether gradients are recorded": torch.is_grad_enabled(),
@@ -132,7 +142,8 @@ def _need(condition: bool, message: str) -> None:
 
 def _tensor(result: Any, shape: Sequence[int | None], wanted: str, beside: Any, found: str = "it returned") -> None:
     """Raise unless ``result`` is a float tensor of a shape (None: any length) on the device of ``beside``."""
-    _need(isinstance(result, Tensor), f"{found} {what(result)}, not {wanted}")
+    alien = " of numpy, no tensor" if isinstance(result, np.ndarray | np.generic) else ""
+    _need(isinstance(result, Tensor), f"{found} {what(result)}{alien}, not {wanted}")
     right = len(result.shape) == len(shape) and all(b in (None, a) for a, b in zip(result.shape, shape))
     _need(right, f"{found} {what(result)}, not {wanted}")
     _need(
@@ -298,3 +309,13 @@ _CHECKS: dict[tuple[str, str], Callable[[Any, Any, Mapping[str, Any]], None]] = 
     ("refiner", "__call__"): _refined,
     ("protocol", "ignored"): _ignored,
 }
+
+_EACH_STEP = (
+    ("transform", "batch"),
+    ("backbone", "forward"),
+    ("fusion", "forward"),
+    ("memory", "forward"),
+    ("loss", "forward"),
+    ("alignment", "forward"),
+)
+"""What a step calls, whose results are tensors: to look at their shapes costs nothing and waits for no device."""

@@ -3,7 +3,8 @@
 :func:`call` is the one way in. What comes out of a component's code is one message: which component of which plugin, what
 broke, in which line of its own, what it was given, and what a component of its kind has to return. A fault of the core's own
 component stays the error that it is (the command line calls it a fault of the program), with a note that names the component.
-Under :func:`watching` the component's promises are checked too (:mod:`reidx.promises`).
+What a plugin's component returns is looked at for its type and shape each time; under :func:`watching` all that a component
+promised is checked (:mod:`reidx.promises`).
 """
 
 from __future__ import annotations
@@ -68,11 +69,13 @@ def call(kind: str, component: Any, action: str, function: Callable[..., T], /, 
     entry = _built.get((kind, type(component)))
     if entry is None:
         return function(*args, **kwargs)
-    if not _watched.get():
+    watched = _watched.get()
+    if not watched and not entry.namespace:
         return asked(entry, action, function, *args, **kwargs)
-    from reidx.promises import kept
+    from reidx.promises import kept, shaped
 
-    return asked(entry, action, functools.partial(kept, entry, component, action, function), *args, **kwargs)
+    look = kept if watched else shaped
+    return asked(entry, action, functools.partial(look, entry, component, action, function), *args, **kwargs)
 
 
 def calling(kind: str, component: Any, action: str) -> Callable[..., Any]:

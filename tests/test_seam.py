@@ -196,6 +196,7 @@ BROKEN = {
     "vector": ("loss", "return scores.sum(1)", "it returned float32 8, not a scalar"),
     "one element": ("loss", "return scores.sum().reshape(1)", "it returned float32 1, not a scalar"),
     "nothing": ("loss", "return None", "it returned None, not a scalar"),
+    "an array": ("loss", "return scores.detach().sum().numpy()", "float32 scalar of numpy, no tensor, not a scalar"),
     "a float": ("loss", "return 3.0", "it returned 3.0, not a scalar"),
     "integer": ("loss", "return torch.tensor(3)", "int64"),
     "complex": ("loss", "return scores.sum() * (1 + 1j)", "complex64"),
@@ -232,6 +233,24 @@ def test_broken_promise_is_named(made, kind, action, said):
     assert said in str(raised.value)
     assert re.search(r"parts_of_\w+\.py:9\)", str(raised.value))
     assert torch.is_grad_enabled() and torch.get_default_dtype() is torch.float32
+
+
+EACH_STEP = ("vector", "nothing", "an array", "a float", "integer", "columns", "flat map", "plain dict", "cut images")
+
+
+@pytest.mark.parametrize("name", EACH_STEP)
+def test_what_no_step_can_work_with_is_named_in_each(made, name):
+    """Not in the first batch of an epoch alone: what comes in a later one would break reidx's own code."""
+    from reidx.promises import expect_columns
+
+    kind, action, said = BROKEN[name]
+    part = made(action, kind)
+    expect_columns(part, 3)
+    function = "batch" if kind == "transform" else "forward"
+    with pytest.raises(PluginError) as raised:
+        seam.call(kind, part, function, part, torch.ones(8, 3, requires_grad=True))
+    assert f"{kind} mine.Part (from reidx-mine 0.1) broke a promise in {function}" in str(raised.value)
+    assert said in str(raised.value)
 
 
 def test_kept_promise_costs_nothing_and_changes_nothing(made):
