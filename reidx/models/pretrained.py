@@ -16,7 +16,7 @@ from torch import Tensor
 from reidx.errors import CheckpointError, ConfigError
 from reidx.models.positions import Positions, Size, seen_grid
 from reidx.models.timm_models import create, pretrained_source
-from reidx.models.weights import read_weights
+from reidx.models.weights import part_of, read_weights
 
 SAY = "weights_image_size: [HEIGHT, WIDTH]"
 """How a config says at which image size weights were trained."""
@@ -35,7 +35,11 @@ def with_weights(
     of this model, or of an image size that is not known.
     """
     source = pretrained_source(name)
-    state = None if path is None else _without_classifier(read_weights(path), source)
+    state: dict[str, Tensor] | None = None
+    left: list[str] = []
+    if path is not None:
+        state, left = part_of(read_weights(path), _parameters(name), path)
+        state = _without_classifier(state, source)
     recorded: Size = tuple(source["input_size"][-2:])
 
     def load(size: Size, of: Size) -> Any:
@@ -48,10 +52,11 @@ def with_weights(
     if not positions.names:
         if trained_at is not None:
             raise ConfigError(f"Timm: no weights of {name} follow the image size; leave `weights_image_size` out.")
-        return load(image_size, recorded), []
-    said: list[str] = []
+        return load(image_size, recorded), left
+    said = left
     if trained_at is None and state is not None:
-        trained_at, said = _trained_at(positions, state, recorded, image_size, f"weights: {path}", name)
+        trained_at, assumed = _trained_at(positions, state, recorded, image_size, f"weights: {path}", name)
+        said = [*left, *assumed]
     elif trained_at is not None and state is not None and not positions.fits(state, trained_at):
         raise CheckpointError(_misfit(positions, state, trained_at, f"weights: {path}", name))
     trained = trained_at or recorded
@@ -67,6 +72,13 @@ def with_weights(
     model = create(name, {**settings, "img_size": image_size})
     model.load_state_dict(weights)
     return model, said
+
+
+@functools.lru_cache(maxsize=8)
+def _parameters(name: str) -> tuple[str, ...]:
+    """The names of the parameters of the model ``name``, in its order."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return tuple(parameter for parameter, _ in create(name, {"num_classes": 0}).named_parameters())
 
 
 @functools.lru_cache(maxsize=8)

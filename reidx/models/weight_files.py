@@ -50,7 +50,7 @@ def load_tensors(
         CheckpointError: there is no such file; it is no regular file, takes more memory than there is or than any weights
             of that network could need, is damaged, or holds more than plain data.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     size = _size_of_regular(path)
     unpacked = _unpacked(path, size)
     if unpacked > free_memory():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ def read_weights(path: str | Path, module: nn.Module | None = None) -> dict[str,
         CheckpointError: the file is missing, unreadable, far too large, holds more than tensors, or holds none; it does not
             fit the checksum beside it; a tensor is no weight: NaN, infinite, complex, sparse, quantised.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))  # unlike Path's, which raises for ~ of nobody
     try:
         content = load_tensors(path, 0 if module is None else size_of(module))
         verify_checksum(path)
@@ -38,6 +39,27 @@ def read_weights(path: str | Path, module: nn.Module | None = None) -> dict[str,
         raise CheckpointError(f"weights: {path} holds no named tensors, so it is not a file of weights.")
     refuse_unusable(tensors, path, () if module is None else dict(module.named_buffers()))
     return tensors
+
+
+def part_of(state: dict[str, Tensor], names: Collection[str], source: str | Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a network with the parameters ``names``, where a file keeps it within another one, and a sentence on
+    what is left out.
+
+    All names of such a network begin alike (``backbone.``, ``_orig_mod.``). ``state`` comes back as it is where it has one of
+    ``names``, or does not have them all behind one beginning. Raises :class:`CheckpointError` for several such beginnings.
+    """
+    first = next(iter(names), "")
+    starts = {key.removesuffix(first) for key in state if key.endswith(f".{first}")}
+    found = sorted(start for start in starts if all(start + name in state for name in names))
+    if not found or not state.keys().isdisjoint(names):
+        return state, []
+    if len(found) > 1:
+        raise CheckpointError(
+            f"weights: {source} holds these weights under {' and under '.join(found)}. Save the ones that count alone."
+        )
+    part = {name.removeprefix(found[0]): value for name, value in state.items() if name.startswith(found[0])}
+    said = [f"weights: {source}: of {len(state):,} tensors the {len(part):,} under `{found[0]}` are used"]
+    return part, said if len(part) < len(state) else []
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:

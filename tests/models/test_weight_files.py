@@ -251,3 +251,30 @@ def test_checksum_that_cannot_be_read_is_refused(text: bytes, state: State, tmp_
     (tmp_path / "w.sha256").write_bytes(text)
     with pytest.raises(CheckpointError, match=r"the checksum of .* cannot be read"):
         read_weights(path)
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.module.", "module._orig_mod.", "backbone.", "base.", "a.b."])
+def test_backbone_within_another_network_is_found_by_its_names(tmp_path, prefix):
+    whole = timm.create_model("test_resnet", num_classes=7).state_dict()
+    path = saved(tmp_path / "w.pth", {prefix + name: value for name, value in whole.items()})
+    loaded = Timm("test_resnet", weights=str(path), image_size=(48, 24))
+    own = loaded.model.state_dict()
+    assert own and all(torch.equal(value, whole[name]) for name, value in own.items())
+    assert loaded.notes() == []
+    saved(path, {**{prefix + name: value for name, value in whole.items()}, "neck.weight": torch.ones(3)})
+    inner = prefix.removeprefix("module.")  # which is always taken off
+    notes = Timm("test_resnet", weights=str(path), image_size=(48, 24)).notes()
+    assert notes == [f"weights: {path}: of {len(whole) + 1} tensors the {len(whole)} under `{inner}` are used"]
+
+
+def test_backbone_that_a_file_holds_twice_is_refused(tmp_path):
+    whole = timm.create_model("test_resnet", num_classes=0).state_dict()
+    both = {f"{who}.{name}": value for who in ("student", "teacher") for name, value in whole.items()}
+    path = saved(tmp_path / "w.pth", both)
+    with pytest.raises(CheckpointError, match=r"under student\. and under teacher\.\. "):
+        Timm("test_resnet", weights=str(path), image_size=(48, 24))
+
+
+def test_home_of_nobody_is_no_fault_of_the_program(tmp_path):
+    with pytest.raises(CheckpointError, match=r"there is no file ~nobody_here/w\.pth"):
+        read_weights("~nobody_here/w.pth")
