@@ -99,8 +99,10 @@ def unusable(kind: str, component: Any, context: Mapping[str, Any]) -> str:
         kinds = {p.kind for p in inspect.signature(component).parameters.values()}
     except (TypeError, ValueError):
         return ""
-    # torch's modules have one for all: a class without a constructor of its own takes nothing by it
-    own = getattr(getattr(component, "__init__", None), "__module__", "") != "torch.nn.modules.module"
+    # torch's modules have one for all: a class without a constructor of its own takes nothing by it. The class that has it is
+    # looked at, not the function, which torch.compile replaces.
+    owner = next((c for c in getattr(component, "__mro__", ()) if "__init__" in vars(c)), None)
+    own = getattr(owner, "__module__", "") != "torch.nn.modules.module"
     fault = hidden(kind, known, own and inspect.Parameter.VAR_KEYWORD in kinds)
     if inspect.Parameter.POSITIONAL_ONLY in kinds:
         fault = fault or "its constructor has an argument before `/`, which no key can set: leave out the `/`"

@@ -136,6 +136,15 @@ def test_module_without_a_constructor_takes_nothing():
     assert not unusable("loss", Bare, {})
 
 
+def test_module_without_a_constructor_takes_nothing_once_torch_compiles(monkeypatch):
+    class Bare(torch.nn.Module): ...
+
+    def patched(self: torch.nn.Module, *args: object, **kwargs: object) -> None: ...
+
+    monkeypatch.setattr(torch.nn.Module, "__init__", patched)  # as torch.compile does
+    assert not unusable("loss", Bare, {})
+
+
 def test_argument_before_a_slash_is_refused():
     class Slash:
         def __init__(self, margin: float, /) -> None: ...
@@ -159,11 +168,10 @@ def test_every_context_has_an_example():
     assert {name for kind in KINDS.values() for name in kind.context} == set(CONTEXT)
 
 
-def test_optimiser_with_a_setting_named_like_an_engine_key(monkeypatch):
-    class Odd:
-        def __init__(self, params, lr=1.0, rates=None) -> None: ...
-
-    monkeypatch.setattr(config_parts, "_catalogue", lambda name: {"Odd": Odd})
+def test_optimiser_with_a_setting_named_like_an_engine_key(monkeypatch, tmp_path):
+    (tmp_path / "odd_optimiser.py").write_text("class Odd:\n    def __init__(self, params, lr=1.0, rates=None) -> None: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(config_parts, "_catalogue", lambda name: {"Odd": "odd_optimiser:Odd"})
     meta = {"catalogue": "optimizer", "wiring": schema.OptimizerWiring}
     with pytest.raises(ConfigError, match="Odd has a setting 'rates'"):
         spec = Node.of({"type": "Odd"}, Origin("a.yaml", 1))

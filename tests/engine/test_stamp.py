@@ -312,11 +312,16 @@ def lie_sealed(stage: Path) -> None:
 
 
 def of_another_stage(stage: Path) -> None:
-    for path in stage.parent.glob("warm-*/*.pth" if stage.name.startswith("adapt") else "adapt-*/*.pth"):
-        for end in (".pth", ".sha256"):
-            target = stage / path.with_suffix(end).name
-            target.unlink(missing_ok=True)
-            shutil.copy(path.with_suffix(end), target)
+    """The checkpoints of both stages, each under the names of the other's."""
+    if not stage.name.startswith("adapt"):
+        return  # changed with the other
+    other = next(stage.parent.glob("warm-*"))
+    last = {folder: max(folder.glob("*.pth"), key=lambda path: path.stat().st_mtime_ns) for folder in (stage, other)}
+    content = {folder: [last[folder].with_suffix(end).read_bytes() for end in (".pth", ".sha256")] for folder in last}
+    for folder, foreign in ((stage, other), (other, stage)):
+        for path in folder.glob("*.pth"):
+            for end, data in zip((".pth", ".sha256"), content[foreign]):
+                path.with_suffix(end).write_bytes(data)
 
 
 STAGES: dict[str, Callable[[Path], object]] = {
