@@ -28,6 +28,8 @@ class OpenError(Exception):
 class Network:
     """What :class:`torch.nn.Module` is to an outline."""
 
+    __module__ = "torch.nn.modules.module"
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
 
@@ -35,7 +37,7 @@ class Network:
         pass
 
     forward = _forward_unimplemented
-    forward.__module__ = __init__.__module__ = "torch.nn.modules.module"
+    forward.__module__ = "torch.nn.modules.module"
     forward.__qualname__ = "_forward_unimplemented"
 
 

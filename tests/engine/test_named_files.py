@@ -98,13 +98,13 @@ def test_weights_that_change_while_a_run_trains_are_noticed(
 ) -> None:
     from reidx.engine import experiment
 
-    card = experiment._stage_card
+    card = experiment.stage_card
 
     def between(*args: Any) -> dict[str, Any]:
         change(weights)
         return card(*args)
 
-    monkeypatch.setattr(experiment, "_stage_card", between)
+    monkeypatch.setattr(experiment, "stage_card", between)
     with pytest.raises(RunError, match=r"file .*w\.pth: SHA-256 \w{12} → \w{12} since the run was started"):
         run(config(str(weights)), tmp_path / "run", progress="quiet")
 
