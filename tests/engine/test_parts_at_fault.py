@@ -325,11 +325,7 @@ def test_protocol_is_checked(of_plugin, mask):
     ids = np.arange(3)
     with pytest.raises(ReidxError) as raised:
         matched(of_plugin("protocol", Ignores(mask)), ids[:2], ids, ids[:2], ids)
-<<<<<<< HEAD
     assert "protocol mine.Ignores" in said(raised) and "not booleans (1, 1)" in str(raised.value)
-=======
-    assert "protocol mine.Ignores" in said(raised) and "not booleans (1, 1)" in str(raised.value)  # of one identity
->>>>>>> cd4227f (Know a module without a constructor from its outline too)
 
 
 @pytest.mark.parametrize("rate", [float("nan"), float("inf"), -0.1])
