@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,8 @@ def batches(view: LabelledView, sampler: Iterable[list[int]], workers: int, step
 
 def _drawn(sampler: Any, images: int, labels: Tensor | None, steps: int | None) -> list[list[int]]:
     """The batches of an epoch, each a list of positions among ``images``; raises :class:`Broken` for anything else."""
-    plan = [batch.tolist() if hasattr(batch, "tolist") else list(batch) for batch in sampler]
+    drawn = sampler if steps is None else islice(sampler, steps + 1)  # it may never end
+    plan = [batch.tolist() if hasattr(batch, "tolist") else list(batch) for batch in drawn]
     positions = [position for batch in plan for position in batch]
     odd = next((p for p in positions if isinstance(p, bool) or not isinstance(p, int | np.integer)), None)
     if odd is not None:
@@ -96,7 +98,8 @@ def _drawn(sampler: Any, images: int, labels: Tensor | None, steps: int | None) 
         sizes = {len(batch) for batch in plan}
         if len(plan) != steps or len(sizes) != 1 or 0 in sizes:
             said = ", ".join(map(str, sorted(sizes))) or "no"
-            raise Broken(f"it drew {len(plan)} batches of {said} images, but was asked for {steps}, all of one size")
+            count = f"more than {steps}" if len(plan) > steps else len(plan)
+            raise Broken(f"it drew {count} batches of {said} images, but was asked for {steps}, all of one size")
         if labels is not None and getattr(sampler, "outliers", "draw") == "drop":
             left = int((labels[torch.as_tensor([int(p) for p in positions])] < 0).sum())
             if left:

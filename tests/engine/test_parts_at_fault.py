@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -115,7 +116,8 @@ DRAWN = {
     "halves": ([[0.5, 0], [1, 2]], "0.5 (float)"),
     "truth": ([[True, 0], [1, 2]], "True (bool)"),
     "too few": ([[0, 1]], "1 batches of 2 images, but was asked for 2"),
-    "too many": ([[0, 1]] * 3, "3 batches"),
+    "too many": ([[0, 1]] * 3, "more than 2 batches"),
+    "without end": (itertools.repeat([0, 1]), "more than 2 batches"),
     "other sizes": ([[0, 1], [1]], "2 batches of 1, 2 images"),
     "empty": ([[], []], "2 batches of 0 images"),
     "none": ([], "0 batches of no images"),
