@@ -1,10 +1,11 @@
 """Training speed on a shared machine: images/s beside 0, 1, 2 and 4 busy processes, as a share of the best fixed setting.
 
-    python benchmarks/contention.py [--beside 0 1 2 4] [--seconds 4]
+    python -m benchmarks.contention [--beside 0 1 2 4] [--seconds 4] [--rounds 2]
 
-Each rate is that of a process of its own that makes training steps of a small ResNet: with torch's own settings
-(``default``), with each fixed number of threads, spinning or passive while they wait, and with those that reidx chooses
-(``reidx``). The busy processes count, and end after a while by themselves or with this one.
+Each rate is that of a process of its own that makes training steps of OSNet x0.25: with each fixed number of threads, which
+wait as torch has it or passively, with what reidx chooses (``reidx``), and with what it chooses on an idle machine and keeps
+when the others come later (``begun idle``). The settings take turns; a rate is the mean over the rounds. The busy
+processes count, and end after a while by themselves or with this one.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--beside", type=int, nargs="+", default=[0, 1, 2, 4], help="numbers of busy processes")
     parser.add_argument("--seconds", type=float, default=4.0, help="how long each rate is measured")
+    parser.add_argument("--rounds", type=int, default=2, help="how often each rate is measured")
     parser.add_argument("--work", metavar="SETTING", help=argparse.SUPPRESS)
     parser.add_argument("--spin", type=int, metavar="PARENT", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -35,21 +37,23 @@ def main() -> None:
     elif chosen.work is not None:
         print(_rate(chosen.work, chosen.seconds))
     else:
-        _table(chosen.beside, chosen.seconds)
+        _table(chosen.beside, chosen.seconds, chosen.rounds)
 
 
-def _table(loads: list[int], seconds: float) -> None:
+def _table(loads: list[int], seconds: float, rounds: int) -> None:
     cores = threads.available()
-    fixed = ["1 active", *(f"{number} {how}" for number in range(2, cores + 1) for how in ("active", "passive"))]
-    settings = ["default", *fixed, "reidx"]
+    fixed = ["1", *(f"{number}{how}" for number in range(2, cores + 1) for how in ("", " passive"))]
+    settings = [*fixed, "reidx", "begun idle"]
     print(f"{cores} cores; images/s, and the share of the best fixed setting")
-    print(f"{'busy':>6}" + "".join(f"{setting:>16}" for setting in settings) + f"{'reidx / best':>16}", flush=True)
+    print(f"{'busy':>6}" + "".join(f"{setting:>16}" for setting in settings), flush=True)
     for load in loads:
+        rates = dict.fromkeys(settings, 0.0)
         with _busy(load):
-            rates = {setting: _measured(setting, seconds) for setting in settings}
+            for _ in range(rounds):
+                for setting in settings:
+                    rates[setting] += _measured(setting, seconds) / rounds
         best = max(rates[setting] for setting in fixed)
-        row = "".join(f"{rate:>9.1f} ({rate / best:4.0%})" for rate in rates.values())
-        print(f"{load:>6}{row}{rates['reidx'] / best:>16.0%}", flush=True)
+        print(f"{load:>6}" + "".join(f"{rate:>9.1f} ({rate / best:4.0%})" for rate in rates.values()), flush=True)
 
 
 @contextmanager
@@ -77,30 +81,32 @@ def _measured(setting: str, seconds: float) -> float:
     """The rate of a setting in a process of its own."""
     own = {name: value for name, value in os.environ.items() if name not in WAITING}
     number, _, how = setting.partition(" ")
-    if how:
-        own |= {"OMP_NUM_THREADS": number, "OMP_WAIT_POLICY": how}
+    if number.isdecimal():
+        own |= {"OMP_NUM_THREADS": number, **({"OMP_WAIT_POLICY": how} if how else {})}
     program = [sys.executable, __file__, "--work", setting, "--seconds", str(seconds)]
     return float(subprocess.run(program, env=own, check=True, capture_output=True, text=True).stdout)
 
 
 def _rate(setting: str, seconds: float) -> float:
     """Images a second of training steps in this process."""
-    if setting == "reidx":
+    if setting in ("reidx", "begun idle"):
         threads.wait_briefly()
-    import timm
     import torch
-    from torch import nn
+
+    import reidx
 
     torch.manual_seed(0)
     if setting == "reidx":
         torch.set_num_threads(threads.chosen("auto", None, lambda text: print(text, file=sys.stderr)))
-    model = timm.create_model("resnet18", num_classes=100)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    images, labels = torch.randn(16, 3, 128, 64), torch.randint(100, (16,))
+    elif setting == "begun idle":
+        torch.set_num_threads(threads.available())
+    model = reidx.build("backbone", {"type": "osnet.OSNet", "width": 0.25}).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    images = torch.randn(16, 3, 128, 64).to(memory_format=torch.channels_last)
 
     def step() -> None:
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(images), labels).backward()
+        model(images).square().mean().backward()
         optimizer.step()
 
     step()

@@ -104,7 +104,7 @@ def test_quota_of_a_control_group(
     assert available(tmp_path, tmp_path / "membership") == cores
 
 
-def test_waiting_is_passive_unless_the_user_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_spin_briefly_unless_the_user_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in threads.WAITING:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
@@ -113,18 +113,18 @@ def test_waiting_is_passive_unless_the_user_says_how(monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("GOMP_SPINCOUNT")
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     wait_briefly()
-    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE" and "GOMP_SPINCOUNT" not in os.environ
     monkeypatch.delenv("OMP_WAIT_POLICY")
     wait_briefly()
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert os.environ["GOMP_SPINCOUNT"] == "5000"
 
 
-def test_commands_wait_passively_before_torch_is_there() -> None:
+def test_commands_say_how_threads_wait_before_torch_is_there() -> None:
     code = "import os, sys; from reidx.cli.main import main; main(['list', 'protocol'])\n"
-    code += "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    code += "print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
     own = {name: value for name, value in os.environ.items() if name not in threads.WAITING}
     ran = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True)
-    assert ran.stdout.splitlines()[-1] == "PASSIVE False"
+    assert ran.stdout.splitlines()[-1] == "5000 False"
 
 
 def test_resumed_run_keeps_its_threads_and_the_card_says_them(
