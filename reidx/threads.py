@@ -2,7 +2,7 @@
 
 Threads that spin while they wait (the default of OpenMP) take from each other what they wait for, as soon as there is other
 work on the machine: a step is then ten to fifty times slower. So they spin briefly, and there are no more of them than
-cores that are free. Another number of threads adds up in another order, so it is chosen once in a run.
+cores that are free. Another number of threads adds up in another order, so the card and the log say how many there were.
 """
 
 from __future__ import annotations
@@ -127,15 +127,19 @@ def fitting(taken: float | None) -> int:
     return max(1, min(available(), round(len(cores()) - (taken or 0.0))))
 
 
+def left_open(asked: Threads, alone: bool = True) -> bool:
+    """Whether nobody has said how many threads there are, so that the load decides; ``alone`` as in :func:`chosen`."""
+    return asked == "auto" and alone and not any(name in os.environ for name in NUMBER)
+
+
 def chosen(asked: Threads, kept: int | None, say: Callable[[str], object], alone: bool = True) -> int:
     """The number of threads that a run computes on: ``asked``, else that it was begun with (``kept``), else what fits the
     machine. ``alone`` is whether no other process of the same job shares it; ``say`` gets a line where it is not plain."""
-    import torch
 
     if isinstance(asked, int):
         return asked
-    if asked is None or not alone or any(name in os.environ for name in NUMBER):
-        return kept or torch.get_num_threads()
+    if not left_open(asked, alone):
+        return kept or number_of_threads()
     taken = others()
     best = fitting(taken)
     if kept is not None:
@@ -147,12 +151,19 @@ def chosen(asked: Threads, kept: int | None, say: Callable[[str], object], alone
     return best
 
 
+def number_of_threads() -> int:
+    """How many threads torch computes on."""
+    import torch
+
+    return torch.get_num_threads()
+
+
 @contextmanager
 def computing_on(number: int) -> Iterator[None]:
     """Context in which torch computes on so many threads."""
     import torch
 
-    before = torch.get_num_threads()
+    before = number_of_threads()
     torch.set_num_threads(number)
     try:
         yield
@@ -161,26 +172,24 @@ def computing_on(number: int) -> Iterator[None]:
 
 
 class Watch:
-    """Says at the ends of epochs when another number of threads would fit the machine better by now.
+    """Chooses at the end of each epoch how many threads compute in the next one, by what others took in the last.
 
-    The number stays: another one adds up in another order, and the run could not be repeated.
+    The choice is committed with the epoch: a resumed run computes on as many threads as if it had never been stopped.
     """
 
     def __init__(self, say: Callable[[str], object]) -> None:
-        self.say, self.before, self.said = say, look(), 0
+        self.say, self.before = say, look()
 
-    def __call__(self) -> None:
-        """An epoch has ended."""
-        import torch
-
-        now = look()
+    def __call__(self) -> int:
+        """The number of threads for the next epoch; the present one where the last was too short to tell."""
+        now, number = look(), number_of_threads()
         if self.before is None or now is None or now.passed - self.before.passed < LOOK:
-            return
-        taken, number = others(self.before), torch.get_num_threads()
+            return number
+        taken = others(self.before)
         self.before, best = now, fitting(taken)
-        if best not in (number, self.said):
-            self.say(f"{_named(number)}{_beside(taken)} in the last epoch; {_other(best)}")
-        self.said = best
+        if best != number:
+            self.say(f"{_named(best)} from the next epoch on, not {number}{_beside(taken)} (--threads N for a fixed number)")
+        return best
 
 
 def _named(number: int) -> str:

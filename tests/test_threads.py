@@ -14,6 +14,7 @@ import torch
 
 import reidx
 from reidx import threads
+from reidx.engine.loop import StageLoop
 from reidx.engine.record import RECORD
 from reidx.threads import Look, Watch, available, chosen, computing_on, fitting, look, others, wait_briefly
 
@@ -55,17 +56,67 @@ def test_what_the_user_or_the_run_says_counts_more(machine, monkeypatch: pytest.
     assert chosen("auto", None, said.append) == torch.get_num_threads() and len(said) == 1
 
 
-def test_load_that_comes_later_is_said_once_and_changes_no_number(machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watch_gives_the_number_for_the_next_epoch_and_says_changes(machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(2, 1.0)
-    clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr(threads, "look", lambda: Look(next(clock), 0.0, 0.0))
+    monkeypatch.setattr(threads, "LOOK", 0.0)
     said: list[str] = []
     watch = Watch(said.append)
     with computing_on(2):
-        for _ in range(3):
-            watch()
-        assert torch.get_num_threads() == 2
-    assert len(said) == 1 and "1.0 of 2 cores busy in the last epoch" in said[0] and "--threads 1" in said[0]
+        assert [watch(), watch()] == [1, 1] and torch.get_num_threads() == 2
+    with computing_on(1):
+        assert watch() == 1
+    assert len(said) == 2 and "1 thread from the next epoch on, not 2: other work keeps 1.0 of 2 cores busy" in said[0]
+    monkeypatch.setattr(threads, "LOOK", 60.0)
+    with computing_on(2):
+        assert watch() == 2  # too short an epoch to tell
+
+
+def test_threads_follow_the_load_and_a_resumed_run_follows_them(
+    machine, experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(2)
+    monkeypatch.setattr(threads, "LOOK", 0.0)
+    taken = {1: 1.0, 2: 1.0, 3: 0.0, 4: 0.0}  # at the end of each epoch
+    epoch = 0
+
+    def others(since: Look | None = None) -> float:
+        return 0.0 if since is None else taken[epoch]
+
+    monkeypatch.setattr(threads, "others", others)
+    plain = StageLoop.run_epoch
+
+    def counted(self: StageLoop, stop: int | None = None) -> None:
+        nonlocal epoch
+        epoch = self.epoch + 1
+        if epoch == stop:
+            raise KeyboardInterrupt
+        plain(self)
+
+    config = reidx.load_config(experiment(stages=[{"name": "adapt", "epochs": 4, "iters": 2}]))
+    monkeypatch.setattr(StageLoop, "run_epoch", counted)
+    whole = reidx.run(config, tmp_path / "whole", progress="quiet", threads="auto")
+    assert whole.card["stages"]["adapt"]["threads_by_epoch"] == [2, 1, 1, 2]
+    monkeypatch.setattr(StageLoop, "run_epoch", lambda self: counted(self, stop=3))
+    with pytest.raises(KeyboardInterrupt):
+        reidx.run(config, tmp_path / "ended", progress="quiet", threads="auto")
+    monkeypatch.setattr(StageLoop, "run_epoch", counted)
+    resumed = reidx.run(config, tmp_path / "ended", resume=True, progress="quiet", threads="auto")
+    assert resumed.card["stages"]["adapt"]["threads_by_epoch"] == [2, 1, 1, 2] and "resumed_anyway" not in resumed.card
+    losses, again = ([entry["loss"] for entry in result.stages[0].history] for result in (whole, resumed))
+    assert again == losses and resumed.metrics == whole.metrics
+
+
+def test_threads_that_were_given_or_shared_do_not_change(
+    machine, experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(2, 1.0)
+    monkeypatch.setattr(threads, "LOOK", 0.0)
+    config = reidx.load_config(experiment(stages=[{"name": "adapt", "epochs": 2, "iters": 2}]))
+    given = reidx.run(config, tmp_path / "given", progress="quiet", threads=2)
+    shared = reidx.run(config, tmp_path / "one", progress="quiet", threads="auto", share=tmp_path / "shared")
+    for result in (given, shared):
+        assert not any("threads" in entry for entry in result.stages[0].history)
+        assert "threads_by_epoch" not in result.card["stages"]["adapt"]
 
 
 def test_load_of_others_is_busy_time_less_the_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -32,7 +32,7 @@ from reidx.engine.stamp import Stamp, read_sealed, refuse_foreign, write_sealed
 from reidx.errors import CheckpointError, ConfigError
 from reidx.evaluation.ranked_list import ranked_list
 from reidx.schema import Stage
-from reidx.threads import Threads, Watch, chosen, computing_on
+from reidx.threads import Threads, Watch, chosen, computing_on, left_open, number_of_threads
 
 if TYPE_CHECKING:  # what takes mmengine's runner and timm is imported once the config and the data were found in order
     from reidx.engine.curves import Curves
@@ -83,8 +83,10 @@ def run(
                 domains = processes.first_alone(lambda: _checked(config, reporter))
                 from reidx.engine.curves import Curves
 
+                # a stage that runs share is of one number of threads
+                watch = Watch(reporter.say) if share is None and left_open(threads, processes.count() == 1) else None
                 with Curves(config, record.folder, reporter) as curves:
-                    return _run(config, domains, record, reporter, curves, None if share is None else Path(share))
+                    return _run(config, domains, record, reporter, curves, None if share is None else Path(share), watch)
         except BaseException:
             record.release()
             raise
@@ -104,12 +106,18 @@ def _checked(config: Config, reporter: Reporter) -> Domains:
 
 
 def _run(
-    config: Config, domains: Domains, record: Record, reporter: Reporter, curves: Curves, share: Path | None
+    config: Config,
+    domains: Domains,
+    record: Record,
+    reporter: Reporter,
+    curves: Curves,
+    share: Path | None,
+    watch: Watch | None,
 ) -> Result:
     from reidx.engine.first_features import FirstFeatures
     from reidx.engine.stage import StageRun
 
-    experiment, folder, resume = config.experiment, record.folder, record.resume
+    experiment, folder, resume, begun_with = config.experiment, record.folder, record.resume, number_of_threads()
     paths = [folder / f"{number + 1}-{stage.name}" for number, stage in enumerate(experiment.stages)]
     finished = [_finished(path / "done.json", stage) if resume else None for path, stage in zip(paths, experiment.stages)]
     _refuse_stale(experiment.stages, finished, paths)
@@ -127,7 +135,6 @@ def _run(
             finished[number] = _finished(path / "done.json", stage)
     stages: list[StageResult] = []
     cards: dict[str, Any] = {}
-    watch = Watch(reporter.say)
     if all(finished):
         legs = legs_of(record.path)
     else:
@@ -168,13 +175,17 @@ def _run(
                 reporter.evaluated(result.before, "before: " + _metrics_line(result.before))
                 curves.add(stage, 0, result.before)
         if stage.epochs > 0:
-            told_of = partial(_epoch_ended, curves.of(stage), watch)
             of = {} if stamp is None else {"run": stamp.run, "key": stamp.key}
-            result.history = stage_run.run(resume, Journal(path / "log.jsonl", told_of, reporter.say, of))
+            stage_run.watch = watch
+            with computing_on(begun_with):
+                result.history = stage_run.run(resume, Journal(path / "log.jsonl", curves.of(stage), reporter.say, of))
         if stage_run.details is None:
             stage_run.evaluate()  # killed between the last commit and here: the picture and the card are still due
         stages.append(result)
         cards[stage.name] = stage_card(stage, stage_run)
+        counts = [entry["threads"] for entry in result.history if "threads" in entry]
+        if set(counts) - {begun_with}:
+            cards[stage.name]["threads_by_epoch"] = counts
         if idle := sum("idle_terms" in entry for entry in result.history):
             cards[stage.name]["epochs_with_idle_terms"] = idle
         if stage_run.details is not None and stage.evaluate.domain is not None and processes.rank() == 0:
@@ -307,11 +318,6 @@ def checkpoint_of(reference: str, folder: Path, stages: list[Stage]) -> Path:
     if checkpoints.newest(last.parent) != last:  # an earlier one would be another teacher, unsaid
         raise CheckpointError(f"{reference}: its last checkpoint {last} is missing or damaged. Run that stage again.")
     return last
-
-
-def _epoch_ended(curve: Callable[[Report], None], watch: Watch, entry: Report) -> None:
-    curve(entry)
-    watch()
 
 
 def _metrics_line(metrics: Report) -> str:

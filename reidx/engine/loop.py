@@ -31,7 +31,8 @@ class StageLoop(BaseLoop):
     ``prepare(epoch)`` relabels what is due, gives the loader its views and returns what the report says of it;
     ``evaluate(epoch)`` returns the metrics of an epoch, empty when none are due. ``key`` seeds each epoch, with its number.
     ``conclude(epoch, trained)`` is given the mean values of the steps and may add to the report. ``state`` and ``restore``
-    carry what ``prepare`` keeps between epochs. Each committed epoch goes into ``journal``.
+    carry what ``prepare`` keeps between epochs. ``choose_threads()`` gives at the end of an epoch the number of threads for the
+    next. Each committed epoch goes into ``journal``.
     """
 
     def __init__(
@@ -48,12 +49,15 @@ class StageLoop(BaseLoop):
         reporter: Reporter,
         journal: Journal,
         conclude: Callable[[int, Report], Report] = lambda epoch, trained: {},
+        choose_threads: Callable[[], int] | None = None,
     ) -> None:
         super().__init__(runner, loader)
         self._max_epochs, self._epoch, self._iter = epochs, 0, 0
         self.key, self.reporter, self.journal = key, reporter, journal
         self.prepare, self.evaluate, self._state, self._restore = prepare, evaluate, state, restore
         self.conclude = conclude
+        self.choose_threads = choose_threads
+        self.threads: int | None = None
         self.history: list[Report] = []
         # what mmengine's hooks look at
         self.stop_training, self.val_begin, self.val_interval, self.val_loop = False, 1, 1, None
@@ -118,10 +122,14 @@ class StageLoop(BaseLoop):
             "seconds_train": seconds_train,
             "seconds_evaluate": evaluating.seconds,
         }
+        if self.choose_threads is not None:
+            entry["threads"], self.threads = torch.get_num_threads(), self.choose_threads()
         self.history.append(entry)
         with during("saving"), self.reporter.timed("commit"):
             runner.call_hook("after_train_epoch")  # schedules step, then the checkpoint commits the epoch
         self._epoch += 1
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
         self.journal.add(entry)
         self.reporter.epoch_ends(entry, line(entry, self._max_epochs))
 
@@ -164,12 +172,14 @@ class StageLoop(BaseLoop):
 
     def state_dict(self) -> dict[str, Any]:
         """History and the labels, for the checkpoint."""
-        return {"history": self.history, "state": self._state()}
+        return {"history": self.history, "state": self._state(), "threads": self.threads}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
         self.history = list(state["history"])
         self._restore(state["state"])
+        if self.choose_threads is not None and state.get("threads") is not None:
+            torch.set_num_threads(state["threads"])
 
 
 def means(sums: Mapping[str, torch.Tensor], steps: int) -> Report:

@@ -41,6 +41,7 @@ from reidx.promises import remarks
 from reidx.schema import IDENTITY, Evaluate, Stage
 from reidx.seam import call, calling, kind_of, watching
 from reidx.spans import span
+from reidx.threads import Watch
 
 
 class StageRun:
@@ -63,6 +64,7 @@ class StageRun:
         self.key = (seed, number)
         self.resolve = resolve
         self.stamp: Stamp | None = None
+        self.watch: Watch | None = None
         """Whose the stage's files are, where a run keeps them."""
         assembly = Assembly(stage, domains, seed, resolve)
         self.model = assembly.model().to(device_of_this_process())
@@ -135,6 +137,7 @@ class StageRun:
             key=self.key,
             prepare=self._prepare,
             conclude=self._conclude,
+            choose_threads=self.watch,
             evaluate=self._evaluate_if_due,
             state=self.relabeller.state_dict,
             restore=self.relabeller.load_state_dict,
