@@ -70,6 +70,10 @@ class Timm(nn.Module):
             raise ConfigError(f"Timm {name}: last_stride is {last_stride!r}; it can be 1, 2 or left out.")
         source = pretrained_source(name)
         self._name, self._image_size = name, (int(image_size[0]), int(image_size[1]))
+        if weights_image_size is not None and min(weights_image_size) < 1:
+            raise ConfigError(
+                f"Timm: weights_image_size is {list(weights_image_size)}; it must be two numbers of pixels, [HEIGHT, WIDTH]."
+            )
         self._trained_at = None if weights_image_size is None else (weights_image_size[0], weights_image_size[1])
         settings: dict[str, Any] = {"num_classes": 0}
         if drop_path > 0:

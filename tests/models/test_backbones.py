@@ -361,3 +361,9 @@ def test_pixels_that_no_patch_takes_are_said(
 @pytest.mark.parametrize("name", ["resnet18", "vgg11", "mobilenetv3_small_050", "efficientnet_b0"])
 def test_models_that_pad_lose_no_pixel(name: str) -> None:
     assert Timm(name, image_size=(141, 67)).notes() == []
+
+
+@pytest.mark.parametrize("size", [(0, 0), (-256, 128), (256, 0)])
+def test_image_size_of_weights_is_one_of_pixels(size):
+    with pytest.raises(ConfigError, match=r"weights_image_size is \[.*\]; it must be two numbers of pixels"):
+        Timm("test_vit", image_size=(160, 160), weights_image_size=size)
