@@ -174,8 +174,15 @@ def newest(folder: Path) -> Path | None:
 def whole(path: Path) -> bool:
     """Whether a file is the one that the checksum written with it was made of."""
     with contextlib.suppress(OSError):
-        return path.with_suffix(".sha256").read_bytes().strip() == digest(path).encode()
+        return checksum_of(path) == digest(path)
     return False
+
+
+def checksum_of(path: Path) -> str | None:
+    """The checksum that was written with a checkpoint; None where there is none."""
+    with contextlib.suppress(OSError):
+        return path.with_suffix(".sha256").read_bytes().strip().decode(errors="replace")
+    return None
 
 
 def to_resume_from(folder: Path, say: Callable[[str], None]) -> Path | None:

@@ -192,7 +192,12 @@ def _run(
             tested = domains[stage.evaluate.domain]
             picture = ranked_list(tested.query, tested.gallery, stage_run.details)
             checkpoints.write_atomically(path / "ranked.png", partial(picture.save, format="PNG"))
-        outcome = {"before": result.before, "history": result.history, "card": cards[stage.name]}
+        outcome = {
+            "before": result.before,
+            "history": result.history,
+            "card": cards[stage.name],
+            "checkpoint": checkpoints.checksum_of(path / f"epoch_{stage.epochs}.pth"),
+        }
         write_sealed(path / "done.json", outcome, stamp)
         if shared is not None and processes.rank() == 0:
             shared.leave(number, path, stamp)

@@ -77,7 +77,10 @@ class Shared:
         if stage.epochs and checkpoints.newest(there) != there / f"epoch_{stage.epochs}.pth":
             raise CheckpointError(f"its last checkpoint is incomplete, or not epoch_{stage.epochs}.pth")
         refuse_foreign(there, stamp)
-        if len(read_sealed(there / "done.json", stamp)["history"]) != stage.epochs:
+        done = read_sealed(there / "done.json", stamp)
+        if done.get("checkpoint") != checkpoints.checksum_of(there / f"epoch_{stage.epochs}.pth"):
+            raise CheckpointError(f"its last checkpoint is not the one that {there / 'done.json'} was written with")
+        if len(done["history"]) != stage.epochs:
             raise CheckpointError(f"{there / 'done.json'} has another number of epochs")
         trained_in(there)
 
