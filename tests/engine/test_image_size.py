@@ -114,5 +114,5 @@ def test_resuming_at_another_image_size_is_refused(experiment: Experiment, tmp_p
     changes = ["model.backbone.name=test_vit", "stages.adapt.epochs=1", "stages.adapt.iters=1"]
     reidx.run(reidx.load_config(experiment(), ["data.image_size=[96,48]", *changes]), tmp_path / "run", progress="quiet")
     more = reidx.load_config(experiment(), ["data.image_size=[48,96]", *changes[:1], "stages.adapt.epochs=2"])
-    with pytest.raises(CheckpointError, match=r"trained with images of 96x48, and these are 48x96"):
+    with pytest.raises(CheckpointError, match=r"trained on images of 96x48, but data.image_size is now 48x96"):
         reidx.run(more, tmp_path / "run", resume="anyway", progress="quiet")

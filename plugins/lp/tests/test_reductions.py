@@ -39,9 +39,9 @@ def weights(checkpoint: Mapping[str, Any], network: str = "student") -> dict[str
 
 
 def history(result: Result, stage: str) -> list[dict[str, float]]:
-    """What is written of each epoch, less seconds and single terms."""
+    """What is written of each epoch, less seconds, single terms and how many are idle: those of weight 0 are."""
     entries = next(s.history for s in result.stages if s.name == stage)
-    left_out = ("seconds", "MemoryContrast", "lp.")
+    left_out = ("seconds", "MemoryContrast", "lp.", "idle_terms")
     return [{k: v for k, v in entry.items() if not k.startswith(left_out)} for entry in entries]
 
 
