@@ -36,8 +36,8 @@ class File:
 FilePath = Annotated[str, File()]
 """The annotation of a constructor's parameter that is the path of a file: weights, a table, a list.
 
-The digest of the file then belongs to what a run's numbers come from: a run is not gone on with, and shares no stage, under
-other content.
+The digest of the file then counts among the circumstances of a run: with other content the run is not resumed and shares no
+stage.
 """
 
 

@@ -77,7 +77,7 @@ class Loading:
                 return ""
             known = {"reason": reason, "stamp": mark}
             _put(verdict, known)
-        if known.get("stamp") != mark:  # it was installed anew, or mended
+        if known.get("stamp") != mark:  # it was reinstalled or mended
             with contextlib.suppress(OSError):
                 verdict.unlink()
             return ""
@@ -101,7 +101,7 @@ def named(said: str, advice: str, action: Callable[[], T], patience: float) -> T
 
 
 def stamp(module: str, origin: str) -> str:
-    """What changes when a plugin is installed anew or its module is mended."""
+    """A mark of a plugin that changes when it is reinstalled or its module is mended."""
     spec = find_spec(module)
     try:
         state = os.stat(spec.origin or "") if spec is not None else None

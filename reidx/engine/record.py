@@ -121,7 +121,7 @@ class Record:
         key: Callable[[int, Mapping[str, Any]], str],
         precision: Mapping[str, str] | None = None,
     ) -> list[dict[str, str]]:
-        """Make the folder this run's; what changed each time it was gone on with.
+        """Make the folder this run's, and return what had changed each time it was resumed.
 
         ``domains`` are those it uses, read already; ``key`` gives the key of a stage by its number and the circumstances;
         ``precision`` is what ``auto`` is for the stages that leave it open.

@@ -102,7 +102,7 @@ class ReidRunner(Runner):
     """The Runner of one stage.
 
     ``anyway``: resuming takes rates and schedules from the config instead of the checkpoint, whatever processes wrote it; an
-    optimiser that is another now starts anew, which is told to ``say``. ``stamp``: whose the checkpoints are.
+    optimiser of another kind starts with empty state, and ``say`` gets a line. ``stamp`` names the run of the checkpoints.
     """
 
     def __init__(

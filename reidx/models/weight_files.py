@@ -166,7 +166,7 @@ def _unpacked(path: Path, size: int) -> int:
                 return size
             with zipfile.ZipFile(handle) as archive:
                 return max(size, sum(entry.file_size for entry in archive.infolist()))
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):  # what is wrong with it is said when it is loaded
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):  # loading it raises the error
         return size
 
 

@@ -76,7 +76,7 @@ def test_a_network_learns_by_both() -> None:
 
     @torch.no_grad()
     def seen() -> tuple[float, float]:
-        """How many of the wholes and of the parts are told right."""
+        """The shares of whole features and of parts that are classified correctly."""
         features = network.eval()(people())
         whole, parts = (model.memories[m](features[on]).argmax(1) for m, on in (("ids", "global"), ("part_ids", "parts")))
         return (whole == LABELS).float().mean().item(), (parts == LABELS[:, None]).float().mean().item()
