@@ -21,10 +21,11 @@ from reidx.testing.tiny import tiny_experiment, write_experiment
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread_a_worker() -> None:
-    """Tests run side by side, a worker a core: more threads than one each would only wait for each other."""
+def _fixed_threads() -> None:
+    """One number of threads for every run, so that none depends on the machine's load; one thread in each xdist worker."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
 
 @pytest.fixture(scope="session")
