@@ -116,6 +116,8 @@ def called(meta: Mapping[str, Any], node: Node, path: KeyPath, fill: Fill) -> No
         if not fits(value, hint):
             found = f"{excerpt(repr(value))} ({kind_of(value)})"
             raise ConfigError(f"{place} is {found}; expected {known[key].annotation}.{quoting(value, hint)}")
+        if catalogue == "optimizer" and key in _NOT_NEGATIVE and value is not None and value < 0:
+            raise ConfigError(f"{place} is {excerpt(str(value))}; it must be at least 0.")
     for key, setting in known.items():
         if setting.required and key not in node.value:
             raise ConfigError(f"{where}: {name} needs {key!r} ({setting.annotation or 'any value'}).")
@@ -131,6 +133,10 @@ def _without_tensors(hint: Any) -> Any:
     parts = typing.get_args(hint)
     plain = tuple(part for part in parts if getattr(part, "__name__", "") != "Tensor")
     return functools.reduce(operator.or_, plain) if plain and len(plain) < len(parts) else hint
+
+
+_NOT_NEGATIVE = ("lr", "weight_decay", "momentum", "eps")
+"""Settings of optimisers that are refused below 0 here, as their constructors, which take torch, would do."""
 
 
 _UNFIT = ("LBFGS", "SparseAdam")

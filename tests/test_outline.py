@@ -43,6 +43,7 @@ WRONG = {
     "labels.clusterer.eps=much": "expected float",
     "labels.clusterer=DBSCANN": "Did you mean DBSCAN",
     "optimizer={type: SGDD}": "Did you mean SGD",
+    "optimizer.lr=-1": "it must be at least 0",
     "+optimizer.momentun=1": "has no setting 'momentun'",
     "+schedule=[{type: MultiStepLR, milestone: [1]}]": "has no setting 'milestone'",
     "evaluate.domain=elsewhere": "no domain in data.domains called 'elsewhere'",
