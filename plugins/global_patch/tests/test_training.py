@@ -172,6 +172,10 @@ def test_a_generator_is_trained_in_a_stage_of_its_own(published: Write, tmp_path
 # ---- does it still learn
 
 
+LIGHT = 3.0
+"""How much brighter, in all colours alike, an image is than another: a network must learn to overlook it."""
+
+
 class Stack(nn.Module):
     """Images (B,3,H,W) to a map (B,8,H,W) by one convolution of single pixels."""
 
@@ -186,11 +190,11 @@ class Stack(nn.Module):
 
 
 def persons(count: int = 8, views: int = 4) -> tuple[Tensor, Tensor]:
-    """Images (N,3,12,4) of persons clothed in six stripes of colour, each seen under several lights; who they show."""
+    """Images (N,3,12,4) of persons clothed in six stripes of colour, each seen as bright as the light is; who they show."""
     generator = torch.Generator().manual_seed(0)
     clothes = torch.randn(count, 3, 6, generator=generator).repeat_interleave(2, 2)[..., None].expand(-1, -1, -1, 4)
     who = torch.arange(count).repeat_interleave(views)
-    lights = 0.6 * torch.randn(len(who), 3, 1, 1, generator=generator)
+    lights = LIGHT * torch.randn(len(who), 1, 1, 1, generator=generator)
     return clothes[who] + lights + 0.3 * torch.randn(len(who), 3, 12, 4, generator=generator), who
 
 
@@ -200,8 +204,9 @@ def contrast(features: Tensor, who: Tensor) -> float:
     return float(similar[same].mean() - similar[~same].mean())
 
 
-def test_both_levels_learn_to_tell_persons_apart_without_labels() -> None:
-    torch.manual_seed(0)
+def learnt(rate: float, seed: int) -> dict[str, float]:
+    """The contrast of each feature after 60 steps at a rate, and the last values of IPFL divided by its first ones."""
+    torch.manual_seed(seed)
     images, who = persons()
     count = len(images)
     network = Network(Stack(), GlobalPatch(8, num_patches=6, patch_dim=8, embed_dim=8))
@@ -230,7 +235,7 @@ def test_both_levels_learn_to_tell_persons_apart_without_labels() -> None:
         {"student": network}, {}, memories, wiring, objective, {"a": lambda x: x, "b": _brighter},
         {"a": "main", "b": "main"}, joint=True,
     )  # fmt: skip
-    wrapper = PrecisionOptimWrapper(optimizer=build_optimizer(model, {"type": "Adam", "lr": 3e-3}))
+    wrapper = PrecisionOptimWrapper(optimizer=build_optimizer(model, {"type": "Adam", "lr": rate}))
     refiner = build("refiner", {"type": "global_patch.CredibleSamples", "k": 3})
 
     @torch.no_grad()
@@ -255,15 +260,29 @@ def test_both_levels_learn_to_tell_persons_apart_without_labels() -> None:
         for memory in memories.values():
             memory.reset(None, torch.arange(count))
     after = bank()
+    found = {name: contrast(F.normalize(after[name].flatten(1)), who) for name in ("embed", "global", "patch")}
+    first, last = (float(sum(v["global_patch.IPFL"] for v in part)) for part in (values[:10], values[-10:]))
+    found["IPFL"] = last / first  # the other terms' targets change with the neighbours
+    return found
+
+
+def test_both_levels_learn_to_tell_persons_apart_without_labels() -> None:
+    """Features tell persons apart far better than those of a network that stands still (rate 0), and IPFL falls.
+
+    With seeds 0 to 4, with all instructions and with AVX2 alone, on one thread and on two, the contrast is 0.20 to 0.60 above
+    that of a network that stands still (0.09 is asked), and IPFL falls to 0.18 to 0.25 of its first values (to 0.81 to 1.02 at
+    a rate of 0; less than 0.6 times that is asked). Without a rate both come out equal. Most of the contrast that a network
+    gains over its first one is due to the statistics of BatchNorm alone.
+    """
+    moving, still = learnt(3e-3, seed=0), learnt(0.0, seed=0)
+    print({name: (round(moving[name], 3), round(still[name], 3)) for name in moving})
     for name in ("embed", "global", "patch"):
-        one, two = (contrast(F.normalize(b[name].flatten(1)), who) for b in (before, after))
-        assert two > one + 0.03, (name, one, two)  # of three seeds the least gain is 0.053
-    for name in ("global_patch.PEDAL", "global_patch.IPFL"):  # the others' targets change with the neighbours
-        assert sum(v[name] for v in values[-10:]) < 0.8 * sum(v[name] for v in values[:10]), name
+        assert moving[name] > still[name] + 0.09, name
+    assert moving["IPFL"] < 0.6 * still["IPFL"]
 
 
 def _brighter(images: Tensor) -> Tensor:
-    return images + 0.6 * torch.randn(len(images), 3, 1, 1)
+    return images + LIGHT * torch.randn(len(images), 1, 1, 1)
 
 
 def _labelled(refiner: Any, features: Tensor) -> Tensor:
