@@ -19,8 +19,15 @@ CASTS = ((1.05, 1.0, 0.95), (0.95, 1.05, 1.0), (1.0, 0.95, 1.05))
 """How bright each camera shows red, green and blue, which a network must learn to overlook."""
 
 
+DISTANCES = ("lp.FeatureDistil", "lp.FeatureDistil#2", "lp.FeatureDistil#3")
+"""From the student to its teacher in each view; vectors that know nothing of each other are 2 apart."""
+
+
 def domain_of_colours(folder: Path) -> Path:
-    """A table of noisy images of people: one colour above, one below. 12 to learn from, 9 images each; 8 to test on."""
+    """A table of images of people: one colour above, one below, under more noise than a network without training overlooks.
+
+    12 people to learn from, 9 images each; 8 to test on.
+    """
     random = np.random.default_rng(0)
     rows = []
     for person in range(20):
@@ -28,7 +35,7 @@ def domain_of_colours(folder: Path) -> Path:
         for number in range(9 if person < 12 else 6):
             image = np.concatenate(np.broadcast_to(halves, (2, 24, 24, 3))) * random.uniform(0.8, 1.2)
             image *= CASTS[number % 3]
-            image += random.normal(0, 10, (48, 24, 3)) + random.normal(0, 10, (12, 6, 3)).repeat(4, 0).repeat(4, 1)
+            image += random.normal(0, 30, (48, 24, 3)) + random.normal(0, 60, (12, 6, 3)).repeat(4, 0).repeat(4, 1)
             name, camera = f"{person}_{number}.png", number % 3
             Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / name)
             rows.append((name, person, camera, "train" if person < 12 else "query" if number < 3 else "gallery"))
@@ -38,24 +45,31 @@ def domain_of_colours(folder: Path) -> Path:
 
 
 def test_the_student_learns_and_comes_closer_to_its_teacher(tiny: Tiny, tmp_path: Path) -> None:
-    """The student's features are far more like its teacher's than those of a network that learns nothing.
+    """The student's clusters are people, and its features like its teacher's, far more than those of one that stands still.
 
-    Vectors that know nothing of each other are 2 apart. Of seeds 1, 2 and 3 with all instructions and with AVX2 alone, and of
-    seed 5, the last distances are 1.22 to 1.53 (1.91 to 2.02 at a rate of 0; 1.65 is asked) and 0.2 to 0.35
-    below those of the warm-up (at most 0.02; 0.1 is asked). How well clusters are people is not asked: the ARI is -0.01 to
-    0.15 above that of a student at a rate of 0, by the seed.
+    One that stands still has the same seed, the same teacher and a rate of 0. Of seeds 1 to 5 with all instructions and 1 to 3
+    with AVX2 alone, on one thread and on two, the ARI is 0.29 to 0.42 above its ARI (0.12 is asked), and the distances are 0.33
+    to 0.52 times its distances (0.75 is asked), which stay at 1.9 to 2.1. At a rate of 0 both come out equal.
     """
-    settings = [
+    common = [
         f"data.domains={{target: {{type: CSV, path: {domain_of_colours(tmp_path)}}}}}",
         "streams.target.sampler={identities: 6, instances: 4}",
         "streams.target.transform.erase=0",
         "labels.clusterer.eps=0.6",
-        "optimizer.lr=1e-3",
-        "epochs=2",
+        "labels.monitor=true",
+        "optimizer.lr=1e-2",
+        "epochs=3",
         "iters=15",
         "stages.warmup.iters=20",
         "seed=5",
     ]
-    _, warmup, student = reidx.run(tiny("lp::usl.yaml", *settings), tmp_path / "run", progress="quiet").stages
-    for term in ("lp.FeatureDistil", "lp.FeatureDistil#2", "lp.FeatureDistil#3"):
-        assert student.last[term] < 1.65 and warmup.history[-1][term] > student.last[term] + 0.1
+    rates = {"run": [], "still": ["stages.warmup.optimizer.lr=0", "stages.student.optimizer.lr=0"]}
+    student, still = (
+        reidx.run(
+            tiny("lp::usl.yaml", *common, *more), tmp_path / name, progress="quiet", share=tmp_path / "shared"
+        ).stages[2].last
+        for name, more in rates.items()
+    )  # fmt: skip
+    print({key: (round(student[key], 3), round(still[key], 3)) for key in ("ari", "mAP", *DISTANCES)})
+    assert student["ari"] > still["ari"] + 0.12
+    assert all(student[term] < 0.75 * still[term] for term in DISTANCES)
