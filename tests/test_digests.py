@@ -1,0 +1,35 @@
+"""The comparison of recorded runs names what differs, and follows renamed keys."""
+
+from __future__ import annotations
+
+from benchmarks.digests import compare, read_renames
+
+TABLE = """
+stages.*.objective.*.on -> stages.*.objective.*.feature
+stages.*.objective.*.loss -> stages.*.objective.*.loss.type
+stages.*.objective.*.weight -> stages.*.objective.*.weight
+stages.*.objective.* -> stages.*.objective.*.loss
+idle ->
+-> stages.*.rerank
+"""
+
+
+def test_only_values_under_new_keys_and_digests_that_differ_are_named() -> None:
+    def record(digest: str, **experiment: object) -> dict[str, object]:
+        return {"experiment": experiment, "digests": {"adapt": {"labels": "0", "networks.student": digest}}}
+
+    old = {"loss": "Triplet", "margin": 0.3, "on": "embed", "weight": 1.0}
+    new = {"loss": {"type": "Triplet", "margin": 0.3}, "feature": "embed", "weight": 1.0}
+    before = {"a": record("1", idle=3, stages=[{"objective": [old, old]}]), "gone": {"failed": "Error: why"}}
+    after = {"a": record("1", stages=[{"objective": [new, new], "rerank": None}])}
+    renames = read_renames(TABLE)
+    assert compare(before, after, renames) == ["gone: only before"]
+    new["weight"] = 2.0
+    after = {"a": record("2", stages=[{"objective": [new]}]), "gone": before["gone"]}
+    assert compare(before, after, renames) == [
+        "a: stages.0.objective.0.weight is 2.0, was 1.0",
+        *(f"a: stages.0.objective.1.{key} is not there, was {value}" for key, value in
+          (("feature", "embed"), ("loss.margin", 0.3), ("loss.type", "Triplet"), ("weight", 1.0))),
+        "a: other digests: adapt networks.student",
+        *["gone: Error: why"] * 2,
+    ]  # fmt: skip
