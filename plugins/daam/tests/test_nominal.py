@@ -308,6 +308,12 @@ def test_one_head_cannot_see_features_of_two_widths() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_draws_two_domains_together_and_keeps_telling_their_specific_parts_apart(kind: str) -> None:
+    """Both terms fall, and the shared features come to the nominal side.
+
+    Of seeds 0 to 3, with all instructions and with AVX2 alone, on one thread and on two, both terms come to at most 0.001
+    of their first values (0.88 to 1.12 at a rate of 0; 0.5 is asked) and all shared features to the nominal side (at most
+    0.68; 0.9 is asked), or to at most 0.004 of their distance (exactly 1; 0.3 is asked).
+    """
     torch.manual_seed(0)
     shift = 2.0 * torch.randn(1, 6)
     images = {"source": torch.randn(128, 6) + shift, "target": torch.randn(128, 6) - shift}

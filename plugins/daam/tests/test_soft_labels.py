@@ -131,6 +131,11 @@ def test_values_without_meaning_are_refused(settings: dict[str, Any], message: s
 
 
 def test_a_classifier_learns_clusters_through_labels_of_which_some_are_wrong() -> None:
+    """More is classified correctly than the labels, of which a fifth is wrong, would teach.
+
+    Of seeds 0 to 3, with all instructions and with AVX2 alone, on one thread and on two, 0.97 to 0.99 are (0.28 to 0.64 at
+    a rate of 0; 0.9 is asked).
+    """
     torch.manual_seed(0)
     truth = torch.arange(90) % 3
     middle = F.one_hot(torch.arange(3), 5).float()
@@ -148,4 +153,4 @@ def test_a_classifier_learns_clusters_through_labels_of_which_some_are_wrong() -
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert (classifier(features).argmax(1) == truth).float().mean() > 0.95
+    assert (classifier(features).argmax(1) == truth).float().mean() > 0.9

@@ -148,7 +148,11 @@ def test_soft_triplet_moves_the_student_and_never_the_teacher() -> None:
 
 
 def test_a_student_learns_the_teachers_distances() -> None:
-    # four people in the plane: where the teacher sees them apart, the student comes to see them apart
+    """Where the teacher sees four people apart, the student comes to see them apart.
+
+    Of seeds 0 to 3, with all instructions and with AVX2 alone, on one thread and on two, the loss comes to 0.03 to 0.05 of
+    its first value (exactly 1 at a rate of 0; 0.2 is asked).
+    """
     targets = torch.arange(16) // 4
     teacher = 4.0 * torch.eye(4)[targets] + 0.1 * randn(16, 4, seed=1)
     student = (0.1 * randn(16, 4, seed=2)).requires_grad_()

@@ -199,6 +199,12 @@ def spread(model: StageModel, name: str) -> float:
 
 
 def test_both_networks_learn_and_so_do_their_averages() -> None:
+    """People draw together in all four networks, and the loss falls.
+
+    Of seeds 0 to 3, with all instructions and with AVX2 alone, on one thread and on two, people come to 0.10 to 0.28 of their
+    spread (0.80 to 0.96 at a rate of 0, by the statistics of BatchNorm; 0.6 is asked) and the loss to 0.49 to 0.67 (0.98 to
+    1.04; 0.85 is asked).
+    """
     model = model_of()
     before = {name: spread(model, name) for name in model.networks}
     wrapper = PrecisionOptimWrapper(optimizer=build_optimizer(model, {"type": "Adam", "lr": 0.02}))
@@ -207,8 +213,8 @@ def test_both_networks_learn_and_so_do_their_averages() -> None:
         model.train()
         picked = torch.randperm(96, generator=torch.Generator().manual_seed(seed))[:32]
         losses.append(model.train_step(batch(picked), wrapper)["loss"].item())
-    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
     for name, was in before.items():
-        assert spread(model, name) < 0.9 * was, name
+        assert spread(model, name) < 0.6 * was, name
     own, its = (model.networks[name].backbone.conv.weight for name in ("student", "peer"))
     assert (own - its).abs().max() > 0.05  # two networks, not one twice

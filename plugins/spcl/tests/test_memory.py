@@ -190,6 +190,11 @@ def spread(features: Tensor, labels: Tensor) -> float:
 
 
 def test_an_embedding_learns_with_it() -> None:
+    """Groups draw together, the loss falls, and the memory's rows follow.
+
+    Of seeds 0 to 3, with all instructions and with AVX2 alone, on one thread and on two, groups come to 0.44 to 0.56 of their
+    spread (exactly 1 at a rate of 0; 0.8 is asked) and the loss to 0.69 to 0.79 (0.98 to 1.02; 0.9 is asked).
+    """
     torch.manual_seed(0)
     groups = torch.arange(64) % 4
     images = torch.randn(4, 8)[groups] + 0.3 * torch.randn(64, 8)
@@ -214,8 +219,8 @@ def test_an_embedding_learns_with_it() -> None:
         memory.update(batch.detach(), labels[picked], picked)
         losses.append(loss.item())
     after = features().detach()
-    assert spread(after, groups) < 0.7 * before
-    assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
+    assert spread(after, groups) < 0.8 * before
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
     # the rows followed: each lies by its own image, and not where it was
     assert (memory.images * after).sum(1).mean() > 0.95
     assert (memory.images * rows).sum(1).mean() < 0.95

@@ -105,6 +105,11 @@ def test_names_of_the_plain_weights_stay() -> None:
 
 
 def test_it_learns_what_the_plain_network_does_not_have() -> None:
+    """The blocks alone bring the loss down.
+
+    Of seeds 0 to 3, with all instructions and with AVX2 alone, on one thread and on two, it comes to 0.73 to 0.76 of its
+    first value (exactly 1 at a rate of 0; 0.88 is asked).
+    """
     _, grown = both("test_resnet", (0, 1, 1, 0))
     images, wanted = randn(8, 3, *SIZE), randn(8, grown.out_channels, 2, 1, seed=1)
     blocks = {n: m for n, m in grown.named_modules() if isinstance(m, NonLocal)}
@@ -123,7 +128,7 @@ def test_it_learns_what_the_plain_network_does_not_have() -> None:
             assert {n.rpartition(".")[0].rpartition(".")[2] for n in moved} == {"norm"}
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.97 * losses[0]
+    assert losses[-1] < 0.88 * losses[0]
     now = {n: p.detach() for n, p in grown.named_parameters()}
     # a convolution's bias before a BatchNorm moves nothing
     still = {n for n, old in before.items() if torch.equal(now[n], old)}

@@ -220,6 +220,11 @@ def spread(model: StageModel, name: str, domain: str) -> float:
     ("recipe", "networks", "domains"), [(UDA, ["student", "mean"], ["target"]), (JOINT, ["student"], ["source", "target"])]
 )
 def test_a_network_learns(recipe: str, networks: list[str], domains: list[str]) -> None:
+    """People of each domain draw together, and the loss falls.
+
+    Of seeds 0 to 3, with all instructions and with AVX2 alone, on one thread and on two, people come to 0.11 to 0.25 of
+    their spread (exactly 1 at a rate of 0; 0.6 is asked) and the loss to 0.04 to 0.28 (0.97 to 1.03; 0.7 is asked).
+    """
     model = model_of(recipe)
     before = {(n, d): spread(model, n, d) for n in networks for d in domains}
     wrapper = PrecisionOptimWrapper(optimizer=build_optimizer(model, {"type": "Adam", "lr": 0.02}))
@@ -229,4 +234,4 @@ def test_a_network_learns(recipe: str, networks: list[str], domains: list[str]) 
         losses.append(model.train().train_step(batch(picked), wrapper)["loss"].item())
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
     for (name, domain), was in before.items():
-        assert spread(model, name, domain) < 0.8 * was, (name, domain)
+        assert spread(model, name, domain) < 0.6 * was, (name, domain)
