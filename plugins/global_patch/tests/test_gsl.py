@@ -160,7 +160,7 @@ def test_features_are_pulled_to_their_credible_samples(form: str) -> None:
         optimizer.zero_grad()
         GSL(form)(F.normalize(features) @ slots.T, TARGETS, NEIGHBOURS).backward()  # type: ignore[arg-type]
         optimizer.step()
-    assert near() > before + 0.25
+    assert near() > before + 0.12  # 0.25 to 0.63 of four seeds, exactly 0 without a rate
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,8 @@ def test_pedal_pulls_a_patch_to_the_nearest_of_others_and_leaves_the_memory() ->
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert nearest().mean() < 0.75 * before and losses[-1] < 0.3 * losses[0]
+    # of four seeds 0.57 to 0.71 and 0.01 to 0.04, exactly 1 without a rate
+    assert nearest().mean() < 0.87 * before and losses[-1] < 0.3 * losses[0]
     assert torch.equal(memory.rows, slots) and not memory.rows.requires_grad and not list(memory.parameters())
 
 

@@ -213,5 +213,5 @@ def test_cameras_come_together_with_it(parts: int | None) -> None:
         value.backward()
         optimizer.step()
         values.append(value.item())
-    assert ratio() < 0.5 * before
+    assert ratio() < 0.7 * before  # 0.17 to 0.39 of four seeds, exactly 1 without a rate
     assert sum(values[-10:]) < 0.5 * sum(values[:10])
