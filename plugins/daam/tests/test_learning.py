@@ -15,8 +15,15 @@ from reidx.config import Config
 Tiny = Callable[..., Config]
 
 
+NOMINAL = ("daam.NominalDomain.sim", "daam.NominalDomain.sp")
+"""How far the two domains are from the nominal one; log 3 would surprise a head that knows nothing."""
+
+
 def domain_of_colours(folder: Path, seed: int, light: tuple[float, float, float]) -> Path:
-    """A table of noisy images of people: one colour above, one below, under a light. 12 to learn from, 8 to test on."""
+    """A table of noisy images of people: one colour above, one below, under a light. 12 to learn from, 8 to test on.
+
+    The noise is more than a network without training overlooks.
+    """
     folder.mkdir()
     random = np.random.default_rng(seed)
     rows = []
@@ -24,7 +31,7 @@ def domain_of_colours(folder: Path, seed: int, light: tuple[float, float, float]
         halves = random.uniform(60, 195, (2, 1, 1, 3))
         for number in range(9 if person < 12 else 6):
             image = np.concatenate(np.broadcast_to(halves, (2, 24, 24, 3))) * random.uniform(0.8, 1.2) * light
-            image += random.normal(0, 10, (48, 24, 3)) + random.normal(0, 10, (12, 6, 3)).repeat(4, 0).repeat(4, 1)
+            image += random.normal(0, 30, (48, 24, 3)) + random.normal(0, 60, (12, 6, 3)).repeat(4, 0).repeat(4, 1)
             name, camera = f"{person}_{number}.png", number % 3
             Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / name)
             rows.append((name, person, camera, "train" if person < 12 else "query" if number < 3 else "gallery"))
@@ -34,6 +41,12 @@ def domain_of_colours(folder: Path, seed: int, light: tuple[float, float, float]
 
 
 def test_adaptation_learns_to_tell_the_targets_people_apart(tiny: Tiny, tmp_path: Path) -> None:
+    """Clusters become people, and features of other people tell them apart, more than where the stage stands still (rate 0).
+
+    Of seeds 1, 2, 3 and 5, with all instructions and with AVX2 alone, on one thread and on two, the ARI is 0.14 to 0.35 above
+    that of a stage that stands still (0.06 is asked), the mAP 0.12 to 0.23 (0.05 is asked), and the terms of the nominal domain
+    come to at most 0.12 times its terms (0.5 is asked). At a rate of 0 all come out equal.
+    """
     tables = {
         "source": domain_of_colours(tmp_path / "source", 0, (1.0, 1.0, 1.0)),
         "target": domain_of_colours(tmp_path / "target", 1, (0.6, 0.9, 1.2)),
@@ -46,24 +59,27 @@ def test_adaptation_learns_to_tell_the_targets_people_apart(tiny: Tiny, tmp_path
         "streams.target={sampler: {batch: 24}}",
         "stages.source_warmup.optimizer={type: Adam, lr: 1e-3}",
         "stages.source_warmup.epochs=1",
-        "stages.source_warmup.iters=20",
+        "stages.source_warmup.iters=8",
         "stages.adapt.streams.target.sampler={identities: 6, instances: 4}",
         "stages.adapt.streams.source.transform.erase=0",
         "stages.adapt.streams.target.transform.erase=0",
         "stages.adapt.labels.clusterer={type: DBSCAN, eps: 0.6, min_samples: 4}",
         "stages.adapt.labels.monitor=true",
         "stages.adapt.labels.relabel_every=1",
-        "stages.adapt.optimizer.lr=1e-3",
-        "stages.adapt.evaluate.before=true",
+        "stages.adapt.optimizer.lr=3e-3",
         "evaluate.domain_probe=null",
-        "stages.adapt.epochs=3",
+        "stages.adapt.epochs=4",
         "stages.adapt.iters=15",
         "seed=5",
     ]
-    result = reidx.run(tiny("daam::uda.yaml", *settings), tmp_path / "run", progress="quiet")
-    adapt = result.stages[1]
-    # clusters come to be people, and so do features, of others too, whom no clustering ever saw
-    assert adapt.last["ari"] > adapt.history[0]["ari"] + 0.05
-    assert 1 - adapt.last["mAP"] < 0.8 * (1 - adapt.before["mAP"])  # 0.26 and 0.57 times as far from 1, of two seeds
-    # log 3 would surprise a head that knows nothing
-    assert adapt.last["daam.NominalDomain.sim"] < 0.3 and adapt.last["daam.NominalDomain.sp"] < 0.6
+    rates = {"run": [], "still": ["stages.adapt.optimizer.lr=0"]}
+    adapt, still = (
+        reidx.run(
+            tiny("daam::uda.yaml", *settings, *more), tmp_path / name, progress="quiet", share=tmp_path / "shared"
+        ).stages[1].last
+        for name, more in rates.items()
+    )  # fmt: skip
+    print({key: (round(adapt[key], 3), round(still[key], 3)) for key in ("ari", "mAP", *NOMINAL)})
+    assert adapt["ari"] > still["ari"] + 0.06
+    assert adapt["mAP"] > still["mAP"] + 0.05
+    assert all(adapt[term] < 0.5 * still[term] for term in NOMINAL)
