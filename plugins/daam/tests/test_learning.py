@@ -43,7 +43,7 @@ def domain_of_colours(folder: Path, seed: int, light: tuple[float, float, float]
 def test_adaptation_learns_to_tell_the_targets_people_apart(tiny: Tiny, tmp_path: Path) -> None:
     """Clusters become people, and features of other people tell them apart, more than where the stage stands still (rate 0).
 
-    Of seeds 1, 2, 3 and 5, with all instructions and with AVX2 alone, on one thread and on two, the ARI is 0.14 to 0.35 above
+    Of eight runs (seeds 1, 2, 3, 5; all instructions and AVX2 alone; one thread and two) the ARI is 0.14 to 0.35 above
     that of a stage that stands still (0.06 is asked), the mAP 0.12 to 0.23 (0.05 is asked), and the terms of the nominal domain
     come to at most 0.12 times its terms (0.5 is asked). At a rate of 0 all come out equal.
     """
