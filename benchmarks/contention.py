@@ -18,8 +18,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from reidx import threads
-from reidx.lifetimes import end_with
+from reidx.machine import threads
+from reidx.machine.lifetimes import end_with
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
 

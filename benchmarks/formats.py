@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from reidx.engine.allocator import keep_freed_memory
+from reidx.machine.allocator import keep_freed_memory
 from reidx.models.network import build_network
 
 BACKBONES = (

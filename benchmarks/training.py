@@ -133,10 +133,10 @@ def stage(settings: Settings, turn: Turn) -> None:
     """A stage as `reidx train` runs it."""
     import reidx
     from reidx.data.domains import Domains
-    from reidx.engine.allocator import keep_freed_memory
-    from reidx.engine.progress import Reporter
     from reidx.engine.seeding import seed_everything
     from reidx.engine.stage import StageRun
+    from reidx.machine.allocator import keep_freed_memory
+    from reidx.reporting.reporter import Reporter
 
     class InTurns(StageRun):
         def _prepare(self, epoch: int) -> dict[str, float]:
@@ -173,7 +173,7 @@ def by_hand(settings: Settings, turn: Turn) -> None:
 
     from reidx.data.images import ImageStore
     from reidx.data.transforms import ReidAugment
-    from reidx.engine.allocator import keep_freed_memory
+    from reidx.machine.allocator import keep_freed_memory
 
     keep_freed_memory()
     device = torch.device(settings.device)

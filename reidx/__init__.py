@@ -10,28 +10,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reidx.builder import build as build
-    from reidx.config import load_config as load_config
+    from reidx.config.config import load_config as load_config
     from reidx.engine.experiment import Result as Result
     from reidx.engine.experiment import run as run
     from reidx.errors import ReidxError as ReidxError
-    from reidx.hookspecs import PluginInfo as PluginInfo
-    from reidx.hookspecs import Reported as Reported
-    from reidx.hookspecs import hookimpl as hookimpl
-    from reidx.registry import Component as Component
+    from reidx.registry.build import build as build
+    from reidx.registry.hookspecs import PluginInfo as PluginInfo
+    from reidx.registry.hookspecs import Reported as Reported
+    from reidx.registry.hookspecs import hookimpl as hookimpl
+    from reidx.registry.registry import Component as Component
 
 __version__ = "0.1.0"
 
 # No public name may be that of a module here: importing `reidx.x` puts the module in the place of the name.
 _HOME = {
-    "build": "reidx.builder",
-    "load_config": "reidx.config",
+    "build": "reidx.registry.build",
+    "load_config": "reidx.config.config",
     "run": "reidx.engine.experiment",
     "Result": "reidx.engine.experiment",
-    "Component": "reidx.registry",
-    "PluginInfo": "reidx.hookspecs",
-    "Reported": "reidx.hookspecs",
-    "hookimpl": "reidx.hookspecs",
+    "Component": "reidx.registry.registry",
+    "PluginInfo": "reidx.registry.hookspecs",
+    "Reported": "reidx.registry.hookspecs",
+    "hookimpl": "reidx.registry.hookspecs",
     "ReidxError": "reidx.errors",
 }
 __all__ = [*_HOME, "__version__"]  # noqa: PLE0604

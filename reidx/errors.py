@@ -56,7 +56,7 @@ class Exits(RuntimeError):
 
 
 def told_elsewhere(error: BaseException) -> bool:
-    """Whether another process of the job has told this error (see :func:`reidx.launchers.started`)."""
+    """Whether another process of the job has told this error (see :func:`reidx.machine.launchers.started`)."""
     return bool(vars(error).get("told_elsewhere"))
 
 

@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from reidx import builder, wiring, wiring_asks, wiring_terms
-from reidx.engine import preflight
-from reidx.plugins import registry
-from reidx.registry import KINDS, Component, Entry, Registry
+from reidx.checks import base as wiring_asks
+from reidx.checks import data as preflight
+from reidx.checks import objective as wiring_terms
+from reidx.checks import stage as wiring
+from reidx.registry import build as builder
+from reidx.registry.discovery import registry
+from reidx.registry.registry import KINDS, Component, Entry, Registry
 from reidx.testing.fake_plugins import FakePlugins
 from reidx.testing.tiny import tiny_experiment, write_experiment
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import reidx
-from reidx.contracts import Batch
+from reidx.config.schema import Model, Stage
+from reidx.contracts.declarations import Batch
 from reidx.data.images import ImageStore
-from reidx.engine.model import StageModel
 from reidx.engine.objective import BoundTerm, Objective
+from reidx.engine.step import StageModel
 from reidx.errors import ConfigError
-from reidx.plugins import plugins, registry
-from reidx.schema import Model, Stage
+from reidx.registry.discovery import plugins, registry
 from reidx.testing import matrix
 from reidx.testing.fake_plugins import FakePlugins
 from reidx.testing.matrix import experiments
@@ -195,8 +195,8 @@ OUTSIDE = '''
 import torch
 from torch import nn
 from reidx import Component, PluginInfo, hookimpl
-from reidx.contracts import Features
-from reidx.memory import Memory
+from reidx.contracts.declarations import Features
+from reidx.memories import Memory
 
 @hookimpl
 def reidx_plugin():

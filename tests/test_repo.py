@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from reidx.registry import KINDS
-from reidx.syntax import free_names
+from reidx.outline.syntax import free_names
+from reidx.registry.registry import KINDS
 
 ROOT = Path(__file__).parents[1]
 CORE = sorted((ROOT / "reidx").rglob("*.py"))

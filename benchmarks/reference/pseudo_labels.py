@@ -1,8 +1,8 @@
 """k-reciprocal Jaccard distance and DBSCAN the way the field runs them: dense N x N arrays and a Python loop per image.
 
-Same formulas as `reidx.labels.jaccard`, written as the papers' code bases arrange them: neighbour lists from faiss, one
-dense encoding row per image, a dense average over the neighbours, and for the sum one pass per image over the images
-that share a column with it.
+Same formulas as `reidx.labels.distances.jaccard`, written as the papers' code bases arrange them: neighbour lists
+from faiss, one dense encoding row per image, a dense average over the neighbours, and for the sum one pass per image
+over the images that share a column with it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What differs between finished or unfinished runs: config, circumstances, and metrics paired over their stages."""
+"""What differs between finished or unfinished runs: config, provenance, and metrics paired over their stages."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reidx.engine.journal import Report, epochs_in
-from reidx.engine.record import RECORD
-from reidx.engine.result import LABELS, METRICS
+from reidx.config.yaml_text import write_scalar
+from reidx.config.yaml_tree import load_tree
 from reidx.errors import ReidxError
-from reidx.yaml_text import write_scalar
-from reidx.yaml_tree import load_tree
+from reidx.runs.epoch_log import Report, epochs_in
+from reidx.runs.manifest import RECORD
+from reidx.runs.result import LABELS, METRICS
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Comparison:
     about: list[tuple[str, ...]]
     config: list[tuple[str, ...]]
     """Keys of the config in which the runs differ, with the value in each."""
-    circumstances: list[tuple[str, ...]]
+    provenance: list[tuple[str, ...]]
     """The same of code, data, processes, versions and machine."""
     metrics: list[tuple[str, ...]]
     """A stage's state (before its first epoch; its last; the one it has come to), a metric, its value in each run."""
@@ -59,7 +59,7 @@ def compare(folders: Sequence[Path]) -> Comparison:
         for name, run, seed, state in zip(names, runs, seeds, states)
     ]
     said = [{key: run.card[key] for key in ("versions", "machine") if key in run.card} if run.card else {} for run in runs]
-    around = [{**run.record.get("circumstances", {}), **own} for run, own in zip(runs, said)]
+    around = [{**run.record.get("provenance", {}), **own} for run, own in zip(runs, said)]
     unknown = None if all(run.card for run in runs) else "not said yet"
     return Comparison(
         names,
@@ -84,7 +84,7 @@ def _read(folder: Path) -> _Found:
         result = folder / "result.json"
         card = json.loads(result.read_text(encoding="utf-8"))["card"] if result.is_file() else None
         states = _states(folder)
-        assert isinstance(read["hash"], str) and isinstance(read.get("circumstances", {}), dict)
+        assert isinstance(read["hash"], str) and isinstance(read.get("provenance", {}), dict)
         assert card is None or isinstance(card, dict)
     except (OSError, ValueError, KeyError, AssertionError, TypeError, AttributeError) as error:
         raise ReidxError(f"{folder} is no whole run: its record or results cannot be read ({error}).") from error

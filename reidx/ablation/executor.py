@@ -59,7 +59,7 @@ def reason_in(log: Path, begun_at: int) -> str:
         handle.seek(begun_at)
         lines = [line.strip() for line in handle if line.strip() and not _is_event(line)]
     errors = [number for number, line in enumerate(lines) if line.startswith("error: ")]
-    if errors:  # what follows an error belongs to it: the circumstances that differ, say
+    if errors:  # what follows an error belongs to it: the provenance that differ, say
         return " ".join(lines[errors[-1] :]).removeprefix("error: ")
     return lines[-1] if lines else "it ended without a word"
 

@@ -10,7 +10,7 @@ from typing import Any
 from reidx.ablation.plan import Run
 
 
-class Follower:
+class LogTail:
     """Reads the events that a run appends to its log from now on."""
 
     def __init__(self, log: Path) -> None:
@@ -69,7 +69,7 @@ class Follower:
 
 
 def seconds_left(
-    waiting: Iterable[Run], under_way: Iterable[tuple[Run, Follower]], done: Collection[tuple[Run, float]], slots: int
+    waiting: Iterable[Run], under_way: Iterable[tuple[Run, LogTail]], done: Collection[tuple[Run, float]], slots: int
 ) -> float | None:
     """How long the runs that wait and are under way take on ``slots`` places; None as long as there is nothing to go by.
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reidx.config import known
-from reidx.config_merge import Override
-from reidx.config_node import KeyPath, Node, kind_of
+from reidx.config.config import known
+from reidx.config.merge import Override
+from reidx.config.node import KeyPath, Node, kind_of
+from reidx.config.yaml_tree import load_node, tree_of
 from reidx.errors import ConfigError
-from reidx.yaml_tree import load_node, tree_of
 
 SECTION = "ablate"
 KEYS = ("design", "axes", "runs", "seeds")

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from reidx.ablation.grid import Grid
-from reidx.config import Config, checked
-from reidx.config_node import Origin
-from reidx.engine.sharing import ORIGIN, stage_key
+from reidx.config.config import Config, checked
+from reidx.config.node import Origin
+from reidx.config.yaml_tree import Tree
 from reidx.errors import ConfigError, ReidxError
-from reidx.yaml_tree import Tree
+from reidx.runs.stage_cache import ORIGIN, stage_key
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from typing import Any
 
 from reidx.ablation.plan import Plan, Row, Run
 from reidx.ablation.statistics import Difference, Spread, paired, spread
-from reidx.engine.checkpoint import write_atomically, write_text
-from reidx.engine.record import RECORD, differences
-from reidx.engine.result import METRICS
+from reidx.runs.checkpoint import write_atomically, write_text
+from reidx.runs.manifest import RECORD, differences
+from reidx.runs.result import METRICS
 
 SHOWN = ("mAP", "rank-1", "mINP")
 """The metrics of the tables; the records hold all."""
@@ -211,7 +211,7 @@ def relative(path: Path, folder: Path) -> str:
 
 def _circumstances(run: Run) -> dict[str, Any]:
     try:
-        found = json.loads((run.folder / RECORD).read_text(encoding="utf-8"))["circumstances"]
+        found = json.loads((run.folder / RECORD).read_text(encoding="utf-8"))["provenance"]
         return found if all(isinstance(found.get(part, {}), dict) for part in ("code", "data", "precision")) else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

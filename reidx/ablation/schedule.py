@@ -11,23 +11,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reidx.ablation.executor import Executor, Handle, Outcome
-from reidx.ablation.follow import Follower, seconds_left
+from reidx.ablation.follow import LogTail, seconds_left
 from reidx.ablation.plan import Plan, Run, held_by
-from reidx.engine.displays import Stderr
 from reidx.errors import Terminated
+from reidx.reporting.displays import Stderr
 
 EVERY = 0.5
 """Seconds between two looks at the runs."""
 
 
 @dataclass
-class Standing:
+class SweepState:
     """Where an ablation stands."""
 
     plan: Plan
     slots: int = 1
     waiting: list[Run] = field(default_factory=list)
-    under_way: dict[str, tuple[Run, Follower]] = field(default_factory=dict)
+    under_way: dict[str, tuple[Run, LogTail]] = field(default_factory=dict)
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What each run that is done came to (its ``result.json``), by its hash."""
     failed: dict[str, str] = field(default_factory=dict)
@@ -40,25 +40,25 @@ class Standing:
         return seconds_left(self.waiting, self.under_way.values(), done, self.slots)
 
 
-class Watcher:
+class SweepListener:
     """Is told how an ablation goes on; this one tells nobody."""
 
-    def began(self, standing: Standing, run: Run) -> None:
+    def began(self, standing: SweepState, run: Run) -> None:
         """A run was started, or is gone on with."""
 
-    def ended(self, standing: Standing, run: Run) -> None:
+    def ended(self, standing: SweepState, run: Run) -> None:
         """A run is done, or has failed."""
 
-    def looked(self, standing: Standing) -> None:
+    def looked(self, standing: SweepState) -> None:
         """Time has passed."""
 
     def close(self) -> None:
         """There is nothing more to be told, be it that all is done or that the ablation was ended."""
 
 
-def standing_of(plan: Plan) -> Standing:
+def sweep_state_of(plan: Plan) -> SweepState:
     """Where a plan stands before anything of it is started: what earlier ablations have left is done."""
-    standing = Standing(plan)
+    standing = SweepState(plan)
     for run in plan.runs:
         result = run.result()
         if result is None:
@@ -68,7 +68,7 @@ def standing_of(plan: Plan) -> Standing:
     return standing
 
 
-def carry_out(standing: Standing, executor: Executor, watcher: Watcher) -> None:
+def carry_out(standing: SweepState, executor: Executor, watcher: SweepListener) -> None:
     """Carry out all runs that wait. One that fails is noted, and the others go on.
 
     Ctrl-C and SIGTERM end the runs under way before they end this: whatever was committed is gone on with the next time.
@@ -86,7 +86,7 @@ def carry_out(standing: Standing, executor: Executor, watcher: Watcher) -> None:
                         watcher.ended(standing, run)
                 while len(handles) < executor.slots and (free := _next(standing)) is not None:
                     standing.waiting.remove(free)
-                    standing.under_way[free.hash] = free, Follower(free.log)
+                    standing.under_way[free.hash] = free, LogTail(free.log)
                     watcher.began(standing, free)
                     handles[free.hash] = executor.start(free)
                 for _, follower in standing.under_way.values():
@@ -102,13 +102,13 @@ def carry_out(standing: Standing, executor: Executor, watcher: Watcher) -> None:
                 thread.join()
 
 
-def _next(standing: Standing) -> Run | None:
+def _next(standing: SweepState) -> Run | None:
     """The first run that waits for no other."""
     busy = [run for run, _ in standing.under_way.values()]
     return next((run for run in standing.waiting if held_by(run, busy) is None), None)
 
 
-def _end(standing: Standing, run: Run, outcome: Outcome) -> None:
+def _end(standing: SweepState, run: Run, outcome: Outcome) -> None:
     del standing.under_way[run.hash]
     result = run.result()
     if outcome.reason is None and result is not None:

@@ -12,23 +12,23 @@ from rich.text import Text
 
 from reidx.ablation.grid import shortened
 from reidx.ablation.plan import Run
-from reidx.ablation.schedule import Standing, Watcher
-from reidx.engine.displays import Mode, Stderr, duration
-from reidx.engine.journal import json_line
+from reidx.ablation.schedule import SweepListener, SweepState
+from reidx.reporting.displays import Mode, Stderr, duration
+from reidx.runs.epoch_log import json_line
 
 COLOURS = {"running": "cyan", "failed": "red", "done": "green", "waiting": "dim"}
 
 
-def watcher(mode: Mode | None) -> Watcher:
+def watcher(mode: Mode | None) -> SweepListener:
     """Who tells how it goes on: by default a table in a terminal, lines elsewhere."""
     console = Console(file=Stderr())  # type: ignore[arg-type]
     shown = mode or ("rich" if console.is_terminal else "plain")
     if shown == "quiet":
-        return Watcher()
+        return SweepListener()
     return {"rich": LiveTable, "plain": Lines, "json": Events}[shown](console)
 
 
-def names_of(standing: Standing) -> dict[str, str]:
+def names_of(standing: SweepState) -> dict[str, str]:
     """What each run is called: its rows and its seed, by its hash."""
     names: dict[str, str] = {}
     for row in standing.plan.rows:
@@ -37,7 +37,7 @@ def names_of(standing: Standing) -> dict[str, str]:
     return names
 
 
-def summary(standing: Standing) -> str:
+def summary(standing: SweepState) -> str:
     """All in one line: ``3 of 12 runs done, 1 failed, 2 running · about 14 min left``."""
     parts = [f"{len(standing.done)} of {len(standing.plan.runs)} runs done"]
     parts += [f"{len(standing.failed)} failed"] if standing.failed else []
@@ -48,18 +48,18 @@ def summary(standing: Standing) -> str:
     return ", ".join(parts) + ("" if left is None else f" · about {duration(left)} left")
 
 
-class Lines(Watcher):
+class Lines(SweepListener):
     """A line for each run that begins, is done or has failed."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
 
-    def began(self, standing: Standing, run: Run) -> None:
+    def began(self, standing: SweepState, run: Run) -> None:
         """A run was started, or is gone on with."""
         verb = "going on with" if (run.folder / "experiment.json").is_file() else "started"
         self._print(f"{verb} {names_of(standing)[run.hash]} ({run.hash})")
 
-    def ended(self, standing: Standing, run: Run) -> None:
+    def ended(self, standing: SweepState, run: Run) -> None:
         """A run is done, or has failed."""
         name = names_of(standing)[run.hash]
         failed = run.hash in standing.failed
@@ -70,21 +70,21 @@ class Lines(Watcher):
         print(text, file=self.console.file, flush=True)
 
 
-class Events(Watcher):
+class Events(SweepListener):
     """A JSON object a line: ``run_began``, ``run_done``, ``run_failed``."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
 
-    def began(self, standing: Standing, run: Run) -> None:
+    def began(self, standing: SweepState, run: Run) -> None:
         """A run was started, or is gone on with."""
         self._tell("run_began", standing, run)
 
-    def ended(self, standing: Standing, run: Run) -> None:
+    def ended(self, standing: SweepState, run: Run) -> None:
         """A run is done, or has failed."""
         self._tell("run_failed" if run.hash in standing.failed else "run_done", standing, run)
 
-    def _tell(self, event: str, standing: Standing, run: Run) -> None:
+    def _tell(self, event: str, standing: SweepState, run: Run) -> None:
         facts = {
             "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "event": event,
@@ -101,7 +101,7 @@ class Events(Watcher):
         print(json_line(facts), file=self.console.file, flush=True)
 
 
-class LiveTable(Watcher):
+class LiveTable(SweepListener):
     """One table of all runs, those under way with their place; it stays as it was last seen."""
 
     def __init__(self, console: Console) -> None:
@@ -109,7 +109,7 @@ class LiveTable(Watcher):
         self.live = Live(console=console, auto_refresh=False, transient=False)
         self.closed = False
 
-    def looked(self, standing: Standing) -> None:
+    def looked(self, standing: SweepState) -> None:
         """Time has passed; nothing is shown any more once it is closed."""
         if self.closed:
             return
@@ -122,7 +122,7 @@ class LiveTable(Watcher):
         self.closed = True
         self.live.stop()
 
-    def _table(self, standing: Standing) -> Table:
+    def _table(self, standing: SweepState) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")
         names, order = names_of(standing), {"running": 0, "failed": 1, "done": 2, "waiting": 3}
         own = min(max(map(len, names.values())), self.console.width // 2)
@@ -139,12 +139,12 @@ class LiveTable(Watcher):
             table.add_row(Text(f"… and {len(rows) - room} more", style="dim"))
         return table
 
-    def _state(self, standing: Standing, run: Run) -> str:
+    def _state(self, standing: SweepState, run: Run) -> str:
         if run.hash in standing.under_way:
             return "running"
         return "done" if run.hash in standing.done else "failed" if run.hash in standing.failed else "waiting"
 
-    def _cells(self, standing: Standing, state: str, run: Run) -> list[str]:
+    def _cells(self, standing: SweepState, state: str, run: Run) -> list[str]:
         if state == "running":
             follower = standing.under_way[run.hash][1]
             left = "" if follower.left is None else duration(follower.left)

@@ -8,8 +8,8 @@ from pathlib import Path
 from reidx.ablation.plan import Row
 from reidx.ablation.results import SHOWN, Results, relative
 from reidx.ablation.statistics import Difference, Spread
-from reidx.engine.checkpoint import write_text
-from reidx.engine.result import METRICS
+from reidx.runs.checkpoint import write_text
+from reidx.runs.result import METRICS
 
 
 def write_tables(results: Results, pictures: list[Path]) -> list[Path]:
@@ -48,7 +48,7 @@ def markdown(results: Results, pictures: list[str] | None = None) -> str:
     ]
     lines += _choices(results)
     if changed := results.other_circumstances():
-        lines += ["", "**These runs were not made under the same circumstances:**", "", *(f"* {_escaped(c)}" for c in changed)]
+        lines += ["", "**These runs were not made under the same provenance:**", "", *(f"* {_escaped(c)}" for c in changed)]
     failed = [
         f"* {_escaped(row.name)}, seed {seed} ([log]({relative(run.log, plan.home)})): {_escaped(results.failed[run.hash])}"
         for row in plan.rows

@@ -13,10 +13,10 @@ from typing import IO
 
 from reidx.ablation.executor import Outcome, arguments_of, prepare, reason_in
 from reidx.ablation.plan import Run
-from reidx.engine.lock import alone_in
 from reidx.errors import ConfigError
-from reidx.lifetimes import PARENT
-from reidx.threads import available
+from reidx.machine.lifetimes import PARENT
+from reidx.machine.threads import available
+from reidx.runs.lock import alone_in
 
 PATIENCE = 30.0
 """Seconds that a run has to end by itself once it is asked to."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from reidx.ablation.plan import Run
 from reidx.ablation.plots import pictures
 from reidx.ablation.results import Results, write_records
-from reidx.ablation.schedule import Standing, Watcher
+from reidx.ablation.schedule import SweepListener, SweepState
 from reidx.ablation.tables import write_tables
-from reidx.engine.checkpoint import write_atomically
+from reidx.runs.checkpoint import write_atomically
 
 
 def write_results(results: Results) -> list[Path]:
@@ -31,14 +31,14 @@ def write_results(results: Results) -> list[Path]:
     return [*files, *drawn]
 
 
-class Reporting(Watcher):
+class Reporting(SweepListener):
     """Writes the results whenever a run has ended, beside telling another watcher of everything."""
 
-    def __init__(self, watcher: Watcher) -> None:
+    def __init__(self, watcher: SweepListener) -> None:
         self.watcher = watcher
         self.began, self.looked, self.close = watcher.began, watcher.looked, watcher.close  # type: ignore[method-assign]
 
-    def ended(self, standing: Standing, run: Run) -> None:
+    def ended(self, standing: SweepState, run: Run) -> None:
         """A run is done, or has failed."""
         self.watcher.ended(standing, run)
         with contextlib.suppress(Exception):  # ends no run: what is written in the end says what is wrong

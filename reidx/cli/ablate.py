@@ -14,7 +14,7 @@ from reidx.errors import ReidxError
 
 if TYPE_CHECKING:
     from reidx.ablation.plan import Plan
-    from reidx.ablation.schedule import Standing
+    from reidx.ablation.schedule import SweepState
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,11 +57,11 @@ def run(arguments: argparse.Namespace) -> int:
         os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # that of each run
     from reidx.ablation.grid import read_grid
     from reidx.ablation.plan import plan_of
-    from reidx.ablation.schedule import standing_of
+    from reidx.ablation.schedule import sweep_state_of
 
     grid = read_grid(arguments.grid, arguments.overrides)
     plan = plan_of(grid, arguments.work_dir or Path("runs") / f"ablate-{grid.name}")
-    standing = standing_of(plan)
+    standing = sweep_state_of(plan)
     _show(plan, standing)
     if arguments.dry_run:
         return 0
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if standing.failed else 0
 
 
-def _carry_out(arguments: argparse.Namespace, plan: Plan, standing: Standing) -> None:
+def _carry_out(arguments: argparse.Namespace, plan: Plan, standing: SweepState) -> None:
     from reidx.ablation.results import Results
     from reidx.ablation.schedule import carry_out
     from reidx.ablation.screen import summary, watcher
@@ -94,7 +94,7 @@ def _carry_out(arguments: argparse.Namespace, plan: Plan, standing: Standing) ->
         print("\n".join(f"  {path}" for path in files))
 
 
-def _show(plan: Plan, standing: Standing) -> None:
+def _show(plan: Plan, standing: SweepState) -> None:
     """The plan: each combination with its runs, what is refused, what is trained once for several."""
     grid = plan.grid
     print_heading(f"{grid.name}: {grid.design}, {len(plan.rows)} combinations, seeds {', '.join(map(str, grid.seeds))}")

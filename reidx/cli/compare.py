@@ -18,7 +18,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = compare(arguments.runs)
     names = found.names
     print_table(("run", "folder", "hash", "seed", "state"), found.about)
-    for title, rows in (("config", found.config), ("code, versions, data", found.circumstances)):
+    for title, rows in (("config", found.config), ("code, versions, data", found.provenance)):
         print_heading(title)
         if rows:
             print_table((title.partition(",")[0], *names), rows)

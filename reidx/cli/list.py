@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 
 from reidx.cli.console import print_table
-from reidx.constructor import hidden
 from reidx.errors import ReidxError
-from reidx.plugins import registry
-from reidx.registry import KINDS, Entry
-from reidx.source import arguments, summary
+from reidx.registry.constructor import hidden
+from reidx.registry.discovery import registry
+from reidx.registry.registry import KINDS, Entry
+from reidx.registry.source import arguments, summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,10 +20,10 @@ from collections.abc import Sequence
 
 import reidx
 from reidx.cli.parser import Parser
-from reidx.describing import plain
 from reidx.errors import Exits, ReidxError, Terminated, told_elsewhere
-from reidx.lifetimes import PARENT, end_with
-from reidx.threads import wait_briefly
+from reidx.machine.lifetimes import PARENT, end_with
+from reidx.machine.threads import wait_briefly
+from reidx.registry.describing import plain
 
 COMMANDS = {
     "train": "run an experiment, or resume it",
@@ -116,7 +116,7 @@ def _command_table() -> str:
 
 def _plugin_commands() -> dict:
     """Plugins by the full names of their commands, ``namespace.name``: like components, so that none can clash."""
-    from reidx.plugins import plugins
+    from reidx.registry.discovery import plugins
 
     return {f"{plugin.namespace}.{name}": plugin for plugin in plugins() for name in plugin.commands}
 
@@ -136,7 +136,7 @@ def _dispatch(name: str, words: list[str]) -> int:
             raise Exits(f"the program was ended by {type(end).__name__}({plain(end)}) before it was done") from end
     known = _plugin_commands()
     if name in known:
-        from reidx.plugins import run_command
+        from reidx.registry.discovery import run_command
 
         return run_command(known[name], name.partition(".")[2], words)
     close = difflib.get_close_matches(name, [*COMMANDS, *known], n=1)
@@ -155,7 +155,7 @@ def _way_to_resume(words: Sequence[str]) -> str:
 
 def _unexpected(error: Exception) -> str:
     """One message of an error that nobody foresaw: a plugin's fault where its code was on the way, else the program's."""
-    from reidx.plugins import owner_of
+    from reidx.registry.discovery import owner_of
 
     frame = traceback.extract_tb(error.__traceback__)[-1]
     said = f"unexpected {type(error).__name__}: {plain(error)} ({frame.filename}:{frame.lineno})."

@@ -13,8 +13,8 @@ from pathlib import Path
 from string import Template
 
 from reidx.errors import ReidxError
-from reidx.hookspecs import API
-from reidx.plugins import CORE, NAMESPACE, plugins
+from reidx.registry.discovery import CORE, NAMESPACE, plugins
+from reidx.registry.hookspecs import API
 
 TEMPLATE = Path(__file__).parents[1] / "template"
 SUFFIX = ".in"  # of the template's files, which are no modules, tests or configs of reidx

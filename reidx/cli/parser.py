@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable
 from typing import NoReturn
 
-from reidx.describing import LIMIT, plain
 from reidx.errors import excerpt
+from reidx.registry.describing import LIMIT, plain
 
 
 class Parser(argparse.ArgumentParser):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from reidx.cli.console import print_table
-from reidx.plugin import Plugin
-from reidx.plugins import CORE, check, plugins
+from reidx.registry.discovery import CORE, check, plugins
+from reidx.registry.plugin import Plugin
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,11 +9,11 @@ import re
 
 import yaml
 
-from reidx.builder import Parameter, signature_of
 from reidx.cli.console import print_heading, print_table
-from reidx.plugins import plugins, registry
-from reidx.registry import KINDS, Entry
-from reidx.schema import Stage
+from reidx.config.schema import Stage
+from reidx.registry.build import Parameter, signature_of
+from reidx.registry.discovery import plugins, registry
+from reidx.registry.registry import KINDS, Entry
 
 PLACES = {
     "dataset": "data.domains.NAME",
@@ -100,7 +100,7 @@ def _row(parameter: Parameter, context: tuple[str, ...]) -> tuple[str, str, str]
 
 
 def _contract(entry: Entry, component: type) -> list[str]:
-    from reidx.contracts import contract_of
+    from reidx.contracts.declarations import contract_of
 
     try:
         contract = contract_of(component, entry.component.example)
@@ -115,7 +115,7 @@ def _contract(entry: Entry, component: type) -> list[str]:
 
 
 def _inputs(loss: type) -> list[str]:
-    from reidx.contracts import inputs_of
+    from reidx.contracts.declarations import inputs_of
 
     needed, optional = inputs_of(loss) if hasattr(loss, "forward") else (set(), set())
     rows = {"asks for": needed, "uses if there": optional}

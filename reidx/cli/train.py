@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     import reidx
-    from reidx import launchers
+    from reidx.machine import launchers
 
     with launchers.started(arguments.launcher):
         config = reidx.load_config(arguments.config, arguments.overrides)
@@ -64,8 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
                 threads=arguments.threads or "auto",
             )
             shown = f"{result.table()}\n\nConfig, checkpoints, log, card: {result.work_dir}"
-        from reidx import processes
+        from reidx import distributed
 
-        if processes.rank() == 0:
+        if distributed.rank() == 0:
             print(shown)
     return 0

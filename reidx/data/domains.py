@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from reidx.builder import build
 from reidx.data.datasets import Dataset, Split
 from reidx.data.files import same_files
 from reidx.data.images import ImageStore
-from reidx.describing import what
 from reidx.errors import ConfigError
-from reidx.seam import Broken, call
+from reidx.registry.build import build
+from reidx.registry.describing import what
+from reidx.registry.seam import Broken, call
 
 
 def _split_of(dataset: Any, split: str) -> Split:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from reidx.data.decode import CorruptImage, decode
 from reidx.errors import ConfigError
-from reidx.threads import available
+from reidx.machine.threads import available
 
 __all__ = ["CorruptImage", "ImageStore"]
 

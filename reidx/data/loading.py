@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from reidx.contracts import Batch, LabelSet
+from reidx.contracts.declarations import Batch, LabelSet
 from reidx.data.images import ImageStore
-from reidx.lifetimes import end_with
-from reidx.seam import Broken, call
+from reidx.machine.lifetimes import end_with
+from reidx.registry.seam import Broken, call
 
 
 class LabelledView(Dataset[Any]):

@@ -12,19 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reidx import processes
-from reidx.builder import build
-from reidx.config_parts import own_spec
+from reidx import distributed
+from reidx.config.components import own_spec
+from reidx.config.schema import Alignment, Level, MemoryWiring, Spec, Stage, Teacher, Term, listed
 from reidx.data.domains import Domains
-from reidx.engine import checkpoint as checkpoints
-from reidx.engine.model import StageModel
 from reidx.engine.objective import BoundAlignment, BoundTerm, Objective, term_names
 from reidx.engine.relabel import LevelPlan
+from reidx.engine.step import StageModel
 from reidx.labels.pipeline import LabelPipeline
-from reidx.memory import Memory
+from reidx.memories import Memory
 from reidx.models.network import Network, build_network
-from reidx.schema import Alignment, Level, MemoryWiring, Spec, Stage, Teacher, Term, listed
-from reidx.seam import calling
+from reidx.registry.build import build
+from reidx.registry.seam import calling
+from reidx.runs import checkpoint as checkpoints
 
 
 def component(kind: str, spec: Spec, wiring: type | None, where: str, **context: Any) -> Any:
@@ -89,13 +89,13 @@ class Assembly:
         for index, spec in enumerate(self.stage.objective):
             loss: nn.Module = component("loss", spec, Term, f"objective.{index}")
             streams = self.stage.seen_by(spec)
-            homes = {
+            target_memory = {
                 stream: memory
                 for stream in streams
                 for memory in listed(spec["memory"])
                 if self.stage.memories[memory]["labels"] == self.stage.labels_of(spec, stream)
             }
-            terms.append(BoundTerm(next(names), loss, {**spec, "stream": streams}, homes))
+            terms.append(BoundTerm(next(names), loss, {**spec, "stream": streams}, target_memory))
         for index, spec in enumerate(self.stage.alignment):
             context = {"dims": dict(dims), "steps": self.stage.epochs * self.stage.iters}
             alignment = component("alignment", spec, Alignment, f"alignment.{index}", **context)
@@ -108,8 +108,8 @@ class Assembly:
             "mean": network.mean,
             "std": network.std,
             "image_size": self.domains.size,
-            "rank": processes.rank(),
-            "world_size": processes.count(),
+            "rank": distributed.rank(),
+            "world_size": distributed.count(),
         }
         made = {}
         for name, stream in self.stage.streams.items():
@@ -125,7 +125,7 @@ class Assembly:
         plans = {}
         for name, level in self.stage.labels.items():
             where = f"labels.levels.{name}"
-            place = {"device": str(device), "sharded": processes.count() > 1}
+            place = {"device": str(device), "sharded": distributed.count() > 1}
             distance = (
                 build("distance", level.distance, where=f"{where}.distance", **place)
                 if level.distance is not None

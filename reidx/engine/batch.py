@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from reidx import processes
-from reidx.builder import build
-from reidx.config_node import KeyPath, dotted
+from reidx import distributed
+from reidx.config.node import KeyPath, dotted
+from reidx.config.schema import IDENTITY, Stage
 from reidx.data.domains import Domains
 from reidx.errors import DataError
-from reidx.schema import IDENTITY, Stage
-from reidx.seam import call
+from reidx.registry.build import build
+from reidx.registry.seam import call
 
 
 def images_a_step(stage: Stage, domains: Domains, where: Callable[[KeyPath], str] = dotted) -> dict[str, int]:
@@ -37,7 +37,7 @@ def images_a_step(stage: Stage, domains: Domains, where: Callable[[KeyPath], str
                 cameras=split.cameras,
                 images=len(split),
                 batches=stage.iters,
-                world_size=processes.count(),
+                world_size=distributed.count(),
             )
         except DataError:
             if stream.labels in stage.labels:  # clusters will have more images than one

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from reidx import processes
+from reidx import distributed
 from reidx.data.domains import Domains
-from reidx.engine.model import StageModel
-from reidx.engine.progress import Reporter
+from reidx.engine.step import StageModel
+from reidx.reporting.reporter import Reporter
 
 BATCH = 64
 """Images of a stream that pass at a time."""
@@ -36,7 +36,7 @@ def calibrate(
     model.train()
     stores = {stream: domains.images(domain, "train") for stream, domain in streams.items()}
     order = {stream: torch.randperm(len(store)) for stream, store in stores.items()}  # alike in each process
-    mine = torch.arange(BATCH)[processes.share(BATCH)]
+    mine = torch.arange(BATCH)[distributed.shard(BATCH)]
     with reporter.work("statistics of the domains", batches, "batches") as work:
         for batch in range(batches):
             taken = {stream: its[(batch * BATCH + mine) % len(its)].tolist() for stream, its in order.items()}

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from reidx import processes
-from reidx.config import Config
+from reidx import distributed
+from reidx.checks.base import contract
+from reidx.config.config import Config
+from reidx.config.schema import Stage
 from reidx.data.domains import Domains
-from reidx.engine.result import StageResult
-from reidx.schema import Stage
-from reidx.wiring_asks import contract
+from reidx.runs.result import StageResult
 
 if TYPE_CHECKING:
     from reidx.engine.stage import StageRun
@@ -47,15 +47,15 @@ def _samples_by_cameras(stage: Stage, domains: Domains) -> bool:
 
 
 def seconds_of(stages: list[StageResult]) -> float:
-    """How long the work took that counts, in whatever legs: all committed epochs, and the evaluations before them."""
+    """How long the work took that counts, in whatever sessions: all committed epochs, and the evaluations before them."""
     entries = [entry for stage in stages for entry in (stage.before, *stage.history)]
     return sum(value for entry in entries for name, value in entry.items() if name.startswith("seconds_"))
 
 
 def card_of(
-    config: Config, domains: Domains, stages: dict[str, Any], seconds: float, legs: int = 1
+    config: Config, domains: Domains, stages: dict[str, Any], seconds: float, sessions: int = 1
 ) -> dict[str, Any]:
-    """What a number needs beside it to mean something. ``legs``: one more than the run was resumed."""
+    """What a number needs beside it to mean something. ``sessions``: one more than the run was resumed."""
     packages = ("reidx", "torch", "torchvision", "timm", "mmengine", "numpy", "faiss-gpu", "faiss-cpu")
     versions = {}
     for package in packages:
@@ -72,8 +72,8 @@ def card_of(
         "interpolation": config.experiment.data.interpolation,
         "stages": stages,
         "seconds": round(seconds, 1),
-        "legs": legs,
-        "processes": processes.count(),
+        "sessions": sessions,
+        "processes": distributed.count(),
         "threads": torch.get_num_threads(),
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": versions,

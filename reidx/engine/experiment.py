@@ -11,31 +11,31 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reidx import processes
-from reidx.config import Config
+from reidx import distributed
+from reidx.checks.data import check_evaluation, check_experiment
+from reidx.checks.dry_build import dry_build
+from reidx.config.config import Config
+from reidx.config.schema import Stage
 from reidx.data.domains import Domains
-from reidx.engine import checkpoint as checkpoints
-from reidx.engine.allocator import keep_freed_memory
 from reidx.engine.card import card_of, seconds_of, stage_card
-from reidx.engine.faults import told
-from reidx.engine.journal import Journal, Report, count_leg, legs_of
-from reidx.engine.precision import agreed
-from reidx.engine.preflight import check_evaluation, check_experiment
-from reidx.engine.progress import Mode, Reporter
-from reidx.engine.record import Record, Resume
-from reidx.engine.rehearsal import rehearse
-from reidx.engine.result import METRICS, Result, StageResult
+from reidx.engine.precision import choose_precision
 from reidx.engine.seeding import seed_everything
-from reidx.engine.sharing import Shared, trained_in
-from reidx.engine.stage_key import stage_key
-from reidx.engine.stamp import Stamp, read_sealed, refuse_foreign, write_sealed
 from reidx.errors import CheckpointError, ConfigError
 from reidx.evaluation.ranked_list import ranked_list
-from reidx.schema import Stage
-from reidx.threads import Threads, Watch, chosen, computing_on, left_open, number_of_threads
+from reidx.machine.allocator import keep_freed_memory
+from reidx.machine.threads import Threads, Watch, chosen, computing_on, left_open, number_of_threads
+from reidx.reporting.reporter import Mode, Reporter
+from reidx.runs import checkpoint as checkpoints
+from reidx.runs.epoch_log import EpochLog, Report, count_session, sessions_of
+from reidx.runs.failures import failure_guard
+from reidx.runs.manifest import Resume, RunManifest
+from reidx.runs.result import METRICS, Result, StageResult
+from reidx.runs.stage_cache import Shared, trained_in
+from reidx.runs.stage_key import stage_key
+from reidx.runs.stamp import Stamp, read_sealed, refuse_foreign, write_sealed
 
 if TYPE_CHECKING:  # what takes mmengine's runner and timm is imported once the config and the data were found in order
-    from reidx.engine.curves import Curves
+    from reidx.reporting.curves import Curves
 
 
 def run(
@@ -50,7 +50,7 @@ def run(
 
     Everything is written under ``work_dir`` (default ``runs/NAME-HASH``): the resolved config, a folder a stage with its
     checkpoints and log, the result with its card. A folder that holds a run already is only gone on with when ``resume``
-    is set, and then only under the same circumstances: config, content of the data, code, number of processes; or under
+    is set, and then only under the same provenance: config, content of the data, code, number of processes; or under
     others too when it is ``"anyway"``, which the card says. ``resume`` skips finished stages and goes on from the last
     whole checkpoint of the unfinished one, to the same numbers as a run that was never stopped (bit for bit on a CPU).
 
@@ -67,24 +67,24 @@ def run(
     before anything is committed gives the folder free again. ``docs/faults.md`` has what becomes of each fault.
     """
     keep_freed_memory()
-    record = Record(folder_of(config, work_dir), config, resume)
+    record = RunManifest(folder_of(config, work_dir), config, resume)
     reporter = Reporter(progress)
-    with told(record.folder), closing(record):
-        processes.from_first(lambda: record.admit(reporter.say))
+    with failure_guard(record.folder), closing(record):
+        distributed.on_rank_zero(lambda: record.admit(reporter.say))
         facts = {
             "name": config.experiment.name,
             "hash": config.hash,
             "work_dir": str(record.folder),
             "resumed": record.goes_on,
         }
-        number = processes.from_first(lambda: chosen(threads, record.threads, reporter.say, processes.count() == 1))
+        number = distributed.on_rank_zero(lambda: chosen(threads, record.threads, reporter.say, distributed.count() == 1))
         try:
             with computing_on(number), reporter.experiment(config.experiment.stages, **facts):
-                domains = processes.first_alone(lambda: _checked(config, reporter))
-                from reidx.engine.curves import Curves
+                domains = distributed.rank_zero_first(lambda: _checked(config, reporter))
+                from reidx.reporting.curves import Curves
 
                 # a stage that runs share is of one number of threads
-                watch = Watch(reporter.say) if share is None and left_open(threads, processes.count() == 1) else None
+                watch = Watch(reporter.say) if share is None and left_open(threads, distributed.count() == 1) else None
                 with Curves(config, record.folder, reporter) as curves:
                     return _run(config, domains, record, reporter, curves, None if share is None else Path(share), watch)
         except BaseException:
@@ -101,45 +101,45 @@ def _checked(config: Config, reporter: Reporter) -> Domains:
     """The data, once they and the parts of all stages were found in order."""
     domains = Domains(config.data["data"], reporter.counted, reporter.say)
     check_experiment(config, domains)
-    rehearse(config, domains)
+    dry_build(config, domains)
     return domains
 
 
 def _run(
     config: Config,
     domains: Domains,
-    record: Record,
+    record: RunManifest,
     reporter: Reporter,
     curves: Curves,
     share: Path | None,
     watch: Watch | None,
 ) -> Result:
-    from reidx.engine.first_features import FirstFeatures
     from reidx.engine.stage import StageRun
+    from reidx.runs.feature_cache import FirstFeatures
 
     experiment, folder, resume, begun_with = config.experiment, record.folder, record.resume, number_of_threads()
     paths = [folder / f"{number + 1}-{stage.name}" for number, stage in enumerate(experiment.stages)]
     finished = [_finished(path / "done.json", stage) if resume else None for path, stage in zip(paths, experiment.stages)]
     _refuse_stale(experiment.stages, finished, paths)
     done = [stage.name for stage, earlier in zip(experiment.stages, finished) if earlier is not None]
-    chosen = agreed(experiment.stages, record.precision, done)
-    resumed = processes.from_first(lambda: record.claim(domains, reporter.say, partial(stage_key, config), chosen.auto))
+    chosen = choose_precision(experiment.stages, record.precision, done)
+    resumed = distributed.on_rank_zero(lambda: record.claim(domains, reporter.say, partial(stage_key, config), chosen.auto))
     for note in chosen.notes:
         reporter.say(note)
-    begun, stamps = processes.from_first(lambda: (record.begun, record.stamps))
+    begun, stamps = distributed.on_rank_zero(lambda: (record.begun, record.stamps))
     if resume:
-        processes.from_first(lambda: _refuse_foreign(folder, paths, stamps))
+        distributed.on_rank_zero(lambda: _refuse_foreign(folder, paths, stamps))
     shared = None if share is None else _shared(share, config, record, reporter)
     for number, (path, stage) in enumerate(zip(paths, experiment.stages)):
-        if shared is not None and finished[number] is None and processes.from_first(partial(shared.take, number, path)):
+        if shared is not None and finished[number] is None and distributed.on_rank_zero(partial(shared.take, number, path)):
             finished[number] = _finished(path / "done.json", stage)
     stages: list[StageResult] = []
     cards: dict[str, Any] = {}
     if all(finished):
-        legs = legs_of(record.path)
+        sessions = sessions_of(record.path)
     else:
-        legs = processes.from_first(lambda: count_leg(record.path))
-        processes.from_first(lambda: curves.open(fresh=legs == 1))
+        sessions = distributed.on_rank_zero(lambda: count_session(record.path))
+        distributed.on_rank_zero(lambda: curves.open(fresh=sessions == 1))
     for number, stage in enumerate(chosen.apply(experiment.stages)):
         path = record.stage_folder(paths[number].name)
         if (earlier := finished[number]) is not None:
@@ -151,7 +151,7 @@ def _run(
                 curves.of(stage)(entry)
             continue
         reporter.stage_starts(stage)
-        processes.from_first(partial(record.refuse_changed_files, config.data["stages"][number]))
+        distributed.on_rank_zero(partial(record.refuse_changed_files, config.data["stages"][number]))
         seed_everything(experiment.seed, number)
         stage_run = StageRun(
             stage, number, experiment.seed, domains, path, lambda ref: checkpoint_of(ref, folder, experiment.stages), reporter
@@ -159,7 +159,7 @@ def _run(
         stage_run.stamp = stamp = stamps[stage.name]
         if shared is not None:
             features = shared.folder.with_name("features")
-            stage_run.extractor.first = FirstFeatures(features, config, stage, shared.circumstances, reporter.say)
+            stage_run.extractor.first = FirstFeatures(features, config, stage, shared.provenance, reporter.say)
         result = StageResult(stage.name)
         before = path / "before.json"
         if stage.evaluate.before or stage.epochs == 0:
@@ -178,7 +178,7 @@ def _run(
             of = {} if stamp is None else {"run": stamp.run, "key": stamp.key}
             stage_run.watch = watch
             with computing_on(begun_with):
-                result.history = stage_run.run(resume, Journal(path / "log.jsonl", curves.of(stage), reporter.say, of))
+                result.history = stage_run.run(resume, EpochLog(path / "log.jsonl", curves.of(stage), reporter.say, of))
         if stage_run.details is None:
             stage_run.evaluate()  # killed between the last commit and here: the picture and the card are still due
         stages.append(result)
@@ -188,7 +188,7 @@ def _run(
             cards[stage.name]["threads_by_epoch"] = counts
         if idle := sum("idle_terms" in entry for entry in result.history):
             cards[stage.name]["epochs_with_idle_terms"] = idle
-        if stage_run.details is not None and stage.evaluate.domain is not None and processes.rank() == 0:
+        if stage_run.details is not None and stage.evaluate.domain is not None and distributed.rank() == 0:
             tested = domains[stage.evaluate.domain]
             picture = ranked_list(tested.query, tested.gallery, stage_run.details)
             checkpoints.write_atomically(path / "ranked.png", partial(picture.save, format="PNG"))
@@ -199,9 +199,9 @@ def _run(
             "checkpoint": checkpoints.checksum_of(path / f"epoch_{stage.epochs}.pth"),
         }
         write_sealed(path / "done.json", outcome, stamp)
-        if shared is not None and processes.rank() == 0:
+        if shared is not None and distributed.rank() == 0:
             shared.leave(number, path, stamp)
-    card = card_of(config, domains, cards, seconds_of(stages), legs)
+    card = card_of(config, domains, cards, seconds_of(stages), sessions)
     if resumed:
         card["resumed_anyway"] = resumed
     trainers = {stage.name: trained_in(path) for stage, path in zip(experiment.stages, paths)}
@@ -216,11 +216,11 @@ def _run(
     return whole
 
 
-def _shared(folder: Path, config: Config, record: Record, reporter: Reporter) -> Shared | None:
+def _shared(folder: Path, config: Config, record: RunManifest, reporter: Reporter) -> Shared | None:
     """What the run shares with others; nothing where it has a history that its config does not tell."""
-    known = processes.from_first(lambda: record.circumstances)
-    if processes.from_first(lambda: record.resumed):
-        reporter.say(f"{record.folder} was gone on with under other circumstances: it shares nothing with other runs")
+    known = distributed.on_rank_zero(lambda: record.provenance)
+    if distributed.on_rank_zero(lambda: record.resumed):
+        reporter.say(f"{record.folder} was gone on with under other provenance: it shares nothing with other runs")
         return None
     return Shared(folder / "stages", config, known, reporter.say)
 
@@ -288,7 +288,7 @@ def test(
     reporter = Reporter(progress)
     if weights is None and stage.init is None:
         reporter.say(f"stage {stage.name} as it starts: its backbone as built. --weights FILE tests a checkpoint.")
-    with computing_on(chosen(threads, None, reporter.say, processes.count() == 1)):
+    with computing_on(chosen(threads, None, reporter.say, distributed.count() == 1)):
         return _tested(config, stage, weights, reporter)
 
 
@@ -296,7 +296,7 @@ def _tested(config: Config, stage: Stage, weights: str | Path | None, reporter: 
     number = len(config.experiment.stages) - 1
     domains = Domains(config.data["data"], reporter.counted, reporter.say)
     check_evaluation(config, domains, number)
-    (stage,) = agreed([stage]).apply([stage])
+    (stage,) = choose_precision([stage]).apply([stage])
     from reidx.engine.stage import StageRun
 
     seed_everything(config.experiment.seed, number)

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler
 
-from reidx import processes
-from reidx.contracts import Features
+from reidx import distributed
+from reidx.contracts.declarations import Features
 from reidx.data.images import ImageStore
 from reidx.data.loading import LabelledView, batches
-from reidx.engine.optim import autocast
-from reidx.engine.progress import Reporter
 from reidx.errors import DataError
-from reidx.seam import watching
-from reidx.spans import span
+from reidx.optim.optimizer import autocast
+from reidx.profiling import span
+from reidx.registry.seam import watching
+from reidx.reporting.reporter import Reporter
 
 BATCH = {"cpu": 64, "cuda": 256}
 """Images a forward pass, by device: small batches stay in a CPU's caches."""
@@ -45,9 +45,9 @@ def extract(
     are finite is checked where they are used.
     """
     view = LabelledView(store, np.full(len(store), -1, dtype=np.int64), None)
-    if len(store) < processes.count():
-        raise DataError(f"{what}: {len(store)} images cannot be shared by {processes.count()} processes.")
-    mine = range(len(store))[processes.share(len(store))]
+    if len(store) < distributed.count():
+        raise DataError(f"{what}: {len(store)} images cannot be shared by {distributed.count()} processes.")
+    mine = range(len(store))[distributed.shard(len(store))]
     order = BatchSampler(mine, BATCH.get(device.type, 64), drop_last=False)
     banks: dict[str, Tensor] = {}
     filled = mine.start
@@ -69,4 +69,4 @@ def extract(
                 banks[name][filled : filled + len(rows)] = rows
             filled += len(images)
             work.advance(len(images))
-    return {name: processes.complete(bank) for name, bank in banks.items()}
+    return {name: distributed.fill_shards_(bank) for name, bank in banks.items()}

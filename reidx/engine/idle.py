@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from reidx.contracts import LabelSet
+from reidx.checks.base import contract
+from reidx.config.schema import MemoryWiring, Stage
+from reidx.contracts.declarations import LabelSet
 from reidx.engine.objective import BoundAlignment, BoundTerm
-from reidx.schema import MemoryWiring, Stage
-from reidx.wiring_asks import contract
 
 Terms = Sequence[BoundTerm | BoundAlignment]
 

@@ -11,15 +11,15 @@ import torch
 from mmengine.runner import BaseLoop, Runner
 from torch import Tensor
 
-from reidx import processes
+from reidx import distributed
 from reidx.data.loading import StreamLoader
-from reidx.engine.faults import DIVERGED, during
-from reidx.engine.journal import Journal, Report
-from reidx.engine.progress import Reporter, images_per_second
 from reidx.engine.seeding import seed_everything
 from reidx.errors import RunError
-from reidx.seam import watching
-from reidx.spans import span
+from reidx.profiling import span
+from reidx.registry.seam import watching
+from reidx.reporting.reporter import Reporter, images_per_second
+from reidx.runs.epoch_log import EpochLog, Report
+from reidx.runs.failures import DIVERGED, error_context
 
 LOOKED_AT = 50
 """Steps between two looks at the losses: each look waits for the device."""
@@ -47,7 +47,7 @@ class StageLoop(BaseLoop):
         state: Callable[[], Any],
         restore: Callable[[Any], None],
         reporter: Reporter,
-        journal: Journal,
+        journal: EpochLog,
         conclude: Callable[[int, Report], Report] = lambda epoch, trained: {},
         choose_threads: Callable[[], int] | None = None,
     ) -> None:
@@ -84,7 +84,7 @@ class StageLoop(BaseLoop):
         self.journal.begin(self.history)
         runner.call_hook("before_train")
         while self._epoch < self._max_epochs and not self.stop_training:
-            with during(f"epoch {self._epoch + 1}/{self._max_epochs}"):
+            with error_context(f"epoch {self._epoch + 1}/{self._max_epochs}"):
                 self.run_epoch()
         runner.call_hook("after_train")
         return runner.model
@@ -125,7 +125,7 @@ class StageLoop(BaseLoop):
         if self.choose_threads is not None:
             entry["threads"], self.threads = torch.get_num_threads(), self.choose_threads()
         self.history.append(entry)
-        with during("saving"), self.reporter.timed("commit"):
+        with error_context("saving"), self.reporter.timed("commit"):
             runner.call_hook("after_train_epoch")  # schedules step, then the checkpoint commits the epoch
         self._epoch += 1
         if self.threads is not None:
@@ -133,7 +133,7 @@ class StageLoop(BaseLoop):
         self.journal.add(entry)
         self.reporter.epoch_ends(entry, line(entry, self._max_epochs))
 
-    @during("training")
+    @error_context("training")
     def _steps(self, epoch: int, report: Report) -> Report:
         """The steps of an epoch: the means of all losses, and how many images they took."""
         runner, steps = self.runner, len(self.dataloader)
@@ -143,7 +143,7 @@ class StageLoop(BaseLoop):
         with self.reporter.work(f"epoch {epoch + 1}/{self._max_epochs}: training", steps, "steps") as work:
 
             def so_far() -> Report:
-                speed = {"images_per_second": images * processes.count() / work.seconds}
+                speed = {"images_per_second": images * distributed.count() / work.seconds}
                 losses = means(sums, work.done)
                 shown = losses if len(losses) > 2 else {"loss": losses["loss"]}  # of one term, the sum says all
                 return {**speed, **shown, **clusters, **gpu_memory()}
@@ -168,7 +168,7 @@ class StageLoop(BaseLoop):
                 if step + 1 == steps or (step + 1) % LOOKED_AT == 0:
                     refuse_not_finite(sums, f"steps {looked + 1} to {step + 1} of {steps}")
                     looked = step + 1
-        return {**means(sums, steps), "images": images * processes.count()}
+        return {**means(sums, steps), "images": images * distributed.count()}
 
     def state_dict(self) -> dict[str, Any]:
         """History and the labels, for the checkpoint."""

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reidx.contracts import Batch, Features, inputs_of
+from reidx.config.schema import Stage, Term, listed
+from reidx.contracts.declarations import Batch, Features, inputs_of
 from reidx.errors import ConfigError
-from reidx.schema import Stage, Term, listed
-from reidx.seam import call
+from reidx.registry.seam import call
 
 Outputs = Mapping[str, Mapping[str, Features]]
 """Features by network, then by stream."""
@@ -31,17 +31,17 @@ def term_names(stage: Stage) -> list[str]:
 class BoundTerm(nn.Module):
     """A loss with its wiring: ``forward`` gives the scalar of one step.
 
-    ``wiring`` has the keys of :class:`reidx.schema.Term`; ``homes`` says for each stream which of several memories holds
-    the labels that it is looked at under. What comes from a teacher carries no gradient, and a teacher that averages a
-    network is scored by the average of a memory that is trained (:func:`average_of`). An input that the loss can do without,
-    and the wiring cannot supply, is left out.
+    ``wiring`` has the keys of :class:`reidx.config.schema.Term`; ``target_memory`` says for each stream which of
+    several memories holds the labels that it is looked at under. What comes from a teacher carries no gradient, and a
+    teacher that averages a network is scored by the average of a memory that is trained (:func:`average_of`). An
+    input that the loss can do without, and the wiring cannot supply, is left out.
     """
 
     def __init__(
-        self, name: str, loss: nn.Module, wiring: Mapping[str, Any], homes: Mapping[str, str] | None = None
+        self, name: str, loss: nn.Module, wiring: Mapping[str, Any], target_memory: Mapping[str, str] | None = None
     ) -> None:
         super().__init__()
-        self.name, self.loss, self.homes = name, loss, dict(homes or {})
+        self.name, self.loss, self.target_memory = name, loss, dict(target_memory or {})
         fields = {field.name for field in dataclasses.fields(Term)}
         term = Term(**{key: value for key, value in wiring.items() if key in fields})
         self.streams, self.network, self.on, self.labels = listed(term.stream), term.network, term.on, term.labels
@@ -70,7 +70,7 @@ class BoundTerm(nn.Module):
             seen = (outputs[self.against][name][self.against_on] for name in self.against_streams)  # type: ignore[index]
             return _end_to_end(seen).detach()
 
-        def judges() -> list[nn.Module]:
+        def teacher_memories() -> list[nn.Module]:
             averages = [average_of(name, self.against or "") for name in self.against_memories]
             return [memories[a if a in memories else m] for m, a in zip(self.against_memories, averages)]
 
@@ -79,7 +79,7 @@ class BoundTerm(nn.Module):
             "scores": lambda: _side_by_side(columns()),
             "teacher": teacher,
             # a trainable memory would else be trained by what is only its target
-            "teacher_scores": lambda: _side_by_side([_scored(memory, teacher()) for memory in judges()]).detach(),
+            "teacher_scores": lambda: _side_by_side([_scored(memory, teacher()) for memory in teacher_memories()]).detach(),
             "targets": lambda: self._targets(streams, columns),
             "weights": lambda: _weights(streams),
             "soft_targets": lambda: _all(batch.soft_targets for batch in streams),
@@ -106,7 +106,7 @@ class BoundTerm(nn.Module):
         shifted = []
         for name, batch in zip(self.streams, streams):
             assert batch.targets is not None
-            before = self.memories.index(self.homes[name])
+            before = self.memories.index(self.target_memory[name])
             begin = sum(scores.shape[1] for scores in columns()[:before])
             shifted.append(torch.where(batch.targets >= 0, batch.targets + begin, batch.targets))
         return _end_to_end(shifted)

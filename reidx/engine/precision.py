@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from reidx import devices, processes
-from reidx.engine.device import device_of_this_process
+from reidx import distributed
+from reidx.config.schema import Stage
 from reidx.errors import ConfigError
-from reidx.schema import Stage
+from reidx.machine import devices
+from reidx.machine.device import device_of_this_process
 
 TRIES = 3
 """Measurements that may find bf16 slower on a device with units for it, before that is believed."""
@@ -29,11 +30,11 @@ class Precisions:
         return [replace(stage, precision=self.of[stage.name]) for stage in stages]  # type: ignore[arg-type]
 
 
-def agreed(
+def choose_precision(
     stages: Sequence[Stage], kept: Mapping[str, str] | None = None, finished: Collection[str] = ()
 ) -> Precisions:
     """The precisions of a run's stages that :func:`choose` finds for the first process, on its device; together."""
-    return processes.from_first(lambda: choose(stages, device_of_this_process(), kept, finished))
+    return distributed.on_rank_zero(lambda: choose(stages, device_of_this_process(), kept, finished))
 
 
 def choose(

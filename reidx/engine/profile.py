@@ -14,23 +14,23 @@ import torch
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as trace
 
-from reidx import processes
-from reidx.config import Config
+from reidx import distributed
+from reidx.checks.data import check_experiment
+from reidx.checks.dry_build import dry_build
+from reidx.config.config import Config
+from reidx.config.schema import Stage
 from reidx.data.domains import Domains
-from reidx.engine import checkpoint as checkpoints
-from reidx.engine.allocator import keep_freed_memory
 from reidx.engine.experiment import checkpoint_of, folder_of
-from reidx.engine.lock import alone_in
 from reidx.engine.loop import StageLoop
-from reidx.engine.optim import schedules
-from reidx.engine.precision import agreed
-from reidx.engine.preflight import check_experiment
-from reidx.engine.progress import Mode, Reporter
-from reidx.engine.rehearsal import rehearse
+from reidx.engine.precision import choose_precision
 from reidx.engine.seeding import seed_everything
 from reidx.engine.stage import StageRun
-from reidx.schema import Stage
-from reidx.spans import Marks, Stopwatch, heard, span
+from reidx.machine.allocator import keep_freed_memory
+from reidx.optim.optimizer import schedules
+from reidx.profiling import Marks, Stopwatch, heard, span
+from reidx.reporting.reporter import Mode, Reporter
+from reidx.runs import checkpoint as checkpoints
+from reidx.runs.lock import alone_in
 
 STEPS = 20
 """Steps of an epoch that are timed: enough for a mean, few enough to wait for."""
@@ -104,7 +104,7 @@ class ProfiledLoop(StageLoop):
         seen = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
         with trace(activities=seen) as profiler, heard(Marks()):
             self._steps(self._epoch - 1, {})
-        if processes.rank() == 0:
+        if distributed.rank() == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             checkpoints.write_atomically(self.path, lambda partial: profiler.export_chrome_trace(str(partial)))
 
@@ -119,7 +119,7 @@ def profile(config: Config, work_dir: str | Path | None = None, progress: Mode |
     folder = folder_of(config, work_dir) / "profile"
     scratch = folder / "run"
     with ExitStack() as stack:
-        processes.from_first(lambda: _claim(folder, scratch, stack))
+        distributed.on_rank_zero(lambda: _claim(folder, scratch, stack))
         return _profile(config, folder, scratch, Reporter(progress))
 
 
@@ -135,14 +135,14 @@ def _profile(config: Config, folder: Path, scratch: Path, reporter: Reporter) ->
     def checked() -> Domains:
         domains = Domains(config.data["data"], reporter.counted, reporter.say)
         check_experiment(config, domains)
-        rehearse(config, domains)
+        dry_build(config, domains)
         return domains
 
     texts = []
     try:
         with reporter.experiment(stages, name=config.experiment.name, hash=config.hash, work_dir=str(folder)):
-            domains = processes.first_alone(checked)
-            chosen = agreed(stages)
+            domains = distributed.rank_zero_first(checked)
+            chosen = choose_precision(stages)
             for note in chosen.notes:
                 reporter.say(note)
             for number, (stage, whole) in enumerate(zip(chosen.apply(stages), config.experiment.stages)):
@@ -166,7 +166,7 @@ def _profile(config: Config, folder: Path, scratch: Path, reporter: Reporter) ->
                         stage_run.evaluate()
                 texts.append(f"stage {stage.name}\n{table(rows_of(watch))}\n{_outlook(watch, stage, whole)}")
     finally:
-        if processes.rank() == 0:
+        if distributed.rank() == 0:
             shutil.rmtree(scratch, ignore_errors=True)
     text = "\n\n".join(texts)
     checkpoints.write_text(folder / "times.txt", text + "\n")

@@ -10,27 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reidx import processes
-from reidx.contracts import Features, LabelSet, agreed
+from reidx import distributed
+from reidx.config.schema import IDENTITY, Level, listed
+from reidx.contracts.declarations import Features, LabelSet, mean_normalized
 from reidx.data.domains import Domains
 from reidx.data.loading import LabelledView, batches
-from reidx.engine.checkpoint import digest_of
 from reidx.engine.extract import extract
-from reidx.engine.faults import during, memory_for
-from reidx.engine.model import StageModel
-from reidx.engine.optim import parameters_kept
-from reidx.engine.progress import Reporter
+from reidx.engine.step import StageModel
 from reidx.errors import CheckpointError
 from reidx.labels.pipeline import LabelPipeline, quality
 from reidx.models.domain_norm import of_domain
 from reidx.models.inference import fast_inference
-from reidx.promises import expect_columns
-from reidx.schema import IDENTITY, Level, listed
-from reidx.seam import call, kind_of
-from reidx.spans import span
+from reidx.optim.optimizer import parameters_kept
+from reidx.profiling import span
+from reidx.registry.promises import expect_columns
+from reidx.registry.seam import call, kind_of
+from reidx.reporting.reporter import Reporter
+from reidx.runs.checkpoint import digest_of
+from reidx.runs.failures import error_context, oom_advice
 
 First = Callable[..., dict[str, Tensor]]
-"""Gives features that were extracted before, see :class:`reidx.engine.first_features.FirstFeatures`."""
+"""Gives features that were extracted before, see :class:`reidx.runs.feature_cache.FirstFeatures`."""
 
 Source = tuple[str, str, bool]
 """What one extraction is made of: domain, network, mirrored images too."""
@@ -70,8 +70,8 @@ class Extractor:
         self.first: First | None = None
         """Asked, as long as no step was made, for what other runs have extracted from the same."""
 
-    @during("extracting features")
-    @memory_for("Lower data.image_size.")
+    @error_context("extracting features")
+    @oom_advice("Lower data.image_size.")
     def bank(
         self, domain: str, split: str, network: str, names: set[str], flip: bool, what: str
     ) -> dict[str, Tensor]:
@@ -102,7 +102,7 @@ class Extractor:
         }
         self.model.eval()
         try:
-            if self.first is None or self.model.steps > 0 or processes.count() > 1:
+            if self.first is None or self.model.steps > 0 or distributed.count() > 1:
                 return extracted()
             how = {"weights": self._weights(network), "flip": flip, **{name: str(v) for name, v in settings.items()}}
             state = torch.get_rng_state()
@@ -214,8 +214,8 @@ class Relabeller:
         images: Tensor = call("memory", memory, "its images", getattr, memory, "images")
         return images.cpu() if len(images) else None
 
-    @during("clustering")
-    @memory_for("Lower k1 of the distance, or set bank: fp16.")
+    @error_context("clustering")
+    @oom_advice("Lower k1 of the distance, or set bank: fp16.")
     def _label(self, name: str, plan: LevelPlan, bank: dict[str, Tensor], epoch: int) -> dict[str, float]:
         domain = plan.domain
         split = self.domains.split(domain, "train")
@@ -243,7 +243,7 @@ class Relabeller:
                 given = None if bank is None else bank.to(device, torch.float32), labels.to(device), cameras.to(device)
                 call("memory", memory, "reset", memory.reset, *given)  # type: ignore[arg-type]
             expect_columns(memory, self.labels[level].count)
-            processes.spread(list(call("memory", memory, "state_dict", memory.state_dict).values()))  # type: ignore[arg-type]
+            distributed.broadcast_(list(call("memory", memory, "state_dict", memory.state_dict).values()))  # type: ignore[arg-type]
             self.model.follow(name)
 
     # ---- what a checkpoint keeps
@@ -299,4 +299,4 @@ def _of(
     banks: Mapping[Source, Mapping[str, Tensor]], domain: str, network: str | list[str], flip: bool, name: str
 ) -> Tensor:
     """The feature ``name`` of a domain's images, by one network or agreed on by several."""
-    return agreed([banks[domain, one, flip][name] for one in listed(network)])
+    return mean_normalized([banks[domain, one, flip][name] for one in listed(network)])

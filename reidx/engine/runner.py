@@ -29,15 +29,15 @@ from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
-from reidx import processes
-from reidx.engine import checkpoint as checkpoints
-from reidx.engine.faults import DIVERGED
-from reidx.engine.model import StageModel
-from reidx.engine.moments import names_of
-from reidx.engine.optim import fits, parameters_kept
-from reidx.engine.stamp import STAMP, Stamp
+from reidx import distributed
+from reidx.engine.step import StageModel
 from reidx.errors import CheckpointError, ReidxError, RunError
-from reidx.memory import Memory
+from reidx.memories import Memory
+from reidx.optim.moments import names_of
+from reidx.optim.optimizer import fits, parameters_kept
+from reidx.runs import checkpoint as checkpoints
+from reidx.runs.failures import DIVERGED
+from reidx.runs.stamp import STAMP, Stamp
 
 
 class StateHook(Hook):
@@ -198,13 +198,13 @@ class ReidRunner(Runner):
         self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
         refuse_not_finite(stage_model(self), checkpoint["state_dict"])
         states = [checkpoint["state_dict"], *checkpoint["reidx"]["memories"].values()]
-        others = processes.equal_everywhere(checkpoints.digest_of(states)) if processes.count() > 1 else []
+        others = distributed.ranks_that_differ(checkpoints.digest_of(states)) if distributed.count() > 1 else []
         if others:
             raise ReidxError(
                 f"Epoch {self.epoch + 1}: the weights of processes {', '.join(map(str, others))} are no longer those of "
                 "process 0. A part of the model treats its share of a batch as the whole; nothing was saved."
             )
-        processes.from_first(lambda: checkpoints.save(Path(out_dir) / filename, checkpoint))
+        distributed.on_rank_zero(lambda: checkpoints.save(Path(out_dir) / filename, checkpoint))
 
 
 def refuse_not_finite(model: StageModel, state: Mapping[str, Any]) -> None:

@@ -10,38 +10,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reidx import processes
-from reidx.builder import build
-from reidx.contracts import LabelSet
+from reidx import distributed
+from reidx.config.schema import IDENTITY, Evaluate, Stage
+from reidx.contracts.declarations import LabelSet
 from reidx.data.datasets import Split
 from reidx.data.domains import Domains
 from reidx.data.files import is_copy
 from reidx.data.loading import LabelledView, StreamLoader, batches
-from reidx.engine import checkpoint as checkpoints
 from reidx.engine.assembly import Assembly
 from reidx.engine.batch import images_a_step, rate_note
 from reidx.engine.calibration import calibrate
 from reidx.engine.compiler import compiled
-from reidx.engine.device import device_of_this_process
-from reidx.engine.faults import during, memory_for
-from reidx.engine.forecast import work_of
 from reidx.engine.idle import idle_by_labels, idle_by_values, sentence
-from reidx.engine.journal import Journal
 from reidx.engine.loop import Report, StageLoop
-from reidx.engine.moments import take_moments
-from reidx.engine.optim import PrecisionOptimWrapper, autocast, build_optimizer, clipping, schedules
-from reidx.engine.progress import Reporter
-from reidx.engine.record import Resume
 from reidx.engine.relabel import Extractor, Relabeller
 from reidx.engine.runner import ReidRunner
-from reidx.engine.stamp import Stamp
 from reidx.evaluation import Details, evaluate
 from reidx.evaluation.domain_probe import domain_probe
-from reidx.promises import remarks
-from reidx.schema import IDENTITY, Evaluate, Stage
-from reidx.seam import call, calling, kind_of, watching
-from reidx.spans import span
-from reidx.threads import Watch
+from reidx.machine.device import device_of_this_process
+from reidx.machine.threads import Watch
+from reidx.optim.moments import take_moments
+from reidx.optim.optimizer import PrecisionOptimWrapper, autocast, build_optimizer, clipping, schedules
+from reidx.profiling import span
+from reidx.registry.build import build
+from reidx.registry.promises import remarks
+from reidx.registry.seam import call, calling, kind_of, watching
+from reidx.reporting.forecast import work_of
+from reidx.reporting.reporter import Reporter
+from reidx.runs import checkpoint as checkpoints
+from reidx.runs.epoch_log import EpochLog
+from reidx.runs.failures import error_context, oom_advice
+from reidx.runs.manifest import Resume
+from reidx.runs.stamp import Stamp
 
 
 class StageRun:
@@ -68,7 +68,7 @@ class StageRun:
         """Whose the stage's files are, where a run keeps them."""
         assembly = Assembly(stage, domains, seed, resolve)
         self.model = assembly.model().to(device_of_this_process())
-        processes.spread(list(self.model.state_dict().values()))
+        distributed.broadcast_(list(self.model.state_dict().values()))
         self.model.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         transforms = {
             name: calling("transform", build("transform", "ReidTest", mean=network.mean, std=network.std), "batch")
@@ -93,7 +93,7 @@ class StageRun:
     # ---- training
 
     def run(
-        self, resume: Resume, journal: Journal | None = None, loop: Callable[..., StageLoop] = StageLoop
+        self, resume: Resume, journal: EpochLog | None = None, loop: Callable[..., StageLoop] = StageLoop
     ) -> list[Report]:
         """Train the stage to its end; the report of each epoch. ``resume`` goes on from its newest whole checkpoint.
 
@@ -112,7 +112,7 @@ class StageRun:
         )
         newest = None
         if resume:
-            newest = processes.from_first(lambda: checkpoints.to_resume_from(self.work_dir, self.reporter.say))
+            newest = distributed.on_rank_zero(lambda: checkpoints.to_resume_from(self.work_dir, self.reporter.say))
         if newest is None and stage.optimizer["moments"] is not None:
             take_moments(optimizer, self.model, checkpoints.load(self.resolve(stage.optimizer["moments"])))
         self.runner = ReidRunner(
@@ -142,10 +142,10 @@ class StageRun:
             state=self.relabeller.state_dict,
             restore=self.relabeller.load_state_dict,
             reporter=self.reporter,
-            journal=journal or Journal(self.work_dir / "log.jsonl"),
+            journal=journal or EpochLog(self.work_dir / "log.jsonl"),
         )
         networks = [self.model.networks[n] for n in self.model.needed()]
-        with during(f"stage {stage.name}"), memory_for(self._smaller_steps), compiled(networks, stage.compile):  # type: ignore[arg-type]
+        with error_context(f"stage {stage.name}"), oom_advice(self._smaller_steps), compiled(networks, stage.compile):  # type: ignore[arg-type]
             self.runner.train()
         return stage_loop.history
 
@@ -156,7 +156,7 @@ class StageRun:
         taken = f"A step takes {' and '.join(sizes)}: take fewer (streams.NAME.sampler)" if sizes else "Take a smaller model"
         return f"{taken}, lower data.image_size, or set precision: bf16."
 
-    @during("relabelling")
+    @error_context("relabelling")
     @watching()
     def _prepare(self, epoch: int) -> Report:
         identity = {
@@ -208,7 +208,7 @@ class StageRun:
                 bank = self.extractor.bank(domain, "train", "student", set(getattr(alignment, "requires", ())), False, what)
                 banks.append({name: rows.to(self.model.device, torch.float32) for name, rows in bank.items()})
             call("alignment", alignment, "begin", alignment.begin, *banks)
-            processes.spread(list(alignment.state_dict().values()))
+            distributed.broadcast_(list(alignment.state_dict().values()))
 
     def _say_notes(self) -> None:
         """Say what parts of the stage have to say of themselves (``notes``), each sentence once."""
@@ -245,8 +245,8 @@ class StageRun:
             cameras=cameras,
             images=len(view),
             batches=self.stage.iters,
-            rank=processes.rank(),
-            world_size=processes.count(),
+            rank=distributed.rank(),
+            world_size=distributed.count(),
         )
         return batches(view, sampler, self.domains.workers, self.stage.iters)
 
@@ -255,7 +255,7 @@ class StageRun:
     def _evaluate_if_due(self, epoch: int) -> Report:
         return self.evaluate()[0] if work_of(self.stage, epoch)["evaluate"] else {}
 
-    @during("evaluation")
+    @error_context("evaluation")
     @watching()
     def evaluate(self) -> tuple[Report, dict[str, Any]]:
         """The retrieval metrics of the network as it is, and the evaluation's card; empty without a domain to test on."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from reidx.errors import ConfigError
-from reidx.seam import call, watching
+from reidx.registry.seam import call, watching
 
 JUNK = -1  # Market-1501's identity number for boxes that show no person well enough to count either way
 

@@ -23,10 +23,10 @@ from reidx.errors import ConfigError, DataError
 from reidx.evaluation.counting import count_ranks
 from reidx.evaluation.protocols import Protocol, no_match, protocol_named
 from reidx.evaluation.reranking import Reranking
-from reidx.labels.candidates import UNDERFLOW, exact_products
 from reidx.labels.compiled import in_threads
 from reidx.labels.features import checked, unit
-from reidx.seam import call
+from reidx.labels.neighbours.candidates import UNDERFLOW, exact_products
+from reidx.registry.seam import call
 
 _BLOCK_BYTES = 32 << 20
 

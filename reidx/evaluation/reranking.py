@@ -1,6 +1,6 @@
 """k-reciprocal re-ranking, sparse: only the pairs whose encodings overlap are stored.
 
-Source: Zhong et al., CVPR 2017. Queries and gallery are encoded together as in `reidx.labels.jaccard`, with lists of
+Source: Zhong et al., CVPR 2017. Queries and gallery are encoded together as in `reidx.labels.distances.jaccard`, with lists of
 k1 + 1 (self included), and squared distances divided by the largest in the row, as the paper's published numbers were
 made. The ranked distance is  (1 - lambda) · Jaccard + lambda · that normalised squared distance.
 """
@@ -16,11 +16,11 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from reidx.errors import ConfigError, DataError
-from reidx.labels.candidates import exact_products
-from reidx.labels.encoding import encode
+from reidx.labels.distances.jaccard import jaccard
 from reidx.labels.features import checked
-from reidx.labels.jaccard import jaccard
-from reidx.labels.neighbours import nearest
+from reidx.labels.neighbours.candidates import exact_products
+from reidx.labels.neighbours.encoding import encode
+from reidx.labels.neighbours.exact import nearest
 
 
 @dataclass(frozen=True)

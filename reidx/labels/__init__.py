@@ -6,18 +6,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reidx.labels.cosine import Cosine as Cosine
-    from reidx.labels.dbscan import DBSCAN as DBSCAN
-    from reidx.labels.dbscan import AdaptiveDBSCAN as AdaptiveDBSCAN
+    from reidx.labels.clusterers.dbscan import DBSCAN as DBSCAN
+    from reidx.labels.clusterers.dbscan import AdaptiveDBSCAN as AdaptiveDBSCAN
+    from reidx.labels.clusterers.hdbscan import HDBSCAN as HDBSCAN
+    from reidx.labels.clusterers.infomap import InfoMap as InfoMap
+    from reidx.labels.clusterers.instances import Instances as Instances
+    from reidx.labels.clusterers.kmeans import KMeans as KMeans
+    from reidx.labels.clusterers.kmeans import MiniBatchKMeans as MiniBatchKMeans
+    from reidx.labels.distances.cosine import Cosine as Cosine
+    from reidx.labels.distances.jaccard import Jaccard as Jaccard
     from reidx.labels.graph import fuse as fuse
-    from reidx.labels.hdbscan import HDBSCAN as HDBSCAN
-    from reidx.labels.infomap import InfoMap as InfoMap
-    from reidx.labels.instances import Instances as Instances
-    from reidx.labels.jaccard import Jaccard as Jaccard
-    from reidx.labels.kmeans import KMeans as KMeans
-    from reidx.labels.kmeans import MiniBatchKMeans as MiniBatchKMeans
-    from reidx.labels.neighbours import knn as knn
-    from reidx.labels.sharding import agree as agree
+    from reidx.labels.neighbours.exact import knn as knn
+    from reidx.labels.neighbours.sharding import agree as agree
 
 _HOMES = {
     "Cosine": "cosine",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reidx.errors import DataError
-from reidx.free_memory import free_memory
+from reidx.machine.free_memory import free_memory
 
 
 def refuse_beyond(needed: float, what: str) -> None:

@@ -9,12 +9,12 @@ import torch
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
-from reidx.constructor import FilePath
 from reidx.errors import CheckpointError, ConfigError
 from reidx.models.positions import Size
 from reidx.models.pretrained import SAY, cannot_move, positions_of, with_weights
 from reidx.models.timm_maps import head_norm_first, lost_pixels, no_map, raw_map
 from reidx.models.timm_models import create, pretrained_source
+from reidx.registry.constructor import FilePath
 
 
 class Timm(nn.Module):

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reidx.builder import build, contract
-from reidx.contracts import Features
+from reidx.contracts.declarations import Features
 from reidx.errors import ConfigError
 from reidx.models.domain_norm import split_by_domain
 from reidx.models.frozen import freeze_parts
 from reidx.models.norm import group_batch_norm
-from reidx.seam import Broken, call
+from reidx.registry.build import build, contract
+from reidx.registry.seam import Broken, call
 
 
 class Network(nn.Module):

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from reidx import processes
+from reidx import distributed
 from reidx.errors import ConfigError
 
 
@@ -124,7 +124,7 @@ def group_sizes(images: int, group: int | None) -> list[int]:
 
 def _span(images: int, group: int | None) -> int:
     """How many processes share a group when each has so many images; ConfigError where groups would not come out even."""
-    world = processes.count()
+    world = distributed.count()
     if world == 1:
         return 1
     if group is None or group >= images * world:
@@ -144,12 +144,12 @@ _teams: dict[int, Any] = {}
 
 def _team(span: int) -> Any:
     """The processes that share a group with this one; together."""
-    if span == processes.count():
+    if span == distributed.count():
         return None
     if span not in _teams:
-        starts = range(0, processes.count(), span)
+        starts = range(0, distributed.count(), span)
         groups = [dist.new_group(list(range(start, start + span))) for start in starts]
-        _teams[span] = groups[processes.rank() // span]
+        _teams[span] = groups[distributed.rank() // span]
     return _teams[span]
 
 
@@ -161,7 +161,7 @@ def statistics_in_order(network: nn.Module) -> Iterator[None]:
     A the rest of what a process's updates made of it, the last word is k^(all updates) r + the sum of the processes' A,
     each times what the updates of those after it leave.
     """
-    if processes.count() == 1:
+    if distributed.count() == 1:
         yield
         return
     layers: list[Any] = [
@@ -178,13 +178,13 @@ def statistics_in_order(network: nn.Module) -> Iterator[None]:
     with torch.no_grad():
         for layer, old, own in zip(layers, before, updates, strict=True):
             keep = (1 - layer.momentum) ** own.double()
-            later = processes.count() // layer.span - 1 - processes.rank() // layer.span
+            later = distributed.count() // layer.span - 1 - distributed.rank() // layer.span
             for value, was in zip((layer.running_mean, layer.running_var), old, strict=True):
                 parts.append((value - keep * was) * (keep**later / layer.span))
-        processes.summed(parts)
+        distributed.all_reduce_(parts)
         moved = iter(parts)
         for layer, old, own in zip(layers, before, updates, strict=True):
-            groups = processes.count() // layer.span
+            groups = distributed.count() // layer.span
             kept = (1 - layer.momentum) ** (own * groups).double()
             layer.num_batches_tracked += own * (groups - 1)
             for value, was in zip((layer.running_mean, layer.running_var), old, strict=True):

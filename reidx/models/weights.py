@@ -62,7 +62,7 @@ def part_of(state: dict[str, Tensor], names: Collection[str], source: str | Path
     return part, said if len(part) < len(state) else []
 
 
-def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
     """Copies ``state`` into ``module``; every name and shape has to match, and nothing is copied otherwise.
 
     Raises:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reidx.contracts import Features
-from reidx.registry import Entry
+from reidx.contracts.declarations import Features
+from reidx.registry.registry import Entry
 from reidx.testing.given import (
     DIM,
     bank_views,

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from reidx.plugins import registry
-from reidx.registry import Entry
+from reidx.registry.discovery import registry
+from reidx.registry.registry import Entry
 from reidx.testing import alignment_checks, feature_checks, label_checks
 
 Check = Callable[[Entry], None]

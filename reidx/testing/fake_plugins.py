@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import reidx
-from reidx.plugin import Plugin
-from reidx.plugins import discover
-from reidx.registry import Registry
+from reidx.registry.discovery import discover
+from reidx.registry.plugin import Plugin
+from reidx.registry.registry import Registry
 
 HEALTHY = '''
 from reidx import Component, PluginInfo, hookimpl

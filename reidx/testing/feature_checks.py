@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reidx.builder import fill_defaults
-from reidx.contracts import Features
+from reidx.contracts.declarations import Features
 from reidx.errors import ConfigError
-from reidx.registry import KINDS, Entry
+from reidx.registry.build import fill_defaults
+from reidx.registry.registry import KINDS, Entry
 from reidx.testing.given import (
     IMAGE_SIZE,
     built,

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from reidx import builder
-from reidx.builder import build, fill_defaults
-from reidx.contracts import Contract, LabelSet, contract_of, inputs_of
-from reidx.labels.dbscan import DBSCAN
+from reidx.contracts.declarations import Contract, LabelSet, contract_of, inputs_of
+from reidx.labels.clusterers.dbscan import DBSCAN
 from reidx.labels.pipeline import Labelling, variations
 from reidx.labels.pipeline import check as check_labels
-from reidx.memory import Memory
-from reidx.registry import KINDS, Entry
+from reidx.memories import Memory
+from reidx.registry import build as builder
+from reidx.registry.build import build, fill_defaults
+from reidx.registry.registry import KINDS, Entry
 
 IMAGE_SIZE = (64, 32)
 DIM = 16

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from reidx.contracts import INPUTS, LabelSet, inputs_of
+from reidx.contracts.declarations import INPUTS, LabelSet, inputs_of
 from reidx.errors import DataError
 from reidx.labels.graph import checked_graph
-from reidx.memory import Memory
-from reidx.registry import Entry
+from reidx.memories import Memory
+from reidx.registry.registry import Entry
 from reidx.testing.given import (
     DIM,
     bank_for,
@@ -125,7 +125,7 @@ def keeps_the_memory_cycle(entry: Entry) -> None:
     """reset, forward, update, and a reset to other labels: scores (B,K), or (B,K,P) of parts, with a gradient for the
     features; an image may be seen twice in an update."""
     memory = built(entry, dim=DIM)
-    expect(isinstance(memory, Memory), "it is no subclass of reidx.memory.Memory")
+    expect(isinstance(memory, Memory), "it is no subclass of reidx.memories.Memory")
     bank, truth = bank_for(memory), torch.from_numpy(known_labels())
     for labels in (truth.clone(), truth % 5, truth % 9):
         labels[3] = -1

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from reidx.engine import checkpoint as checkpoints
-from reidx.engine.stamp import STAMP
+from reidx.runs import checkpoint as checkpoints
+from reidx.runs.stamp import STAMP
 
 
 def assert_same_run(folder: Path, other: Path) -> None:

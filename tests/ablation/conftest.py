@@ -40,7 +40,7 @@ def planned(written: Written, tmp_path: Path) -> Callable[..., Plan]:
 def finish() -> Callable[..., None]:
     """Makes a run that is done of a run, with these metrics, without training it."""
 
-    def finish(run: Run, circumstances: dict[str, Any] | None = None, **metrics: float) -> None:
+    def finish(run: Run, provenance: dict[str, Any] | None = None, **metrics: float) -> None:
         stages = run.config.experiment.stages
         folder = run.folder / f"{len(stages)}-{stages[-1].name}"
         folder.mkdir(parents=True)
@@ -48,7 +48,7 @@ def finish() -> Callable[..., None]:
         (folder / "done.json").write_text(json.dumps({"before": {}, "history": history, "card": {}}))
         card = {"config_hash": run.hash, "seconds": 60.0, "versions": {"torch": "2"}}
         (run.folder / "result.json").write_text(json.dumps({"metrics": metrics, "card": card}))
-        (run.folder / "experiment.json").write_text(json.dumps({"hash": run.hash, "circumstances": circumstances or {}}))
+        (run.folder / "experiment.json").write_text(json.dumps({"hash": run.hash, "provenance": provenance or {}}))
         (run.folder / "config.yaml").write_text(run.config.render())
 
     return finish

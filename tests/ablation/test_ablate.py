@@ -147,9 +147,9 @@ def test_a_worker_that_is_killed_takes_only_its_run(
         workers.subprocess, "Popen", lambda command, **kwargs: original([sys.executable, "-c", code[command[-1]]], **kwargs)
     )
     finish(well, mAP=0.5)
-    standing = schedule.Standing(plan, waiting=list(plan.runs))
+    standing = schedule.SweepState(plan, waiting=list(plan.runs))
     with open(tmp_path / "lock", "w") as lock:
-        schedule.carry_out(standing, workers.Workers(2, lock), schedule.Watcher())
+        schedule.carry_out(standing, workers.Workers(2, lock), schedule.SweepListener())
     assert standing.failed == {doomed.hash: "its process was killed (SIGKILL); it goes on from its last checkpoint next time"}
     assert list(standing.done) == [well.hash]
 

@@ -27,7 +27,7 @@ def test_differences_key_by_key_and_metrics_stage_by_stage(runs: list[Run], caps
     found = compare([run.folder for run in runs])
     assert found.names == [run.hash for run in runs]
     assert found.config == [("stages.adapt.labels.levels.main.clusterer.eps", "0.7", "0.6")]
-    assert found.circumstances == [("code.reidx", "a", "b")]
+    assert found.provenance == [("code.reidx", "a", "b")]
     assert ("adapt, last epoch", "mAP", "50.00", "52.50 (+2.50)") in found.metrics
     assert ("adapt, last epoch", "rank-1", "75.00", "70.00 (-5.00)") in found.metrics
     assert main(["compare", *(str(run.folder) for run in runs)]) == 0
@@ -40,15 +40,15 @@ def test_an_unfinished_run_is_compared_as_far_as_it_is(runs: list[Run]) -> None:
     (runs[1].folder / "1-adapt/done.json").unlink()
     found = compare([run.folder for run in runs])
     assert [row[-1] for row in found.about] == ["done", "unfinished"]
-    assert ("versions.torch", '"2"', "not said yet") in found.circumstances
+    assert ("versions.torch", '"2"', "not said yet") in found.provenance
     assert ("adapt, last epoch", "mAP", "50.00", "–") in found.metrics
 
 
 def test_text_is_told_from_a_number(runs: list[Run]) -> None:
     for run, torch in zip(runs, ("2", 2)):
-        record = {"hash": run.hash, "circumstances": {"torch": torch, "data": {}}}
+        record = {"hash": run.hash, "provenance": {"torch": torch, "data": {}}}
         (run.folder / "experiment.json").write_text(json.dumps(record))
-    assert ("torch", '"2"', "2") in compare([run.folder for run in runs]).circumstances
+    assert ("torch", '"2"', "2") in compare([run.folder for run in runs]).provenance
 
 
 def test_epochs_of_an_unfinished_stage_count(runs: list[Run]) -> None:
@@ -89,7 +89,7 @@ def test_what_is_no_run_is_said(runs: list[Run], tmp_path: Path, capsys: pytest.
         (two / name).write_text(text)
         with pytest.raises(ReidxError, match="is no whole run"):
             compare([one, two])
-    (two / "experiment.json").write_text('{"hash": "a", "circumstances": []}')
+    (two / "experiment.json").write_text('{"hash": "a", "provenance": []}')
     with pytest.raises(ReidxError, match="is no whole run"):
         compare([one, two])
     assert main(["compare", str(one), str(tmp_path / "no")]) == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from reidx.ablation.executor import reason_in
-from reidx.ablation.follow import Follower, seconds_left
+from reidx.ablation.follow import LogTail, seconds_left
 from reidx.ablation.plan import Plan
 
 STAGES = [{"name": "warm", "epochs": 1, "iters": 10}, {"name": "adapt", "epochs": 3, "iters": 10, "init": "stage:warm"}]
@@ -23,7 +23,7 @@ def tell(log: Path, *events: dict[str, object] | str) -> None:
 def test_a_follower_reads_what_is_told_from_now_on(tmp_path: Path) -> None:
     log = tmp_path / "run.log"
     tell(log, {"event": "epoch_end", "stage": "adapt", "epoch": 3})
-    follower = Follower(log)
+    follower = LogTail(log)
     follower.look()
     assert (follower.where, follower.share) == ("starting", 0.0)
     plan = [{key: stage[key] for key in ("name", "epochs", "iters")} for stage in STAGES]
@@ -48,7 +48,7 @@ def test_time_left_counts_a_shared_stage_once(planned: Callable[..., Plan], tmp_
     assert seconds_left([two, three], [], [(one, 80.0)], 1) == pytest.approx(120)
     assert seconds_left([two, three], [], [(one, 80.0)], 2) == pytest.approx(60)
     assert seconds_left([two, three], [], [(one, 80.0)], 4) == pytest.approx(60)  # the longest is not shared out
-    running = Follower(tmp_path / "none")
+    running = LogTail(tmp_path / "none")
     running.left = 7.0
     assert seconds_left([three], [(two, running)], [(one, 80.0)], 1) == pytest.approx(7 + 30 * 87 / 80)
 
@@ -58,8 +58,8 @@ def test_the_reason_of_a_failure_is_its_error(tmp_path: Path) -> None:
     tell(log, "error: an old one")
     at = log.stat().st_size
     tell(log, {"event": "run_start"}, "Traceback")
-    tell(log, "error: x was begun under other circumstances:", "  code: a → b", {"event": "x"})
-    assert reason_in(log, at) == "x was begun under other circumstances: code: a → b"
+    tell(log, "error: x was begun under other provenance:", "  code: a → b", {"event": "x"})
+    assert reason_in(log, at) == "x was begun under other provenance: code: a → b"
     at = log.stat().st_size
     assert reason_in(log, at) == "it ended without a word"
     tell(log, "Segmentation fault")

@@ -11,8 +11,8 @@ import pytest
 import reidx
 from reidx.ablation.grid import label_of, read_grid
 from reidx.ablation.plan import Plan, held_by, plan_of
-from reidx.engine.sharing import ORIGIN
 from reidx.errors import ConfigError
+from reidx.runs.stage_cache import ORIGIN
 
 Planned = Callable[..., Plan]
 STAGES = [{"name": "warm", "epochs": 1, "iters": 2}, {"name": "adapt", "epochs": 2, "iters": 2, "init": "stage:warm"}]

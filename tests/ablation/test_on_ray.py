@@ -65,8 +65,8 @@ def test_a_killed_worker_is_taken_up_again_from_its_checkpoint(tmp_path: Path, d
     told, _ = begun.communicate(timeout=600)
     assert killed and begun.returncode == 1, told
     assert f"failed: {runs['lost'].hash}: " in told and "nowhere.pth" in told
-    legs = {label: runs[label].result()["card"]["legs"] for label in ("plain", "wider")}  # type: ignore[index]
-    assert legs == {"plain": 2, "wider": 1}
+    sessions = {label: runs[label].result()["card"]["sessions"] for label in ("plain", "wider")}  # type: ignore[index]
+    assert sessions == {"plain": 2, "wider": 1}
     alone = [sys.executable, "-m", "reidx", "train", str(runs["plain"].config_file), "--work-dir", str(tmp_path / "alone")]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as Ray gives a run, for sums in the same order
     subprocess.run([*alone, "--progress", "quiet"], env=one_thread, check=True, timeout=600)

@@ -16,7 +16,7 @@ from scipy.stats import ttest_1samp
 
 from reidx.ablation.plan import Plan, Run
 from reidx.ablation.results import Results, as_text, from_text, write_records
-from reidx.ablation.schedule import Standing, Watcher, standing_of
+from reidx.ablation.schedule import SweepListener, SweepState, sweep_state_of
 from reidx.ablation.tables import latex, markdown
 from reidx.ablation.writing import Reporting, write_results
 
@@ -227,11 +227,11 @@ def test_labels_of_any_text(planned: Callable[..., Plan], finish: Callable[..., 
 def test_results_are_written_whenever_a_run_ends_and_end_none(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
 
-    class Told(Watcher):
-        def ended(self, standing: Standing, run: Run) -> None:
+    class Told(SweepListener):
+        def ended(self, standing: SweepState, run: Run) -> None:
             told.append(run.hash)
 
-    standing = standing_of(results.plan)
+    standing = sweep_state_of(results.plan)
     reporting, run = Reporting(Told()), results.plan.runs[0]
     reporting.ended(standing, run)
     page = results.plan.home / "results.md"
@@ -269,7 +269,7 @@ def test_other_damaged_files_cost_only_what_was_in_them(text: str, results: Resu
     run = results.plan.runs[0]
     for path in ("1-adapt/done.json", "experiment.json"):
         (run.folder / path).write_text(text)
-    (results.plan.runs[1].folder / "experiment.json").write_text('{"circumstances": {"code": "x"}}')
+    (results.plan.runs[1].folder / "experiment.json").write_text('{"provenance": {"code": "x"}}')
     write_results(results)
     record = results.records()[0]
     assert record["state"] == "done" and record["mAP"] == pytest.approx(0.51) and record["last clusters"] is None
@@ -280,7 +280,7 @@ def test_runs_of_other_code_are_not_compared_in_silence(planned: Callable[..., P
     for run, code in zip(plan.runs, ({"reidx": "a"}, {"reidx": "b", "pplr": "c"})):
         finish(run, {"code": code, "torch": "2"}, mAP=0.5)
     assert Results(plan, {}).other_circumstances() == ['code.reidx: "a" → "b"']
-    assert "not made under the same circumstances" in markdown(Results(plan, {}))
+    assert "not made under the same provenance" in markdown(Results(plan, {}))
 
 
 def test_nothing_done_yet_is_a_page_too(planned: Callable[..., Plan]) -> None:

@@ -12,30 +12,30 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from reidx import config
 from reidx.ablation import schedule
 from reidx.ablation.executor import Outcome
-from reidx.ablation.follow import Follower
+from reidx.ablation.follow import LogTail
 from reidx.ablation.plan import Plan, Run
-from reidx.ablation.schedule import Standing, carry_out
+from reidx.ablation.schedule import SweepState, carry_out
 from reidx.ablation.screen import Events, Lines, LiveTable, summary
+from reidx.config import config
 from reidx.errors import Terminated
 
 
 @pytest.fixture
-def standing(planned: Callable[..., Plan]) -> Standing:
+def standing(planned: Callable[..., Plan]) -> SweepState:
     """Of five runs one is done, one running, one failed, two wait; a combination is refused."""
     refiners = {"off": {}, "on": {"labels.refiners": [{"type": "pplr.CrossAgreement"}]}}
     plan = planned(axes={"clusterer.eps": [0.7, 0.6, 0.5, 0.4, 0.3], "refiner": refiners})
     one, two, three, *rest = plan.runs
-    follower = Follower(two.log)
+    follower = LogTail(two.log)
     follower._take({"event": "run_start", "stages": [{"name": "adapt", "epochs": 4, "iters": 10}]})
     follower._take({"event": "epoch_end", "stage": "adapt", "epoch": 1, "run_seconds_left": 90.0})
     done = {one.hash: {"metrics": {"mAP": 0.5, "rank-1": 0.75}, "card": {"seconds": 6.0}}}
-    return Standing(plan, 1, rest, {two.hash: (two, follower)}, done, {three.hash: "out of memory"})
+    return SweepState(plan, 1, rest, {two.hash: (two, follower)}, done, {three.hash: "out of memory"})
 
 
-def test_the_table_has_all_runs_with_their_places(standing: Standing) -> None:
+def test_the_table_has_all_runs_with_their_places(standing: SweepState) -> None:
     told = io.StringIO()
     table = LiveTable(Console(file=told, width=140, height=40, force_terminal=True, color_system=None))
     table.looked(standing)
@@ -53,13 +53,13 @@ def test_long_names_are_cut_in_their_middle(planned: Callable[..., Plan]) -> Non
     told = io.StringIO()
     table = LiveTable(Console(file=told, width=80, height=40, force_terminal=True, color_system=None))
     axes = {"a long name of an axis": {"one": {}, "an even longer value of it": {"stages.adapt.epochs": 4}}}
-    table.looked(Standing(planned(axes=axes, seeds=[1, 23])))
+    table.looked(SweepState(planned(axes=axes, seeds=[1, 23])))
     table.close()
     assert "value of it, seed 23" in told.getvalue() and "a long" in told.getvalue()
     assert all(len(line) <= 80 for line in told.getvalue().splitlines() if "seed" in line)
 
 
-def test_a_low_terminal_shows_those_under_way_first(standing: Standing) -> None:
+def test_a_low_terminal_shows_those_under_way_first(standing: SweepState) -> None:
     told = io.StringIO()
     standing.failed = dict.fromkeys(standing.failed, "out of memory, as the images are too many " * 5)
     table = LiveTable(Console(file=told, width=80, height=9, force_terminal=True, color_system=None))
@@ -111,7 +111,7 @@ def test_the_terminal_is_given_back_however_it_ends(
     stuck: bool,
 ) -> None:
     monkeypatch.setattr(schedule, "EVERY", 0.01)
-    standing = schedule.standing_of(planned(axes={"clusterer.eps": [0.7, 0.6]}))
+    standing = schedule.sweep_state_of(planned(axes={"clusterer.eps": [0.7, 0.6]}))
     told, before = io.StringIO(), (sys.stdout, sys.stderr)
     table = LiveTable(Console(file=told, width=140, height=40, force_terminal=True, color_system=None))
     try:
@@ -123,7 +123,7 @@ def test_the_terminal_is_given_back_however_it_ends(
         table.live.stop()
 
 
-def test_a_closed_table_does_not_begin_again(standing: Standing) -> None:
+def test_a_closed_table_does_not_begin_again(standing: SweepState) -> None:
     told, before = io.StringIO(), sys.stdout
     table = LiveTable(Console(file=told, width=140, height=40, force_terminal=True, color_system=None))
     table.looked(standing)
@@ -137,7 +137,7 @@ def test_a_closed_table_does_not_begin_again(standing: Standing) -> None:
         table.live.stop()
 
 
-def test_the_hash_of_a_run_is_worked_out_once(standing: Standing, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hash_of_a_run_is_worked_out_once(standing: SweepState, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     known = config.experiment_hash
     monkeypatch.setattr(config, "experiment_hash", lambda data: asked.append(known(data)) or asked[-1])
@@ -150,7 +150,7 @@ def test_the_hash_of_a_run_is_worked_out_once(standing: Standing, monkeypatch: p
     assert [run.folder.name for run in runs] == asked and len(asked) == 5
 
 
-def test_lines_and_events_say_the_same(standing: Standing) -> None:
+def test_lines_and_events_say_the_same(standing: SweepState) -> None:
     told = io.StringIO()
     one, two, three, *_ = standing.plan.runs
     for watcher in (Lines(Console(file=told)), Events(Console(file=told))):

@@ -11,7 +11,7 @@ import pytest
 import reidx
 from reidx.ablation.grid import read_grid
 from reidx.ablation.plan import Plan, Row, plan_of
-from reidx.schema import Stage
+from reidx.config.schema import Stage
 from reidx.testing.tiny import shrunk, write_experiment
 
 HOME = Path(__file__).parents[2] / "configs" / "ablations"

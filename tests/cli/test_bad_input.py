@@ -19,8 +19,8 @@ import torch
 
 import reidx
 from reidx.cli.main import main
-from reidx.engine import checkpoint as checkpoints
-from reidx.labels.dbscan import DBSCAN
+from reidx.labels.clusterers.dbscan import DBSCAN
+from reidx.runs import checkpoint as checkpoints
 from reidx.testing.tiny import tiny_domain
 
 STAGES = [{"name": "adapt", "epochs": 2, "iters": 2}]
@@ -267,7 +267,7 @@ def test_a_loss_that_is_no_number(experiment, refusal):
 FULL_DISK = """
 import resource, sys
 from reidx.cli.main import main
-from reidx.engine import checkpoint
+from reidx.runs import checkpoint
 
 save, calls = checkpoint.save, []
 
@@ -322,7 +322,7 @@ def test_a_work_dir_that_holds_a_run(experiment, run, refusal):
         "run holds a run already. Go on with it (--resume), or name another folder (--work-dir)."
     )
     message = refusal("train", path, "--work-dir", "run", "--resume", "--set", "seed=2", lines=3)
-    assert message.startswith("run was begun under other circumstances:\n  config.seed: 1 → 2\n")
+    assert message.startswith("run was begun under other provenance:\n  config.seed: 1 → 2\n")
     assert {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()} == before
 
 

@@ -13,9 +13,9 @@ import reidx
 from reidx.cli.main import COMMANDS, main
 from reidx.cli.parser import whole_number
 from reidx.cli.show import PLACES
+from reidx.config.schema import Term
 from reidx.errors import ConfigError
-from reidx.registry import KINDS, Registry
-from reidx.schema import Term
+from reidx.registry.registry import KINDS, Registry
 
 
 def output(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -152,7 +152,7 @@ def test_list_of_a_kind(capsys, monkeypatch):
 def test_show_tells_keys_contract_origin_and_an_example_that_is_yaml(capsys):
     code, out, _ = output(capsys, "show", "GlobalPool")
     assert code == 0
-    assert f"reidx.fusion.global_pool:GlobalPool, from reidx {reidx.__version__}" in out
+    assert f"reidx.fusions.global_pool:GlobalPool, from reidx {reidx.__version__}" in out
     keys = {line.split()[0]: line.split()[1:] for line in out.partition("\nkeys\n")[2].splitlines() if line}
     assert keys["in_channels"] == ["(supplied)", "int"]
     assert keys["pool"] == ["'gem'", "str"]

@@ -12,15 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from reidx import launchers
 from reidx.errors import ConfigError
+from reidx.machine import launchers
 
 AS_SLURM_TASK = """
 import torch
-from reidx import launchers, processes
+from reidx.machine import launchers
+from reidx import distributed
 torch.cuda.set_device = lambda device: print("device", device)  # a task of Slurm takes the GPU of its number
 launchers._join_slurm("gloo")
-print(processes.rank(), processes.count(), processes.joined(torch.tensor([processes.rank()])).tolist())
+print(distributed.rank(), distributed.count(), distributed.all_gather_rows(torch.tensor([distributed.rank()])).tolist())
 torch.distributed.destroy_process_group()
 """
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 import reidx
-from reidx.builder import build, nested_in
-from reidx.config import Config
+from reidx.config.config import Config
 from reidx.data.datasets import CSV, CameraSplit, Market1501
 from reidx.data.datasets.camera_split import halves
 from reidx.data.domains import Domains
 from reidx.data.fingerprint import fingerprint
 from reidx.errors import ConfigError, DataError
+from reidx.registry.build import build, nested_in
 from reidx.testing.tiny import tiny_domain, write_experiment
 
 PEOPLE, CAMERAS = range(1, 10), range(1, 7)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 import reidx
-from reidx.builder import build
 from reidx.data.datasets import DukeMTMC, Market1501, MarketGrammar, PersonX, VeRi776
 from reidx.errors import DataError
+from reidx.registry.build import build
 
 ROOT = Path(__file__).parents[2]
 

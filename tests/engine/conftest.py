@@ -21,9 +21,9 @@ STAGES = [
 # a function and the number of its call: each but the last in the second epoch of the second stage
 MOMENTS = {
     "extraction": ("reidx.engine.relabel:extract", 5),
-    "clustering": ("reidx.labels.dbscan:DBSCAN.__call__", 3),
-    "step": ("reidx.engine.model:StageModel.after_step", 7),
-    "last step": ("reidx.engine.model:StageModel.after_step", 8),
+    "clustering": ("reidx.labels.clusterers.dbscan:DBSCAN.__call__", 3),
+    "step": ("reidx.engine.step:StageModel.after_step", 7),
+    "last step": ("reidx.engine.step:StageModel.after_step", 8),
     "save": ("torch:save", 3),
     "evaluation": ("reidx.engine.stage:evaluate", 2),
     "between stages": ("reidx.engine.experiment:stage_card", 1),

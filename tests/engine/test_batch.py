@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 import reidx
-from reidx import processes
+from reidx import distributed
+from reidx.config.schema import Stage
 from reidx.data.domains import Domains
 from reidx.engine import experiment as experiments
 from reidx.engine.batch import images_a_step, rate_note
-from reidx.engine.progress import Reporter
 from reidx.errors import ConfigError
-from reidx.schema import Stage
+from reidx.reporting.reporter import Reporter
 
 Experiment = Callable[..., Path]
 STREAMS = {
@@ -41,7 +41,7 @@ def test_images_of_each_stream(experiment: Experiment, accumulate: int) -> None:
 
 def test_a_batch_that_the_processes_cannot_share(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     stage, domains = stage_of(experiment())
-    monkeypatch.setattr(processes, "count", lambda: 3)
+    monkeypatch.setattr(distributed, "count", lambda: 3)
     with pytest.raises(ConfigError, match="4 identities a batch cannot be shared evenly by 3 processes"):
         images_a_step(stage, domains)
 

@@ -11,9 +11,9 @@ import torch
 
 import reidx
 from reidx.data.transforms import ReidTest
-from reidx.engine import checkpoint as checkpoints
 from reidx.engine.relabel import Relabeller
 from reidx.engine.stage import StageRun
+from reidx.runs import checkpoint as checkpoints
 from reidx.testing.runs import assert_same_run
 from reidx.testing.tiny import tiny_domain, tiny_experiment
 

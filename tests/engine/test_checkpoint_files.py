@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from reidx.engine import checkpoint as checkpoints
 from reidx.errors import RunError
+from reidx.runs import checkpoint as checkpoints
 
 CONTENT = {"state_dict": {"w": torch.zeros(200_000)}}
 

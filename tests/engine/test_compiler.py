@@ -14,7 +14,8 @@ from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
 import reidx
-from reidx.engine import compiler, rehearsal
+from reidx.checks import dry_build as rehearsal
+from reidx.engine import compiler
 from reidx.errors import ReidxError
 from reidx.models.inference import fast_inference
 from reidx.models.network import Network, build_network

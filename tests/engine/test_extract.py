@@ -11,17 +11,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reidx.contracts import Features
+from reidx.contracts.declarations import Features
 from reidx.data.domains import Domains
 from reidx.data.images import ImageStore
 from reidx.data.transforms import ReidTest
 from reidx.engine import extract as extract_module
 from reidx.engine.extract import extract
-from reidx.engine.model import StageModel
 from reidx.engine.objective import Objective
-from reidx.engine.progress import Reporter
 from reidx.engine.relabel import Extractor
+from reidx.engine.step import StageModel
 from reidx.models.network import Network
+from reidx.reporting.reporter import Reporter
 from reidx.testing.networks import tiny_network
 from reidx.testing.tiny import IMAGE_SIZE, tiny_domain
 

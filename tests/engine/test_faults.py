@@ -24,11 +24,11 @@ import reidx
 from reidx.cli.main import main
 from reidx.data.images import CorruptImage
 from reidx.data.loading import LabelledView
-from reidx.engine import checkpoint as checkpoints
 from reidx.engine import loop
-from reidx.engine.model import StageModel
 from reidx.engine.stage import StageRun
+from reidx.engine.step import StageModel
 from reidx.errors import CheckpointError, RunError, Terminated
+from reidx.runs import checkpoint as checkpoints
 from reidx.testing.runs import assert_same_run
 from reidx.testing.tiny import write_experiment
 

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 import reidx
-from reidx.contracts import LabelSet
+from reidx.contracts.declarations import LabelSet
 from reidx.data.domains import Domains
 from reidx.engine.idle import idle_by_labels, idle_by_values
-from reidx.engine.progress import Reporter
 from reidx.engine.stage import StageRun
 from reidx.errors import DataError
-from reidx.labels.dbscan import DBSCAN
+from reidx.labels.clusterers.dbscan import DBSCAN
 from reidx.labels.pipeline import LabelPipeline
+from reidx.reporting.reporter import Reporter
 
 Experiment = Callable[..., Path]
 CLASSES = {"loss": "CrossEntropy", "memory": "rows"}

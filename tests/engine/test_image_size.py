@@ -11,12 +11,12 @@ import torch
 
 import reidx
 from reidx.data.domains import Domains
-from reidx.engine import checkpoint as checkpoints
 from reidx.engine import experiment as experiments
-from reidx.engine.progress import Reporter
 from reidx.engine.stage import StageRun
 from reidx.errors import CheckpointError
 from reidx.models.network import Network, build_network
+from reidx.reporting.reporter import Reporter
+from reidx.runs import checkpoint as checkpoints
 
 Experiment = Callable[..., Path]
 VIT = {"type": "Timm", "name": "test_vit"}

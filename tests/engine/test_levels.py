@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import reidx
-from reidx.contracts import LabelSet
-from reidx.engine import checkpoint as checkpoints
+from reidx.contracts.declarations import LabelSet
 from reidx.engine.extract import extract
-from reidx.engine.model import StageModel
+from reidx.engine.step import StageModel
 from reidx.errors import CheckpointError
-from reidx.memory import Memory
+from reidx.memories import Memory
+from reidx.runs import checkpoint as checkpoints
 from reidx.testing.runs import assert_same_run
 from reidx.testing.tiny import tiny_domain, tiny_experiment
 

@@ -18,8 +18,8 @@ import pytest
 
 import reidx
 from reidx.engine import profile
-from reidx.engine.lock import InUse, alone_in, locked
 from reidx.errors import ConfigError
+from reidx.runs.lock import InUse, alone_in, locked
 from reidx.testing.runs import assert_same_run
 
 Whole = tuple[Path, Path]

@@ -17,7 +17,7 @@ import torch
 from torch import multiprocessing
 
 from reidx.cli.main import main
-from reidx.engine import checkpoint as checkpoints
+from reidx.runs import checkpoint as checkpoints
 from reidx.testing.runs import assert_same_run
 
 STAGES = [{"name": "adapt", "epochs": 2, "iters": 2}]
@@ -68,7 +68,7 @@ def at_step(number: int, lost: int, act: Callable[[], Any]) -> Callable[[int], N
     """What makes process ``lost`` do ``act`` in its step of that number."""
 
     def strike(rank: int) -> None:
-        from reidx.engine.model import StageModel
+        from reidx.engine.step import StageModel
 
         original, calls = StageModel.after_step, []
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 import reidx
-from reidx.constructor import FilePath, is_file
 from reidx.engine.experiment import run
-from reidx.engine.named_files import by_content, digests_of
-from reidx.engine.stage_key import stage_key
 from reidx.errors import ConfigError, RunError
 from reidx.models.backbones import Timm
-from reidx.source import file_digest
+from reidx.registry.constructor import FilePath, is_file
+from reidx.registry.source import file_digest
+from reidx.runs.named_files import by_content, digests_of
+from reidx.runs.stage_key import stage_key
 from reidx.testing.runs import assert_same_run
 from reidx.testing.tiny import tiny_experiment, write_experiment
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reidx.contracts import INPUTS, Batch, Features, inputs_of
+from reidx.contracts.declarations import INPUTS, Batch, Features, inputs_of
 from reidx.engine.objective import BoundAlignment, BoundTerm, Objective
 from reidx.errors import ConfigError
 
@@ -285,9 +285,9 @@ def test_scores_of_several_memories_stand_side_by_side_and_targets_count_from_th
     given = batches()
     given["target"].targets = torch.tensor([3, -1])
     loss, out = Everything(), outputs()
-    homes = {"source": "first", "target": "second"}
+    target_memory = {"source": "first", "target": "second"}
     wiring = {**WIRING, "stream": ["source", "target"], "memory": ["first", "second"], "against": "mean"}
-    BoundTerm("term", loss, wiring, homes)(out, given, both)
+    BoundTerm("term", loss, wiring, target_memory)(out, given, both)
     features = torch.cat([out["student"][s]["embed"] for s in ("source", "target")])
     for row, feature in enumerate(features):
         expected = [*both["first"](feature).tolist(), *both["second"](feature).tolist()]

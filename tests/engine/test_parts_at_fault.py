@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import nn
 
-from reidx import promises, seam
 from reidx.cli.main import main
-from reidx.contracts import LabelSet
+from reidx.contracts.declarations import LabelSet
 from reidx.data.datasets.base import Split
 from reidx.data.domains import Domains
 from reidx.data.loading import LabelledView, batches
@@ -26,8 +25,9 @@ from reidx.engine.loop import refuse_odd_rates
 from reidx.errors import ReidxError, RunError
 from reidx.evaluation.protocols import Protocol, matched
 from reidx.labels.pipeline import LabelPipeline
-from reidx.memory import Memory
-from reidx.registry import Component, Entry
+from reidx.memories import Memory
+from reidx.registry import promises, seam
+from reidx.registry.registry import Component, Entry
 
 
 @pytest.fixture
@@ -362,7 +362,7 @@ def go(words):
     ],
 )
 def test_command_of_a_plugin(fake_plugins, action, fault):
-    from reidx.plugins import run_command
+    from reidx.registry.discovery import run_command
 
     fake_plugins.add("mine", COMMAND.replace("ACTION", action))
     _, found = fake_plugins.discover()
@@ -374,7 +374,7 @@ def test_command_of_a_plugin(fake_plugins, action, fault):
 
 
 def test_error_that_came_through_a_plugin_by_other_ways(fake_plugins, monkeypatch):
-    from reidx import plugins
+    from reidx.registry import discovery as plugins
 
     fake_plugins.add("mine", COMMAND.replace("ACTION", "1 / 0"))
     _, found = fake_plugins.discover()

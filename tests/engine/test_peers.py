@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import reidx
-from reidx.contracts import Batch, Features, LabelSet, agreed
+from reidx.config.schema import Teacher
+from reidx.contracts.declarations import Batch, Features, LabelSet, agreed
 from reidx.engine.assembly import in_order
-from reidx.engine.model import StageModel
 from reidx.engine.objective import BoundTerm, Objective, average_of
-from reidx.engine.optim import PrecisionOptimWrapper, build_optimizer
-from reidx.memory.classifier import LinearClassifier
-from reidx.schema import Teacher
+from reidx.engine.step import StageModel
+from reidx.memories.classifier import LinearClassifier
+from reidx.optim.optimizer import PrecisionOptimWrapper, build_optimizer
 from reidx.testing.networks import tiny_network
 from reidx.testing.runs import assert_same_run
 from reidx.testing.tiny import tiny_experiment

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import reidx
-from reidx import devices
 from reidx.engine import precision
-from reidx.engine.sharing import stage_key
 from reidx.errors import ConfigError
+from reidx.machine import devices
+from reidx.runs.stage_cache import stage_key
 from reidx.testing.tiny import tiny_experiment, write_experiment
 
 CPU = torch.device("cpu")
@@ -114,7 +114,7 @@ def test_run_says_its_precision_on_card_and_record(machine, config, used, tmp_pa
     assert used == ["bf16", "bf16"]
     assert [stage["precision"] for stage in result.card["stages"].values()] == ["bf16", "bf16"]
     record = json.loads((tmp_path / "run/experiment.json").read_text(encoding="utf-8"))
-    assert record["circumstances"]["precision"] == {"warm": "bf16", "adapt": "bf16"}
+    assert record["provenance"]["precision"] == {"warm": "bf16", "adapt": "bf16"}
     assert capsys.readouterr().err.count("precision auto: bf16") == 1
 
 

@@ -15,9 +15,9 @@ import torch.distributed as dist
 from torch import multiprocessing
 
 import reidx
-from reidx import processes
-from reidx.engine import checkpoint as checkpoints
+from reidx import distributed
 from reidx.errors import DataError, ReidxError
+from reidx.runs import checkpoint as checkpoints
 
 TARGET = {
     "domain": "target",
@@ -141,10 +141,10 @@ class TwoWords(Exception):
 
 def test_an_error_that_cannot_be_sent_is_told_in_other_words() -> None:
     known = DataError("no images")
-    assert processes.portable(known) is known
+    assert distributed.portable(known) is known
     holding = ValueError("a lock is in it", threading.Lock())
     for error, said in ((TwoWords("not", "found"), "TwoWords: not found"), (holding, "ValueError: ('a lock")):
-        sent = pickle.loads(pickle.dumps(processes.portable(error)))
+        sent = pickle.loads(pickle.dumps(distributed.portable(error)))
         assert isinstance(sent, ReidxError) and str(sent).startswith(f"process 0: {said}")
 
 
@@ -155,7 +155,7 @@ def go_wrong(rank: int, world: int, meet: str, folder: str) -> None:
         raise TwoWords("not", "found")
 
     try:
-        processes.from_first(wrong)
+        distributed.on_rank_zero(wrong)
     except Exception as error:
         Path(folder, f"{rank}.txt").write_text(f"{type(error).__name__}: {error}")
     dist.destroy_process_group()

@@ -13,7 +13,7 @@ import torch
 import reidx
 from reidx.cli.main import main
 from reidx.engine.profile import TRACED, Row, profile, rows_of, table
-from reidx.spans import Stopwatch
+from reidx.profiling import Stopwatch
 
 
 def watched(**seconds: float) -> Stopwatch:
@@ -94,7 +94,7 @@ def test_a_run_is_no_other_for_a_profile_in_its_folder(profiled, experiment: Cal
     _, folder = profiled
     config = reidx.load_config(experiment(stages=[{"name": "adapt", "epochs": 1, "iters": 2}]))
     result = reidx.run(config, folder, progress="quiet")
-    assert result.card["legs"] == 1 and (folder / "profile" / "times.txt").is_file()
+    assert result.card["sessions"] == 1 and (folder / "profile" / "times.txt").is_file()
 
 
 def test_a_schedule_of_more_epochs_than_are_timed(experiment: Callable[..., Path], tmp_path: Path):

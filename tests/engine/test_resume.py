@@ -16,10 +16,10 @@ import pytest
 import torch
 
 import reidx
-from reidx.engine import checkpoint as checkpoints
-from reidx.engine.journal import Journal
 from reidx.engine.loop import StageLoop
 from reidx.errors import CheckpointError, ConfigError, RunError
+from reidx.runs import checkpoint as checkpoints
+from reidx.runs.epoch_log import EpochLog
 from reidx.testing.runs import assert_same_run
 
 STAGES = [{"name": "adapt", "epochs": 3, "iters": 3}]
@@ -57,11 +57,11 @@ def _labels(every: int) -> dict[str, object]:
 
 MOMENTS = {
     "extracting": "reidx.engine.extract:extract",
-    "clustering": "reidx.labels.dbscan:DBSCAN.__call__",
-    "in a step": "reidx.engine.model:StageModel.after_step",
+    "clustering": "reidx.labels.clusterers.dbscan:DBSCAN.__call__",
+    "in a step": "reidx.engine.step:StageModel.after_step",
     "evaluating": "reidx.evaluation.ranking:evaluate",
     "saving": "torch:save",
-    "after saving": "reidx.engine.checkpoint:_numbered",
+    "after saving": "reidx.runs.checkpoint:_numbered",
 }
 
 KILLER = """
@@ -112,12 +112,12 @@ def test_killed_then_resumed_is_as_if_never_killed(
 
 
 def assert_told_once(folder: Path) -> None:
-    """After one interruption: each epoch stands once in the log, and the card has the times of both legs."""
+    """After one interruption: each epoch stands once in the log, and the card has the times of both sessions."""
     history = json.loads((folder / "1-adapt" / "done.json").read_text())["history"]
     assert [entry["epoch"] for entry in history] == [1, 2, 3]
     assert logged(folder) == history
     card = json.loads((folder / "result.json").read_text())["card"]
-    assert card["legs"] == 2
+    assert card["sessions"] == 2
     seconds = sum(value for entry in history for name, value in entry.items() if name.startswith("seconds_"))
     assert card["seconds"] == pytest.approx(seconds, abs=0.051)
 
@@ -141,7 +141,7 @@ def test_the_log_is_written_anew_from_the_checkpoint(uninterrupted: tuple[Path, 
         assert log.read_text() == first + second
     result = reidx.run(reidx.load_config(config), folder, resume=True, progress="quiet")
     assert log.read_text().startswith(first + second) and logged(folder) == result.stages[0].history
-    assert result.card["legs"] == 5  # one went through, three were stopped, and this one
+    assert result.card["sessions"] == 5  # one went through, three were stopped, and this one
 
 
 def test_killed_from_outside_at_any_moment(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
@@ -172,9 +172,9 @@ def test_a_folder_of_another_run_is_not_touched(uninterrupted: tuple[Path, Path]
 def test_resuming_a_finished_run_gives_its_result(uninterrupted: tuple[Path, Path]) -> None:
     config, folder = uninterrupted
     card = json.loads((folder / "result.json").read_text())["card"]
-    assert card["legs"] == 1
+    assert card["sessions"] == 1
     again = reidx.run(reidx.load_config(config), folder, resume=True, progress="quiet")
-    assert again.card == card, "looking at a finished run is no leg of it"
+    assert again.card == card, "looking at a finished run is no session of it"
     assert again.stages[0].last["mAP"] == metrics(folder)[-1]["mAP"]
 
 
@@ -213,17 +213,17 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pyte
 def test_a_log_that_takes_no_more_ends_no_run_and_is_made_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def torn(journal: Journal, entry: dict[str, float]) -> None:
+    def torn(journal: EpochLog, entry: dict[str, float]) -> None:
         with open(journal.path, "a", encoding="utf-8") as handle:
             handle.write('{"epoch": 2, "lo')
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     said: list[str] = []
     handed: list[float] = []
-    journal = Journal(tmp_path / "log.jsonl", lambda entry: handed.append(entry["epoch"]), said.append)
+    journal = EpochLog(tmp_path / "log.jsonl", lambda entry: handed.append(entry["epoch"]), said.append)
     journal.begin([{"epoch": 1}])
     with monkeypatch.context() as patched:
-        patched.setattr(Journal, "_append", torn)
+        patched.setattr(EpochLog, "_append", torn)
         journal.add({"epoch": 2})
         patched.setattr(checkpoints, "write_text", lambda path, text: (_ for _ in ()).throw(RunError("full")))
         journal.add({"epoch": 3})

@@ -12,8 +12,8 @@ import pytest
 import reidx
 from reidx.engine import relabel
 from reidx.engine.experiment import run
-from reidx.engine.sharing import stage_key
 from reidx.engine.stage import StageRun
+from reidx.runs.stage_cache import stage_key
 from reidx.testing.runs import assert_same_run
 from reidx.testing.tiny import IMAGE_SIZE, tiny_domain, tiny_experiment, write_experiment
 

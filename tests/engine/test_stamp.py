@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import reidx
-from reidx.engine import checkpoint as checkpoints
 from reidx.engine.experiment import run
-from reidx.engine.stamp import Stamp, read_sealed, sealed, stamp_of
 from reidx.errors import CheckpointError, ReidxError
+from reidx.runs import checkpoint as checkpoints
+from reidx.runs.stamp import Stamp, read_sealed, sealed, stamp_of
 from reidx.testing.runs import assert_same_run
 
 Whole = tuple[Path, Path]
@@ -214,10 +214,10 @@ def test_edited_origin_of_a_stage_is_refused(text: str, whole: Whole, unfinished
 
 @pytest.mark.parametrize(
     "text",
-    ["{}", "[]", "null", '{"hash": 1}', '{"hash": "H"', '{"hash": "H", "circumstances": []}', '{"hash": "H", "resumed": 3}',
-     '{"hash": "H", "resumed": [3]}', '{"hash": "H", "legs": "x"}', '{"hash": "H", "stages": {"warm": 1}}', "[" * 100_000,
-     '{"hash": "H", "stages": {"warm": {"run": "a"}}}', '{"hash": "H", "circumstances": {"data": {"target": {"train": 1}}}}',
-     '{"hash": "H", "circumstances": {"files": ["a"]}}', '{"hash": "H", "begun": 3}'],
+    ["{}", "[]", "null", '{"hash": 1}', '{"hash": "H"', '{"hash": "H", "provenance": []}', '{"hash": "H", "resumed": 3}',
+     '{"hash": "H", "resumed": [3]}', '{"hash": "H", "sessions": "x"}', '{"hash": "H", "stages": {"warm": 1}}', "[" * 100_000,
+     '{"hash": "H", "stages": {"warm": {"run": "a"}}}', '{"hash": "H", "provenance": {"data": {"target": {"train": 1}}}}',
+     '{"hash": "H", "provenance": {"files": ["a"]}}', '{"hash": "H", "begun": 3}'],
 )  # fmt: skip
 def test_damaged_record_of_a_run_is_refused(text: str, whole: Whole, unfinished: Path) -> None:
     (unfinished / "experiment.json").write_text(text.replace('"H"', json.dumps(reidx.load_config(whole[0]).hash)))

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import reidx
-from reidx.engine import checkpoint as checkpoints
 from reidx.engine.experiment import test as evaluate
 from reidx.errors import CheckpointError, ConfigError, ReidxError
 from reidx.models.weights import read_weights
+from reidx.runs import checkpoint as checkpoints
 
 Whole = tuple[Path, Path]
 

@@ -18,11 +18,11 @@ from torch import Tensor
 
 import reidx
 from reidx.data.domains import Domains
-from reidx.engine import checkpoint as checkpoints
 from reidx.engine import loop as loop_module
-from reidx.engine.progress import Reporter
 from reidx.engine.stage import StageRun
 from reidx.errors import CheckpointError
+from reidx.reporting.reporter import Reporter
+from reidx.runs import checkpoint as checkpoints
 
 Experiment = Callable[..., Path]
 

@@ -15,9 +15,9 @@ import reidx
 from reidx.data.domains import Domains
 from reidx.data.transforms import ReidAugment
 from reidx.engine.loop import StageLoop
-from reidx.engine.model import StageModel
-from reidx.engine.progress import Reporter
 from reidx.engine.stage import StageRun
+from reidx.engine.step import StageModel
+from reidx.reporting.reporter import Reporter
 
 READS_BACK = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "is_nonzero", "equal", "bincount")
 """Operations whose result, or its shape, must be known to the host before it goes on."""

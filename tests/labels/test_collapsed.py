@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from reidx import free_memory as memory
 from reidx.errors import DataError
 from reidx.labels import (
     DBSCAN,
@@ -26,8 +25,9 @@ from reidx.labels import (
     neighbours,
     room,
 )
-from reidx.labels.duplicates import kinds
+from reidx.labels.neighbours.duplicates import kinds
 from reidx.labels.pipeline import LabelPipeline
+from reidx.machine import free_memory as memory
 
 N, D, K = 600, 64, 12
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from reidx.errors import ConfigError, DataError
-from reidx.labels import DBSCAN, Jaccard, encoding, fuse
-from reidx.labels import jaccard as module
+from reidx.labels import DBSCAN, Jaccard, fuse
+from reidx.labels.distances import jaccard as module
+from reidx.labels.neighbours import encoding
 
 BACKENDS = ["auto", "faiss", "torch"]
 KINDS = ["gaussian", "clustered", "duplicated", "identical", "outlier", "grid"]

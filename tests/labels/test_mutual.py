@@ -7,8 +7,8 @@ import itertools
 import pytest
 import torch
 
-from reidx.labels import mutual as module
-from reidx.labels.mutual import mutual
+from reidx.labels.neighbours import mutual as module
+from reidx.labels.neighbours.mutual import mutual
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reidx.errors import ConfigError, DataError
-from reidx.labels import approximate, knn
-from reidx.labels import candidates as proposals
+from reidx.labels import knn
+from reidx.labels.neighbours import approximate
+from reidx.labels.neighbours import candidates as proposals
 
 BACKENDS = ["auto", "faiss", "torch"]
 KINDS = ["gaussian", "clustered", "duplicated", "identical", "outlier", "grid"]
@@ -230,7 +231,7 @@ def test_cuda_gives_the_same_lists(draw):
 
 def test_approximate_search_finds_nearly_all_and_says_its_recall(draw, caplog):
     x = draw("clustered", 3000, 16, 0)
-    with caplog.at_level("INFO", logger="reidx.labels.neighbours"):
+    with caplog.at_level("INFO", logger="reidx.labels.neighbours.exact"):
         distances, indices = knn(x, 10, backend="ivf")
     exact = knn(x, 10)
     stated = float(caplog.records[0].getMessage().split("recall ")[1].split()[0])

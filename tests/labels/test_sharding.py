@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import multiprocessing
 
 from reidx.labels import DBSCAN, Cosine, Jaccard
-from reidx.labels.sharding import agree
+from reidx.labels.neighbours.sharding import agree
 
 
 def features() -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from reidx.labels.shortlists import Shortlists
+from reidx.labels.neighbours.shortlists import Shortlists
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 40])

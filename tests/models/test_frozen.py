@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import reidx
-from reidx.engine.optim import build_optimizer
 from reidx.errors import ConfigError
 from reidx.models.network import Network, build_network
+from reidx.optim.optimizer import build_optimizer
 from reidx.testing.networks import TinyBackbone, TinyHead
 
 RESNET = {

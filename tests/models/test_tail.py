@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reidx.builder import build
-from reidx.contracts import Features
+from reidx.contracts.declarations import Features
 from reidx.errors import ConfigError
 from reidx.models.backbones import Timm
 from reidx.models.network import build_network
+from reidx.registry.build import build
 
 
 class TwoBranches(nn.Module):

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reidx.contracts import Batch
-from reidx.engine.model import StageModel
+from reidx.contracts.declarations import Batch
 from reidx.engine.objective import BoundTerm, Objective
-from reidx.engine.optim import PrecisionOptimWrapper, build_optimizer
+from reidx.engine.step import StageModel
 from reidx.models.teachers import EMA, freeze
+from reidx.optim.optimizer import PrecisionOptimWrapper, build_optimizer
 from reidx.testing.networks import tiny_network
 
 

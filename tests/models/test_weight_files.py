@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from reidx.errors import CheckpointError
 from reidx.models import weight_files
 from reidx.models.backbones import Timm
-from reidx.models.weights import load_weights, read_weights
+from reidx.models.weights import load_state, read_weights
 
 State = dict[str, Tensor]
 
@@ -96,7 +96,7 @@ def test_safetensors_are_looked_at_too(state: State, tmp_path: Path) -> None:
 def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
     module = nn.Linear(3, 4)
     with pytest.raises(CheckpointError, match=r"of another type: weight \(file torch.int64, model torch.float32\)"):
-        load_weights(module, {"weight": torch.ones(4, 3, dtype=torch.int64), "bias": torch.zeros(4)}, "w.pth")
+        load_state(module, {"weight": torch.ones(4, 3, dtype=torch.int64), "bias": torch.zeros(4)}, "w.pth")
 
 
 def test_nan_weights_of_a_timm_model_are_refused(tmp_path: Path) -> None:

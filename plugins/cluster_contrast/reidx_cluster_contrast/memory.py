@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reidx.memory.base import Memory, centroids
-from reidx.memory.moving import move_rows
+from reidx.memories.base import Memory, centroids
+from reidx.memories.moving import move_rows
 
 
 class ClusterMemory(Memory):

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from reidx_cluster_contrast.memory import ClusterMemory
 from torch import Tensor, nn
 
-from reidx.contracts import Batch
-from reidx.engine.model import StageModel
+from reidx.contracts.declarations import Batch
 from reidx.engine.objective import BoundTerm, Objective
-from reidx.engine.optim import PrecisionOptimWrapper, build_optimizer
+from reidx.engine.step import StageModel
 from reidx.losses.cross_entropy import MemoryContrast
 from reidx.models.network import Network
+from reidx.optim.optimizer import PrecisionOptimWrapper, build_optimizer
 from reidx.testing.networks import TinyHead
 
 

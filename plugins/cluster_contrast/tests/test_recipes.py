@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import reidx
-from reidx.plugins import config_root
+from reidx.registry.discovery import config_root
 
 # LP section 5.1: data set, steps an epoch, image size
 PUBLISHED = {

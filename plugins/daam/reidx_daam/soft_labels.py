@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reidx.contracts import LabelSet
+from reidx.contracts.declarations import LabelSet
 from reidx.errors import ConfigError
 from reidx.labels.pipeline import Labelling
-from reidx.memory.base import centroids
+from reidx.memories.base import centroids
 
 _ROWS = 4096
 

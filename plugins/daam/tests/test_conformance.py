@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from reidx.plugins import registry
-from reidx.registry import Entry
+from reidx.registry.discovery import registry
+from reidx.registry.registry import Entry
 from reidx.testing import conformance
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import reidx
-from reidx.plugins import config_root
+from reidx.registry.discovery import config_root
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 LINES = re.search(r"## Ablations.*?```text\n(.*?)```", README, re.DOTALL)

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import reidx
-from reidx.config import Config
-from reidx.engine.model import StageModel
+from reidx.config.config import Config
+from reidx.engine.step import StageModel
 from reidx.errors import ConfigError
 from reidx.testing.runs import assert_same_run
 

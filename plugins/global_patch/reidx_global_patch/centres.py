@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reidx.memory.base import Memory
+from reidx.memories.base import Memory
 from reidx_global_patch.slots import average
 
 

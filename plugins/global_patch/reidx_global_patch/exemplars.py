@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reidx.memory.base import Memory
+from reidx.memories.base import Memory
 from reidx_global_patch.slots import first_of, mean_of
 
 

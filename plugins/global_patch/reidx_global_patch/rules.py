@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reidx import processes
+from reidx import distributed
 from reidx.labels import Jaccard
-from reidx.labels.candidates import exact_products
-from reidx.labels.sharding import nearest_together
+from reidx.labels.neighbours.candidates import exact_products
+from reidx.labels.neighbours.sharding import nearest_together
 
 _BLOCK = 1 << 24  # products at a time
 
@@ -61,7 +61,7 @@ def k_reciprocal(features: Tensor, k1: int, k2: int, least: float, size: int) ->
     The encodings are those of :class:`reidx.labels.Jaccard` with ``k1`` and ``k2``.
     """
     n = len(features)
-    distance = Jaccard(k1, min(k1, k2), device=str(place()), sharded=processes.count() > 1)
+    distance = Jaccard(k1, min(k1, k2), device=str(place()), sharded=distributed.count() > 1)
     graph = distance(features, within=1.0 - least).tocoo()
     others = graph.row != graph.col
     rows, columns, distances = graph.row[others], graph.col[others], graph.data[others]

@@ -12,12 +12,12 @@ from reidx_global_patch import rules
 from reidx_global_patch.credible import CredibleSamples
 from torch import Tensor
 
-from reidx.builder import build
-from reidx.contracts import LabelSet, contract_of
+from reidx.contracts.declarations import LabelSet, contract_of
 from reidx.errors import ConfigError
 from reidx.labels import Jaccard
-from reidx.labels.instances import Instances
+from reidx.labels.clusterers.instances import Instances
 from reidx.labels.pipeline import Labelling
+from reidx.registry.build import build
 
 N = 60
 

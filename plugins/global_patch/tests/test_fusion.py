@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from reidx_global_patch.fusion import GlobalPatch, fused
 from torch import Tensor
 
-from reidx.builder import build
 from reidx.errors import ConfigError
+from reidx.registry.build import build
 
 C, P = 16, 6
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from reidx_global_patch.gsl import GSL
 from torch import Tensor
 
-from reidx.builder import build
 from reidx.errors import ConfigError
 from reidx.losses.cross_entropy import MemoryContrast
+from reidx.registry.build import build
 
 N, D = 30, 6
 NEIGHBOURS = torch.tensor([[4, 9, 11, -1], [2, -1, -1, -1], [-1, -1, -1, -1], [0, 28, 29, 7], [12, 3, -1, -1]])

@@ -13,9 +13,9 @@ from reidx_global_patch.exemplars import ExemplarMemory
 from reidx_global_patch.patches import PatchMemory
 from torch import Tensor
 
-from reidx.builder import build
 from reidx.errors import ConfigError
-from reidx.memory import Memory
+from reidx.memories import Memory
+from reidx.registry.build import build
 
 N, D, P = 12, 5, 3
 

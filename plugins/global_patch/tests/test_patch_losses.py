@@ -13,8 +13,8 @@ from reidx_global_patch.patches import PatchMemory
 from reidx_global_patch.pedal import PEDAL
 from torch import Tensor
 
-from reidx.builder import build
 from reidx.errors import ConfigError
+from reidx.registry.build import build
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

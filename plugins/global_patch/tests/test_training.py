@@ -16,14 +16,14 @@ from reidx_global_patch.fusion import GlobalPatch
 from torch import Tensor, nn
 
 import reidx
-from reidx.builder import build
-from reidx.contracts import Batch, LabelSet
-from reidx.engine.model import StageModel
+from reidx.contracts.declarations import Batch, LabelSet
 from reidx.engine.objective import BoundTerm, Objective
-from reidx.engine.optim import PrecisionOptimWrapper, build_optimizer
-from reidx.labels.instances import Instances
+from reidx.engine.step import StageModel
+from reidx.labels.clusterers.instances import Instances
 from reidx.labels.pipeline import Labelling
 from reidx.models.network import Network
+from reidx.optim.optimizer import PrecisionOptimWrapper, build_optimizer
+from reidx.registry.build import build
 from reidx.testing.runs import assert_same_run
 from reidx.testing.tiny import tiny_domain, write_experiment
 

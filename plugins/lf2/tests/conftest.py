@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import reidx
-from reidx.config import Config
+from reidx.config.config import Config
 from reidx.testing.tiny import IMAGE_SIZE, tiny_domain, write_experiment
 
 Tiny = Callable[..., Config]

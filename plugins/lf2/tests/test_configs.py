@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import reidx
-from reidx.config import Config
-from reidx.plugins import config_root
-from reidx.schema import Stage
+from reidx.config.config import Config
+from reidx.config.schema import Stage
+from reidx.registry.discovery import config_root
 
 Tiny = Callable[..., Config]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reidx.registry import Component, Entry
+from reidx.registry.registry import Component, Entry
 from reidx.testing import conformance
 
 VARIANTS: dict[str, dict[str, Any]] = {

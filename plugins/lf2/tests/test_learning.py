@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 import reidx
-from reidx.config import Config
+from reidx.config.config import Config
 
 Tiny = Callable[..., Config]
 

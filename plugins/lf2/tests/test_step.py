@@ -12,14 +12,14 @@ import torch
 from reidx_lf2.fusion_module import FusionModule
 from torch import Tensor, nn
 
-from reidx.contracts import Batch
-from reidx.engine.model import StageModel
+from reidx.contracts.declarations import Batch
 from reidx.engine.objective import BoundTerm, Objective
-from reidx.engine.optim import PrecisionOptimWrapper, build_optimizer
+from reidx.engine.step import StageModel
 from reidx.losses.cross_entropy import CrossEntropy
 from reidx.losses.triplet import Triplet
-from reidx.memory.classifier import LinearClassifier
+from reidx.memories.classifier import LinearClassifier
 from reidx.models.network import Network
+from reidx.optim.optimizer import PrecisionOptimWrapper, build_optimizer
 from reidx.testing.networks import CHANNELS
 
 PEOPLE = 6

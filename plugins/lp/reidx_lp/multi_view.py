@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reidx.contracts import Features
+from reidx.contracts.declarations import Features
 from reidx.errors import DataError
-from reidx.fusion.global_pool import GlobalPool
+from reidx.fusions.global_pool import GlobalPool
 
 VIEWS = ("global", "upper", "lower")
 """The names of the views, in the order in which they are put together."""

@@ -9,8 +9,8 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from reidx.errors import ConfigError
+from reidx.labels.distances.jaccard import Jaccard
 from reidx.labels.graph import fuse
-from reidx.labels.jaccard import Jaccard
 
 _SLACK = 1e-5  # far above the rounding of a distance in float32, far below what a cut could save
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from reidx.config import Config
-from reidx.schema import Stage
+from reidx.config.config import Config
+from reidx.config.schema import Stage
 
 Tiny = Callable[..., Config]
 

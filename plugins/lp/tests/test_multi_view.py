@@ -8,7 +8,7 @@ from reidx_lp.multi_view import VIEWS, MultiView
 from torch import Tensor, nn
 
 from reidx.errors import DataError
-from reidx.fusion.global_pool import GlobalPool
+from reidx.fusions.global_pool import GlobalPool
 
 
 def maps(images: int = 6, channels: int = 3, height: int = 5, seed: int = 1) -> Tensor:

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import reidx
-from reidx.config import Config
-from reidx.engine import checkpoint as checkpoints
+from reidx.config.config import Config
 from reidx.engine.experiment import Result
+from reidx.runs import checkpoint as checkpoints
 from reidx.testing.runs import assert_same
 
 Tiny = Callable[..., Config]

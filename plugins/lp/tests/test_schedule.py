@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import reidx
-from reidx.config import Config
-from reidx.engine import checkpoint as checkpoints
+from reidx.config.config import Config
 from reidx.engine.experiment import Result
 from reidx.engine.relabel import Extractor
-from reidx.memory import Memory
-from reidx.plugins import registry
+from reidx.memories import Memory
+from reidx.registry.discovery import registry
+from reidx.runs import checkpoint as checkpoints
 from reidx.testing.runs import assert_same
 
 Tiny = Callable[..., Config]

@@ -7,11 +7,11 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from reidx.labels.encoding import encode
+from reidx.labels.distances.jaccard import Jaccard, jaccard
 from reidx.labels.features import checked, unit
-from reidx.labels.jaccard import Jaccard, jaccard
-from reidx.labels.neighbours import nearest
-from reidx.labels.sharding import nearest_together
+from reidx.labels.neighbours.encoding import encode
+from reidx.labels.neighbours.exact import nearest
+from reidx.labels.neighbours.sharding import nearest_together
 
 _ROWS = 1024  # of a block of products
 

@@ -10,7 +10,7 @@ import torch
 from reidx_mmt.distance import RerankingJaccard
 from scipy.sparse import csr_array
 
-from reidx.labels.jaccard import Jaccard
+from reidx.labels.distances.jaccard import Jaccard
 
 
 def features(images: int, seed: int = 0) -> torch.Tensor:

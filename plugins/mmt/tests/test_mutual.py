@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import reidx
-from reidx.config_parts import own_spec
-from reidx.contracts import Batch
-from reidx.engine.model import StageModel
+from reidx.config.components import own_spec
+from reidx.config.schema import MemoryWiring, Stage, Term
+from reidx.contracts.declarations import Batch
 from reidx.engine.objective import BoundTerm, Objective, average_of, term_names
-from reidx.engine.optim import PrecisionOptimWrapper, build_optimizer
-from reidx.memory.classifier import LinearClassifier
-from reidx.schema import MemoryWiring, Stage, Term
+from reidx.engine.step import StageModel
+from reidx.memories.classifier import LinearClassifier
+from reidx.optim.optimizer import PrecisionOptimWrapper, build_optimizer
 from reidx.testing.networks import CHANNELS, tiny_network
 
 PEOPLE = 6

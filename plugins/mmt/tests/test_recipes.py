@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import reidx
-from reidx.schema import Stage
+from reidx.config.schema import Stage
 
 
 def stages(name: str) -> list[Stage]:

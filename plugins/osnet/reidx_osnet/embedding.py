@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reidx.constructor import FilePath
-from reidx.contracts import Features
-from reidx.models.weights import load_weights, read_weights
+from reidx.contracts.declarations import Features
+from reidx.models.weights import load_state, read_weights
+from reidx.registry.constructor import FilePath
 
 
 class Embedding(nn.Module):
@@ -41,7 +41,7 @@ class Embedding(nn.Module):
         self.dims = dict.fromkeys(self.provides, dim)
         if weights is not None:
             state = read_weights(weights, self)
-            load_weights(self, {k: v for k, v in state.items() if k.startswith("fc.")}, weights)
+            load_state(self, {k: v for k, v in state.items() if k.startswith("fc.")}, weights)
 
     def forward(self, maps: Tensor) -> Features:
         vector = self.fc(maps.mean((2, 3))).float()

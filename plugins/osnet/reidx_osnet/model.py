@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from reidx.constructor import FilePath
 from reidx.errors import ConfigError
-from reidx.models.weights import load_weights, read_weights
+from reidx.models.weights import load_state, read_weights
+from reidx.registry.constructor import FilePath
 
 #: Output channels of the stem and of the three stages at width 1.0; the last is also that of ``conv5``.
 CHANNELS = (64, 256, 384, 512)
@@ -155,7 +155,7 @@ class OSNet(nn.Module):
             trunk = {k: v for k, v in state.items() if not k.startswith(left_out)}
             if "fc.0.weight" in trunk:
                 trunk["fc.0.weight"] = trunk["fc.0.weight"][..., None, None]
-            load_weights(self, trunk, weights)
+            load_state(self, trunk, weights)
 
     def cut(self) -> nn.Module:
         """Take the last stage out, ``conv4`` and what comes behind it, with its ``out_channels``; the map ends before it."""

@@ -7,11 +7,11 @@ import dataclasses
 import numpy as np
 from torch import Tensor
 
-from reidx.contracts import LabelSet
+from reidx.contracts.declarations import LabelSet
 from reidx.labels.features import checked, unit
-from reidx.labels.neighbours import nearest
+from reidx.labels.neighbours.exact import nearest
+from reidx.labels.neighbours.sharding import nearest_together
 from reidx.labels.pipeline import Labelling
-from reidx.labels.sharding import nearest_together
 
 
 class CrossAgreement:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reidx.memory.base import Memory, centroids
+from reidx.memories.base import Memory, centroids
 
 
 class CameraProxies(Memory):

@@ -10,10 +10,10 @@ import torch
 from reidx_pplr.agreement import CrossAgreement, overlap
 from torch import Tensor
 
-from reidx.contracts import LabelSet
+from reidx.contracts.declarations import LabelSet
 from reidx.errors import DataError
+from reidx.labels.neighbours.sharding import nearest_together
 from reidx.labels.pipeline import Labelling, check
-from reidx.labels.sharding import nearest_together
 
 
 def labelling(whole: Tensor, parts: Tensor) -> Labelling:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import reidx
-from reidx.config import Config
-from reidx.engine.model import StageModel
+from reidx.config.config import Config
+from reidx.config.schema import Stage
+from reidx.engine.step import StageModel
 from reidx.errors import ConfigError
-from reidx.schema import Stage
 from reidx.testing.runs import assert_same_run
 from reidx.testing.tiny import tiny_domain, write_experiment
 

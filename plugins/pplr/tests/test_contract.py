@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reidx.registry import Entry
+from reidx.registry.registry import Entry
 from reidx.testing import conformance
 
 

@@ -9,12 +9,12 @@ from reidx_pplr.losses import AALS, PGLR
 from reidx_pplr.stripes import Stripes
 from torch import Tensor
 
-from reidx.contracts import Batch
-from reidx.engine.model import StageModel
+from reidx.contracts.declarations import Batch
 from reidx.engine.objective import BoundTerm, Objective
-from reidx.engine.optim import PrecisionOptimWrapper, build_optimizer
-from reidx.memory.classifier import LinearClassifier
+from reidx.engine.step import StageModel
+from reidx.memories.classifier import LinearClassifier
 from reidx.models.network import Network
+from reidx.optim.optimizer import PrecisionOptimWrapper, build_optimizer
 from reidx.testing.networks import CHANNELS, TinyBackbone
 
 LABELS = torch.arange(96) % 6

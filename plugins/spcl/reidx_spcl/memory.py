@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reidx.memory import Memory
-from reidx.memory.moving import move_rows
+from reidx.memories import Memory
+from reidx.memories.moving import move_rows
 
 
 class HybridMemory(Memory):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from reidx_spcl.refiner import SelfPaced, dissimilarity, separate
 
-from reidx.contracts import LabelSet
+from reidx.contracts.declarations import LabelSet
 from reidx.errors import ConfigError
-from reidx.labels.dbscan import DBSCAN
-from reidx.labels.kmeans import KMeans
+from reidx.labels.clusterers.dbscan import DBSCAN
+from reidx.labels.clusterers.kmeans import KMeans
 from reidx.labels.pipeline import Labelling
 
 EPS = 0.6

@@ -7,9 +7,9 @@ from collections import OrderedDict
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
-from reidx.constructor import FilePath
 from reidx.errors import ConfigError
 from reidx.models.backbones import Timm
+from reidx.registry.constructor import FilePath
 
 
 class NonLocal(nn.Module):

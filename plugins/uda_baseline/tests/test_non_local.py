@@ -10,13 +10,13 @@ import torch
 from reidx_uda_baseline.non_local import NonLocal, NonLocalResNet
 from torch import Tensor, nn
 
-from reidx.engine.groups import parameter_groups
 from reidx.errors import ConfigError
-from reidx.fusion.global_pool import GlobalPool
+from reidx.fusions.global_pool import GlobalPool
 from reidx.models.backbones import Timm
 from reidx.models.domain_norm import DomainBatchNorm, of_domain
 from reidx.models.inference import fast_inference
 from reidx.models.network import Network
+from reidx.optim.param_groups import parameter_groups
 
 SIZE = (64, 32)
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import reidx
-from reidx.builder import build
-from reidx.schema import Stage
+from reidx.config.schema import Stage
+from reidx.registry.build import build
 
 
 def stages(name: str) -> list[Stage]:

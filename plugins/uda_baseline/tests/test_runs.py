@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 import reidx
-from reidx.config import Config
-from reidx.engine import checkpoint as checkpoints
-from reidx.engine.model import StageModel
+from reidx.config.config import Config
+from reidx.engine.step import StageModel
+from reidx.runs import checkpoint as checkpoints
 from reidx.testing.runs import assert_same_run
 
 Tiny = Callable[..., Config]

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from reidx.builder import Spec, build
-from reidx.constructor import Nested
 from reidx.data.datasets.base import Dataset, Split
 from reidx.errors import DataError
+from reidx.registry.build import Spec, build
+from reidx.registry.constructor import Nested
 
 DatasetSpec = Annotated[Spec, Nested("dataset")]
 

@@ -10,11 +10,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from reidx.constructor import FilePath
 from reidx.data.datasets.base import Dataset, Split, number
 from reidx.data.datasets.rows import read_rows
 from reidx.data.files import File, file_of
 from reidx.errors import DataError
+from reidx.registry.constructor import FilePath
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ import numpy as np
 from reidx.data.synthetic.appearance import WARDROBES, Appearance, sample_appearance
 from reidx.data.synthetic.camera import Camera, render_person, sample_camera
 from reidx.errors import DataError
-from reidx.lifetimes import draft, end_with
-from reidx.threads import available
+from reidx.machine.lifetimes import draft, end_with
+from reidx.machine.threads import available
 
 VERSION = 1
 """Raised whenever the same arguments render different pictures."""

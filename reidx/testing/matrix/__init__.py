@@ -19,8 +19,8 @@ import tempfile
 from pathlib import Path
 
 from reidx.engine.experiment import run
-from reidx.engine.result import Result
 from reidx.errors import ConfigError
+from reidx.runs.result import Result
 from reidx.testing.given import expect
 from reidx.testing.matrix.axes import Choice, axes
 from reidx.testing.matrix.experiments import ORIGIN, Combination, config_of

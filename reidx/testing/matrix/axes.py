@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from reidx.builder import fill_defaults, signature_of
-from reidx.contracts import Contract, contract_of
+from reidx.contracts.declarations import Contract, contract_of
 from reidx.errors import ConfigError
-from reidx.plugins import registry
-from reidx.registry import KINDS, Entry
+from reidx.registry.build import fill_defaults, signature_of
+from reidx.registry.discovery import registry
+from reidx.registry.registry import KINDS, Entry
 
 AXES = ("backbone", "fusion", "alignment", "clusterer", "refiner", "memory")
 OPTIONAL = ("alignment", "refiner")

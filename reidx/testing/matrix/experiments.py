@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from reidx.config import Config, checked
-from reidx.config_node import Node, Origin
-from reidx.contracts import INPUTS, inputs_of
+from reidx.config.config import Config, checked
+from reidx.config.node import Node, Origin
+from reidx.contracts.declarations import INPUTS, inputs_of
 from reidx.errors import ConfigError
 from reidx.models.network import build_network
 from reidx.testing.matrix.axes import AXES, Choice, losses

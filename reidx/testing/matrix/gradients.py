@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from reidx.contracts import Features
-from reidx.engine.model import StageModel
+from reidx.checks.base import contract
+from reidx.config.schema import Alignment, Stage
+from reidx.contracts.declarations import Features
 from reidx.engine.objective import BoundAlignment, BoundTerm, term_names
-from reidx.schema import Alignment, Stage
+from reidx.engine.step import StageModel
 from reidx.testing.given import expect, expect_finite, in_order
-from reidx.wiring_asks import contract
 
 
 class Gradients:

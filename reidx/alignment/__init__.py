@@ -1,5 +1,0 @@
-"""Alignments: each a distance between the features of two domains that training makes small."""
-
-from reidx.alignment.base import FeatureAlignment
-
-__all__ = ["FeatureAlignment"]

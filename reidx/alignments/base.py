@@ -1,0 +1,42 @@
+"""What the core's alignments share: they look at one feature of both domains, in fp32."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reidx.contracts.declarations import Features
+from reidx.errors import ConfigError
+
+
+class FeatureAlignment(nn.Module, ABC):
+    """An alignment of one feature, ``on``: a subclass says in :meth:`gap` how far two batches of it lie apart.
+
+    Both batches come as fp32 (B,D), whatever the precision of the stage; their sizes may differ. Raises
+    :class:`ConfigError` for a feature of parts (B,P,D).
+    """
+
+    def __init__(self, on: str = "embed") -> None:
+        super().__init__()
+        self.on = on
+
+    @classmethod
+    def contract(cls, on: str = "embed", **_: object) -> dict[str, Any]:
+        """It requires the feature that it aligns."""
+        return {"requires": frozenset({on})}
+
+    def forward(self, source: Features, target: Features) -> Tensor:
+        ours, theirs = source[self.on], target[self.on]
+        if ours.ndim != 2 or theirs.ndim != 2:
+            raise ConfigError(
+                f"{type(self).__name__} aligns one vector an image; {self.on!r} is {tuple(ours.shape)}. Choose another `on`."
+            )
+        with torch.autocast(ours.device.type, enabled=False):
+            return self.gap(ours.float(), theirs.float())
+
+    @abstractmethod
+    def gap(self, source: Tensor, target: Tensor) -> Tensor:
+        """The scalar that training makes small, of features (N,D) and (M,D)."""

@@ -1,0 +1,1 @@
+"""Every refusal before training, in the order in which it can be told."""

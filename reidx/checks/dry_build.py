@@ -1,0 +1,103 @@
+"""The parts of all stages built once before the first one trains, so that no value is refused hours into a run."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from reidx import distributed
+from reidx.config.components import own_spec
+from reidx.config.config import Config
+from reidx.config.node import KeyPath, dotted
+from reidx.config.schema import Alignment, MemoryWiring, Stage
+from reidx.data.domains import Domains
+from reidx.engine.batch import images_a_step
+from reidx.engine.compiler import try_compiler
+from reidx.engine.forward import check_parts
+from reidx.errors import CheckpointError, ConfigError
+from reidx.machine.device import device_of_this_process
+from reidx.models.network import Network, build_network
+from reidx.optim.optimizer import build_optimizer
+from reidx.registry.build import build
+from reidx.runs.checkpoint import load_weights
+
+
+def dry_build(config: Config, domains: Domains) -> None:
+    """Raise what a stage would raise when it builds its networks, memories, alignments, samplers, and its optimiser.
+
+    Everything is built as in the stage itself, on the CPU, and thrown away; :mod:`reidx.checks.values` has built what needs no
+    network and no data. What is left to the stage is what its weights, its clusters and its images bring with them.
+    """
+    for position, stage in enumerate(config.experiment.stages):
+        _DryBuild(config, domains, position).run(stage)
+    if any(stage.compile and stage.epochs > 0 for stage in config.experiment.stages):
+        try_compiler(device_of_this_process())
+
+
+class _DryBuild:
+    def __init__(self, config: Config, domains: Domains, position: int) -> None:
+        self.config, self.domains, self.base = config, domains, ("stages", position)
+
+    def run(self, stage: Stage) -> None:
+        model = dataclasses.asdict(stage.model)
+        network = build_network(model, self.domains.size, self.where(("model",)), stage.domains)
+        self.weights(stage, network)
+        memories, parts = nn.ModuleDict(), nn.ModuleList([network])
+        for name, spec in stage.memories.items():
+            where = self.where(("memories", name))
+            dim = network.dims[spec["on"]]
+            memories[name] = build("memory", own_spec(spec, MemoryWiring), where=where, dim=dim)
+        for index, spec in enumerate(stage.alignment):
+            where = self.where(("alignment", index))
+            context = {"dims": dict(network.dims), "steps": stage.epochs * stage.iters}
+            parts.append(build("alignment", own_spec(spec, Alignment), where=where, **context))
+        if stage.epochs > 0:
+            images = images_a_step(stage, self.domains, self.where)
+            self.alone(stage, network, images)
+            self.parts(stage, network, images)
+            try:
+                build_optimizer(nn.ModuleDict({"memories": memories, "parts": parts}), stage.optimizer)
+            except ConfigError as error:
+                raise ConfigError(f"{self.where(('optimizer',))}: {error}") from error
+
+    def weights(self, stage: Stage, network: Network) -> None:
+        """Load the files of weights that the stage's networks begin with, one after the other."""
+        named: dict[KeyPath, str | None] = {("init",): stage.init}
+        named |= {("teachers", name, "weights"): teacher.weights for name, teacher in stage.teachers.items()}
+        for at, reference in named.items():
+            if reference is not None and not reference.startswith("stage:"):
+                try:
+                    load_weights(copy.deepcopy(network), reference)
+                except CheckpointError as error:
+                    raise CheckpointError(f"{self.where(at)}: {error}") from error
+
+    def alone(self, stage: Stage, network: Network, images: Mapping[str, int]) -> None:
+        """Raise for a step in which a BatchNorm would see one image."""
+        joined = stage.joint and not stage.model.domain_bn
+        normalised = any(isinstance(m, _BatchNorm) and m.training for m in network.train().modules())
+        if normalised and (sum(images.values()) == 1 if joined else 1 in images.values()):
+            name = next(name for name, count in images.items() if count == 1)
+            raise ConfigError(
+                f"{self.where(('streams', name, 'sampler'))}: a step takes 1 image, but BatchNorm needs 2 or more to compute "
+                "a variance. Make the batch larger (identities, instances or batch of the sampler)."
+            )
+
+    def parts(self, stage: Stage, network: Network, images: Mapping[str, int]) -> None:
+        """Raise unless each pass of a step's images through the network can be cut into ``accumulate`` parts."""
+        if stage.accumulate == 1:
+            return
+        shares = {name: count // distributed.count() for name, count in images.items()}
+        passes = {" and ".join(shares): sum(shares.values())} if stage.joint else shares
+        for name, count in passes.items():
+            try:
+                check_parts(network.train(), count, stage.accumulate, name)
+            except ConfigError as error:
+                raise ConfigError(f"{self.where(('accumulate',))}: {error}") from error
+
+    def where(self, at: KeyPath) -> str:
+        path = (*self.base, *at)
+        return f"{self.config.place(path)}: {dotted(path)}"

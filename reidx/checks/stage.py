@@ -1,0 +1,302 @@
+"""Do the parts of an experiment fit each other? Checked from the config alone, before an image is read.
+
+Every mismatch is one :class:`ConfigError` with the config line, what is missing, and who would provide it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from reidx.checks.base import StageChecker, contract
+from reidx.checks.objective import ObjectiveChecker
+from reidx.config.node import KeyPath, dotted
+from reidx.config.schema import Level, MemoryWiring, Stage, listed, memory_streams
+from reidx.errors import ConfigError
+from reidx.registry.discovery import registry
+from reidx.registry.seam import asked
+
+if TYPE_CHECKING:
+    from reidx.config.config import Config
+
+
+def check_stages(config: Config) -> None:
+    """Raise :class:`ConfigError` at the first thing in any stage that does not fit the rest."""
+    _folder(config, ("name",), config.experiment.name)
+    names: list[str] = []
+    trained: list[str] = []
+    for position, stage in enumerate(config.experiment.stages):
+        at = ("stages", position, "name")
+        _folder(config, at, stage.name)
+        if stage.name in names:
+            raise ConfigError(f"{config.place(at)}: there is a stage called {stage.name!r} already; rename one.")
+        _StageCheck(config, ("stages", position), stage, trained).run()
+        names.append(stage.name)
+        if stage.epochs > 0:  # others leave no checkpoint to start from
+            trained.append(stage.name)
+
+
+def _folder(config: Config, at: KeyPath, name: str) -> None:
+    """Raise unless ``name`` can be the name of a folder, as the names of experiments and stages are."""
+    if not re.fullmatch(r"[\w][\w .+=@-]*", name) or name != name.strip():
+        raise ConfigError(
+            f"{config.place(at)}: {dotted(at)} is {name!r}; it names a folder, so it must begin with a letter or a digit "
+            "and go on with these and any of . _ - + = @."
+        )
+
+
+class _StageCheck(StageChecker):
+    def run(self) -> None:
+        stage = self.stage
+        self.fusion()
+        self.one_of(("init",), _stage_of(stage.init), self.earlier, "stage that trains before this one")
+        for name, teacher in stage.teachers.items():
+            at: KeyPath = ("teachers", name)
+            self.name(at, name, ("student",))
+            if teacher.type == "EMA":
+                followed = [n for n in self.networks if n != name]
+                self.one_of((*at, "of"), teacher.of, followed, "network to follow")
+                if name in self.follows(teacher.of):
+                    raise self.error((*at, "of"), f"{name!r} would follow {teacher.of!r}, which follows it.")
+            self.one_of((*at, "weights"), _stage_of(teacher.weights), self.earlier, "stage that trains before this one")
+        for name, level in stage.labels.items():
+            if name == "identity":
+                raise self.error(("labels", "levels", name), "'identity' are the data set's own labels; rename the level.")
+            self.level(("labels", "levels", name), level)
+        if stage.clip_grad == 0:
+            raise self.error(("clip_grad",), "gradients clipped to 0 move no weight; leave them as they are by null.")
+        self.moments()
+        if stage.epochs > 0 and not stage.streams:
+            raise self.error(("streams",), "a stage that trains needs at least one stream.")
+        self.domains()
+        taken = list(stage.streams)
+        for name, stream in stage.streams.items():
+            for view in stream.views:
+                self.name(("streams", name, "views", view), view, taken)
+                taken.append(view)
+            self.domain(("streams", name, "domain"), stream.domain)
+            if stream.labels is not None:
+                self.one_of(
+                    ("streams", name, "labels"), stream.labels, ["identity", *stage.labels], "labelling"
+                )
+                if stream.labels in stage.labels and stage.labels[stream.labels].domain != stream.domain:
+                    raise self.error(
+                        ("streams", name, "labels"),
+                        f"level {stream.labels!r} labels domain {stage.labels[stream.labels].domain!r}, but the "
+                        f"stream draws from {stream.domain!r}.",
+                    )
+            elif stream.sampler["type"] == "PK":
+                raise self.error(
+                    ("streams", name, "sampler"), "PK sampling needs labels; use Shuffle for an unlabelled stream."
+                )
+        own = {stream.domain for stream in stage.streams.values() if stream.labels == "identity"}
+        if len(own) > 1:
+            names = " and ".join(sorted(own))
+            raise self.error(("streams",), f"one stage can use the identities of one domain, not of {names}.")
+        self.sees()
+        for name, memory in stage.memories.items():
+            self.memory(name, memory)
+        terms = ObjectiveChecker(self.config, self.base, stage, self.earlier)
+        for index, term in enumerate(stage.objective):
+            terms.term(index, term)
+        if stage.epochs > 0 and not stage.objective:
+            raise self.error(("objective",), "a stage that trains needs at least one term.")
+        if stage.epochs > 0 and all(term["from_epoch"] >= stage.epochs for term in stage.objective):
+            raise self.error(
+                ("objective",), f"no term begins within the stage's {stage.epochs} epochs (from_epoch counts from 0)."
+            )
+        # what counts changes where a term begins or ends, and nowhere else
+        bounds = {t["from_epoch"] for t in stage.objective} | {t["until_epoch"] or stage.epochs for t in stage.objective}
+        for epoch in sorted(bound for bound in bounds if bound < stage.epochs):
+            if min(t["from_epoch"] for t in stage.objective) <= epoch and not any(
+                t["from_epoch"] <= epoch < (t["until_epoch"] or stage.epochs) for t in stage.objective
+            ):
+                raise self.error(("objective",), f"no term counts in epoch {epoch} (from 0), so nothing would be trained.")
+        for index, alignment in enumerate(stage.alignment):
+            terms.alignment(index, alignment)
+        evaluate = stage.evaluate
+        if evaluate.domain is not None:
+            self.domain(("evaluate", "domain"), evaluate.domain)
+            self.one_of(("evaluate", "network"), evaluate.network, self.networks, "network")
+            self.feature(("evaluate", "on"), evaluate.on)
+        if evaluate.domain_probe is not None and evaluate.domain is None:
+            raise self.error(("evaluate", "domain_probe"), "it is part of an evaluation: say of which domain (domain: NAME).")
+        if evaluate.domain_probe is not None:
+            self.feature(("evaluate", "domain_probe"), evaluate.domain_probe)
+            if len(stage.domains) != 2:
+                raise self.error(
+                    ("evaluate", "domain_probe"),
+                    f"it tells two domains apart, but the stage draws from {', '.join(stage.domains) or 'none'}.",
+                )
+
+    # ---- the parts
+
+    def moments(self) -> None:
+        """Raise unless the optimiser can go on with what that of an earlier stage knew."""
+        own = self.stage.optimizer
+        if own["moments"] is None:
+            return
+        at: KeyPath = ("optimizer", "moments")
+        if _stage_of(own["moments"]) is None:
+            raise self.error(at, f"moments are those of a stage: write stage:{own['moments']}, if that is one.")
+        self.one_of(at, _stage_of(own["moments"]), self.earlier, "stage that trains before this one")
+        other = self.called(own["moments"]).optimizer
+        if (own["type"], own.get("amsgrad", False)) != (other["type"], other.get("amsgrad", False)):
+            raise self.error(at, f"{own['type']} cannot go on with the moments of another optimiser ({other['type']}).")
+
+    def called(self, reference: str) -> Stage:
+        """The stage that ``stage:NAME`` means."""
+        return next(s for s in self.config.experiment.stages if s.name == _stage_of(reference))
+
+    def domains(self) -> None:
+        """Raise if images would be of a domain that a network with a BatchNorm for each has none for."""
+        stage = self.stage
+        begun: dict[KeyPath, str | None] = {("init",): stage.init}
+        begun |= {("teachers", name, "weights"): teacher.weights for name, teacher in stage.teachers.items()}
+        for at, reference in begun.items():
+            if reference is None or _stage_of(reference) is None:
+                continue
+            source = self.called(reference)
+            lacking = [d for d in stage.domains if d not in source.domains] if stage.model.domain_bn else ["all alike"]
+            if source.model.domain_bn and lacking:
+                raise self.error(
+                    at,
+                    f"{reference} has a BatchNorm for each of {', '.join(source.domains)}, none for {', '.join(lacking)}. Set "
+                    "model.domain_bn: false in that stage, or let it draw from those domains too.",
+                )
+        if not stage.model.domain_bn:
+            return
+        if stage.joint:
+            raise self.error(("joint",), "one pass over all streams has one BatchNorm, but model.domain_bn asks for several.")
+        for domain in stage.domains:
+            self.name(("model", "domain_bn"), domain)
+        looked_at: dict[KeyPath, str | None] = {("evaluate", "domain"): stage.evaluate.domain}
+        looked_at |= {("labels", "levels", name, "domain"): level.domain for name, level in stage.labels.items()}
+        for at, looked in looked_at.items():
+            self.one_of(at, looked, stage.domains, "domain that a stream draws from (model.domain_bn: one BatchNorm each)")
+
+    def fusion(self) -> None:
+        """Raise if the fusion must be given a teacher's map and there is no teacher to give it."""
+        name = self.stage.model.fusion["type"]
+        wanted = self.arguments_of_fusion().get("teacher")
+        averaged = any(t.type == "EMA" and t.of == "student" for t in self.stage.teachers.values())
+        if wanted is not None and wanted.default is wanted.empty and not averaged:
+            raise self.error(
+                ("model", "fusion"),
+                f"{name} works on the map of a teacher too; give the stage one: teachers: {{mean: {{type: EMA}}}}.",
+            )
+
+    def level(self, at: KeyPath, level: Level) -> None:
+        if level.domain is None:
+            raise self.error(at, "domain is missing: which domain is labelled?")
+        self.domain((*at, "domain"), level.domain)
+        self.named_networks((*at, "network"), level.network)
+        self.feature((*at, "on"), level.on)
+        needs = contract("clusterer", level.clusterer).needs
+        if needs == "graph" and level.distance is None:
+            raise self.error((*at, "distance"), f"{level.clusterer['type']} works on a graph; give a distance.")
+        if level.distance is not None:
+            self.needs((*at, "distance"), "distance", level.distance)
+        for index, refiner in enumerate(level.refiners):
+            self.needs((*at, "refiners", index), "refiner", refiner)
+        self.one_of((*at, "memory"), level.memory, self.stage.memories, "memory")
+        if level.memory is not None:
+            self.held((*at, "memory"), level)
+
+    def follows(self, name: str) -> list[str]:
+        """The networks that an EMA follows, from one to the next, as far as they do not come round."""
+        seen: list[str] = []
+        while name in self.stage.teachers and self.stage.teachers[name].type == "EMA" and name not in seen:
+            seen.append(name)
+            name = self.stage.teachers[name].of
+        return [*seen, name]
+
+    def named_networks(self, at: KeyPath, names: str | list[str]) -> None:
+        self.different(at, names)
+        for name in listed(names):
+            self.one_of(at, name, self.networks, "network")
+
+    def sees(self) -> None:
+        """Raise unless the streams that networks see are there, and what works together sees the same."""
+        stage = self.stage
+        for name, streams in stage.sees.items():
+            at: KeyPath = ("sees", name)
+            self.one_of(at, name, self.networks, "network")
+            self.different(at, streams)
+            for stream in streams:
+                self.one_of(at, stream, stage.sources, "stream")
+        if stage.sees and stage.joint:
+            raise self.error(("sees",), "one pass over all streams shows a network all of them: leave out `joint` or `sees`.")
+        for name, teacher in stage.teachers.items():
+            all_streams = list(stage.sources)
+            if teacher.type == "EMA" and self.takes_teacher():
+                self.seen(("sees", name), name, stage.sees.get(teacher.of, all_streams))
+
+    def takes_teacher(self) -> bool:
+        """Whether the fusion is given the map of a teacher."""
+        return "teacher" in self.arguments_of_fusion()
+
+    def arguments_of_fusion(self) -> Mapping[str, inspect.Parameter]:
+        """The arguments that the forward pass of the stage's fusion has."""
+        entry = registry().find("fusion", self.stage.model.fusion["type"])
+        return asked(entry, "its forward", lambda fusion: inspect.signature(fusion.forward).parameters, entry.declared())
+
+    def held(self, at: KeyPath, level: Level) -> None:
+        """Raise unless the memory that a level labels holds the level's feature of each image."""
+        memory = self.stage.memories[level.memory or ""]
+        if not hasattr(registry().find("memory", memory["type"]).declared(), "images"):
+            raise self.error(at, f"{memory['type']} does not hold an entry for each image, so it cannot be clustered.")
+        for key in ("network", "on"):
+            if set(listed(memory[key])) != set(listed(getattr(level, key))):
+                raise self.error(
+                    at, f"memory {level.memory!r} holds {key} {memory[key]!r}, the level is {key} {getattr(level, key)!r}."
+                )
+        labels = self.stage.labels
+        identity = next((stream.domain for stream in self.stage.streams.values() if stream.labels == "identity"), None)
+        held = labels[memory["labels"]].domain if memory["labels"] in labels else identity
+        if held != level.domain:
+            raise self.error(at, f"memory {level.memory!r} holds images of {held!r}, the level labels {level.domain!r}.")
+
+    def memory(self, name: str, memory: dict[str, Any]) -> None:
+        at: KeyPath = ("memories", name)
+        self.name(at, name)
+        self.named_networks((*at, "network"), memory["network"])
+        self.feature((*at, "on"), memory["on"])
+        self.one_of((*at, "labels"), memory["labels"], ["identity", *self.stage.labels], "labelling")
+        labels = {name: stream.labels for name, stream in self.stage.sources.items()}
+        if memory["labels"] not in labels.values():
+            said = f"no stream is labelled by {memory['labels']!r}"
+            if all(term["labels"] != memory["labels"] for term in self.stage.objective):
+                raise self.error((*at, "labels"), f"{said}, so nothing would reach it.")
+            if _takes_in(memory):
+                takes = f"so {memory['type']} would take in nothing; terms that read by these labels do not update it."
+                raise self.error((*at, "labels"), f"{said}, {takes}")
+        self.different((*at, "stream"), memory["stream"])
+        if not memory_streams(memory, labels, self.stage.sees) and _takes_in(memory):
+            raise self.error((*at, "network"), "no stream of its labels is seen by all of these (sees): it would stand still.")
+        for stream in listed(memory["stream"]):
+            self.one_of((*at, "stream"), stream, self.stage.sources, "stream")
+            if self.stage.sources[stream].labels != memory["labels"]:
+                raise self.error(
+                    (*at, "stream"),
+                    f"stream {stream!r} carries labels {self.stage.sources[stream].labels!r}, the memory holds "
+                    f"{memory['labels']!r}.",
+                )
+        for network in listed(memory["network"]):
+            self.seen((*at, "stream"), network, listed(memory["stream"]))
+        self.needs(at, "memory", memory, wiring=MemoryWiring)
+        self.shaped("memory", memory, MemoryWiring, {"features": memory["on"]}, (*at, "on"))
+
+
+def _takes_in(memory: dict[str, Any]) -> bool:
+    """Whether a memory does anything with the images of a step."""
+    update = getattr(registry().find("memory", memory["type"]).declared(), "update", None)
+    # by name, as the class itself may not be imported yet
+    return update is None or (update.__module__, update.__qualname__) != ("reidx.memories.base", "Memory.update")
+
+
+def _stage_of(reference: str | None) -> str | None:
+    """The NAME of ``stage:NAME``; None for anything else."""
+    return reference.removeprefix("stage:") if reference and reference.startswith("stage:") else None

@@ -1,0 +1,1 @@
+"""The form of an experiment: YAML with origins, bases, overrides, the schema and its defaults."""

@@ -1,0 +1,332 @@
+"""A checked experiment: the YAML tree against the schema, every default filled in, every part's keys verified."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import math
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reidx.config import schema
+from reidx.config.components import called, component, need_mapping
+from reidx.config.merge import SET, Override, merge
+from reidx.config.node import KeyPath, Node, Origin, dotted, kind_of
+from reidx.config.yaml_tree import Tree, load_node, render, tree_hash, tree_of
+from reidx.errors import ConfigError, excerpt
+from reidx.registry.constructor import annotation_text, bad_number, fits, quoting
+
+DEFAULT = Origin("default")
+
+Step = tuple[KeyPath, Node]
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of a schema class's fields."""
+    return typing.get_type_hints(cls)
+
+
+def experiment_hash(data: Mapping[str, Any]) -> str:
+    """The hash of a resolved experiment, less where its curves go: that changes no result."""
+    return tree_hash({key: value for key, value in data.items() if key != "log"})
+
+
+@dataclass(frozen=True)
+class Config:
+    """A checked experiment: typed (``experiment``), as plain data with all defaults (``data``), with origins (``tree``)."""
+
+    experiment: schema.Experiment
+    tree: Tree
+    path: str
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return self.tree.data
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits that stand for the experiment: :func:`experiment_hash`."""
+        return experiment_hash(self.data)
+
+    def place(self, path: KeyPath) -> str:
+        """Where the value at ``path`` is written; for a default, where that is which it was filled into."""
+        places = (self.tree.origin(path[:length]) for length in range(len(path), -1, -1))
+        return str(next((o for o in places if not o.source.startswith("default")), Origin(self.path)))
+
+    def render(self, origins: bool = True) -> str:
+        """The resolved experiment as YAML that loads as the same one, with the origin of each value as a comment."""
+        return render(self.tree, origins)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The checked experiment of a file (or ``namespace::file.yaml``) under ``key.path=value`` overrides.
+
+    Raises :class:`ConfigError` naming the file and line of what is wrong: an unknown key or component, a value of the
+    wrong type, parts that do not fit each other.
+    """
+    return checked(load_node(path), [Override.read(text, known) for text in overrides], str(path))
+
+
+def checked(root: Node, overrides: Sequence[Override], path: str) -> Config:
+    """The checked experiment of a tree of values under overrides; ``path`` is what it is called. As :func:`load_config`."""
+    from reidx.checks.stage import check_stages
+
+    tree = tree_of(root, overrides)
+    whole = _experiment(_node(tree, ()), set().union(*(override.origins for override in overrides)))
+    resolved = Tree(whole.plain(), dict(_origins(whole, ())))
+    config = Config(_typed(schema.Experiment, resolved.data), resolved, path)
+    check_stages(config)
+    from reidx.checks.values import (
+        check_values,  # the first to need torch: what can be told without it was told by now
+    )
+
+    check_values(config)
+    return config
+
+
+# ---- from the tree to nodes and back
+
+
+def _node(tree: Tree, path: KeyPath) -> Node:
+    value = tree.get(path)
+    if isinstance(value, dict):
+        return Node({key: _node(tree, (*path, key)) for key in value}, tree.origin(path))
+    if isinstance(value, list):
+        return Node([_node(tree, (*path, i)) for i in range(len(value))], tree.origin(path))
+    return Node(value, tree.origin(path))
+
+
+def _origins(node: Node, path: KeyPath) -> typing.Iterator[tuple[KeyPath, Origin]]:
+    yield path, node.origin
+    for key, child in node.children():
+        yield from _origins(child, (*path, key))
+
+
+def _typed(cls: type, data: Mapping[str, Any]) -> Any:
+    """An instance of a schema class from resolved plain data."""
+    hints = _hints(cls)
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        value, hint = data[field.name], hints[field.name]
+        inner = next((a for a in typing.get_args(hint) if dataclasses.is_dataclass(a)), None)
+        if dataclasses.is_dataclass(hint):
+            value = _typed(hint, value)  # type: ignore[arg-type]
+        elif field.name == "labels" and inner is schema.Level:
+            value = {name: _typed(schema.Level, level) for name, level in value["levels"].items()}
+        elif inner is not None and isinstance(value, dict):
+            value = {name: _typed(inner, item) for name, item in value.items()}  # type: ignore[arg-type]
+        elif inner is not None:
+            value = [_typed(inner, item) for item in value]  # type: ignore[arg-type]
+        elif typing.get_origin(hint) is tuple:
+            value = tuple(value)
+        values[field.name] = value
+    return cls(**values)
+
+
+# ---- checking
+
+
+def _experiment(root: Node, overridden: set[Origin]) -> Node:
+    """The resolved experiment: top-level keys of a stage moved into every stage, all defaults written out."""
+    own = {field.name for field in dataclasses.fields(schema.Experiment)}
+    shared_keys = {field.name for field in dataclasses.fields(schema.Stage)} - {"name"}
+    _refuse_unknown(root, (), own | shared_keys)
+    shared = Node({key: node for key, node in root.value.items() if key in shared_keys}, root.origin)
+    stages = root.value.get("stages")
+    if stages is None or not isinstance(stages.value, list) or not stages.value:
+        where = root.origin if stages is None else stages.origin
+        raise ConfigError(f"{where}: stages must be a list of at least one stage, each with a name.")
+    for position, stage in enumerate(stages.value):
+        need_mapping(stage, ("stages", position))
+    merged = [merge(shared, stage) for stage in stages.value]
+    _refuse_idle(shared, merged, overridden)
+    data = {key: node for key, node in root.value.items() if key in own}
+    data["stages"] = Node(merged, stages.origin)
+    return _fill(schema.Experiment, Node(data, root.origin), ())
+
+
+def _refuse_idle(shared: Node, stages: list[Node], overridden: set[Origin]) -> None:
+    """Raise if a value that an override sets as a stages' default is overruled by every stage."""
+    for path, node in _leaves(shared, ()):
+        if node.origin in overridden and all(_at(stage, path) is not node for stage in stages):
+            names = ", ".join(str(s.value["name"].value) for s in stages if "name" in s.value)
+            key, typed = dotted(path), node.origin == SET
+            where, advice = ("--set", f"--set stages.NAME.{key}=…") if typed else (f"{node.origin}:", f"stages.NAME.{key}")
+            raise ConfigError(
+                f"{where} {key}: has no effect, as each stage ({names}) sets its own. Address the stage: {advice}"
+            )
+
+
+def _leaves(node: Node, path: KeyPath) -> typing.Iterator[Step]:
+    children = list(node.children())
+    if not children:
+        yield path, node
+    for key, child in children:
+        yield from _leaves(child, (*path, key))
+
+
+def _at(node: Node, path: KeyPath) -> Node | None:
+    for key in path:
+        try:
+            node = node.value[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return node
+
+
+def _fill(cls: type, node: Node, path: KeyPath) -> Node:
+    """``node`` checked against a schema class, with the defaults of what it does not set."""
+    need_mapping(node, path)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    _refuse_unknown(node, path, set(fields))
+    hints = _hints(cls)
+    filled: dict[str, Node] = {}
+    for name, field in fields.items():
+        child = node.value.get(name)
+        if child is None:
+            child = _default(field, node, path)
+        elif _adjusts_default(field, child):
+            child = merge(_default(field, node, path), child)
+        filled[name] = _value(field, hints[name], child, (*path, name))
+    return Node(filled, node.origin)
+
+
+def _adjusts_default(field: dataclasses.Field[Any], node: Node) -> bool:
+    """Whether ``node`` has keys for a component that it does not name, and the schema has one by default."""
+    one = ("kind" in field.metadata or "catalogue" in field.metadata) and "container" not in field.metadata
+    default = field.default_factory() if one and field.default_factory is not dataclasses.MISSING else None
+    return isinstance(default, dict) and isinstance(node.value, dict) and "type" not in node.value
+
+
+def _default(field: dataclasses.Field[Any], node: Node, path: KeyPath) -> Node:
+    if field.default is not dataclasses.MISSING:
+        return Node.of(field.default, DEFAULT)
+    if field.default_factory is not dataclasses.MISSING:
+        make = field.default_factory
+        # a section that lacks what it cannot do without is not made here: `_fill` says what it lacks
+        return Node({}, node.origin) if dataclasses.is_dataclass(make) else Node.of(make(), DEFAULT)
+    what = field.metadata.get("kind", "value")
+    raise ConfigError(f"{node.origin}: {dotted((*path, field.name))} is missing: a {what} must be given.")
+
+
+def _value(field: dataclasses.Field[Any], hint: Any, node: Node, path: KeyPath) -> Node:
+    meta = field.metadata
+    arguments = [a for a in typing.get_args(hint) if dataclasses.is_dataclass(a)]
+    container = meta.get("container")
+    if "kind" in meta and container is not None:
+        return _each(container, node, path, lambda n, p: component(meta, n, p, _fill))
+    if "kind" in meta:
+        return node if meta.get("optional") and node.value is None else component(meta, node, path, _fill)
+    if meta.get("catalogue") in ("schedule", "log back-end"):
+        return _each(list, node, path, lambda n, p: called(meta, n, p, _fill))
+    if "catalogue" in meta:
+        return called(meta, node, path, _fill)
+    if arguments and arguments[0] is schema.Level:
+        return _levels(node, path)
+    if dataclasses.is_dataclass(hint):
+        return _fill(typing.cast(type, hint), node, path)
+    if arguments:
+        kind = dict if typing.get_origin(hint) is dict else list
+        return _each(kind, node, path, lambda n, p: _fill(typing.cast(type, arguments[0]), n, p))
+    if typing.get_origin(hint) is dict:
+        node = _each(dict, node, path, lambda n, p: n)
+    value = node.plain()
+    where = f"{node.origin}: {dotted(path)} is"
+    if (fault := bad_number(value)) is not None:
+        raise ConfigError(f"{node.origin}: {dotted(path)} {fault}")
+    if not fits(value, hint):
+        found = "null" if value is None else f"{excerpt(repr(value))} ({kind_of(value)})"
+        raise ConfigError(f"{where} {found}; expected {_expected(hint)}.{quoting(value, hint)}")
+    least, most = meta.get("least"), meta.get("most")
+    numbers = [number for number in (value if isinstance(value, list) else [value]) if number is not None]
+    if least is not None and not all(least <= number <= (math.inf if most is None else most) for number in numbers):
+        wanted = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ConfigError(f"{where} {excerpt(str(value))}; it must be {wanted}.")
+    return node
+
+
+def _expected(hint: Any) -> str:
+    """What a value must be, for a person."""
+    if typing.get_origin(hint) is typing.Literal:
+        return f"one of {', '.join(map(str, typing.get_args(hint)))}"
+    return annotation_text(hint)
+
+
+def _each(container: type, node: Node, path: KeyPath, check: Callable[[Node, KeyPath], Node]) -> Node:
+    """Each item of a list, or of a mapping of names, checked; a name that is null is left out, as one may do with a base's."""
+    if node.value is None:
+        node = Node(container(), node.origin)
+    if not isinstance(node.value, container):
+        wanted = "a mapping of names" if container is dict else "a list"
+        raise ConfigError(f"{node.origin}: {dotted(path)} is {kind_of(node.plain())}; it must be {wanted}.")
+    there = [(key, child) for key, child in node.children() if container is list or child.value is not None]
+    checked = [(key, check(child, (*path, key))) for key, child in there]
+    return Node(dict(checked) if container is dict else [child for _, child in checked], node.origin)
+
+
+def _levels(node: Node, path: KeyPath) -> Node:
+    """``labels``: its keys are the defaults of each of its ``levels``; without ``levels`` there is one, ``main``.
+
+    ``labels: null`` is no labels at all: how a stage does without those that the top level gives to every stage.
+    """
+    if node.value is None:
+        node = Node({}, node.origin)
+    need_mapping(node, path)
+    shared = Node({key: child for key, child in node.value.items() if key != "levels"}, node.origin)
+    levels = node.value.get("levels")
+    if levels is None:
+        levels = Node({"main": Node({}, node.origin)} if shared.value else {}, node.origin)
+
+    def check(level: Node, at: KeyPath) -> Node:
+        need_mapping(level, at)
+        return _fill(schema.Level, merge(shared, level), at)
+
+    return Node({"levels": _each(dict, levels, (*path, "levels"), check)}, node.origin)
+
+
+def _refuse_unknown(node: Node, path: KeyPath, known: set[str]) -> None:
+    for key, child in node.value.items():
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"Known here: {', '.join(sorted(known))}."
+            raise ConfigError(f"{child.origin}: unknown key {excerpt(dotted((*path, key)))!r}. {hint}")
+
+
+def known(path: KeyPath, data: dict[str, Any]) -> bool:
+    """Whether the schema has a default at ``path``, so that an override may set it though no file does."""
+    cls: Any = schema.Stage
+    keys: list[str | int] = list(path)
+    fields = {f.name for f in dataclasses.fields(schema.Experiment)}
+    if keys[0] == "stages":
+        keys = keys[2:]
+    elif keys[0] in fields:
+        cls = schema.Experiment
+    while keys:
+        hints = _hints(cls)
+        name = str(keys.pop(0))
+        if cls is schema.Stage and name == "labels":
+            if keys[:1] == ["levels"]:
+                keys = keys[2:]
+            cls = schema.Level
+            continue
+        if name not in hints:
+            return False
+        field = next(f for f in dataclasses.fields(cls) if f.name == name)
+        hint = hints[name]
+        inner = next((a for a in typing.get_args(hint) if dataclasses.is_dataclass(a)), None)
+        if not keys:
+            return True
+        if "kind" in field.metadata or "catalogue" in field.metadata:
+            return True  # a component's own keys are checked with the component
+        if dataclasses.is_dataclass(hint):
+            cls = hint
+        elif inner is not None:
+            keys, cls = keys[1:], inner
+        else:
+            return False
+    return True

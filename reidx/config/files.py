@@ -1,0 +1,103 @@
+"""The file behind a config's address: a path, or ``namespace::path.yaml`` among a plugin's configs."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import posixpath
+import stat
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from reidx.errors import ConfigError
+
+LARGEST = 250_000
+"""Bytes of a config file. PyYAML reads some 100 kB a second, and the longest config that reidx comes with has 6 kB."""
+
+_KINDS = {
+    stat.S_ISDIR: "a folder",
+    stat.S_ISFIFO: "a pipe",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """A config file under the name it is shown by: ``namespace::path.yaml``, or the path as given."""
+
+    namespace: str
+    name: str
+    file: Path
+
+    def __str__(self) -> str:
+        return f"{self.namespace}::{self.name}" if self.namespace else self.name
+
+    @classmethod
+    def at(cls, address: str) -> ConfigFile:
+        """The file at ``address``, which need not exist. Raises :class:`ConfigError` for a bad namespace."""
+        namespace, colons, name = address.partition("::")
+        if not colons:
+            return cls("", address, Path(address))
+        from reidx.registry.discovery import (
+            config_root,  # here, so that reading plain files needs no plugin discovery
+        )
+
+        if not namespace or not name:
+            raise ConfigError(f"{address!r} is not an address; write namespace::path/in/its/configs.yaml.")
+        name = posixpath.normpath(name)
+        if posixpath.isabs(name) or name.split("/")[0] == "..":
+            raise ConfigError(f"{address!r} leads out of the configs of {namespace!r}.")
+        return cls(namespace, name, config_root(namespace) / name)
+
+    def base(self, address: str) -> ConfigFile:
+        """The file that ``address`` means when it is written inside this one."""
+        if "::" in address:
+            return self.at(address)
+        if self.namespace:
+            return self.at(f"{self.namespace}::{posixpath.join(posixpath.dirname(self.name), address)}")
+        shown = os.path.normpath(os.path.join(os.path.dirname(self.name), address))
+        return ConfigFile("", shown, self.file.parent / address)
+
+    def read(self) -> str:
+        """The text of the file. Raises :class:`ConfigError`: why it cannot be read, what is there instead."""
+        try:
+            mode = self.file.stat().st_mode  # first: opening a pipe may wait for ever, and some devices never end
+            if kind := next((kind for test, kind in _KINDS.items() if test(mode)), None):
+                raise ConfigError(f"{self} is {kind}, not a file.{f' {self._nearby()}' if kind == 'a folder' else ''}")
+            with self.file.open("rb") as file:
+                found = file.read(LARGEST + 1)
+            if len(found) > LARGEST:
+                raise ConfigError(f"{self} has more than {LARGEST // 1000:,} kB, the most that a config may have.")
+            return found.decode("utf-8")
+        except FileNotFoundError:
+            raise ConfigError(f"{self} does not exist. {self._nearby()}") from None
+        except UnicodeDecodeError as error:
+            line = error.object.count(b"\n", 0, error.start) + 1
+            byte = error.object[error.start]
+            raise ConfigError(f"{self}:{line}: not UTF-8 text (byte 0x{byte:02x}).") from None
+        except (OSError, ValueError) as error:  # ValueError: a null character in the path
+            why = getattr(error, "strerror", None) or error
+            raise ConfigError(f"{self} cannot be read: {why}.") from None
+
+    def _nearby(self) -> str:
+        """The near matches among the configs of the namespace or of the folder, or the list of them."""
+        if self.namespace:
+            root = self.at(f"{self.namespace}::.").file
+            names = [path.relative_to(root).as_posix() for path in root.rglob("*.yaml")]
+            prefix = f"{self.namespace}::"
+        else:
+            folder = self.file if self.file.is_dir() else self.file.parent
+            if not folder.is_dir():
+                return f"The folder {folder} does not exist either."
+            shown = PurePath(self.name) if self.file.is_dir() else PurePath(self.name).parent
+            names = [str(shown / path.name) for path in folder.glob("*.y*ml")]
+            prefix = ""
+        # compared without folder and suffix: what they share would make anything look alike
+        stems = {name: PurePath(name).stem for name in sorted(names)}
+        close = difflib.get_close_matches(PurePath(self.name).stem, list(stems.values()), n=3, cutoff=0.6)
+        if close and not self.file.is_dir():
+            return f"Did you mean {' or '.join(prefix + name for name in stems if stems[name] in close)}?"
+        more = f" and {len(stems) - 20} more" if len(stems) > 20 else ""
+        return f"Configs there: {', '.join(prefix + name for name in list(stems)[:20]) or 'none'}{more}."

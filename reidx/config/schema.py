@@ -1,0 +1,340 @@
+"""The shape of an experiment: every key a config may have, its type, its default and its meaning.
+
+The dataclasses are read by :mod:`reidx.config.config`, which fills them from a file and checks each value against the
+annotation. A field made by :func:`part` holds the spec of a component (``{type: Name, …}``) of the given kind; the
+keys of its constructor are checked too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from typing import Any, Literal
+
+Spec = dict[str, Any]
+
+IDENTITY = "identity"
+"""The name of the labelling that a data set brings with it."""
+
+
+def listed(names: str | list[str] | None) -> list[str]:
+    """The names that a key holds: of one, of several, or of none."""
+    return [names] if isinstance(names, str) else list(names or [])
+
+
+def memory_streams(
+    memory: Mapping[str, Any], labels: Mapping[str, str | None], sees: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """The streams whose images a memory takes in: those it names, or all of its labels that its networks see.
+
+    ``memory`` has the keys of :class:`MemoryWiring`; ``labels`` names the labels of each stream, ``sees`` the streams of those
+    networks that do not see all.
+    """
+    there = [name for name, its in labels.items() if its == memory["labels"]]
+    for network in listed(memory["network"]):
+        there = [name for name in there if name in sees.get(network, there)]
+    return listed(memory.get("stream")) or there
+
+
+def part(kind: str, default: str | None = None, *, wiring: type | None = None, **meta: Any) -> Any:
+    """A field that holds one component of ``kind``; ``wiring`` is a dataclass of the engine's own keys in the spec."""
+    metadata = {"kind": kind, "wiring": wiring, **meta}
+    if default is None:
+        return field(metadata=metadata)
+    return field(default_factory=lambda: {"type": default}, metadata=metadata)
+
+
+def parts(kind: str, container: type = list, *, wiring: type | None = None, key: str = "type") -> Any:
+    """A field that holds a list (or a mapping by name) of components of ``kind``."""
+    return field(
+        default_factory=container,
+        metadata={"kind": kind, "wiring": wiring, "key": key, "container": container},
+    )
+
+
+def number(default: Any, least: float, most: float | None = None) -> Any:
+    """A field that holds a number (or several) of at least ``least`` and at most ``most``."""
+    return field(default=default, metadata={"least": least, "most": most})
+
+
+MOST = 10**9
+"""The most epochs, steps or batches of anything. A run of a year has some 10 million steps."""
+
+
+@cache
+def engine_keys(kind: str) -> Mapping[str, str]:
+    """The keys that mean something to the engine in every slot of a kind of part, so that no part can have them; each with
+    what it is."""
+    taken = {"type": f"the name of the {kind}"}
+    for section in (cls for cls in globals().values() if isinstance(cls, type) and is_dataclass(cls)):
+        for slot in fields(section):
+            meta = slot.metadata
+            if kind not in (meta.get("kind"), meta.get("catalogue")):
+                continue
+            taken[meta.get("key", "type")] = f"the name of the {kind}"
+            if meta.get("wiring") is not None:
+                taken |= {own.name: f"{meta['wiring'].__name__}.{own.name}" for own in fields(meta["wiring"])}
+    return taken
+
+
+@dataclass
+class Data:
+    """The domains, and how their images are read.
+
+    Relative paths, here as everywhere in a config, start at the working directory: a config may lie in a package.
+    """
+
+    domains: dict[str, Spec] = parts("dataset", dict)
+    image_size: tuple[int, int] = number((256, 128), 1, 10_000)
+    """Height and width in pixels."""
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    workers: int = number(0, 0, 1000)
+    """Processes that decode images; 0 decodes in this one, with threads."""
+    cache_gb: float = number(6.0, 0)
+    """Memory for decoded images (uint8, at image_size), all domains together; what does not fit is decoded each time."""
+    cache_on: Literal["host", "device"] = "host"
+    """Where the images that are trained on are kept: ``device`` saves copying them to a GPU in each step, takes of its memory
+    what they take up, and is refused when they do not fit."""
+
+
+@dataclass
+class Model:
+    """A network: the trunk, and what makes features of its map."""
+
+    backbone: Spec = part("backbone")
+    fusion: Spec = part("fusion", "GlobalPool")
+    bn_group: int | None = number(64, 2)
+    """Images a BatchNorm takes its training statistics from, on one device as on many; null: the whole batch."""
+    freeze: list[str] = field(default_factory=list)
+    """Modules (and single parameters) that are not trained, by their names in the network, ``*``, ``?`` and ``[…]`` as in
+    file names: ``backbone.model.layer[12]``. They stay in evaluation mode: their BatchNorms keep their statistics."""
+    domain_bn: bool = False
+    """Each domain that the stage draws from has BatchNorms of its own, weights and statistics, which start alike."""
+
+
+@dataclass
+class Teacher:
+    """A network beside the student: an EMA of another, a frozen one, or a peer that is trained too."""
+
+    type: Literal["EMA", "Frozen", "Peer"]
+    of: str = "student"
+    """EMA: the network it follows."""
+    momentum: float = number(0.999, 0, 1)
+    warmup: bool = True
+    """EMA: momentum min(1 − 1/(t+1), momentum) at step t, which makes the first step a copy."""
+    batch_norm: Literal["own", "copy"] = "own"
+    """EMA: running statistics of its own forward passes, or those of the network it follows."""
+    weights: str | None = None
+    """Frozen, Peer: where the weights come from (``stage:NAME`` or a file); null: as the student's ``init``."""
+    statistics: Literal["batch", "running"] = "running"
+    """Frozen: BatchNorm by batch or by running statistics."""
+
+
+@dataclass
+class Stream:
+    """One source of batches."""
+
+    domain: str
+    labels: str | None = None
+    """``identity`` (the data set's own), the name of a label level, or null."""
+    sampler: Spec = part("sampler", "PK")
+    transform: Spec = part("transform", "ReidAugment")
+    views: dict[str, Spec] = parts("transform", dict)
+    """Further streams by name, each of the same images in the same order, under a transform of its own."""
+
+
+@dataclass
+class Level:
+    """One labelling of a domain by clustering."""
+
+    domain: str | None = None
+    network: str | list[str] = "student"
+    """Whose features; of several networks, the mean of their L2-normalised features."""
+    on: str = "embed"
+    memory: str | None = None
+    """Label what this memory holds of all images, in place of the feature ``on`` extracted anew; which it is at first, when
+    the memory holds none yet."""
+    distance: Spec | None = part("distance", "Jaccard", optional=True)
+    clusterer: Spec = part("clusterer", "DBSCAN")
+    refiners: list[Spec] = parts("refiner")
+    relabel_every: int = number(1, 1)
+    flip: bool = False
+    """Average the features of each image and its mirror image."""
+    monitor: bool = False
+    """Compare the labels with the true identities (for the report alone; noted on the card)."""
+
+
+@dataclass
+class MemoryWiring:
+    """What a memory stores, of which network's feature and of which labels."""
+
+    network: str | list[str] = "student"
+    """Whose features; of several networks, the mean of their L2-normalised features."""
+    on: str = "embed"
+    labels: str = "main"
+    stream: str | list[str] | None = None
+    """The streams whose images it takes in; null: all with its labels that its networks see."""
+    when: Literal["after", "before"] = "after"
+    """When it takes in what a step saw: after the optimiser's step, or before the objective is computed."""
+
+
+@dataclass
+class Term:
+    """One term of the objective: what it looks at, what it compares that with, how much it counts, and when."""
+
+    stream: str | list[str] | None = None
+    """One stream, or several, whose images are laid end to end; null: the only one."""
+    network: str = "student"
+    on: str = "embed"
+    labels: str | None = None
+    """The label level that says what its images are; null: that of their stream."""
+    memory: str | list[str] | None = None
+    """Whose scores: of several memories they stand side by side, and a target counts from its own memory's first."""
+    against: str | None = None
+    """The network it is compared with: a teacher, or the student itself by another feature."""
+    against_stream: str | list[str] | None = None
+    """The stream whose images ``against`` sees, one for each of ``stream``: another view of the same images; null: as
+    ``stream``."""
+    against_on: str | None = None
+    """The feature of ``against``; null: as ``on``."""
+    against_memory: str | list[str] | None = None
+    """The memory that ``against`` is scored by; null: as ``memory``."""
+    weight: float = 1.0
+    from_epoch: int = number(0, 0)
+    until_epoch: int | None = number(None, 1)
+    """The first epoch without it, counted from 0; null: it stays."""
+
+
+@dataclass
+class Alignment:
+    """Where an alignment looks: the streams of its two domains, and from which epoch on."""
+
+    source: str = "source"
+    target: str = "target"
+    weight: float = 1.0
+    from_epoch: int = number(0, 0)
+
+
+@dataclass
+class OptimizerWiring:
+    """What the engine makes of an optimiser: the rate and the decay of each group of parameters, and the batch of ``lr``."""
+
+    layer_decay: float | None = number(None, 0, 1)
+    """Each layer of a backbone learns at this share of the rate of the one above; all but the backbones learn at ``lr``."""
+    no_decay_norm_bias: bool = False
+    """No weight decay for norms, biases and other vectors."""
+    rates: dict[str, float] = field(default_factory=dict)
+    """Parts of the networks, by name as for ``model.freeze``, and memories, each with its share of the rate:
+    ``{backbone: 0.1, memories.rows: 10}``."""
+    moments: str | None = None
+    """``stage:NAME``: begin with what the optimiser knew of the networks' gradients at the end of that stage."""
+    restart_every: int | None = number(None, 1)
+    """All moments are forgotten at the start of every so many epochs; null: never."""
+    lr_batch: int | None = number(None, 1)
+    """Images a step that ``lr`` is stated for, over all processes. Nothing is scaled by it: the run says where a stream
+    has another number, and the card keeps both."""
+
+
+@dataclass
+class Evaluate:
+    """Retrieval on a domain's query and gallery."""
+
+    domain: str | None = None
+    protocol: Spec = part("protocol", "Market1501")
+    metric: Literal["euclidean", "cosine"] = "euclidean"
+    network: str = "student"
+    on: str = "embed"
+    flip: bool = False
+    before: bool = False
+    """Evaluate before the first epoch too: the direct transfer."""
+    every: int = number(0, 0)
+    """Evaluate every so many epochs; 0: after the last alone."""
+    domain_probe: str | None = None
+    """A feature by which a linear classifier is trained, for the report alone, to tell the stage's two domains apart; it is
+    tested on other people than it learns from, by the identities of both data sets."""
+
+
+@dataclass
+class Stage:
+    """One training run of the experiment."""
+
+    name: str
+    epochs: int = number(50, 0, MOST)
+    iters: int = number(200, 1, MOST)
+    init: str | None = None
+    """Where the student's weights come from: ``stage:NAME``, a file, or null (as the backbone was built)."""
+    calibrate: int = number(0, 0, MOST)
+    """Batches of each stream's domain that pass through the networks before anything is labelled, for the statistics of
+    BatchNorms that begin without any."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """In what the networks compute. ``auto``: bf16 where the device multiplies it faster, else fp32; a run keeps its choice."""
+    bank: Literal["fp32", "fp16"] = "fp32"
+    """In what the features of a domain's images are kept for labelling and for the memories' resets."""
+    joint: bool = False
+    """One forward pass over the images of all streams together, instead of one a stream."""
+    clip_grad: float | None = number(None, 0)
+    """The largest gradient: of all trained parameters together (``clip_by: norm``, the length is cut) or of each number by
+    itself (``value``); null: as it is."""
+    clip_by: Literal["norm", "value"] = "norm"
+    accumulate: int = number(1, 1, MOST)
+    """Parts in which a step's batch passes through the networks: the loss is that of the whole batch, memory is needed for
+    one part, and each image is passed forward twice. A part must hold whole groups of ``model.bn_group``."""
+    compile: Literal[False, True, "max-autotune-no-cudagraphs"] = False
+    """Let torch compile backbone and fusion for the steps: some minutes first, then each step is faster. A name is torch's
+    mode; those with CUDA graphs are left out, as they write the features of one stream over those of another."""
+    model: Model = field(default_factory=Model)
+    teachers: dict[str, Teacher] = field(default_factory=dict)
+    streams: dict[str, Stream] = field(default_factory=dict)
+    sees: dict[str, list[str]] = field(default_factory=dict)
+    """The streams (and views) that pass through a network, by its name; one that is not named here sees all."""
+    labels: dict[str, Level] = field(default_factory=dict)
+    memories: dict[str, Spec] = parts("memory", dict, wiring=MemoryWiring)
+    objective: list[Spec] = parts("loss", list, wiring=Term, key="loss")
+    alignment: list[Spec] = parts("alignment", list, wiring=Alignment)
+    optimizer: Spec = field(
+        default_factory=lambda: {"type": "Adam", "lr": 3.5e-4, "weight_decay": 5e-4},
+        metadata={"catalogue": "optimizer", "wiring": OptimizerWiring},
+    )
+    schedule: list[Spec] = field(default_factory=list, metadata={"catalogue": "schedule"})
+    evaluate: Evaluate = field(default_factory=Evaluate)
+
+
+    @property
+    def domains(self) -> list[str]:
+        """The domains that it draws from."""
+        return list(dict.fromkeys(stream.domain for stream in self.streams.values()))
+
+    def seen_by(self, term: Spec) -> list[str]:
+        """The streams that a term looks at: those it names, or the only one."""
+        return listed(term["stream"]) or list(self.sources)[:1]
+
+    def labels_of(self, term: Spec, stream: str) -> str | None:
+        """What a term takes the images of a stream for: its own label level, or the stream's labels."""
+        return term["labels"] or self.sources[stream].labels
+
+    def named_levels(self, stream: str) -> list[str]:
+        """The levels that terms name themselves when they look at a stream or its views."""
+        names = {stream, *self.streams[stream].views}
+        return sorted({term["labels"] for term in self.objective if term["labels"] and names & set(self.seen_by(term))})
+
+    @property
+    def sources(self) -> dict[str, Stream]:
+        """The streams by all names under which a step has images: their own, and those of their views."""
+        views = {view: stream for stream in self.streams.values() for view in stream.views}
+        return {**self.streams, **views}
+
+
+@dataclass
+class Experiment:
+    """A whole experiment. The keys of a stage may stand here too, as defaults of every stage."""
+
+    name: str
+    stages: list[Stage]
+    data: Data = field(default_factory=Data)
+    seed: int = number(1, 0, 2**32 - 1)
+    log: list[Spec] = field(
+        default_factory=lambda: [{"type": "tensorboard"}], metadata={"catalogue": "log back-end"}
+    )
+    """Where the curves of all epochs go: ``tensorboard``, ``wandb``, ``mlflow``, each a name or with mmengine's options."""
+    description: str = ""

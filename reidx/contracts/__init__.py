@@ -1,0 +1,1 @@
+"""Data that components exchange, and declarations of what they need and give."""

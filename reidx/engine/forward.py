@@ -1,0 +1,85 @@
+"""A step's batch taken through a network part by part: the numbers of the whole batch, in the memory of one part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from reidx.contracts.declarations import Features
+from reidx.errors import ConfigError
+from reidx.models.domain_norm import enter
+from reidx.models.network import Network
+
+
+def in_parts(
+    network: Network, images: Tensor, teacher: Tensor | None = None, parts: int = 1, domain: str | None = None
+) -> tuple[Tensor, Features]:
+    """The map and the features of ``images`` (B,3,H,W), of which ``parts`` equal shares pass one after the other.
+
+    What a forward pass would keep for backward is thrown away after each part and made again when backward comes to it,
+    so that the loss is one of all features: terms that compare images with each other need no second form. It costs one
+    more forward pass. Gradients are those of the undivided batch up to rounding (with dropout: up to what it draws),
+    running statistics move once. ``teacher`` (B,C,h,w) is the teacher's map, ``domain`` that of the images, for a network that
+    has BatchNorms for each. Raises :class:`ConfigError` as
+    :func:`check_parts`.
+
+    Source: Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", RepL4NLP 2021
+    (gradient caching); recomputed as in Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.
+    """
+
+    def forward(part: Tensor, teachers: Tensor | None) -> tuple[Tensor, Features]:
+        enter(network, domain)
+        maps = network.map(part)
+        return maps, network.head(maps, teachers)
+
+    if parts == 1:
+        return forward(images, teacher)
+    check_parts(network, len(images), parts)
+
+    made: list[tuple[Tensor, Features]] = []
+    teachers = [None] * parts if teacher is None else teacher.chunk(parts)
+    for part, teacher_map in zip(images.chunk(parts), teachers, strict=True):
+        if torch.is_grad_enabled():
+            again = lambda: (nullcontext(), _buffers_kept(network))  # noqa: E731
+            made.append(checkpoint(forward, part, teacher_map, use_reentrant=False, context_fn=again))
+        else:
+            made.append(forward(part, teacher_map))
+    names = made[0][1]
+    joined: Mapping[str, Tensor] = {name: torch.cat([features[name] for _, features in made]) for name in names}
+    return torch.cat([maps for maps, _ in made]), Features(joined)
+
+
+def check_parts(network: Network, images: int, parts: int, stream: str = "") -> None:
+    """Raise :class:`ConfigError` unless ``images`` of one process can be cut into ``parts`` that each hold whole
+    BatchNorm groups."""
+    of = f" of stream {stream}" if stream else ""
+    if images % parts:
+        raise ConfigError(
+            f"{images} images{of} (of one process) cannot be cut into {parts} equal parts. "
+            f"Make the batch a multiple of {parts}."
+        )
+    size, group = images // parts, network.bn_group
+    takes_statistics = any(isinstance(m, _BatchNorm) and m.training for m in network.modules())
+    if not takes_statistics or (group is not None and size % group == 0):
+        return
+    groups = "the whole batch (model.bn_group: null)" if group is None else f"groups of {group} (model.bn_group)"
+    raise ConfigError(
+        f"a part has {size} of {images} images{of} (of one process), but BatchNorm takes its statistics from {groups}. "
+        f"Accumulate fewer parts, or set bn_group to {size} or to what divides it."
+    )
+
+
+@contextmanager
+def _buffers_kept(network: nn.Module) -> Iterator[None]:
+    """Running statistics and all other buffers are afterwards what they were before."""
+    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.data.copy_(value)  # by .data: backward must not mind, it does not read them

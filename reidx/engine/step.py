@@ -1,0 +1,261 @@
+"""What one step does: forward of all networks on all streams, the objective, and the updates after the step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+
+from reidx import distributed
+from reidx.config.schema import listed, memory_streams
+from reidx.contracts.declarations import Batch, Features, mean_normalized
+from reidx.engine.forward import in_parts
+from reidx.engine.objective import BoundTerm, Objective, average_of
+from reidx.memories import Memory
+from reidx.models.network import Network
+from reidx.models.norm import statistics_in_order
+from reidx.models.teachers import EMA, freeze
+from reidx.profiling import span
+from reidx.registry.seam import call
+
+
+class StageModel(BaseModel):
+    """The networks, memories and objective of a stage, trained together.
+
+    ``networks`` holds ``student``, ``teachers`` the rest by name with their settings (``type`` EMA, Frozen or Peer);
+    ``transforms`` makes network input of a stream's uint8 images, on the device; ``memory_wiring`` says which
+    network's which feature, under which labels, of which streams, a memory takes in, and when
+    (:class:`reidx.config.schema.MemoryWiring`); ``stream_labels`` names the labels of each stream, ``domains`` the
+    domain where networks have a BatchNorm for each. ``accumulate`` is the number of parts in which images pass
+    through the networks (:mod:`reidx.engine.forward`); ``sees`` names the streams of those networks that do not see
+    all.
+    """
+
+    def __init__(
+        self,
+        networks: Mapping[str, Network],
+        teachers: Mapping[str, Mapping[str, Any]],
+        memories: Mapping[str, Memory],
+        memory_wiring: Mapping[str, Mapping[str, Any]],
+        objective: Objective,
+        transforms: Mapping[str, Callable[[Tensor], Tensor]],
+        stream_labels: Mapping[str, str | None],
+        joint: bool = False,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        accumulate: int = 1,
+        domains: Mapping[str, str] | None = None,
+        sees: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.networks = nn.ModuleDict(networks)
+        self.memories = nn.ModuleDict(memories)
+        self.objective = objective
+        self.teachers = {name: dict(settings) for name, settings in teachers.items()}
+        self.memory_wiring, self.stream_labels = memory_wiring, stream_labels
+        self.transforms, self.joint, self.memory_format = transforms, joint, memory_format
+        self.accumulate, self.domains, self.sees = accumulate, dict(domains or {}), dict(sees or {})
+        self.averages = {
+            name: EMA(settings["momentum"], settings["warmup"], settings["batch_norm"])
+            for name, settings in self.teachers.items()
+            if settings["type"] == "EMA"
+        }
+        for name, settings in self.teachers.items():
+            if settings["type"] != "Peer":
+                self.networks[name].requires_grad_(False)
+        self.averaged = {
+            (memory, term.against)
+            for term in objective.terms
+            if isinstance(term, BoundTerm) and term.against in self.averages and "teacher_scores" in term.inputs
+            for memory in term.against_memories
+            if any(parameter.requires_grad for parameter in self.memories[memory].parameters())
+        }
+        for memory in memories:
+            self.follow(memory)
+        self.steps = 0
+        self._last_step: tuple[dict[str, dict[str, Features]], dict[str, Batch]] | None = None
+
+    @property
+    def trained(self) -> list[str]:
+        """The networks that the optimiser moves: the student and its peers."""
+        return [n for n in self.networks if n == "student" or self.teachers[n]["type"] == "Peer"]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.networks["student"].parameters()).device
+
+    def train(self, mode: bool = True) -> StageModel:
+        super().train(mode)
+        for name, settings in self.teachers.items():
+            if settings["type"] == "Frozen":
+                freeze(self.networks[name], settings["statistics"] if mode else "running")
+        return self
+
+    def teacher_of(self, name: str) -> str | None:
+        """The EMA that follows network ``name``: whose map a fusion that asks for a teacher is given."""
+        return next((t for t in self.averages if self.teachers[t]["of"] == name), None)
+
+    def needed(self) -> list[str]:
+        """The networks that a step must forward, teachers first: what is trained, read by a term or a memory, or keeps
+        its own BatchNorm statistics."""
+        trained = self.trained
+        read: set[str | None] = {getattr(term, "against", None) for term in self.objective.terms}
+        read |= {network for wiring in self.memory_wiring.values() for network in listed(wiring["network"])}
+        read |= {self.teacher_of(n) for n in trained if self.networks[n].wants_teacher}
+        own = {name for name in self.averages if self.teachers[name]["batch_norm"] == "own"}
+        return [n for n in self.networks if n not in trained and n in read | own] + trained
+
+    def follow(self, memory: str) -> None:
+        """Let the averages of a memory, which EMAs keep of one that is trained, begin anew as its copies."""
+        for of, teacher in sorted(self.averaged):
+            if of == memory:
+                copied = copy.deepcopy(self.memories[memory]).requires_grad_(False)
+                self.memories[average_of(memory, teacher)] = copied
+
+    def features(self, images: Mapping[str, Tensor]) -> dict[str, dict[str, Features]]:
+        """Features by network, then by the streams it sees; without gradients for networks that are not trained."""
+        if not self.joint or len(images) < 2:
+            return self._features_of(images, self.needed(), self.sees, self.accumulate)
+        sizes = [len(x) for x in images.values()]
+        order = interleave_for_bn(sizes, self.networks["student"].bn_group).to(self.device, non_blocking=True)  # type: ignore[arg-type]
+        together = self._features_of({"": torch.cat(list(images.values()))[order]}, self.needed(), {}, self.accumulate)
+        back = torch.argsort(order)
+        return {
+            name: dict(zip(images, Features({k: v[back] for k, v in by[""].items()}).split(sizes)))
+            for name, by in together.items()
+        }
+
+    @torch.no_grad()
+    def take_statistics(self, images: Mapping[str, Tensor]) -> None:
+        """Let images pass, stream by stream, through all networks for the sake of their BatchNorms."""
+        averages_first = sorted(self.networks, key=lambda name: name in self.trained)
+        self._features_of(images, averages_first, {}, parts=1)
+
+    def _features_of(
+        self, images: Mapping[str, Tensor], names: Sequence[str], sees: Mapping[str, Sequence[str]], parts: int
+    ) -> dict[str, dict[str, Features]]:
+        trained = self.trained
+        maps: dict[str, dict[str, Tensor]] = {}
+        outputs: dict[str, dict[str, Features]] = {}
+        for name in names:
+            network: Network = self.networks[name]  # type: ignore[assignment]
+            teacher = maps.get(self.teacher_of(name) or "", {})
+            made = {}
+            with torch.set_grad_enabled(torch.is_grad_enabled() and name in trained):
+                for stream in sees.get(name, images):
+                    x = images[stream]
+                    with statistics_in_order(network):  # of each pass by itself: one process ends it before the next
+                        domain = self.domains.get(stream)
+                        made[stream] = in_parts(network, x, teacher.get(stream), parts, domain)
+            maps[name] = {stream: its for stream, (its, _) in made.items()}
+            outputs[name] = {stream: features for stream, (_, features) in made.items()}
+        return outputs
+
+    def forward(self, streams: Mapping[str, Batch], mode: str = "loss") -> dict[str, Tensor]:  # type: ignore[override]
+        """The terms' values of a step, and their weighted sum under ``loss``."""
+        with span("transform"):
+            images = {
+                name: self.transforms[name](batch.images).contiguous(memory_format=self.memory_format)
+                for name, batch in streams.items()
+            }
+        # Each process computes the whole batch's objective, as one process would, and moves what its own images moved;
+        # the optimiser's wrapper adds that up.
+        with span("forward"):
+            outputs = {
+                network: {stream: gather_features(features) for stream, features in by.items()}
+                for network, by in self.features(images).items()
+            }
+            streams = {name: gather_batch(batch) for name, batch in streams.items()}
+            seen = {
+                network: {stream: Features({k: v.detach() for k, v in f.items()}) for stream, f in by.items()}
+                for network, by in outputs.items()
+            }
+            self._last_step = seen, dict(streams)
+            self._take_in("before")
+            total, values = self.objective(outputs, streams, self.memories)
+        return {"loss": total, **values, **self._figures(seen)}
+
+    def _figures(self, seen: Mapping[str, Mapping[str, Features]]) -> dict[str, Tensor]:
+        """The means over each stream's images of what the fusions of trained networks want to have shown (``figures``)."""
+        return {
+            f"{'' if network == 'student' else network + '.'}{stream}.{name}": features[name].float().mean()
+            for network in self.trained
+            for name in getattr(self.networks[network].fusion, "figures", ())
+            for stream, features in seen[network].items()
+        }
+
+    def train_step(self, data: Mapping[str, Batch], optim_wrapper: OptimWrapper) -> dict[str, Tensor]:  # type: ignore[override]
+        """One step: losses, optimiser, then the updates of memories and averages; the detached values for the log."""
+        with span("to device"):
+            different = {id(batch): batch for batch in data.values()}  # views share theirs
+            moved = {key: batch.to(self.device) for key, batch in different.items()}
+            streams = {name: moved[id(batch)] for name, batch in data.items()}
+        with optim_wrapper.optim_context(self):
+            losses = self._run_forward({"streams": streams}, mode="loss")  # type: ignore[attr-defined]
+        optim_wrapper.update_params(losses["loss"])
+        self.after_step()
+        return {name: value.detach() for name, value in losses.items()}
+
+    @span("memory")
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Bring memories and averages up to date with the step just made."""
+        # not between the objective and backward: a memory changed there would change under the graph
+        self._take_in("after")
+        self._last_step = None
+        for name, average in self.averages.items():
+            average.update(self.networks[name], self.networks[self.teachers[name]["of"]], self.steps)
+            for memory in (memory for memory, teacher in self.averaged if teacher == name):
+                average.update(self.memories[average_of(memory, name)], self.memories[memory], self.steps)
+        self.steps += 1
+
+
+    @torch.no_grad()
+    def _take_in(self, when: str) -> None:
+        """Let the memories that are updated ``when`` (before, after) take in what the step has seen: one call each."""
+        assert self._last_step is not None
+        outputs, streams = self._last_step
+        for name, wiring in self.memory_wiring.items():
+            if wiring.get("when", "after") != when:
+                continue
+            memory: Memory = self.memories[name]  # type: ignore[assignment]
+            taken = memory_streams(wiring, self.stream_labels, self.sees)
+            if taken:
+                networks, on = listed(wiring["network"]), wiring["on"]
+                features = [mean_normalized([outputs[network][stream][on] for network in networks]) for stream in taken]
+                targets = [streams[stream].targets for stream in taken]
+                index = [streams[stream].index for stream in taken]
+                seen = torch.cat(features), torch.cat(targets), torch.cat(index)  # type: ignore[arg-type]
+                call("memory", memory, "update", memory.update, *seen)
+
+
+def interleave_for_bn(sizes: list[int], group: int | None) -> Tensor:
+    """The order (B,) that gives each BatchNorm group its share of every stream, of streams laid end to end.
+
+    Streams that cannot be shared out evenly stay as they are.
+    """
+    total = sum(sizes)
+    groups = 1 if group is None else max(1, total // group)
+    if total % groups or any(size % groups for size in sizes):
+        return torch.arange(total)
+    streams = torch.arange(total).split(sizes)
+    return torch.cat([stream.view(groups, -1) for stream in streams], dim=1).flatten()
+
+
+def gather_features(features: Features) -> Features:
+    """The features of all processes' images; gradients flow to this one's."""
+    if distributed.count() == 1:
+        return features
+    return Features({name: distributed.all_gather_rows(value) for name, value in features.items()})
+
+
+def gather_batch(batch: Batch) -> Batch:
+    """What is known of all processes' images; the images themselves stay where they are."""
+    if distributed.count() == 1:
+        return batch
+    return replace(replace(batch, images=batch.index).each(distributed.all_gather_rows), images=batch.images)

@@ -1,0 +1,1 @@
+"""Pseudo labels from a graph or from features."""

@@ -1,0 +1,112 @@
+"""InfoMap: communities of the neighbour graph, as the places where a random walk stays."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import subprocess
+import sys
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from reidx.errors import ConfigError, ReidxError
+from reidx.labels.graph import checked_graph
+from reidx.labels.room import refuse_beyond
+from reidx.machine.lifetimes import end_with
+
+_BYTES = 400  # of a link at the peak, in both processes
+
+
+class InfoMap:
+    """Graph (N, N) to labels (N,) int64: clusters 0..K-1 numbered by their first image, -1 for outliers.
+
+    Pairs at distance <= 1 - `min_similarity` are links of weight 1 - distance, directed as the rows of the graph; the
+    two-level map equation is minimised, the best of `trials`; communities of fewer than `min_size` images are outliers.
+    With `Cosine(k=15)` and the defaults this is LP section 5.1. The same seed gives the same labels.
+    Source: Rosvall and Bergstrom, PNAS 2008. Needs the package infomap, the extra `reidx[infomap]`.
+    """
+
+    requires: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
+    cameras = "unused"
+    outliers = "emits"
+    needs = "graph"
+
+    def __init__(
+        self, min_similarity: float = 0.5, min_size: int = 5, trials: int = 1, seed: int = 1
+    ) -> None:
+        if importlib.util.find_spec("infomap") is None:
+            raise ConfigError("InfoMap needs the package infomap: pip install 'reidx[infomap]'.")
+        if not 0 < min_similarity < 1:
+            raise ConfigError(f"InfoMap: min_similarity is {min_similarity}; it must lie between 0 and 1.")
+        if min_size < 1 or trials < 1 or seed < 0:
+            raise ConfigError("InfoMap: min_size and trials must be at least 1, seed at least 0.")
+        self.min_similarity, self.min_size, self.trials, self.seed = min_similarity, min_size, trials, seed
+
+    @property
+    def reach(self) -> float:
+        """The largest distance that changes its labels."""
+        return 1 - self.min_similarity
+
+    def __call__(self, graph: csr_array) -> np.ndarray:
+        """Labels (N,) int64."""
+        graph = checked_graph(graph)
+        n = graph.shape[0]
+        entries = graph.tocoo()
+        # Compared as distances in the graph's own precision: 1 - 0.5 is exact, 1 - distance may round.
+        linked = (entries.row != entries.col) & (
+            entries.data <= entries.data.dtype.type(1 - self.min_similarity)
+        )
+        refuse_beyond(int(linked.sum()) * _BYTES, f"InfoMap: {int(linked.sum()):,} links of {n:,} images")
+        links = np.stack(
+            [entries.row[linked], entries.col[linked], 1 - entries.data[linked].astype(np.float64)], axis=1
+        )
+        module = -1 - np.arange(n)  # an image without links is a community of its own
+        if len(links):
+            images, communities = _in_a_process_of_its_own(links, self.trials, self.seed)
+            module[images] = communities
+        _, first, members = np.unique(module, return_index=True, return_inverse=True)
+        members = members.reshape(-1)
+        kept = np.nonzero(np.bincount(members, minlength=len(first)) >= self.min_size)[0]
+        number = np.full(len(first), -1, np.int64)
+        number[kept[np.argsort(first[kept])]] = np.arange(len(kept))
+        return number[members]
+
+
+def _in_a_process_of_its_own(links: np.ndarray, trials: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images and their communities. infomap and faiss share types of their wrappers (SWIG) and crash side by side."""
+    given = io.BytesIO()
+    np.savez(given, links=links, trials=trials, seed=seed)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run(
+        [sys.executable, "-m", __name__, str(os.getpid())],
+        input=given.getvalue(),
+        capture_output=True,
+        env=environment,
+        check=False,
+    )
+    if done.returncode:
+        raise ReidxError(f"InfoMap: infomap failed: {done.stderr.decode(errors='replace').strip()[-500:]}")
+    images, communities = np.load(io.BytesIO(done.stdout))
+    return images, communities
+
+
+def _work() -> None:
+    """What that process does: links in by stdin, communities out by stdout."""
+    end_with(int(sys.argv[1]))
+    from infomap import Infomap
+
+    given = np.load(io.BytesIO(sys.stdin.buffer.read()))
+    seed, trials = int(given["seed"]) + 1, int(given["trials"])  # infomap's own seeds begin at 1
+    walk = Infomap(silent=True, directed=True, two_level=True, seed=seed, num_trials=trials)
+    walk.add_links([(int(a), int(b), w) for a, b, w in given["links"].tolist()])
+    result = walk.run()
+    # Older versions return nothing: there the walk itself holds the communities.
+    communities = dict(walk.get_modules() if result is None else result.modules())
+    np.save(sys.stdout.buffer, np.array([list(communities), list(communities.values())], np.int64))
+
+
+if __name__ == "__main__":
+    _work()

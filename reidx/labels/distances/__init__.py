@@ -1,0 +1,1 @@
+"""Graphs of distances between features."""

@@ -1,0 +1,58 @@
+"""The cosine distance of the k nearest neighbours, as a sparse graph."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from reidx.errors import ConfigError
+from reidx.labels.features import checked, unit
+from reidx.labels.neighbours.duplicates import kinds
+from reidx.labels.neighbours.exact import nearest
+from reidx.labels.neighbours.sharding import nearest_together
+
+
+class Cosine:
+    """Features (N, D) to the graph of 1 - cosine to each image's k nearest, itself included at 0; float32.
+
+    Only distances below 1 are stored, so an image may have fewer than `k` entries. Row i holds the neighbours of i; the
+    graph is not symmetric. Of more than `k` equal images the first holds all, so that they are one piece. `backend` and
+    `device` as in `knn`, `sharded` as in `Jaccard`. Raises DataError for features not finite or all zero.
+    """
+
+    requires: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
+    cameras = "unused"
+
+    def __init__(
+        self, k: int = 15, backend: str = "auto", device: str | None = None, sharded: bool = False
+    ) -> None:
+        if k < 1:
+            raise ConfigError(f"Cosine: k is {k}; it must be at least 1.")
+        self.k, self.backend, self.device, self.sharded = k, backend, device, sharded
+
+    def __call__(self, features: Tensor, within: float = 1.0) -> csr_array:
+        """The graph (N, N), columns ascending in each row; distances beyond `within` are left out."""
+        search = nearest_together if self.sharded else nearest
+        features = unit(checked(features))
+        squared, indices = search(features, self.k, backend=self.backend, device=self.device)
+        distances = squared / 2
+        near = (distances < 1) & (distances <= np.float32(within))
+        rows, columns = np.repeat(np.arange(len(near)), near.sum(axis=1)), indices[near]
+        first, others = _left_out(features.cpu().numpy(), indices.shape[1])
+        data = np.concatenate([distances[near], np.zeros(len(first), np.float32)])
+        places = np.concatenate([rows, first]), np.concatenate([columns, others])
+        graph = csr_array((data, places), shape=(len(indices), len(indices)))
+        graph.sort_indices()
+        return graph
+
+
+def _left_out(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each kind of more than `k` equal rows the first, and those that its list of `k` has no place for, as pairs."""
+    several = kinds(x, few=k)
+    if several is None:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    place = np.arange(len(x)) - several.starts[:-1].repeat(np.diff(several.starts))
+    others = several.members[place >= k]
+    return several.first[several.kind[others]], others

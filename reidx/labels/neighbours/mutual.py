@@ -1,0 +1,58 @@
+"""The best candidates of all rows for each other, each product serving the two rows it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reidx.labels.compiled import side_by_side
+from reidx.labels.neighbours.shortlists import Shortlists
+
+_TILE = 768  # rows; a tile's products stay in the cache of one core
+
+
+def mutual(x: Tensor, count: int, penalty: Tensor | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Of each row i the `count` rows j of the largest x_i·x_j - penalty_j, (N, count) in no order; the least of those (N,).
+
+    Half of the N²·D multiplications of rows against all rows, since x_i·x_j is x_j·x_i; memory N·count.
+    """
+    n, threads = len(x), torch.get_num_threads()
+    lists = Shortlists(n, count)
+    tiles = 2 * threads * -(-n // (2 * threads * _TILE))
+    edges = np.linspace(0, n, tiles + 1).astype(np.int64).tolist()
+    largest = max(np.diff(edges))
+    off = np.zeros(n, np.float32) if penalty is None else penalty.numpy()
+    numbers = np.arange(n)
+
+    def work(start: int, stop: int, pairs: list[tuple[int, int]]) -> None:
+        products, scores = torch.empty(largest**2, dtype=x.dtype), torch.empty(largest**2, dtype=torch.float32)
+        for pair in pairs[start:stop]:
+            a, b = (slice(edges[tile], edges[tile + 1]) for tile in pair)
+            product = products[: len(x[a]) * len(x[b])].view(len(x[a]), len(x[b]))
+            torch.mm(x[a], x[b].T, out=product)
+            score = product if x.dtype == torch.float32 else scores[: product.numel()].view(product.shape).copy_(product)
+            if a == b:
+                lists.show(numbers[a], (score if penalty is None else score - penalty[a]).numpy(), a.start)
+            else:
+                lists.show_both(score.numpy(), off, a.start, b.start)
+
+    for pairs in _rounds(tiles):
+        side_by_side(work, threads, len(pairs), pairs)
+    return lists.best()
+
+
+def _rounds(tiles: int) -> Iterator[list[tuple[int, int]]]:
+    """Every pair of tiles once, in rounds in which no tile occurs twice, so that threads never share a row.
+
+    Each tile with itself first, then the circle of a round-robin tournament; `tiles` is even.
+    """
+    yield [(tile, tile) for tile in range(tiles)]
+    circle = tiles - 1
+    for middle in range(circle):
+        yield [
+            (circle, middle),
+            *(((middle + step) % circle, (middle - step) % circle) for step in range(1, tiles // 2)),
+        ]

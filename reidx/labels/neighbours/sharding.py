@@ -1,0 +1,51 @@
+"""The neighbour search shared out over the processes of a job, and the check that all have the same labels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reidx import distributed
+from reidx.errors import ReidxError
+from reidx.labels.neighbours.exact import nearest
+
+
+def nearest_together(
+    features: Tensor, k: int, *, backend: str = "auto", device: str | torch.device | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `nearest`, each process searching for its share of the rows; every process receives all of them.
+
+    Every process must call it with the same features (N, D). Exact neighbours are the same for any number of processes;
+    those of backend `ivf` each process finds in an index of its own, made from the same seed.
+    """
+    mine = distributed.shard(len(features))
+    found = nearest(features, k, backend=backend, device=device, rows=mine)
+    if distributed.count() == 1:
+        return found
+    squared, indices = (torch.empty(len(features), part.shape[1], dtype=torch.from_numpy(part).dtype) for part in found)
+    for whole, part in zip((squared, indices), found, strict=True):
+        whole[mine] = torch.from_numpy(part)
+        distributed.fill_shards_(whole)
+    return squared.numpy(), indices.numpy()
+
+
+def agree(labels: np.ndarray, more: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
+    """The labels, once every process is known to have the same, and the same of ``more`` arrays by name.
+
+    ReidxError names the processes that differ from process 0.
+    """
+    sha = hashlib.sha256(np.ascontiguousarray(labels).tobytes())
+    for name, array in sorted((more or {}).items()):
+        sha.update(f"{name} {array.dtype} {array.shape}".encode())
+        sha.update(np.ascontiguousarray(array).tobytes())
+    others = distributed.ranks_that_differ(sha.hexdigest())
+    if others:
+        raise ReidxError(
+            f"Pseudo labels differ between processes: {', '.join(map(str, others))} disagree with process 0. "
+            "They must label the same features in the same order; check that extraction gathers all of them everywhere."
+        )
+    return labels

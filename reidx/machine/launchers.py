@@ -1,0 +1,96 @@
+"""How the processes of one job start, and how they end together when one of them has an error."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Literal
+
+from reidx.errors import ConfigError
+
+Launcher = Literal["auto", "none", "torchrun", "slurm"]
+LINGER = 5.0
+"""Seconds that a process with an error stays for the others to have theirs."""
+
+
+@contextlib.contextmanager
+def started(launcher: Launcher = "auto") -> Iterator[None]:
+    """Join the job that this process was started for, if any, and leave it at the end.
+
+    ``torchrun`` is recognised by its environment (``auto``), ``slurm`` (mmengine's launcher, one task a GPU) must be
+    asked for, as a login shell inside an allocation has its variables too. NCCL with GPUs, gloo without. Raises
+    :class:`ConfigError` where the environment is not the launcher's.
+
+    An error that another process has had already is marked, for :func:`reidx.errors.told_elsewhere`: one of them tells it.
+    """
+    by_torchrun = {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= set(os.environ)
+    if launcher == "none" or (launcher == "auto" and not by_torchrun):
+        yield
+        return
+    import torch  # here, as a process by itself has no need of it before its config is checked
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        yield
+        return
+    if launcher == "slurm":
+        _join_slurm()
+    elif not by_torchrun:
+        raise ConfigError(
+            "--launcher torchrun: this process was not started by it. Run: torchrun --nproc-per-node N -m reidx train …"
+        )
+    elif torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl")
+    else:
+        dist.init_process_group("gloo")
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, SystemExit):  # who is asked to end has no time, and has said so
+            vars(error)["told_elsewhere"] = _had_before(error)
+        if dist.get_backend() != "nccl":  # which would wait for what the others still owe; it ends with the process
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
+
+
+def _had_before(error: BaseException) -> bool:
+    """Whether another process has had the same error. All may be dead, so none is waited for longer than :data:`LINGER`."""
+    import torch.distributed as dist
+
+    from reidx.distributed import count, rank
+
+    said = hashlib.sha256(f"{type(error).__name__} {error}".encode(errors="replace")).hexdigest()
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        store.set_timeout(timedelta(seconds=LINGER))
+        before = store.add(f"reidx/error/{said}", 1) > 1
+        until = time.monotonic() + LINGER
+        # without torchrun the store is the first process's own, and the others still have to ask it
+        keeps_it = rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        while keeps_it and time.monotonic() < until and store.add(f"reidx/error/{said}", 0) < count():
+            time.sleep(0.05)
+        return before
+    except Exception:  # the store's own process is gone: whoever is left speaks
+        return False
+
+
+def _join_slurm(backend: str = "nccl") -> None:
+    missing = [name for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST") if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"--launcher slurm: {', '.join(missing)} is not set. Run: srun python -m reidx train … --launcher slurm"
+        )
+    import torch
+    from mmengine.dist import init_dist
+
+    if backend == "nccl" and not torch.cuda.is_available():
+        raise ConfigError(
+            "--launcher slurm needs a GPU for each task. Without GPUs, run: srun torchrun --nproc-per-node N -m reidx train …"
+        )
+    init_dist("slurm", backend)

@@ -1,0 +1,72 @@
+"""The contract of a memory."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class Memory(nn.Module, ABC):
+    """What batch features are scored against: ``reset`` at each relabelling, ``forward`` in a step, ``update`` after it.
+
+    A subclass declares ``outliers``: ``drop`` (the images labelled −1 take no part) or ``keep`` (it makes classes of
+    them), and ``needs_bank``: whether ``reset`` wants the features of all images (false for a classifier that starts
+    at random, or once a memory has its own). One that holds an entry for each image has the property ``images``, the
+    tensor (N,D) of these, empty before the first reset: a level may cluster it. ``provides`` names attributes that a loss
+    may ask for. ``of_parts`` holds ``features`` where it takes those of parts (B,P,D) too, ``parts`` does where it takes no
+    others. ``classes`` says what the columns of its scores stand for where these are not its labels
+    (:class:`reidx.contracts.declarations.Contract`): ``images``, or a word of its own, which a loss must then name too.
+    State lies in buffers and parameters; it may change its shape at a reset, and is saved and restored whole.
+    """
+
+    outliers = "drop"
+    needs_bank = True
+    provides: frozenset[str] = frozenset()
+    parts: frozenset[str] = frozenset()
+    of_parts: frozenset[str] = frozenset()
+    classes = ""
+
+    @abstractmethod
+    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+        """Take a new labelling: ``bank`` (N,D) of unit or raw features in the domain's order, ``labels`` (N,)."""
+
+    @abstractmethod
+    def forward(self, features: Tensor) -> Tensor:
+        """Scores (B,K) of features (B,D) against the memory, or (B,K,P) of parts (B,P,D); gradients flow to the features."""
+
+    def update(self, features: Tensor, targets: Tensor, index: Tensor) -> None:
+        """Take in the images of a step: features (B,D) detached, targets (B,), index (B,); one with several views comes
+        as often."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Load what :meth:`state_dict` gave, whatever shapes the memory has now."""
+        own = dict(self.named_parameters()) | dict(self.named_buffers())
+        if set(own) != set(state):
+            raise ValueError(
+                f"{type(self).__name__} holds {sorted(own)}; the checkpoint has {sorted(state)} for it."
+            )
+        for name, saved in state.items():
+            module_name, _, leaf = name.rpartition(".")
+            module = self.get_submodule(module_name)
+            value = saved.clone().to(own[name].device)
+            if isinstance(own[name], nn.Parameter):
+                setattr(module, leaf, nn.Parameter(value, requires_grad=own[name].requires_grad))
+            else:
+                setattr(module, leaf, value)
+
+
+@torch.no_grad()
+def centroids(bank: Tensor, labels: Tensor) -> Tensor:
+    """The L2-normalised mean feature (K,D) of each label 0..K−1; rows labelled −1 are left out.
+
+    Of a bank of parts (N,P,D) it is (K,P,D). Each label must have a member (labellings are without gaps).
+    """
+    kept = labels >= 0
+    bank, labels = bank[kept], labels[kept]
+    count = int(labels.max()) + 1 if len(labels) else 0
+    sums = torch.zeros(count, *bank.shape[1:], dtype=bank.dtype, device=bank.device)
+    sums.index_add_(0, labels, bank)
+    return nn.functional.normalize(sums, dim=-1)

@@ -1,4 +1,0 @@
-"""Memories: what features are compared with. A bank of centroids, of instances, or a trainable classifier."""
-from reidx.memory.base import Memory
-
-__all__ = ["Memory"]

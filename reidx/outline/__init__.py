@@ -1,0 +1,1 @@
+"""A component's signature and contract, read from its source without importing it."""

@@ -1,0 +1,192 @@
+"""From a spec (``"Name"`` or ``{"type": "Name", key: value, …}``) to the component it describes.
+
+The constructor's signature is the component's schema: a spec may set its keywords and nothing else, so that
+no misspelt key ever trains. Keywords that the experiment supplies itself (``in_channels``, …) come as
+*context*: they are passed where the constructor asks for them, and a spec may not set them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import typing
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from reidx.contracts.declarations import Contract, contract_of
+from reidx.errors import ConfigError, PluginError, ReidxError, excerpt
+from reidx.registry import seam
+from reidx.registry.constructor import (
+    REQUIRED,
+    Nested,
+    Parameter,
+    bad_number,
+    fit,
+    fits,
+    parameters_of,
+    quoting,
+)
+from reidx.registry.describing import plain
+from reidx.registry.discovery import registry
+from reidx.registry.registry import Entry
+
+Spec = str | Mapping[str, Any]
+
+
+def build(kind: str, spec: Spec, *, where: str = "", **context: Any) -> Any:
+    """The component of ``kind`` that ``spec`` describes; ``where`` is the place in the config that messages
+    name.
+
+    Raises :class:`ConfigError` when the type is unknown, a key is unknown, missing or supplied by the
+    context, a value is of the wrong type, or the constructor refuses a value with :class:`ValueError`; all
+    faults of the keys at once. Other errors of reidx keep their class.
+    """
+    entry, given = _checked(kind, spec, context, where)
+    known = signature_of(entry)
+    arguments = {key: fit(value, known[key].hint) for key, value in given.items()}
+    arguments.update({key: value for key, value in context.items() if key in known})
+    construct = functools.partial(_construct, _label(kind, entry.name, where), entry.load())
+    return seam.built(entry, seam.asked(entry, "its constructor", construct, **arguments))
+
+
+def _construct(label: str, component: Any, /, **arguments: Any) -> Any:
+    try:
+        return component(**arguments)
+    except (ValueError, OverflowError, ReidxError) as error:
+        kept = type(error) if isinstance(error, ReidxError) else ConfigError
+        refused = kept(f"{label}: {error if isinstance(error, ReidxError) else plain(error)}")
+        vars(refused).update(vars(error))  # its notes
+        raise refused from error
+
+
+def entry_of(kind: str, spec: Mapping[str, Any]) -> Entry:
+    """The registered component that a resolved spec names."""
+    return registry().find(kind, spec["type"])
+
+
+def contract(kind: str, spec: Mapping[str, Any]) -> Contract:
+    """The contract of the component that a resolved spec names, for the settings in it."""
+    settings = dict(spec)
+    entry = registry().find(kind, settings.pop("type"))
+    return seam.asked(entry, "its contract", functools.partial(contract_of, entry.declared()), settings)
+
+
+def fill_defaults(
+    kind: str,
+    spec: Spec,
+    context_keys: Collection[str] = (),
+    *,
+    where: str = "",
+    places: Mapping[str, str] | None = None,
+    beside: Collection[str] = (),
+) -> dict[str, Any]:
+    """The spec as a dict with the constructor's defaults written out, in the constructor's order, ``type``
+    first.
+
+    Checked as by :func:`build`, without building. Left out are keys of the context, and defaults that are not
+    plain data (a config could not hold them). For the messages: ``places`` says where a key stands when that is not
+    ``where``, ``beside`` are keys that the spec's reader takes out of it before.
+    """
+    entry, given = _checked(kind, spec, context_keys, where, places, beside)
+    filled: dict[str, Any] = {"type": entry.name}
+    for name, parameter in signature_of(entry).items():
+        if name in given:
+            filled[name] = given[name]
+        elif name not in context_keys and _is_plain(parameter.default):
+            filled[name] = _plain(parameter.default)
+    return filled
+
+
+def signature_of(entry: Entry) -> Mapping[str, Parameter]:
+    """The keywords that the entry's constructor names, in its order; ``**kwargs`` count for nothing.
+
+    Raises :class:`PluginError` when the class cannot be loaded or has no readable signature.
+    """
+    try:
+        return parameters_of(entry.declared())
+    except (TypeError, ValueError) as error:
+        target = entry.component.target
+        raise PluginError(f"{entry.kind} {entry.name} ({target}) has no signature: {error}.") from error
+
+
+def nested_in(kind: str, name: str) -> dict[str, str]:
+    """The keys of a component that hold another's spec (:class:`Nested`), each with the kind of that."""
+    marked = {
+        key: [mark for mark in typing.get_args(parameter.hint)[1:] if isinstance(mark, Nested)]
+        for key, parameter in signature_of(registry().find(kind, name)).items()
+        if typing.get_origin(parameter.hint) is typing.Annotated
+    }
+    return {key: marks[0].kind for key, marks in marked.items() if marks}
+
+
+def _checked(
+    kind: str,
+    spec: Spec,
+    context: Collection[str],
+    where: str,
+    places: Mapping[str, str] | None = None,
+    beside: Collection[str] = (),
+) -> tuple[Entry, dict[str, Any]]:
+    """The entry a spec names and the keywords it sets, or a ConfigError with all that is wrong with them."""
+    name, given = _split(kind, spec, where)
+    try:
+        entry = registry().find(kind, name)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}" if where else str(error)) from None
+    known = signature_of(entry)
+    accepted = [*(key for key in known if key not in context), *beside]
+    faults = []
+    for key, value in given.items():
+        at = f" ({places[key]})" if places and key in places else ""
+        if key not in known:
+            close = difflib.get_close_matches(key, accepted, n=1)
+            hint = f"did you mean {close[0]!r}? It" if close else "it"
+            faults.append(f"unknown key {key!r}{at}; {hint} accepts: {', '.join(accepted) or 'no keys'}.")
+        elif key in context:
+            faults.append(f"{key!r}{at} is supplied by the experiment itself; remove it.")
+        else:
+            parameter = known[key]
+            if (fault := bad_number(value)) is not None and bad_number(parameter.default) is None:
+                faults.append(f"{key!r}{at} {fault}")
+            elif not fits(value, parameter.hint):
+                found = f"{excerpt(repr(value))} ({type(value).__name__})"
+                faults.append(f"{key!r}{at} is {found}; expected {parameter.annotation}.{quoting(value, parameter.hint)}")
+    for key, parameter in known.items():
+        if parameter.default is REQUIRED and key not in given and key not in context:
+            faults.append(f"{key!r} ({parameter.annotation or 'any value'}) is missing.")
+    if faults:
+        message = faults[0] if len(faults) == 1 else "\n  ".join([f"{len(faults)} faults", *faults])
+        raise ConfigError(f"{_label(kind, name, where)}: {message}")
+    return entry, given
+
+
+def _split(kind: str, spec: Spec, where: str) -> tuple[str, dict[str, Any]]:
+    if isinstance(spec, str):
+        return spec, {}
+    if isinstance(spec, Mapping) and isinstance(spec.get("type"), str):
+        return spec["type"], {str(key): value for key, value in spec.items() if key != "type"}
+    known = ", ".join(entry.name for entry in registry().entries(kind))
+    raise ConfigError(
+        f"{f'{where}: ' if where else ''}a {kind} is written as a name or as {{type: name, …}}, "
+        f"not as {spec!r}. Known: {known or 'none'}."
+    )
+
+
+def _label(kind: str, name: str, where: str) -> str:
+    return f"{kind} {name} ({where})" if where else f"{kind} {name}"
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(part) for key, part in value.items())
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    return value

@@ -1,0 +1,58 @@
+"""The core's own components, offered through the same hooks as a plugin's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reidx.registry.hookspecs import API, PluginInfo, hookimpl
+from reidx.registry.registry import Component
+
+_CAMERA_SPLIT = {"of": {"type": "Market1501", "root": "data"}, "side": "target", "cameras": [4, 5, 6]}
+
+
+@hookimpl
+def reidx_plugin() -> PluginInfo:
+    return PluginInfo(title="reidx: the core and its plain components", api=API, licence="Apache-2.0")
+
+
+@hookimpl
+def reidx_configs() -> tuple[str, str]:
+    return "reidx_configs", "."
+
+
+@hookimpl
+def reidx_components() -> Sequence[Component]:
+    return (
+        Component("dataset", "Market1501", "reidx.data.datasets:Market1501", {"root": "data/market1501"}),
+        Component("dataset", "MSMT17", "reidx.data.datasets:MSMT17", {"root": "data", "version": "V1"}),
+        Component("dataset", "DukeMTMC", "reidx.data.datasets:DukeMTMC", {"root": "data/DukeMTMC-reID"}),
+        Component("dataset", "PersonX", "reidx.data.datasets:PersonX", {"root": "data/PersonX"}),
+        Component("dataset", "VeRi776", "reidx.data.datasets:VeRi776", {"root": "data/VeRi"}),
+        Component("dataset", "CSV", "reidx.data.datasets:CSV", {"path": "data/mine.csv"}),
+        Component("dataset", "CameraSplit", "reidx.data.datasets:CameraSplit", _CAMERA_SPLIT),
+        Component("dataset", "Synthetic", "reidx.data.datasets:Synthetic", {"domain": "source"}),
+        Component("transform", "ReidAugment", "reidx.data.transforms:ReidAugment"),
+        Component("transform", "ReidTest", "reidx.data.transforms:ReidTest"),
+        Component("sampler", "PK", "reidx.data.samplers:PK", {"identities": 16, "instances": 4}),
+        Component("sampler", "Shuffle", "reidx.data.samplers:Shuffle"),
+        Component("backbone", "Timm", "reidx.models.backbones:Timm", {"name": "resnet50", "last_stride": 1}),
+        Component("fusion", "GlobalPool", "reidx.fusions.global_pool:GlobalPool"),
+        Component("distance", "Jaccard", "reidx.labels.distances.jaccard:Jaccard", {"k1": 30, "k2": 6}),
+        Component("distance", "Cosine", "reidx.labels.distances.cosine:Cosine"),
+        Component("clusterer", "DBSCAN", "reidx.labels.clusterers.dbscan:DBSCAN", {"eps": 0.6, "min_samples": 4}),
+        Component("clusterer", "KMeans", "reidx.labels.clusterers.kmeans:KMeans", {"n_clusters": 500}),
+        Component("clusterer", "MiniBatchKMeans", "reidx.labels.clusterers.kmeans:MiniBatchKMeans", {"n_clusters": 500}),
+        Component("clusterer", "AdaptiveDBSCAN", "reidx.labels.clusterers.dbscan:AdaptiveDBSCAN", {"share": 0.02}),
+        Component("clusterer", "HDBSCAN", "reidx.labels.clusterers.hdbscan:HDBSCAN"),
+        Component("clusterer", "Instances", "reidx.labels.clusterers.instances:Instances"),
+        Component("clusterer", "InfoMap", "reidx.labels.clusterers.infomap:InfoMap"),
+        Component("memory", "LinearClassifier", "reidx.memories.classifier:LinearClassifier"),
+        Component("loss", "CrossEntropy", "reidx.losses.cross_entropy:CrossEntropy"),
+        Component("loss", "MemoryContrast", "reidx.losses.cross_entropy:MemoryContrast"),
+        Component("loss", "Triplet", "reidx.losses.triplet:Triplet"),
+        Component("alignment", "MMD", "reidx.alignments.mmd:MMD", {"on": "embed"}),
+        Component("alignment", "CORAL", "reidx.alignments.coral:CORAL", {"on": "embed"}),
+        Component("alignment", "GradientReversal", "reidx.alignments.reversal:GradientReversal", {"on": "embed"}),
+        Component("protocol", "Market1501", "reidx.evaluation.protocols:Market1501"),
+        Component("protocol", "NoCameraFilter", "reidx.evaluation.protocols:NoCameraFilter"),
+    )

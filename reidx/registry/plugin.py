@@ -1,0 +1,164 @@
+"""One plugin: what it brings, and how that is read from its hooks, or the reason why it cannot be used."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pluggy
+
+from reidx.errors import PluginError
+from reidx.registry.describing import plain, raised_on_purpose, what
+from reidx.registry.hookspecs import API, PluginInfo, ReidxSpec
+from reidx.registry.registry import Component, Entry, Registry
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One plugin as found: who it is and what it brings, or the ``problem`` that keeps it out.
+
+    The core is one too, with the empty namespace. ``configs`` are package and folder, ``commands`` map a name
+    to ``"module:function"``.
+    """
+
+    namespace: str
+    distribution: str
+    version: str
+    info: PluginInfo | None = None
+    entries: Sequence[Entry] = ()
+    configs: tuple[str, str] | None = None
+    commands: Mapping[str, str] = field(default_factory=dict)
+    problem: str = ""
+    chosen: bool = True  # False: not broken, but left out by REIDX_PLUGINS
+
+    @property
+    def origin(self) -> str:
+        """Distribution and version: ``reidx-lf2 0.1``."""
+        return f"{self.distribution} {self.version}".strip()
+
+
+def read_hooks(plugin: Plugin, module: object) -> Plugin:
+    """``plugin`` filled in by its hooks; raises :class:`PluginError` with the reason to skip it.
+
+    Each plugin has a manager of its own: hooks are asked of one plugin at a time, and what one breaks stays
+    there.
+    """
+    manager = pluggy.PluginManager("reidx")
+    manager.add_hookspecs(ReidxSpec)
+    guarded(lambda: manager.register(module, name=plugin.namespace or "reidx"), "its hooks")
+
+    def ask(hook: str) -> Any:
+        return guarded(getattr(manager.hook, hook), f"its hook {hook}")
+
+    if not manager.hook.reidx_plugin.get_hookimpls():
+        _check_hooks(manager, module)  # a misspelt or unmarked hook is the likelier reason
+        raise PluginError("it has no hook reidx_plugin, the one that must be there")
+    info = _check_info(ask("reidx_plugin"))
+    _check_hooks(manager, module)  # after the API number: a newer API may have hooks unknown here
+    described = replace(plugin, info=info)
+    entries = _check_components(ask("reidx_components") or (), described)
+    configs = _check_configs(ask("reidx_configs"))
+    commands = _check_commands(ask("reidx_commands") or {})
+    return replace(described, entries=entries, configs=configs, commands=commands)
+
+
+def _check_info(info: object) -> PluginInfo:
+    if not isinstance(info, PluginInfo):
+        raise PluginError(f"reidx_plugin returned {type(info).__name__}, not PluginInfo")
+    for field_name in ("title", "paper", "url", "licence"):
+        if not isinstance(getattr(info, field_name), str):
+            raise PluginError(f"reidx_plugin gives as {field_name} {what(getattr(info, field_name))}, not a text")
+    if not isinstance(info.api, int) or isinstance(info.api, bool):
+        raise PluginError(f"reidx_plugin gives as api {what(info.api)}, not a number; this reidx speaks {API}")
+    if info.api != API:
+        older = "reidx" if info.api > API else "the plugin"
+        raise PluginError(f"was written for plugin API {info.api}, this reidx speaks {API}: upgrade {older}")
+    return info
+
+
+def _check_hooks(manager: pluggy.PluginManager, module: object) -> None:
+    hooks = [name for name in vars(ReidxSpec) if name.startswith("reidx_")]
+    for name, caller in sorted(vars(manager.hook).items()):
+        if isinstance(caller, pluggy.HookCaller) and not caller.has_spec():
+            close = difflib.get_close_matches(name, hooks, n=1)
+            raise PluginError(
+                f"hook {name} is misspelt; did you mean {close[0]}?"
+                if close
+                else f"there is no hook {name}; the hooks are {', '.join(hooks)}"
+            )
+    for name in hooks:
+        marked = getattr(manager.hook, name).get_hookimpls()
+        if inspect.isfunction(getattr(module, name, None)) and not marked:
+            raise PluginError(f"the function {name} is not marked @reidx.hookimpl")
+
+
+def _check_components(components: object, plugin: Plugin) -> list[Entry]:
+    if not isinstance(components, list | tuple):
+        raise PluginError(f"reidx_components returned {type(components).__name__}, not a list of Component")
+    unique = Registry()  # a plugin's entries go in together or not at all
+    for component in components:
+        if not isinstance(component, Component):
+            raise PluginError(f"reidx_components lists a {type(component).__name__}, not a Component")
+        if not component.name.isidentifier():
+            raise PluginError(f"component {component.name!r} must be a plain name; reidx adds the namespace")
+        _check_target(f"component {component.name}", component.target, "Class")
+        unique.add(Entry(component, plugin.namespace, plugin.origin))
+    return list(unique.entries())
+
+
+def _check_configs(configs: object) -> tuple[str, str] | None:
+    if configs is None:
+        return None
+    match configs:
+        case (str(package), str(folder)):
+            return package, folder
+    raise PluginError(f"reidx_configs returned {configs!r}, not (package, folder)")
+
+
+def _check_commands(commands: object) -> dict[str, str]:
+    if not isinstance(commands, Mapping):
+        raise PluginError(f"reidx_commands returned {type(commands).__name__}, not a dict")
+    for name, target in commands.items():
+        _check_target(f"command {name}", target, "function")
+    return dict(commands)
+
+
+def _check_target(what: str, target: object, attribute: str) -> None:
+    if not (isinstance(target, str) and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", target)):
+        raise PluginError(f"{what} names {target!r}; write it as 'module:{attribute}'")
+
+
+def guarded(action: Callable[[], T], doing: str, own: str = "") -> T:
+    """``action()``, with anything it raises (SystemExit too) turned into a :class:`PluginError` that gives
+    the reason."""
+    try:
+        return action()
+    except PluginError:
+        raise
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and not raised_on_purpose(error):
+            raise
+        raise PluginError(_reason(error, doing, own)) from error
+
+
+def _reason(error: BaseException, doing: str, own: str) -> str:
+    if isinstance(error, ModuleNotFoundError) and isinstance(error.name, str) and error.name:
+        if own and f"{own}.".startswith(f"{error.name}."):
+            return f"its module {own} does not exist; install the plugin again"
+        return f"needs {error.name}, which is not installed"
+    text = plain(error)
+    if isinstance(error, SystemExit):
+        return f"{doing} exits the program (SystemExit: {text})"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    frame = frames[-1]
+    file, line = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (frame.filename, frame.lineno)
+    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{doing} failed: {said} ({Path(file or frame.filename).name}:{line})"

@@ -1,0 +1,321 @@
+"""What a component of each kind has to return, and must leave alone: looked at where :mod:`reidx.registry.seam` calls it.
+
+A check raises :class:`reidx.registry.seam.Broken` with what is wrong, and :func:`reidx.registry.seam.call` says whose
+it is. Looking costs a second pass over the data, so a step is looked at once an epoch, a labelling always.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reidx.contracts.declarations import Features, LabelSet
+from reidx.registry.describing import named, plain, what
+from reidx.registry.registry import Entry
+from reidx.registry.seam import Broken, _code
+
+HASHED = 16 << 20
+"""Bytes up to which a tensor is known by a checksum; a larger one by the sum of its words, which is faster."""
+
+_columns: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+
+
+def expect_columns(memory: nn.Module, count: int) -> None:
+    """From now on a memory's scores must have ``count`` columns: as many as its labels."""
+    _columns[memory] = count
+
+
+def kept(
+    entry: Entry, component: Any, action: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+) -> Any:
+    """What ``function`` returns, if the component changed nothing that is not its own and returns what its kind promises."""
+    given = named(_code(function), args, kwargs)
+    before = {name: mark(value) for name, value in given.items()}
+    held = _held(component) if action == "update" else None
+    settings = _settings()
+    try:
+        result = function(*args, **kwargs)
+    finally:
+        changed = [name for name, value in _settings().items() if value != settings[name]]
+        torch.set_grad_enabled(settings["whether gradients are recorded"])
+        torch.set_default_dtype(settings["the default type of tensors"])
+    if changed:
+        raise Broken(f"it changed {' and '.join(changed)} for the whole program")
+    if moved := [name for name, value in given.items() if mark(value) != before[name]]:
+        raise Broken(f"it changed {', '.join(moved)} in place, which others use too: work on a copy")
+    if held is not None and held == _held(component):
+        _still(component, given)
+    if (check := _CHECKS.get((entry.kind, action))) is not None:
+        check(component, result, given)
+    if entry.namespace and not _all_finite(result) and all(map(_all_finite, given.values())):
+        raise Broken(f"it returned NaN or infinite numbers ({what(result)}), though all it was given is finite")
+    return result
+
+
+def shaped(
+    entry: Entry, component: Any, action: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+) -> Any:
+    """What ``function`` returns, if a step can work with its type and shape; nothing that costs time is looked at."""
+    result = function(*args, **kwargs)
+    if (entry.kind, action) in _EACH_STEP:
+        _CHECKS[entry.kind, action](component, result, {**{str(at): value for at, value in enumerate(args)}, **kwargs})
+    return result
+
+
+def _settings() -> dict[str, Any]:
+    return {
+        "whether gradients are recorded": torch.is_grad_enabled(),
+        "the default type of tensors": torch.get_default_dtype(),
+        "the seed of torch's generator": torch.initial_seed(),
+    }
+
+
+# ---- what must not change
+
+
+def mark(value: Any, depth: int = 0) -> Any:
+    """What stands for the content of arrays, tensors, sparse graphs and of what holds them; None for all else."""
+    if isinstance(value, Tensor):
+        return _mark(value.detach()) if value.layout == torch.strided and value.device.type != "meta" else None
+    if isinstance(value, np.ndarray):
+        plain_numbers = value.dtype.kind in "fiub"
+        return (value.shape, _mark_of(np.ascontiguousarray(value).reshape(-1).view(np.uint8))) if plain_numbers else None
+    if hasattr(value, "indptr") and hasattr(value, "indices"):
+        return [mark(part) for part in (value.data, value.indices, value.indptr)]
+    if depth < 3 and isinstance(value, Mapping):
+        return {name: mark(part, depth + 1) for name, part in value.items()}
+    if depth < 3 and isinstance(value, list | tuple) and not all(isinstance(part, int | float | str) for part in value):
+        return [mark(part, depth + 1) for part in value]
+    if depth < 3 and is_dataclass(value):
+        return {part.name: mark(getattr(value, part.name), depth + 1) for part in fields(value)}
+    return None
+
+
+def _mark(tensor: Tensor) -> Any:
+    flat = tensor.contiguous().view(-1)
+    octets = (torch.view_as_real(flat.resolve_conj()).view(-1) if flat.is_complex() else flat).view(torch.uint8)
+    if octets.device.type == "cpu":
+        return tuple(tensor.shape), _mark_of(octets.numpy())
+    words = octets[: len(octets) // 4 * 4].view(torch.int32)
+    return tuple(tensor.shape), [int(part.sum(dtype=torch.int64)) for part in words.split(HASHED)]
+
+
+def _mark_of(octets: np.ndarray) -> Any:
+    if octets.nbytes <= HASHED:
+        return zlib.crc32(octets.data)
+    words = octets[: len(octets) // 8 * 8].view(np.int64)
+    return int(words.sum()), zlib.crc32(octets[words.nbytes :].data)
+
+
+def _held(memory: Any) -> Any:
+    """What a memory holds, or None where it takes nothing in or says by its momentum of 1 that nothing shall move."""
+    from reidx.memories import Memory
+
+    takes_in = type(memory).update is not Memory.update and getattr(memory, "momentum", None) != 1
+    return mark(dict(memory.state_dict())) if takes_in else None
+
+
+remarks: list[str] = []
+"""Sentences on what is odd, but may be meant: the stage says them."""
+
+
+def _still(memory: Any, given: Mapping[str, Any]) -> None:
+    targets = given.get("targets")
+    if isinstance(targets, Tensor) and len(targets) and bool((targets >= 0).any()):
+        remarks.append(f"memory {type(memory).__name__}: the update after a step changed nothing in it")
+
+
+# ---- what must come out
+
+
+def _need(condition: bool, message: str) -> None:
+    if not condition:
+        raise Broken(message)
+
+
+def _tensor(result: Any, shape: Sequence[int | None], wanted: str, beside: Any, found: str = "it returned") -> None:
+    """Raise unless ``result`` is a float tensor of a shape (None: any length) on the device of ``beside``."""
+    alien = " of numpy, no tensor" if isinstance(result, np.ndarray | np.generic) else ""
+    _need(isinstance(result, Tensor), f"{found} {what(result)}{alien}, not {wanted}")
+    right = len(result.shape) == len(shape) and all(b in (None, a) for a, b in zip(result.shape, shape))
+    _need(right, f"{found} {what(result)}, not {wanted}")
+    _need(
+        result.dtype in (torch.float32, torch.float16, torch.bfloat16),
+        f"{found} {what(result)}, not {wanted} of float32 (or half precision, where the stage computes so)",
+    )
+    others = list(_tensors(beside))
+    if others:
+        _need(
+            result.device == others[0].device,
+            f"{found} a tensor on {result.device}, but was given one on {others[0].device}",
+        )
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _tensors(part)
+
+
+def _all_finite(value: Any) -> bool:
+    """Whether all floats in tensors and mappings of them are finite; of other things nothing is said."""
+    return all(
+        bool(torch.isfinite(tensor).all())
+        for tensor in _tensors(value)
+        if (tensor.is_floating_point() or tensor.is_complex()) and tensor.device.type != "meta"
+    )
+
+
+def _network_input(component: Any, result: Any, given: Mapping[str, Any]) -> None:
+    images = next(_tensors(dict(given)))
+    size = tuple(images.shape)
+    _tensor(result, size, f"images of the size that it was given, {size}", images)
+    _need(result.dtype == torch.float32, f"it returned {what(result)}; a network takes float32")
+
+
+def _map(component: Any, result: Any, given: Mapping[str, Any]) -> None:
+    images = next(_tensors(dict(given)))
+    channels = component.out_channels
+    _tensor(result, (len(images), channels, None, None), f"a map of {len(images)} images with {channels} channels", images)
+
+
+def _features(component: Any, result: Any, given: Mapping[str, Any]) -> None:
+    maps = next(_tensors(dict(given)))
+    _need(isinstance(result, Features), f"it returned {what(result)}, not Features with `embed` among them")
+    dims = component.dims
+    missing = [name for name in ("embed", *dims) if name not in result]
+    _need(not missing, f"it returned no {', '.join(missing)}, which its `dims` name (it returned {', '.join(result)})")
+    shown = [name for name in getattr(component, "figures", ()) if name not in result]
+    _need(not shown, f"it returned no {', '.join(shown)}, which its `figures` name")
+    for name, feature in result.items():
+        wanted = f"a feature of {len(maps)} images" + (f" and {dims[name]} numbers each (`dims`)" if name in dims else "")
+        found = f"its {name} is"
+        parts = (None,) * (getattr(feature, "ndim", 2) - 2) if getattr(feature, "ndim", 2) in (2, 3) else ()
+        _tensor(feature, (len(maps), *parts, dims.get(name)), wanted, maps, found)
+
+
+def _scores(component: Any, result: Any, given: Mapping[str, Any]) -> None:
+    features = next(_tensors(dict(given)))
+    columns = _columns.get(component)
+    own = getattr(component, "classes", "") or getattr(component, "outliers", "drop") == "keep"
+    columns = None if own else columns
+    wanted = f"scores of {len(features)} images" + ("" if columns is None else f" against {columns} labels")
+    _tensor(result, (len(features), columns, *features.shape[1:-1]), wanted, features)
+
+
+def _provided(component: Any, result: Any, given: Mapping[str, Any]) -> None:
+    missing = [name for name in sorted(getattr(component, "provides", ())) if not hasattr(component, name)]
+    _need(not missing, f"after it the memory has no {', '.join(missing)}, which it promises in `provides`")
+
+
+def _scalar(component: Any, result: Any, given: Mapping[str, Any]) -> None:
+    _tensor(result, (), "a scalar", dict(given))
+    trained = any(tensor.requires_grad for tensor in _tensors(dict(given)))
+    _need(result.requires_grad or not (trained and torch.is_grad_enabled()), "the scalar that it returned has no gradient")
+
+
+def _scalars(component: Any, result: Any, given: Mapping[str, Any]) -> None:
+    _need(not isinstance(result, Mapping) or bool(result), "it returned no value at all")
+    for name, value in result.items() if isinstance(result, Mapping) else [("", result)]:
+        _tensor(value, (), "a scalar", dict(given), f"its {plain(name)} is" if name else "it returned")
+
+
+def _labels(component: Any, result: Any, given: Mapping[str, Any]) -> None:
+    images = next(iter(given.values())).shape[0]
+    labels = np.asarray(result)
+    _need(labels.shape == (images,), f"it returned {what(result)}, not labels ({images},)")
+    _need(labels.dtype.kind in "iu", f"it returned labels of {labels.dtype}, not int64")
+    _gapless(labels)
+    if getattr(component, "outliers", "") == "never":
+        _need(bool((labels >= 0).all()), f"it left {int((labels < 0).sum())} outliers, but declares `outliers` never")
+
+
+def _gapless(labels: np.ndarray) -> None:
+    if not len(labels):
+        return
+    _need(int(labels.min()) >= -1, f"a label is {labels.min()}; an outlier is -1, the others start at 0")
+    used = np.unique(labels[labels >= 0])
+    _need(
+        not len(used) or int(used[-1]) == len(used) - 1,
+        f"its labels have gaps: {len(used)} labels, the largest is {used[-1] if len(used) else -1}",
+    )
+
+
+def _refined(component: Any, result: Any, given: Mapping[str, Any]) -> None:
+    images = len(next(iter(given.values())).labels)
+    _need(isinstance(result, LabelSet), f"it returned {what(result)}, not a LabelSet")
+    labels = result.labels
+    right = isinstance(labels, np.ndarray) and labels.dtype == np.int64 and labels.shape == (images,)
+    _need(right, f"it returned labels {what(labels)}, not int64 ({images},)")
+    _gapless(labels)
+    if getattr(component, "outliers", "") == "never":
+        _need(bool((labels >= 0).all()), f"it left {int((labels < 0).sum())} outliers, but declares `outliers` never")
+    before = next(iter(given.values())).arrays()
+    there = result.arrays()
+    promised = frozenset(getattr(component, "provides", ()))
+    _need(promised <= set(there), f"it gave no {', '.join(sorted(promised - set(there)))}, which it promises in `provides`")
+    unsaid = sorted(set(there) - promised - set(before))
+    _need(not unsaid, f"it gave {', '.join(unsaid)}, of which its `provides` says nothing")
+    for name, array in there.items():
+        whole = isinstance(array, np.ndarray) and array.shape[:1] == (images,)
+        _need(whole, f"its {name} is {what(array)}, not an array of {images} images")
+        _need(array.dtype.kind != "f" or bool(np.isfinite(array).all()), f"its {name} has NaN or infinite numbers")
+    _weights(result.weights, images)
+    _soft(result.soft_targets, labels, images, result.count)
+
+
+def _weights(weights: np.ndarray | None, images: int) -> None:
+    if weights is None:
+        return
+    _need(weights.shape == (images,), f"its weights are {what(weights)}, not ({images},)")
+    right = bool(((weights >= 0) & (weights <= 1)).all())
+    _need(right, f"its weights reach from {weights.min()} to {weights.max()}, not 0 to 1")
+
+
+def _soft(soft: np.ndarray | None, labels: np.ndarray, images: int, count: int) -> None:
+    if soft is None:
+        return
+    _need(soft.shape == (images, count), f"its soft targets are {what(soft)}, not ({images}, {count})")
+    sums = soft[labels >= 0].sum(1)
+    right = bool((soft >= 0).all()) and (not len(sums) or float(np.abs(sums - 1).max()) < 1e-3)
+    _need(right, "its soft targets are no probabilities: the row of an image in a cluster has no negative number and sums to 1")
+
+
+def _ignored(component: Any, result: Any, given: Mapping[str, Any]) -> None:
+    ids = [np.asarray(value) for value in given.values()]
+    wanted = (len(ids[0]), len(ids[1]))
+    right = isinstance(result, np.ndarray) and result.dtype == np.bool_ and result.shape == wanted
+    _need(right, f"it returned {what(result)}, not booleans {wanted}")
+
+
+_CHECKS: dict[tuple[str, str], Callable[[Any, Any, Mapping[str, Any]], None]] = {
+    ("transform", "batch"): _network_input,
+    ("backbone", "forward"): _map,
+    ("fusion", "forward"): _features,
+    ("memory", "forward"): _scores,
+    ("memory", "reset"): _provided,
+    ("loss", "forward"): _scalar,
+    ("alignment", "forward"): _scalars,
+    ("clusterer", "__call__"): _labels,
+    ("refiner", "__call__"): _refined,
+    ("protocol", "ignored"): _ignored,
+}
+
+_EACH_STEP = (
+    ("transform", "batch"),
+    ("backbone", "forward"),
+    ("fusion", "forward"),
+    ("memory", "forward"),
+    ("loss", "forward"),
+    ("alignment", "forward"),
+)
+"""What a step calls, whose results are tensors: to look at their shapes costs nothing and waits for no device."""

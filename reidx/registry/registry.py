@@ -1,0 +1,263 @@
+"""The kinds of parts an experiment is made of, and the registry that finds a part by kind and name.
+
+Nothing here imports torch: a component is a *promise* (kind, name, ``"module:Class"``) that is only redeemed by
+:meth:`Entry.load`, so that listing a hundred components costs as much as reading their names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from reidx.errors import ConfigError, PluginError, excerpt
+from reidx.outline.outline import outline
+from reidx.registry.constructor import unusable
+from reidx.registry.describing import plain, raised_on_purpose
+from reidx.registry.loading import named
+
+SLOW = 10.0
+"""Seconds of importing a component's module, with all that it needs, after which a line says so."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One swappable place of an experiment: what it is given, and what it returns."""
+
+    name: str
+    given: str
+    returns: str
+    context: tuple[str, ...] = ()
+    """Constructor arguments that the core supplies where a class has them; a config cannot set these."""
+
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "dataset",
+            "a folder or a table",
+            "the images of a domain: train, query, gallery with ids and cameras",
+            ("progress",),
+        ),
+        Kind(
+            "transform",
+            "uint8 images (B,3,H,W), on any device",
+            "normalised floats (B,3,H,W)",
+            ("image_size", "mean", "std", "rank", "world_size"),
+        ),
+        Kind(
+            "sampler",
+            "labels and cameras of a stream",
+            "batches of sample positions",
+            ("labels", "cameras", "images", "batches", "rank", "world_size"),
+        ),
+        Kind(
+            "backbone",
+            "images (B,3,H,W)",
+            "feature map (B,C,h,w); declares out_channels, nonnegative",
+            ("image_size",),
+        ),
+        Kind(
+            "fusion",
+            "the map of a network and, if asked, a teacher's",
+            "Features: named tensors and `embed`",
+            ("in_channels", "tail"),
+        ),
+        Kind(
+            "distance",
+            "a bank of features (N,D), or of several views",
+            "sparse graph of distances (N,N)",
+            ("device", "sharded"),
+        ),
+        Kind(
+            "clusterer",
+            "a graph or a bank",
+            "labels (N,) int64, -1 = outlier, 0..K-1 without gaps",
+            ("seed",),
+        ),
+        Kind(
+            "refiner",
+            "labels, bank, graph, history",
+            "labels, per-sample weights, soft targets",
+            ("device", "sharded"),
+        ),
+        Kind("memory", "bank and labels at reset, batch features at update", "scores (B,K)", ("dim",)),
+        Kind("loss", "features, targets, scores, teacher outputs", "a scalar"),
+        Kind(
+            "alignment",
+            "source and target features",
+            "a scalar, or several by name; may own parameters",
+            ("dims", "steps"),
+        ),
+        Kind("protocol", "ids and cameras of query and gallery", "which gallery images a query ignores"),
+    )
+}
+
+CONTEXT: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("rank", "seed"), (0,)),
+    **dict.fromkeys(("images", "batches", "world_size", "in_channels", "dim", "steps"), (1,)),
+    **dict.fromkeys(("mean", "std"), ((0.5, 0.5, 0.5),)),
+    **dict.fromkeys(("labels", "cameras"), (object(), (0,))),  # arrays, which an annotation may call a sequence
+    **dict.fromkeys(("progress", "tail"), (object(),)),
+    "image_size": ((256, 128),),
+    "device": ("cpu",),
+    "sharded": (False,),
+    "dims": ({"embed": 1},),
+}
+"""Examples of what the core supplies under the names in :attr:`Kind.context`: an argument must be able to take one."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part offered under a kind: where its class lives, and a small config that builds it.
+
+    ``target`` is ``"module:Class"``; ``example`` is the keyword part of a spec, used by ``reidx show`` and by the
+    conformance tests (what the core supplies itself, such as ``in_channels``, is left out).
+    """
+
+    kind: str
+    name: str
+    target: str
+    example: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered component with its full name (``namespace.Name``, or ``Name`` for the core's own) and origin."""
+
+    component: Component
+    namespace: str
+    distribution: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.namespace}.{self.component.name}" if self.namespace else self.component.name
+
+    @property
+    def kind(self) -> str:
+        return self.component.kind
+
+    def load(self) -> type:
+        """The class behind the entry.
+
+        Raises :class:`PluginError` naming the component and its distribution when the module cannot be imported,
+        has no such class, or one with an argument that would never get what a config says for it.
+        """
+        module_name, _, attribute = self.component.target.partition(":")
+        where = f"{self.kind} {self.name} (from {self.distribution}, {self.component.target})"
+        try:
+            module = self._imported(module_name)
+        except BaseException as error:  # a module may call sys.exit: that, too, is its own fault only
+            if isinstance(error, KeyboardInterrupt) and not raised_on_purpose(error):
+                raise
+            if isinstance(error, PluginError):
+                raise PluginError(f"{where}: {error}.") from error
+            raise PluginError(
+                f"{where} cannot be imported: {type(error).__name__}: {plain(error)}. "
+                f"Install what is missing, or mend {module_name}."
+            ) from error
+        try:
+            component = getattr(module, attribute)
+        except AttributeError:
+            raise PluginError(f"{where}: the module {module_name} has no {attribute!r}.") from None
+        if fault := self._fault(component):
+            raise PluginError(f"{where}: {fault}.")
+        return component
+
+    def _imported(self, module: str) -> Any:
+        if not self.namespace or module in sys.modules:
+            return importlib.import_module(module)
+        said = f"reidx: loading {self.kind} {self.name} (from {self.distribution}, module {module})"
+        advice = "leave the plugin out with REIDX_PLUGINS, a list of the others"
+        return named(said, advice, lambda: importlib.import_module(module), SLOW)
+
+    def declared(self) -> type:
+        """The class, or in a process that has no need of torch yet its outline (:mod:`reidx.outline.outline`): what
+        reads signatures and contracts can do with either. Raises as :meth:`load` where there is no outline."""
+        known = None if "torch" in sys.modules else outline(self.component.target)
+        return self.load() if known is None or self._fault(known) else known
+
+    def _fault(self, component: type) -> str:
+        """Why the class cannot be built from a config as its constructor is meant; empty if it can."""
+        return unusable(self.kind, component, {name: CONTEXT[name] for name in KINDS[self.kind].context})
+
+
+class Registry:
+    """All known components by kind and full name."""
+
+    def __init__(self) -> None:
+        self._entries: dict[tuple[str, str], Entry] = {}
+        self.absent: dict[str, str] = {}  # namespace -> why its components are not here
+
+    def add(self, entry: Entry) -> None:
+        """Register ``entry``; a second one of the same kind and name is a :class:`PluginError` that names both."""
+        if entry.kind not in KINDS:
+            raise PluginError(
+                f"{entry.name} (from {entry.distribution}) is of unknown kind {entry.kind!r}; "
+                f"the kinds are: {', '.join(KINDS)}."
+            )
+        key = (entry.kind, entry.name)
+        if key in self._entries:
+            raise PluginError(
+                f"{entry.kind} {entry.name} is registered twice: by {self._entries[key].distribution} "
+                f"and by {entry.distribution}."
+            )
+        self._entries[key] = entry
+
+    def entries(self, kind: str | None = None) -> Iterator[Entry]:
+        """Entries in the order of the kinds, the core's before the plugins', then by name."""
+        order = list(KINDS)
+        for entry in sorted(
+            self._entries.values(), key=lambda e: (order.index(e.kind), e.namespace != "", e.name.lower())
+        ):
+            if kind is None or entry.kind == kind:
+                yield entry
+
+    def find(self, kind: str, name: str) -> Entry:
+        """The entry of ``kind`` called ``name``.
+
+        Raises :class:`ConfigError` saying what is known of the name: of another kind, from a plugin that is missing or
+        broken (and why), or spelt nearly like something that exists.
+        """
+        if kind not in KINDS:
+            raise ConfigError(f"There is no kind {kind!r}. The kinds are: {', '.join(KINDS)}.")
+        if (kind, name) in self._entries:
+            return self._entries[kind, name]
+        if other := [e.kind for e in self.entries() if e.name == name]:
+            raise ConfigError(
+                f"There is no {kind} called {name!r}. {name} is a {' and a '.join(other)}, not a {kind}."
+            )
+        raise ConfigError(f"There is no {kind} called {excerpt(name)!r}. {self._advice(name, kind)}")
+
+    def named(self, name: str) -> list[Entry]:
+        """The entries called ``name``, of whatever kind; raises as :meth:`find` when there are none."""
+        if found := [e for e in self.entries() if e.name == name]:
+            return found
+        raise ConfigError(f"There is no component called {name!r}. {self._advice(name)}")
+
+    def explain_absence(self, namespace: str) -> str:
+        """A sentence on why nothing is known of a plugin, and how to get it."""
+        if namespace in self.absent:
+            return f"The plugin {namespace!r} is not in use: {self.absent[namespace]}."
+        distribution = f"reidx-{namespace.replace('_', '-')}"
+        return (
+            f"No plugin called {namespace!r} is installed; if it is published under the usual name, "
+            f"`pip install {distribution}` brings it. See `reidx plugins` for what is here."
+        )
+
+    def _advice(self, name: str, kind: str | None = None) -> str:
+        known = list(dict.fromkeys(e.name for e in self.entries(kind)))
+        # a name right but for the namespace (or the case) is the likelier slip, so it is looked for first
+        bare = name.rpartition(".")[2].lower()
+        close = [k for k in known if k.rpartition(".")[2].lower() == bare]
+        close = close or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        advice = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(known) or 'none'}."
+        namespace = name.partition(".")[0] if "." in name else ""
+        if not namespace or any(e.namespace == namespace for e in self._entries.values()):
+            return advice
+        slip = difflib.get_close_matches(namespace, {e.namespace for e in self._entries.values()}, n=1, cutoff=0.7)
+        return f"{self.explain_absence(namespace)}{f' {advice}' if slip and close else ''}"

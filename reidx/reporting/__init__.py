@@ -1,0 +1,1 @@
+"""Output of a run while it trains: progress, displays, forecast, curves."""

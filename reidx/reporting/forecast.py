@@ -1,0 +1,158 @@
+"""What an experiment consists of, and how long the rest of it takes by the times that were measured."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from reidx.config.schema import Stage
+
+Kind = Literal["relabel", "step", "evaluate", "commit"]
+
+
+def work_of(stage: Stage, epoch: int) -> Counter[str]:
+    """How much of each kind of work an epoch (from 0; −1: what comes before the first) has: levels, steps, evaluations."""
+    tested = stage.evaluate.domain is not None
+    if epoch < 0:
+        return Counter(evaluate=int(tested and (stage.evaluate.before or stage.epochs == 0)))
+    if epoch >= stage.epochs:
+        return Counter()
+    every, done = stage.evaluate.every, epoch + 1
+    due = done == stage.epochs or (every > 0 and done % every == 0)
+    return Counter(
+        relabel=sum(epoch % level.relabel_every == 0 for level in stage.labels.values()),
+        step=stage.iters,
+        evaluate=int(tested and due),
+        commit=1,
+    )
+
+
+@dataclass
+class Pace:
+    """Seconds a unit of work takes."""
+
+    seconds: float = 0.0
+    units: float = 0.0
+    measured: int = 0
+
+    def add(self, seconds: float, units: int, forget: bool) -> None:
+        """Take in a measurement; ``forget`` the earlier ones."""
+        if forget:
+            self.seconds = self.units = 0.0
+        self.seconds, self.units, self.measured = self.seconds + seconds, self.units + units, self.measured + 1
+
+    def fade(self) -> None:
+        """Let what was measured so far count half."""
+        self.seconds, self.units = self.seconds / 2, self.units / 2
+
+    @property
+    def each(self) -> float:
+        return self.seconds / self.units
+
+
+class Forecast:
+    """The work that is left of an experiment's ``stages``, and its time.
+
+    A step counts as long as the steps of its stage took, those of an epoch ago half as much; any other work as long as
+    the last of its kind in its stage. For a stage of which nothing was measured yet another stage's stand in. Stages that
+    it does not know are not its business.
+    """
+
+    def __init__(self, stages: Sequence[Stage] = ()) -> None:
+        self.stages = {stage.name: stage for stage in stages}
+        self.left: dict[str, Counter[str]] = {s.name: _work_from(s, -1) for s in stages}
+        self.steps = sum(left["step"] for left in self.left.values())
+        self._paces: dict[tuple[str, str], Pace] = {}
+        self._latest: dict[str, Pace] = {}
+        self._running: tuple[str | None, Kind, float] | None = None
+
+    @property
+    def steps_done(self) -> int:
+        """Training steps of all stages that are behind."""
+        return self.steps - sum(left["step"] for left in self.left.values())
+
+    def at(self, stage: str | None, epoch: int) -> None:
+        """The run is at the start of ``epoch`` (−1: of what comes before the first) of a stage."""
+        if stage not in self.stages:
+            return
+        for name in self.stages:
+            if name == stage:
+                break
+            self.left[name] = Counter()
+        self.left[stage] = _work_from(self.stages[stage], epoch)
+        if (stage, "step") in self._paces:
+            self._paces[stage, "step"].fade()
+
+    def begin(self, stage: str | None, kind: Kind) -> None:
+        """Work of a kind begins: what it has taken so far is no longer ahead."""
+        self._running = stage, kind, time.monotonic()
+
+    def measured(self, stage: str | None, epoch: int, kind: Kind, seconds: float, steps: int = 1) -> None:
+        """Work of a kind took ``seconds``: an epoch's share of it, or so many ``steps``."""
+        self._running = None
+        if stage not in self.stages:
+            return
+        units = steps if kind == "step" else work_of(self.stages[stage], epoch)[kind]
+        if units:
+            pace = self._paces.setdefault((stage, kind), Pace())
+            # the very first step waits for what is made once: worker processes, compiled kernels
+            alone = pace.measured == 1 and pace.units <= 1
+            pace.add(seconds, units, forget=kind != "step" or alone)
+            self._latest[kind] = pace
+            self.left[stage][kind] -= units
+
+    def recall(self, stage: str | None, history: Sequence[Mapping[str, float]]) -> None:
+        """Measure by the epochs of an earlier session of the run."""
+        for entry in history if stage in self.stages else ():
+            epoch = int(entry["epoch"]) - 1
+            self.measured(stage, epoch, "relabel", entry["seconds_relabel"])
+            self.measured(stage, epoch, "step", entry["seconds_train"], self.stages[stage or ""].iters)
+            self.measured(stage, epoch, "evaluate", entry["seconds_evaluate"])
+
+    def seconds_left(self) -> tuple[float, bool] | None:
+        """How long the rest takes, and whether that is all of it: False if there is work of which none was seen yet.
+
+        None as long as no training step was measured, and when nothing is left.
+        """
+        total, whole = 0.0, True
+        for stage, left in self.left.items():
+            for kind, units in left.items():
+                pace = self._paces.get((stage, kind)) or self._latest.get(kind)
+                if units <= 0:
+                    continue
+                if pace is not None:
+                    total += max(units * pace.each - self._elapsed(stage, kind, pace), 0.0)
+                elif kind == "step":
+                    return None
+                elif kind != "commit":
+                    whole = False
+        return (total, whole) if total else None
+
+    def _elapsed(self, stage: str, kind: str, pace: Pace) -> float:
+        if self._running is None or self._running[:2] != (stage, kind):
+            return 0.0
+        return min(time.monotonic() - self._running[2], pace.each)
+
+
+def _work_from(stage: Stage, epoch: int) -> Counter[str]:
+    """How much work a stage has from the start of an epoch on: the sum of :func:`work_of`, counted without going through
+    the epochs, of which there may be millions."""
+    first = max(epoch, 0)
+    left = max(stage.epochs - first, 0)
+    tested, every = stage.evaluate.domain is not None, stage.evaluate.every
+    due = _multiples(every, first + 1, stage.epochs) + (every == 0 or stage.epochs % every > 0) if left else 0
+    rest = Counter(
+        relabel=sum(_multiples(level.relabel_every, first, stage.epochs - 1) for level in stage.labels.values()),
+        step=stage.iters * left,
+        evaluate=tested * due,
+        commit=left,
+    )
+    return (work_of(stage, -1) if epoch < 0 else Counter[str]()) + rest
+
+
+def _multiples(step: int, first: int, last: int) -> int:
+    """How many of the numbers ``first`` … ``last`` are multiples of ``step``; none where it is 0."""
+    return max(last // step - (first - 1) // step, 0) if step else 0

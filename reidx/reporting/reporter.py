@@ -1,0 +1,146 @@
+"""Where a run stands, told to whoever looks: a person, a log, a program, or nobody."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from rich.console import Console
+
+from reidx import distributed
+from reidx.config.schema import Stage
+from reidx.profiling import span
+from reidx.reporting.displays import DISPLAYS, Mode, Stderr, Work, ahead, remaining
+from reidx.reporting.forecast import Forecast, Kind
+
+Report = dict[str, float]
+
+__all__ = ["Mode", "Reporter", "Timed", "Work"]
+
+
+class Timed:
+    """How long something took."""
+
+    seconds = 0.0
+
+
+class Reporter:
+    """Tells on stderr how a run goes on.
+
+    ``rich``: bars that vanish and lines that stay; ``plain``: lines, for logs; ``json``: events, for programs; ``quiet``:
+    nothing. By default bars in a terminal and lines elsewhere. Of several processes only the first one tells anything. That
+    nothing can be told any more ends no run.
+    """
+
+    def __init__(self, mode: Mode | None = None) -> None:
+        console = Console(file=Stderr())  # type: ignore[arg-type]
+        shown: Mode = mode or ("rich" if console.is_terminal else "plain")
+        self.mode: Mode = shown if distributed.rank() == 0 else "quiet"
+        self.display = DISPLAYS[self.mode](console)
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        self.display.tell("message", text, {"text": text})
+
+    # ---- where the run is
+
+    @contextmanager
+    def experiment(self, stages: Sequence[Stage], **facts: Any) -> Iterator[None]:
+        """The whole of a run."""
+        self.display.forecast = Forecast(stages)
+        self.display.open()
+        plan = [{"name": stage.name, "epochs": stage.epochs, "iters": stage.iters} for stage in stages]
+        self.display.tell("run_start", None, {"stages": plan, **facts})
+        try:
+            with warnings.catch_warnings():
+                if distributed.rank() > 0:
+                    warnings.simplefilter("ignore")
+                yield
+        finally:
+            self.display.close()
+
+    def stage_starts(self, stage: Stage, done: Sequence[Report] | None = None) -> None:
+        """A stage begins; one that an earlier session of the run has ``done`` is passed over."""
+        self.display.stage, self.display.epoch = stage.name, None
+        if done is None:
+            self.display.forecast.at(stage.name, -1)
+            self.display.tell("stage_start", f"stage {stage.name}", {"epochs": stage.epochs, "iters": stage.iters})
+        else:
+            self.display.forecast.recall(stage.name, done)
+            self.display.forecast.at(stage.name, stage.epochs)
+            self.display.tell("stage_skipped", f"stage {stage.name}: finished earlier", {})
+
+    def resumed(self, history: Sequence[Report]) -> None:
+        """The epochs of a stage that an earlier session of the run has committed."""
+        self.display.forecast.recall(self.display.stage, history)
+
+    def epoch_starts(self, epoch: int) -> None:
+        """An epoch (counted from 0) of the stage begins."""
+        self.display.epoch = epoch + 1
+        self.display.forecast.at(self.display.stage, epoch)
+
+    def epoch_ends(self, entry: Report, text: str) -> None:
+        """An epoch is committed: ``entry`` is all that is known of it, ``text`` the same for a person."""
+        facts = {"entry": entry, "images_per_second": images_per_second(entry), **ahead(self.display.forecast)}
+        self.display.tell("epoch_end", " · ".join([text, *remaining(self.display.forecast)]), facts)
+
+    def evaluated(self, metrics: Report, text: str | None = None) -> None:
+        """A network was evaluated."""
+        self.display.tell("evaluation", text, {"metrics": metrics})
+
+    def run_ends(self, metrics: Report, seconds: float) -> None:
+        """The experiment is finished."""
+        self.display.stage = self.display.epoch = None
+        self.display.tell("run_end", None, {"metrics": metrics, "seconds": seconds})
+
+    # ---- what it is doing
+
+    @contextmanager
+    def timed(self, kind: Kind) -> Iterator[Timed]:
+        """A part of an epoch: a span of that name, whose time also serves to say how long the rest of the run takes."""
+        timed, stage, forecast = Timed(), self.display.stage, self.display.forecast
+        forecast.begin(stage, kind)
+        started = time.perf_counter()
+        with span(kind):
+            yield timed
+        timed.seconds = time.perf_counter() - started
+        forecast.measured(stage, self._index, kind, timed.seconds)
+
+    def stepped(self, seconds: float) -> None:
+        """A training step took ``seconds``."""
+        self.display.forecast.measured(self.display.stage, self._index, "step", seconds)
+
+    @property
+    def _index(self) -> int:
+        return (self.display.epoch or 0) - 1
+
+    @contextmanager
+    def work(self, what: str, total: int, unit: str = "images") -> Iterator[Work]:
+        """A piece of work of ``total`` units, called ``what``; call :meth:`Work.advance` as it goes on."""
+        work = Work(what, total, unit, self.display)
+        self.display.begin(work)
+        try:
+            yield work
+        finally:
+            self.display.end(work)
+
+    @contextmanager
+    def counted(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """A piece of work that tells itself ``progress(done, total)``; nothing is shown until it does."""
+        with ExitStack() as open_work:
+            works: list[Work] = []
+
+            def progress(done: int, total: int) -> None:
+                if not works:
+                    works.append(open_work.enter_context(self.work(what, total)))
+                works[0].advance(done - works[0].done)
+
+            yield progress
+
+
+def images_per_second(entry: Mapping[str, float]) -> float:
+    """How fast an epoch trained."""
+    return entry["images"] / max(entry["seconds_train"], 1e-9)

@@ -1,0 +1,94 @@
+"""Features that networks begin with, extracted once by runs that share a folder: the same weights see the same images."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from reidx.config.config import Config
+from reidx.config.schema import Stage
+from reidx.config.yaml_tree import tree_hash
+from reidx.errors import CheckpointError, RunError
+from reidx.machine.device import device_of_this_process
+from reidx.runs import checkpoint as checkpoints
+from reidx.runs.lock import locked
+from reidx.runs.manifest import namespaces
+from reidx.runs.named_files import by_content, digests_of
+from reidx.runs.stage_key import with_effect
+
+
+class FirstFeatures:
+    """The features that the networks of a stage begin with, kept in ``folder`` for all runs in which they are the same.
+
+    They are found by what decides them: weights, architecture, images, how these are read, code, torch, kind of device.
+    """
+
+    def __init__(
+        self, folder: Path, config: Config, stage: Stage, provenance: Mapping[str, Any], say: Callable[[str], None]
+    ) -> None:
+        self.folder, self.config, self.provenance, self.say = folder, config, provenance, say
+        self.model = dataclasses.asdict(stage.model)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __call__(
+        self, domain: str, split: str, how: Mapping[str, Any], names: set[str], extract: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """The named features of a split: another run's, or what ``extract`` returns, kept for others.
+
+        ``how`` is all that decides them beside the model, the data and the code. Whoever comes second waits for the first.
+        """
+        facts = self._facts(domain, split, how)
+        name = self.folder / tree_hash(facts)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(name.with_suffix(".lock"), wait=True, say=self.say))
+            except OSError as error:
+                self.say(f"{self.folder}: features cannot be shared with other runs ({error})")
+                return extract()
+            kept = {feature: name.with_name(f"{name.name}-{feature}.pth") for feature in sorted(names)}
+            try:
+                if all(path.exists() for path in kept.values()):
+                    images = self.provenance["data"][domain][split]["images"]
+                    return {feature: _read(path, name.name, feature, images) for feature, path in kept.items()}
+            except CheckpointError as error:
+                self.say(f"{error}; the features are extracted again")
+            banks = extract()
+            try:
+                for feature, path in kept.items():
+                    checkpoints.save(path, {"bank": banks[feature], "of": name.name, "feature": feature})
+            except (OSError, RunError) as error:
+                self.say(f"{self.folder}: features cannot be kept for other runs ({error})")
+            return banks
+
+    def _facts(self, domain: str, split: str, how: Mapping[str, Any]) -> dict[str, Any]:
+        data, code = self.config.experiment.data, self.provenance["code"]
+        spec = with_effect(domain, self.config.data["data"]["domains"][domain])
+        concerned = {"reidx", *namespaces([self.model, spec])}
+        model, spec = (by_content(part, digests_of(part)) for part in (self.model, spec))
+        return {
+            **how,
+            "model": model,
+            "domain": [domain, spec, split, self.provenance["data"][domain][split]],
+            "image_size": list(data.image_size),
+            "interpolation": data.interpolation,
+            "code": {name: source for name, source in code.items() if name in concerned},
+            "torch": self.provenance["torch"],
+            "threads": self.provenance["threads"],
+            "device": device_of_this_process().type,
+        }
+
+
+def _read(path: Path, key: str, feature: str, images: int) -> Tensor:
+    """The rows (N,…) of a feature as they were kept; raises :class:`CheckpointError` where they are not those."""
+    if checkpoints.is_complete(path):
+        content = checkpoints.load(path)
+        bank = content.get("bank") if isinstance(content, Mapping) else None
+        own = isinstance(content, Mapping) and (content.get("of"), content.get("feature")) == (key, feature)
+        if own and isinstance(bank, Tensor) and bank.is_floating_point() and bank.ndim > 1 and len(bank) == images:
+            return bank
+    raise CheckpointError(f"{path} is damaged, or not the features of these {images:,} images")

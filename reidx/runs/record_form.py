@@ -1,0 +1,34 @@
+"""The form of a run's record: whether a file holds one that can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def is_record(found: Any) -> bool:
+    """Whether ``found`` is what :meth:`reidx.runs.manifest.RunManifest.claim` writes; what it does not need may be missing."""
+
+    def mapping(value: Any, of: Callable[[Any], bool]) -> bool:
+        return isinstance(value, dict) and all(map(of, value.values()))
+
+    def text(value: Any) -> bool:
+        return isinstance(value, str)
+
+    stamp = {"run": str, "seed": int, "stage": str, "key": str}
+    then = found.get("provenance", {}) if isinstance(found, dict) else None
+    return (
+        isinstance(found, dict)
+        and text(found.get("hash"))
+        and text(found.get("begun", ""))
+        and type(found.get("sessions", 0)) is int
+        and isinstance(found.get("resumed", []), list)
+        and all(mapping(once, text) for once in found.get("resumed", []))
+        and isinstance(then, dict)
+        and mapping(then.get("files", {}), text)
+        and mapping(then.get("data", {}), lambda splits: mapping(splits, lambda split: mapping(split, lambda _: True)))
+        and mapping(
+            found.get("stages", {}),
+            lambda own: own is None or (isinstance(own, dict) and {k: type(v) for k, v in own.items()} == stamp),
+        )
+    )

@@ -1,0 +1,71 @@
+"""The result of an experiment: what each stage came to, as a table, with the card of the whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reidx.runs.epoch_log import Report
+
+METRICS = ("mAP", "rank-1", "rank-5", "rank-10", "mINP")
+LABELS = ("clusters", "outliers", "ari")
+
+
+@dataclass
+class StageResult:
+    """What a stage came to: ``before`` (metrics before its first epoch, if asked for), the ``history`` of its epochs."""
+
+    name: str
+    before: Report = field(default_factory=dict)
+    history: list[Report] = field(default_factory=list)
+
+    @property
+    def last(self) -> Report:
+        """The report of the last epoch; empty for a stage without one."""
+        return self.history[-1] if self.history else {}
+
+
+@dataclass
+class Result:
+    """The result of an experiment: its stages, its card, and the folder that holds everything else."""
+
+    work_dir: Path
+    stages: list[StageResult]
+    card: dict[str, Any]
+
+    @property
+    def ranked_list(self) -> Path | None:
+        """The picture of ranked lists of the last stage that was evaluated, if there is one."""
+        folders = [self.work_dir / f"{i + 1}-{stage.name}" for i, stage in enumerate(self.stages)]
+        pictures = [folder / "ranked.png" for folder in folders if (folder / "ranked.png").is_file()]
+        return pictures[-1] if pictures else None
+
+    @property
+    def metrics(self) -> Report:
+        """mAP, rank-k and mINP (fractions) after the last epoch of the last stage."""
+        last = self.stages[-1].last or self.stages[-1].before
+        return {name: last[name] for name in METRICS if name in last}
+
+    def rows(self) -> list[tuple[str, Report]]:
+        """What the table shows: every evaluated state, by name."""
+        rows: list[tuple[str, Report]] = []
+        for stage in self.stages:
+            if stage.before:
+                rows.append((f"direct transfer (before {stage.name})" if stage.history else stage.name, stage.before))
+            if "mAP" in stage.last:
+                rows.append((f"{stage.name}, epoch {stage.last['epoch']:.0f} (last)", stage.last))
+        return rows
+
+    def table(self) -> str:
+        """The states of the experiment, a line each: mAP, rank-1/5/10, mINP in percent; clusters, outliers, ARI."""
+        rows = self.rows()
+        width = max((len(name) for name, _ in rows), default=0)
+        head = ["mAP", "rank-1", "rank-5", "rank-10", "mINP", "clusters", "outliers", "ARI"]
+        lines = [" " * width + "".join(f"{name:>9}" for name in head)]
+        for name, report in rows:
+            cells = [f"{100 * report[m]:9.2f}" if m in report else f"{'-':>9}" for m in METRICS]
+            cells += [f"{report[m]:9.0f}" if m in report else f"{'-':>9}" for m in LABELS[:2]]
+            cells.append(f"{report['ari']:9.3f}" if "ari" in report else f"{'-':>9}")
+            lines.append(f"{name:<{width}}" + "".join(cells))
+        return "\n".join(lines)

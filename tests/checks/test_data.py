@@ -1,0 +1,141 @@
+"""What the data cannot give is told before the first stage trains, not when its stage comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import Tensor, nn
+
+import reidx
+from reidx.checks.data import check_evaluation, check_experiment
+from reidx.data.datasets import Dataset, Split
+from reidx.data.domains import Domains
+from reidx.errors import ConfigError, DataError
+
+
+class Bare(Dataset):
+    """Eight images of two people; ``lacks`` says what of them is not known."""
+
+    def __init__(self, lacks: str = "") -> None:
+        self.name, self.root, self.dropped = "bare", ".", {}
+        cameras = np.full(4, -1) if lacks == "cameras" else np.array([0, 1, 0, 1])
+        ids = None if lacks == "ids" else np.array([5, 5, 9, 9])
+        self.train = Split([f"{i}.jpg" for i in range(4)], ids, cameras)
+        self.query = Split(["a.jpg", "b.jpg"], np.array([5, 9]), cameras[:2])
+        self.gallery = Split(["c.jpg", "d.jpg"], np.array([5, 9]), cameras[[1, 0]])
+        if lacks == "training images":
+            self.train = Split([], np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+class Strict:
+    """A sampler that cannot do without cameras."""
+
+    cameras = "required"
+
+    def __init__(self, labels: Any, cameras: Any, batches: int) -> None: ...
+
+
+class CameraWise(Strict):
+    """A refiner that cannot do without cameras."""
+
+    def __init__(self) -> None: ...
+
+
+class Proxies(nn.Module):
+    """A memory of camera proxies."""
+
+    cameras = "required"
+
+    def __init__(self, dim: int) -> None: ...
+
+
+class CameraLoss(nn.Module):
+    """A loss that reads cameras."""
+
+    def forward(self, features: Tensor, cameras: Tensor) -> Tensor:
+        return features.sum() * cameras.sum()
+
+
+@pytest.fixture
+def check(register: Callable[[str, type], None], experiment: Callable[..., Path]) -> Callable[..., str]:
+    """The message for an experiment on ``Bare`` data that lacks something; empty when it may run."""
+    register("dataset", Bare)
+    register("sampler", Strict)
+    register("refiner", CameraWise)
+    register("memory", Proxies)
+    register("loss", CameraLoss)
+
+    def check(lacks: str = "", **changes: Any) -> str:
+        data = {"domains": {"target": {"type": "Bare", "lacks": lacks}}}
+        # the fault is in the last stage: it must show before the first one trains
+        stages = [{"name": "harmless", "epochs": 0, "evaluate": {"domain": None}}, {"name": "last", "epochs": 1, **changes}]
+        path = experiment(data=data, stages=stages)
+        config = reidx.load_config(path)
+        try:
+            check_experiment(config, Domains(config.data["data"]))
+        except (ConfigError, DataError) as error:
+            place, _, message = str(error).partition(": ")
+            assert place.startswith(f"{path}:")
+            return message
+        return ""
+
+    return check
+
+
+def test_data_that_has_all(check):
+    assert check() == ""
+    assert check(streams={"target": {"sampler": {"type": "Strict"}}}) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"streams": {"target": {"sampler": {"type": "Strict"}}}}, "stages.1.streams.target.sampler: Strict"),
+        ({"labels": {"refiners": ["CameraWise"]}}, "stages.1.labels.levels.main.refiners.0: CameraWise"),
+        ({"memories": {"rows": {"type": "Proxies"}}}, "stages.1.memories.rows: Proxies"),
+        ({"objective": [{"loss": "CameraLoss"}]}, "stages.1.objective.0: CameraLoss"),
+        ({"evaluate": {"domain": "target"}}, "stages.1.evaluate.protocol: Market1501"),
+    ],
+)  # fmt: skip
+def test_cameras_that_are_required_and_not_there(check, changes, where):
+    blind = {"evaluate": {"domain": "target", "protocol": "NoCameraFilter"}}
+    message = check("cameras", **{**blind, **changes})
+    assert message.startswith(f"{where} needs to know the cameras, but domain 'target' has none.")
+    assert ("protocol: NoCameraFilter" in message) == ("evaluate" in changes)
+    assert check("cameras", **blind) == ""  # PK uses cameras where there are some, and does without
+
+
+def test_identities_that_are_needed_and_not_there(check):
+    identity = {
+        "labels": None,
+        "streams": {"target": {"labels": "identity"}},
+        "memories": {"rows": {"labels": "identity"}},
+    }
+    assert check(**identity) == ""
+    assert check("ids", **identity).startswith("stages.1.streams.target.labels: domain 'target' has no identities;")
+    assert check("ids") == ""  # clustering asks for none
+
+
+def test_no_images_to_train_on(check):
+    assert check("training images") == "stages.1.streams.target: domain 'target' has no train images."
+
+
+def test_files_of_later_stages(check, tmp_path):
+    assert check(init=str(tmp_path / "none.pth")).startswith(f"stages.1.init: there is no file {tmp_path / 'none.pth'}")
+    with pytest.raises(ConfigError, match="no stage that trains before this one called 'harmless'"):
+        check(init="stage:harmless")
+    teachers = {"old": {"type": "Frozen", "weights": "none.pth"}}
+    assert check(teachers=teachers).startswith("stages.1.teachers.old.weights: there is no file none.pth")
+
+
+def test_a_test_asks_only_for_what_it_reads(check, experiment):
+    check()  # makes the data set known
+    path = experiment(data={"domains": {"target": {"type": "Bare", "lacks": "training images"}}})
+    config = reidx.load_config(path)
+    check_evaluation(config, Domains(config.data["data"]), 0)
+    with pytest.raises(DataError, match="no train images"):
+        check_experiment(config, Domains(config.data["data"]))

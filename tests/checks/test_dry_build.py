@@ -1,0 +1,105 @@
+"""What the constructors of later stages refuse shows before the first stage trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import reidx
+from reidx.contracts.declarations import Features
+from reidx.errors import ConfigError, ReidxError
+from reidx.memories import Memory
+
+
+class Fussy(Memory):
+    """A memory whose constructor refuses values below 1."""
+
+    def __init__(self, dim: int, size: int = 1) -> None:
+        super().__init__()
+        if size < 1:
+            raise ConfigError(f"Fussy: size is {size}; it must be 1 or more.")
+
+    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None: ...
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+    def update(self, features: Tensor, targets: Tensor, index: Tensor) -> None: ...
+
+
+SECOND = {"domain": "target", "labels": "main", "sampler": {"type": "PK", "identities": 2, "instances": 2}}
+
+
+class FussyAlignment(nn.Module):
+    """An alignment whose constructor looks up a feature that must be there."""
+
+    def __init__(self, dims: dict[str, int], width: int = 8) -> None:
+        super().__init__()
+        if width > min(dims.values()):
+            raise ConfigError(f"FussyAlignment: width {width} is more than the features have.")
+
+    def forward(self, source: Features, target: Features) -> Tensor:
+        return source["embed"].sum()
+
+
+@pytest.fixture
+def refused(
+    experiment: Callable[..., Path], register: Callable[[str, type], None], tmp_path: Path
+) -> Callable[..., str]:
+    """The message for an experiment whose second stage has ``changes``; nothing of the first may have been trained."""
+    register("memory", Fussy)
+    register("alignment", FussyAlignment)
+
+    def refused(**changes: Any) -> str:
+        stages = [{"name": "a", "epochs": 1, "iters": 1}, {"name": "b", "epochs": 1, "iters": 1, **changes}]
+        with pytest.raises(ReidxError) as caught:
+            reidx.run(reidx.load_config(experiment(stages=stages)), tmp_path / "run", progress="quiet")
+        assert not (tmp_path / "run/1-a").exists()
+        return str(caught.value)
+
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "place", "said"),
+    [
+        ({"model": {"backbone": {"name": "resnet5"}}}, "model.backbone", "has no model 'resnet5'"),
+        ({"model": {"fusion": {"pool": "mean"}}}, "model.fusion", "There is no pooling 'mean'"),
+        ({"model": {"freeze": ["nothing"]}}, "model.freeze", "nothing in the network is called 'nothing'"),
+        ({"model": {"freeze": ["*"]}, "memories": {"rows": {"type": "Fussy"}}}, "optimizer", "There is no parameter to be"),
+        ({"memories": {"more": {"type": "Fussy", "size": 0}}}, "memories.more", "size is 0"),
+        (
+            {
+                "alignment": [{"type": "FussyAlignment", "width": 9999}],
+                "streams": {"source": SECOND},
+                "objective": [{"loss": "CrossEntropy", "memory": "rows", "stream": "target"}],
+            },
+            "alignment.0",
+            "width 9999 is",
+        ),
+        ({"streams": {"target": {"sampler": {"identities": 0}}}}, "streams.target.sampler", "must be 1 or more"),
+        ({"accumulate": 2, "model": {"bn_group": 8}}, "accumulate", "groups of 8 (model.bn_group)"),
+    ],
+)  # fmt: skip
+def test_values_of_a_later_stage(refused, changes, place, said):
+    message = refused(**changes)
+    assert f"stages.1.{place}" in message and said in message
+
+
+def test_a_rehearsal_leaves_no_trace_in_the_numbers(
+    experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = [{"name": "a", "epochs": 1, "iters": 1}]
+    states = []
+    for rehearsed in (True, False):
+        if not rehearsed:
+            monkeypatch.setattr("reidx.engine.experiment.dry_build", lambda config, domains: None)
+        folder = tmp_path / str(rehearsed)
+        reidx.run(reidx.load_config(experiment(stages=stages)), folder, progress="quiet")
+        states.append(torch.load(folder / "1-a/epoch_1.pth", weights_only=True)["state_dict"])
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

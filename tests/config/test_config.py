@@ -1,0 +1,414 @@
+"""A loaded config: defaults with their origin, inheritance between top level and stages, refusals that name the line."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import reidx
+from reidx.ablation.grid import read_grid
+from reidx.ablation.plan import plan_of
+from reidx.config.config import Config
+from reidx.config.yaml_tree import load_tree
+from reidx.errors import ConfigError
+from reidx.testing.tiny import write_experiment
+
+ROOT = Path(__file__).parents[2]
+
+EXPERIMENT = """\
+name: small
+data:
+  domains:
+    target: {type: Synthetic, root: images, domain: target}
+model:
+  backbone: {type: Timm, name: test_resnet}
+streams:
+  target: {domain: target, labels: main}
+labels:
+  domain: target
+memories:
+  rows: {type: LinearClassifier}
+objective:
+  - {loss: CrossEntropy, memory: rows}
+stages:
+  - {name: first, epochs: 3}
+  - name: second
+    epochs: 4
+    init: stage:first
+"""
+
+
+UNUSED = {"layer_decay": None, "no_decay_norm_bias": False, "rates": {}, "moments": None, "restart_every": None,
+          "lr_batch": None}  # fmt: skip
+"""What the engine itself reads of an optimiser, as it is by default."""
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
+    """Loads EXPERIMENT, with lines added at its end and parts of its text replaced."""
+    monkeypatch.chdir(tmp_path)
+
+    def load(*overrides: str, more: str = "", **replaced: str) -> Config:
+        text = EXPERIMENT
+        for old, new in replaced.items():
+            line = next(row for row in EXPERIMENT.splitlines(keepends=True) if row.strip(" -{").startswith(f"{old}:"))
+            text = text.replace(line, new + "\n" if new else "", 1)
+        Path("exp.yaml").write_text(text + more, encoding="utf-8")
+        return reidx.load_config("exp.yaml", overrides)
+
+    return load
+
+
+def refusal(load: Callable[..., Config], *overrides: str, **changes: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        load(*overrides, **changes)
+    return str(error.value)
+
+
+def origin(config: Config, dotted: str) -> str:
+    path = tuple(int(key) if key.isdecimal() else key for key in dotted.split("."))
+    return str(config.tree.origin(path))
+
+
+# ---- what is filled in
+
+
+def test_defaults_of_the_schema_and_of_components_are_written_out_with_their_origin(load):
+    config = load()
+    stage = config.data["stages"][0]
+    assert (stage["iters"], origin(config, "stages.0.iters")) == (200, "default")
+    assert stage["labels"]["levels"]["main"]["clusterer"] == {"type": "DBSCAN", "eps": 0.6, "min_samples": 4}
+    assert origin(config, "stages.0.labels.levels.main.clusterer.eps") == "default of DBSCAN"
+    assert origin(config, "stages.0.labels.levels.main.clusterer.type") == "default"
+    assert stage["model"]["fusion"]["type"] == "GlobalPool"
+    assert origin(config, "stages.0.model.backbone.name") == "exp.yaml:6"
+    assert origin(config, "stages.0.model.backbone.last_stride") == "default of Timm"
+    assert config.data["data"]["image_size"] == [256, 128]
+    assert stage["objective"][0]["weight"] == 1.0 and stage["objective"][0]["smoothing"] == 0.0
+    assert origin(config, "stages.0.objective.0.weight") == "default"
+
+
+def test_what_the_experiment_supplies_itself_is_no_key(load):
+    stage = load().data["stages"][0]
+    assert "in_channels" not in stage["model"]["fusion"]
+    assert "dim" not in stage["memories"]["rows"]
+    assert not {"labels", "batches", "rank"} & set(stage["streams"]["target"]["sampler"])
+
+
+def test_the_typed_experiment_says_the_same_as_the_data(load):
+    experiment = load(more="precision: bf16\n").experiment
+    first, second = experiment.stages
+    assert (first.epochs, second.epochs, second.init) == (3, 4, "stage:first")
+    assert first.precision == second.precision == "bf16"
+    assert experiment.data.image_size == (256, 128)
+    assert first.labels["main"].clusterer["eps"] == 0.6
+    assert first.evaluate.every == 0
+
+
+# ---- the top level and the stages
+
+
+def test_keys_of_a_stage_at_the_top_level_are_defaults_of_every_stage(load):
+    config = load(more="    optimizer: {lr: 1e-2}\noptimizer: {type: SGD, lr: 0.1, momentum: 0.9}\niters: 7\n")
+    first, second = config.data["stages"]
+    assert first["optimizer"] == {"type": "SGD", "lr": 0.1, "momentum": 0.9, **UNUSED}
+    assert second["optimizer"] == {"type": "SGD", "lr": 0.01, "momentum": 0.9, **UNUSED}
+    assert first["iters"] == second["iters"] == 7
+    assert "iters" not in config.data and "optimizer" not in config.data
+    assert origin(config, "stages.1.optimizer.lr") == "exp.yaml:20"
+    assert origin(config, "stages.1.optimizer.momentum") == "exp.yaml:21"
+
+
+def test_another_component_in_a_stage_takes_nothing_from_the_one_it_replaces(load):
+    config = load(more="    labels: {clusterer: {type: KMeans}}\n", labels="labels:\n  clusterer: {eps: 0.5, type: DBSCAN}")
+    assert config.data["stages"][0]["labels"]["levels"]["main"]["clusterer"]["eps"] == 0.5
+    clusterer = config.data["stages"][1]["labels"]["levels"]["main"]["clusterer"]
+    assert clusterer["type"] == "KMeans" and "eps" not in clusterer
+
+
+def test_keys_without_a_name_adjust_the_default_component(load):
+    stage = load(more="optimizer: {lr: 0.1}\nevaluate: {protocol: NoCameraFilter}\n").data["stages"][0]
+    assert stage["optimizer"] == {"type": "Adam", "lr": 0.1, "weight_decay": 5e-4, **UNUSED}
+    assert stage["evaluate"]["protocol"] == {"type": "NoCameraFilter"}
+    stage = load(labels="labels:\n  clusterer: {eps: 0.5}").data["stages"][0]
+    assert stage["labels"]["levels"]["main"]["clusterer"] == {"type": "DBSCAN", "eps": 0.5, "min_samples": 4}
+
+
+def test_a_name_that_is_null_is_left_out(load):
+    levels = "labels:\n  levels: {main: {}, fine: {on: pooled}}"
+    more = "    labels: {levels: {fine: null}}\n"
+    both, without = (stage["labels"]["levels"] for stage in load(more=more, labels=levels).data["stages"])
+    assert (list(both), list(without)) == (["main", "fine"], ["main"])
+
+
+def test_a_rate_that_is_null_is_left_out(load):
+    rates = "optimizer: {rates: {backbone: 0.1, memories.rows: 10}}\n"
+    assert load("optimizer.rates.backbone=null", more=rates).data["stages"][0]["optimizer"]["rates"] == {"memories.rows": 10}
+
+
+def test_labels_without_levels_is_one_level_called_main(load):
+    levels = load().data["stages"][0]["labels"]["levels"]
+    assert list(levels) == ["main"] and levels["main"]["domain"] == "target"
+
+
+def test_keys_of_labels_are_defaults_of_its_levels(load):
+    levels = load(labels="labels:\n  flip: true\n  levels: {main: {}, coarse: {flip: false, on: pooled}}").data["stages"][0]
+    main, coarse = levels["labels"]["levels"].values()
+    assert main["domain"] == coarse["domain"] == "target"
+    assert (main["flip"], main["on"]) == (True, "embed")
+    assert (coarse["flip"], coarse["on"]) == (False, "pooled")
+
+
+@pytest.mark.parametrize("none", ["null", "{}", "{levels: {}}"])
+def test_a_stage_can_do_without_the_labels_of_all(load, none):
+    changes = f"""\
+    labels: {none}
+    streams: {{target: {{labels: identity}}}}
+    memories: {{rows: {{labels: identity}}}}
+"""
+    if none == "null":
+        config = load(more=changes)
+        assert list(config.data["stages"][0]["labels"]["levels"]) == ["main"]
+        assert config.data["stages"][1]["labels"] == {"levels": {}}
+    else:  # these adjust what is there, they do not take it away
+        assert load(more=changes).data["stages"][1]["labels"] != {"levels": {"main": {}}}
+
+
+def test_null_where_a_list_or_mapping_may_be_empty(load):
+    stage = load(more="alignment: null\nteachers: null\nschedule: null\n").data["stages"][0]
+    assert (stage["alignment"], stage["teachers"], stage["schedule"]) == ([], {}, [])
+
+
+# ---- overrides
+
+
+def test_overrides_reach_defaults_stages_by_name_and_list_items(load):
+    config = load(
+        "iters=9", "labels.clusterer.eps=0.4", "stages.second.iters=8", "stages.first.evaluate.domain=target",
+        "objective.0.weight=2", "data.domains.target.domain=source", "evaluate={metric: cosine}",
+    )  # fmt: skip
+    first, second = config.data["stages"]
+    assert (first["iters"], second["iters"]) == (9, 8)
+    assert second["labels"]["levels"]["main"]["clusterer"]["eps"] == 0.4
+    assert first["evaluate"]["domain"] == "target" and second["evaluate"]["domain"] is None
+    assert first["evaluate"]["metric"] == "cosine"
+    assert second["objective"][0]["weight"] == 2
+    assert origin(config, "stages.0.iters") == "--set"
+
+
+def test_an_override_that_every_stage_overrules_has_no_effect_and_is_an_error(load):
+    assert refusal(load, "epochs=1") == (
+        "--set epochs: has no effect, as each stage (first, second) sets its own. "
+        "Address the stage: --set stages.NAME.epochs=…"
+    )
+    assert load("init=null").data["stages"][0]["init"] is None  # the second has its own, the first has not
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("itres=3", "--set itres=3: the experiment has no key 'itres'."),
+        ("stages.frist.epochs=3", "stages has no item named 'frist'. Did you mean first?"),
+        ("stages.5.epochs=3", "stages has 2 items, counted from 0."),
+        ("labels.clusterer.epz=3", "clusterer DBSCAN (--set: stages.0.labels.levels.main.clusterer): unknown key 'epz'; did"),
+        ("model.backbone.nane=x", "backbone Timm (exp.yaml:6: stages.0.model.backbone): unknown key 'nane' (--set); did"),
+        ("iters=many", "--set: stages.0.iters is 'many' (a string); expected int."),
+        ("iters", "--set iters: write key.path=value"),
+    ],
+)  # fmt: skip
+def test_a_wrong_override_is_named(load, override, said):
+    assert said in refusal(load, override)
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("itres: 3\n", "exp.yaml:20: unknown key 'itres'. Did you mean 'iters'?"),
+        ("    epochz: 3\n", "exp.yaml:20: unknown key 'stages.1.epochz'. Did you mean 'epochs'?"),
+        ("evaluate: {metrik: cosine}\n", "exp.yaml:20: unknown key 'stages.0.evaluate.metrik'. Did you mean 'metric'?"),
+        ("teachers: {mean: {type: EMA, momentun: 1}}\n", "exp.yaml:20: unknown key 'stages.0.teachers.mean.momentun'."),
+        ("optimizer: {type: SGD, lr: 0.1, momentun: 0.9}\n",
+         "exp.yaml:20: stages.0.optimizer: SGD has no setting 'momentun'. Did you mean 'momentum'?"),
+        ("optimizer: {type: SGD, lr: 0.1, layer_decai: 0.9}\n",
+         "SGD has no setting 'layer_decai'. Did you mean 'layer_decay'?"),
+        ("optimizer: {type: Adem}\n", "exp.yaml:20: stages.0.optimizer: there is no optimizer 'Adem'. Did you mean"),
+        ("optimizer: {type: LBFGS}\n", "there is no optimizer 'LBFGS'."),
+        ("optimizer: [Adam]\n", "exp.yaml:20: stages.0.optimizer is a list; an optimizer is written as a name"),
+        ("schedule: [{type: StepLR, step_size: 2, gama: 1}]\n",
+         "exp.yaml:20: stages.0.schedule.0: StepLR has no setting 'gama'. Did you mean 'gamma'?"),
+        ("schedule: [StepLR]\n", "exp.yaml:20: stages.0.schedule.0: StepLR needs 'step_size' (int)."),
+        ("schedule: {type: StepLR}\n", "exp.yaml:20: stages.0.schedule is a mapping; it must be a list."),
+        ("alignment: [{type: Nothing}]\n", "exp.yaml:20: stages.0.alignment.0: There is no alignment"),
+    ],
+)  # fmt: skip
+def test_unknown_keys_and_names_at_every_level(load, more, said):
+    assert said in refusal(load, more=more)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"backbone": "  backbone: {type: Timm, nane: x}"},
+         "backbone Timm (exp.yaml:6: stages.0.model.backbone): 2 faults\n  unknown key 'nane'; did you mean 'name'?"),
+        ({"backbone": "  backbone:\n    type: Timm\n    name: 3"},
+         "backbone Timm (exp.yaml:6: stages.0.model.backbone): 'name' (exp.yaml:8) is 3 (int); expected str."),
+        ({"backbone": "  backbone: {type: Tim, name: x}"},
+         "exp.yaml:6: stages.0.model.backbone: There is no backbone called 'Tim'."),
+        ({"backbone": "  backbone: {name: x}"}, "exp.yaml:6: stages.0.model.backbone is a mapping without 'type'; a backbone"),
+        ({"backbone": "  backbone: [Timm]"}, "exp.yaml:6: stages.0.model.backbone is a list; a backbone is written as a name"),
+        ({"backbone": "  backbone: {type: [Timm]}"}, "stages.0.model.backbone is a mapping whose 'type' is a list;"),
+        ({"rows": "  rows: {type: LinearClassifier, dim: 3}"},
+         "memory LinearClassifier (exp.yaml:12: stages.0.memories.rows): 'dim' is supplied by the experiment itself"),
+        ({"loss": "  - {loss: CrossEntropy, memory: rows, wieght: 2}"}, "unknown key 'wieght'; did you mean 'weight'?"),
+        ({"loss": "  - {type: CrossEntropy, memory: rows}"}, "stages.0.objective.0 is a mapping without 'loss';"),
+        ({"target": "    target: {type: Syntetic}"}, "exp.yaml:4: data.domains.target: There is no dataset called 'Syntetic'."),
+    ],
+)  # fmt: skip
+def test_a_component_is_checked_against_its_constructor(load, changes, said):
+    assert said in refusal(load, **changes)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("iters: many\n", "exp.yaml:20: stages.0.iters is 'many' (a string); expected int."),
+        ("iters: null\n", "exp.yaml:20: stages.0.iters is null; expected int."),
+        ("iters: true\n", "exp.yaml:20: stages.0.iters is True (a boolean); expected int."),
+        ("iters: 2.5\n", "exp.yaml:20: stages.0.iters is 2.5 (a number); expected int."),
+        ("iters: 0\n", "exp.yaml:20: stages.0.iters is 0; it must be from 1 to 1000000000."),
+        ("seed: -1\n", "exp.yaml:20: seed is -1; it must be from 0 to 4294967295."),
+        ("model: {bn_group: 1}\n", "key 'model' is given twice"),
+        ("precision: fp16\n", "exp.yaml:20: stages.0.precision is 'fp16' (a string); expected one of auto, fp32, bf16."),
+        ("evaluate: null\n", "exp.yaml:20: stages.0.evaluate is null; it must be a mapping of keys."),
+        ("teachers: {mean: {type: EMA, momentum: 1.5}}\n", "stages.0.teachers.mean.momentum is 1.5; it must be from 0 to 1."),
+        ("teachers: {mean: {}}\n", "exp.yaml:20: stages.0.teachers.mean.type is missing"),
+        ("optimizer: {type: SGD, lr: fast}\n", "exp.yaml:20: stages.0.optimizer.lr is 'fast' (a string);"),
+        ("optimizer: {layer_decay: 1.5}\n", "exp.yaml:20: stages.0.optimizer.layer_decay is 1.5; it must be from 0 to 1."),
+        ("optimizer: {lr_batch: 0}\n", "exp.yaml:20: stages.0.optimizer.lr_batch is 0; it must be at least 1."),
+        ("compile: max-autotune\n", "expected one of False, True, max-autotune-no-cudagraphs."),
+        ("clip_by: length\n", "exp.yaml:20: stages.0.clip_by is 'length' (a string); expected one of norm, value."),
+        ("accumulate: 0\n", "exp.yaml:20: stages.0.accumulate is 0; it must be from 1 to 1000000000."),
+        ("optimizer: {layer_decay: 0.7}\nschedule: [{type: CosineAnnealingLR, eta_min: 1e-6}]\n",
+         "exp.yaml:21: stages.0.schedule.0.eta_min is one rate for all layers, but layer_decay gives each its own."),
+        ("optimizer: {layer_decay: 0.7}\nschedule: [{type: OneCycleLR, eta_max: 1e-2, total_steps: 3}]\n",
+         "stages.0.schedule.0.eta_max is one rate for all layers"),
+        ("optimizer: {type: SGD, lr: -1.0}\n", "exp.yaml:20: stages.0.optimizer.lr is -1.0; it must be at least 0."),
+        ("optimizer: {betas: [1.5, 0.9]}\n", "exp.yaml:20: stages.0.optimizer: Invalid beta parameter at index 0: 1.5"),
+        ("optimizer: {type: SGD, lr: 0.1, nesterov: true}\n", "stages.0.optimizer: Nesterov momentum requires"),
+        ("schedule: [{type: LinearLR, begin: 5, end: 2}]\n",
+         "exp.yaml:20: stages.0.schedule.0: end should be larger than begin"),
+        ("    labels: {clusterer: {eps: 2.0}}\n", "clusterer DBSCAN (exp.yaml:20: stages.1.labels.levels.main.clusterer): "),
+        ("    streams: {target: {transform: {type: ReidAugment, pad: -1}}}\n",
+         "transform ReidAugment (exp.yaml:20: stages.1.streams.target.transform): "),
+        ("    objective: [{loss: CrossEntropy, memory: rows, smoothing: 3.0}]\n",
+         "loss CrossEntropy (exp.yaml:20: stages.1.objective.0): "),
+    ],
+)  # fmt: skip
+def test_a_value_that_cannot_be_is_refused_before_anything_runs(load, more, said):
+    assert said in refusal(load, more=more)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": ""}, "exp.yaml: name is missing"),
+        ({"name": "name: a/b"}, "exp.yaml:1: name is 'a/b'; it names a folder"),
+        ({"name": "name: 3"}, "exp.yaml:1: name is 3 (a number); expected str."),
+        ({"backbone": "  bn_group: 4"}, "exp.yaml:5: stages.0.model.backbone is missing: a backbone must be given."),
+        ({"model": "", "backbone": ""}, "exp.yaml:15: stages.0.model.backbone is missing"),
+        ({"stages": "stages: []\nteachers:"}, "exp.yaml:15: stages must be a list of at least one stage"),
+        ({"stages": "stages: {a: 1}\nteachers:"}, "exp.yaml:15: stages must be a list of at least one stage"),
+        ({"stages": "stages:\n  - 3"}, "exp.yaml:16: stages.0 is a number; it must be a mapping of keys."),
+        ({"stages": "stages:\n  - epochs: 3"}, "exp.yaml:16: stages.0.name is missing"),
+    ],
+)  # fmt: skip
+def test_what_an_experiment_cannot_do_without(load, changes, said):
+    text = refusal(load, **changes)
+    assert said in text or re.sub(r":\d+:", ":", said) in re.sub(r":\d+:", ":", text)
+
+
+# ---- the hash, and the rendered config
+
+
+def test_the_hash_is_of_the_values_alone(load, tmp_path):
+    config = load()
+    other = tmp_path / "sorted.yaml"
+    other.write_text(yaml.safe_dump(yaml.safe_load(EXPERIMENT), sort_keys=True), encoding="utf-8")
+    assert reidx.load_config(other).hash == config.hash
+    assert load("labels.clusterer.eps=0.6").hash == config.hash  # said, though it is the default
+    assert load("labels.clusterer.eps=0.5").hash != config.hash
+    assert load("seed=2").hash != config.hash
+    assert re.fullmatch("[0-9a-f]{12}", config.hash)
+
+
+@pytest.mark.parametrize("origins", [True, False])
+def test_a_rendered_config_is_the_same_experiment_from_any_folder(load, tmp_path, origins):
+    config = load("stages.second.iters=5", more="schedule: [{type: CosineAnnealingLR, eta_min: 1e-6}]\n")
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(config.render(origins), encoding="utf-8")
+    again = reidx.load_config(folder / "config.yaml")
+    assert (again.hash, again.data) == (config.hash, config.data)
+    assert (" # exp.yaml:6" in config.render(origins)) == origins
+
+
+def shipped() -> list[Any]:
+    paths = [*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("plugins/*/*/configs/**/*.yaml")]
+    return [pytest.param(path, id=str(path.relative_to(ROOT))) for path in sorted(paths)]
+
+
+@pytest.mark.parametrize("path", shipped())
+def test_every_shipped_experiment_loads_and_a_recipe_lacks_only_what_the_user_brings(path, tmp_path):
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if "ablate" in config:
+        plan = plan_of(read_grid(path), tmp_path)
+        refused = [row for row in plan.rows if not row.runs]
+        assert len(plan.rows) > len(refused) + 1
+    elif "name" in config and ("stages" in config or "_base_" in config):
+        loaded = reidx.load_config(path)
+        (tmp_path / "rendered.yaml").write_text(loaded.render(), encoding="utf-8")
+        assert reidx.load_config(tmp_path / "rendered.yaml").hash == loaded.hash
+    else:
+        user = tmp_path / "user.yaml"
+        # as the recipes have it, a base of small recipes comes after a method, one in a folder of a plugin's after its own
+        of, plugin, *_ = path.relative_to(ROOT).parts
+        method = ["cluster_contrast::usl.yaml"] if "small" in path.parts else []
+        if of == "plugins" and path.parent.name != "configs":
+            method = [f"{plugin}::uda.yaml"]
+        bases = [*method, str(path)]
+        tree = load_tree(write_experiment(tmp_path / "bases.yaml", {"_base_": bases})).data
+        brought: dict[str, Any] = {"_base_": bases, "name": "x"}
+        brought["model"] = {"backbone": {"type": "Timm", "name": "test_vit"}}
+        if "stages" not in tree:
+            brought["stages"] = [{"name": "only", "epochs": 0}]
+        given = tree.get("data", {}).get("domains", {})
+        mine = {name: {"type": "Market1501", "root": "."} for name in ("source", "target") if name not in given}
+        brought["data"] = {"domains": mine}
+        assert reidx.load_config(write_experiment(user, brought)).experiment.name == "x"
+
+
+def test_relative_data_paths_start_at_the_working_directory(load, tmp_path):
+    """As in a shell: a config may lie inside a package, where no data will ever be."""
+    config = load(more="evaluate: {domain: target}\n")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "moved.yaml").write_text((tmp_path / "exp.yaml").read_text(), encoding="utf-8")
+    assert reidx.load_config("configs/moved.yaml").data == config.data
+    code = (
+        "import sys, reidx\nfrom reidx.data.domains import Domains\n"
+        "c = reidx.load_config('configs/moved.yaml', ['data.domains.target={type: Synthetic, root: here, domain: target, "
+        "identities: [2, 2], images_per_camera: 2, cameras: 2, size: [32, 16]}'])\n"
+        "print(Domains(c.data['data'])['target'].root)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "here/target-seed0" and (tmp_path / "here" / "target-seed0").is_dir()

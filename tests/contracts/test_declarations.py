@@ -1,0 +1,328 @@
+"""Every registered component, the plugins' too, does what its kind promises; and the checks catch one that does not."""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+
+import pytest
+
+import reidx
+from reidx.errors import ConfigError
+from reidx.registry import build as builder
+from reidx.registry.build import fill_defaults
+from reidx.registry.registry import KINDS, Component, Entry, Registry
+from reidx.testing import conformance, feature_checks
+
+
+@pytest.mark.parametrize(("entry", "check"), conformance.cases(), ids=conformance.label)
+def test_contract(entry: Entry, check: conformance.Check) -> None:
+    try:
+        check(entry)
+    except ConfigError as error:
+        if "pip install" in str(error):
+            pytest.skip(str(error))
+        raise
+
+
+def test_every_kind_is_checked_beyond_its_words() -> None:
+    assert {kind for kind in KINDS if len(conformance.checks_for(kind)) <= 4} == {"dataset"}
+
+
+def test_cases_are_those_of_the_namespace() -> None:
+    core = conformance.cases("")
+    assert {entry.namespace for entry, _ in core} == {""}
+    kinds = [kind for kind, _ in dict.fromkeys((e.kind, e.name) for e, _ in core)]
+    assert len(core) == sum(len(conformance.checks_for(kind)) for kind in kinds) > 4 * len(kinds)
+    assert conformance.cases("nobody") == []
+    assert conformance.label(core[0][0]) == "dataset:CameraSplit" and conformance.label(core[0][1]) == "loads"
+
+
+# ---- the checks catch what they are for
+
+FAULTY = '''
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import nn
+from reidx.contracts.declarations import Features, LabelSet
+from reidx.memories import Memory
+from reidx.memories.base import centroids
+
+class Undocumented:
+    pass
+
+class Late:
+    """
+    The result comes too late.
+    """
+
+class BadDefault:
+    """A default that is refused as a value."""
+    def __init__(self, parts: int = "two"): pass
+
+class BadCameras:
+    """A contract of a word that there is not."""
+    cameras = "sometimes"
+
+class InPlace:
+    """Transform that writes into the given images."""
+    def batch(self, images): images.zero_(); return images.float()
+
+class Wandering:
+    """Transform by a generator of its own."""
+    random = np.random.default_rng(0)
+    def batch(self, images): return images.float() + float(self.random.random())
+
+class Short:
+    """Sampler that stops early."""
+    def __init__(self, batches: int, images: int): self.batches = batches
+    def __len__(self): return self.batches
+    def __iter__(self): return iter([[0, 1]] * (self.batches - 1))
+
+class Uneven(Short):
+    """Sampler with a smaller last batch."""
+    def __iter__(self): return iter([[0, 1]] * (self.batches - 1) + [[0]])
+
+class Flat(nn.Module):
+    """Backbone that pools."""
+    out_channels, nonnegative = 3, False
+    def forward(self, images): return images.mean((2, 3))
+
+class Boastful(nn.Module):
+    """Backbone that says it is not negative."""
+    out_channels, nonnegative = 3, True
+    def forward(self, images): return images
+
+class Idle(nn.Module):
+    """Backbone with a layer that serves nothing."""
+    out_channels, nonnegative = 3, False
+    def __init__(self):
+        super().__init__()
+        self.first, self.spare = nn.Conv2d(3, 3, 1), nn.Linear(2, 2)
+    def forward(self, images): return self.first(images)
+
+class Misnamed(nn.Module):
+    """Fusion that does not provide what it says."""
+    provides = frozenset({"embed", "parts"})
+    def __init__(self, in_channels: int):
+        super().__init__()
+        self.dims = {"embed": in_channels}
+    def forward(self, maps): return Features({"embed": maps.mean((2, 3))})
+
+class Narrow(nn.Module):
+    """Fusion whose dims are wrong."""
+    provides = frozenset({"embed"})
+    def __init__(self, in_channels: int):
+        super().__init__()
+        self.dims = {"embed": 1}
+    def forward(self, maps): return Features({"embed": maps.mean((2, 3))})
+
+class Unsaid(nn.Module):
+    """Fusion that does not say which of its features is of parts."""
+    provides = frozenset({"embed", "rows"})
+    def __init__(self, in_channels: int):
+        super().__init__()
+        self.dims = {"embed": in_channels, "rows": in_channels}
+    def forward(self, maps):
+        return Features({"embed": maps.mean((2, 3)), "rows": maps.mean(3).transpose(1, 2)})
+
+class Sociable(Narrow):
+    """Fusion that centres a batch in evaluation mode too."""
+    def __init__(self, in_channels: int):
+        super().__init__(in_channels)
+        self.dims = {"embed": in_channels}
+    def forward(self, maps):
+        pooled = maps.mean((2, 3))
+        return Features({"embed": pooled - pooled.mean(0)})
+
+class Dense:
+    """Distance as a dense matrix."""
+    def __call__(self, features): return (1 - features @ features.T).numpy()
+
+class Backwards:
+    """Distance that grows with similarity."""
+    def __call__(self, features): return csr_array(np.maximum((features @ features.T).numpy(), 0.01))
+
+class Gaps:
+    """Clusterer that leaves numbers out."""
+    needs, outliers = "graph", "emits"
+    def __call__(self, graph): return np.arange(graph.shape[0]) * 2
+
+class Secretive(Gaps):
+    """Clusterer with outliers that it does not declare."""
+    outliers = "never"
+    def __call__(self, graph): return np.arange(graph.shape[0]) - 1
+
+class Scribbler:
+    """Refiner that writes into the given labels."""
+    def __call__(self, labels, context): labels.labels[labels.labels < 0] = 0; return labels
+
+class Detached(Memory):
+    """Memory whose scores have no gradient."""
+    def __init__(self, dim: int):
+        super().__init__()
+        self.register_buffer("rows", torch.zeros(0, dim))
+    def reset(self, bank, labels, cameras=None): self.rows = centroids(bank, labels)
+    def forward(self, features): return (features @ self.rows.T).detach().requires_grad_()
+
+class Forgetful(Detached):
+    """Memory that keeps part of its state out of the checkpoint."""
+    def reset(self, bank, labels, cameras=None):
+        super().reset(bank, labels)
+        self.factor = float(labels.max())
+    def forward(self, features): return getattr(self, "factor", 1.0) * features @ self.rows.T
+
+class Vector(nn.Module):
+    """Loss that is not reduced."""
+    def forward(self, features): return features.sum(1)
+
+class Nosy(nn.Module):
+    """Loss that asks for what there is not."""
+    def forward(self, features, truth): return features.sum()
+
+class Rootless(nn.Module):
+    """Loss with an infinite gradient at distance 0."""
+    def forward(self, features): return (features - features.mean(0)).square().sum(1).sqrt().mean()
+
+class Constant(nn.Module):
+    """Alignment that is a number."""
+    def forward(self, source, target): return torch.tensor(1.0)
+
+class Tuple(nn.Module):
+    """Alignment of several values, one of which is none."""
+    def forward(self, source, target): return {"near": source["embed"].mean() * 0, "far": source["embed"]}
+
+class OneSided(nn.Module):
+    """Alignment that trains one side alone."""
+    requires = frozenset({"embed"})
+    def forward(self, source, target):
+        return (source["embed"].mean(0) - target["embed"].mean(0).detach()).square().sum()
+
+class Boasting(OneSided):
+    """Alignment that says it trains the target alone."""
+    detached = frozenset({"source"})
+
+class Undeclared(nn.Module):
+    """Alignment that takes embed without a word."""
+    requires = frozenset({"shared"})
+    def forward(self, source, target):
+        return sum((source[n].mean(0) - target[n].mean(0)).square().sum() for n in ("shared", "embed"))
+
+class Rooted(nn.Module):
+    """Alignment with an infinite gradient at distance 0."""
+    requires = frozenset({"embed"})
+    def forward(self, source, target):
+        return (source["embed"].mean(0) - target["embed"].mean(0)).square().sum().sqrt()
+
+class Coarse(nn.Module):
+    """Alignment in the precision that it is given."""
+    requires = frozenset({"embed"})
+    def forward(self, source, target):
+        return (source["embed"].mean(0) - target["embed"].mean(0)).square().sum()
+
+class Rounded(Coarse):
+    """Alignment whose product autocast rounds."""
+    def forward(self, source, target):
+        middle = source["embed"].float().mean(0) - target["embed"].float().mean(0)
+        return (middle @ middle.expand(16, 16).T).float().sum()
+
+class Counting(nn.Module):
+    """Alignment that counts where no checkpoint looks."""
+    requires = frozenset({"embed"})
+    seen = 0
+    def forward(self, source, target):
+        self.seen += 1
+        return self.seen * (source["embed"].mean(0) - target["embed"].mean(0)).square().sum()
+
+class Growing(Counting):
+    """Alignment that keeps what it was told at the beginning in a buffer of that size."""
+    def begin(self, source, target): self.register_buffer("bank", source["embed"])
+    def forward(self, source, target): return (source["embed"].mean(0) - target["embed"].mean(0)).square().sum()
+
+class Everything:
+    """Protocol that ignores all."""
+    name = version = junk = "x"
+    camera_filter = False
+    def ignored(self, q, g, qc, gc): return np.ones((len(q), len(g)), bool)
+'''
+
+CAUGHT = [
+    ("loss", "Undocumented", "is_documented", "no docstring"),
+    ("loss", "Late", "is_documented", "first line"),
+    ("loss", "BadDefault", "example_is_complete", "expected int"),
+    ("sampler", "BadCameras", "declares_a_contract", "'sometimes'"),
+    ("clusterer", "Late", "declares_a_contract", "needs is ''"),
+    ("memory", "Late", "declares_a_contract", "outliers is ''"),
+    ("transform", "InPlace", "makes_network_input", "changed the images"),
+    ("transform", "Wandering", "makes_network_input", "same seed gave other images"),
+    ("sampler", "Short", "fills_every_batch", "gave 6 batches"),
+    ("sampler", "Uneven", "fills_every_batch", "different sizes"),
+    ("backbone", "Flat", "gives_a_map", "not (B,C,h,w)"),
+    ("backbone", "Boastful", "gives_a_map", "entries below 0"),
+    ("backbone", "Idle", "trains_every_parameter", "spare.weight"),
+    ("fusion", "Misnamed", "gives_the_features_it_declares", "provides is embed, parts, not embed"),
+    ("fusion", "Narrow", "gives_the_features_it_declares", "dims['embed'] is 1, not 64"),
+    ("fusion", "Unsaid", "gives_the_features_it_declares", "'rows' is (5, 8, 64), of parts, and not in of_parts"),
+    ("fusion", "Sociable", "features_are_an_images_own", "hangs on the rest"),
+    ("distance", "Dense", "gives_a_graph", "not a csr_array"),
+    ("distance", "Backwards", "gives_a_graph", "not nearer"),
+    ("clusterer", "Gaps", "gives_labels", "gaps"),
+    ("clusterer", "Secretive", "gives_labels", "never"),
+    ("refiner", "Scribbler", "refines_labels", "changed the labels"),
+    ("memory", "Detached", "keeps_the_memory_cycle", "no gradient"),
+    ("memory", "Forgetful", "comes_back_from_a_checkpoint", "other scores"),
+    ("loss", "Vector", "is_a_scalar_with_a_gradient", "no scalar"),
+    ("loss", "Nosy", "is_a_scalar_with_a_gradient", "asks for truth"),
+    ("loss", "Rootless", "is_a_scalar_with_a_gradient", "gradient for all images alike"),
+    ("alignment", "Constant", "aligns_two_domains", "no gradient"),
+    ("alignment", "Tuple", "aligns_two_domains", "no scalar"),
+    ("alignment", "OneSided", "aligns_two_domains", "no gradient reaches the target's features"),
+    ("alignment", "Boasting", "aligns_two_domains", "says that the source is detached"),
+    ("alignment", "Undeclared", "leaves_other_features_alone", "source's embed, which it does not require"),
+    ("alignment", "Rooted", "stays_finite_where_all_is_equal", "gradient of embed for equal batches: not all finite"),
+    ("alignment", "Coarse", "aligns_in_fp32", "it gives torch.bfloat16"),
+    ("alignment", "Rounded", "aligns_in_fp32", "the same in float32"),
+    ("alignment", "Counting", "goes_on_from_a_checkpoint", "does not go on as before"),
+    ("alignment", "Growing", "goes_on_from_a_checkpoint", "cannot be loaded into a new one"),
+    ("protocol", "Everything", "ignores_row_by_row", "ignores every match"),
+]
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("faulty_components")
+    exec(FAULTY, module.__dict__)
+    monkeypatch.setitem(sys.modules, "faulty_components", module)
+    registry = Registry()
+    for kind, name in dict.fromkeys((kind, name) for kind, name, _, _ in CAUGHT):
+        registry.add(Entry(Component(kind, name, f"faulty_components:{name}"), "", "reidx 1"))
+    monkeypatch.setattr(builder, "registry", lambda: registry)
+
+
+@pytest.mark.parametrize(("kind", "name", "check", "message"), CAUGHT, ids=[f"{k}:{n}" for k, n, _, _ in CAUGHT])
+@pytest.mark.usefixtures("faulty")
+def test_a_faulty_component_is_caught_and_told_why(kind: str, name: str, check: str, message: str) -> None:
+    checks = {c.__name__: c for c in conformance.checks_for(kind)}
+    with pytest.raises((AssertionError, TypeError, ConfigError), match=re.escape(message)):
+        checks[check](builder.registry().find(kind, name))
+
+
+@pytest.mark.usefixtures("faulty")
+def test_each_check_of_a_kind_has_a_component_that_fails_it() -> None:
+    caught = {check for _, _, check, _ in CAUGHT}
+    checks = {check.__name__ for kind in KINDS for check in conformance.checks_for(kind)}
+    assert checks - caught == {"loads"}
+
+
+def test_a_class_that_is_not_there_is_named() -> None:
+    entry = Entry(Component("loss", "Gone", "reidx.losses.triplet:Gone"), "", "reidx 1")
+    with pytest.raises(reidx.ReidxError, match=r"loss Gone .* has no 'Gone'"):
+        feature_checks.loads(entry)
+
+
+def test_examples_hold_nothing_that_the_core_supplies() -> None:
+    for entry, _ in conformance.cases(""):
+        context = KINDS[entry.kind].context
+        assert not set(fill_defaults(entry.kind, {"type": entry.name, **entry.component.example}, context)) & set(context)

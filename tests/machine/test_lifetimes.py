@@ -1,0 +1,146 @@
+"""What a killed process leaves: helpers that end with it, and folders that the next one clears away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from reidx.ablation.workers import Workers
+from reidx.data.synthetic.domain import render_domain
+from reidx.machine.lifetimes import PARENT, draft, remove_partial_files
+from reidx.runs.manifest import Record
+
+HELPER = """
+import sys, time
+sys.platform = {platform!r}
+from reidx.machine.lifetimes import end_with
+end_with({parent}, {by})
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+PARENT_OF = """
+import os, subprocess, sys, time
+code = sys.argv[1].replace("PARENT", str(os.getpid()))
+helper = subprocess.Popen([sys.executable, "-c", code], stdout=-1, text=True)
+print(helper.pid, helper.stdout.readline(), flush=True)
+time.sleep(60)
+"""
+
+RENDERING = """
+import sys
+from pathlib import Path
+from reidx.data.synthetic.domain import render_domain
+if __name__ == "__main__":
+    render_domain(Path(sys.argv[1]), identities=(60, 60), workers=2, progress=lambda done, _: print(done, flush=True))
+"""
+
+
+def lives(process: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def gone(processes: list[int], seconds: float = 20.0) -> bool:
+    until = time.monotonic() + seconds
+    while any(map(lives, processes)) and time.monotonic() < until:
+        time.sleep(0.05)
+    return not any(map(lives, processes))
+
+
+def helpers_of(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text(encoding="utf-8").split()]
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks at processes by /proc")
+
+
+@needs_proc
+@pytest.mark.parametrize("platform", ["linux", "another"])
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
+def test_helper_ends_with_its_parent(platform: str, by: signal.Signals) -> None:
+    code = HELPER.format(platform=platform, parent="PARENT", by=int(by))
+    with subprocess.Popen([sys.executable, "-c", PARENT_OF, code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        helper = int(parent.stdout.readline().split()[0])
+        assert lives(helper)
+        parent.kill()
+        parent.stdout.close()
+    assert gone([helper])
+
+
+def test_helper_of_a_parent_that_is_gone_already_ends_at_once() -> None:
+    code = HELPER.format(platform=sys.platform, parent=os.getppid(), by=int(signal.SIGKILL))  # its grandparent, by its number
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+
+
+def test_run_of_a_grid_ends_with_the_grid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with open(tmp_path / "lock", "w", encoding="utf-8") as lock:
+        given = Workers(1, lock)._environment(0)
+    assert given[PARENT] == str(os.getpid())
+    own = {**os.environ, PARENT: str(os.getppid())}
+    assert subprocess.run([sys.executable, "-m", "reidx", "list"], env=own, check=False).returncode == -signal.SIGTERM
+    own[PARENT] = given[PARENT]
+    assert subprocess.run([sys.executable, "-m", "reidx", "--version"], env=own, check=False).returncode == 0
+
+
+@needs_proc
+def test_killed_rendering_leaves_no_process_and_the_next_one_no_draft(tmp_path: Path) -> None:
+    (tmp_path / "render.py").write_text(RENDERING, encoding="utf-8")  # a file, as the pool's processes import it
+    root = tmp_path / "domain"
+    with subprocess.Popen([sys.executable, tmp_path / "render.py", root], stdout=subprocess.PIPE, text=True) as rendering:
+        assert rendering.stdout is not None and rendering.stdout.readline()
+        helpers = helpers_of(rendering.pid)
+        assert len(helpers) >= 2
+        rendering.kill()
+    assert gone(helpers)
+    assert len(list(tmp_path.glob(".domain.*.partial"))) == 1 and not root.exists()
+    render_domain(root, identities=(2, 2), workers=1)
+    assert not list(tmp_path.glob(".*.partial")) and root.is_dir()
+
+
+def test_draft_of_one_who_lives_is_left_to_him(tmp_path: Path) -> None:
+    root = tmp_path / "a[b]*c"
+    for name in (".a[b]*c.11111111.partial", ".axb.c.11111111.partial", ".a[b]*c.partial"):
+        (tmp_path / name / "inside").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".a[b]*c.22222222.partial").symlink_to(tmp_path / "elsewhere")
+    with draft(root) as first:
+        (first / "picture").touch()
+        with draft(root) as second:
+            assert first != second and (first / "picture").is_file()
+        assert first.is_dir() and not second.exists()
+        first.rename(root)
+    assert (root / "picture").is_file() and (tmp_path / "elsewhere").is_dir()
+    # only what is named as a draft of this folder was taken for one
+    assert sorted(path.name for path in tmp_path.glob(".*.partial") if not path.is_symlink()) == [
+        ".a[b]*c.partial",
+        ".axb.c.11111111.partial",
+    ]
+
+
+def test_failed_draft_is_removed(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), draft(tmp_path / "domain"):
+        raise KeyError
+    assert not list(tmp_path.iterdir())
+
+
+def test_partial_files_of_a_run_are_removed_and_no_others(tmp_path: Path) -> None:
+    stage = tmp_path / "1-adapt"
+    kept = [tmp_path / "mine" / ".x.partial", stage / "epoch_1.pth", stage / ".folder.partial" / "x"]
+    left = [tmp_path / ".result.json.partial", tmp_path / "1-adapt" / ".epoch_2.pth.partial"]
+    for path in [*kept, *left]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    remove_partial_files(tmp_path, ".*.partial", "[0-9]*-*/.*.partial")
+    assert [path.exists() for path in [*kept, *left]] == [True] * 3 + [False] * 2
+    assert "remove_partial_files" in Record.admit.__code__.co_names

@@ -1,0 +1,323 @@
+"""What a person or a program is shown: lines in a log, bars in a terminal that vanish, events, or nothing."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import re
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+import reidx
+from reidx.config.schema import Level, Model, Stage
+from reidx.engine import loop
+from reidx.reporting import displays
+from reidx.reporting import reporter as progress
+from reidx.reporting.displays import Bars
+from reidx.reporting.reporter import Reporter, images_per_second
+
+
+class Clock:
+    """A monotonic clock that the test turns."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(time, "monotonic", made)
+    return made
+
+
+def in_terminal() -> tuple[Reporter, Bars, io.StringIO]:
+    screen = io.StringIO()
+    reporter = Reporter("rich")
+    bars = reporter.display = Bars(Console(file=screen, force_terminal=True, width=140, legacy_windows=False))
+    return reporter, bars, screen
+
+
+def text_of(screen: io.StringIO) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+
+
+def stage(name: str, epochs: int = 2) -> Stage:
+    model = Model(backbone={"type": "Timm"})
+    return Stage(name, epochs=epochs, iters=10, model=model, labels={"main": Level(domain="target")})
+
+
+class Gone(io.StringIO):
+    """A stream that nobody reads any more."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+@pytest.mark.parametrize("stream", [Gone(), None], ids=["gone", "never open"])
+@pytest.mark.parametrize("mode", ["rich", "plain", "json"])
+def test_a_stderr_that_takes_nothing_ends_no_run(
+    mode: displays.Mode, stream: io.StringIO | None, experiment: Callable[..., Path], tmp_path: Path, monkeypatch
+):
+    config = reidx.load_config(experiment(stages=[{"name": "adapt", "epochs": 1, "iters": 2}]))
+    monkeypatch.setattr("sys.stderr", stream)
+    result = reidx.run(config, tmp_path / "run", progress=mode)
+    assert len(result.stages[0].history) == 1 and "mAP" in result.metrics
+
+
+def test_a_closed_terminal_ends_no_run(experiment: Callable[..., Path], tmp_path: Path, monkeypatch):
+    config = reidx.load_config(experiment(stages=[{"name": "adapt", "epochs": 1, "iters": 2}]))
+    stream = Gone()
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", stream)
+    assert Reporter().mode == "rich"
+    assert "mAP" in reidx.run(config, tmp_path / "run").metrics
+
+
+# ---- lines
+
+
+def test_a_log_is_told_when_work_begins(capsys):
+    reporter = Reporter("plain")
+    with reporter.work("features of target", 12936) as work:
+        assert capsys.readouterr().err == "features of target (12,936 images) …\n"
+        work.advance(64)
+    with reporter.work("epoch 1: training", 200, "steps"):
+        pass
+    reporter.say("epoch 1 [bold]done[/bold]")
+    assert capsys.readouterr() == ("", "epoch 1: training (200 steps) …\nepoch 1 [bold]done[/bold]\n")
+
+
+def test_a_log_is_given_a_sign_of_life_in_long_work(capsys, clock):
+    asked = 0
+
+    def facts() -> dict[str, float]:
+        nonlocal asked
+        asked += 1
+        return {"loss": 1.5, "clusters": 7.0, "gpu_gb": 3.14}
+
+    with Reporter("plain").work("training", 1000, "steps") as work:
+        capsys.readouterr()
+        for _ in range(10):  # 100 steps in 20 seconds: 1000 take 200
+            clock.now += 20
+            work.advance(100, facts)
+    assert capsys.readouterr().err.splitlines() == [
+        "training: 300 of 1,000 steps, 2 min left · loss 1.500 · 7 clusters · 3.1 GB",
+        "training: 600 of 1,000 steps, 80 s left · loss 1.500 · 7 clusters · 3.1 GB",
+        "training: 900 of 1,000 steps, 20 s left · loss 1.500 · 7 clusters · 3.1 GB",
+    ]
+    assert asked == 3, "what must be read from a device is read only when it is shown"
+
+
+def test_images_are_shown_with_their_speed(capsys, clock):
+    with Reporter("plain").work("features", 1000) as work:
+        capsys.readouterr()
+        clock.now += 60
+        work.advance(600)
+    assert capsys.readouterr().err == "features: 600 of 1,000 images, 40 s left · 10 images/s\n"
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0, "0 s"), (89, "89 s"), (120, "2 min"), (5399, "90 min"), (5400, "1.5 h")])
+def test_durations(seconds, said):
+    assert displays.duration(seconds) == said
+
+
+def test_work_that_counts_itself_is_shown_only_when_there_is_some(capsys):
+    reporter = Reporter("plain")
+    with reporter.counted("decoding"):
+        pass
+    assert capsys.readouterr().err == ""
+    with reporter.counted("decoding") as tell:
+        tell(1, 20)
+        tell(20, 20)
+    assert capsys.readouterr().err == "decoding (20 images) …\n"
+
+
+def test_without_a_terminal_lines_are_the_default():
+    assert Reporter().mode == "plain"
+
+
+def test_quiet_shows_nothing(capsys):
+    reporter = Reporter("quiet")
+    reporter.say("hello")
+    with reporter.experiment([stage("adapt")]), reporter.work("work", 3) as work, reporter.counted("more") as tell:
+        reporter.stage_starts(stage("adapt"))
+        work.advance()
+        tell(1, 2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_only_the_first_process_tells_anything(capsys, monkeypatch):
+    monkeypatch.setattr(progress.distributed, "rank", lambda: 1)
+    reporter = Reporter("plain")
+    with reporter.experiment([stage("adapt")]), reporter.work("work", 3):
+        reporter.say("hello")
+        warnings.warn("look out", stacklevel=1)
+    assert capsys.readouterr() == ("", "")
+
+
+# ---- bars
+
+
+def test_bars_show_and_vanish_and_lines_stay(clock):
+    reporter, bars, screen = in_terminal()
+    with reporter.work("epoch 1: training [a/b]", 3, "steps") as work:
+        clock.now += 2
+        work.advance(facts=lambda: {"images_per_second": 103.2, "loss": 1.2345})
+        assert bars.progress is not None
+        with reporter.work("inner", 2):  # one display for both
+            assert len(bars.progress.tasks) == 2
+        (task,) = bars.progress.tasks
+        assert task.completed == 1
+        assert task.fields["note"] == "103 images/s · loss 1.234" and task.fields["left"] == "4 s left"
+        reporter.say("a line that stays")
+    assert bars.progress is None
+    shown, text = screen.getvalue(), text_of(screen)
+    assert re.search(r"^103 images/s · loss 1\.234$", text.replace("\r", ""), re.MULTILINE), "under the bars, not beside them"
+    assert "a line that stays" in text and "epoch 1: training [a/b]" in text and "1/3" in text
+    assert "\x1b[2K" in shown[shown.rindex("a line that stays") :]  # erased
+
+
+def test_bars_of_a_narrow_terminal_are_whole():
+    reporter, bars, screen = in_terminal()
+    bars.console.width = 70
+    with reporter.work("epoch 12/50: training", 400, "steps") as work:
+        bars.show(work)
+        work.facts = {"loss": 1.0, **{f"a rather long term #{n}": 1.0 for n in range(9)}}
+        work.done = 123
+        bars.tick(work)
+        bars.show(work)
+        assert bars.progress is not None
+        bars.progress.refresh()
+    last = text_of(screen).replace("\r", "\n").splitlines()
+    assert any(re.search(r"^epoch 12/50: training ━\S+ 123/400 steps \S+ \w+ left", line) for line in last)
+    assert any(line.startswith("loss 1.000 · a rather long term #0") and line.endswith("…") for line in last)
+
+
+def test_one_bar_counts_the_steps_of_all_stages():
+    reporter, bars, _ = in_terminal()
+    stages = [stage("warm"), stage("adapt", epochs=3)]  # 20 and 30 steps
+    with reporter.experiment(stages):
+        reporter.stage_starts(stages[0], done=[])
+        reporter.stage_starts(stages[1])
+        reporter.epoch_starts(0)
+        for _ in range(10):
+            reporter.stepped(2.0)
+        reporter.epoch_ends({"images": 80, "seconds_train": 20.0}, "epoch 1/3")
+        assert bars.progress is not None
+        (task,) = bars.progress.tasks
+        assert (task.completed, task.total) == (30, 50)
+        assert task.description == "stage adapt (2 of 2)"
+        assert task.fields["count"] == "30/50 steps" and task.fields["left"] == "over 40 s left"  # no relabelling seen
+    assert bars.progress is None
+
+
+def test_bars_vanish_when_the_work_fails():
+    reporter, bars, _ = in_terminal()
+    with pytest.raises(ValueError), reporter.experiment([stage("adapt")]), reporter.work("work", 3):
+        raise ValueError
+    assert bars.progress is None
+
+
+def test_bars_asked_for_without_a_terminal_leave_no_empty_lines(capsys):
+    reporter = Reporter("rich")
+    with reporter.work("work", 3) as work:
+        work.advance()
+    reporter.say("done")
+    assert capsys.readouterr().err == "done\n"
+
+
+# ---- events
+
+
+def test_a_program_is_given_an_object_a_line(capsys, experiment: Callable[..., Path], tmp_path: Path):
+    path = experiment(evaluate={"domain": "target", "before": True})
+    result = reidx.run(reidx.load_config(path), tmp_path / "run", progress="json")
+    events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [event["event"] for event in events] == [
+        "run_start", "stage_start", "evaluation", "epoch_end", "evaluation", "epoch_end", "run_end",
+    ]  # fmt: skip
+    assert events[0]["stages"] == [{"name": "adapt", "epochs": 2, "iters": 3}]
+    assert [(event["stage"], event["epoch"]) for event in events] == [
+        (None, None), ("adapt", None), ("adapt", None), ("adapt", 1), ("adapt", 2), ("adapt", 2), (None, None),
+    ]  # fmt: skip
+    ends = [event for event in events if event["event"] == "epoch_end"]
+    assert [end["entry"] for end in ends] == result.stages[0].history
+    assert ends[0]["run_seconds_left"] > 0 and ends[0]["all_seen"] is True
+    assert "run_seconds_left" not in ends[1], "nothing is left"
+    assert ends[1]["images_per_second"] == images_per_second(result.stages[0].last)
+    assert events[-1]["metrics"] == result.metrics and events[-1]["seconds"] == result.card["seconds"]
+
+
+def test_long_work_and_warnings_are_events_too(capsys, clock):
+    reporter = Reporter("json")
+    shown = warnings.showwarning
+    with reporter.experiment([]), reporter.work("features", 100) as work, warnings.catch_warnings():
+        warnings.simplefilter("always")
+        clock.now += 40
+        work.advance(50)
+        for _ in range(2):
+            warnings.warn("look out", stacklevel=1)
+        reporter.say("a line")
+        reporter.evaluated({"mAP": float("nan")})
+    start, progress, warning, message, evaluation = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (start["event"], evaluation["metrics"]) == ("run_start", {"mAP": None})
+    assert (progress["event"], progress["done"], progress["total"]) == ("progress", 50, 100)
+    assert progress["values"] == {"images_per_second": 1.25}
+    assert (warning["event"], warning["text"], warning["category"]) == ("warning", "look out", "UserWarning")
+    assert (message["event"], message["text"]) == ("message", "a line")
+    assert warnings.showwarning is shown
+
+
+# ---- what an epoch is told of
+
+
+def test_the_gpu_memory_of_an_epoch_is_told_where_there_is_a_gpu(monkeypatch):
+    assert loop.gpu_memory() == {} or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 << 29)
+    assert loop.gpu_memory() == {"gpu_gb": 1.5}
+    entry = {"epoch": 1, "loss": 0.5, "images": 80, "seconds_train": 2.0, "mAP": 0.5, "gpu_gb": 1.5}
+    assert loop.line(entry, 3) == "epoch 1/3 · mAP 50.00 · loss 0.500 · 2 s (40 images/s) · 1.5 GB"
+
+
+def test_no_loss_is_read_from_the_device_at_a_step(monkeypatch, experiment: Callable[..., Path], tmp_path: Path):
+    """Every reading waits for the device: there are as many in an epoch of 3 steps as in one of 9."""
+    readings: list[int] = []
+    steps = loop.StageLoop._steps
+
+    def counted(self: loop.StageLoop, *given: object) -> object:
+        readings.append(0)
+        with monkeypatch.context() as patched:
+            for name in ("item", "tolist", "__float__", "__bool__", "__int__"):
+                patched.setattr(torch.Tensor, name, counting(getattr(torch.Tensor, name)))
+            return steps(self, *given)
+
+    def counting(original: Callable[[torch.Tensor], object]) -> Callable[[torch.Tensor], object]:
+        def read(tensor: torch.Tensor) -> object:
+            readings[-1] += 1
+            return original(tensor)
+
+        return read
+
+    monkeypatch.setattr(loop.StageLoop, "_steps", counted)
+    target = {"domain": "target", "labels": "main", "sampler": {"type": "PK", "identities": 4, "instances": 2}}
+    for iters in (3, 9):
+        path = experiment(
+            streams={"target": {**target, "transform": "ReidTest"}},  # draws no numbers, which are read on the host
+            optimizer={"type": "SGD", "lr": 0.01},
+            clip_grad=1.0,
+            stages=[{"name": "adapt", "epochs": 1, "iters": iters}],
+        )
+        reidx.run(reidx.load_config(path), tmp_path / str(iters), progress="quiet")
+    assert readings[0] == readings[1] > 0
