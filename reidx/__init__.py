@@ -9,8 +9,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from reidx._version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from reidx.config.config import load_config as load_config
+    from reidx.checks.load import load_config as load_config
     from reidx.engine.experiment import Result as Result
     from reidx.engine.experiment import run as run
     from reidx.errors import ReidxError as ReidxError
@@ -20,12 +22,10 @@ if TYPE_CHECKING:
     from reidx.registry.hookspecs import hookimpl as hookimpl
     from reidx.registry.registry import Component as Component
 
-__version__ = "0.1.0"
-
 # No public name may be that of a module here: importing `reidx.x` puts the module in the place of the name.
 _HOME = {
     "build": "reidx.registry.build",
-    "load_config": "reidx.config.config",
+    "load_config": "reidx.checks.load",
     "run": "reidx.engine.experiment",
     "Result": "reidx.engine.experiment",
     "Component": "reidx.registry.registry",

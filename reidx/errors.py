@@ -76,3 +76,8 @@ PEER_GONE = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by p
 """Signs, in a :class:`RuntimeError`, of another process of the job that can no longer be reached."""
 
 _NO_MEMORY = ("out of memory", "DefaultCPUAllocator", "STATUS_ALLOC_FAILED", "StandardGpuResources: alloc fail")
+
+
+class Broken(Exception):
+    """A component did not keep a promise; the message says which. Raised inside of :func:`reidx.registry.seam.call`,
+    which says whose it was."""

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from reidx.ablation.grid import Grid
-from reidx.config.config import Config, checked
+from reidx.checks.load import check_node
+from reidx.config.config import Config
 from reidx.config.node import Origin
 from reidx.config.yaml_tree import Tree
 from reidx.errors import ConfigError, ReidxError
@@ -117,7 +118,7 @@ def plan_of(grid: Grid, home: Path) -> Plan:
         labels = {axis.name: value.label for axis, value in zip(grid.axes, combination)}
         row = Row(grid.called(combination), labels)
         try:
-            config = checked(grid.root, grid.changes(combination), grid.path)
+            config = check_node(grid.root, grid.changes(combination), grid.path)
             row.runs = {seed: Run(_seeded(config, seed), home) for seed in grid.seeds}
         except ReidxError as error:
             if not rows:

@@ -10,16 +10,16 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reidx import distributed
+from reidx.checks.batch_size import images_a_step
 from reidx.config.components import own_spec
 from reidx.config.config import Config
 from reidx.config.node import KeyPath, dotted
 from reidx.config.schema import Alignment, MemoryWiring, Stage
 from reidx.data.domains import Domains
-from reidx.engine.batch import images_a_step
-from reidx.engine.compiler import try_compiler
-from reidx.engine.forward import check_parts
 from reidx.errors import CheckpointError, ConfigError
 from reidx.machine.device import device_of_this_process
+from reidx.models.compiler import try_compiler
+from reidx.models.forward import check_parts
 from reidx.models.network import Network, build_network
 from reidx.optim.optimizer import build_optimizer
 from reidx.registry.build import build

@@ -14,6 +14,7 @@ from reidx.checks.base import StageChecker, contract
 from reidx.checks.objective import ObjectiveChecker
 from reidx.config.node import KeyPath, dotted
 from reidx.config.schema import Level, MemoryWiring, Stage, listed, memory_streams
+from reidx.contracts.declarations import overrides_update
 from reidx.errors import ConfigError
 from reidx.registry.discovery import registry
 from reidx.registry.seam import asked
@@ -266,15 +267,16 @@ class _StageCheck(StageChecker):
         self.feature((*at, "on"), memory["on"])
         self.one_of((*at, "labels"), memory["labels"], ["identity", *self.stage.labels], "labelling")
         labels = {name: stream.labels for name, stream in self.stage.sources.items()}
+        updates = overrides_update(registry().find("memory", memory["type"]).declared())
         if memory["labels"] not in labels.values():
             said = f"no stream is labelled by {memory['labels']!r}"
             if all(term["labels"] != memory["labels"] for term in self.stage.objective):
                 raise self.error((*at, "labels"), f"{said}, so nothing would reach it.")
-            if _takes_in(memory):
+            if updates:
                 takes = f"so {memory['type']} would take in nothing; terms that read by these labels do not update it."
                 raise self.error((*at, "labels"), f"{said}, {takes}")
         self.different((*at, "stream"), memory["stream"])
-        if not memory_streams(memory, labels, self.stage.sees) and _takes_in(memory):
+        if updates and not memory_streams(memory, labels, self.stage.sees):
             raise self.error((*at, "network"), "no stream of its labels is seen by all of these (sees): it would stand still.")
         for stream in listed(memory["stream"]):
             self.one_of((*at, "stream"), stream, self.stage.sources, "stream")
@@ -288,13 +290,6 @@ class _StageCheck(StageChecker):
             self.seen((*at, "stream"), network, listed(memory["stream"]))
         self.needs(at, "memory", memory, wiring=MemoryWiring)
         self.shaped("memory", memory, MemoryWiring, {"features": memory["on"]}, (*at, "on"))
-
-
-def _takes_in(memory: dict[str, Any]) -> bool:
-    """Whether a memory does anything with the images of a step."""
-    update = getattr(registry().find("memory", memory["type"]).declared(), "update", None)
-    # by name, as the class itself may not be imported yet
-    return update is None or (update.__module__, update.__qualname__) != ("reidx.memories.base", "Memory.update")
 
 
 def _stage_of(reference: str | None) -> str | None:

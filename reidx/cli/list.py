@@ -6,10 +6,10 @@ import argparse
 
 from reidx.cli.console import print_table
 from reidx.errors import ReidxError
+from reidx.outline.source import arguments, summary
 from reidx.registry.constructor import hidden
 from reidx.registry.discovery import registry
 from reidx.registry.registry import KINDS, Entry
-from reidx.registry.source import arguments, summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,10 +15,10 @@ from typing import Any
 from reidx.config.node import KeyPath, Node, Origin, dotted, kind_of
 from reidx.errors import ConfigError, excerpt
 from reidx.outline.outline import outline
+from reidx.outline.source import classes_in, imported_in
 from reidx.registry import build as builder
 from reidx.registry.constructor import Parameter, bad_number, fits, parameters_of, quoting
 from reidx.registry.registry import KINDS
-from reidx.registry.source import classes_in, imported_in
 
 Fill = Callable[[type, Node, KeyPath], Node]
 """Checks a mapping against a schema class and writes out its defaults."""

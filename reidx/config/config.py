@@ -9,14 +9,13 @@ import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from reidx.config import schema
 from reidx.config.components import called, component, need_mapping
 from reidx.config.merge import SET, Override, merge
 from reidx.config.node import KeyPath, Node, Origin, dotted, kind_of
-from reidx.config.yaml_tree import Tree, load_node, render, tree_hash, tree_of
+from reidx.config.yaml_tree import Tree, render, tree_hash, tree_of
 from reidx.errors import ConfigError, excerpt
 from reidx.registry.constructor import annotation_text, bad_number, fits, quoting
 
@@ -63,30 +62,16 @@ class Config:
         return render(self.tree, origins)
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The checked experiment of a file (or ``namespace::file.yaml``) under ``key.path=value`` overrides.
+def resolve(root: Node, overrides: Sequence[Override], path: str) -> Config:
+    """The experiment of a tree of values under overrides, every default filled in, its parts not checked against each
+    other; ``path`` is what it is called.
 
-    Raises :class:`ConfigError` naming the file and line of what is wrong: an unknown key or component, a value of the
-    wrong type, parts that do not fit each other.
+    Raises :class:`ConfigError` for an unknown key or component and for a value of the wrong type.
     """
-    return checked(load_node(path), [Override.read(text, known) for text in overrides], str(path))
-
-
-def checked(root: Node, overrides: Sequence[Override], path: str) -> Config:
-    """The checked experiment of a tree of values under overrides; ``path`` is what it is called. As :func:`load_config`."""
-    from reidx.checks.stage import check_stages
-
     tree = tree_of(root, overrides)
     whole = _experiment(_node(tree, ()), set().union(*(override.origins for override in overrides)))
     resolved = Tree(whole.plain(), dict(_origins(whole, ())))
-    config = Config(_typed(schema.Experiment, resolved.data), resolved, path)
-    check_stages(config)
-    from reidx.checks.values import (
-        check_values,  # the first to need torch: what can be told without it was told by now
-    )
-
-    check_values(config)
-    return config
+    return Config(_typed(schema.Experiment, resolved.data), resolved, path)
 
 
 # ---- from the tree to nodes and back

@@ -338,3 +338,13 @@ class Experiment:
     )
     """Where the curves of all epochs go: ``tensorboard``, ``wandb``, ``mlflow``, each a name or with mmengine's options."""
     description: str = ""
+
+
+def term_names(stage: Stage) -> list[str]:
+    """The names of a stage's terms, in the order of its objective, then its alignments; of two of a kind the second is
+    numbered, so that the log tells them apart."""
+    names: list[str] = []
+    for wanted in [*(spec["loss"] for spec in stage.objective), *(spec["type"] for spec in stage.alignment)]:
+        same = sum(name == wanted or name.startswith(f"{wanted}#") for name in names)
+        names.append(f"{wanted}#{same + 1}" if same else wanted)
+    return names

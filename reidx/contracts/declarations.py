@@ -183,3 +183,12 @@ def contract_of(component: type, params: Mapping[str, Any] | None = None) -> Con
         if getattr(contract, name) not in words:
             raise TypeError(f"{component.__name__}.{name} is {getattr(contract, name)!r}; it must be one of {words}.")
     return contract
+
+
+def overrides_update(memory: type) -> bool:
+    """Whether a memory class has an ``update`` of its own, and so changes with the images of a step.
+
+    Told by name, as ``memory`` may be an outline, of which the base class is another object.
+    """
+    update = getattr(memory, "update", None)
+    return update is None or (update.__module__, update.__qualname__) != ("reidx.memories.base", "Memory.update")

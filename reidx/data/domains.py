@@ -11,10 +11,10 @@ import numpy as np
 from reidx.data.datasets import Dataset, Split
 from reidx.data.files import same_files
 from reidx.data.images import ImageStore
-from reidx.errors import ConfigError
+from reidx.errors import Broken, ConfigError
 from reidx.registry.build import build
 from reidx.registry.describing import what
-from reidx.registry.seam import Broken, call
+from reidx.registry.seam import call
 
 
 def _split_of(dataset: Any, split: str) -> Split:

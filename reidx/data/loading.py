@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from reidx.contracts.declarations import Batch, LabelSet
 from reidx.data.images import ImageStore
+from reidx.errors import Broken
 from reidx.machine.lifetimes import end_with
-from reidx.registry.seam import Broken, call
+from reidx.registry.seam import call
 
 
 class LabelledView(Dataset[Any]):

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from reidx import distributed
 from reidx.config.components import own_spec
-from reidx.config.schema import Alignment, Level, MemoryWiring, Spec, Stage, Teacher, Term, listed
+from reidx.config.schema import Alignment, Level, MemoryWiring, Spec, Stage, Teacher, Term, listed, term_names
 from reidx.data.domains import Domains
-from reidx.engine.objective import BoundAlignment, BoundTerm, Objective, term_names
+from reidx.engine.objective import BoundAlignment, BoundTerm, Objective
 from reidx.engine.relabel import LevelPlan
 from reidx.engine.step import StageModel
 from reidx.labels.pipeline import LabelPipeline

@@ -10,22 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reidx.config.schema import Stage, Term, listed
+from reidx.config.schema import Term, listed
 from reidx.contracts.declarations import Batch, Features, inputs_of
 from reidx.errors import ConfigError
 from reidx.registry.seam import call
 
 Outputs = Mapping[str, Mapping[str, Features]]
 """Features by network, then by stream."""
-
-def term_names(stage: Stage) -> list[str]:
-    """The names of a stage's terms, in the order of its objective, then its alignments; of two of a kind the second is
-    numbered, so that the log tells them apart."""
-    names: list[str] = []
-    for wanted in [*(spec["loss"] for spec in stage.objective), *(spec["type"] for spec in stage.alignment)]:
-        same = sum(name == wanted or name.startswith(f"{wanted}#") for name in names)
-        names.append(f"{wanted}#{same + 1}" if same else wanted)
-    return names
 
 
 class BoundTerm(nn.Module):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from reidx import distributed
+from reidx.checks.batch_size import images_a_step, rate_note
 from reidx.config.schema import IDENTITY, Evaluate, Stage
 from reidx.contracts.declarations import LabelSet
 from reidx.data.datasets import Split
@@ -18,9 +19,7 @@ from reidx.data.domains import Domains
 from reidx.data.files import is_copy
 from reidx.data.loading import LabelledView, StreamLoader, batches
 from reidx.engine.assembly import Assembly
-from reidx.engine.batch import images_a_step, rate_note
 from reidx.engine.calibration import calibrate
-from reidx.engine.compiler import compiled
 from reidx.engine.idle import idle_by_labels, idle_by_values, sentence
 from reidx.engine.loop import Report, StageLoop
 from reidx.engine.relabel import Extractor, Relabeller
@@ -29,6 +28,7 @@ from reidx.evaluation import Details, evaluate
 from reidx.evaluation.domain_probe import domain_probe
 from reidx.machine.device import device_of_this_process
 from reidx.machine.threads import Watch
+from reidx.models.compiler import compiled
 from reidx.optim.moments import take_moments
 from reidx.optim.optimizer import PrecisionOptimWrapper, autocast, build_optimizer, clipping, schedules
 from reidx.profiling import span

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from reidx import distributed
 from reidx.config.schema import listed, memory_streams
 from reidx.contracts.declarations import Batch, Features, mean_normalized
-from reidx.engine.forward import in_parts
 from reidx.engine.objective import BoundTerm, Objective, average_of
 from reidx.memories import Memory
+from reidx.models.forward import in_parts
 from reidx.models.network import Network
 from reidx.models.norm import statistics_in_order
 from reidx.models.teachers import EMA, freeze
@@ -33,7 +33,7 @@ class StageModel(BaseModel):
     network's which feature, under which labels, of which streams, a memory takes in, and when
     (:class:`reidx.config.schema.MemoryWiring`); ``stream_labels`` names the labels of each stream, ``domains`` the
     domain where networks have a BatchNorm for each. ``accumulate`` is the number of parts in which images pass
-    through the networks (:mod:`reidx.engine.forward`); ``sees`` names the streams of those networks that do not see
+    through the networks (:mod:`reidx.models.forward`); ``sees`` names the streams of those networks that do not see
     all.
     """
 

@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from reidx.labels.neighbours.sharding import agree as agree
 
 _HOMES = {
-    "Cosine": "cosine",
-    "AdaptiveDBSCAN": "dbscan",
-    "DBSCAN": "dbscan",
-    "HDBSCAN": "hdbscan",
-    "InfoMap": "infomap",
-    "Instances": "instances",
-    "Jaccard": "jaccard",
-    "KMeans": "kmeans",
-    "MiniBatchKMeans": "kmeans",
-    "agree": "sharding",
+    "Cosine": "distances.cosine",
+    "AdaptiveDBSCAN": "clusterers.dbscan",
+    "DBSCAN": "clusterers.dbscan",
+    "HDBSCAN": "clusterers.hdbscan",
+    "InfoMap": "clusterers.infomap",
+    "Instances": "clusterers.instances",
+    "Jaccard": "distances.jaccard",
+    "KMeans": "clusterers.kmeans",
+    "MiniBatchKMeans": "clusterers.kmeans",
+    "agree": "neighbours.sharding",
     "fuse": "graph",
-    "knn": "neighbours",
+    "knn": "neighbours.exact",
 }
 
 __all__ = list(_HOMES)

@@ -11,12 +11,12 @@ import numpy as np
 from torch import Tensor
 
 from reidx.contracts.declarations import INPUTS, LabelSet
-from reidx.errors import DataError
+from reidx.errors import Broken, DataError
 from reidx.labels.features import not_finite
 from reidx.labels.graph import checked_graph
 from reidx.labels.neighbours.sharding import agree
 from reidx.profiling import span
-from reidx.registry.seam import Broken, call, kind_of
+from reidx.registry.seam import call, kind_of
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

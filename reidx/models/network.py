@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from reidx.contracts.declarations import Features
-from reidx.errors import ConfigError
+from reidx.errors import Broken, ConfigError
 from reidx.models.domain_norm import split_by_domain
 from reidx.models.frozen import freeze_parts
 from reidx.models.norm import group_batch_norm
 from reidx.registry.build import build, contract
-from reidx.registry.seam import Broken, call
+from reidx.registry.seam import call
 
 
 class Network(nn.Module):

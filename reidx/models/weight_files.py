@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from reidx.errors import CheckpointError, out_of_memory
 from reidx.machine.free_memory import free_memory
-from reidx.registry.source import file_digest
+from reidx.outline.source import file_digest
 
 UNREADABLE = (
     "could not be read as a file of weights{why}: it is damaged, of another format, or holds more than plain tensors. A file "

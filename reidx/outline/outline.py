@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from reidx.outline.hollow import Foreign, Network, OpenError, check_use, hollow
+from reidx.outline.source import find_spec
 from reidx.outline.syntax import (
     Function,
     bound_names,
@@ -33,7 +34,6 @@ from reidx.outline.syntax import (
     names_for_readers,
     stored_names,
 )
-from reidx.registry.source import find_spec
 
 SIGNED = ("__init__", "forward", "contract")
 """Methods whose arguments are read: their defaults and annotations are kept; of ``contract`` the body too."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping
@@ -70,3 +71,13 @@ def what(value: Any, depth: int = 0) -> str:
         return f"{type(value).__name__}{f' of {len(labels)} labels' if hasattr(labels, '__len__') else ''}"
     except Exception:  # a message must come about whatever a stranger's object does
         return type(value).__name__
+
+
+def code_of(function: Any) -> Any:
+    """The function whose arguments and lines a message is about: of a module its ``forward``."""
+    while isinstance(function, functools.partial):
+        function = function.args[-1]  # of :func:`call` and of the promises: what they call comes last
+    if inspect.isclass(function):
+        return function
+    function = getattr(function, "forward", function)
+    return function if inspect.isroutine(function) else type(function).__call__.__get__(function)

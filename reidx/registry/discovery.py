@@ -20,14 +20,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import reidx
+from reidx._version import __version__
 from reidx.errors import ConfigError, PluginError, ReidxError
+from reidx.outline.source import package_folder
 from reidx.registry.constructor import place_of
 from reidx.registry.describing import plain
 from reidx.registry.loading import Loading
 from reidx.registry.plugin import Plugin, guarded, read_hooks
 from reidx.registry.registry import Registry
-from reidx.registry.source import package_folder
 
 GROUP = "reidx.plugins"
 NAMESPACE = r"[a-z][a-z0-9_]*"
@@ -160,7 +160,7 @@ def discover() -> tuple[Registry, list[Plugin]]:
     chosen = _selection(claims)
 
     found = Registry()
-    core = read_hooks(Plugin("", CORE, reidx.__version__), components)
+    core = read_hooks(Plugin("", CORE, __version__), components)
     read = [core]
     loading = Loading(sorted(claims))
     for namespace in sorted(claims):

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from reidx.errors import PluginError
-from reidx.registry.source import find_spec
+from reidx.outline.source import find_spec
 
 T = TypeVar("T")
 

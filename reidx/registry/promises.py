@@ -1,6 +1,6 @@
 """What a component of each kind has to return, and must leave alone: looked at where :mod:`reidx.registry.seam` calls it.
 
-A check raises :class:`reidx.registry.seam.Broken` with what is wrong, and :func:`reidx.registry.seam.call` says whose
+A check raises :class:`reidx.errors.Broken` with what is wrong, and :func:`reidx.registry.seam.call` says whose
 it is. Looking costs a second pass over the data, so a step is looked at once an epoch, a labelling always.
 """
 
@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reidx.contracts.declarations import Features, LabelSet
-from reidx.registry.describing import named, plain, what
+from reidx.contracts.declarations import Features, LabelSet, overrides_update
+from reidx.errors import Broken
+from reidx.registry.describing import code_of, named, plain, what
 from reidx.registry.registry import Entry
-from reidx.registry.seam import Broken, _code
 
 HASHED = 16 << 20
 """Bytes up to which a tensor is known by a checksum; a larger one by the sum of its words, which is faster."""
@@ -36,7 +36,7 @@ def kept(
     entry: Entry, component: Any, action: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any
 ) -> Any:
     """What ``function`` returns, if the component changed nothing that is not its own and returns what its kind promises."""
-    given = named(_code(function), args, kwargs)
+    given = named(code_of(function), args, kwargs)
     before = {name: mark(value) for name, value in given.items()}
     held = _held(component) if action == "update" else None
     settings = _settings()
@@ -116,9 +116,7 @@ def _mark_of(octets: np.ndarray) -> Any:
 
 def _held(memory: Any) -> Any:
     """What a memory holds, or None where it takes nothing in or says by its momentum of 1 that nothing shall move."""
-    from reidx.memories import Memory
-
-    takes_in = type(memory).update is not Memory.update and getattr(memory, "momentum", None) != 1
+    takes_in = overrides_update(type(memory)) and getattr(memory, "momentum", None) != 1
     return mark(dict(memory.state_dict())) if takes_in else None
 
 

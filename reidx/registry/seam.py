@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import os
 import signal
 import sys
@@ -22,9 +21,9 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
-from reidx.errors import NO_ROOM, PEER_GONE, PluginError, ReidxError, Terminated, out_of_memory
+from reidx.errors import NO_ROOM, PEER_GONE, Broken, PluginError, ReidxError, Terminated, out_of_memory
 from reidx.registry.constructor import place_of
-from reidx.registry.describing import described, plain, raised_on_purpose
+from reidx.registry.describing import code_of, described, plain, raised_on_purpose
 from reidx.registry.registry import KINDS, Entry
 
 T = TypeVar("T")
@@ -33,10 +32,6 @@ _built: dict[tuple[str, type], Entry] = {}
 """The entries of the components that were built so far, by kind and class: an instance, or a copy, is found by its class."""
 
 _watched: ContextVar[bool] = ContextVar("watched", default=False)
-
-
-class Broken(Exception):
-    """A component did not keep a promise; the message says which. Raised inside of :func:`call`, which says whose it was."""
 
 
 def built(entry: Entry, component: Any) -> Any:
@@ -72,7 +67,7 @@ def call(kind: str, component: Any, action: str, function: Callable[..., T], /, 
     watched = _watched.get()
     if not watched and not entry.namespace:
         return asked(entry, action, function, *args, **kwargs)
-    from reidx.registry.promises import kept, shaped
+    from reidx.registry.promises import kept, shaped  # takes torch
 
     look = kept if watched else shaped
     return asked(entry, action, functools.partial(look, entry, component, action, function), *args, **kwargs)
@@ -106,7 +101,7 @@ def blamed(
     if vars(error).get("blamed") or _outside(entry, error):
         return error
     vars(error)["blamed"] = True
-    code = _code(function)
+    code = code_of(function)
     who = f"{entry.kind} {entry.name} (from {entry.distribution})"
     contract = contract_of_kind(entry.kind)
     if isinstance(error, ReidxError):
@@ -200,16 +195,6 @@ def _raised_it(entry: Entry, error: BaseException) -> bool:
     """Whether a plugin's own code raised an error itself."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return bool(entry.namespace) and _is_own(entry, frames[-1]) and raised_on_purpose(error)
-
-
-def _code(function: Any) -> Any:
-    """The function whose arguments and lines a message is about: of a module its ``forward``."""
-    while isinstance(function, functools.partial):
-        function = function.args[-1]  # of :func:`call` and of the promises: what they call comes last
-    if inspect.isclass(function):
-        return function
-    function = getattr(function, "forward", function)
-    return function if inspect.isroutine(function) else type(function).__call__.__get__(function)
 
 
 def _said(error: BaseException) -> str:

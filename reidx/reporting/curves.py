@@ -17,8 +17,7 @@ from mmengine.visualization import MLflowVisBackend, TensorboardVisBackend, Visu
 from mmengine.visualization.vis_backend import BaseVisBackend
 
 from reidx.config.config import Config
-from reidx.config.schema import Spec, Stage
-from reidx.engine.objective import term_names
+from reidx.config.schema import Spec, Stage, term_names
 from reidx.errors import ConfigError, RunError
 from reidx.reporting.reporter import Reporter, images_per_second
 from reidx.runs import checkpoint as checkpoints

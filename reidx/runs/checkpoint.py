@@ -21,7 +21,7 @@ from reidx.errors import CheckpointError, RunError
 from reidx.models.domain_norm import for_each_domain
 from reidx.models.network import Network
 from reidx.models.weight_files import load_tensors, refuse_unusable, size_of, verify_checksum
-from reidx.registry.source import file_digest as digest
+from reidx.outline.source import file_digest as digest
 from reidx.runs.failures import GONE
 
 KEEP = 2

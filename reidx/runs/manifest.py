@@ -13,16 +13,17 @@ from typing import Any, Literal
 
 import torch
 
-from reidx import __version__, distributed
+from reidx import distributed
+from reidx._version import __version__
 from reidx.config.config import Config, experiment_hash
 from reidx.config.yaml_tree import load_tree
 from reidx.data.domains import Domains
 from reidx.data.fingerprint import fingerprint
 from reidx.errors import ConfigError, ReidxError, RunError
 from reidx.machine.lifetimes import remove_partial_files
+from reidx.outline.source import source_digest
 from reidx.registry.discovery import plugins
 from reidx.registry.plugin import Plugin
-from reidx.registry.source import source_digest
 from reidx.runs import checkpoint as checkpoints
 from reidx.runs.lock import alone_in
 from reidx.runs.named_files import by_content, digests_of
@@ -44,7 +45,7 @@ WARNED = ("torch", "threads")
 """What may differ without being asked: torch's version and the number of threads move last digits."""
 
 
-class Record:
+class RunManifest:
     """The record of a run in its folder: read, compared, and written when the folder becomes the run's.
 
     ``resumed`` are the provenance that changed when the run was gone on with, a mapping each time: what differed, and

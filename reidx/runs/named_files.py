@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from reidx.outline.source import file_digest
 from reidx.registry import build as builder
 from reidx.registry.constructor import is_file
 from reidx.registry.registry import KINDS
-from reidx.registry.source import file_digest
 
 
 def digests_of(data: Any) -> dict[str, str]:

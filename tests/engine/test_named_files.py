@@ -15,8 +15,8 @@ import reidx
 from reidx.engine.experiment import run
 from reidx.errors import ConfigError, RunError
 from reidx.models.backbones import Timm
+from reidx.outline.source import file_digest
 from reidx.registry.constructor import FilePath, is_file
-from reidx.registry.source import file_digest
 from reidx.runs.named_files import by_content, digests_of
 from reidx.runs.stage_key import stage_key
 from reidx.testing.runs import assert_same_run

@@ -14,7 +14,7 @@ import reidx
 from reidx.data.domains import Domains
 from reidx.data.fingerprint import fingerprint
 from reidx.errors import CheckpointError, ConfigError
-from reidx.registry.source import source_digest
+from reidx.outline.source import source_digest
 from reidx.runs import checkpoint as checkpoints
 from reidx.runs.manifest import differences, provenance
 from reidx.testing.runs import assert_same_run

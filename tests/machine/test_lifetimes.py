@@ -14,7 +14,7 @@ import pytest
 from reidx.ablation.workers import Workers
 from reidx.data.synthetic.domain import render_domain
 from reidx.machine.lifetimes import PARENT, draft, remove_partial_files
-from reidx.runs.manifest import Record
+from reidx.runs.manifest import RunManifest
 
 HELPER = """
 import sys, time
@@ -143,4 +143,4 @@ def test_partial_files_of_a_run_are_removed_and_no_others(tmp_path: Path) -> Non
         path.touch()
     remove_partial_files(tmp_path, ".*.partial", "[0-9]*-*/.*.partial")
     assert [path.exists() for path in [*kept, *left]] == [True] * 3 + [False] * 2
-    assert "remove_partial_files" in Record.admit.__code__.co_names
+    assert "remove_partial_files" in RunManifest.admit.__code__.co_names

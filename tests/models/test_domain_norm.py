@@ -7,8 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from reidx.engine.forward import in_parts
 from reidx.models.domain_norm import enter, for_each_domain, of_domain
+from reidx.models.forward import in_parts
 from reidx.models.inference import fast_inference
 from reidx.models.network import Network, build_network
 

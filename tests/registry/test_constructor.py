@@ -14,10 +14,10 @@ from reidx.config import components as config_parts
 from reidx.config import schema
 from reidx.config.node import Node, Origin
 from reidx.errors import ConfigError, PluginError
+from reidx.outline.source import arguments
 from reidx.registry.constructor import unusable
 from reidx.registry.discovery import check
 from reidx.registry.registry import CONTEXT, KINDS
-from reidx.registry.source import arguments
 from reidx.testing import conformance
 
 WIRED = {
@@ -89,7 +89,7 @@ def test_list_says_so_without_importing(fake_plugins, monkeypatch, capsys, kind,
 
 
 def test_config_with_such_a_component_is_refused(register, experiment):
-    from reidx.config.config import load_config
+    from reidx.checks.load import load_config
 
     class Weighted:
         def __init__(self, weight: float = 1.0) -> None: ...

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from reidx.errors import ConfigError, PluginError
+from reidx.outline.source import find_spec, summary
 from reidx.registry.build import fill_defaults
 from reidx.registry.discovery import registry
 from reidx.registry.registry import KINDS, Component, Entry, Registry
-from reidx.registry.source import find_spec, summary
 
 
 def entry(kind: str, name: str, namespace: str = "", target: str = "nowhere:Thing") -> Entry:

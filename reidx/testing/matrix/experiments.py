@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from reidx.config.config import Config, checked
+from reidx.checks.load import check_node
+from reidx.config.config import Config
 from reidx.config.node import Node, Origin
 from reidx.contracts.declarations import INPUTS, inputs_of
 from reidx.errors import ConfigError
@@ -47,7 +48,7 @@ def config_of(combination: Combination, root: str = "nowhere") -> Config:
     refused: list[tuple[bool, ConfigError]] = []
     for experiment in experiments(combination, root):
         try:
-            config = checked(Node.of(experiment, Origin(ORIGIN)), (), ORIGIN)
+            config = check_node(Node.of(experiment, Origin(ORIGIN)), (), ORIGIN)
         except ConfigError as error:
             if not str(error).startswith(f"{ORIGIN}: stages.0.objective"):
                 raise

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from reidx.checks.base import contract
-from reidx.config.schema import Alignment, Stage
+from reidx.config.schema import Alignment, Stage, term_names
 from reidx.contracts.declarations import Features
-from reidx.engine.objective import BoundAlignment, BoundTerm, term_names
+from reidx.engine.objective import BoundAlignment, BoundTerm
 from reidx.engine.step import StageModel
 from reidx.testing.given import expect, expect_finite, in_order
 

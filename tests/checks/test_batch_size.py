@@ -10,10 +10,10 @@ import pytest
 
 import reidx
 from reidx import distributed
+from reidx.checks.batch_size import images_a_step, rate_note
 from reidx.config.schema import Stage
 from reidx.data.domains import Domains
 from reidx.engine import experiment as experiments
-from reidx.engine.batch import images_a_step, rate_note
 from reidx.errors import ConfigError
 from reidx.reporting.reporter import Reporter
 

@@ -15,8 +15,8 @@ from torch._dynamo.utils import counters
 
 import reidx
 from reidx.checks import dry_build as rehearsal
-from reidx.engine import compiler
 from reidx.errors import ReidxError
+from reidx.models import compiler
 from reidx.models.inference import fast_inference
 from reidx.models.network import Network, build_network
 from reidx.testing.networks import tiny_network

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 import reidx
 from reidx.contracts.declarations import Batch
 from reidx.engine import step as model_module
-from reidx.engine.forward import check_parts, in_parts
 from reidx.engine.objective import BoundTerm, Objective
 from reidx.engine.step import StageModel
 from reidx.errors import ConfigError
 from reidx.losses.triplet import Triplet
 from reidx.memories import Memory
+from reidx.models.forward import check_parts, in_parts
 from reidx.models.network import Network
 from reidx.models.norm import group_batch_norm
 from reidx.optim.optimizer import PrecisionOptimWrapper, build_optimizer
