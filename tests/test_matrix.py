@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import reidx
 from reidx.config.schema import Model, Stage
-from reidx.contracts.declarations import Batch
+from reidx.contracts import Batch
 from reidx.data.images import ImageStore
 from reidx.engine.objective import BoundTerm, Objective
 from reidx.engine.step import StageModel
@@ -195,7 +195,7 @@ OUTSIDE = '''
 import torch
 from torch import nn
 from reidx import Component, PluginInfo, hookimpl
-from reidx.contracts.declarations import Features
+from reidx.contracts import Features
 from reidx.memories import Memory
 
 @hookimpl

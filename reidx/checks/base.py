@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from reidx.config.components import own_spec
 from reidx.config.node import KeyPath, dotted
 from reidx.config.schema import Stage
-from reidx.contracts.declarations import Contract, contract_of
+from reidx.contracts import Contract, contract_of
 from reidx.errors import ConfigError
 from reidx.registry import build as builder
 from reidx.registry.discovery import registry

@@ -15,7 +15,7 @@ from reidx.checks.base import contract
 from reidx.config.config import Config
 from reidx.config.node import KeyPath, dotted
 from reidx.config.schema import IDENTITY, MemoryWiring, Stage
-from reidx.contracts.declarations import inputs_of
+from reidx.contracts import inputs_of
 from reidx.data.domains import Domains
 from reidx.errors import ConfigError, DataError
 from reidx.evaluation.protocols import counted, matched, no_match

@@ -7,7 +7,7 @@ from typing import Any
 from reidx.checks.base import StageChecker, contract, declaring, join_names, providing
 from reidx.config.node import KeyPath
 from reidx.config.schema import Alignment, Level, MemoryWiring, Term, listed
-from reidx.contracts.declarations import INPUTS, Contract, inputs_of
+from reidx.contracts import INPUTS, Contract, inputs_of
 from reidx.errors import PluginError
 from reidx.registry.discovery import registry
 from reidx.registry.seam import asked, own_line

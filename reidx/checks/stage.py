@@ -14,7 +14,7 @@ from reidx.checks.base import StageChecker, contract
 from reidx.checks.objective import ObjectiveChecker
 from reidx.config.node import KeyPath, dotted
 from reidx.config.schema import Level, MemoryWiring, Stage, listed, memory_streams
-from reidx.contracts.declarations import overrides_update
+from reidx.contracts import overrides_update
 from reidx.errors import ConfigError
 from reidx.registry.discovery import registry
 from reidx.registry.seam import asked

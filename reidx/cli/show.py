@@ -100,7 +100,7 @@ def _row(parameter: Parameter, context: tuple[str, ...]) -> tuple[str, str, str]
 
 
 def _contract(entry: Entry, component: type) -> list[str]:
-    from reidx.contracts.declarations import contract_of
+    from reidx.contracts import contract_of
 
     try:
         contract = contract_of(component, entry.component.example)
@@ -115,7 +115,7 @@ def _contract(entry: Entry, component: type) -> list[str]:
 
 
 def _inputs(loss: type) -> list[str]:
-    from reidx.contracts.declarations import inputs_of
+    from reidx.contracts import inputs_of
 
     needed, optional = inputs_of(loss) if hasattr(loss, "forward") else (set(), set())
     rows = {"asks for": needed, "uses if there": optional}

@@ -1,1 +1,31 @@
 """Data that components exchange, and declarations of what they need and give."""
+
+from reidx.contracts.declarations import (
+    CAMERAS,
+    INPUTS,
+    NEEDS,
+    OUTLIERS,
+    Batch,
+    Contract,
+    Features,
+    LabelSet,
+    contract_of,
+    inputs_of,
+    mean_normalized,
+    overrides_update,
+)
+
+__all__ = [
+    "CAMERAS",
+    "INPUTS",
+    "NEEDS",
+    "OUTLIERS",
+    "Batch",
+    "Contract",
+    "Features",
+    "LabelSet",
+    "contract_of",
+    "inputs_of",
+    "mean_normalized",
+    "overrides_update",
+]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from reidx.contracts.declarations import Batch, LabelSet
+from reidx.contracts import Batch, LabelSet
 from reidx.data.images import ImageStore
 from reidx.errors import Broken
 from reidx.machine.lifetimes import end_with

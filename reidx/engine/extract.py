@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler
 
 from reidx import distributed
-from reidx.contracts.declarations import Features
+from reidx.contracts import Features
 from reidx.data.images import ImageStore
 from reidx.data.loading import LabelledView, batches
 from reidx.errors import DataError

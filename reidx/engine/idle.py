@@ -8,7 +8,7 @@ import numpy as np
 
 from reidx.checks.base import contract
 from reidx.config.schema import MemoryWiring, Stage
-from reidx.contracts.declarations import LabelSet
+from reidx.contracts import LabelSet
 from reidx.engine.objective import BoundAlignment, BoundTerm
 
 Terms = Sequence[BoundTerm | BoundAlignment]

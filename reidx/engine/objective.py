@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reidx.config.schema import Term, listed
-from reidx.contracts.declarations import Batch, Features, inputs_of
+from reidx.contracts import Batch, Features, inputs_of
 from reidx.errors import ConfigError
 from reidx.registry.seam import call
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reidx import distributed
 from reidx.config.schema import IDENTITY, Level, listed
-from reidx.contracts.declarations import Features, LabelSet, mean_normalized
+from reidx.contracts import Features, LabelSet, mean_normalized
 from reidx.data.domains import Domains
 from reidx.data.loading import LabelledView, batches
 from reidx.engine.extract import extract

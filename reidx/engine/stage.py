@@ -13,7 +13,7 @@ from torch import Tensor
 from reidx import distributed
 from reidx.checks.batch_size import images_a_step, rate_note
 from reidx.config.schema import IDENTITY, Evaluate, Stage
-from reidx.contracts.declarations import LabelSet
+from reidx.contracts import LabelSet
 from reidx.data.datasets import Split
 from reidx.data.domains import Domains
 from reidx.data.files import is_copy

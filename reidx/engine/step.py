@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from reidx import distributed
 from reidx.config.schema import listed, memory_streams
-from reidx.contracts.declarations import Batch, Features, mean_normalized
+from reidx.contracts import Batch, Features, mean_normalized
 from reidx.engine.objective import BoundTerm, Objective, average_of
 from reidx.memories import Memory
 from reidx.models.forward import in_parts

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from reidx.contracts.declarations import INPUTS, LabelSet
+from reidx.contracts import INPUTS, LabelSet
 from reidx.errors import Broken, DataError
 from reidx.labels.features import not_finite
 from reidx.labels.graph import checked_graph

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from reidx.contracts.declarations import Features
+from reidx.contracts import Features
 from reidx.errors import ConfigError
 from reidx.models.domain_norm import enter
 from reidx.models.network import Network

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reidx.contracts.declarations import Features
+from reidx.contracts import Features
 from reidx.errors import Broken, ConfigError
 from reidx.models.domain_norm import split_by_domain
 from reidx.models.frozen import freeze_parts

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from reidx.contracts.declarations import Contract, contract_of
+from reidx.contracts import Contract, contract_of
 from reidx.errors import ConfigError, PluginError, ReidxError, excerpt
 from reidx.registry import seam
 from reidx.registry.constructor import (

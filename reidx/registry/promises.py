@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reidx.contracts.declarations import Features, LabelSet, overrides_update
+from reidx.contracts import Features, LabelSet, overrides_update
 from reidx.errors import Broken
 from reidx.registry.describing import code_of, named, plain, what
 from reidx.registry.registry import Entry

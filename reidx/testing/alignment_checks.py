@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reidx.contracts.declarations import Features
+from reidx.contracts import Features
 from reidx.registry.registry import Entry
 from reidx.testing.given import (
     DIM,

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reidx.contracts.declarations import Features
+from reidx.contracts import Features
 from reidx.errors import ConfigError
 from reidx.registry.build import fill_defaults
 from reidx.registry.registry import KINDS, Entry

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from reidx.contracts.declarations import Contract, LabelSet, contract_of, inputs_of
+from reidx.contracts import Contract, LabelSet, contract_of, inputs_of
 from reidx.labels.clusterers.dbscan import DBSCAN
 from reidx.labels.pipeline import Labelling, variations
 from reidx.labels.pipeline import check as check_labels

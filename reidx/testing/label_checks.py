@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from reidx.contracts.declarations import INPUTS, LabelSet, inputs_of
+from reidx.contracts import INPUTS, LabelSet, inputs_of
 from reidx.errors import DataError
 from reidx.labels.graph import checked_graph
 from reidx.memories import Memory

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from reidx.alignments.coral import CORAL, covariance
-from reidx.contracts.declarations import Features
+from reidx.contracts import Features
 from reidx.errors import ConfigError
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reidx.alignments.mmd import MMD, squared_distances
-from reidx.contracts.declarations import Features
+from reidx.contracts import Features
 from reidx.errors import ConfigError
 
 

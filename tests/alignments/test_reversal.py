@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reidx.alignments.reversal import GradientReversal
-from reidx.contracts.declarations import Features, contract_of
+from reidx.contracts import Features, contract_of
 
 
 def made(steps: int = 10, strength: float | None = None, hidden: int = 3, seed: int = 0) -> GradientReversal:

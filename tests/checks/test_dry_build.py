@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import reidx
-from reidx.contracts.declarations import Features
+from reidx.contracts import Features
 from reidx.errors import ConfigError, ReidxError
 from reidx.memories import Memory
 

@@ -46,7 +46,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 from torch import nn
-from reidx.contracts.declarations import Features, LabelSet
+from reidx.contracts import Features, LabelSet
 from reidx.memories import Memory
 from reidx.memories.base import centroids
 

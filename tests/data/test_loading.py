@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from reidx.contracts.declarations import Batch, LabelSet
+from reidx.contracts import Batch, LabelSet
 from reidx.data.domains import Domains
 from reidx.data.images import ImageStore
 from reidx.data.loading import LabelledView, StreamLoader, batches

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import reidx
-from reidx.contracts.declarations import LabelSet
+from reidx.contracts import LabelSet
 from reidx.engine import experiment as experiments
 from reidx.errors import CheckpointError, ConfigError
 from reidx.labels.pipeline import Labelling

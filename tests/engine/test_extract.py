@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reidx.contracts.declarations import Features
+from reidx.contracts import Features
 from reidx.data.domains import Domains
 from reidx.data.images import ImageStore
 from reidx.data.transforms import ReidTest

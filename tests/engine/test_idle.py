@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import reidx
-from reidx.contracts.declarations import LabelSet
+from reidx.contracts import LabelSet
 from reidx.data.domains import Domains
 from reidx.engine.idle import idle_by_labels, idle_by_values
 from reidx.engine.stage import StageRun

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import reidx
-from reidx.contracts.declarations import LabelSet
+from reidx.contracts import LabelSet
 from reidx.engine.extract import extract
 from reidx.engine.step import StageModel
 from reidx.errors import CheckpointError

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reidx.contracts.declarations import INPUTS, Batch, Features, inputs_of
+from reidx.contracts import INPUTS, Batch, Features, inputs_of
 from reidx.engine.objective import BoundAlignment, BoundTerm, Objective
 from reidx.errors import ConfigError
 

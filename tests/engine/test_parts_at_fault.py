@@ -17,7 +17,7 @@ from scipy.sparse import csr_array
 from torch import nn
 
 from reidx.cli.main import main
-from reidx.contracts.declarations import LabelSet
+from reidx.contracts import LabelSet
 from reidx.data.datasets.base import Split
 from reidx.data.domains import Domains
 from reidx.data.loading import LabelledView, batches

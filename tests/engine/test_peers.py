@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import reidx
 from reidx.config.schema import Teacher
-from reidx.contracts.declarations import Batch, Features, LabelSet, agreed
+from reidx.contracts import Batch, Features, LabelSet, agreed
 from reidx.engine.assembly import in_order
 from reidx.engine.objective import BoundTerm, Objective, average_of
 from reidx.engine.step import StageModel

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reidx.contracts.declarations import Batch, Features
+from reidx.contracts import Batch, Features
 from reidx.engine.objective import BoundAlignment, BoundTerm, Objective
 from reidx.engine.step import StageModel
 from reidx.memories import Memory

@@ -11,7 +11,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from reidx.contracts.declarations import LabelSet
+from reidx.contracts import LabelSet
 from reidx.errors import DataError
 from reidx.labels.pipeline import Labelling, LabelPipeline, check, quality, report
 

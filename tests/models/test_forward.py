@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import reidx
-from reidx.contracts.declarations import Batch
+from reidx.contracts import Batch
 from reidx.engine import step as model_module
 from reidx.engine.objective import BoundTerm, Objective
 from reidx.engine.step import StageModel

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reidx.contracts.declarations import Batch
+from reidx.contracts import Batch
 from reidx.engine.objective import BoundTerm, Objective
 from reidx.engine.step import StageModel
 from reidx.models.teachers import EMA, freeze

@@ -17,7 +17,7 @@ import torch
 from mmengine.optim.scheduler import lr_scheduler, param_scheduler
 
 from reidx.config import components as config_parts
-from reidx.contracts.declarations import contract_of
+from reidx.contracts import contract_of
 from reidx.outline.outline import outline
 from reidx.registry.constructor import parameters_of, place_of
 from reidx.registry.discovery import registry

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from reidx_cluster_contrast.memory import ClusterMemory
 from torch import Tensor, nn
 
-from reidx.contracts.declarations import Batch
+from reidx.contracts import Batch
 from reidx.engine.objective import BoundTerm, Objective
 from reidx.engine.step import StageModel
 from reidx.losses.cross_entropy import MemoryContrast

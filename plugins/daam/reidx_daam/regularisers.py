@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reidx.contracts.declarations import Features
+from reidx.contracts import Features
 from reidx.errors import ConfigError
 
 

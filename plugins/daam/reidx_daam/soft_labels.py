@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reidx.contracts.declarations import LabelSet
+from reidx.contracts import LabelSet
 from reidx.errors import ConfigError
 from reidx.labels.pipeline import Labelling
 from reidx.memories.base import centroids

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from reidx_daam.nominal import NOMINAL, NominalDomain, between
 from torch import Tensor, nn
 
-from reidx.contracts.declarations import Features, contract_of
+from reidx.contracts import Features, contract_of
 from reidx.errors import ConfigError
 
 DIMS = {"embed": 6, "shared": 6, "specific": 6}

@@ -9,7 +9,7 @@ import torch
 from reidx_daam.regularisers import MaskMean, Orthogonality
 from reidx_daam.split import AttentionSplit
 
-from reidx.contracts.declarations import Features
+from reidx.contracts import Features
 from reidx.errors import ConfigError
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from reidx_daam.soft_labels import SoftLabel
 from torch import Tensor, nn
 
-from reidx.contracts.declarations import LabelSet
+from reidx.contracts import LabelSet
 from reidx.errors import ConfigError
 from reidx.labels.pipeline import Labelling
 from reidx.losses.cross_entropy import CrossEntropy

@@ -13,7 +13,7 @@ from reidx_daam.attention import Kind
 from reidx_daam.split import AttentionSplit
 from torch import Tensor, nn
 
-from reidx.contracts.declarations import contract_of
+from reidx.contracts import contract_of
 from reidx.errors import ConfigError
 from reidx.models.inference import fast_inference
 from reidx.models.norm import group_batch_norm

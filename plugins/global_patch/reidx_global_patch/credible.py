@@ -9,7 +9,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from reidx.contracts.declarations import LabelSet
+from reidx.contracts import LabelSet
 from reidx.labels.features import checked, unit
 from reidx.labels.pipeline import Labelling
 from reidx_global_patch import rules

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reidx.contracts.declarations import Features
+from reidx.contracts import Features
 from reidx_global_patch.generators import Padding, SpatialTransformer, Stripes, pooled_patches
 
 

@@ -12,7 +12,7 @@ from reidx_global_patch import rules
 from reidx_global_patch.credible import CredibleSamples
 from torch import Tensor
 
-from reidx.contracts.declarations import LabelSet, contract_of
+from reidx.contracts import LabelSet, contract_of
 from reidx.errors import ConfigError
 from reidx.labels import Jaccard
 from reidx.labels.clusterers.instances import Instances

@@ -16,7 +16,7 @@ from reidx_global_patch.fusion import GlobalPatch
 from torch import Tensor, nn
 
 import reidx
-from reidx.contracts.declarations import Batch, LabelSet
+from reidx.contracts import Batch, LabelSet
 from reidx.engine.objective import BoundTerm, Objective
 from reidx.engine.step import StageModel
 from reidx.labels.clusterers.instances import Instances

@@ -12,7 +12,7 @@ import torch
 from reidx_lf2.fusion_module import FusionModule
 from torch import Tensor, nn
 
-from reidx.contracts.declarations import Batch
+from reidx.contracts import Batch
 from reidx.engine.objective import BoundTerm, Objective
 from reidx.engine.step import StageModel
 from reidx.losses.cross_entropy import CrossEntropy

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from torch import Tensor
 
-from reidx.contracts.declarations import LabelSet
+from reidx.contracts import LabelSet
 from reidx.labels.features import checked, unit
 from reidx.labels.neighbours.exact import nearest
 from reidx.labels.neighbours.sharding import nearest_together

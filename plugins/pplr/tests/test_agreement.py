@@ -10,7 +10,7 @@ import torch
 from reidx_pplr.agreement import CrossAgreement, overlap
 from torch import Tensor
 
-from reidx.contracts.declarations import LabelSet
+from reidx.contracts import LabelSet
 from reidx.errors import DataError
 from reidx.labels.neighbours.sharding import nearest_together
 from reidx.labels.pipeline import Labelling, check

@@ -9,7 +9,7 @@ from reidx_pplr.losses import AALS, PGLR
 from reidx_pplr.stripes import Stripes
 from torch import Tensor
 
-from reidx.contracts.declarations import Batch
+from reidx.contracts import Batch
 from reidx.engine.objective import BoundTerm, Objective
 from reidx.engine.step import StageModel
 from reidx.memories.classifier import LinearClassifier

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reidx.contracts.declarations import LabelSet
+from reidx.contracts import LabelSet
 from reidx.errors import ConfigError
 from reidx.labels.pipeline import Labelling
 

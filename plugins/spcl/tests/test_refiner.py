@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from reidx_spcl.refiner import SelfPaced, dissimilarity, separate
 
-from reidx.contracts.declarations import LabelSet
+from reidx.contracts import LabelSet
 from reidx.errors import ConfigError
 from reidx.labels.clusterers.dbscan import DBSCAN
 from reidx.labels.clusterers.kmeans import KMeans

@@ -14,7 +14,7 @@ from torch import Tensor
 import reidx
 from reidx.config.components import own_spec
 from reidx.config.schema import MemoryWiring, Stage, Term, listed
-from reidx.contracts.declarations import Batch
+from reidx.contracts import Batch
 from reidx.engine.objective import BoundTerm, Objective, term_names
 from reidx.engine.step import StageModel
 from reidx.memories.classifier import LinearClassifier

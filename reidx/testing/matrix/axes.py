@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from reidx.contracts.declarations import Contract, contract_of
+from reidx.contracts import Contract, contract_of
 from reidx.errors import ConfigError
 from reidx.registry.build import fill_defaults, signature_of
 from reidx.registry.discovery import registry

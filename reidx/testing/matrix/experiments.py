@@ -11,7 +11,7 @@ from typing import Any
 from reidx.checks.load import check_node
 from reidx.config.config import Config
 from reidx.config.node import Node, Origin
-from reidx.contracts.declarations import INPUTS, inputs_of
+from reidx.contracts import INPUTS, inputs_of
 from reidx.errors import ConfigError
 from reidx.models.network import build_network
 from reidx.testing.matrix.axes import AXES, Choice, losses

@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 from reidx.checks.base import contract
 from reidx.config.schema import Alignment, Stage, term_names
-from reidx.contracts.declarations import Features
+from reidx.contracts import Features
 from reidx.engine.objective import BoundAlignment, BoundTerm
 from reidx.engine.step import StageModel
 from reidx.testing.given import expect, expect_finite, in_order
