@@ -15,6 +15,7 @@ from reidx.contracts import Features, contract_of
 from reidx.errors import ConfigError
 
 DIMS = {"embed": 6, "shared": 6, "specific": 6}
+KINDS = ["nominal_softmax", "bce", "svdd", "domain_mean"]
 
 
 def features(images: int, seed: int, grad: bool = False) -> Features:
@@ -25,9 +26,6 @@ def features(images: int, seed: int, grad: bool = False) -> Features:
 def made(kind: str = "nominal_softmax", **settings: Any) -> NominalDomain:
     torch.manual_seed(0)
     return NominalDomain(DIMS, kind=kind, **{"hidden": 4, **settings})  # type: ignore[arg-type]
-
-
-KINDS = ["nominal_softmax", "bce", "svdd", "domain_mean"]
 
 
 # ---- by loops
