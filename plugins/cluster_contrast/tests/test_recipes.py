@@ -1,47 +1,60 @@
-"""The recipes, one a data set: what differs between the data sets in the released code's commands, and what does not."""
+"""The shipped recipes match their snapshots and keep the values of the released code."""
 
 from __future__ import annotations
 
 import pytest
 
 import reidx
-from reidx.registry.discovery import config_root
+from reidx.testing import snapshots
+from reidx.testing.snapshots import Stated
 
-# LP section 5.1: data set, steps an epoch, image size
-PUBLISHED = {
-    "market1501": ("Market1501", 200, (256, 128)),
-    "duke": ("DukeMTMC", 200, (256, 128)),
-    "msmt17": ("MSMT17", 400, (256, 128)),
-    "personx": ("PersonX", 200, (256, 128)),
-    "veri776": ("VeRi776", 400, (224, 224)),
+DATA_SETS = {  # type, steps an epoch, image size
+    "market1501": ("Market1501", 200, [256, 128]),
+    "duke": ("DukeMTMC", 200, [256, 128]),
+    "msmt17": ("MSMT17", 400, [256, 128]),
+    "personx": ("PersonX", 200, [256, 128]),
+    "veri776": ("VeRi776", 400, [224, 224]),
 }
+STATED = [
+    Stated(
+        "the released code",
+        [f"cluster_contrast::{name}.yaml" for name in DATA_SETS],
+        {
+            "data.interpolation": "bicubic",
+            "stages.adapt": {
+                "epochs": 50,
+                "model.backbone": {"name": "resnet50.tv_in1k", "pretrained": True},
+                "streams.target.sampler": {"identities": 16, "instances": 16},  # 256 images
+                "labels.levels.main.clusterer": {"type": "DBSCAN", "eps": 0.6, "min_samples": 4},
+                "memories.centroids.momentum": 0.1,
+                "optimizer": {"lr": 3.5e-4, "lr_batch": 256},
+                "schedule.0.step_size": 20,
+                "evaluate.domain": "target",
+            },
+        },
+    ),
+    *(
+        Stated(
+            "the released code's commands",
+            [f"cluster_contrast::{name}.yaml"],
+            {"data": {"domains.target.type": kind, "image_size": size}, "stages.adapt.iters": iters},
+        )
+        for name, (kind, iters, size) in DATA_SETS.items()
+    ),
+]
 
 
-def test_there_is_a_recipe_for_each_of_the_papers_data_sets():
-    names = {path.stem for path in config_root("cluster_contrast").glob("*.yaml")}
-    assert names - {"usl", "market1501_small"} == set(PUBLISHED)
+@pytest.mark.parametrize("address", snapshots.recipes("cluster_contrast"))
+def test_recipe_matches_snapshot(address: str) -> None:
+    snapshots.check(address)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_a_recipe_has_the_published_settings(name):
-    dataset, iters, size = PUBLISHED[name]
-    config = reidx.load_config(f"cluster_contrast::{name}.yaml")
-    experiment = config.experiment
-    (stage,) = experiment.stages
-    assert experiment.data.domains["target"]["type"] == dataset
-    assert list(experiment.data.domains) == [stage.evaluate.domain] == ["target"]
-    assert experiment.data.image_size == size and experiment.data.interpolation == "bicubic"
-    assert (stage.epochs, stage.iters, stage.precision) == (50, iters, "auto")
-    assert stage.model.backbone["name"] == "resnet50.tv_in1k" and stage.model.backbone["pretrained"]
-    sampler = stage.streams["target"].sampler
-    assert sampler["identities"] * sampler["instances"] == 256 == stage.optimizer["lr_batch"]
-    clusterer = stage.labels["main"].clusterer
-    assert (clusterer["type"], clusterer["eps"], clusterer["min_samples"]) == ("DBSCAN", 0.6, 4)
-    assert stage.optimizer["lr"] == 3.5e-4 and stage.schedule[0]["step_size"] == 20
-    assert stage.memories["centroids"]["momentum"] == 0.1
+@pytest.mark.parametrize("stated", STATED, ids=str)
+def test_recipe_keeps_stated_values(stated: Stated) -> None:
+    stated.check()
 
 
-def test_the_infomap_variant_is_two_parts():
+def test_infomap_variant_is_two_parts() -> None:
     other = ["labels.distance={type: Cosine, k: 15}", "labels.clusterer={type: InfoMap}"]
     level = reidx.load_config("cluster_contrast::msmt17.yaml", other).experiment.stages[0].labels["main"]
     assert level.distance is not None and (level.distance["type"], level.distance["k"]) == ("Cosine", 15)

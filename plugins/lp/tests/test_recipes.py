@@ -1,33 +1,102 @@
-"""The recipes on the data sets of the paper: what was published for each."""
+"""The shipped recipes match their snapshots and keep the values of the paper."""
 
 from __future__ import annotations
 
 import pytest
 
-import reidx
+from reidx.testing import snapshots
+from reidx.testing.snapshots import Stated
+
+PAPER = "Lan et al. 2023"
+DATA_SETS = {"market1501": ("Market1501", 200, 0.6), "msmt17": ("MSMT17", 400, 0.7)}  # type, steps an epoch, eps
+PUBLISHED = [f"lp::{name}.yaml" for name in DATA_SETS]
+WEIGHTS = {"global": 0.8, "upper": 0.2, "lower": 0.2}  # 1 - lambda2, lambda2, lambda2 with lambda2 = 0.2
+CONTRAST = [
+    {"loss": "MemoryContrast", "on": view, "memory": view, "against": None, "temperature": 0.05, "weight": weight}
+    for view, weight in WEIGHTS.items()
+]
+DISTIL = [  # mu times the weights, with mu = 1
+    {"loss": "lp.FeatureDistil", "on": view, "memory": None, "against": "offline", "weight": weight}
+    for view, weight in WEIGHTS.items()
+]
+OFFLINE = {"offline": {"type": "Frozen", "weights": "stage:teacher", "statistics": "batch"}}
+STATED = [
+    Stated(
+        f"{PAPER}, implementation details",
+        PUBLISHED,
+        {
+            "data.image_size": [256, 128],
+            "stages.*": {
+                "model": {"bn_group": 64, "backbone": {"name": "resnet50.tv_in1k", "pretrained": True}},
+                "streams.target.sampler": {"type": "PK", "identities": 16, "instances": 16},
+                "labels.levels.main.distance.lambda1": 0.15,
+                "optimizer": {"type": "Adam", "weight_decay": 5e-4},
+                "evaluate.on": "embed",
+            },
+        },
+    ),
+    *(
+        Stated(
+            f"{PAPER}, schedule on each data set",
+            [f"lp::{name}.yaml"],
+            {
+                "data.domains.target.type": kind,
+                "stages.*.labels.levels.main.clusterer.eps": eps,
+                "stages.teacher": {"epochs": 50, "iters": iters, "schedule.0.step_size": 20},
+                "stages.warmup": {"epochs": 1, "iters": 2 * iters},
+                "stages.student": {"epochs": 50, "iters": iters, "schedule.0.milestones": [19, 39]},
+            },
+        )
+        for name, (kind, iters, eps) in DATA_SETS.items()
+    ),
+    Stated(
+        f"{PAPER}, losses; the teacher labels and holds the centroids in the warm-up alone",
+        PUBLISHED,
+        {
+            "stages.*.memories": {view: {"on": view} for view in WEIGHTS},
+            "stages.teacher": {
+                "init": None,
+                "teachers": {},
+                "labels.levels.main.network": "student",
+                "memories.*": {"network": "student", "momentum": 0.1},
+                "objective": CONTRAST,
+            },
+            "stages.warmup": {
+                "init": None,
+                "optimizer.moments": None,
+                "teachers": OFFLINE,
+                "labels.levels.main.network": "offline",
+                "memories.*": {"network": "offline", "momentum": 1.0},
+                "objective": [*CONTRAST, *DISTIL],
+            },
+            "stages.student": {
+                "init": "stage:warmup",
+                "optimizer.moments": "stage:warmup",
+                "teachers": OFFLINE,
+                "labels.levels.main.network": "student",
+                "memories.*": {"network": "student", "momentum": 0.1},
+                "objective": [*CONTRAST, *DISTIL],
+            },
+        },
+    ),
+    Stated(
+        "the plan of the small recipes: the teacher and the student train equally long",
+        ["lp::market1501_small.yaml"],
+        {
+            "stages.*.streams.target.sampler.instances": 4,
+            "stages.teacher": {"epochs": 8, "iters": 100},
+            "stages.warmup.iters": 200,
+            "stages.student": {"epochs": 8, "iters": 100},
+        },
+    ),
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "dataset", "iters", "eps"), [("market1501", "Market1501", 200, 0.6), ("msmt17", "MSMT17", 400, 0.7)]
-)
-def test_the_published_settings(name: str, dataset: str, iters: int, eps: float) -> None:
-    experiment = reidx.load_config(f"lp::{name}.yaml").experiment
-    assert experiment.data.domains["target"]["type"] == dataset and experiment.data.image_size == (256, 128)
-    teacher, warmup, student = experiment.stages
-    assert [(s.name, s.epochs, s.iters) for s in experiment.stages] == [
-        ("teacher", 50, iters), ("warmup", 1, 2 * iters), ("student", 50, iters),
-    ]  # fmt: skip
-    for stage in (teacher, warmup, student):
-        assert stage.labels["main"].clusterer["eps"] == eps
-        sampler = stage.streams["target"].sampler
-        assert sampler["identities"] * sampler["instances"] == 256
-        assert stage.model.backbone["name"] == "resnet50.tv_in1k" and stage.model.backbone["pretrained"]
-    assert student.schedule[0]["milestones"] == [19, 39] and teacher.schedule[0]["step_size"] == 20
+@pytest.mark.parametrize("address", snapshots.recipes("lp"))
+def test_recipe_matches_snapshot(address: str) -> None:
+    snapshots.check(address)
 
 
-def test_the_small_recipe_trains_teacher_and_student_alike() -> None:
-    teacher, warmup, student = reidx.load_config("lp::market1501_small.yaml").experiment.stages
-    assert (teacher.epochs, teacher.iters) == (student.epochs, student.iters)
-    assert warmup.iters == 2 * teacher.iters and teacher.schedule == student.schedule
-    for stage in (teacher, warmup, student):
-        assert stage.streams["target"].sampler["instances"] == 4 and stage.precision == "auto"
+@pytest.mark.parametrize("stated", STATED, ids=str)
+def test_recipe_keeps_stated_values(stated: Stated) -> None:
+    stated.check()

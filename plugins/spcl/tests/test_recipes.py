@@ -1,34 +1,56 @@
-"""The recipes on the data sets of the paper: what was published for each."""
+"""The shipped recipes match their snapshots and keep the values of the paper."""
 
 from __future__ import annotations
 
 import pytest
 
-import reidx
+from reidx.testing import snapshots
+from reidx.testing.snapshots import Stated
+
+DATA_SETS = {  # type, steps an epoch, image size, whether each domain has BatchNorms of its own
+    "market1501": ("Market1501", 400, [256, 128], False),
+    "msmt17": ("MSMT17", 800, [256, 128], False),
+    "personx": ("PersonX", 400, [256, 128], False),
+    "veri776": ("VeRi776", 800, [224, 224], False),
+    "msmt17_to_market1501": ("Market1501", 400, [256, 128], True),
+}
+STATED = [
+    Stated(
+        "Ge et al. 2020, implementation details",
+        [f"spcl::{name}.yaml" for name in DATA_SETS],
+        {
+            "stages.adapt": {
+                "epochs": 50,
+                "model": {"backbone.name": "resnet50.tv_in1k", "fusion.pool": "avg"},
+                "streams.*.sampler": {"identities": 16, "instances": 4, "singles": "once"},  # 64 images
+                "evaluate.domain": "target",
+            },
+        },
+    ),
+    *(
+        Stated(
+            "the released code's commands",
+            [f"spcl::{name}.yaml"],
+            {
+                "data": {"domains.target.type": kind, "image_size": size},
+                "stages.adapt": {"iters": iters, "model.domain_bn": domain_bn},
+            },
+        )
+        for name, (kind, iters, size, domain_bn) in DATA_SETS.items()
+    ),
+    Stated(
+        "the plan of the small recipes: 51,200 images, the 12,936 of Market-1501 once between two labellings",
+        ["spcl::market1501_small.yaml"],
+        {"stages.adapt": {"epochs": 4, "iters": 200, "streams.target.sampler": {"identities": 16, "instances": 4}}},
+    ),
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "dataset", "iters", "size"),
-    [
-        ("market1501", "Market1501", 400, (256, 128)),
-        ("msmt17", "MSMT17", 800, (256, 128)),
-        ("personx", "PersonX", 400, (256, 128)),
-        ("veri776", "VeRi776", 800, (224, 224)),
-        ("msmt17_to_market1501", "Market1501", 400, (256, 128)),
-    ],
-)
-def test_the_published_settings(name: str, dataset: str, iters: int, size: tuple[int, int]) -> None:
-    experiment = reidx.load_config(f"spcl::{name}.yaml").experiment
-    (stage,) = experiment.stages
-    assert experiment.data.domains["target"]["type"] == dataset and experiment.data.image_size == size
-    assert (stage.epochs, stage.iters, stage.evaluate.domain) == (50, iters, "target")
-    for stream in stage.streams.values():
-        assert stream.sampler["identities"] * stream.sampler["instances"] == 64 and stream.sampler["singles"] == "once"
-    assert stage.model.backbone["name"] == "resnet50.tv_in1k" and stage.model.fusion["pool"] == "avg"
-    assert stage.model.domain_bn == (name == "msmt17_to_market1501")
+@pytest.mark.parametrize("address", snapshots.recipes("spcl"))
+def test_recipe_matches_snapshot(address: str) -> None:
+    snapshots.check(address)
 
 
-def test_the_small_recipe_draws_each_image_once_between_two_labellings() -> None:
-    (stage,) = reidx.load_config("spcl::market1501_small.yaml").experiment.stages
-    assert stage.epochs * stage.iters * 64 == 51_200  # the passes of the other small recipes
-    assert stage.iters * 64 == pytest.approx(12_936, rel=0.02)
+@pytest.mark.parametrize("stated", STATED, ids=str)
+def test_recipe_keeps_stated_values(stated: Stated) -> None:
+    stated.check()

@@ -1,0 +1,125 @@
+"""The shipped recipes match their snapshots and keep the values of the released code."""
+
+from __future__ import annotations
+
+import pytest
+
+from reidx.testing import snapshots
+from reidx.testing.snapshots import Stated
+
+PAIRS = {  # source, target, clusters
+    "duke_to_market1501": ("DukeMTMC", "Market1501", 700),
+    "market1501_to_duke": ("Market1501", "DukeMTMC", 900),
+    "market1501_to_msmt17": ("Market1501", "MSMT17", 1500),
+}
+PUBLISHED = [f"lf2::{name}.yaml" for name in PAIRS]
+SMALL = [
+    f"lf2::{name}_small.yaml"
+    for name in ("market1501", "market1501_c123_to_c456", "synthetic_to_market1501", "synthetic")
+]
+BATCH = {"identities": 16, "instances": 4, "singles": "once"}
+TRIPLET = {"loss": "Triplet", "memory": None, "margin": None, "normalize": False}
+LOSSES = [  # alpha = lambda = 1, gamma = 0.5
+    {"loss": "CrossEntropy", "stream": "g", "on": "global", "memory": "classifier", "weight": 1.0, "smoothing": 0.1},
+    {**TRIPLET, "stream": "g", "on": "global", "weight": 1.0},
+    {**TRIPLET, "stream": "u", "on": "upper", "weight": 0.5},
+    {**TRIPLET, "stream": "l", "on": "lower", "weight": 0.5},
+]
+CLUSTERER = {"type": "MiniBatchKMeans", "batch_size": 300, "iterations": 100, "restarts": 3, "normalize": True}
+STATED = [
+    Stated(
+        "the released code",
+        PUBLISHED,
+        {
+            "data": {"image_size": [256, 128], "interpolation": "bicubic"},
+            "stages.*": {
+                "joint": False,
+                "model": {"bn_group": 32, "backbone": {"name": "resnet50.tv_in1k", "pretrained": True}},
+                "optimizer": {"type": "Adam", "lr": 3.5e-4, "weight_decay": 5e-4, "lr_batch": 64},
+            },
+            "stages.pretrain": {
+                "epochs": 80,
+                "iters": 200,
+                "teachers": {},
+                "labels.levels": {},
+                "streams": {
+                    "source": {"labels": "identity", "sampler": BATCH},
+                    "target": {"labels": None, "domain": "target", "sampler": {"type": "Shuffle", "batch": 64}},
+                    "*.transform.erase": 0,
+                },
+                "memories.classifier": {"rows": "random", "labels": "identity"},
+                "objective": [
+                    {"loss": "CrossEntropy", "stream": "source", "on": "global", "memory": "classifier", "smoothing": 0.1},
+                    {"loss": "Triplet", "stream": "source", "on": "pooled", "memory": None, "margin": None},
+                ],
+                "optimizer.restart_every": None,
+                # rates rise from a hundredth to all in ten epochs
+                "schedule": [
+                    {"type": "LinearLR", "start_factor": 0.01, "end": 11},
+                    {"type": "MultiStepLR", "milestones": [40, 70], "gamma": 0.1},
+                ],
+                "evaluate": {"domain": "target", "network": "student"},
+            },
+            "stages.adapt": {
+                "epochs": 80,
+                "iters": 400,
+                "init": "stage:pretrain",
+                "model.fusion": {
+                    "type": "lf2.FusionModule",
+                    "mode": "fused",
+                    "gate": "frozen",
+                    "order": "gate_then_mul",
+                    "pool": "avg+max",
+                    "part_input": "concat",
+                    "reduction": 4,
+                },
+                "teachers.mean": {"type": "EMA", "of": "student", "momentum": 0.999, "warmup": True, "batch_norm": "own"},
+                "streams": {name: {"labels": name, "sampler": BATCH, "transform.erase": 0.5} for name in "gul"},
+                "labels.levels": {
+                    "*": {"domain": "target", "network": "student", "flip": True},
+                    **{name: {"on": feature, "clusterer": CLUSTERER} for name, feature in zip("gul", ("phi0", "phi1", "phi2"))},
+                },
+                "memories.classifier": {"on": "phi0", "labels": "g", "rows": "centroid", "normalize": False},
+                "objective": LOSSES,
+                "optimizer.restart_every": 1,
+                "schedule": [],
+                "evaluate": {"network": "mean", "on": "embed", "flip": True, "metric": "cosine"},
+            },
+        },
+    ),
+    *(
+        Stated(
+            "the released code, settings of a pair of data sets; of MSMT17 those of MMT",
+            [f"lf2::{name}.yaml"],
+            {
+                "data.domains": {"source.type": source, "target.type": target},
+                "stages.adapt.labels.levels.*.clusterer.n_clusters": clusters,
+            },
+        )
+        for name, (source, target, clusters) in PAIRS.items()
+    ),
+    Stated(
+        "the released code, from weights that are given",
+        ["lf2::market1501.yaml"],
+        {
+            "stages.adapt": {
+                "epochs": 80,
+                "iters": 400,
+                "init": None,
+                "model.backbone": {"weights": "weights/resnet50_source.pth", "pretrained": False},
+                "labels.levels.g.clusterer.n_clusters": 700,
+            }
+        },
+    ),
+    Stated("the released code, also where training is short", SMALL, {"stages.adapt.objective": LOSSES}),
+]
+
+
+@pytest.mark.parametrize("address", snapshots.recipes("lf2"))
+def test_recipe_matches_snapshot(address: str) -> None:
+    snapshots.check(address)
+
+
+@pytest.mark.parametrize("stated", STATED, ids=str)
+def test_recipe_keeps_stated_values(stated: Stated) -> None:
+    stated.check()
