@@ -12,12 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reidx.checks import base as wiring_asks
-from reidx.checks import data as preflight
-from reidx.checks import objective as wiring_terms
-from reidx.checks import stage as wiring
-from reidx.registry import build as builder
-from reidx.registry.discovery import registry
+from reidx.registry.discovery import installed, registry
 from reidx.registry.registry import KINDS, Component, Entry, Registry
 from reidx.testing.fake_plugins import FakePlugins
 from reidx.testing.tiny import tiny_experiment, write_experiment
@@ -48,15 +43,13 @@ def experiment(tmp_path: Path, domains_root: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def register(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, type], None]:
+def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, type], None]]:
     """Makes a class a component of the core, under its own name, until the test is over; plugins are then unknown."""
     known = Registry()
     for kind in KINDS:
         for entry in registry().entries(kind):
             if not entry.namespace:
                 known.add(entry)
-    for module in (builder, wiring, wiring_asks, wiring_terms, preflight):
-        monkeypatch.setattr(module, "registry", lambda: known)
     home = types.ModuleType("registered_for_a_test")
     monkeypatch.setitem(sys.modules, home.__name__, home)
 
@@ -65,7 +58,8 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, type], None]:
         target = f"{home.__name__}:{component.__name__}"
         known.add(Entry(Component(kind, component.__name__, target), "", "the test"))
 
-    return register
+    with installed(known):
+        yield register
 
 
 @pytest.fixture

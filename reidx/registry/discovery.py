@@ -8,6 +8,7 @@ the reason. ``REIDX_PLUGINS=a,b`` reads only the named plugins (an empty value n
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
@@ -15,7 +16,7 @@ import logging
 import os
 import re
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ def run_command(plugin: Plugin, name: str, words: Sequence[str]) -> int:
 
 def owner_of(error: BaseException) -> str | None:
     """The plugin whose code an error came through, its own line and what is in use of that module; None without one."""
-    if not _found.cache_info().currsize:
+    if not _results:
         return None
     from reidx.registry.seam import contract_of_kind, in_use
 
@@ -181,9 +182,24 @@ def discover() -> tuple[Registry, list[Plugin]]:
     return found, read
 
 
-@functools.cache
+_results: list[tuple[Registry, list[Plugin]]] = []
+"""The result of :func:`discover`, once there is one, then the replacements that :func:`installed` made; the last counts."""
+
+
 def _found() -> tuple[Registry, list[Plugin]]:
-    return discover()
+    if not _results:
+        _results.append(discover())
+    return _results[-1]
+
+
+@contextlib.contextmanager
+def installed(known: Registry, read: Sequence[Plugin] | None = None) -> Iterator[None]:
+    """Replace the registry of the whole process, and its plugins where ``read`` is given, for the block: the door for tests."""
+    _results.append((known, plugins() if read is None else list(read)))
+    try:
+        yield
+    finally:
+        _results.pop()
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from reidx.cli.parser import whole_number
 from reidx.cli.show import PLACES
 from reidx.config.schema import Term
 from reidx.errors import ConfigError
+from reidx.registry.discovery import installed
 from reidx.registry.registry import KINDS, Registry
 
 
@@ -134,14 +135,14 @@ def test_list_has_a_line_for_every_component_without_colours_or_cuts(fake_plugin
     assert all(line == line.rstrip() for line in lines)
 
 
-def test_list_of_a_kind(capsys, monkeypatch):
+def test_list_of_a_kind(capsys):
     code, out, _ = output(capsys, "list", "loss")
     assert code == 0
     assert {line.split()[1] for line in out.splitlines()[1:]} == {"loss"}
     code, _, err = output(capsys, "list", "losses")
     assert code == 1 and "There is no kind 'losses'. The kinds are: dataset," in err
-    monkeypatch.setattr("reidx.cli.list.registry", Registry)
-    code, out, _ = output(capsys, "list", "alignment")
+    with installed(Registry()):
+        code, out, _ = output(capsys, "list", "alignment")
     assert (code, out) == (
         0,
         "No alignment is installed (given source and target features; returns a scalar, or several by name; "

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import sys
 import types
+from collections.abc import Iterator
 
 import pytest
 
 import reidx
 from reidx.errors import ConfigError
-from reidx.registry import build as builder
 from reidx.registry.build import fill_defaults
+from reidx.registry.discovery import installed, registry
 from reidx.registry.registry import KINDS, Component, Entry, Registry
 from reidx.testing import conformance, feature_checks
 
@@ -291,14 +292,15 @@ CAUGHT = [
 
 
 @pytest.fixture
-def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     module = types.ModuleType("faulty_components")
     exec(FAULTY, module.__dict__)
     monkeypatch.setitem(sys.modules, "faulty_components", module)
-    registry = Registry()
+    known = Registry()
     for kind, name in dict.fromkeys((kind, name) for kind, name, _, _ in CAUGHT):
-        registry.add(Entry(Component(kind, name, f"faulty_components:{name}"), "", "reidx 1"))
-    monkeypatch.setattr(builder, "registry", lambda: registry)
+        known.add(Entry(Component(kind, name, f"faulty_components:{name}"), "", "reidx 1"))
+    with installed(known):
+        yield
 
 
 @pytest.mark.parametrize(("kind", "name", "check", "message"), CAUGHT, ids=[f"{k}:{n}" for k, n, _, _ in CAUGHT])
@@ -306,7 +308,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_faulty_component_is_caught_and_told_why(kind: str, name: str, check: str, message: str) -> None:
     checks = {c.__name__: c for c in conformance.checks_for(kind)}
     with pytest.raises((AssertionError, TypeError, ConfigError), match=re.escape(message)):
-        checks[check](builder.registry().find(kind, name))
+        checks[check](registry().find(kind, name))
 
 
 @pytest.mark.usefixtures("faulty")

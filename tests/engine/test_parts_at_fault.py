@@ -377,15 +377,14 @@ def test_error_that_came_through_a_plugin_by_other_ways(fake_plugins, monkeypatc
     from reidx.registry import discovery as plugins
 
     fake_plugins.add("mine", COMMAND.replace("ACTION", "1 / 0"))
-    _, found = fake_plugins.discover()
-    monkeypatch.setattr(plugins, "_found", lambda: (None, found["mine"]))
-    monkeypatch.setattr(plugins._found, "cache_info", lambda: argparse.Namespace(currsize=1), raising=False)
+    known, found = fake_plugins.discover()
     with pytest.raises(ZeroDivisionError) as raised:
         plugins.load_command(found["mine"][0], "go")([])
-    owner = plugins.owner_of(raised.value)
-    assert owner == f"the plugin mine (from reidx-mine 0.1), {Path(fake_plugins.folder / 'fake_reidx_mine.py')}:10."
-    monkeypatch.setattr(seam, "_built", {})
-    entry = Entry(Component("loss", "Own", "fake_reidx_mine:Own"), "mine", "reidx-mine 0.1")
-    seam.built(entry, object())
-    assert (plugins.owner_of(raised.value) or "").startswith("loss mine.Own (from reidx-mine 0.1), ")
-    assert plugins.owner_of(ValueError("elsewhere")) is None
+    with plugins.installed(known, found["mine"]):
+        owner = plugins.owner_of(raised.value)
+        assert owner == f"the plugin mine (from reidx-mine 0.1), {Path(fake_plugins.folder / 'fake_reidx_mine.py')}:10."
+        monkeypatch.setattr(seam, "_built", {})
+        entry = Entry(Component("loss", "Own", "fake_reidx_mine:Own"), "mine", "reidx-mine 0.1")
+        seam.built(entry, object())
+        assert (plugins.owner_of(raised.value) or "").startswith("loss mine.Own (from reidx-mine 0.1), ")
+        assert plugins.owner_of(ValueError("elsewhere")) is None

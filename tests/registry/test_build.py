@@ -5,14 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import reidx
 from reidx.errors import ConfigError
-from reidx.registry import build as builder
 from reidx.registry.build import REQUIRED, build, fill_defaults, signature_of
+from reidx.registry.discovery import installed
 from reidx.registry.registry import Component, Entry, Registry
 
 SOURCE = '''
@@ -65,15 +66,15 @@ class Buggy:
 
 
 @pytest.fixture(autouse=True)
-def heads(monkeypatch: pytest.MonkeyPatch) -> Registry:
+def heads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
     module = types.ModuleType("fake_heads")
     exec(SOURCE, module.__dict__)
     monkeypatch.setitem(sys.modules, "fake_heads", module)
     registry = Registry()
     for name in ("Head", "Child", "Plain", "Buggy"):
         registry.add(Entry(Component("fusion", name, f"fake_heads:{name}"), "", "reidx 1"))
-    monkeypatch.setattr(builder, "registry", lambda: registry)
-    return registry
+    with installed(registry):
+        yield registry
 
 
 def refusal(spec: Any, **context: Any) -> str:

@@ -16,7 +16,7 @@ from reidx.config.node import Node, Origin
 from reidx.errors import ConfigError, PluginError
 from reidx.outline.source import arguments
 from reidx.registry.constructor import unusable
-from reidx.registry.discovery import check
+from reidx.registry.discovery import check, installed
 from reidx.registry.registry import CONTEXT, KINDS
 from reidx.testing import conformance
 
@@ -77,11 +77,11 @@ def test_argument_named_like_an_engine_key_is_refused(fake_plugins, kind, key):
 
 
 @pytest.mark.parametrize(("kind", "key"), TAKEN)
-def test_list_says_so_without_importing(fake_plugins, monkeypatch, capsys, kind, key):
+def test_list_says_so_without_importing(fake_plugins, capsys, kind, key):
     fake_plugins.add("mine", PLUGIN.replace("KIND", kind).replace("ARGUMENTS", f"*, {key}=1.0"))
     known, _ = fake_plugins.discover()
-    monkeypatch.setattr(listing, "registry", lambda: known)
-    listing.run(argparse.Namespace(kind=kind))
+    with installed(known):
+        listing.run(argparse.Namespace(kind=kind))
     rows = capsys.readouterr().out.splitlines()
     mine = next(row for row in rows if row.startswith("mine.Own"))
     assert "CANNOT BE USED" in mine and f"'{key}'" in mine and "fake_reidx_mine.py:15" in mine
