@@ -1,5 +1,6 @@
 # make demo: adapt between two synthetic domains, from nothing to a table. make test: what has to pass before a change goes in.
-# Both make .venv first (PYTHON=… chooses its Python, 3.10 to 3.12) and renew it when a setup.cfg changes.
+# make docs: the documentation as HTML, in docs/_build.
+# All make .venv first (PYTHON=… chooses its Python, 3.10 to 3.12) and renew it when a setup.cfg changes.
 
 USABLE = import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
@@ -7,7 +8,7 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
 BIN = .venv/bin
 PLUGINS = $(wildcard plugins/*/setup.cfg)
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: .venv/installed
 	$(BIN)/python -m reidx demo
@@ -19,8 +20,11 @@ lint: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/mypy reidx $(filter-out %.egg-info,$(wildcard plugins/*/reidx_*))
 
+docs: .venv/installed
+	$(BIN)/sphinx-build -W --keep-going -n -q docs docs/_build
+
 clean:
-	rm -rf .venv build dist *.egg-info plugins/*/build plugins/*/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv docs/_build build dist *.egg-info plugins/*/build plugins/*/*.egg-info .mypy_cache .ruff_cache .pytest_cache
 
 # one pip call for the project and all plugins, so that one resolution fits them all
 .venv/installed: setup.cfg pyproject.toml $(PLUGINS)

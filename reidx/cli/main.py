@@ -17,6 +17,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from types import ModuleType
 
 import reidx
 from reidx.cli.parser import Parser
@@ -121,15 +122,24 @@ def _plugin_commands() -> dict:
     return {f"{plugin.namespace}.{name}": plugin for plugin in plugins() for name in plugin.commands}
 
 
+def parser_of(name: str) -> Parser:
+    """The parser of a command of the core, by its name in :data:`COMMANDS`."""
+    command = _module_of(name)
+    parser = Parser(prog=f"reidx {name}", description=command.__doc__, allow_abbrev=False)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    command.add_arguments(parser)
+    return parser
+
+
+def _module_of(name: str) -> ModuleType:
+    return importlib.import_module(f"reidx.cli.{name.replace('-', '_')}")
+
+
 def _dispatch(name: str, words: list[str]) -> int:
     if name in COMMANDS:
-        command = importlib.import_module(f"reidx.cli.{name.replace('-', '_')}")
-        parser = Parser(prog=f"reidx {name}", description=command.__doc__, allow_abbrev=False)
-        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        command.add_arguments(parser)
-        arguments = parser.parse_args(words)
+        arguments = parser_of(name).parse_args(words)
         try:
-            return command.run(arguments)
+            return int(_module_of(name).run(arguments))
         except (Exception, KeyboardInterrupt, Terminated):
             raise
         except BaseException as end:  # a SystemExit(0) would pass for success, and nothing has come of it

@@ -1,6 +1,6 @@
 """Write a plugin to begin with: a package with a loss, a config that trains by it, and tests of both.
 
-What is yours to change is in capitals; docs/design.md says what each kind of component is given and returns.
+What is yours to change is in capitals; docs/plugins.md says what each kind of component is given and returns.
 """
 
 from __future__ import annotations

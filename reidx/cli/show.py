@@ -76,11 +76,11 @@ def _show(entry: Entry) -> None:
 
     print_heading("contract")
     print(f"given {kind.given}; returns {kind.returns}")
-    for line in _contract(entry, component):
+    for line in contract_lines(entry, component):
         print(line)
 
     print_heading("example")
-    print(yaml.safe_dump(_example(entry), sort_keys=False, width=10_000, allow_unicode=True), end="")
+    print(yaml.safe_dump(example_of(entry), sort_keys=False, width=10_000, allow_unicode=True), end="")
 
 
 def _credits(entry: Entry) -> list[str]:
@@ -99,7 +99,8 @@ def _row(parameter: Parameter, context: tuple[str, ...]) -> tuple[str, str, str]
     return parameter.name, default, parameter.annotation
 
 
-def _contract(entry: Entry, component: type) -> list[str]:
+def contract_lines(entry: Entry, component: type) -> list[str]:
+    """The contract of a component with the arguments of its example, a line for each declaration that says something."""
     from reidx.contracts import contract_of
 
     try:
@@ -122,7 +123,7 @@ def _inputs(loss: type) -> list[str]:
     return [f"{what}: {', '.join(sorted(names))}" for what, names in rows.items() if names]
 
 
-def _example(entry: Entry) -> object:
+def example_of(entry: Entry) -> object:
     """The component as it stands in an experiment."""
     example: object = {"loss" if entry.kind == "loss" else "type": entry.name, **entry.component.example}
     for key in reversed(PLACES[entry.kind].split(".")):

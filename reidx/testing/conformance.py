@@ -7,7 +7,7 @@
         check(entry)
 
 A check builds the component from its ``example`` and raises :class:`AssertionError` that says what it did wrong. What a
-component is called with, and what it returns, is said in the table of ``docs/design.md``.
+component is called with, and what it returns, is said in the table of ``docs/plugins.md``.
 """
 
 from __future__ import annotations

@@ -66,8 +66,8 @@ def test_duke_has_eight_cameras_and_distractors_with_identities_of_their_own(tmp
 
 def test_duke_says_wherever_it_is_met_that_it_was_withdrawn():
     config = (ROOT / "configs/data/duke.yaml").read_text(encoding="utf-8")
-    readme = next(line for line in (ROOT / "README.md").read_text().splitlines() if "DukeMTMC" in line)
-    for text in (DukeMTMC.__doc__ or "", config, readme):
+    page = next(line for line in (ROOT / "docs/datasets.md").read_text(encoding="utf-8").splitlines() if "DukeMTMC" in line)
+    for text in (DukeMTMC.__doc__ or "", config, page):
         assert "ithdrawn by its makers" in text
 
 

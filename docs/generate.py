@@ -1,0 +1,248 @@
+"""Markdown of the pages that follow from code and data: keys of a config, components, commands, tables of results.
+
+A page holds a comment ``<!-- generated: NAME -->`` or ``<!-- generated: NAME ARGUMENT -->`` on a line by itself; :func:`fill`
+puts the text of the generator NAME there when Sphinx reads the page. ``python docs/generate.py NAME [ARGUMENT]`` prints one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import csv
+import dataclasses
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reidx.cli.main import COMMANDS, parser_of
+from reidx.cli.show import contract_lines, example_of
+from reidx.config import schema
+from reidx.registry.build import signature_of
+from reidx.registry.discovery import plugins, registry
+from reidx.registry.registry import KINDS, Entry
+
+DATA = Path(__file__).parent / "data"
+PLACE = re.compile(r"^<!-- generated: ([\w-]+)(?: ([\w-]+))? -->$", re.MULTILINE)
+
+
+def fill(text: str) -> str:
+    """A page with each of its places filled in. Raises KeyError for a generator that does not exist."""
+    return PLACE.sub(lambda found: GENERATORS[found[1]](*filter(None, [found[2]])), text)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def markdown(docstring: str) -> str:
+    """A docstring with its code spans and roles as Markdown."""
+    text = re.sub(r":\w+:`~?\.?([^`]+)`", r"`\1`", inspect.cleandoc(docstring)).replace("``", "`")
+    return re.sub(r"(?<!\\)([<*_])(?=[^`]*(?:`[^`]*`[^`]*)*$)", r"\\\1", text)
+
+
+# ---- the keys of a config
+
+
+def keys() -> str:
+    """A section for each dataclass of the schema: its keys with type, default and meaning."""
+    below = _docstrings_below_fields(Path(schema.__file__))
+    sections = []
+    for place, cls in {"The top level": schema.Experiment, **dict(_sections(schema.Experiment))}.items():
+        rows = []
+        for field, hint in _fields(cls):
+            meaning = " ".join(markdown(below.get((cls.__name__, field.name), "")).split())
+            rows.append((f"`{field.name}`", _type(field, hint), _default(field), meaning))
+        title = place if cls is schema.Experiment else f"`{place}`"
+        sections.append(f"## {title}\n\n{markdown(cls.__doc__ or '')}\n\n{table(('key', 'type', 'default', 'meaning'), rows)}")
+    return "\n".join(sections)
+
+
+def _fields(cls: type) -> list[tuple[dataclasses.Field[Any], Any]]:
+    hints = typing.get_type_hints(cls)
+    return [(field, hints[field.name]) for field in dataclasses.fields(cls)]
+
+
+def _section_of(hint: Any) -> type | None:
+    """The dataclass of the schema that a field holds, by itself or in a list or a mapping."""
+    return next((one for one in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(one)), None)
+
+
+def _sections(cls: type, place: str = "") -> Iterator[tuple[str, type]]:
+    """The dataclasses within one, by the place where each stands in a config."""
+    for field, hint in _fields(cls):
+        inner = _section_of(hint)
+        if inner is not None:
+            within = {"Stage": "stages.STAGE", "Labelling": "labels.labellings.NAME"}.get(inner.__name__)
+            suffix = {dict: ".NAME", list: ".N"}.get(typing.get_origin(hint), "")
+            here = within or f"{place}{field.name}{suffix}"
+            yield here, inner
+            yield from _sections(inner, "" if inner is schema.Stage else f"{here}.")
+
+
+def _docstrings_below_fields(source: Path) -> dict[tuple[str, str], str]:
+    """The texts that stand under the fields of a module's classes, by class and field."""
+    found = {}
+    classes = [node for node in ast.parse(source.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
+    for cls in classes:
+        for one, below in zip(cls.body, cls.body[1:]):
+            match one, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    found[cls.name, name] = text
+    return found
+
+
+def _type(field: dataclasses.Field[Any], hint: Any) -> str:
+    kind = field.metadata.get("kind") or field.metadata.get("catalogue")
+    if kind is not None:
+        page = f"[{kind}](components.md#{kind})" if kind in KINDS else kind
+        many = {dict: "mapping of names to {}s", list: "list of {}s"}.get(typing.get_origin(hint), "{}")
+        many = many if "container" in field.metadata or kind in ("schedule", "log back-end") else "{}"
+        return many.format(page) + (" or null" if field.metadata.get("optional") else "")
+    if _section_of(hint) is not None:
+        return {dict: "mapping of names", list: "list"}.get(typing.get_origin(hint), "mapping")
+    if typing.get_origin(hint) is typing.Literal:
+        return ", ".join(f"`{yaml_text(value)}`" for value in typing.get_args(hint))
+    least, most = field.metadata.get("least"), field.metadata.get("most")
+    limits = "" if least is None else f", at least {least}" if most is None else f", {least} to {most:,}"
+    return f"`{field.type}`".replace("None", "null") + limits
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default is not dataclasses.MISSING:
+        return f"`{yaml_text(field.default)}`"
+    if field.default_factory is dataclasses.MISSING:
+        return "required"
+    made = field.default_factory
+    return "its own defaults" if dataclasses.is_dataclass(made) else f"`{yaml_text(made())}`"
+
+
+def yaml_text(value: Any) -> str:
+    """A value as it stands in a config, on one line."""
+    plain = list(value) if isinstance(value, tuple) else value
+    return yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=10_000).removesuffix("\n...\n").strip()
+
+
+# ---- the components
+
+
+def components(kind: str) -> str:
+    """The installed components of a kind: first line, arguments with defaults, contract, example."""
+    text = [f"A {kind} is given {KINDS[kind].given}; it returns {KINDS[kind].returns}.\n"]
+    return "\n".join([*text, *(_component(entry) for entry in registry().entries(kind))])
+
+
+def all_components() -> str:
+    """All kinds, each with its components."""
+    return "\n".join(f"## {kind.capitalize()}\n\n{components(kind)}" for kind in KINDS)
+
+
+def _component(entry: Entry) -> str:
+    cls = entry.load()
+    summary, _, rest = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")
+    rows = []
+    for argument in signature_of(entry).values():
+        if argument.name not in KINDS[entry.kind].context:
+            default = "required" if argument.required else f"`{yaml_text(argument.default)}`"
+            rows.append((f"`{argument.name}`", f"`{argument.annotation}`", default))
+    parts = [f"### {entry.name}\n", markdown(summary) + "\n"]
+    parts += [table(("argument", "type", "default"), rows)] if rows else ["No arguments.\n"]
+    parts += [f"* {markdown(line)}" for line in contract_lines(entry, cls)]
+    example = yaml.safe_dump(example_of(entry), sort_keys=False, width=100, allow_unicode=True)
+    parts.append(f"\n```yaml\n{example}```\n\n{markdown(rest)}\n\nFrom {entry.distribution}: `{entry.component.target}`.\n")
+    return "\n".join(parts)
+
+
+# ---- the command line
+
+
+def commands() -> str:
+    """All commands: what each does, its usage, its arguments."""
+    text = []
+    for name, summary in COMMANDS.items():
+        parser = parser_of(name)
+        usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
+        text.append(f"## reidx {name}\n\n{markdown(parser.description or summary)}\n\n```text\n{usage}\n```\n")
+        rows = [(_spelling(action), _meaning(action)) for action in parser._actions if action.help != argparse.SUPPRESS]
+        text.append(table(("argument", "meaning"), rows))
+    return "\n".join(text)
+
+
+def _spelling(action: argparse.Action) -> str:
+    value = action.metavar or ("|".join(map(str, action.choices)) if action.choices else action.dest.upper())
+    if not action.option_strings:
+        return f"`{value}`"
+    return ", ".join(f"`{option}`" for option in action.option_strings) + ("" if action.nargs == 0 else f" `{value}`")
+
+
+def _meaning(action: argparse.Action) -> str:
+    return markdown((action.help or "") % {**vars(action), "prog": "reidx"})
+
+
+# ---- methods and results
+
+
+def methods() -> str:
+    """The installed plugins, as each describes itself."""
+    rows = []
+    for plugin in plugins():
+        if plugin.namespace and plugin.info is not None:
+            parts = ", ".join(f"[{entry.name}](components.md#{_anchor(entry.name)})" for entry in plugin.entries)
+            rows.append((f"[{plugin.distribution}](methods/{plugin.namespace}.md)", plugin.info.paper, parts))
+    return table(("plugin", "paper", "components"), rows)
+
+
+def _anchor(heading: str) -> str:
+    """The anchor that MyST gives to a heading."""
+    return re.sub(r"[^\w-]", "", heading.lower())
+
+
+def results(group: str) -> str:
+    """The measured results of a group of rows in ``data/results.csv``: percent, of the last epoch."""
+    rows = [row for row in read("results.csv") if row["group"] == group]
+    if not rows:
+        raise KeyError(f"data/results.csv has no group {group!r}")
+    head = {
+        "method": "method", "recipe": "recipe", "mAP": "mAP", "rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10",
+        "mINP": "mINP", "first_stage": "first stage (mAP / rank-1)", "passes": "image passes", "seeds": "seeds",
+        "epoch": "epoch", "minutes": "minutes", "machine": "machine",
+    }  # fmt: skip
+    shown = {key: title for key, title in head.items() if any(row[key] for row in rows)}
+    return table(list(shown.values()), [[_cell(key, row[key]) for key in shown] for row in rows])
+
+
+def reported() -> str:
+    """The numbers that the authors report, from ``data/reported.csv``."""
+    head = ("method", "plugin", "data", "network", "mAP", "rank1", "source")
+    rows = [[_cell(key, row[key]) for key in head] for row in read("reported.csv")]
+    return table([name.replace("rank1", "rank-1") for name in head], rows)
+
+
+def read(name: str) -> list[dict[str, str]]:
+    """The rows of a table in ``docs/data``."""
+    with (DATA / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _cell(key: str, text: str) -> str:
+    return f"`{text}`" if key in ("recipe", "plugin") and text else text or "–"
+
+
+GENERATORS: Mapping[str, Callable[..., str]] = {
+    "keys": keys,
+    "components": all_components,
+    "commands": commands,
+    "methods": methods,
+    "results": results,
+    "reported": reported,
+}
+
+if __name__ == "__main__":
+    print(GENERATORS[sys.argv[1]](*sys.argv[2:]))

@@ -1,0 +1,170 @@
+"""README and documentation are true: the site builds, its Python runs, its YAML loads, its commands parse."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import reidx
+from reidx.ablation.grid import read_grid
+from reidx.checks.load import load_config
+from reidx.cli.main import COMMANDS, parser_of
+from reidx.config.files import ConfigFile
+from reidx.registry.discovery import registry
+from reidx.registry.registry import KINDS
+
+ROOT = Path(__file__).parents[1]
+PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/setup.cfg"))
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *(plugin / "README.md" for plugin in PLUGINS)]
+LANGUAGES = {"python", "yaml", "diff", "bash", "ini", "text"}
+READERS_OWN = {"mine.yaml", "experiment.yaml"}
+"""Files of the reader, which a page may name without showing them."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page, with the line at which its text begins."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    fragment: bool
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(*languages: str) -> Iterator[Block]:
+    """The blocks of all pages in some languages."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for found in re.finditer(r"(<!-- fragment -->\n+)?^```(.*?)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            if found[2] in languages or (not languages and not found[2].startswith("{")):
+                yield Block(page, text[: found.start(3)].count("\n") + 1, found[2], found[3], found[1] is not None)
+
+
+def test_every_block_names_its_language() -> None:
+    assert {block.language for block in blocks()} == LANGUAGES
+
+
+def test_site_builds_without_warnings(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q", str(ROOT / "docs"), str(tmp_path)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    names = ("config", "components", "cli", "results")
+    shown = {name: (tmp_path / f"{name}.html").read_text(encoding="utf-8") for name in names}
+    assert "generated:" not in "".join(shown.values())
+    assert "calibrate" in shown["config"]
+    assert all(entry.name in shown["components"] for entry in registry().entries())
+    assert all(f"reidx {command}" in shown["cli"] for command in COMMANDS)
+    assert "69.28" in shown["results"]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")], ids=str)
+def test_python_runs(
+    page: Path, experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All blocks of a page in one namespace, beside a file ``experiment.yaml``; fragments are compiled."""
+    experiment()
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in blocks("python"):
+        if block.page == page:
+            code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
+            if not block.fragment:
+                exec(code, names)
+    if "Focal" in names:
+        scores, targets = torch.randn(8, 5), torch.arange(8) % 5
+        assert names["Focal"](gamma=0)(scores, targets).item() == pytest.approx(F.cross_entropy(scores, targets).item())
+        assert names["Focal"](gamma=2)(scores, targets) < F.cross_entropy(scores, targets)
+
+
+def commands(block: Block) -> Iterator[list[str]]:
+    """The words behind ``reidx`` of each command of a block that calls it."""
+    for line in block.text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["reidx"]:
+            yield words[1:]
+        elif "reidx" in words and words[words.index("reidx") - 1] == "-m":
+            yield words[words.index("reidx") + 1 :]
+
+
+@pytest.mark.parametrize("block", list(blocks("bash")), ids=str)
+def test_commands_parse_and_their_configs_exist(block: Block) -> None:
+    for words in commands(block):
+        if words[0].startswith("-"):
+            continue
+        given = parser_of(words[0]).parse_args(words[1:])
+        overrides = getattr(given, "overrides", [])
+        if words[0] == "show":
+            assert given.name.startswith("mine.") or registry().named(given.name)
+        config = getattr(given, "config", None) or getattr(given, "grid", None)
+        if config is None or config in READERS_OWN or config.startswith("mine::"):
+            continue
+        if words[0] == "ablate":
+            assert list(read_grid(config, overrides).combinations())
+        else:
+            load_config(config, overrides)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files(page: Path) -> None:
+    for link in re.findall(r"\]\(((?!http)[^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / link).exists(), link
+
+
+def test_readme_is_short_and_names_every_plugin() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 120
+    for plugin in PLUGINS:
+        assert f"`reidx-{plugin.name.replace('_', '-')}`" in readme
+
+
+def test_plugin_guide_names_every_kind_and_its_context() -> None:
+    guide = (ROOT / "docs/plugins.md").read_text(encoding="utf-8")
+    for kind in KINDS.values():
+        row = re.search(rf"^\| `{kind.name}` \|.*$", guide, re.MULTILINE)
+        assert row is not None, kind.name
+        assert set(re.findall(r"`(\w+)`", row[0].split("|")[-2])) == set(kind.context)
+
+
+def test_install_page_names_every_dependency() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    wanted = {line.partition(";")[0].strip() for line in setup["options"]["install_requires"].splitlines()}
+    wanted = {line for line in wanted if line and not line.startswith("#")}
+    page = (ROOT / "docs/install.md").read_text(encoding="utf-8")
+    by_hand = {word for line in page.replace("\\\n", " ").splitlines() if "pip install" in line for word in shlex.split(line)}
+    assert wanted - by_hand == {"torch>=2.4", "faiss-gpu"}
+
+
+def test_measured_results_name_recipes_and_stand_in_readmes() -> None:
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        import generate
+    finally:
+        sys.path.remove(str(ROOT / "docs"))
+    rows = generate.read("results.csv")
+    known = {(row["mAP"], row["rank1"]) for row in rows} | {tuple(row["first_stage"].split(" / ")) for row in rows}
+    for row in rows:
+        assert ConfigFile.at(row["recipe"]).file.is_file(), row["recipe"]
+    for plugin in PLUGINS:
+        measured = (plugin / "README.md").read_text(encoding="utf-8").partition("Measured with this package")[2]
+        for cells in re.findall(r"^\| .*?\| \**(\d+\.\d\d)\** \| \**(\d+\.\d\d)\** \| \d", measured, re.MULTILINE):
+            assert cells in known, f"{plugin.name}: {cells} is not in docs/data/results.csv"
+
+
+def test_version_in_the_citation() -> None:
+    assert f"version = {{{reidx.__version__}}}" in (ROOT / "README.md").read_text(encoding="utf-8")
