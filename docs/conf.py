@@ -27,6 +27,6 @@ html_copy_source = False
 
 
 def setup(app: Sphinx) -> None:
-    """Fill in generated text whenever a page is read, and read pages that have some in every build."""
+    """Fill in generated text as each page is read, and read every page in every build, as the code may have changed."""
     app.connect("source-read", lambda _, __, content: content.__setitem__(0, fill(content[0])))
-    app.connect("env-get-outdated", lambda *_: ["config", "components", "cli", "methods", "results"])
+    app.connect("env-get-outdated", lambda _, env, *__: list(env.found_docs))

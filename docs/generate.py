@@ -27,7 +27,8 @@ from reidx.registry.build import signature_of
 from reidx.registry.discovery import plugins, registry
 from reidx.registry.registry import KINDS, Entry
 
-DATA = Path(__file__).parent / "data"
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "docs/data"
 PLACE = re.compile(r"^<!-- generated: ([\w-]+)(?: ([\w-]+))? -->$", re.MULTILINE)
 
 
@@ -199,6 +200,12 @@ def methods() -> str:
     return table(("plugin", "paper", "components"), rows)
 
 
+def readme(plugin: str) -> str:
+    """The README of a plugin of this repository; links to its files, which are not pages, become their text."""
+    text = (ROOT / "plugins" / plugin / "README.md").read_text(encoding="utf-8")
+    return re.sub(r"\[([^]]*)\]\((?!https?:)[^)#]+\)", r"\1", text)
+
+
 def _anchor(heading: str) -> str:
     """The anchor that MyST gives to a heading."""
     return re.sub(r"[^\w-]", "", heading.lower())
@@ -240,6 +247,7 @@ GENERATORS: Mapping[str, Callable[..., str]] = {
     "components": all_components,
     "commands": commands,
     "methods": methods,
+    "readme": readme,
     "results": results,
     "reported": reported,
 }
