@@ -68,7 +68,7 @@ class Settings:
             "model": {"backbone": self.backbone, "fusion": {"type": "GlobalPool", "pool": "gem"}},
             "precision": self.precision,
             "streams": {"target": target},
-            "memories": {"centroids": {"type": "cluster_contrast.ClusterMemory", "labels": "identity"}},
+            "memories": {"centroids": {"memory": "cluster_contrast.ClusterMemory", "labels": "identity"}},
             "objective": [{"loss": "MemoryContrast", "memory": "centroids"}],
             "stages": [{"name": "adapt", "epochs": self.rounds + 1, "iters": self.steps}],
         }

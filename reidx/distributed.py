@@ -46,20 +46,20 @@ def shard(rows: int) -> slice:
     return slice(borders[rank()], borders[rank() + 1])
 
 
-def fill_shards_(bank: Tensor) -> Tensor:
+def fill_shards_(features: Tensor) -> Tensor:
     """``bank`` (N,…), of which each process has filled its :func:`shard`, filled in place with all shares; together."""
     if count() == 1:
-        return bank
-    rows = max(1, _CHUNK // max(1, bank[:1].numel() * bank.element_size()))
-    borders = edges(len(bank))
+        return features
+    rows = max(1, _CHUNK // max(1, features[:1].numel() * features.element_size()))
+    borders = edges(len(features))
     for owner in range(count()):
         for start in range(borders[owner], borders[owner + 1], rows):
-            part = bank[start : min(start + rows, borders[owner + 1])]
+            part = features[start : min(start + rows, borders[owner + 1])]
             sent = part.contiguous().view(torch.uint8).to(_place())  # bytes: gloo does not know every type
             dist.broadcast(sent, src=owner)
             if owner != rank():
-                part.copy_(sent.to(bank.device).view(bank.dtype))
-    return bank
+                part.copy_(sent.to(features.device).view(features.dtype))
+    return features
 
 
 def all_gather_rows(part: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 from reidx.config.config import known
 from reidx.config.merge import Override
 from reidx.config.node import KeyPath, Node, kind_of
+from reidx.config.parts import places
 from reidx.config.yaml_tree import load_node, tree_of
 from reidx.errors import ConfigError
 
@@ -19,14 +20,11 @@ SECTION = "ablate"
 KEYS = ("design", "axes", "runs", "seeds")
 DESIGNS = ("full", "one-at-a-time", "list")
 SHORT = {
-    "backbone": "model.backbone",
-    "fusion": "model.fusion",
-    "distance": "labels.distance",
-    "clusterer": "labels.clusterer",
-    "refiners": "labels.refiners",
-    "protocol": "evaluate.protocol",
+    key.rpartition(".")[2]: key
+    for key in (place.removesuffix(".0") for place in places().values())
+    if "NAME" not in key and not key.split(".")[-2].isdigit()
 }
-"""Short names of config keys, alone or before a dot: ``backbone.name`` is ``model.backbone.name``."""
+"""Short names of the keys that hold components, alone or before a dot: ``backbone.name`` is ``model.backbone.name``."""
 
 
 @dataclass(frozen=True)
@@ -224,10 +222,22 @@ def label_of(value: Any) -> str:
         labels = list(map(label_of, value))
         return f"[{', '.join(labels)}]" if all(isinstance(item, (int, float)) for item in value) else " + ".join(labels)
     if isinstance(value, dict) and value:
-        head = next((str(value[key]) for key in ("type", "loss") if key in value), "")
-        rest = ", ".join(f"{k}={label_of(v)}" for k, v in value.items() if k not in ("type", "loss"))
+        head, settings = _named(value)
+        rest = ", ".join(f"{key}={label_of(setting)}" for key, setting in settings.items())
         return f"{head}({rest})" if rest else head
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _named(value: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name of the component that a mapping is, or holds as a term or an alignment, and the other settings of both."""
+    key = next((key for key in ("type", "loss", "alignment") if key in value), None)
+    rest = {name: setting for name, setting in value.items() if name != key}
+    if key is None:
+        return "", rest
+    if isinstance(value[key], dict):
+        name, settings = _named(value[key])
+        return name, {**settings, **rest}
+    return str(value[key]), rest
 
 
 def _without_nulls(node: Node) -> Node:

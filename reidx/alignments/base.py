@@ -13,26 +13,27 @@ from reidx.errors import ConfigError
 
 
 class FeatureAlignment(nn.Module, ABC):
-    """An alignment of one feature, ``on``: a subclass says in :meth:`gap` how far two batches of it lie apart.
+    """An alignment of one ``feature``. A subclass gives the distance between two batches of it in :meth:`gap`.
 
     Both batches come as fp32 (B,D), whatever the precision of the stage; their sizes may differ. Raises
     :class:`ConfigError` for a feature of parts (B,P,D).
     """
 
-    def __init__(self, on: str = "embed") -> None:
+    def __init__(self, feature: str = "embed") -> None:
         super().__init__()
-        self.on = on
+        self.feature = feature
 
     @classmethod
-    def contract(cls, on: str = "embed", **_: object) -> dict[str, Any]:
+    def contract(cls, feature: str = "embed", **_: object) -> dict[str, Any]:
         """It requires the feature that it aligns."""
-        return {"requires": frozenset({on})}
+        return {"requires": frozenset({feature})}
 
     def forward(self, source: Features, target: Features) -> Tensor:
-        ours, theirs = source[self.on], target[self.on]
+        ours, theirs = source[self.feature], target[self.feature]
         if ours.ndim != 2 or theirs.ndim != 2:
             raise ConfigError(
-                f"{type(self).__name__} aligns one vector an image; {self.on!r} is {tuple(ours.shape)}. Choose another `on`."
+                f"{type(self).__name__} aligns one vector an image; {self.feature!r} is {tuple(ours.shape)}. "
+                "Choose another `feature`."
             )
         with torch.autocast(ours.device.type, enabled=False):
             return self.gap(ours.float(), theirs.float())

@@ -29,13 +29,13 @@ class MMD(FeatureAlignment):
 
     def __init__(
         self,
-        on: str = "embed",
+        feature: str = "embed",
         kernels: int = 5,
         factor: float = 2.0,
         bandwidth: float | Literal["mean", "median"] = "mean",
         unbiased: bool = False,
     ) -> None:
-        super().__init__(on)
+        super().__init__(feature)
         if kernels < 1:
             raise ValueError(f"kernels is {kernels}; it must be at least 1.")
         if factor <= 1.0:

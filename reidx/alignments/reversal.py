@@ -27,17 +27,17 @@ class GradientReversal(FeatureAlignment):
         self,
         dims: Mapping[str, int],
         steps: int,
-        on: str = "embed",
+        feature: str = "embed",
         hidden: int = 256,
         strength: float | None = None,
     ) -> None:
-        super().__init__(on)
+        super().__init__(feature)
         if hidden < 1:
             raise ValueError(f"hidden is {hidden}; it must be at least 1.")
         if strength is not None and strength < 0.0:
             raise ValueError(f"strength is {strength}; below 0 the features would help the discriminator.")
         self.steps, self.strength = steps, strength
-        self.discriminator = nn.Sequential(nn.Linear(dims[on], hidden), nn.ReLU(), nn.Linear(hidden, 1))
+        self.discriminator = nn.Sequential(nn.Linear(dims[feature], hidden), nn.ReLU(), nn.Linear(hidden, 1))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def gap(self, source: Tensor, target: Tensor) -> Tensor:

@@ -7,22 +7,17 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from reidx.config.components import own_spec
 from reidx.config.node import KeyPath, dotted
+from reidx.config.parts import Part
 from reidx.config.schema import Stage
 from reidx.contracts import Contract, contract_of
 from reidx.errors import ConfigError
-from reidx.registry import build as builder
+from reidx.registry.build import contract
 from reidx.registry.discovery import registry
 from reidx.registry.registry import Entry
 
 if TYPE_CHECKING:
     from reidx.config.config import Config
-
-
-def contract(kind: str, spec: dict[str, Any], wiring: type | None = None) -> Contract:
-    """The contract of the component that a resolved spec names; ``wiring`` has the engine's own keys in it."""
-    return builder.contract(kind, own_spec(spec, wiring))
 
 
 class StageChecker:
@@ -34,13 +29,13 @@ class StageChecker:
         self.provided = self.fused.provides
         self.networks = ["student", *stage.teachers]
 
-    def needs(self, at: KeyPath, kind: str, spec: dict[str, Any], wiring: type | None = None) -> None:
+    def needs(self, part: Part) -> None:
         """Raise unless the features that a component requires are provided by the fusion."""
-        missing = contract(kind, spec, wiring).requires - self.provided
+        missing = contract(part.kind, part.spec).requires - self.provided
         if missing:
             raise self.error(
-                at,
-                f"{spec['type']} needs {', '.join(map(repr, sorted(missing)))}, which fusion "
+                part.path,
+                f"{part.name} needs {', '.join(map(repr, sorted(missing)))}, which fusion "
                 f"{self.stage.model.fusion['type']} does not provide (it provides {', '.join(sorted(self.provided))})."
                 f"{_providers(missing)}",
             )
@@ -53,26 +48,25 @@ class StageChecker:
                 f"{', '.join(sorted(self.provided))}.{_providers({name})}",
             )
 
-    def shaped(self, kind: str, spec: dict[str, Any], wiring: type, inputs: Mapping[str, str], at: KeyPath) -> None:
+    def shaped(self, kind: str, spec: dict[str, Any], inputs: Mapping[str, str], at: KeyPath) -> None:
         """Raise unless what a memory or a loss is given may be of parts where it is, and is where it must be.
 
         ``inputs`` says by its name of what feature each input is, or is made.
         """
-        own = own_spec(spec, wiring)
-        must: frozenset[str] = getattr(registry().find(kind, own["type"]).declared(), "parts", frozenset())
-        may = must | builder.contract(kind, own).of_parts
+        must: frozenset[str] = getattr(registry().find(kind, spec["type"]).declared(), "requires_parts", frozenset())
+        may = must | contract(kind, spec).accepts_parts
         fusion = self.stage.model.fusion["type"]
         for name, on in sorted(inputs.items()):
-            if name in must and on not in self.fused.of_parts:
+            if name in must and on not in self.fused.part_features:
                 raise self.error(
                     at,
-                    f"{own['type']} takes {name} of parts, but {on!r} of fusion {fusion} is one vector an image; of parts it "
-                    f"has {join_names(sorted(self.fused.of_parts))}. Installed fusions that have: "
-                    f"{join_names(declaring('fusion', lambda offered: bool(offered.of_parts)))}.",
+                    f"{spec['type']} takes {name} of parts, but {on!r} of fusion {fusion} is one vector an image; of parts it "
+                    f"has {join_names(sorted(self.fused.part_features))}. Installed fusions that have: "
+                    f"{join_names(declaring('fusion', lambda offered: bool(offered.part_features)))}.",
                 )
-            if on in self.fused.of_parts and name not in may:
+            if on in self.fused.part_features and name not in may:
                 raise self.error(
-                    at, f"{own['type']} takes no {name} of parts, but {on!r} of fusion {fusion} has a vector for each (B,P,D)."
+                    at, f"{spec['type']} takes no {name} of parts, but {on!r} of fusion {fusion} has a vector for each (B,P,D)."
                 )
 
     def name(self, at: KeyPath, name: str, taken: Collection[str] = ()) -> None:
@@ -95,9 +89,9 @@ class StageChecker:
     def seen(self, at: KeyPath, network: str, streams: Iterable[str]) -> None:
         """Raise unless a network sees all of ``streams``."""
         for stream in streams:
-            if network in self.stage.sees and stream not in self.stage.sees[network]:
-                said = ", ".join(self.stage.sees[network])
-                raise self.error(at, f"network {network!r} sees {said} (sees), not {stream!r}.")
+            if network in self.stage.network_streams and stream not in self.stage.network_streams[network]:
+                said = ", ".join(self.stage.network_streams[network])
+                raise self.error(at, f"network {network!r} sees {said} (network_streams), not {stream!r}.")
 
     def different(self, at: KeyPath, names: str | list[str] | None) -> None:
         """Raise unless the names of a list are different ones, at least one."""

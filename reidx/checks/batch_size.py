@@ -54,16 +54,16 @@ def rate_note(stage: Stage, lr: float, images: Mapping[str, int]) -> str:
 
     Streams that no term looks at do not count: nothing is learnt from them.
     """
-    stated = stage.optimizer["lr_batch"]
+    stated = stage.optimization.lr_batch
     of = {view: name for name, stream in stage.streams.items() for view in (name, *stream.views)}
     seen = {of[name] for term in stage.objective for name in stage.seen_by(term)}
-    seen |= {of[alignment[side]] for alignment in stage.alignment for side in ("source", "target")}
+    seen |= {of[getattr(alignment, side)] for alignment in stage.alignment for side in ("source", "target")}
     others = {name: count for name, count in images.items() if name in seen and count != stated}
     if stated is None or not others:
         return ""
     found = ", ".join(f"{count} of stream {name}" for name, count in others.items())
     scaled = ", ".join(f"{lr * count / stated:.3g}" for count in others.values())
     return (
-        f"learning rate {lr:g} is stated for {stated} images a step (optimizer.lr_batch), but a step sees {found}: linear "
+        f"learning rate {lr:g} is stated for {stated} images a step (optimization.lr_batch), but a step sees {found}: linear "
         f"scaling would give {scaled}. It is used as it is."
     )

@@ -5,21 +5,19 @@ A folder that is missing for the last stage must not show after the days that th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from reidx.checks.base import contract
 from reidx.config.config import Config
 from reidx.config.node import KeyPath, dotted
-from reidx.config.schema import IDENTITY, MemoryWiring, Stage
+from reidx.config.parts import Part, parts_of
+from reidx.config.schema import IDENTITY, AlignmentSlot, Evaluate, MemorySlot, Stage, Term
 from reidx.contracts import inputs_of
 from reidx.data.domains import Domains
 from reidx.errors import ConfigError, DataError
 from reidx.evaluation.protocols import counted, matched, no_match
-from reidx.registry.build import build
+from reidx.registry.build import build, contract
 from reidx.registry.discovery import registry
 
 
@@ -44,6 +42,23 @@ def check_evaluation(config: Config, domains: Domains, position: int) -> None:
     check.evaluation(stage)
 
 
+def splits_of(stage: Stage, part: Part) -> list[tuple[str, str]]:
+    """The domains, each with its split, whose images a component of a stage works on."""
+    holder, streams = part.holder, stage.sources
+    if isinstance(holder, Evaluate):
+        return [(holder.domain, split) for split in ("query", "gallery")] if holder.domain is not None else []
+    if isinstance(holder, MemorySlot):
+        names = [name for name, stream in stage.streams.items() if stream.labels == holder.labels]
+    elif isinstance(holder, Term):
+        names = stage.seen_by(holder)
+    elif isinstance(holder, AlignmentSlot):
+        names = [holder.source, holder.target]
+    else:  # a stream, a labelling; a model works on all
+        domain = getattr(holder, "domain", None)
+        return [(domain, "train")] if domain is not None else [(domain, "train") for domain in stage.domains]
+    return [(domain, "train") for domain in dict.fromkeys(streams[name].domain for name in names)]
+
+
 class _DataChecker:
     def __init__(self, config: Config, domains: Domains, position: int, said: set[str] | None = None) -> None:
         self.config, self.domains, self.base = config, domains, ("stages", position)
@@ -63,26 +78,14 @@ class _DataChecker:
             if stream.labels == IDENTITY and self.domains.split(stream.domain, "train").ids is None:
                 raise DataError(
                     f"{self.where((*at, 'labels'))}: domain {stream.domain!r} has no identities; label it by clustering "
-                    "(a level of labels), or by none."
+                    "(labels), or by none."
                 )
-            self.cameras((*at, "sampler"), "sampler", stream.sampler, stream.domain)
-            for memory, spec in stage.memories.items():
-                if spec["labels"] == stream.labels:
-                    self.cameras(("memories", memory), "memory", spec, stream.domain, wiring=MemoryWiring)
         for name, level in stage.labels.items():
-            at = ("labels", "levels", name)
             assert level.domain is not None
-            self.images(at, level.domain, "train")
-            self.cameras((*at, "clusterer"), "clusterer", level.clusterer, level.domain)
-            if level.distance is not None:
-                self.cameras((*at, "distance"), "distance", level.distance, level.domain)
-            for index, refiner in enumerate(level.refiners):
-                self.cameras((*at, "refiners", index), "refiner", refiner, level.domain)
-        for index, term in enumerate(stage.objective):
-            needed, _ = inputs_of(registry().find("loss", term["loss"]).declared())
-            for domain in dict.fromkeys(stage.sources[name].domain for name in stage.seen_by(term)):
-                if "cameras" in needed and not self.has_cameras(domain, "train"):
-                    raise self.no_cameras(("objective", index), term["loss"], domain)
+            self.images(("labels", "labellings", name), level.domain, "train")
+        for part in parts_of(stage):
+            if not isinstance(part.holder, Evaluate):
+                self.cameras(stage, part)
 
     def evaluation(self, stage: Stage) -> None:
         settings, domain = stage.evaluate, stage.evaluate.domain
@@ -91,7 +94,8 @@ class _DataChecker:
         at: KeyPath = ("evaluate",)
         for split in ("query", "gallery"):
             self.images(at, domain, split)
-            self.cameras((*at, "protocol"), "protocol", settings.protocol, domain, split)
+        for part in parts_of(settings, at):
+            self.cameras(stage, part)
         query, gallery = (self.domains.split(domain, split) for split in ("query", "gallery"))
         if query.ids is None or gallery.ids is None:
             raise DataError(f"{self.where(at)}: domain {domain!r} does not say who is on its query and gallery images.")
@@ -131,17 +135,14 @@ class _DataChecker:
         if not len(self.domains.split(domain, split)):
             raise DataError(f"{self.where(at)}: domain {domain!r} has no {split} images.")
 
-    def cameras(
-        self,
-        at: KeyPath,
-        kind: str,
-        spec: Mapping[str, Any],
-        domain: str,
-        split: str = "train",
-        wiring: type | None = None,
-    ) -> None:
-        if contract(kind, dict(spec), wiring).cameras == "required" and not self.has_cameras(domain, split):
-            raise self.no_cameras(at, spec["type"], domain)
+    def cameras(self, stage: Stage, part: Part) -> None:
+        """Raise unless the images that a component works on have cameras, where it needs them."""
+        required = contract(part.kind, part.spec).cameras == "required"
+        if part.kind == "loss":
+            required = "cameras" in inputs_of(registry().find("loss", part.name).declared())[0]
+        for domain, split in splits_of(stage, part) if required else []:
+            if not self.has_cameras(domain, split):
+                raise self.no_cameras(part.path, part.name, domain)
 
     def has_cameras(self, domain: str, split: str) -> bool:
         return bool((self.domains.split(domain, split).cameras >= 0).any())

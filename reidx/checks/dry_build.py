@@ -11,10 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from reidx import distributed
 from reidx.checks.batch_size import images_a_step
-from reidx.config.components import own_spec
 from reidx.config.config import Config
 from reidx.config.node import KeyPath, dotted
-from reidx.config.schema import Alignment, MemoryWiring, Stage
+from reidx.config.schema import Stage
 from reidx.data.domains import Domains
 from reidx.errors import CheckpointError, ConfigError
 from reidx.machine.device import device_of_this_process
@@ -47,22 +46,21 @@ class _DryBuild:
         network = build_network(model, self.domains.size, self.where(("model",)), stage.domains)
         self.weights(stage, network)
         memories, parts = nn.ModuleDict(), nn.ModuleList([network])
-        for name, spec in stage.memories.items():
-            where = self.where(("memories", name))
-            dim = network.dims[spec["on"]]
-            memories[name] = build("memory", own_spec(spec, MemoryWiring), where=where, dim=dim)
-        for index, spec in enumerate(stage.alignment):
-            where = self.where(("alignment", index))
+        for name, slot in stage.memories.items():
+            where = self.where(("memories", name, "memory"))
+            memories[name] = build("memory", slot.memory, where=where, dim=network.dims[slot.feature])
+        for index, aligned in enumerate(stage.alignment):
+            where = self.where(("alignment", index, "alignment"))
             context = {"dims": dict(network.dims), "steps": stage.epochs * stage.iters}
-            parts.append(build("alignment", own_spec(spec, Alignment), where=where, **context))
+            parts.append(build("alignment", aligned.alignment, where=where, **context))
         if stage.epochs > 0:
             images = images_a_step(stage, self.domains, self.where)
             self.alone(stage, network, images)
             self.parts(stage, network, images)
             try:
-                build_optimizer(nn.ModuleDict({"memories": memories, "parts": parts}), stage.optimizer)
+                build_optimizer(nn.ModuleDict({"memories": memories, "parts": parts}), stage.optimizer, stage.optimization)
             except ConfigError as error:
-                raise ConfigError(f"{self.where(('optimizer',))}: {error}") from error
+                raise ConfigError(f"{self.where(('optimization',))}: {error}") from error
 
     def weights(self, stage: Stage, network: Network) -> None:
         """Load the files of weights that the stage's networks begin with, one after the other."""
@@ -87,16 +85,16 @@ class _DryBuild:
             )
 
     def parts(self, stage: Stage, network: Network, images: Mapping[str, int]) -> None:
-        """Raise unless each pass of a step's images through the network can be cut into ``accumulate`` parts."""
-        if stage.accumulate == 1:
+        """Raise unless each pass of a step's images through the network can be cut into ``grad_cache_chunks`` parts."""
+        if stage.grad_cache_chunks == 1:
             return
         shares = {name: count // distributed.count() for name, count in images.items()}
         passes = {" and ".join(shares): sum(shares.values())} if stage.joint else shares
         for name, count in passes.items():
             try:
-                check_parts(network.train(), count, stage.accumulate, name)
+                check_parts(network.train(), count, stage.grad_cache_chunks, name)
             except ConfigError as error:
-                raise ConfigError(f"{self.where(('accumulate',))}: {error}") from error
+                raise ConfigError(f"{self.where(('grad_cache_chunks',))}: {error}") from error
 
     def where(self, at: KeyPath) -> str:
         path = (*self.base, *at)

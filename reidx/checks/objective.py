@@ -1,145 +1,160 @@
-"""Do the terms of an objective fit what a stage's streams, levels and memories give?"""
+"""Do the terms of an objective fit what a stage's streams, labellings and memories give?"""
 
 from __future__ import annotations
 
-from typing import Any
-
-from reidx.checks.base import StageChecker, contract, declaring, join_names, providing
+from reidx.checks.base import StageChecker, declaring, join_names, providing
 from reidx.config.node import KeyPath
-from reidx.config.schema import Alignment, Level, MemoryWiring, Term, listed
+from reidx.config.parts import Part, parts_of
+from reidx.config.schema import AlignmentSlot, Labelling, Term, listed
 from reidx.contracts import INPUTS, Contract, inputs_of
 from reidx.errors import PluginError
+from reidx.registry.build import contract
 from reidx.registry.discovery import registry
+from reidx.registry.registry import KINDS
 from reidx.registry.seam import asked, own_line
+
+LABEL_MAKERS = [name for name, kind in KINDS.items() if kind.results.get("__call__") == "labels"]
+"""The kinds whose components make labels of features."""
+
+
+def label_maker(labelling: Labelling) -> Part:
+    """The component of a labelling that makes its labels."""
+    return next(part for part in parts_of(labelling) if part.kind in LABEL_MAKERS)
 
 
 class ObjectiveChecker(StageChecker):
     """The checks of a stage's terms and alignments."""
 
-    def term(self, index: int, term: dict[str, Any]) -> None:
+    def term(self, index: int, term: Term) -> None:
         at: KeyPath = ("objective", index)
-        entry = registry().find("loss", term["loss"])
+        entry = registry().find("loss", term.loss["type"])
         loss = entry.declared()
         streams = self.streams_of(at, term)
         trained = ["student", *(n for n, t in self.stage.teachers.items() if t.type == "Peer")]
         self.sides(at, term, streams)
-        self.one_of((*at, "network"), term["network"], trained, "network that is trained")
+        self.one_of((*at, "network"), term.network, trained, "network that is trained")
         self.labelled(at, term, streams)
-        self.one_of((*at, "against"), term["against"], self.networks, "network")
-        for key in ("on", "against_on"):
-            if term[key] is not None:
-                self.feature((*at, key), term[key])
-        memories = listed(term["memory"])
-        for key in ("stream", "memory", "against_memory", "against_stream"):
-            self.different((*at, key), term[key])
-        for key in ("memory", "against_memory"):
-            for name in listed(term[key]):
+        self.one_of((*at, "teacher"), term.teacher, self.networks, "network")
+        for key in ("feature", "teacher_feature"):
+            if (name := getattr(term, key)) is not None:
+                self.feature((*at, key), name)
+        memories = listed(term.memory)
+        for key in ("stream", "memory", "teacher_memory", "teacher_stream"):
+            self.different((*at, key), getattr(term, key))
+        for key in ("memory", "teacher_memory"):
+            for name in listed(getattr(term, key)):
                 self.one_of((*at, key), name, self.stage.memories, "memory")
-        held, other = ([self.stage.memories[m]["labels"] for m in listed(term[key])] for key in ("memory", "against_memory"))
-        if held and other and held != other:
+        held, taught = ([self.stage.memories[m].labels for m in listed(names)] for names in (term.memory, term.teacher_memory))
+        if held and taught and held != taught:
             raise self.error(
-                (*at, "against_memory"),
-                f"it holds labels {', '.join(other)}, but memory holds {', '.join(held)}: their scores are of other classes.",
+                (*at, "teacher_memory"),
+                f"it holds labels {', '.join(taught)}, but memory holds {', '.join(held)}: their scores are of other classes.",
             )
-        if term["until_epoch"] is not None and term["until_epoch"] <= term["from_epoch"]:
-            raise self.error((*at, "until_epoch"), f"the term ends before it begins (from_epoch {term['from_epoch']}).")
+        if term.until_epoch is not None and term.until_epoch <= term.from_epoch:
+            raise self.error((*at, "until_epoch"), f"the term ends before it begins (from_epoch {term.from_epoch}).")
         needed, optional = asked(entry, "its forward", inputs_of, loss)
         if "scores" in needed and not memories:
-            raise self.error(at, f"{term['loss']} compares with a memory: say which (memory: NAME).")
-        if "teacher_scores" in needed and not (memories or term["against_memory"]):
-            raise self.error(at, f"{term['loss']} compares with a teacher's scores: say whose (against_memory: NAME).")
-        if needed & {"teacher", "teacher_scores"} and term["against"] is None:
-            raise self.error(at, f"{term['loss']} compares with a teacher: say which (against: NAME).")
+            raise self.error(at, f"{term.loss['type']} compares with a memory: say which (memory: NAME).")
+        if "teacher_scores" in needed and not (memories or term.teacher_memory):
+            raise self.error(at, f"{term.loss['type']} compares with a teacher's scores: say whose (teacher_memory: NAME).")
+        if needed & {"teacher", "teacher_scores"} and term.teacher is None:
+            raise self.error(at, f"{term.loss['type']} compares with a teacher: say which (teacher: NAME).")
         self.comparable(at, term, streams, needed | optional)
-        other = term["against_on"] or term["on"]
-        made = {"features": term["on"], "scores": term["on"], "teacher": other, "teacher_scores": other}
-        self.shaped("loss", term, Term, {name: of for name, of in made.items() if name in needed}, at)
+        other = term.teacher_feature or term.feature
+        made = {"features": term.feature, "scores": term.feature, "teacher": other, "teacher_scores": other}
+        self.shaped("loss", term.loss, {name: of for name, of in made.items() if name in needed}, at)
         for stream in streams:
             labels = self.stage.labels_of(term, stream)
             if memories and "targets" in needed | optional:
                 self.home(at, term, stream)
             if "targets" in needed and labels is None:
-                raise self.error(at, f"{term['loss']} needs labels, but stream {stream!r} has none.")
+                raise self.error(at, f"{term.loss['type']} needs labels, but stream {stream!r} has none.")
             if "targets" in needed and labels in self.stage.labels:
                 self.no_outliers(at, term, stream, self.stage.labels[labels])
             if "soft_targets" in needed and (labels is None or labels == "identity"):
-                raise self.error(at, f"{term['loss']} needs soft targets, which a refiner of a label level gives.")
+                raise self.error(at, f"{term.loss['type']} needs soft targets, which a refiner of a labelling gives.")
             for name in sorted((needed - set(INPUTS)) | (needed & {"weights", "soft_targets"})):
                 self.provided_input(at, term, stream, name)
         for name in memories if "scores" in needed | optional else []:
             self.columns(at, term, name, "targets" in needed)
 
-    def sides(self, at: KeyPath, term: dict[str, Any], streams: list[str]) -> None:
+    def sides(self, at: KeyPath, term: Term, streams: list[str]) -> None:
         """Raise unless both networks of a term see its images, the other perhaps in another view."""
         sources = self.stage.sources
-        others = listed(term["against_stream"]) or streams
+        others = listed(term.teacher_stream) or streams
         for name in others:
-            self.one_of((*at, "against_stream"), name, sources, "stream")
-        if term["against_stream"] is not None and term["against"] is None:
-            raise self.error((*at, "against_stream"), "it is what `against` sees: say which network that is (against: NAME).")
+            self.one_of((*at, "teacher_stream"), name, sources, "stream")
+        if term.teacher_stream is not None and term.teacher is None:
+            raise self.error((*at, "teacher_stream"), "it is what `teacher` sees: say which network that is (teacher: NAME).")
         if [sources[name] is sources[other] for name, other in zip(streams, others)] != [True] * max(len(streams), len(others)):
             raise self.error(
-                (*at, "against_stream"),
+                (*at, "teacher_stream"),
                 f"{', '.join(others)} does not show the images of {', '.join(streams)}: name one view of the same stream for "
                 "each.",
             )
-        self.seen((*at, "stream"), term["network"], streams)
-        if term["against"] is not None:
-            self.seen((*at, "against_stream"), term["against"], others)
+        self.seen((*at, "stream"), term.network, streams)
+        if term.teacher is not None:
+            self.seen((*at, "teacher_stream"), term.teacher, others)
 
-    def comparable(self, at: KeyPath, term: dict[str, Any], streams: list[str], inputs: set[str]) -> None:
+    def comparable(self, at: KeyPath, term: Term, streams: list[str], inputs: set[str]) -> None:
         """Raise if what a loss would be given of several streams, or of several memories, does not count alike."""
         labels = {self.stage.labels_of(term, stream) for stream in streams}
         domains = {self.stage.sources[stream].domain for stream in streams}
-        if "targets" in inputs and len(labels) > 1 and not term["memory"]:
+        if "targets" in inputs and len(labels) > 1 and not term.memory:
             raise self.error(
-                at, f"{term['loss']} would compare labels of different labellings; give it a term for each stream, or memories."
+                at, f"{term.loss['type']} would compare labels of different labellings; write a term for each stream, or use "
+                "memories."
             )
         for name in sorted(inputs & {"index", "cameras"}):
             if len(domains) > 1:
-                raise self.error(at, f"{term['loss']} asks for {name!r}, which begins anew in each domain; use a term each.")
+                raise self.error(at, f"{term.loss['type']} asks for {name!r}, which counts from 0 in each domain: write a term "
+                    "for each.")
         soft = {any("soft_targets" in refiner.provides for refiner in self.refiners(of)) for of in labels}
-        if "soft_targets" in inputs and True in soft and (len(soft) > 1 or len(listed(term["memory"])) > 1):
+        if "soft_targets" in inputs and True in soft and (len(soft) > 1 or len(listed(term.memory)) > 1):
             raise self.error(
-                at, f"{term['loss']} would be given soft targets of one labelling beside others' labels; use a term for each."
+                at, f"{term.loss['type']} would be given soft targets of one labelling beside the labels of others: "
+                "write a term for each."
             )
 
-    def labelled(self, at: KeyPath, term: dict[str, Any], streams: list[str]) -> None:
-        """Raise unless the level that a term names labels the images that it looks at."""
-        if term["labels"] is None:
+    def labelled(self, at: KeyPath, term: Term, streams: list[str]) -> None:
+        """Raise unless the labelling that a term names is of the images that it looks at."""
+        if term.labels is None:
             return
-        self.one_of((*at, "labels"), term["labels"], self.stage.labels, "label level")
-        domain = self.stage.labels[term["labels"]].domain
+        self.one_of((*at, "labels"), term.labels, self.stage.labels, "labelling")
+        domain = self.stage.labels[term.labels].domain
         for stream in streams:
             if self.stage.sources[stream].domain != domain:
                 raise self.error(
                     (*at, "labels"),
-                    f"level {term['labels']!r} labels domain {domain!r}, but stream {stream!r} draws from "
+                    f"labelling {term.labels!r} is of domain {domain!r}, but stream {stream!r} draws from "
                     f"{self.stage.sources[stream].domain!r}.",
                 )
 
-    def columns(self, at: KeyPath, term: dict[str, Any], memory: str, targets: bool) -> None:
+    def columns(self, at: KeyPath, term: Term, memory: str, targets: bool) -> None:
         """Raise unless a loss reads the columns of a memory, and the targets, as what they stand for."""
         spec = self.stage.memories[memory]
-        read, held = contract("loss", term, Term).classes, contract("memory", spec, MemoryWiring).classes
-        level = self.stage.labels.get(spec["labels"])
-        by = "identities" if level is None else f"the clusters of {level.clusterer['type']}"
-        given = "" if level is None else contract("clusterer", level.clusterer).classes
+        read, held = contract("loss", term.loss).column_meaning, contract("memory", spec.memory).column_meaning
+        level = self.stage.labels.get(spec.labels)
+        maker = None if level is None else label_maker(level)
+        by = "identities" if maker is None else f"the clusters of {maker.name}"
+        given = "" if maker is None else contract(maker.kind, maker.spec).column_meaning
         if (read or given) == (held or given) or not (read or targets):
             return
         if held == "images" and not read:
-            numbering = join_names(declaring("clusterer", lambda offered: offered.classes == "images"))
-            raise self.error(
-                at, f"memory {memory!r} ({spec['type']}) has a column for each image, but labels {spec['labels']!r}, which "
-                f"{term['loss']} finds its targets by, are {by}. Clusterers that number images: {numbering}."
+            numbering = join_names(
+                entry for kind in LABEL_MAKERS for entry in declaring(kind, lambda offered: offered.column_meaning == "images")
             )
-        fitting = join_names(declaring("memory", lambda offered: offered.classes == read))
-        losses = (entry for entry in declaring("loss", lambda offered: offered.classes == held))
+            raise self.error(
+                at, f"memory {memory!r} ({spec.memory['type']}) has a column for each image, but labels {spec.labels!r}, which "
+                f"{term.loss['type']} finds its targets by, are {by}. Clusterers that number images: {numbering}."
+            )
+        fitting = join_names(declaring("memory", lambda offered: offered.column_meaning == read))
+        losses = (entry for entry in declaring("loss", lambda offered: offered.column_meaning == held))
         others = join_names(entry for entry in losses if "scores" in inputs_of(entry.declared())[0])
         read, held = read or "labels", held or "labels"
         raise self.error(
-            at, f"{term['loss']} reads columns of scores as {read}, those of memory {memory!r} ({spec['type']}) are {held}. "
-            f"Installed memories of {read}: {fitting}; losses for {held}: {others}."
+            at, f"{term.loss['type']} reads columns of scores as {read}, those of memory {memory!r} "
+            f"({spec.memory['type']}) are {held}. Installed memories of {read}: {fitting}; losses for {held}: {others}."
         )
 
     def refiners(self, labels: str | None) -> list[Contract]:
@@ -147,68 +162,71 @@ class ObjectiveChecker(StageChecker):
         level = self.stage.labels.get(labels or "")
         return [contract("refiner", refiner) for refiner in (level.refiners if level else [])]
 
-    def home(self, at: KeyPath, term: dict[str, Any], stream: str) -> None:
+    def home(self, at: KeyPath, term: Term, stream: str) -> None:
         """Raise unless exactly one of a term's memories holds the labels of a stream."""
         labels = self.stage.labels_of(term, stream)
-        held = {name: self.stage.memories[name]["labels"] for name in listed(term["memory"])}
+        held: dict[str, str | None] = {name: self.stage.memories[name].labels for name in listed(term.memory)}
         if list(held.values()).count(labels) != 1:
             said = ", ".join(f"memory {name!r} holds labels {of!r}" for name, of in held.items())
             wanted = "" if len(held) == 1 else "; exactly one of them must hold these"
-            looked_at = f"the term's labels are {labels!r}" if term["labels"] else f"stream {stream!r} carries {labels!r}"
+            looked_at = f"the term's labels are {labels!r}" if term.labels else f"stream {stream!r} carries {labels!r}"
             raise self.error((*at, "memory"), f"{said}, {looked_at}{wanted}.")
 
-    def provided_input(self, at: KeyPath, term: dict[str, Any], stream: str, name: str) -> None:
+    def provided_input(self, at: KeyPath, term: Term, stream: str, name: str) -> None:
         """Raise unless a refiner of a stream's labels, or a memory of the term, provides what a loss asks for."""
         given = self.refiners(self.stage.labels_of(term, stream))
-        given += [contract("memory", self.stage.memories[m], MemoryWiring) for m in listed(term["memory"])]
+        given += [contract("memory", self.stage.memories[m].memory) for m in listed(term.memory)]
         if any(name in part.provides for part in given):
             return
         offers = [entry.name for kind in ("refiner", "memory") for entry in providing(kind, {name})]
         if not offers:
-            entry = registry().find("loss", term["loss"])
+            entry = registry().find("loss", term.loss["type"])
             place = own_line(entry, None, entry.declared().forward)  # type: ignore[attr-defined]
             raise PluginError(
-                f"loss {term['loss']}: its forward asks for {name!r}, which nothing installed provides; a loss may ask for "
-                f"{', '.join(INPUTS)}, and for what refiners and memories provide. It is of {entry.distribution} ({place})."
+                f"loss {term.loss['type']}: its forward asks for {name!r}, which nothing installed provides; a loss may "
+                f"ask for {', '.join(INPUTS)}, and for what refiners and memories provide. It is of {entry.distribution} "
+                f"({place})."
             )
         raise self.error(
-            at, f"{term['loss']} needs {name!r}, which no refiner of stream {stream!r} and no memory of the term provides. "
+            at, f"{term.loss['type']} needs {name!r}, which no refiner of stream {stream!r} and no memory of the term "
+            f"provides. "
             f"Installed that do: {', '.join(offers)}."
         )
 
-    def no_outliers(self, at: KeyPath, term: dict[str, Any], stream: str, level: Level) -> None:
+    def no_outliers(self, at: KeyPath, term: Term, stream: str, level: Labelling) -> None:
         """Raise if images that are in no cluster (label −1) would reach a loss that has nothing to compare them with."""
         sampler = self.stage.sources[stream].sampler
-        memories = [self.stage.memories[name] for name in listed(term["memory"])]
-        left_over = contract("clusterer", level.clusterer).outliers == "emits"
-        for refiner in level.refiners:
-            left_over = left_over and contract("refiner", refiner).outliers != "never"
-        kept = any(contract("memory", memory, MemoryWiring).outliers == "keep" for memory in memories)
+        memories = [self.stage.memories[name] for name in listed(term.memory)]
+        left_over = False
+        for part in parts_of(level):
+            outliers = contract(part.kind, part.spec).outliers
+            left_over = (left_over or outliers == "emits") and outliers != "never"
+        kept = any(contract("memory", memory.memory).outliers == "keep" for memory in memories)
         # a sampler knows the outliers of its stream's labelling, and of no other
-        other = term["labels"] not in (None, self.stage.sources[stream].labels)
+        other = term.labels not in (None, self.stage.sources[stream].labels)
         drawn = other or contract("sampler", sampler).outliers == "draw"
         if left_over and not kept and drawn:
-            how = f"a stream with the labels {term['labels']!r}" if other else "PK"
+            how = f"a stream with the labels {term.labels!r}" if other else "PK"
             raise self.error(
                 at,
-                f"{term['loss']} has no target for outliers (label −1), which {level.clusterer['type']} leaves and sampler "
-                f"{sampler['type']} of stream {stream!r} draws. Use {how}, or a clusterer that leaves none.",
+                f"{term.loss['type']} has no target for outliers (label −1), which {label_maker(level).name} leaves and "
+                f"sampler {sampler['type']} of stream {stream!r} draws. Use {how}, or a clusterer that leaves none.",
             )
 
-    def streams_of(self, at: KeyPath, term: dict[str, Any]) -> list[str]:
+    def streams_of(self, at: KeyPath, term: Term) -> list[str]:
         """The streams a term looks at: those it names, or the only one."""
         sources = self.stage.sources
-        for name in listed(term["stream"]):
+        for name in listed(term.stream):
             self.one_of((*at, "stream"), name, sources, "stream")
-        if not term["stream"] and len(sources) != 1:
+        if not term.stream and len(sources) != 1:
             raise self.error(at, f"say which stream it looks at (stream: {' or '.join(sources) or 'none here'}).")
         return self.stage.seen_by(term)
 
-    def alignment(self, index: int, alignment: dict[str, Any]) -> None:
+    def alignment(self, index: int, alignment: AlignmentSlot) -> None:
         at: KeyPath = ("alignment", index)
-        if alignment["source"] == alignment["target"]:
-            raise self.error(at, f"source and target are both {alignment['source']!r}: there is nothing to be aligned.")
+        if alignment.source == alignment.target:
+            raise self.error(at, f"source and target are both {alignment.source!r}: there is nothing to be aligned.")
         for side in ("source", "target"):
-            self.one_of((*at, side), alignment[side], self.stage.sources, "stream")
-            self.seen((*at, side), "student", [alignment[side]])
-        self.needs(at, "alignment", alignment, wiring=Alignment)
+            self.one_of((*at, side), getattr(alignment, side), self.stage.sources, "stream")
+            self.seen((*at, side), "student", [getattr(alignment, side)])
+        self.needs(Part("alignment", alignment.alignment, at, alignment))

@@ -8,14 +8,16 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from reidx.checks.base import StageChecker, contract
+from reidx.checks.base import StageChecker
 from reidx.checks.objective import ObjectiveChecker
 from reidx.config.node import KeyPath, dotted
-from reidx.config.schema import Level, MemoryWiring, Stage, listed, memory_streams
+from reidx.config.parts import Part, parts_of
+from reidx.config.schema import Labelling, MemorySlot, Stage, listed, memory_streams
 from reidx.contracts import overrides_update
 from reidx.errors import ConfigError
+from reidx.registry.build import contract
 from reidx.registry.discovery import registry
 from reidx.registry.seam import asked
 
@@ -63,12 +65,13 @@ class _StageCheck(StageChecker):
                     raise self.error((*at, "of"), f"{name!r} would follow {teacher.of!r}, which follows it.")
             self.one_of((*at, "weights"), _stage_of(teacher.weights), self.earlier, "stage that trains before this one")
         for name, level in stage.labels.items():
+            at = ("labels", "labellings", name)
             if name == "identity":
-                raise self.error(("labels", "levels", name), "'identity' are the data set's own labels; rename the level.")
-            self.level(("labels", "levels", name), level)
+                raise self.error(at, "'identity' are the data set's own labels; rename the labelling.")
+            self.level(at, level)
         if stage.clip_grad == 0:
             raise self.error(("clip_grad",), "gradients clipped to 0 move no weight; leave them as they are by null.")
-        self.moments()
+        self.state_from()
         if stage.epochs > 0 and not stage.streams:
             raise self.error(("streams",), "a stage that trains needs at least one stream.")
         self.domains()
@@ -85,7 +88,7 @@ class _StageCheck(StageChecker):
                 if stream.labels in stage.labels and stage.labels[stream.labels].domain != stream.domain:
                     raise self.error(
                         ("streams", name, "labels"),
-                        f"level {stream.labels!r} labels domain {stage.labels[stream.labels].domain!r}, but the "
+                        f"labelling {stream.labels!r} is of domain {stage.labels[stream.labels].domain!r}, but the "
                         f"stream draws from {stream.domain!r}.",
                     )
             elif stream.sampler["type"] == "PK":
@@ -96,7 +99,7 @@ class _StageCheck(StageChecker):
         if len(own) > 1:
             names = " and ".join(sorted(own))
             raise self.error(("streams",), f"one stage can use the identities of one domain, not of {names}.")
-        self.sees()
+        self.network_streams()
         for name, memory in stage.memories.items():
             self.memory(name, memory)
         terms = ObjectiveChecker(self.config, self.base, stage, self.earlier)
@@ -104,15 +107,15 @@ class _StageCheck(StageChecker):
             terms.term(index, term)
         if stage.epochs > 0 and not stage.objective:
             raise self.error(("objective",), "a stage that trains needs at least one term.")
-        if stage.epochs > 0 and all(term["from_epoch"] >= stage.epochs for term in stage.objective):
+        if stage.epochs > 0 and all(term.from_epoch >= stage.epochs for term in stage.objective):
             raise self.error(
                 ("objective",), f"no term begins within the stage's {stage.epochs} epochs (from_epoch counts from 0)."
             )
         # what counts changes where a term begins or ends, and nowhere else
-        bounds = {t["from_epoch"] for t in stage.objective} | {t["until_epoch"] or stage.epochs for t in stage.objective}
+        bounds = {t.from_epoch for t in stage.objective} | {t.until_epoch or stage.epochs for t in stage.objective}
         for epoch in sorted(bound for bound in bounds if bound < stage.epochs):
-            if min(t["from_epoch"] for t in stage.objective) <= epoch and not any(
-                t["from_epoch"] <= epoch < (t["until_epoch"] or stage.epochs) for t in stage.objective
+            if min(t.from_epoch for t in stage.objective) <= epoch and not any(
+                t.from_epoch <= epoch < (t.until_epoch or stage.epochs) for t in stage.objective
             ):
                 raise self.error(("objective",), f"no term counts in epoch {epoch} (from 0), so nothing would be trained.")
         for index, alignment in enumerate(stage.alignment):
@@ -121,7 +124,7 @@ class _StageCheck(StageChecker):
         if evaluate.domain is not None:
             self.domain(("evaluate", "domain"), evaluate.domain)
             self.one_of(("evaluate", "network"), evaluate.network, self.networks, "network")
-            self.feature(("evaluate", "on"), evaluate.on)
+            self.feature(("evaluate", "feature"), evaluate.feature)
         if evaluate.domain_probe is not None and evaluate.domain is None:
             raise self.error(("evaluate", "domain_probe"), "it is part of an evaluation: say of which domain (domain: NAME).")
         if evaluate.domain_probe is not None:
@@ -134,18 +137,18 @@ class _StageCheck(StageChecker):
 
     # ---- the parts
 
-    def moments(self) -> None:
+    def state_from(self) -> None:
         """Raise unless the optimiser can go on with what that of an earlier stage knew."""
-        own = self.stage.optimizer
-        if own["moments"] is None:
+        own, reference = self.stage.optimizer, self.stage.optimization.state_from
+        if reference is None:
             return
-        at: KeyPath = ("optimizer", "moments")
-        if _stage_of(own["moments"]) is None:
-            raise self.error(at, f"moments are those of a stage: write stage:{own['moments']}, if that is one.")
-        self.one_of(at, _stage_of(own["moments"]), self.earlier, "stage that trains before this one")
-        other = self.called(own["moments"]).optimizer
+        at: KeyPath = ("optimization", "state_from")
+        if _stage_of(reference) is None:
+            raise self.error(at, f"the state is that of a stage's optimiser: write stage:{reference}, if that is a stage.")
+        self.one_of(at, _stage_of(reference), self.earlier, "stage that trains before this one")
+        other = self.called(reference).optimizer
         if (own["type"], own.get("amsgrad", False)) != (other["type"], other.get("amsgrad", False)):
-            raise self.error(at, f"{own['type']} cannot go on with the moments of another optimiser ({other['type']}).")
+            raise self.error(at, f"{own['type']} cannot start from the state of another optimiser ({other['type']}).")
 
     def called(self, reference: str) -> Stage:
         """The stage that ``stage:NAME`` means."""
@@ -174,7 +177,7 @@ class _StageCheck(StageChecker):
         for domain in stage.domains:
             self.name(("model", "domain_bn"), domain)
         looked_at: dict[KeyPath, str | None] = {("evaluate", "domain"): stage.evaluate.domain}
-        looked_at |= {("labels", "levels", name, "domain"): level.domain for name, level in stage.labels.items()}
+        looked_at |= {("labels", "labellings", name, "domain"): level.domain for name, level in stage.labels.items()}
         for at, looked in looked_at.items():
             self.one_of(at, looked, stage.domains, "domain that a stream draws from (model.domain_bn: one BatchNorm each)")
 
@@ -189,19 +192,16 @@ class _StageCheck(StageChecker):
                 f"{name} works on the map of a teacher too; give the stage one: teachers: {{mean: {{type: EMA}}}}.",
             )
 
-    def level(self, at: KeyPath, level: Level) -> None:
+    def level(self, at: KeyPath, level: Labelling) -> None:
         if level.domain is None:
             raise self.error(at, "domain is missing: which domain is labelled?")
         self.domain((*at, "domain"), level.domain)
         self.named_networks((*at, "network"), level.network)
-        self.feature((*at, "on"), level.on)
-        needs = contract("clusterer", level.clusterer).needs
-        if needs == "graph" and level.distance is None:
-            raise self.error((*at, "distance"), f"{level.clusterer['type']} works on a graph; give a distance.")
-        if level.distance is not None:
-            self.needs((*at, "distance"), "distance", level.distance)
-        for index, refiner in enumerate(level.refiners):
-            self.needs((*at, "refiners", index), "refiner", refiner)
+        self.feature((*at, "feature"), level.feature)
+        for part in parts_of(level, at):
+            if contract(part.kind, part.spec).needs == "graph" and level.distance is None:
+                raise self.error((*at, "distance"), f"{part.name} works on a graph; give a distance.")
+            self.needs(part)
         self.one_of((*at, "memory"), level.memory, self.stage.memories, "memory")
         if level.memory is not None:
             self.held((*at, "memory"), level)
@@ -219,21 +219,22 @@ class _StageCheck(StageChecker):
         for name in listed(names):
             self.one_of(at, name, self.networks, "network")
 
-    def sees(self) -> None:
+    def network_streams(self) -> None:
         """Raise unless the streams that networks see are there, and what works together sees the same."""
         stage = self.stage
-        for name, streams in stage.sees.items():
-            at: KeyPath = ("sees", name)
+        for name, streams in stage.network_streams.items():
+            at: KeyPath = ("network_streams", name)
             self.one_of(at, name, self.networks, "network")
             self.different(at, streams)
             for stream in streams:
                 self.one_of(at, stream, stage.sources, "stream")
-        if stage.sees and stage.joint:
-            raise self.error(("sees",), "one pass over all streams shows a network all of them: leave out `joint` or `sees`.")
+        if stage.network_streams and stage.joint:
+            raise self.error(("network_streams",), "one pass over all streams shows a network all of them: leave out "
+                "`joint` or `network_streams`.")
         for name, teacher in stage.teachers.items():
             all_streams = list(stage.sources)
             if teacher.type == "EMA" and self.takes_teacher():
-                self.seen(("sees", name), name, stage.sees.get(teacher.of, all_streams))
+                self.seen(("network_streams", name), name, stage.network_streams.get(teacher.of, all_streams))
 
     def takes_teacher(self) -> bool:
         """Whether the fusion is given the map of a teacher."""
@@ -244,52 +245,54 @@ class _StageCheck(StageChecker):
         entry = registry().find("fusion", self.stage.model.fusion["type"])
         return asked(entry, "its forward", lambda fusion: inspect.signature(fusion.forward).parameters, entry.declared())
 
-    def held(self, at: KeyPath, level: Level) -> None:
-        """Raise unless the memory that a level labels holds the level's feature of each image."""
+    def held(self, at: KeyPath, level: Labelling) -> None:
+        """Raise unless the memory that a labelling clusters holds its feature of each image."""
         memory = self.stage.memories[level.memory or ""]
-        if not hasattr(registry().find("memory", memory["type"]).declared(), "images"):
-            raise self.error(at, f"{memory['type']} does not hold an entry for each image, so it cannot be clustered.")
-        for key in ("network", "on"):
-            if set(listed(memory[key])) != set(listed(getattr(level, key))):
+        if not hasattr(registry().find("memory", memory.memory["type"]).declared(), "images"):
+            raise self.error(at, f"{memory.memory['type']} does not hold an entry for each image, so it cannot be clustered.")
+        for key in ("network", "feature"):
+            if set(listed(getattr(memory, key))) != set(listed(getattr(level, key))):
                 raise self.error(
-                    at, f"memory {level.memory!r} holds {key} {memory[key]!r}, the level is {key} {getattr(level, key)!r}."
+                    at, f"memory {level.memory!r} holds {key} {getattr(memory, key)!r}, the labelling has {key} "
+                    f"{getattr(level, key)!r}."
                 )
         labels = self.stage.labels
         identity = next((stream.domain for stream in self.stage.streams.values() if stream.labels == "identity"), None)
-        held = labels[memory["labels"]].domain if memory["labels"] in labels else identity
+        held = labels[memory.labels].domain if memory.labels in labels else identity
         if held != level.domain:
-            raise self.error(at, f"memory {level.memory!r} holds images of {held!r}, the level labels {level.domain!r}.")
+            raise self.error(at, f"memory {level.memory!r} holds images of {held!r}, the labelling is of {level.domain!r}.")
 
-    def memory(self, name: str, memory: dict[str, Any]) -> None:
+    def memory(self, name: str, memory: MemorySlot) -> None:
         at: KeyPath = ("memories", name)
         self.name(at, name)
-        self.named_networks((*at, "network"), memory["network"])
-        self.feature((*at, "on"), memory["on"])
-        self.one_of((*at, "labels"), memory["labels"], ["identity", *self.stage.labels], "labelling")
+        self.named_networks((*at, "network"), memory.network)
+        self.feature((*at, "feature"), memory.feature)
+        self.one_of((*at, "labels"), memory.labels, ["identity", *self.stage.labels], "labelling")
         labels = {name: stream.labels for name, stream in self.stage.sources.items()}
-        updates = overrides_update(registry().find("memory", memory["type"]).declared())
-        if memory["labels"] not in labels.values():
-            said = f"no stream is labelled by {memory['labels']!r}"
-            if all(term["labels"] != memory["labels"] for term in self.stage.objective):
+        updates = overrides_update(registry().find("memory", memory.memory["type"]).declared())
+        if memory.labels not in labels.values():
+            said = f"no stream is labelled by {memory.labels!r}"
+            if all(term.labels != memory.labels for term in self.stage.objective):
                 raise self.error((*at, "labels"), f"{said}, so nothing would reach it.")
             if updates:
-                takes = f"so {memory['type']} would take in nothing; terms that read by these labels do not update it."
+                takes = f"so {memory.memory['type']} would take in nothing; terms that read by these labels do not update it."
                 raise self.error((*at, "labels"), f"{said}, {takes}")
-        self.different((*at, "stream"), memory["stream"])
-        if updates and not memory_streams(memory, labels, self.stage.sees):
-            raise self.error((*at, "network"), "no stream of its labels is seen by all of these (sees): it would stand still.")
-        for stream in listed(memory["stream"]):
+        self.different((*at, "stream"), memory.stream)
+        if updates and not memory_streams(vars(memory), labels, self.stage.network_streams):
+            raise self.error((*at, "network"), "no stream of its labels is seen by all of these (network_streams): this "
+                "memory would never be updated.")
+        for stream in listed(memory.stream):
             self.one_of((*at, "stream"), stream, self.stage.sources, "stream")
-            if self.stage.sources[stream].labels != memory["labels"]:
+            if self.stage.sources[stream].labels != memory.labels:
                 raise self.error(
                     (*at, "stream"),
                     f"stream {stream!r} carries labels {self.stage.sources[stream].labels!r}, the memory holds "
-                    f"{memory['labels']!r}.",
+                    f"{memory.labels!r}.",
                 )
-        for network in listed(memory["network"]):
-            self.seen((*at, "stream"), network, listed(memory["stream"]))
-        self.needs(at, "memory", memory, wiring=MemoryWiring)
-        self.shaped("memory", memory, MemoryWiring, {"features": memory["on"]}, (*at, "on"))
+        for network in listed(memory.network):
+            self.seen((*at, "stream"), network, listed(memory.stream))
+        self.needs(Part("memory", memory.memory, at, memory))
+        self.shaped("memory", memory.memory, {"features": memory.feature}, (*at, "feature"))
 
 
 def _stage_of(reference: str | None) -> str | None:

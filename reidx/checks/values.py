@@ -11,14 +11,15 @@ import torch
 from torch import nn
 
 from reidx.checks.base import unusable
-from reidx.config.components import own_spec
 from reidx.config.node import KeyPath, dotted
-from reidx.config.schema import OptimizerWiring, Stage, Term
+from reidx.config.parts import Part, parts_of
+from reidx.config.schema import Stage
 from reidx.errors import ConfigError
-from reidx.labels.pipeline import variations
+from reidx.labels.pipeline import varied
 from reidx.optim.mmengine_optim import PARAM_SCHEDULERS
 from reidx.optim.optimizer import build_optimizer, schedules
 from reidx.registry.build import build, entry_of
+from reidx.registry.registry import CONTEXT, KINDS
 
 if TYPE_CHECKING:
     from reidx.config.config import Config
@@ -49,44 +50,21 @@ class _ValueChecker:
 
     def run(self, stage: Stage) -> None:
         self.names(stage)
-        for kind, specs in {
-            "backbone": [stage.model.backbone],
-            "fusion": [stage.model.fusion],
-            "sampler": [stream.sampler for stream in stage.streams.values()],
-            "memory": stage.memories.values(),
-            "alignment": stage.alignment,
-        }.items():
-            for spec in specs:
-                _load(kind, spec)
-        for name, stream in stage.streams.items():
-            size = self.config.experiment.data.image_size
-            context = {"image_size": size, "mean": (0.5,) * 3, "std": (0.5,) * 3}
-            self.part("transform", stream.transform, ("streams", name, "transform"), **context)
-            for view, spec in stream.views.items():
-                self.part("transform", spec, ("streams", name, "views", view), **context)
-        for name, level in stage.labels.items():
-            at: KeyPath = ("labels", "levels", name)
-            if level.distance is not None:
-                self.part("distance", level.distance, (*at, "distance"), device="cpu")
-            clusterer = self.part("clusterer", level.clusterer, (*at, "clusterer"), seed=0)
-            for index, spec in enumerate(level.refiners):
-                place: KeyPath = (*at, "refiners", index)
-                refiner = self.part("refiner", spec, place)
+        known = {"image_size": self.config.experiment.data.image_size}
+        built: dict[KeyPath, Any] = {}
+        for part in parts_of(stage):
+            if KINDS[part.kind].early:
+                built[part.path] = self.build(part, **known)
+            else:
+                _load(part.kind, part.spec)
+        for part in parts_of(stage):
+            if part.kind == "refiner":
                 try:
-                    asked = variations(refiner, clusterer)
+                    others = varied(part, built)
                 except ConfigError as error:
-                    raise self.refused(place, error) from error
-                for settings in asked:
-                    lacking = [key for key in settings if key not in level.clusterer]
-                    if lacking:
-                        raise ConfigError(
-                            f"{self.where(place)}: {spec['type']} asks {level.clusterer['type']} for labels at another "
-                            f"{', '.join(lacking)}, a setting that it does not have."
-                        )
-                    self.part("clusterer", {**level.clusterer, **settings}, place, seed=0)
-        for index, term in enumerate(stage.objective):
-            self.part("loss", term, ("objective", index))
-        self.part("protocol", stage.evaluate.protocol, ("evaluate", "protocol"))
+                    raise self.refused(part.path, error) from error
+                for other in others:
+                    self.build(other)
         self.optimizer(stage)
 
     def names(self, stage: Stage) -> None:
@@ -99,25 +77,26 @@ class _ValueChecker:
             if hasattr(nn.ModuleDict, name):
                 raise ConfigError(f"{self.where(at)}: {unusable(name)}")
 
-    def part(self, kind: str, spec: dict[str, Any], at: KeyPath, **context: Any) -> Any:
-        return build(kind, own_spec(spec, Term if kind == "loss" else None), where=self.where(at), **context)
+    def build(self, part: Part, **known: Any) -> Any:
+        context = {name: CONTEXT[name][0] for name in KINDS[part.kind].context}
+        return build(part.kind, part.spec, where=self.where(part.path), **{**context, **known})
 
     def optimizer(self, stage: Stage) -> None:
         """Build the optimiser and the schedules over two parameters, shaped as a convolution's."""
         model = nn.Conv2d(1, 1, 1)
         try:
             with _uncompiled():
-                optimizer = build_optimizer(model, own_spec(stage.optimizer, OptimizerWiring))
+                optimizer = build_optimizer(model, stage.optimizer)
         except (TypeError, ValueError) as error:
             raise self.refused(("optimizer",), error) from error
         for index, schedule in enumerate(schedules(stage.schedule, max(stage.epochs, 1))):
             fixed = next((key for key in ("eta_min", "eta_max") if schedule.get(key)), None)
-            own = "layer_decay" if stage.optimizer["layer_decay"] is not None else "rates" if stage.optimizer["rates"] else ""
+            own = next((key for key in ("layer_decay", "rates") if getattr(stage.optimization, key) not in (None, {})), "")
             if fixed and own:
                 at: KeyPath = ("schedule", index, fixed)
                 raise ConfigError(
-                    f"{self.where(at)} is one rate for all layers, but {own} gives each its own. Leave it out, or "
-                    "use eta_min_ratio where the schedule has it."
+                    f"{self.where(at)} is one rate for all layers, but optimization.{own} gives each its own. Leave "
+                    "it out, or use eta_min_ratio where the schedule has it."
                 )
             try:
                 PARAM_SCHEDULERS.build({**schedule, "optimizer": optimizer})

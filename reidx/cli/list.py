@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _what_it_is(entry: Entry) -> str:
     """A component's line: what it is, or why it cannot be used as far as its source tells without being run."""
-    names, any_other, place = arguments(entry.component.target)
-    if fault := hidden(entry.kind, names, any_other):
+    names, _, place = arguments(entry.component.target)
+    if fault := hidden(entry.kind, names):
         return f"CANNOT BE USED: {fault} ({place})"
     return summary(entry.component.target).replace("``", "`")

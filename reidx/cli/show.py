@@ -10,26 +10,11 @@ import re
 import yaml
 
 from reidx.cli.console import print_heading, print_table
-from reidx.config.schema import Stage
+from reidx.config.parts import places
+from reidx.config.schema import SLOTS
 from reidx.registry.build import Parameter, signature_of
 from reidx.registry.discovery import plugins, registry
 from reidx.registry.registry import KINDS, Entry
-
-PLACES = {
-    "dataset": "data.domains.NAME",
-    "transform": "streams.NAME.transform",
-    "sampler": "streams.NAME.sampler",
-    "backbone": "model.backbone",
-    "fusion": "model.fusion",
-    "distance": "labels.distance",
-    "clusterer": "labels.clusterer",
-    "refiner": "labels.refiners.0",
-    "memory": "memories.NAME",
-    "loss": "objective.0",
-    "alignment": "alignment.0",
-    "protocol": "evaluate.protocol",
-}
-"""Where a component of a kind stands in an experiment; NAME is the user's to choose."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,15 +49,10 @@ def _show(entry: Entry) -> None:
         print_table(("key", "default", "type"), rows)
     else:
         print("none")
-    wiring = [
-        (field.name, repr(field.default), str(field.type))
-        for stage_field in dataclasses.fields(Stage)
-        if stage_field.metadata.get("kind") == entry.kind and stage_field.metadata.get("wiring")
-        for field in dataclasses.fields(stage_field.metadata["wiring"])
-    ]
-    if wiring:
-        print_heading(f"keys of every {entry.kind}, read by the experiment")
-        print_table(("key", "default", "type"), wiring)
+    if entry.kind in SLOTS:
+        beside = [field for field in dataclasses.fields(SLOTS[entry.kind]) if field.name != entry.kind]
+        print_heading(f"keys of its slot beside {entry.kind}")
+        print_table(("key", "default", "type"), [(f.name, repr(f.default), str(f.type)) for f in beside])
 
     print_heading("contract")
     print(f"given {kind.given}; returns {kind.returns}")
@@ -125,8 +105,8 @@ def _inputs(loss: type) -> list[str]:
 
 def example_of(entry: Entry) -> object:
     """The component as it stands in an experiment."""
-    example: object = {"loss" if entry.kind == "loss" else "type": entry.name, **entry.component.example}
-    for key in reversed(PLACES[entry.kind].split(".")):
+    example: object = {"type": entry.name, **entry.component.example}
+    for key in reversed(places()[entry.kind].split(".")):
         example = [example] if key == "0" else {key: example}
     return example
 

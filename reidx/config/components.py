@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import functools
 import importlib
 import inspect
 import operator
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from reidx.config.node import KeyPath, Node, Origin, dotted, kind_of
+from reidx.config.renamed import RENAMED
 from reidx.errors import ConfigError, excerpt
 from reidx.outline.outline import outline
 from reidx.outline.source import classes_in, imported_in
 from reidx.registry import build as builder
 from reidx.registry.constructor import Parameter, bad_number, fits, parameters_of, quoting
 from reidx.registry.registry import KINDS
-
-Fill = Callable[[type, Node, KeyPath], Node]
-"""Checks a mapping against a schema class and writes out its defaults."""
 
 
 def need_mapping(node: Node, path: KeyPath) -> None:
@@ -31,67 +28,47 @@ def need_mapping(node: Node, path: KeyPath) -> None:
         raise ConfigError(f"{node.origin}: {what} is {kind_of(node.plain())}; it must be a mapping of keys.")
 
 
-def own_spec(spec: Mapping[str, Any], wiring: type | None = None) -> dict[str, Any]:
-    """What in a spec is the component's own: ``type`` first (also of a loss), then the keys that are not the engine's."""
-    wired = {field.name for field in dataclasses.fields(wiring)} if wiring else set()
-    key = "type" if "type" in spec else "loss"
-    return {"type": spec[key], **{k: v for k, v in spec.items() if k != key and k not in wired}}
-
-
-def component(meta: Mapping[str, Any], node: Node, path: KeyPath, fill: Fill) -> Node:
-    """A component's spec with its own defaults, and those of the engine's keys in it."""
-    kind, key, wiring = meta["kind"], meta.get("key", "type"), meta.get("wiring")
+def component_node(kind: str, node: Node, path: KeyPath) -> Node:
+    """A component's spec with its own defaults."""
     where = f"{node.origin}: {dotted(path)}"
-    node = _named(node, key, kind, where)
-    wired = {field.name for field in dataclasses.fields(wiring)} if wiring else set()
-    given = {name: child for name, child in node.value.items() if name not in wired and name != key}
-    name = node.value[key].plain()
+    node = _named(node, kind, where)
+    given = {name: child for name, child in node.value.items() if name != "type"}
+    name = node.value["type"].plain()
     spec = {"type": name, **{k: child.plain() for k, child in given.items()}}
     places = {k: str(child.origin) for k, child in given.items() if child.origin != node.origin}
-    full = builder.fill_defaults(
-        kind, spec, KINDS[kind].context, where=where, places=places, beside=sorted(wired)
-    )
-    filled = {key: node.value[key]}
+    full = builder.fill_defaults(kind, spec, KINDS[kind].context, where=where, places=places)
+    filled = {"type": node.value["type"]}
     default = Origin(f"default of {name}")
     nested = builder.nested_in(kind, name)
     for k, value in full.items():
         if k != "type":
             child = given[k] if k in given else Node.of(value, default)
             inner = k in nested and child.value is not None
-            filled[k] = component({"kind": nested[k]}, child, (*path, k), fill) if inner else child
-    return Node({**filled, **_wired(node, wiring, path, fill)}, node.origin)
+            filled[k] = component_node(nested[k], child, (*path, k)) if inner else child
+    return Node(filled, node.origin)
 
 
-def _wired(node: Node, wiring: type | None, path: KeyPath, fill: Fill) -> dict[str, Node]:
-    """The engine's own keys (those of ``wiring``) in a part's spec, with their defaults."""
-    if wiring is None:
-        return {}
-    wired = {field.name for field in dataclasses.fields(wiring)}
-    own = Node({k: child for k, child in node.value.items() if k in wired}, node.origin)
-    return fill(wiring, own, path).value
-
-
-def _named(node: Node, key: str, kind: str, where: str) -> Node:
-    """``node`` as a mapping whose ``key`` says what the rest describes; a name alone is short for that."""
+def _named(node: Node, kind: str, where: str) -> Node:
+    """``node`` as a mapping whose ``type`` names the component; a name alone is short for that."""
     if isinstance(node.value, str):
-        return Node({key: node}, node.origin)
-    name = node.value.get(key) if isinstance(node.value, dict) else None
+        return Node({"type": node}, node.origin)
+    name = node.value.get("type") if isinstance(node.value, dict) else None
     if name is not None and isinstance(name.value, str):
         return node
     found = kind_of(node.plain())
     if isinstance(node.value, dict):
-        found += f" without {key!r}" if name is None else f" whose {key!r} is {kind_of(name.plain())}"
+        found += " without 'type'" if name is None else f" whose 'type' is {kind_of(name.plain())}"
     article = "an" if kind[0] in "aeiou" else "a"
-    raise ConfigError(f"{where} is {found}; {article} {kind} is written as a name or as {{{key}: name, …}}.")
+    raise ConfigError(f"{where} is {found}; {article} {kind} is written as a name or as {{type: name, …}}.")
 
 
-def called(meta: Mapping[str, Any], node: Node, path: KeyPath, fill: Fill) -> Node:
+def called(catalogue: str, node: Node, path: KeyPath) -> Node:
     """The spec of a torch optimiser, an mmengine scheduler or a back-end of the log, its keys checked against the class.
 
-    Defaults are written out for the engine's own keys alone: those of the class are torch's.
+    The defaults of the class are not written out: they are torch's and mmengine's.
     """
-    catalogue, where = meta["catalogue"], f"{node.origin}: {dotted(path)}"
-    node = _named(node, "type", catalogue, where)
+    where = f"{node.origin}: {dotted(path)}"
+    node = _named(node, catalogue, where)
     offered = _catalogue(catalogue)
     name = node.value["type"].plain()
     if name not in offered:
@@ -99,16 +76,14 @@ def called(meta: Mapping[str, Any], node: Node, path: KeyPath, fill: Fill) -> No
         hint = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(offered)}."
         raise ConfigError(f"{where}: there is no {catalogue} {excerpt(name)!r}. {hint}")
     known = {k: p for k, p in _settings(offered[name]).items() if k not in _ENGINES_OWN}
-    wired = _wired(node, meta.get("wiring"), path, fill)
-    if clash := [key for key in known if key in wired]:
-        raise ConfigError(f"{where}: {name} has a setting {clash[0]!r}, a key of reidx's own: use another {catalogue}.")
     for key, child in node.value.items():
-        if key == "type" or key in wired:
+        if key == "type":
             continue
         if key not in known:
-            accepted = [*known, *wired]
-            close = difflib.get_close_matches(key, accepted, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else f" It accepts: {', '.join(accepted)}."
+            if catalogue == "optimizer" and (new := RENAMED["optimizer"].get(key)):
+                raise ConfigError(f"{child.origin}: {dotted((*path, key))} is now {dotted((*path[:-1], *new.split('.')))}.")
+            close = difflib.get_close_matches(key, list(known), n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else f" It accepts: {', '.join(known)}."
             raise ConfigError(f"{child.origin}: {dotted(path)}: {name} has no setting {key!r}.{hint}")
         place, value, hint = f"{child.origin}: {dotted((*path, key))}", child.plain(), _without_tensors(known[key].hint)
         if (fault := bad_number(value)) is not None:
@@ -121,7 +96,7 @@ def called(meta: Mapping[str, Any], node: Node, path: KeyPath, fill: Fill) -> No
     for key, setting in known.items():
         if setting.required and key not in node.value:
             raise ConfigError(f"{where}: {name} needs {key!r} ({setting.annotation or 'any value'}).")
-    return Node({**node.value, **wired}, node.origin)
+    return node
 
 
 _ENGINES_OWN = ("params", "optimizer", "param_name", "by_epoch", "last_step", "verbose", "save_dir")

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from reidx.config import schema
-from reidx.config.components import called, component, need_mapping
+from reidx.config.components import called, component_node, need_mapping
 from reidx.config.merge import SET, Override, merge
 from reidx.config.node import KeyPath, Node, Origin, dotted, kind_of
+from reidx.config.renamed import RENAMED
 from reidx.config.yaml_tree import Tree, render, tree_hash, tree_of
 from reidx.errors import ConfigError, excerpt
 from reidx.registry.constructor import annotation_text, bad_number, fits, quoting
@@ -101,8 +102,8 @@ def _typed(cls: type, data: Mapping[str, Any]) -> Any:
         inner = next((a for a in typing.get_args(hint) if dataclasses.is_dataclass(a)), None)
         if dataclasses.is_dataclass(hint):
             value = _typed(hint, value)  # type: ignore[arg-type]
-        elif field.name == "labels" and inner is schema.Level:
-            value = {name: _typed(schema.Level, level) for name, level in value["levels"].items()}
+        elif field.name == "labels" and inner is schema.Labelling:
+            value = {name: _typed(schema.Labelling, level) for name, level in value["labellings"].items()}
         elif inner is not None and isinstance(value, dict):
             value = {name: _typed(inner, item) for name, item in value.items()}  # type: ignore[arg-type]
         elif inner is not None:
@@ -168,7 +169,7 @@ def _fill(cls: type, node: Node, path: KeyPath) -> Node:
     """``node`` checked against a schema class, with the defaults of what it does not set."""
     need_mapping(node, path)
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    _refuse_unknown(node, path, set(fields))
+    _refuse_unknown(node, path, set(fields), cls)
     hints = _hints(cls)
     filled: dict[str, Node] = {}
     for name, field in fields.items():
@@ -204,15 +205,15 @@ def _value(field: dataclasses.Field[Any], hint: Any, node: Node, path: KeyPath) 
     arguments = [a for a in typing.get_args(hint) if dataclasses.is_dataclass(a)]
     container = meta.get("container")
     if "kind" in meta and container is not None:
-        return _each(container, node, path, lambda n, p: component(meta, n, p, _fill))
+        return _each(container, node, path, lambda n, p: component_node(meta["kind"], n, p))
     if "kind" in meta:
-        return node if meta.get("optional") and node.value is None else component(meta, node, path, _fill)
+        return node if meta.get("optional") and node.value is None else component_node(meta["kind"], node, path)
     if meta.get("catalogue") in ("schedule", "log back-end"):
-        return _each(list, node, path, lambda n, p: called(meta, n, p, _fill))
+        return _each(list, node, path, lambda n, p: called(meta["catalogue"], n, p))
     if "catalogue" in meta:
-        return called(meta, node, path, _fill)
-    if arguments and arguments[0] is schema.Level:
-        return _levels(node, path)
+        return called(meta["catalogue"], node, path)
+    if arguments and arguments[0] is schema.Labelling:
+        return _labellings(node, path)
     if dataclasses.is_dataclass(hint):
         return _fill(typing.cast(type, hint), node, path)
     if arguments:
@@ -254,32 +255,55 @@ def _each(container: type, node: Node, path: KeyPath, check: Callable[[Node, Key
     return Node(dict(checked) if container is dict else [child for _, child in checked], node.origin)
 
 
-def _levels(node: Node, path: KeyPath) -> Node:
-    """``labels``: its keys are the defaults of each of its ``levels``; without ``levels`` there is one, ``main``.
+def _labellings(node: Node, path: KeyPath) -> Node:
+    """``labels``: its keys are the defaults of each of its ``labellings``; without ``labellings`` there is one, ``main``.
 
     ``labels: null`` is no labels at all: how a stage does without those that the top level gives to every stage.
     """
     if node.value is None:
         node = Node({}, node.origin)
     need_mapping(node, path)
-    shared = Node({key: child for key, child in node.value.items() if key != "levels"}, node.origin)
-    levels = node.value.get("levels")
+    _refuse_unknown(node, path, {"labellings", *_hints(schema.Labelling)}, schema.Labelling)
+    shared = Node({key: child for key, child in node.value.items() if key != "labellings"}, node.origin)
+    levels = node.value.get("labellings")
     if levels is None:
         levels = Node({"main": Node({}, node.origin)} if shared.value else {}, node.origin)
 
     def check(level: Node, at: KeyPath) -> Node:
         need_mapping(level, at)
-        return _fill(schema.Level, merge(shared, level), at)
+        return _fill(schema.Labelling, merge(shared, level), at)
 
-    return Node({"levels": _each(dict, levels, (*path, "levels"), check)}, node.origin)
+    return Node({"labellings": _each(dict, levels, (*path, "labellings"), check)}, node.origin)
 
 
-def _refuse_unknown(node: Node, path: KeyPath, known: set[str]) -> None:
+def _refuse_unknown(node: Node, path: KeyPath, known: set[str], cls: type = schema.Stage) -> None:
     for key, child in node.value.items():
         if key not in known:
+            at = excerpt(dotted((*path, key)))
+            if (new := RENAMED.get(cls.__name__, {}).get(key)) is not None:
+                raise ConfigError(f"{child.origin}: {at} is now {dotted((*path, new))}.")
+            if (slot := _slot_of(cls)) is not None:
+                raise ConfigError(f"{child.origin}: unknown key {at!r}. {_slot_hint(node, path, key, slot, known)}")
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"Did you mean {close[0]!r}?" if close else f"Known here: {', '.join(sorted(known))}."
-            raise ConfigError(f"{child.origin}: unknown key {excerpt(dotted((*path, key)))!r}. {hint}")
+            raise ConfigError(f"{child.origin}: unknown key {at!r}. {hint}")
+
+
+def _slot_of(cls: type) -> str | None:
+    """The key of a slot under which its component stands; None for a section that is no slot."""
+    return next((kind for kind, slot in schema.SLOTS.items() if slot is cls), None)
+
+
+def _slot_hint(node: Node, path: KeyPath, key: str, slot: str, known: set[str]) -> str:
+    """How to write an argument, or the name, of a slot's component that stands beside it."""
+    found = node.value.get(slot) or node.value.get("type")
+    named = found.value.get("type") if found is not None and isinstance(found.value, dict) else found
+    name = named.value if named is not None and isinstance(named.value, str) else "NAME"
+    if key == "type":
+        return f"Name the {slot} by {dotted((*path, slot))}: {name}, or {{type: {name}, …}} with its arguments."
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Write an argument of the {slot} as {dotted((*path, slot))}: {{type: {name}, {key}: …}}."
 
 
 def known(path: KeyPath, data: dict[str, Any]) -> bool:
@@ -295,9 +319,9 @@ def known(path: KeyPath, data: dict[str, Any]) -> bool:
         hints = _hints(cls)
         name = str(keys.pop(0))
         if cls is schema.Stage and name == "labels":
-            if keys[:1] == ["levels"]:
+            if keys[:1] == ["labellings"]:
                 keys = keys[2:]
-            cls = schema.Level
+            cls = schema.Labelling
             continue
         if name not in hints:
             return False

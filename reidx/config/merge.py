@@ -11,8 +11,8 @@ from reidx.config.node import KeyPath, Node, Origin, dotted, kind_of
 from reidx.config.yaml_text import DEEPEST, escape, read_value
 from reidx.errors import ConfigError, excerpt
 
-COMPONENT_KEYS = ("type", "loss")
-"""The keys that name the component whose parameters the rest of the mapping is."""
+COMPONENT_KEY = "type"
+"""The key that names the component whose parameters the rest of the mapping is."""
 
 SET = Origin("--set")
 """Where a value set on the command line comes from."""
@@ -28,13 +28,14 @@ def merge(base: Node, over: Node, path: KeyPath = ()) -> Node:
     """``over``, which stands at ``path``, laid on ``base``: mappings key by key unless they name different components, else
     ``over``.
 
-    Two mappings name different components when each has a ``type`` (or ``loss``) and these differ: parameters
-    of the one must not reach the other. A mapping that names none adjusts whatever component is there. A mapping over a
-    list of items with names (the stages) adjusts those that it names. Raises :class:`ConfigError` for a name not there,
-    and for an empty mapping inside ``over`` that seems to be meant to empty one in ``base``.
+    Two mappings name different components when each has a ``type`` and these differ: parameters of the one must not
+    reach the other. A mapping that names none adjusts the component that is there, also one written as its name alone. A
+    mapping over a list of items with names (the stages) adjusts those that it names. Raises :class:`ConfigError` for a name
+    not there, and for an empty mapping inside ``over`` that seems to be meant to empty one in ``base``.
     """
     if isinstance(base.value, list) and base.value and all(map(_has_name, base.value)) and isinstance(over.value, dict):
         return _items_adjusted(base, over, path)
+    base = _written_out(base, over)
     if not isinstance(base.value, dict) or not isinstance(over.value, dict) or _another_component(base, over):
         return over
     merged = dict(base.value)
@@ -44,6 +45,13 @@ def merge(base: Node, over: Node, path: KeyPath = ()) -> Node:
             raise ConfigError(f"{node.origin}: {dotted(here)}: {{}} {unchanged(merged[key], dotted(here))}")
         merged[key] = merge(merged[key], node, here) if key in merged else node
     return Node(merged, over.origin)
+
+
+def _written_out(base: Node, over: Node) -> Node:
+    """``base`` as a mapping where it is a component's name alone and ``over`` adjusts that component."""
+    if isinstance(base.value, str) and isinstance(over.value, dict) and COMPONENT_KEY not in over.value:
+        return Node({COMPONENT_KEY: base}, base.origin)
+    return base
 
 
 def _seems_emptied(base: Node, over: Node) -> bool:
@@ -63,7 +71,7 @@ def unchanged(base: Node, path: str) -> str:
     names = list(map(str, base.value))
     kept = excerpt(", ".join(names[:5]) + (", …" if len(names) > 5 else ""))
     why = f"has no effect, as mappings merge key by key: {path} keeps {kept}."
-    if {*COMPONENT_KEYS, "name"} & set(names):
+    if {COMPONENT_KEY, "name"} & set(names):
         return f"{why} Give the keys that shall change, with their new values."
     return f"{why} To empty it: {path}=null; to take out one name: {path}={{{excerpt(names[0])}: null}}."
 
@@ -81,11 +89,8 @@ def _items_adjusted(base: Node, over: Node, path: KeyPath) -> Node:
 
 
 def _another_component(base: Node, over: Node) -> bool:
-    for key in COMPONENT_KEYS:
-        names = [node.value[key].value for node in (base, over) if key in node.value]
-        if len(names) == 2 and all(isinstance(name, str) for name in names) and names[0] != names[1]:
-            return True
-    return False
+    names = [node.value[COMPONENT_KEY].value for node in (base, over) if COMPONENT_KEY in node.value]
+    return len(names) == 2 and all(isinstance(name, str) for name in names) and names[0] != names[1]
 
 
 def refuse_base(node: Node) -> None:
@@ -152,6 +157,8 @@ class Override:
     def _put(self, node: Node, names: Sequence[str], path: KeyPath) -> Node:
         """``node``, which stands at ``path``, with the value put in at ``names`` below it."""
         inside = {} if node.value is None else node.value
+        if isinstance(inside, str) and self._may_have((*path, names[0])):
+            inside = {COMPONENT_KEY: node}
         key: Any  # the position in a list, the key in a mapping
         if isinstance(inside, list):
             key = self._position(inside, names[0], path)
@@ -178,6 +185,7 @@ class Override:
 
     def _laid_on(self, old: Node, path: KeyPath) -> Node:
         """The value laid on what stands at ``path``; raises where merging leaves that as it was."""
+        old = _written_out(old, self.value)
         new = merge(old, self.value, path)
         if isinstance(self.value.value, dict) and (self.typed or not self.value.value):
             before, given = old.plain(), self.value.plain()
@@ -189,11 +197,15 @@ class Override:
         place = dotted(path) or "the experiment"
         if name.isdecimal():
             raise self.error(f"{place} is not a list, so it has no item {name}; set {place} as a whole.")
-        if self.adds or (self.known is not None and self.known((*path, name), self.data)):
+        if self.adds or self._may_have((*path, name)):
             return
         raise self.error(
             f"{place} has no key {name!r}. {_hint(name, inside)} To add a new key, write +{self.path}=..."
         )
+
+    def _may_have(self, path: KeyPath) -> bool:
+        """Whether the experiment may have a key at ``path``, though none is there."""
+        return self.known is not None and self.known(path, self.data)
 
     def _position(self, items: list[Node], name: str, path: KeyPath) -> int:
         if name.isdecimal():

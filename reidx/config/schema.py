@@ -8,8 +8,7 @@ keys of its constructor are checked too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cache
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Spec = dict[str, Any]
@@ -24,33 +23,30 @@ def listed(names: str | list[str] | None) -> list[str]:
 
 
 def memory_streams(
-    memory: Mapping[str, Any], labels: Mapping[str, str | None], sees: Mapping[str, Sequence[str]]
+    memory: Mapping[str, Any], labels: Mapping[str, str | None], network_streams: Mapping[str, Sequence[str]]
 ) -> list[str]:
-    """The streams whose images a memory takes in: those it names, or all of its labels that its networks see.
+    """The streams that update a memory: those it names, or all of its labels that its networks see.
 
-    ``memory`` has the keys of :class:`MemoryWiring`; ``labels`` names the labels of each stream, ``sees`` the streams of those
-    networks that do not see all.
+    ``memory`` has the keys of :class:`MemorySlot`; ``labels`` names the labels of each stream, ``network_streams`` the streams
+    of those networks that do not see all.
     """
     there = [name for name, its in labels.items() if its == memory["labels"]]
     for network in listed(memory["network"]):
-        there = [name for name in there if name in sees.get(network, there)]
+        there = [name for name in there if name in network_streams.get(network, there)]
     return listed(memory.get("stream")) or there
 
 
-def part(kind: str, default: str | None = None, *, wiring: type | None = None, **meta: Any) -> Any:
-    """A field that holds one component of ``kind``; ``wiring`` is a dataclass of the engine's own keys in the spec."""
-    metadata = {"kind": kind, "wiring": wiring, **meta}
+def part(kind: str, default: str | None = None, **meta: Any) -> Any:
+    """A field that holds one component of ``kind``."""
+    metadata = {"kind": kind, **meta}
     if default is None:
         return field(metadata=metadata)
     return field(default_factory=lambda: {"type": default}, metadata=metadata)
 
 
-def parts(kind: str, container: type = list, *, wiring: type | None = None, key: str = "type") -> Any:
+def parts(kind: str, container: type = list) -> Any:
     """A field that holds a list (or a mapping by name) of components of ``kind``."""
-    return field(
-        default_factory=container,
-        metadata={"kind": kind, "wiring": wiring, "key": key, "container": container},
-    )
+    return field(default_factory=container, metadata={"kind": kind, "container": container})
 
 
 def number(default: Any, least: float, most: float | None = None) -> Any:
@@ -60,22 +56,6 @@ def number(default: Any, least: float, most: float | None = None) -> Any:
 
 MOST = 10**9
 """The most epochs, steps or batches of anything. A run of a year has some 10 million steps."""
-
-
-@cache
-def engine_keys(kind: str) -> Mapping[str, str]:
-    """The keys that mean something to the engine in every slot of a kind of part, so that no part can have them; each with
-    what it is."""
-    taken = {"type": f"the name of the {kind}"}
-    for section in (cls for cls in globals().values() if isinstance(cls, type) and is_dataclass(cls)):
-        for slot in fields(section):
-            meta = slot.metadata
-            if kind not in (meta.get("kind"), meta.get("catalogue")):
-                continue
-            taken[meta.get("key", "type")] = f"the name of the {kind}"
-            if meta.get("wiring") is not None:
-                taken |= {own.name: f"{meta['wiring'].__name__}.{own.name}" for own in fields(meta["wiring"])}
-    return taken
 
 
 @dataclass
@@ -137,7 +117,7 @@ class Stream:
 
     domain: str
     labels: str | None = None
-    """``identity`` (the data set's own), the name of a label level, or null."""
+    """``identity`` (the data set's own), the name of a labelling, or null."""
     sampler: Spec = part("sampler", "PK")
     transform: Spec = part("transform", "ReidAugment")
     views: dict[str, Spec] = parts("transform", dict)
@@ -145,16 +125,16 @@ class Stream:
 
 
 @dataclass
-class Level:
+class Labelling:
     """One labelling of a domain by clustering."""
 
     domain: str | None = None
     network: str | list[str] = "student"
-    """Whose features; of several networks, the mean of their L2-normalised features."""
-    on: str = "embed"
+    """The network whose features are clustered; of several networks, the mean of their L2-normalised features."""
+    feature: str = "embed"
     memory: str | None = None
-    """Label what this memory holds of all images, in place of the feature ``on`` extracted anew; which it is at first, when
-    the memory holds none yet."""
+    """Cluster the entries that this memory holds of all images instead of extracting ``feature``; the first labelling, for
+    which the memory holds none yet, extracts the feature."""
     distance: Spec | None = part("distance", "Jaccard", optional=True)
     clusterer: Spec = part("clusterer", "DBSCAN")
     refiners: list[Spec] = parts("refiner")
@@ -166,73 +146,81 @@ class Level:
 
 
 @dataclass
-class MemoryWiring:
-    """What a memory stores, of which network's feature and of which labels."""
+class MemorySlot:
+    """A memory, and what it stores: which network's feature, under which labels, of which streams."""
 
+    memory: Spec = part("memory")
     network: str | list[str] = "student"
-    """Whose features; of several networks, the mean of their L2-normalised features."""
-    on: str = "embed"
+    """The network whose features are stored; of several networks, the mean of their L2-normalised features."""
+    feature: str = "embed"
     labels: str = "main"
     stream: str | list[str] | None = None
-    """The streams whose images it takes in; null: all with its labels that its networks see."""
+    """The streams that update it; null: all with its labels that its networks see."""
     when: Literal["after", "before"] = "after"
-    """When it takes in what a step saw: after the optimiser's step, or before the objective is computed."""
+    """When a step updates it: after the optimiser's step, or before the objective is computed."""
 
 
 @dataclass
 class Term:
-    """One term of the objective: what it looks at, what it compares that with, how much it counts, and when."""
+    """One term of the objective: a loss, its inputs, its weight, and the epochs in which it counts."""
 
+    loss: Spec = part("loss")
     stream: str | list[str] | None = None
-    """One stream, or several, whose images are laid end to end; null: the only one."""
+    """One stream, or several, whose images are concatenated; null: the only one."""
     network: str = "student"
-    on: str = "embed"
+    feature: str = "embed"
     labels: str | None = None
-    """The label level that says what its images are; null: that of their stream."""
+    """The labelling that gives the targets; null: that of the stream."""
     memory: str | list[str] | None = None
-    """Whose scores: of several memories they stand side by side, and a target counts from its own memory's first."""
-    against: str | None = None
-    """The network it is compared with: a teacher, or the student itself by another feature."""
-    against_stream: str | list[str] | None = None
-    """The stream whose images ``against`` sees, one for each of ``stream``: another view of the same images; null: as
+    """The memory that gives the scores. Scores of several memories are concatenated, and a target counts from the first column
+    of its own memory."""
+    teacher: str | None = None
+    """The network to compare with: a teacher, or the student itself by another feature."""
+    teacher_stream: str | list[str] | None = None
+    """The stream whose images the teacher sees, one for each of ``stream``: another view of the same images; null: as
     ``stream``."""
-    against_on: str | None = None
-    """The feature of ``against``; null: as ``on``."""
-    against_memory: str | list[str] | None = None
-    """The memory that ``against`` is scored by; null: as ``memory``."""
+    teacher_feature: str | None = None
+    """The teacher's feature; null: as ``feature``."""
+    teacher_memory: str | list[str] | None = None
+    """The memory that scores the teacher's feature; null: as ``memory``."""
     weight: float = 1.0
     from_epoch: int = number(0, 0)
     until_epoch: int | None = number(None, 1)
-    """The first epoch without it, counted from 0; null: it stays."""
+    """The first epoch without the term, counted from 0; null: it counts to the end."""
 
 
 @dataclass
-class Alignment:
-    """Where an alignment looks: the streams of its two domains, and from which epoch on."""
+class AlignmentSlot:
+    """An alignment, the streams of its two domains, its weight, and its first epoch."""
 
+    alignment: Spec = part("alignment")
     source: str = "source"
     target: str = "target"
     weight: float = 1.0
     from_epoch: int = number(0, 0)
 
 
+SLOTS: dict[str, type] = {"loss": Term, "memory": MemorySlot, "alignment": AlignmentSlot}
+"""The sections that hold a component beside keys of their own, by its kind, which is also its key."""
+
+
 @dataclass
-class OptimizerWiring:
-    """What the engine makes of an optimiser: the rate and the decay of each group of parameters, and the batch of ``lr``."""
+class Optimization:
+    """Settings of the engine: rates of parameter groups, the state to start from, the batch that ``lr`` is stated for."""
 
     layer_decay: float | None = number(None, 0, 1)
-    """Each layer of a backbone learns at this share of the rate of the one above; all but the backbones learn at ``lr``."""
+    """Each layer of a backbone learns at this share of the rate of the layer above; all but the backbones learn at ``lr``."""
     no_decay_norm_bias: bool = False
     """No weight decay for norms, biases and other vectors."""
     rates: dict[str, float] = field(default_factory=dict)
-    """Parts of the networks, by name as for ``model.freeze``, and memories, each with its share of the rate:
+    """Modules of the networks, by name as for ``model.freeze``, and memories, each with its share of the rate:
     ``{backbone: 0.1, memories.rows: 10}``."""
-    moments: str | None = None
-    """``stage:NAME``: begin with what the optimiser knew of the networks' gradients at the end of that stage."""
+    state_from: str | None = None
+    """``stage:NAME``: start with the optimiser's state (moments) at the end of that stage."""
     restart_every: int | None = number(None, 1)
-    """All moments are forgotten at the start of every so many epochs; null: never."""
+    """Clear the optimiser's state at the start of every so many epochs; null: never."""
     lr_batch: int | None = number(None, 1)
-    """Images a step that ``lr`` is stated for, over all processes. Nothing is scaled by it: the run says where a stream
+    """Images in a step that ``lr`` is stated for, over all processes. Nothing is scaled by it: the run says which stream
     has another number, and the card keeps both."""
 
 
@@ -244,7 +232,7 @@ class Evaluate:
     protocol: Spec = part("protocol", "Market1501")
     metric: Literal["euclidean", "cosine"] = "euclidean"
     network: str = "student"
-    on: str = "embed"
+    feature: str = "embed"
     flip: bool = False
     before: bool = False
     """Evaluate before the first epoch too: the direct transfer."""
@@ -269,7 +257,7 @@ class Stage:
     BatchNorms that begin without any."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """In what the networks compute. ``auto``: bf16 where the device multiplies it faster, else fp32; a run keeps its choice."""
-    bank: Literal["fp32", "fp16"] = "fp32"
+    feature_dtype: Literal["fp32", "fp16"] = "fp32"
     """In what the features of a domain's images are kept for labelling and for the memories' resets."""
     joint: bool = False
     """One forward pass over the images of all streams together, instead of one a stream."""
@@ -277,7 +265,7 @@ class Stage:
     """The largest gradient: of all trained parameters together (``clip_by: norm``, the length is cut) or of each number by
     itself (``value``); null: as it is."""
     clip_by: Literal["norm", "value"] = "norm"
-    accumulate: int = number(1, 1, MOST)
+    grad_cache_chunks: int = number(1, 1, MOST)
     """Parts in which a step's batch passes through the networks: the loss is that of the whole batch, memory is needed for
     one part, and each image is passed forward twice. A part must hold whole groups of ``model.bn_group``."""
     compile: Literal[False, True, "max-autotune-no-cudagraphs"] = False
@@ -286,37 +274,36 @@ class Stage:
     model: Model = field(default_factory=Model)
     teachers: dict[str, Teacher] = field(default_factory=dict)
     streams: dict[str, Stream] = field(default_factory=dict)
-    sees: dict[str, list[str]] = field(default_factory=dict)
+    network_streams: dict[str, list[str]] = field(default_factory=dict)
     """The streams (and views) that pass through a network, by its name; one that is not named here sees all."""
-    labels: dict[str, Level] = field(default_factory=dict)
-    memories: dict[str, Spec] = parts("memory", dict, wiring=MemoryWiring)
-    objective: list[Spec] = parts("loss", list, wiring=Term, key="loss")
-    alignment: list[Spec] = parts("alignment", list, wiring=Alignment)
+    labels: dict[str, Labelling] = field(default_factory=dict, metadata={"below": ("labellings",)})
+    memories: dict[str, MemorySlot] = field(default_factory=dict)
+    objective: list[Term] = field(default_factory=list)
+    alignment: list[AlignmentSlot] = field(default_factory=list)
     optimizer: Spec = field(
-        default_factory=lambda: {"type": "Adam", "lr": 3.5e-4, "weight_decay": 5e-4},
-        metadata={"catalogue": "optimizer", "wiring": OptimizerWiring},
+        default_factory=lambda: {"type": "Adam", "lr": 3.5e-4, "weight_decay": 5e-4}, metadata={"catalogue": "optimizer"}
     )
+    optimization: Optimization = field(default_factory=Optimization)
     schedule: list[Spec] = field(default_factory=list, metadata={"catalogue": "schedule"})
     evaluate: Evaluate = field(default_factory=Evaluate)
-
 
     @property
     def domains(self) -> list[str]:
         """The domains that it draws from."""
         return list(dict.fromkeys(stream.domain for stream in self.streams.values()))
 
-    def seen_by(self, term: Spec) -> list[str]:
-        """The streams that a term looks at: those it names, or the only one."""
-        return listed(term["stream"]) or list(self.sources)[:1]
+    def seen_by(self, term: Term) -> list[str]:
+        """The streams of a term: those it names, or the only one."""
+        return listed(term.stream) or list(self.sources)[:1]
 
-    def labels_of(self, term: Spec, stream: str) -> str | None:
-        """What a term takes the images of a stream for: its own label level, or the stream's labels."""
-        return term["labels"] or self.sources[stream].labels
+    def labels_of(self, term: Term, stream: str) -> str | None:
+        """The labelling of a stream's images in a term: the term's own, or the stream's."""
+        return term.labels or self.sources[stream].labels
 
-    def named_levels(self, stream: str) -> list[str]:
-        """The levels that terms name themselves when they look at a stream or its views."""
+    def named_labellings(self, stream: str) -> list[str]:
+        """The labellings that terms on the stream or its views name themselves."""
         names = {stream, *self.streams[stream].views}
-        return sorted({term["labels"] for term in self.objective if term["labels"] and names & set(self.seen_by(term))})
+        return sorted({term.labels for term in self.objective if term.labels and names & set(self.seen_by(term))})
 
     @property
     def sources(self) -> dict[str, Stream]:
@@ -344,7 +331,7 @@ def term_names(stage: Stage) -> list[str]:
     """The names of a stage's terms, in the order of its objective, then its alignments; of two of a kind the second is
     numbered, so that the log tells them apart."""
     names: list[str] = []
-    for wanted in [*(spec["loss"] for spec in stage.objective), *(spec["type"] for spec in stage.alignment)]:
+    for wanted in [*(term.loss["type"] for term in stage.objective), *(slot.alignment["type"] for slot in stage.alignment)]:
         same = sum(name == wanted or name.startswith(f"{wanted}#") for name in names)
         names.append(f"{wanted}#{same + 1}" if same else wanted)
     return names

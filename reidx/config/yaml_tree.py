@@ -67,7 +67,7 @@ def load_tree(path: str | Path, overrides: Sequence[str] = (), known: Known | No
 
     Later bases win over earlier ones, the file over its bases, the overrides (``key.path=value``, the value
     in YAML) over the file, in the order given. Mappings are merged key by key, except that a mapping naming
-    another component (``type`` or ``loss``) than the one below it replaces it whole; all else replaces.
+    another component (``type``) than the one below it replaces it whole; all else replaces.
 
     List items are addressed by position or by their ``name``. An override may set keys that exist in the
     merged file, and those for which ``known(path, data)`` is true: the schema has a default there, given the

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from scipy.sparse import csr_array
     from torch import Tensor
 
 
@@ -118,6 +119,32 @@ class LabelSet:
         return int(self.labels.max()) + 1 if len(self.labels) else 0
 
 
+def _no_cameras() -> np.ndarray:
+    import numpy as np  # here, as a config is checked without it
+
+    return np.zeros(0, dtype=np.int64)
+
+
+@dataclass
+class RefinerContext:
+    """Inputs of a refiner besides the labels.
+
+    ``features`` are those of all images by name, ``feature`` is the name of the one that was clustered, ``graph``
+    their distances (None for a clusterer of features; those beyond a refiner's ``reach``, if it has one, may be
+    missing), ``cluster(eps=0.5)`` clusters anew with settings of ``clusterer`` changed as a refiner announced in its
+    ``variations``, ``previous`` are the labels (N,) of the last labelling, ``cameras`` (N,).
+    """
+
+    features: dict[str, Tensor]
+    feature: str
+    graph: csr_array | None
+    clusterer: Any
+    cluster: Callable[..., np.ndarray]
+    epoch: int
+    previous: np.ndarray | None = None
+    cameras: np.ndarray = field(default_factory=_no_cameras)
+
+
 INPUTS = (
     "features",
     "targets",
@@ -145,14 +172,16 @@ def inputs_of(loss: type) -> tuple[set[str], set[str]]:
 
 @dataclass(frozen=True)
 class Contract:
-    """How a component wants to be wired; the fields are those of the class attributes of the same names.
+    """What a component declares of itself; the fields are those of the class attributes of the same names.
 
-    ``of_parts`` are those of a fusion's features that have a vector for each part of an image (B,P,D), of a memory
-    ``features``, and of a loss those of ``features``, ``scores``, ``teacher``, ``teacher_scores``, that may be of parts; what
-    must be is in ``parts`` of the class. ``classes`` says what a
-    label, or a column of scores, stands for: a cluster or an identity (""), or an image, under its number in the domain
-    (``images``). A clusterer says so of its labels, a memory of its columns, a loss of the columns that it can read; any other
-    word is a matter between a memory and its losses.
+    ``requires`` and ``provides`` are names of features; of a refiner, ``provides`` names what it adds to each image,
+    of a memory the tensors that losses may read. ``cameras`` is one of :data:`CAMERAS`, ``outliers`` of
+    :data:`OUTLIERS`, ``needs`` of :data:`NEEDS`. ``part_features`` are a fusion's features (B,P,D) with a vector for
+    each part of an image. ``accepts_parts`` are the inputs of a memory (``features``) or a loss (``features``,
+    ``scores``, ``teacher``, ``teacher_scores``) that may be of parts, ``requires_parts`` those that must be.
+    ``column_meaning`` is what a label, or a column of scores, stands for: a cluster or an identity (""), or an image,
+    under its number in the domain (``images``). A clusterer declares it for its labels, a memory for its columns, a
+    loss for the columns that it can read; any other word is between a memory and its losses.
     """
 
     requires: frozenset[str] = frozenset()
@@ -160,14 +189,16 @@ class Contract:
     cameras: str = "unused"
     outliers: str = ""
     needs: str = ""
-    of_parts: frozenset[str] = frozenset()
-    classes: str = ""
+    part_features: frozenset[str] = frozenset()
+    accepts_parts: frozenset[str] = frozenset()
+    requires_parts: frozenset[str] = frozenset()
+    column_meaning: str = ""
 
 
 def contract_of(component: type, params: Mapping[str, Any] | None = None) -> Contract:
     """The contract of a class, for the given constructor arguments.
 
-    A class whose contract hangs on its arguments has ``contract(**params)`` returning those fields that differ from the
+    A class whose contract depends on its arguments has ``contract(**params)`` returning those fields that differ from the
     class attributes.
     """
     declared = {
@@ -176,7 +207,7 @@ def contract_of(component: type, params: Mapping[str, Any] | None = None) -> Con
     adapt = getattr(component, "contract", None)
     if adapt is not None:
         declared.update(adapt(**(params or {})))
-    for name in ("requires", "provides", "of_parts"):
+    for name in ("requires", "provides", "part_features", "accepts_parts", "requires_parts"):
         declared[name] = frozenset(declared.get(name, ()))
     contract = Contract(**declared)
     for name, words in {"cameras": CAMERAS, "outliers": OUTLIERS, "needs": NEEDS}.items():

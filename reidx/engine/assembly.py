@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from reidx import distributed
-from reidx.config.components import own_spec
-from reidx.config.schema import Alignment, Level, MemoryWiring, Spec, Stage, Teacher, Term, listed, term_names
+from reidx.config.schema import Labelling, Stage, Teacher, listed, term_names
 from reidx.data.domains import Domains
 from reidx.engine.objective import BoundAlignment, BoundTerm, Objective
 from reidx.engine.relabel import LevelPlan
@@ -25,11 +24,6 @@ from reidx.models.network import Network, build_network
 from reidx.registry.build import build
 from reidx.registry.seam import calling
 from reidx.runs import checkpoint as checkpoints
-
-
-def component(kind: str, spec: Spec, wiring: type | None, where: str, **context: Any) -> Any:
-    """A component from a spec that also holds the engine's own keys (those of ``wiring``)."""
-    return build(kind, own_spec(spec, wiring), where=where, **context)
 
 
 class Assembly:
@@ -50,24 +44,22 @@ class Assembly:
         networks = {name: networks[name] for name in ("student", *stage.teachers)}
         dims = student.dims
         memories: dict[str, Memory] = {}
-        for name, spec in stage.memories.items():
-            where = f"memories.{name}"
-            memories[name] = component("memory", spec, MemoryWiring, where, dim=dims[spec["on"]])
-        keys = [field.name for field in dataclasses.fields(MemoryWiring)]
-        wiring = {name: {key: spec[key] for key in keys} for name, spec in stage.memories.items()}
+        for name, slot in stage.memories.items():
+            where = f"memories.{name}.memory"
+            memories[name] = build("memory", slot.memory, where=where, dim=dims[slot.feature])
         return StageModel(
             networks,
             {name: dataclasses.asdict(teacher) for name, teacher in stage.teachers.items()},
             memories,
-            wiring,
+            {name: vars(slot) for name, slot in stage.memories.items()},
             Objective(self._terms(dims)),
             self._transforms(student),
             {name: stream.labels for name, stream in stage.sources.items()},
             joint=stage.joint,
             memory_format=torch.channels_last,
-            accumulate=stage.accumulate,
+            grad_cache_chunks=stage.grad_cache_chunks,
             domains={name: s.domain for name, s in stage.sources.items()} if stage.model.domain_bn else None,
-            sees=stage.sees,
+            network_streams=stage.network_streams,
         )
 
     def _teacher(self, name: str, networks: Mapping[str, Network]) -> Network:
@@ -86,20 +78,20 @@ class Assembly:
     def _terms(self, dims: Mapping[str, int]) -> list[BoundTerm | BoundAlignment]:
         terms: list[BoundTerm | BoundAlignment] = []
         names = iter(term_names(self.stage))
-        for index, spec in enumerate(self.stage.objective):
-            loss: nn.Module = component("loss", spec, Term, f"objective.{index}")
-            streams = self.stage.seen_by(spec)
+        for index, term in enumerate(self.stage.objective):
+            loss: nn.Module = build("loss", term.loss, where=f"objective.{index}.loss")
+            streams = self.stage.seen_by(term)
             target_memory = {
                 stream: memory
                 for stream in streams
-                for memory in listed(spec["memory"])
-                if self.stage.memories[memory]["labels"] == self.stage.labels_of(spec, stream)
+                for memory in listed(term.memory)
+                if self.stage.memories[memory].labels == self.stage.labels_of(term, stream)
             }
-            terms.append(BoundTerm(next(names), loss, {**spec, "stream": streams}, target_memory))
-        for index, spec in enumerate(self.stage.alignment):
+            terms.append(BoundTerm(next(names), loss, {**vars(term), "stream": streams}, target_memory))
+        for index, slot in enumerate(self.stage.alignment):
             context = {"dims": dict(dims), "steps": self.stage.epochs * self.stage.iters}
-            alignment = component("alignment", spec, Alignment, f"alignment.{index}", **context)
-            terms.append(BoundAlignment(next(names), alignment, spec))
+            alignment = build("alignment", slot.alignment, where=f"alignment.{index}.alignment", **context)
+            terms.append(BoundAlignment(next(names), alignment, vars(slot)))
         return terms
 
     def _transforms(self, network: Network) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -124,7 +116,7 @@ class Assembly:
         """How each level is labelled."""
         plans = {}
         for name, level in self.stage.labels.items():
-            where = f"labels.levels.{name}"
+            where = f"labels.labellings.{name}"
             place = {"device": str(device), "sharded": distributed.count() > 1}
             distance = (
                 build("distance", level.distance, where=f"{where}.distance", **place)
@@ -133,10 +125,10 @@ class Assembly:
             )
             vary = partial(self._clusterer, level, f"{where}.clusterer")
             refiners = [build("refiner", spec, where=f"{where}.refiners", **place) for spec in level.refiners]
-            plans[name] = LevelPlan(level, LabelPipeline(level.on, distance, vary(), refiners, vary))
+            plans[name] = LevelPlan(level, LabelPipeline(level.feature, distance, vary(), refiners, vary))
         return plans
 
-    def _clusterer(self, level: Level, where: str, **settings: Any) -> Any:
+    def _clusterer(self, level: Labelling, where: str, **settings: Any) -> Any:
         return build("clusterer", {**level.clusterer, **settings}, where=where, seed=self.seed)
 
 

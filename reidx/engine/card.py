@@ -28,7 +28,7 @@ def stage_card(stage: Stage, stage_run: StageRun) -> dict[str, Any]:
         "weights": stage.model.backbone.get("weights") or stage.model.backbone.get("pretrained", False),
         "precision": stage.precision,
         "images_a_step": stage_run.images_a_step,
-        "lr_batch": stage.optimizer["lr_batch"],
+        "lr_batch": stage.optimization.lr_batch,
         "bn_group": stage.model.bn_group,
         "cameras_in_sampling": stage_run.runner is not None and _samples_by_cameras(stage, stage_run.domains),
         "label_monitor": any(level.monitor for level in stage.labels.values()),

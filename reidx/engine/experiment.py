@@ -255,7 +255,7 @@ def _refuse_stale(stages: list[Stage], finished: list[dict[str, Any] | None], pa
         if earlier is None and (path / "done.json").is_file()
     }
     for stage, earlier, path in zip(stages, finished, paths):
-        begun = {stage.init, stage.optimizer["moments"], *(teacher.weights for teacher in stage.teachers.values())}
+        begun = {stage.init, stage.optimization.state_from, *(teacher.weights for teacher in stage.teachers.values())}
         sources = begun & unfinished.keys()
         if earlier is not None and sources:
             source = unfinished[min(filter(None, sources))]

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from reidx.checks.base import contract
-from reidx.config.schema import MemoryWiring, Stage
+from reidx.config.schema import Stage
 from reidx.contracts import LabelSet
 from reidx.engine.objective import BoundAlignment, BoundTerm
+from reidx.registry.build import contract
 
 Terms = Sequence[BoundTerm | BoundAlignment]
 
@@ -73,9 +73,9 @@ def _why(stage: Stage, term: BoundTerm, labels: Mapping[str, LabelSet]) -> str |
 def _one_column(stage: Stage, term: BoundTerm, labels: Mapping[str, LabelSet]) -> str | None:
     """Why a term has one score an image, which is always the highest: its memories hold one cluster in all."""
     memories = [stage.memories[name] for name in term.memories]
-    if any(contract("memory", dict(spec), MemoryWiring).classes for spec in memories):
+    if any(contract("memory", spec.memory).column_meaning for spec in memories):
         return None  # a column stands for something else than a cluster
-    held = [labels[spec["labels"]] for spec in memories if spec["labels"] in labels]
+    held = [labels[spec.labels] for spec in memories if spec.labels in labels]
     if len(held) < len(memories) or sum(its.count for its in held) != 1:
         return None
     (one,) = (its for its in held if its.count == 1)

@@ -20,6 +20,7 @@ from reidx.registry.seam import watching
 from reidx.reporting.reporter import Reporter, images_per_second
 from reidx.runs.epoch_log import EpochLog, Report
 from reidx.runs.failures import DIVERGED, error_context
+from reidx.runs.training_state import TrainingState
 
 LOOKED_AT = 50
 """Steps between two looks at the losses: each look waits for the device."""
@@ -44,8 +45,8 @@ class StageLoop(BaseLoop):
         key: tuple[int, ...],
         prepare: Callable[[int], Report],
         evaluate: Callable[[int], Report],
-        state: Callable[[], Any],
-        restore: Callable[[Any], None],
+        state: Callable[[], dict[str, Any]],
+        restore: Callable[[TrainingState], None],
         reporter: Reporter,
         journal: EpochLog,
         conclude: Callable[[int, Report], Report] = lambda epoch, trained: {},
@@ -171,15 +172,15 @@ class StageLoop(BaseLoop):
         return {**means(sums, steps), "images": images * distributed.count()}
 
     def state_dict(self) -> dict[str, Any]:
-        """History and the labels, for the checkpoint."""
-        return {"history": self.history, "state": self._state(), "threads": self.threads}
+        """The fields of :class:`TrainingState` that the loop keeps: history, threads, and what ``state`` returns."""
+        return {"history": self.history, "threads": self.threads, **self._state()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: TrainingState) -> None:
         """The inverse of :meth:`state_dict`."""
-        self.history = list(state["history"])
-        self._restore(state["state"])
-        if self.choose_threads is not None and state.get("threads") is not None:
-            torch.set_num_threads(state["threads"])
+        self.history = list(state.history)
+        self._restore(state)
+        if self.choose_threads is not None and state.threads is not None:
+            torch.set_num_threads(state.threads)
 
 
 def means(sums: Mapping[str, torch.Tensor], steps: int) -> Report:

@@ -34,36 +34,36 @@ class BoundTerm(nn.Module):
         super().__init__()
         self.name, self.loss, self.target_memory = name, loss, dict(target_memory or {})
         fields = {field.name for field in dataclasses.fields(Term)}
-        term = Term(**{key: value for key, value in wiring.items() if key in fields})
-        self.streams, self.network, self.on, self.labels = listed(term.stream), term.network, term.on, term.labels
-        self.memories, self.against = listed(term.memory), term.against
-        self.against_streams = listed(term.against_stream) or self.streams
-        self.against_on = term.against_on or term.on
-        self.against_memories = listed(term.against_memory) or self.memories
+        term = Term(**{"loss": {}, **{key: value for key, value in wiring.items() if key in fields}})
+        self.streams, self.network, self.labels = listed(term.stream), term.network, term.labels
+        self.feature, self.memories, self.teacher = term.feature, listed(term.memory), term.teacher
+        self.teacher_streams = listed(term.teacher_stream) or self.streams
+        self.teacher_feature = term.teacher_feature or term.feature
+        self.teacher_memories = listed(term.teacher_memory) or self.memories
         self.weight, self.from_epoch, self.until_epoch = float(term.weight), term.from_epoch, term.until_epoch
         self.needed, optional = inputs_of(type(loss))
         unwired = set() if self.memories else {"scores"}
-        unwired |= set() if self.against else {"teacher", "teacher_scores"}
-        unwired |= set() if self.against_memories else {"teacher_scores"}
+        unwired |= set() if self.teacher else {"teacher", "teacher_scores"}
+        unwired |= set() if self.teacher_memories else {"teacher_scores"}
         self.inputs = self.needed | (optional - unwired)
 
     def forward(
         self, outputs: Outputs, batches: Mapping[str, Batch], memories: Mapping[str, nn.Module]
     ) -> Tensor:
         streams = [batches[name].under(self.labels) if self.labels else batches[name] for name in self.streams]
-        features = _end_to_end(outputs[self.network][name][self.on] for name in self.streams)
+        features = _end_to_end(outputs[self.network][name][self.feature] for name in self.streams)
 
         @functools.cache
         def columns() -> list[Tensor]:
             return [_scored(memories[name], features) for name in self.memories]
 
         def teacher() -> Tensor:
-            seen = (outputs[self.against][name][self.against_on] for name in self.against_streams)  # type: ignore[index]
+            seen = (outputs[self.teacher][name][self.teacher_feature] for name in self.teacher_streams)  # type: ignore[index]
             return _end_to_end(seen).detach()
 
         def teacher_memories() -> list[nn.Module]:
-            averages = [average_of(name, self.against or "") for name in self.against_memories]
-            return [memories[a if a in memories else m] for m, a in zip(self.against_memories, averages)]
+            averages = [average_of(name, self.teacher or "") for name in self.teacher_memories]
+            return [memories[a if a in memories else m] for m, a in zip(self.teacher_memories, averages)]
 
         sources: dict[str, Callable[[], Any]] = {
             "features": lambda: features,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reidx import distributed
-from reidx.config.schema import IDENTITY, Level, listed
+from reidx.config.schema import IDENTITY, Labelling, listed
 from reidx.contracts import Features, LabelSet, mean_normalized
 from reidx.data.domains import Domains
 from reidx.data.loading import LabelledView, batches
@@ -28,6 +28,7 @@ from reidx.registry.seam import call, kind_of
 from reidx.reporting.reporter import Reporter
 from reidx.runs.checkpoint import digest_of
 from reidx.runs.failures import error_context, oom_advice
+from reidx.runs.training_state import TrainingState
 
 First = Callable[..., dict[str, Tensor]]
 """Gives features that were extracted before, see :class:`reidx.runs.feature_cache.FirstFeatures`."""
@@ -40,7 +41,7 @@ Source = tuple[str, str, bool]
 class LevelPlan:
     """A level with what it is carried out by."""
 
-    settings: Level
+    settings: Labelling
     pipeline: LabelPipeline
 
     @property
@@ -165,30 +166,30 @@ class Relabeller:
             banks[source] = self.extractor.bank(domain, "train", network, names, flip, what)
         for name, plan in due.items():
             settings, held = plan.settings, self._held(plan)
-            bank = {view: _of(banks, plan.domain, settings.network, settings.flip, view) for view in self._views(plan)}
+            features = {view: _of(banks, plan.domain, settings.network, settings.flip, view) for view in self._views(plan)}
             if held is not None:
-                bank = {**bank, settings.on: held}
-            report.update(self._label(name, plan, bank, epoch))
+                features = {**features, settings.feature: held}
+            report.update(self._label(name, plan, features, epoch))
             self._reset(name, plan.domain, banks, plan.settings.flip)
         for domain in dict.fromkeys(identity_domains.values()):
             if IDENTITY not in self.labels:
                 self.labels[IDENTITY] = self.identity(domain)
                 wanted: dict[str, set[str]] = {}
-                for wiring in self._memories(IDENTITY, bank_only=True).values():
+                for wiring in self._memories(IDENTITY, features_only=True).values():
                     for network in listed(wiring["network"]):
-                        wanted.setdefault(network, set()).add(wiring["on"])
+                        wanted.setdefault(network, set()).add(wiring["feature"])
                 for network, names in wanted.items():
                     what = f"features of {domain}"
-                    bank = self.extractor.bank(domain, "train", network, names, False, what)
-                    banks[domain, network, False] = bank
+                    features = self.extractor.bank(domain, "train", network, names, False, what)
+                    banks[domain, network, False] = features
                 self._reset(IDENTITY, domain, banks, False)
         return report
 
-    def _memories(self, level: str, bank_only: bool = False) -> dict[str, Mapping[str, str]]:
+    def _memories(self, level: str, features_only: bool = False) -> dict[str, Mapping[str, str]]:
         return {
             name: wiring
             for name, wiring in self.model.memory_wiring.items()
-            if wiring["labels"] == level and (not bank_only or self.model.memories[name].needs_bank)
+            if wiring["labels"] == level and (not features_only or self.model.memories[name].needs_features)
         }
 
     def _wanted(self, due: Mapping[str, LevelPlan]) -> dict[Source, set[str]]:
@@ -196,7 +197,7 @@ class Relabeller:
         wanted: dict[Source, set[str]] = {}
         for level, plan in due.items():
             asked = [(plan.settings.network, view) for view in self._views(plan)]
-            asked += [(wiring["network"], wiring["on"]) for wiring in self._memories(level, bank_only=True).values()]
+            asked += [(wiring["network"], wiring["feature"]) for wiring in self._memories(level, features_only=True).values()]
             for networks, name in asked:
                 for network in listed(networks):
                     wanted.setdefault((plan.domain, network, plan.settings.flip), set()).add(name)
@@ -204,7 +205,7 @@ class Relabeller:
 
     def _views(self, plan: LevelPlan) -> frozenset[str]:
         """The features that are extracted for a level's labelling: all it looks at but what its memory holds."""
-        return plan.pipeline.views - ({plan.settings.on} if self._held(plan) is not None else set())
+        return plan.pipeline.views - ({plan.settings.feature} if self._held(plan) is not None else set())
 
     def _held(self, plan: LevelPlan) -> Tensor | None:
         """What the level's memory holds of all images, where it labels that and there is something yet."""
@@ -216,12 +217,12 @@ class Relabeller:
 
     @error_context("clustering")
     @oom_advice("Lower k1 of the distance, or set bank: fp16.")
-    def _label(self, name: str, plan: LevelPlan, bank: dict[str, Tensor], epoch: int) -> dict[str, float]:
+    def _label(self, name: str, plan: LevelPlan, features: dict[str, Tensor], epoch: int) -> dict[str, float]:
         domain = plan.domain
         split = self.domains.split(domain, "train")
         previous = self.labels[name].labels if name in self.labels else None
         with self.reporter.work(f"epoch {epoch + 1}: clustering {domain}", len(split)) as work:
-            labels = plan.pipeline(bank, epoch=epoch, cameras=split.cameras, previous=previous)
+            labels = plan.pipeline(features, epoch=epoch, cameras=split.cameras, previous=previous)
             work.advance(len(split))
         self.labels[name] = labels
         if plan.settings.monitor and split.ids is not None:
@@ -236,11 +237,11 @@ class Relabeller:
         labels = torch.from_numpy(self.labels[level].labels)
         for name, wiring in self._memories(level).items():
             memory = self.model.memories[name]
-            bank = None
-            if memory.needs_bank:
-                bank = _of(banks, domain, wiring["network"], flip, wiring["on"])
+            features = None
+            if memory.needs_features:
+                features = _of(banks, domain, wiring["network"], flip, wiring["feature"])
             with parameters_kept(memory, self.optimizer()):  # type: ignore[arg-type]
-                given = None if bank is None else bank.to(device, torch.float32), labels.to(device), cameras.to(device)
+                given = None if features is None else features.to(device, torch.float32), labels.to(device), cameras.to(device)
                 call("memory", memory, "reset", memory.reset, *given)  # type: ignore[arg-type]
             expect_columns(memory, self.labels[level].count)
             distributed.broadcast_(list(call("memory", memory, "state_dict", memory.state_dict).values()))  # type: ignore[arg-type]
@@ -249,11 +250,11 @@ class Relabeller:
     # ---- what a checkpoint keeps
 
     def _remembering(self) -> dict[str, Any]:
-        """The clusterers and refiners that have a state, by their level, their place in it and their class."""
+        """The components of labellings that have a state, by labelling, place and class."""
         parts = {
             f"{name}.{place}.{type(part).__name__}": part
             for name, plan in self.levels.items()
-            for place, part in [("clusterer", plan.pipeline.clusterer), *enumerate(plan.pipeline.refiners)]
+            for place, part in plan.pipeline.parts.items()
         }
         return {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
 
@@ -274,17 +275,17 @@ class Relabeller:
             },
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: TrainingState) -> None:
         """The inverse of :meth:`state_dict`."""
         for name, refiner in self._remembering().items():
-            if name not in state["refiners"]:  # only a changed config can come here
+            if name not in state.refiners:  # only a changed config can come here
                 raise CheckpointError(
                     f"The checkpoint knows nothing of {name}, which remembers earlier labellings. Put the config back "
                     "as it was, or start anew in another folder (--work-dir)."
                 )
-            call(kind_of(refiner), refiner, "load_state_dict", refiner.load_state_dict, state["refiners"][name])
+            call(kind_of(refiner), refiner, "load_state_dict", refiner.load_state_dict, state.refiners[name])
         self.labels = {}
-        for name, tensors in state["labels"].items():
+        for name, tensors in state.labels.items():
             arrays = {key: np.asarray(tensor.cpu()) for key, tensor in tensors.items()}
             images = self._images(name)
             if images not in (None, len(arrays["labels"])):

@@ -37,7 +37,8 @@ from reidx.optim.moments import names_of
 from reidx.optim.optimizer import fits, parameters_kept
 from reidx.runs import checkpoint as checkpoints
 from reidx.runs.failures import DIVERGED
-from reidx.runs.stamp import STAMP, Stamp
+from reidx.runs.stamp import Stamp
+from reidx.runs.training_state import KEY, TrainingState
 
 
 class StateHook(Hook):
@@ -50,24 +51,22 @@ class StateHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         model = stage_model(runner)
-        checkpoint["reidx"] = {
-            "loop": runner.train_loop.state_dict(),  # type: ignore[attr-defined]
-            "memories": {name: memory.state_dict() for name, memory in model.memories.items()},
-            "steps": model.steps,
-            "parameters": names_of(runner.optim_wrapper.optimizer, model),
-            "world_size": runner.world_size,
-            STAMP: None if self.stamp is None else asdict(self.stamp),
-        }
+        TrainingState(
+            **runner.train_loop.state_dict(),  # type: ignore[attr-defined]
+            memories={name: memory.state_dict() for name, memory in model.memories.items()},  # type: ignore[misc]
+            steps=model.steps,
+            parameters=names_of(runner.optim_wrapper.optimizer, model),
+            world_size=runner.world_size,
+            stamp=None if self.stamp is None else asdict(self.stamp),
+        ).put_into(checkpoint)
         # history buffers are pickled objects, and all they hold is the smoothing of the log
         checkpoint["message_hub"] = {}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        state = checkpoint.get("reidx")
-        if state is None:
-            raise CheckpointError("This checkpoint was not written by reidx and cannot be resumed from.")
-        if state["world_size"] != runner.world_size and not self.anyway:
+        state = TrainingState.of(checkpoint)
+        if state.world_size != runner.world_size and not self.anyway:
             raise CheckpointError(
-                f"The checkpoint was written by {state['world_size']} processes, this run has {runner.world_size}: "
+                f"The checkpoint was written by {state.world_size} processes, this run has {runner.world_size}: "
                 "the batches would differ. Resume with as many, or with --resume-anyway."
             )
         model = stage_model(runner)
@@ -75,11 +74,11 @@ class StateHook(Hook):
             assert isinstance(memory, Memory)
             with parameters_kept(memory, runner.optim_wrapper.optimizer):
                 try:
-                    memory.restore(state["memories"][name])
+                    memory.restore(state.memories[name])
                 except (KeyError, ValueError) as error:  # only a changed config can come here
                     raise CheckpointError(f"The checkpoint has no memory {name} as it is now: {error}.") from error
-        model.steps = state["steps"]
-        runner.train_loop.load_state_dict(state["loop"])  # type: ignore[attr-defined]
+        model.steps = state.steps
+        runner.train_loop.load_state_dict(state)  # type: ignore[attr-defined]
         checkpoint["message_hub"] = runner.message_hub.state_dict()
 
 
@@ -197,7 +196,7 @@ class ReidRunner(Runner):
         }
         self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
         refuse_not_finite(stage_model(self), checkpoint["state_dict"])
-        states = [checkpoint["state_dict"], *checkpoint["reidx"]["memories"].values()]
+        states = [checkpoint["state_dict"], *checkpoint[KEY]["memories"].values()]
         others = distributed.ranks_that_differ(checkpoints.digest_of(states)) if distributed.count() > 1 else []
         if others:
             raise ReidxError(

@@ -74,7 +74,7 @@ class StageRun:
             name: calling("transform", build("transform", "ReidTest", mean=network.mean, std=network.std), "batch")
             for name, network in self.model.networks.items()
         }
-        self.extractor = Extractor(self.model, domains, transforms, stage.precision, stage.bank, reporter)
+        self.extractor = Extractor(self.model, domains, transforms, stage.precision, stage.feature_dtype, reporter)
         self.runner: ReidRunner | None = None
         self.details: Details | None = None
         self.evaluation_card: dict[str, Any] = {}
@@ -100,7 +100,7 @@ class StageRun:
         ``journal`` keeps the epochs (by default in the log of ``work_dir``); ``loop`` runs them.
         """
         stage = self.stage
-        optimizer = build_optimizer(self.model, stage.optimizer)
+        optimizer = build_optimizer(self.model, stage.optimizer, stage.optimization)
         self.images_a_step = images_a_step(stage, self.domains)
         if note := rate_note(stage, optimizer.defaults["lr"], self.images_a_step):
             self.reporter.say(note)
@@ -113,8 +113,8 @@ class StageRun:
         newest = None
         if resume:
             newest = distributed.on_rank_zero(lambda: checkpoints.to_resume_from(self.work_dir, self.reporter.say))
-        if newest is None and stage.optimizer["moments"] is not None:
-            take_moments(optimizer, self.model, checkpoints.load(self.resolve(stage.optimizer["moments"])))
+        if newest is None and stage.optimization.state_from is not None:
+            take_moments(optimizer, self.model, checkpoints.load(self.resolve(stage.optimization.state_from)))
         self.runner = ReidRunner(
             model=self.model,
             work_dir=self.work_dir,
@@ -167,7 +167,7 @@ class StageRun:
             self._calibrate(self.stage.calibrate)
         if epoch == 0:
             self._begin_alignments()
-        if epoch and self.stage.optimizer["restart_every"] and epoch % self.stage.optimizer["restart_every"] == 0:
+        if epoch and self.stage.optimization.restart_every and epoch % self.stage.optimization.restart_every == 0:
             self._optimizer().state.clear()
         report = self.relabeller.run(epoch, identity)
         self.model.objective.epoch = epoch
@@ -199,22 +199,20 @@ class StageRun:
         """Show each alignment that asks for it what all training images of its two domains look like."""
         for bound in self.model.objective.terms:
             alignment: Any = getattr(bound, "alignment", None)
-            if not hasattr(alignment, "begin") or not getattr(alignment, "needs_bank", True):
+            if not hasattr(alignment, "begin") or not getattr(alignment, "needs_features", True):
                 continue
             banks = []
             for stream in (bound.source, bound.target):  # type: ignore[union-attr]
                 domain = self.stage.sources[stream].domain
                 what = f"features of {domain} for {bound.name}"
-                bank = self.extractor.bank(domain, "train", "student", set(getattr(alignment, "requires", ())), False, what)
-                banks.append({name: rows.to(self.model.device, torch.float32) for name, rows in bank.items()})
+                features = self.extractor.bank(domain, "train", "student", set(getattr(alignment, "requires", ())), False, what)
+                banks.append({name: rows.to(self.model.device, torch.float32) for name, rows in features.items()})
             call("alignment", alignment, "begin", alignment.begin, *banks)
             distributed.broadcast_(list(alignment.state_dict().values()))
 
     def _say_notes(self) -> None:
         """Say what parts of the stage have to say of themselves (``notes``), each sentence once."""
-        labellers = [
-            part for plan in self.relabeller.levels.values() for part in (plan.pipeline.clusterer, *plan.pipeline.refiners)
-        ]
+        labellers = [part for plan in self.relabeller.levels.values() for part in plan.pipeline.parts.values()]
         speaking = [part for part in (*self.model.modules(), *labellers) if hasattr(part, "notes")]
         notes = [call(kind_of(part), part, "notes", lambda part: list(part.notes()), part) for part in speaking]
         for note in (*itertools.chain(*notes), *remarks):
@@ -235,7 +233,7 @@ class StageRun:
         if self.domains.on_device:
             with self.reporter.counted(f"train of {stream.domain}: decoding") as progress:
                 store.hold(self.model.device, progress)
-        others = {level: self.relabeller.labels[level] for level in self.stage.named_levels(name)}
+        others = {level: self.relabeller.labels[level] for level in self.stage.named_labellings(name)}
         view = LabelledView(store, cameras, labels, others)
         sampler = build(
             "sampler",
@@ -264,14 +262,15 @@ class StageRun:
         if settings.domain is None:
             return {}, {}
         query, gallery = (self.domains.split(settings.domain, s) for s in ("query", "gallery"))
-        def bank(split: str) -> Tensor:
+
+        def extracted(split: str) -> Tensor:
             what = f"{split} of {settings.domain}"
             banks = self.extractor.bank(
-                settings.domain or "", split, settings.network, {settings.on}, settings.flip, what
+                settings.domain or "", split, settings.network, {settings.feature}, settings.flip, what
             )
-            return banks[settings.on]
+            return banks[settings.feature]
 
-        banks = bank("query"), bank("gallery")
+        banks = extracted("query"), extracted("gallery")
         with span("rank"):
             result = evaluate(
                 *banks,
@@ -294,7 +293,7 @@ class StageRun:
             **result.card,
             "queries_that_found_a_copy": copies,
             "flip": settings.flip,
-            "feature": settings.on,
+            "feature": settings.feature,
             "network": settings.network,
         }
         return metrics, self.evaluation_card
@@ -326,5 +325,5 @@ class StageRun:
         source, target = (self.domains.split(domain, "train").ids for domain in self.stage.domains)
         with span("rank"):
             return domain_probe(
-                *(bank.flatten(1) for bank in banks), seed=self.key[0], source_people=source, target_people=target
+                *(features.flatten(1) for features in banks), seed=self.key[0], source_people=source, target_people=target
             )

@@ -31,9 +31,9 @@ class StageModel(BaseModel):
     ``networks`` holds ``student``, ``teachers`` the rest by name with their settings (``type`` EMA, Frozen or Peer);
     ``transforms`` makes network input of a stream's uint8 images, on the device; ``memory_wiring`` says which
     network's which feature, under which labels, of which streams, a memory takes in, and when
-    (:class:`reidx.config.schema.MemoryWiring`); ``stream_labels`` names the labels of each stream, ``domains`` the
-    domain where networks have a BatchNorm for each. ``accumulate`` is the number of parts in which images pass
-    through the networks (:mod:`reidx.models.forward`); ``sees`` names the streams of those networks that do not see
+    (:class:`reidx.config.schema.MemorySlot`); ``stream_labels`` names the labels of each stream, ``domains`` the
+    domain where networks have a BatchNorm for each. ``grad_cache_chunks`` is the number of parts in which images pass
+    through the networks (:mod:`reidx.models.forward`); ``network_streams`` names the streams of those networks that do not see
     all.
     """
 
@@ -48,9 +48,9 @@ class StageModel(BaseModel):
         stream_labels: Mapping[str, str | None],
         joint: bool = False,
         memory_format: torch.memory_format = torch.contiguous_format,
-        accumulate: int = 1,
+        grad_cache_chunks: int = 1,
         domains: Mapping[str, str] | None = None,
-        sees: Mapping[str, Sequence[str]] | None = None,
+        network_streams: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         super().__init__()
         self.networks = nn.ModuleDict(networks)
@@ -59,7 +59,8 @@ class StageModel(BaseModel):
         self.teachers = {name: dict(settings) for name, settings in teachers.items()}
         self.memory_wiring, self.stream_labels = memory_wiring, stream_labels
         self.transforms, self.joint, self.memory_format = transforms, joint, memory_format
-        self.accumulate, self.domains, self.sees = accumulate, dict(domains or {}), dict(sees or {})
+        self.grad_cache_chunks, self.domains = grad_cache_chunks, dict(domains or {})
+        self.network_streams = dict(network_streams or {})
         self.averages = {
             name: EMA(settings["momentum"], settings["warmup"], settings["batch_norm"])
             for name, settings in self.teachers.items()
@@ -69,10 +70,10 @@ class StageModel(BaseModel):
             if settings["type"] != "Peer":
                 self.networks[name].requires_grad_(False)
         self.averaged = {
-            (memory, term.against)
+            (memory, term.teacher)
             for term in objective.terms
-            if isinstance(term, BoundTerm) and term.against in self.averages and "teacher_scores" in term.inputs
-            for memory in term.against_memories
+            if isinstance(term, BoundTerm) and term.teacher in self.averages and "teacher_scores" in term.inputs
+            for memory in term.teacher_memories
             if any(parameter.requires_grad for parameter in self.memories[memory].parameters())
         }
         for memory in memories:
@@ -104,7 +105,7 @@ class StageModel(BaseModel):
         """The networks that a step must forward, teachers first: what is trained, read by a term or a memory, or keeps
         its own BatchNorm statistics."""
         trained = self.trained
-        read: set[str | None] = {getattr(term, "against", None) for term in self.objective.terms}
+        read: set[str | None] = {getattr(term, "teacher", None) for term in self.objective.terms}
         read |= {network for wiring in self.memory_wiring.values() for network in listed(wiring["network"])}
         read |= {self.teacher_of(n) for n in trained if self.networks[n].wants_teacher}
         own = {name for name in self.averages if self.teachers[name]["batch_norm"] == "own"}
@@ -120,10 +121,10 @@ class StageModel(BaseModel):
     def features(self, images: Mapping[str, Tensor]) -> dict[str, dict[str, Features]]:
         """Features by network, then by the streams it sees; without gradients for networks that are not trained."""
         if not self.joint or len(images) < 2:
-            return self._features_of(images, self.needed(), self.sees, self.accumulate)
+            return self._features_of(images, self.needed(), self.network_streams, self.grad_cache_chunks)
         sizes = [len(x) for x in images.values()]
         order = interleave_for_bn(sizes, self.networks["student"].bn_group).to(self.device, non_blocking=True)  # type: ignore[arg-type]
-        together = self._features_of({"": torch.cat(list(images.values()))[order]}, self.needed(), {}, self.accumulate)
+        together = self._features_of({"": torch.cat(list(images.values()))[order]}, self.needed(), {}, self.grad_cache_chunks)
         back = torch.argsort(order)
         return {
             name: dict(zip(images, Features({k: v[back] for k, v in by[""].items()}).split(sizes)))
@@ -224,9 +225,9 @@ class StageModel(BaseModel):
             if wiring.get("when", "after") != when:
                 continue
             memory: Memory = self.memories[name]  # type: ignore[assignment]
-            taken = memory_streams(wiring, self.stream_labels, self.sees)
+            taken = memory_streams(wiring, self.stream_labels, self.network_streams)
             if taken:
-                networks, on = listed(wiring["network"]), wiring["on"]
+                networks, on = listed(wiring["network"]), wiring["feature"]
                 features = [mean_normalized([outputs[network][stream][on] for network in networks]) for stream in taken]
                 targets = [streams[stream].targets for stream in taken]
                 index = [streams[stream].index for stream in taken]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
-from reidx.contracts import INPUTS, LabelSet
-from reidx.errors import Broken, DataError
+from reidx.config.node import KeyPath
+from reidx.config.parts import Part
+from reidx.contracts import INPUTS, LabelSet, RefinerContext
+from reidx.errors import Broken, ConfigError, DataError
 from reidx.labels.features import not_finite
 from reidx.labels.graph import checked_graph
 from reidx.labels.neighbours.sharding import agree
@@ -22,26 +23,6 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 
-@dataclass
-class Labelling:
-    """What a refiner may look at beside the labels it is given.
-
-    ``bank`` are the features by name, ``on`` the name of those that were clustered, ``graph`` their distances (None for a
-    clusterer of features; those beyond a refiner's ``reach``, if it has one, may be missing), ``cluster(eps=0.5)`` clusters
-    anew with settings of ``clusterer`` changed as a refiner announced in its ``variations``, ``previous`` are the labels
-    (N,) of the last labelling, ``cameras`` (N,).
-    """
-
-    bank: dict[str, Tensor]
-    on: str
-    graph: csr_array | None
-    clusterer: Any
-    cluster: Callable[..., np.ndarray]
-    epoch: int
-    previous: np.ndarray | None = None
-    cameras: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-
-
 class LabelPipeline:
     """Bank → :class:`LabelSet`, by ``distance`` (where the clusterer needs it), ``clusterer``, ``refiners`` in turn.
 
@@ -50,13 +31,13 @@ class LabelPipeline:
 
     def __init__(
         self,
-        on: str,
+        feature: str,
         distance: Any,
         clusterer: Any,
         refiners: Sequence[Any] = (),
         vary: Callable[..., Any] | None = None,
     ) -> None:
-        self.on, self.distance, self.clusterer, self.refiners = on, distance, clusterer, list(refiners)
+        self.feature, self.distance, self.clusterer, self.refiners = feature, distance, clusterer, list(refiners)
         self.varied = [
             (settings, vary(**settings))
             for refiner in self.refiners
@@ -65,13 +46,18 @@ class LabelPipeline:
         ]
 
     @property
+    def parts(self) -> dict[str, Any]:
+        """The components that make labels, by their place: the clusterer, then the refiners by their number."""
+        return {"clusterer": self.clusterer, **{str(number): refiner for number, refiner in enumerate(self.refiners)}}
+
+    @property
     def views(self) -> frozenset[str]:
         """The names of the features that must be in the bank."""
-        wanted = {self.on, *getattr(self.distance, "requires", ())}
+        wanted = {self.feature, *getattr(self.distance, "requires", ())}
         return frozenset(wanted.union(*(getattr(refiner, "requires", ()) for refiner in self.refiners)))
 
     def __call__(
-        self, bank: dict[str, Tensor], *, epoch: int, cameras: np.ndarray, previous: np.ndarray | None = None
+        self, features: dict[str, Tensor], *, epoch: int, cameras: np.ndarray, previous: np.ndarray | None = None
     ) -> LabelSet:
         """Label every image of the bank.
 
@@ -79,7 +65,7 @@ class LabelPipeline:
         if the processes of a distributed job come to different labels.
         """
         for name in self.views:
-            wrong = not_finite(bank[name])
+            wrong = not_finite(features[name])
             if wrong.any():
                 raise DataError(
                     f"Epoch {epoch + 1}: the feature {name!r} of {int(wrong.sum())} images is not finite; the network "
@@ -87,25 +73,25 @@ class LabelPipeline:
                 )
         graph = None
         if getattr(self.clusterer, "needs", "graph") == "graph":
-            graph = self._graph(bank, self._reach())
+            graph = self._graph(features, self._reach())
 
         @span("cluster")
         def cluster(**settings: Any) -> np.ndarray:
             clusterer = next((c for s, c in self.varied if s == settings), None) if settings else self.clusterer
             if clusterer is None:
                 raise ValueError(f"a refiner clusters with {settings}, which is not among its variations")
-            found = call("clusterer", clusterer, "__call__", clusterer, bank[self.on] if graph is None else graph)
+            found = call("clusterer", clusterer, "__call__", clusterer, features[self.feature] if graph is None else graph)
             return np.asarray(found, dtype=np.int64)
 
         labels = LabelSet(cluster())
         if labels.count == 0:
-            raise DataError(self._nothing(epoch, None if graph is None else bank, len(labels.labels)))
-        context = Labelling(bank, self.on, graph, self.clusterer, cluster, epoch, previous, cameras)
+            raise DataError(self._nothing(epoch, None if graph is None else features, len(labels.labels)))
+        context = RefinerContext(features, self.feature, graph, self.clusterer, cluster, epoch, previous, cameras)
         found = labels.count
         for refiner in self.refiners:
             with span("refine"):
                 labels = call("refiner", refiner, "__call__", refiner, labels, context)
-        check(labels, len(cameras))
+        check_labels(labels, len(cameras))
         if labels.count == 0:
             names = " and ".join(type(refiner).__name__ for refiner in self.refiners)
             raise DataError(
@@ -113,7 +99,7 @@ class LabelPipeline:
                 f"all {len(labels.labels)} images are outliers. Make the refiners less strict."
             )
         agree(labels.labels, labels.arrays())
-        labels.report = {**report(labels.labels, previous), **labels.report}
+        labels.report = {**label_statistics(labels.labels, previous), **labels.report}
         return labels
 
     def _reach(self) -> float:
@@ -122,23 +108,24 @@ class LabelPipeline:
         return max(getattr(part, "reach", 1.0) for part in (*clusterers, *self.refiners))
 
     @span("distance")
-    def _graph(self, bank: dict[str, Tensor], within: float) -> csr_array:
+    def _graph(self, features: dict[str, Tensor], within: float) -> csr_array:
         several = getattr(self.distance, "requires", None)
-        given = {name: bank[name] for name in several} if several else bank[self.on]
+        given = {name: features[name] for name in several} if several else features[self.feature]
         cuts = "within" in inspect.signature(self.distance).parameters
         graph = call("distance", self.distance, "__call__", self.distance, given, **({"within": within} if cuts else {}))
-        return call("distance", self.distance, "the graph that it returned", _sound, self.distance, graph, len(bank[self.on]))
+        images = len(features[self.feature])
+        return call("distance", self.distance, "the graph that it returned", _sound, self.distance, graph, images)
 
-    def _nothing(self, epoch: int, bank: dict[str, Tensor] | None, images: int) -> str:
+    def _nothing(self, epoch: int, features: dict[str, Tensor] | None, images: int) -> str:
         from scipy.sparse import csr_array  # needed here alone, and slow to import
 
         advice = ""
-        if bank is not None:
+        if features is not None:
             # half-way out first, where there is mostly something to tell of: nearly all pairs lie at the very end
             apart, graph = np.empty(0), csr_array((images, images), dtype=np.float32)
             for within in ((1 + self._reach()) / 2, 1.0):
                 try:
-                    graph = self._graph(bank, within)
+                    graph = self._graph(features, within)
                 except DataError:  # too many pairs to be stored: what was seen so far will do
                     break
                 apart = graph.data[graph.data > 1e-6]
@@ -177,7 +164,24 @@ def variations(refiner: Any, clusterer: Any) -> list[dict[str, Any]]:
     return [] if asked is None else call("refiner", refiner, "variations", asked, clusterer)
 
 
-def check(labels: LabelSet, images: int) -> None:
+def varied(refiner: Part, built: Mapping[KeyPath, Any]) -> list[Part]:
+    """The clusterer at the other settings that a refiner asks for, at the place of the refiner.
+
+    ``built`` has the components of the stage by their paths. Raises :class:`ConfigError`, which names no place, where the
+    clusterer has no such setting.
+    """
+    spec, at = refiner.holder.clusterer, (*refiner.path[:-2], "clusterer")
+    others = variations(built[refiner.path], built[at])
+    for settings in others:
+        if lacking := [key for key in settings if key not in spec]:
+            raise ConfigError(
+                f"{refiner.name} asks {spec['type']} for labels at another {', '.join(lacking)}, a setting that it "
+                "does not have."
+            )
+    return [Part("clusterer", {**spec, **settings}, refiner.path, refiner.holder) for settings in others]
+
+
+def check_labels(labels: LabelSet, images: int) -> None:
     """Raise :class:`ValueError` unless the labelling keeps the contract: see :class:`LabelSet`."""
     array = labels.labels
     if array.shape != (images,) or array.dtype != np.int64:
@@ -197,7 +201,7 @@ def check(labels: LabelSet, images: int) -> None:
         raise ValueError(f"soft targets are {labels.soft_targets.shape}, not {(images, labels.count)}")
 
 
-def report(labels: np.ndarray, previous: np.ndarray | None = None) -> dict[str, float]:
+def label_statistics(labels: np.ndarray, previous: np.ndarray | None = None) -> dict[str, float]:
     """Clusters, outliers, largest and median size, and how much stayed since the last labelling.
 
     ``stability`` is the adjusted Rand index against ``previous`` over the images clustered in both.

@@ -22,7 +22,7 @@ class CrossEntropy(nn.Module):
     (B,K,P) have the image's target each, and an image's loss is their mean.
     """
 
-    of_parts = frozenset({"scores"})
+    accepts_parts = frozenset({"scores"})
 
     def __init__(self, smoothing: float = 0.0, temperature: float = 1.0) -> None:
         super().__init__()

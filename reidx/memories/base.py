@@ -13,25 +13,26 @@ class Memory(nn.Module, ABC):
     """What batch features are scored against: ``reset`` at each relabelling, ``forward`` in a step, ``update`` after it.
 
     A subclass declares ``outliers``: ``drop`` (the images labelled −1 take no part) or ``keep`` (it makes classes of
-    them), and ``needs_bank``: whether ``reset`` wants the features of all images (false for a classifier that starts
-    at random, or once a memory has its own). One that holds an entry for each image has the property ``images``, the
-    tensor (N,D) of these, empty before the first reset: a level may cluster it. ``provides`` names attributes that a loss
-    may ask for. ``of_parts`` holds ``features`` where it takes those of parts (B,P,D) too, ``parts`` does where it takes no
-    others. ``classes`` says what the columns of its scores stand for where these are not its labels
-    (:class:`reidx.contracts.Contract`): ``images``, or a word of its own, which a loss must then name too.
-    State lies in buffers and parameters; it may change its shape at a reset, and is saved and restored whole.
+    them), and ``needs_features``: whether ``reset`` wants the features of all images (false for a classifier that
+    starts at random, or once a memory has its own). One that holds an entry for each image has the property
+    ``images``, the tensor (N,D) of these, empty before the first reset: a level may cluster it. ``provides`` names
+    attributes that a loss may ask for. ``accepts_parts`` holds ``features`` where it takes those of parts (B,P,D)
+    too, ``requires_parts`` does where it takes no others. ``classes`` says what the columns of its scores stand for
+    where these are not its labels (:class:`reidx.contracts.Contract`): ``images``, or a word of its own, which a loss
+    must then name too. State lies in buffers and parameters; it may change its shape at a reset, and is saved and
+    restored whole.
     """
 
     outliers = "drop"
-    needs_bank = True
+    needs_features = True
     provides: frozenset[str] = frozenset()
-    parts: frozenset[str] = frozenset()
-    of_parts: frozenset[str] = frozenset()
-    classes = ""
+    requires_parts: frozenset[str] = frozenset()
+    accepts_parts: frozenset[str] = frozenset()
+    column_meaning = ""
 
     @abstractmethod
-    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
-        """Take a new labelling: ``bank`` (N,D) of unit or raw features in the domain's order, ``labels`` (N,)."""
+    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+        """Take a new labelling: ``features`` (N,D), unit or raw, in the domain's order, ``labels`` (N,)."""
 
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
@@ -59,14 +60,14 @@ class Memory(nn.Module, ABC):
 
 
 @torch.no_grad()
-def centroids(bank: Tensor, labels: Tensor) -> Tensor:
+def centroids(features: Tensor, labels: Tensor) -> Tensor:
     """The L2-normalised mean feature (K,D) of each label 0..K−1; rows labelled −1 are left out.
 
     Of a bank of parts (N,P,D) it is (K,P,D). Each label must have a member (labellings are without gaps).
     """
     kept = labels >= 0
-    bank, labels = bank[kept], labels[kept]
+    features, labels = features[kept], labels[kept]
     count = int(labels.max()) + 1 if len(labels) else 0
-    sums = torch.zeros(count, *bank.shape[1:], dtype=bank.dtype, device=bank.device)
-    sums.index_add_(0, labels, bank)
+    sums = torch.zeros(count, *features.shape[1:], dtype=features.dtype, device=features.device)
+    sums.index_add_(0, labels, features)
     return nn.functional.normalize(sums, dim=-1)

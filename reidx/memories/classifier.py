@@ -25,7 +25,7 @@ class LinearClassifier(Memory):
     feature that has parts; centroids are made of as many as the feature has.
     """
 
-    of_parts = frozenset({"features"})
+    accepts_parts = frozenset({"features"})
 
     def __init__(
         self,
@@ -41,13 +41,13 @@ class LinearClassifier(Memory):
             raise ValueError("parts is for rows: random or uniform; centroids are made of as many parts as the feature has.")
         self.rows, self.normalize, self.scale = rows, normalize, scale
         self.row_parts = [] if parts is None else [parts]
-        self.needs_bank = means
+        self.needs_features = means
         self.weight = nn.Parameter(torch.zeros(0, dim))
 
-    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
-        if self.needs_bank:
-            assert bank is not None
-            weight = centroids(F.normalize(bank.float(), dim=-1) if self.rows == "unit_centroid" else bank, labels)
+    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+        if self.needs_features:
+            assert features is not None
+            weight = centroids(F.normalize(features.float(), dim=-1) if self.rows == "unit_centroid" else features, labels)
         else:
             shape = [int(labels.max()) + 1, *self.row_parts, self.weight.shape[-1]]
             limit = 1.0 / math.sqrt(shape[-1])

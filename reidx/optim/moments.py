@@ -50,6 +50,6 @@ def _own(value: Any, parameter: torch.Tensor) -> Any:
 
 def _misfit(why: str) -> CheckpointError:
     return CheckpointError(
-        f"optimizer.moments: that stage's optimiser {why}. Hand moments on between stages of the same networks and the same "
-        "optimiser, or leave the key out."
+        f"optimization.state_from: that stage's optimiser {why}. Hand moments on between stages of the same networks and the "
+        "same optimiser, or leave the key out."
     )

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reidx import distributed
-from reidx.config.components import own_spec
-from reidx.config.schema import OptimizerWiring
+from reidx.config.schema import Optimization
 from reidx.errors import ConfigError
 from reidx.memories import Memory
 from reidx.optim.mmengine_optim import OptimWrapper
@@ -73,16 +72,16 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
-def build_optimizer(model: nn.Module, spec: Mapping[str, Any]) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, spec: Mapping[str, Any], optimization: Optimization | None = None
+) -> torch.optim.Optimizer:
     """The torch optimiser of a spec ``{type, lr, …}`` over all of ``model``'s trainable parameters.
 
-    It has one group of them, unless ``layer_decay``, ``no_decay_norm_bias`` or ``rates`` ask for several. Raises
-    :class:`ConfigError` where nothing is left to be trained, or the layers cannot be told apart.
+    It has one group of them, unless ``layer_decay``, ``no_decay_norm_bias`` or ``rates`` of ``optimization`` ask for
+    several. Raises :class:`ConfigError` where nothing is left to be trained, or the layers cannot be told apart.
     """
-    settings = own_spec(spec, OptimizerWiring)
-    groups = parameter_groups(
-        model, spec.get("layer_decay"), spec.get("no_decay_norm_bias", False), spec.get("rates")
-    )
+    settings, asked = dict(spec), optimization or Optimization()
+    groups = parameter_groups(model, asked.layer_decay, asked.no_decay_norm_bias, asked.rates)
     if not any(group["params"] for group in groups):
         raise ConfigError("There is no parameter to be trained: model.freeze holds all of them.")
     optimizer = getattr(torch.optim, settings.pop("type"))(groups, **settings)

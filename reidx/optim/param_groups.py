@@ -67,12 +67,14 @@ def _at_rates(groups: list[Group], model: nn.Module, rates: Mapping[str, float])
     """The groups split by the share of the rate that ``rates`` gives their parameters; what has none comes first."""
     for pattern, share in rates.items():
         if not 0 < share < math.inf:
-            raise ConfigError(f"optimizer.rates: {pattern}: {share} is no share of a rate. What shall not learn: model.freeze.")
+            raise ConfigError(
+                f"optimization.rates: {pattern}: {share} is no share of a rate. What shall not learn: model.freeze."
+            )
     shares: dict[int, float] = {}
     for pattern, share in rates.items():
         of_memories = pattern.startswith("memories.")
         for whole in [model] if of_memories else [m for m in model.modules() if isinstance(m, Network)]:
-            shares.update({id(p): share for p in parts_called(whole, pattern, "optimizer.rates")[1]})
+            shares.update({id(p): share for p in parts_called(whole, pattern, "optimization.rates")[1]})
     split: list[Group] = []
     for group in groups:
         by_share: dict[float, list[nn.Parameter]] = {1.0: []} if group is groups[0] else {}
@@ -94,12 +96,13 @@ def _below_a_head(backbone: nn.Module) -> nn.Module:
     name = type(layered).__name__
     if not hasattr(layered, "group_matcher"):
         raise ConfigError(
-            f"layer_decay needs a backbone whose layers can be told apart; {name} has no `group_matcher`. Leave it out."
+            f"optimization.layer_decay needs a backbone whose layers can be told apart; {name} has no `group_matcher`. "
+            "Leave it out."
         )
     from timm.models import group_parameters
 
     view: Any = copy.copy(layered)
     view._parameters = {**layered._parameters, "above": nn.Parameter(torch.empty(0), requires_grad=False)}
     if max(group_parameters(view, view.group_matcher(coarse=False), reverse=True).values()) < 2:
-        raise ConfigError(f"layer_decay needs a backbone of several layers; {name} is one only. Leave it out.")
+        raise ConfigError(f"optimization.layer_decay needs a backbone of several layers; {name} is one only. Leave it out.")
     return view

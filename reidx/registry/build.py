@@ -78,16 +78,14 @@ def fill_defaults(
     *,
     where: str = "",
     places: Mapping[str, str] | None = None,
-    beside: Collection[str] = (),
 ) -> dict[str, Any]:
     """The spec as a dict with the constructor's defaults written out, in the constructor's order, ``type``
     first.
 
     Checked as by :func:`build`, without building. Left out are keys of the context, and defaults that are not
-    plain data (a config could not hold them). For the messages: ``places`` says where a key stands when that is not
-    ``where``, ``beside`` are keys that the spec's reader takes out of it before.
+    plain data (a config could not hold them). ``places`` says for the messages where a key stands that is not at ``where``.
     """
-    entry, given = _checked(kind, spec, context_keys, where, places, beside)
+    entry, given = _checked(kind, spec, context_keys, where, places)
     filled: dict[str, Any] = {"type": entry.name}
     for name, parameter in signature_of(entry).items():
         if name in given:
@@ -125,7 +123,6 @@ def _checked(
     context: Collection[str],
     where: str,
     places: Mapping[str, str] | None = None,
-    beside: Collection[str] = (),
 ) -> tuple[Entry, dict[str, Any]]:
     """The entry a spec names and the keywords it sets, or a ConfigError with all that is wrong with them."""
     name, given = _split(kind, spec, where)
@@ -134,7 +131,7 @@ def _checked(
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}" if where else str(error)) from None
     known = signature_of(entry)
-    accepted = [*(key for key in known if key not in context), *beside]
+    accepted = [key for key in known if key not in context]
     faults = []
     for key, value in given.items():
         at = f" ({places[key]})" if places and key in places else ""

@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from reidx.config.schema import engine_keys
 from reidx.errors import excerpt
 
 REQUIRED: Any = inspect.Parameter.empty
@@ -99,11 +98,7 @@ def unusable(kind: str, component: Any, context: Mapping[str, Any]) -> str:
         kinds = {p.kind for p in inspect.signature(component).parameters.values()}
     except (TypeError, ValueError):
         return ""
-    # torch's modules have one for all: a class without a constructor of its own takes nothing by it. The class that has it is
-    # looked at, not the function, which torch.compile replaces.
-    owner = next((c for c in getattr(component, "__mro__", ()) if "__init__" in vars(c)), None)
-    own = getattr(owner, "__module__", "") != "torch.nn.modules.module"
-    fault = hidden(kind, known, own and inspect.Parameter.VAR_KEYWORD in kinds)
+    fault = hidden(kind, known)
     if inspect.Parameter.POSITIONAL_ONLY in kinds:
         fault = fault or "its constructor has an argument before `/`, which no key can set: leave out the `/`"
     for name, examples in context.items():
@@ -115,27 +110,14 @@ def unusable(kind: str, component: Any, context: Mapping[str, Any]) -> str:
     return f"{fault} ({place_of(component)})" if fault and place_of(component) else fault
 
 
-def hidden(kind: str, names: Collection[str], any_other: bool) -> str:
-    """What of a constructor's arguments is named like a key of the engine in the slot of ``kind``; empty if nothing is.
-
-    ``any_other``: the constructor takes ``**`` arguments, whose names nobody knows.
-    """
-    taken = engine_keys(kind)
-    clashing = [name for name in names if name in taken]
-    if clashing:
-        said = ", ".join(f"{name!r} (it is {taken[name]})" for name in clashing)
-        renamed = ", ".join(f"{kind}_{name}" for name in clashing)
-        several = "s" if len(clashing) > 1 else ""
-        return (
-            f"the argument{several} {said} of its constructor would never receive a value, because reidx reads such a key "
-            f"in the place of each {kind}: rename the argument{several}, for example to {renamed}"
-        )
-    if any_other and len(taken) > 1:  # more than `type`
-        return (
-            f"its constructor takes `**` arguments, of which none would receive a value (and some may be named like the keys "
-            f"that reidx reads in the place of each {kind}: {', '.join(sorted(taken))}): name each argument"
-        )
-    return ""
+def hidden(kind: str, names: Collection[str]) -> str:
+    """Why an argument among ``names`` of a constructor never receives a value; empty if each can."""
+    if "type" not in names:
+        return ""
+    return (
+        f"the argument 'type' of its constructor would never receive a value, because that key names the {kind}: rename the "
+        f"argument, for example to {kind}_type"
+    )
 
 
 def _described(example: Any) -> str:

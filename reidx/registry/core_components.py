@@ -50,9 +50,9 @@ def reidx_components() -> Sequence[Component]:
         Component("loss", "CrossEntropy", "reidx.losses.cross_entropy:CrossEntropy"),
         Component("loss", "MemoryContrast", "reidx.losses.cross_entropy:MemoryContrast"),
         Component("loss", "Triplet", "reidx.losses.triplet:Triplet"),
-        Component("alignment", "MMD", "reidx.alignments.mmd:MMD", {"on": "embed"}),
-        Component("alignment", "CORAL", "reidx.alignments.coral:CORAL", {"on": "embed"}),
-        Component("alignment", "GradientReversal", "reidx.alignments.reversal:GradientReversal", {"on": "embed"}),
+        Component("alignment", "MMD", "reidx.alignments.mmd:MMD", {"feature": "embed"}),
+        Component("alignment", "CORAL", "reidx.alignments.coral:CORAL", {"feature": "embed"}),
+        Component("alignment", "GradientReversal", "reidx.alignments.reversal:GradientReversal", {"feature": "embed"}),
         Component("protocol", "Market1501", "reidx.evaluation.protocols:Market1501"),
         Component("protocol", "NoCameraFilter", "reidx.evaluation.protocols:NoCameraFilter"),
     )

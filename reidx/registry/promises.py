@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from reidx.contracts import Features, LabelSet, overrides_update
 from reidx.errors import Broken
 from reidx.registry.describing import code_of, named, plain, what
-from reidx.registry.registry import Entry
+from reidx.registry.registry import KINDS, Entry
 
 HASHED = 16 << 20
 """Bytes up to which a tensor is known by a checksum; a larger one by the sum of its words, which is faster."""
@@ -52,8 +52,8 @@ def kept(
         raise Broken(f"it changed {', '.join(moved)} in place, which others use too: work on a copy")
     if held is not None and held == _held(component):
         _still(component, given)
-    if (check := _CHECKS.get((entry.kind, action))) is not None:
-        check(component, result, given)
+    if (word := KINDS[entry.kind].results.get(action)) is not None:
+        _CHECKS[word](component, result, given)
     if entry.namespace and not _all_finite(result) and all(map(_all_finite, given.values())):
         raise Broken(f"it returned NaN or infinite numbers ({what(result)}), though all it was given is finite")
     return result
@@ -64,8 +64,8 @@ def shaped(
 ) -> Any:
     """What ``function`` returns, if a step can work with its type and shape; nothing that costs time is looked at."""
     result = function(*args, **kwargs)
-    if (entry.kind, action) in _EACH_STEP:
-        _CHECKS[entry.kind, action](component, result, {**{str(at): value for at, value in enumerate(args)}, **kwargs})
+    if (word := KINDS[entry.kind].results.get(action)) in _EACH_STEP:
+        _CHECKS[word](component, result, {**{str(at): value for at, value in enumerate(args)}, **kwargs})
     return result
 
 
@@ -204,7 +204,7 @@ def _features(component: Any, result: Any, given: Mapping[str, Any]) -> None:
 def _scores(component: Any, result: Any, given: Mapping[str, Any]) -> None:
     features = next(_tensors(dict(given)))
     columns = _columns.get(component)
-    own = getattr(component, "classes", "") or getattr(component, "outliers", "drop") == "keep"
+    own = getattr(component, "column_meaning", "") or getattr(component, "outliers", "drop") == "keep"
     columns = None if own else columns
     wanted = f"scores of {len(features)} images" + ("" if columns is None else f" against {columns} labels")
     _tensor(result, (len(features), columns, *features.shape[1:-1]), wanted, features)
@@ -295,25 +295,19 @@ def _ignored(component: Any, result: Any, given: Mapping[str, Any]) -> None:
     _need(right, f"it returned {what(result)}, not booleans {wanted}")
 
 
-_CHECKS: dict[tuple[str, str], Callable[[Any, Any, Mapping[str, Any]], None]] = {
-    ("transform", "batch"): _network_input,
-    ("backbone", "forward"): _map,
-    ("fusion", "forward"): _features,
-    ("memory", "forward"): _scores,
-    ("memory", "reset"): _provided,
-    ("loss", "forward"): _scalar,
-    ("alignment", "forward"): _scalars,
-    ("clusterer", "__call__"): _labels,
-    ("refiner", "__call__"): _refined,
-    ("protocol", "ignored"): _ignored,
+_CHECKS: dict[str, Callable[[Any, Any, Mapping[str, Any]], None]] = {
+    "network input": _network_input,
+    "map": _map,
+    "features": _features,
+    "scores": _scores,
+    "provided": _provided,
+    "scalar": _scalar,
+    "scalars": _scalars,
+    "labels": _labels,
+    "label set": _refined,
+    "ignored": _ignored,
 }
+"""The check of each word in :attr:`reidx.registry.registry.Kind.results`."""
 
-_EACH_STEP = (
-    ("transform", "batch"),
-    ("backbone", "forward"),
-    ("fusion", "forward"),
-    ("memory", "forward"),
-    ("loss", "forward"),
-    ("alignment", "forward"),
-)
-"""What a step calls, whose results are tensors: to look at their shapes costs nothing and waits for no device."""
+_EACH_STEP = ("network input", "map", "features", "scores", "scalar", "scalars")
+"""Results of a step, which are tensors: to look at their shapes costs nothing and waits for no device."""

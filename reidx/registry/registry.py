@@ -32,6 +32,10 @@ class Kind:
     returns: str
     context: tuple[str, ...] = ()
     """Constructor arguments that the core supplies where a class has them; a config cannot set these."""
+    results: Mapping[str, str] = field(default_factory=dict)
+    """What each method of a component returns, in a word that :mod:`reidx.registry.promises` has a check for."""
+    early: bool = False
+    """Whether :data:`CONTEXT` is enough to build one: its values are then tried before any data are read."""
 
 
 KINDS: dict[str, Kind] = {
@@ -48,6 +52,8 @@ KINDS: dict[str, Kind] = {
             "uint8 images (B,3,H,W), on any device",
             "normalised floats (B,3,H,W)",
             ("image_size", "mean", "std", "rank", "world_size"),
+            results={"batch": "network input"},
+            early=True,
         ),
         Kind(
             "sampler",
@@ -60,40 +66,66 @@ KINDS: dict[str, Kind] = {
             "images (B,3,H,W)",
             "feature map (B,C,h,w); declares out_channels, nonnegative",
             ("image_size",),
+            results={"forward": "map"},
         ),
         Kind(
             "fusion",
             "the map of a network and, if asked, a teacher's",
             "Features: named tensors and `embed`",
             ("in_channels", "tail"),
+            results={"forward": "features"},
         ),
         Kind(
             "distance",
             "a bank of features (N,D), or of several views",
             "sparse graph of distances (N,N)",
             ("device", "sharded"),
+            early=True,
         ),
         Kind(
             "clusterer",
             "a graph or a bank",
             "labels (N,) int64, -1 = outlier, 0..K-1 without gaps",
             ("seed",),
+            results={"__call__": "labels"},
+            early=True,
         ),
         Kind(
             "refiner",
             "labels, bank, graph, history",
             "labels, per-sample weights, soft targets",
             ("device", "sharded"),
+            results={"__call__": "label set"},
+            early=True,
         ),
-        Kind("memory", "bank and labels at reset, batch features at update", "scores (B,K)", ("dim",)),
-        Kind("loss", "features, targets, scores, teacher outputs", "a scalar"),
+        Kind(
+            "memory",
+            "features and labels of all images at reset, batch features at update",
+            "scores (B,K)",
+            ("dim",),
+            results={"forward": "scores", "reset": "provided"},
+        ),
+        Kind(
+            "loss",
+            "features, targets, scores, teacher outputs",
+            "a scalar",
+            results={"forward": "scalar"},
+            early=True,
+        ),
         Kind(
             "alignment",
             "source and target features",
             "a scalar, or several by name; may own parameters",
             ("dims", "steps"),
+            results={"forward": "scalars"},
         ),
-        Kind("protocol", "ids and cameras of query and gallery", "which gallery images a query ignores"),
+        Kind(
+            "protocol",
+            "ids and cameras of query and gallery",
+            "which gallery images a query ignores",
+            results={"ignored": "ignored"},
+            early=True,
+        ),
     )
 }
 

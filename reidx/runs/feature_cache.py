@@ -87,8 +87,9 @@ def _read(path: Path, key: str, feature: str, images: int) -> Tensor:
     """The rows (N,…) of a feature as they were kept; raises :class:`CheckpointError` where they are not those."""
     if checkpoints.is_complete(path):
         content = checkpoints.load(path)
-        bank = content.get("bank") if isinstance(content, Mapping) else None
+        features = content.get("bank") if isinstance(content, Mapping) else None
         own = isinstance(content, Mapping) and (content.get("of"), content.get("feature")) == (key, feature)
-        if own and isinstance(bank, Tensor) and bank.is_floating_point() and bank.ndim > 1 and len(bank) == images:
-            return bank
+        floats = isinstance(features, Tensor) and features.is_floating_point() and features.ndim > 1
+        if own and isinstance(features, Tensor) and floats and len(features) == images:
+            return features
     raise CheckpointError(f"{path} is damaged, or not the features of these {images:,} images")

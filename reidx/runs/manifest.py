@@ -27,7 +27,7 @@ from reidx.registry.plugin import Plugin
 from reidx.runs import checkpoint as checkpoints
 from reidx.runs.lock import alone_in
 from reidx.runs.named_files import by_content, digests_of
-from reidx.runs.record_form import is_record
+from reidx.runs.record_form import FORMAT, is_record, refuse_other_format
 from reidx.runs.stamp import Stamp
 
 RECORD = "experiment.json"
@@ -154,6 +154,7 @@ class RunManifest:
             self.stamps = self._stamps(now, key)
         used = _used_plugins(self.config)
         record = {
+            "format": FORMAT,
             "name": self.config.experiment.name,
             "hash": self.config.hash,
             "plugins": {plugin.namespace: _credits(plugin) for plugin in used},
@@ -221,6 +222,7 @@ class RunManifest:
             record = json.loads(text)
         except (ValueError, RecursionError):
             record = None
+        refuse_other_format(record, self.folder)
         if not is_record(record):
             self._without("is damaged")
             return {}
@@ -342,5 +344,5 @@ def _components(data: Any) -> set[str]:
         return set().union(*map(_components, data))
     if not isinstance(data, dict):
         return set()
-    own = {data[key] for key in ("type", "loss") if isinstance(data.get(key), str)}
+    own = {data["type"]} if isinstance(data.get("type"), str) else set()
     return own.union(*map(_components, data.values()))

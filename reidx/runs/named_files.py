@@ -48,7 +48,7 @@ def by_content(data: Any, digests: Mapping[str, str]) -> Any:
 
 def _paths(data: Any, key: str, declared: frozenset[str] = frozenset()) -> Iterator[str]:
     if isinstance(data, Mapping):
-        name = data.get("type", data.get("loss"))
+        name = data.get("type")
         inner = _declared(name) if isinstance(name, str) else frozenset()
         for inside, value in data.items():
             yield from _paths(value, inside, inner)

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from reidx.errors import ConfigError
+
+FORMAT = 2
+"""The form of the files that a run leaves. Version 0.1 wrote none; its keys and fields had other names."""
 
 
 def is_record(found: Any) -> bool:
@@ -31,4 +37,14 @@ def is_record(found: Any) -> bool:
             found.get("stages", {}),
             lambda own: own is None or (isinstance(own, dict) and {k: type(v) for k, v in own.items()} == stamp),
         )
+    )
+
+
+def refuse_other_format(found: Any, folder: Path) -> None:
+    """Raise :class:`ConfigError` if ``found``, the record of the run in a folder, is of another version of reidx."""
+    if not isinstance(found, dict) or not isinstance(found.get("hash"), str) or found.get("format") == FORMAT:
+        return
+    raise ConfigError(
+        f"{folder} was begun by another version of reidx (its format is {found.get('format', 1)}, not {FORMAT}) and cannot be "
+        "resumed by this one. Name another folder (--work-dir), or resume it with the version that began it."
     )

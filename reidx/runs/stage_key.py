@@ -53,7 +53,7 @@ def _earlier(config: Config, number: int) -> list[int]:
     """The stages whose weights, or whose optimiser's moments, a stage begins with."""
     stages = config.experiment.stages
     stage = stages[number]
-    begun = (stage.init, stage.optimizer["moments"], *(teacher.weights for teacher in stage.teachers.values()))
+    begun = (stage.init, stage.optimization.state_from, *(teacher.weights for teacher in stage.teachers.values()))
     names = {reference.removeprefix("stage:") for reference in begun if reference and reference.startswith("stage:")}
     return [n for n, other in enumerate(stages[:number]) if other.name in names]
 

@@ -12,6 +12,7 @@ from typing import Any
 from reidx.errors import CheckpointError
 from reidx.models.weight_files import load_tensors
 from reidx.runs.checkpoint import numbered, write_text
+from reidx.runs.training_state import KEY
 
 STAMP = "stamp"
 """The key of the stamp in a file."""
@@ -63,7 +64,7 @@ def refuse_foreign(folder: Path, stamp: Stamp) -> None:
 def stamp_of(checkpoint: Path) -> Any:
     """The stamp in a checkpoint, None if it has none; weights stay on the disk. Raises as :func:`load_tensors` does."""
     content = load_tensors(checkpoint, lazily=True)
-    own = content.get("reidx") if isinstance(content, Mapping) else None
+    own = content.get(KEY) if isinstance(content, Mapping) else None
     return own.get(STAMP) if isinstance(own, Mapping) else None
 
 

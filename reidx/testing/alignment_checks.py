@@ -121,9 +121,9 @@ def made(entry: Entry, seed: int = 0) -> Any:
 def begun(entry: Entry) -> Any:
     """The alignment as a stage's first epoch finds it: told of all training images, if it asks for that."""
     alignment = made(entry)
-    if hasattr(alignment, "begin") and getattr(alignment, "needs_bank", True):
-        bank = bank_views(declared(entry).requires)
-        alignment.begin(bank, {name: tensor.flip(-1)[:200] for name, tensor in bank.items()})
+    if hasattr(alignment, "begin") and getattr(alignment, "needs_features", True):
+        features = bank_views(declared(entry).requires)
+        alignment.begin(features, {name: tensor.flip(-1)[:200] for name, tensor in features.items()})
     return alignment
 
 

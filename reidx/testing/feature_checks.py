@@ -179,8 +179,8 @@ def gives_the_features_it_declares(entry: Entry) -> None:
             )
             expect(len(tensor) == len(arguments[0]), f"{name!r} is of {len(tensor)} images")
             expect_finite(tensor, name)
-            said = "in of_parts" if name in contract.of_parts else "of parts, and not in of_parts"
-            expect((tensor.ndim == 3) == (name in contract.of_parts), f"{name!r} is {tuple(tensor.shape)}, {said}")
+            said = "in part_features" if name in contract.part_features else "of parts, and not in part_features"
+            expect((tensor.ndim == 3) == (name in contract.part_features), f"{name!r} is {tuple(tensor.shape)}, {said}")
         for name in getattr(fusion, "figures", ()):
             expect(fusion.dims.get(name) == 1, f"figures names {name!r}, which is no feature of one number an image")
         expect(features["embed"].ndim == 2, f"embed is {tuple(features['embed'].shape)}, not (B,D)")

@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from reidx.contracts import Contract, LabelSet, contract_of, inputs_of
+from reidx.contracts import Contract, LabelSet, RefinerContext, contract_of, inputs_of
 from reidx.labels.clusterers.dbscan import DBSCAN
-from reidx.labels.pipeline import Labelling, variations
-from reidx.labels.pipeline import check as check_labels
+from reidx.labels.pipeline import check_labels, variations
 from reidx.memories import Memory
 from reidx.registry import build as builder
 from reidx.registry.build import build, fill_defaults
@@ -106,8 +105,8 @@ def bank_views(names: Iterable[str]) -> dict[str, Tensor]:
 
 def graph_of_groups(within: float = 0.5) -> csr_array:
     """Cosine distances of the bank not beyond ``within``, symmetric, diagonal stored."""
-    bank = bank_of_groups().double().numpy()
-    dense = np.maximum(1.0 - bank @ bank.T, 0.0).astype(np.float32)
+    features = bank_of_groups().double().numpy()
+    dense = np.maximum(1.0 - features @ features.T, 0.0).astype(np.float32)
     rows, columns = np.nonzero(dense <= np.float32(within))
     return csr_array((dense[rows, columns], (rows, columns)), shape=dense.shape)
 
@@ -165,13 +164,13 @@ def filled_memory(entry: Entry) -> Memory:
     """A memory of the bank and its groups, seen by three cameras."""
     memory: Memory = built(entry, dim=DIM)
     labels = torch.from_numpy(known_labels())
-    memory.reset(bank_for(memory) if memory.needs_bank else None, labels, torch.arange(len(labels)) % 3)
+    memory.reset(bank_for(memory) if memory.needs_features else None, labels, torch.arange(len(labels)) % 3)
     return memory
 
 
 def bank_for(memory: Memory) -> Tensor:
     """The bank (N,D), or that of three parts (N,3,D) for a memory of parts."""
-    return bank_views(["parts" if memory.parts else "embed"]).popitem()[1]
+    return bank_views(["parts" if memory.requires_parts else "embed"]).popitem()[1]
 
 
 def refined_by(entry: Entry, labels: np.ndarray, previous: np.ndarray | None = None) -> LabelSet:
@@ -179,11 +178,11 @@ def refined_by(entry: Entry, labels: np.ndarray, previous: np.ndarray | None = N
     refiner = built(entry)
     clusterer = DBSCAN()
     variations(refiner, clusterer)
-    bank = bank_views({"embed", *declared(entry).requires})
+    features = bank_views({"embed", *declared(entry).requires})
     cameras = np.arange(len(labels)) % 3
     return refiner(
         LabelSet(labels),
-        Labelling(bank, "embed", graph_of_groups(), clusterer, clustered_anew, 0, previous, cameras),
+        RefinerContext(features, "embed", graph_of_groups(), clusterer, clustered_anew, 0, previous, cameras),
     )
 
 

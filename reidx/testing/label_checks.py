@@ -44,8 +44,8 @@ def gives_a_graph(entry: Entry) -> None:
     """Features become a sparse graph (N,N), float, no distance below 0, the nearer ones within groups; twice the same."""
     distance = built(entry, device="cpu")
     views = declared(entry).requires
-    bank, same = bank_of_groups(), known_labels()[:, None] == known_labels()
-    given = bank_views(views) if views else bank
+    features, same = bank_of_groups(), known_labels()[:, None] == known_labels()
+    given = bank_views(views) if views else features
     graph = distance(given)
     expect(isinstance(graph, csr_array), f"it returned {type(graph).__name__}, not a csr_array")
     try:
@@ -129,7 +129,7 @@ def keeps_the_memory_cycle(entry: Entry) -> None:
     bank, truth = bank_for(memory), torch.from_numpy(known_labels())
     for labels in (truth.clone(), truth % 5, truth % 9):
         labels[3] = -1
-        memory.reset(bank if memory.needs_bank else None, labels, torch.arange(len(labels)) % 3)
+        memory.reset(bank if memory.needs_features else None, labels, torch.arange(len(labels)) % 3)
         index = torch.arange(10, 22)
         features = F.normalize(bank[index] + 0.01, dim=-1).requires_grad_()
         scores = memory(features)
@@ -155,12 +155,12 @@ def keeps_the_memory_cycle(entry: Entry) -> None:
 def comes_back_from_a_checkpoint(entry: Entry) -> None:
     """A new memory that is restored from another's state scores alike, whatever size it had, and can be updated."""
     saved, fresh, labels = filled_memory(entry), built(entry, dim=DIM), torch.from_numpy(known_labels())
-    bank = bank_for(saved)
+    features = bank_for(saved)
     fresh.restore(saved.state_dict())
-    expect(torch.equal(saved(bank[:9]), fresh(bank[:9])), "the restored memory gives other scores")
+    expect(torch.equal(saved(features[:9]), fresh(features[:9])), "the restored memory gives other scores")
     for memory in (saved, fresh):
-        memory.update(bank[:9].flip(-1), labels[:9], torch.arange(9))
-    expect(torch.equal(saved(bank[:9]), fresh(bank[:9])), "the restored memory follows an update otherwise")
+        memory.update(features[:9].flip(-1), labels[:9], torch.arange(9))
+    expect(torch.equal(saved(features[:9]), fresh(features[:9])), "the restored memory follows an update otherwise")
 
 
 def is_a_scalar_with_a_gradient(entry: Entry) -> None:
@@ -169,9 +169,9 @@ def is_a_scalar_with_a_gradient(entry: Entry) -> None:
     needed, optional = inputs_of(type(loss))
     others = (needed | optional) - set(INPUTS)
     provided, memory = provided_to(entry, others)
-    parts: frozenset[str] = getattr(loss, "parts", frozenset())
-    columns = len(known_labels()) if others or declared(entry).classes == "images" else 4
-    shapes = [parts] if others else list(dict.fromkeys([parts, parts | declared(entry).of_parts]))
+    parts: frozenset[str] = getattr(loss, "requires_parts", frozenset())
+    columns = len(known_labels()) if others or declared(entry).column_meaning == "images" else 4
+    shapes = [parts] if others else list(dict.fromkeys([parts, parts | declared(entry).accepts_parts]))
     for names, shape in itertools.product((needed, needed | optional), shapes):
         for alike in (False, True):
             inputs = loss_inputs(alike, columns, shape)

@@ -52,7 +52,7 @@ def tiny_experiment(root: str | Path, **changes: Any) -> dict[str, Any]:
             "clusterer": {"type": "DBSCAN", "eps": 0.7, "min_samples": 2},
         },
         "memories": {
-            "rows": {"type": "LinearClassifier", "rows": "centroid", "normalize": True, "scale": 10.0}
+            "rows": {"memory": {"type": "LinearClassifier", "rows": "centroid", "normalize": True, "scale": 10.0}}
         },
         "objective": [{"loss": "CrossEntropy", "memory": "rows"}],
         "evaluate": {"domain": "target"},
@@ -77,7 +77,7 @@ def shrunk(experiment: Mapping[str, Any], root: str | Path, backbone: str = "tes
         stage["evaluate"]["before"] = False
         for stream in stage["streams"].values():
             _replace(stream["sampler"], {"identities": 4, "instances": 2, "batch": 8})
-        for level in stage["labels"].get("levels", {}).values():
+        for level in stage["labels"].get("labellings", {}).values():
             _replace(level["distance"] or {}, {"k1": 8, "k2": 2})
             _replace(level["clusterer"], {"eps": 0.7, "min_samples": 2, "n_clusters": 10, "share": 0.03})
         for term in (*stage["objective"], *stage["alignment"]):

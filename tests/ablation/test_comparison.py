@@ -26,7 +26,7 @@ def runs(planned: Callable[..., Plan], finish: Callable[..., None]) -> list[Run]
 def test_differences_key_by_key_and_metrics_stage_by_stage(runs: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
     found = compare([run.folder for run in runs])
     assert found.names == [run.hash for run in runs]
-    assert found.config == [("stages.adapt.labels.levels.main.clusterer.eps", "0.7", "0.6")]
+    assert found.config == [("stages.adapt.labels.labellings.main.clusterer.eps", "0.7", "0.6")]
     assert found.provenance == [("code.reidx", "a", "b")]
     assert ("adapt, last epoch", "mAP", "50.00", "52.50 (+2.50)") in found.metrics
     assert ("adapt, last epoch", "rank-1", "75.00", "70.00 (-5.00)") in found.metrics

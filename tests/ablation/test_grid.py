@@ -161,6 +161,8 @@ def test_a_grid_over_another_takes_less(written: Callable[..., Path], tmp_path: 
         ({"type": "GlobalPool"}, "GlobalPool"),
         ({"type": "GlobalPool", "pool": "gem"}, "GlobalPool(pool=gem)"),
         ([{"type": "A", "k": 1}, "B"], "A(k=1) + B"),
+        ({"loss": {"type": "A", "k": 1}, "memory": "m"}, "A(k=1, memory=m)"),
+        ([{"loss": "A"}, {"alignment": "B", "weight": 0.1}], "A + B(weight=0.1)"),
         ({"type": "A", "betas": [0.9, 0.999]}, "A(betas=[0.9, 0.999])"),
         ({}, "{}"),
         (True, "true"),

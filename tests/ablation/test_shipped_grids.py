@@ -51,7 +51,7 @@ def passes(stage: Stage) -> int:
         size = sampler["batch"] if sampler["type"] == "Shuffle" else sampler["identities"] * sampler["instances"]
         sizes.update(dict.fromkeys((name, *stream.views), size))
     trained = ["student", *(name for name, teacher in stage.teachers.items() if teacher.type == "Peer")]
-    seen = [stream for network in trained for stream in stage.sees.get(network, list(sizes))]
+    seen = [stream for network in trained for stream in stage.network_streams.get(network, list(sizes))]
     return stage.epochs * stage.iters * sum(sizes[stream] for stream in seen)
 
 
@@ -114,5 +114,5 @@ def test_a_mix_trains(name: str, row: str, domains_root: Path, tmp_path: Path) -
     for stage in result.stages:
         assert len(stage.history) == 1 and math.isfinite(stage.last["loss"]) and stage.last["loss"] > 0
     # each term was looked at
-    assert {term["loss"] for term in real.experiment.stages[-1].objective} <= set(result.stages[-1].last)
+    assert {term.loss["type"] for term in real.experiment.stages[-1].objective} <= set(result.stages[-1].last)
     assert 0 < result.metrics["mAP"] <= 1

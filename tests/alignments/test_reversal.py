@@ -156,9 +156,9 @@ def adversarial(strength: float | None, steps: int = 120) -> tuple[float, float,
 
 
 def test_it_requires_the_feature_it_is_on_and_refuses_wrong_values() -> None:
-    assert contract_of(GradientReversal, {"on": "shared"}).requires == {"shared"}
+    assert contract_of(GradientReversal, {"feature": "shared"}).requires == {"shared"}
     assert contract_of(GradientReversal).requires == {"embed"}
-    shared = GradientReversal({"embed": 4, "shared": 2}, 10, on="shared")
+    shared = GradientReversal({"embed": 4, "shared": 2}, 10, feature="shared")
     both = Features({"embed": torch.randn(3, 4), "shared": torch.randn(3, 2)})
     assert shared(both, both).item() > 0.0
     with pytest.raises(ValueError, match="hidden is 0"):

@@ -30,11 +30,11 @@ def stage_of(path: Path) -> tuple[Stage, Domains]:
     return config.experiment.stages[0], Domains(config.data["data"])
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_images_of_each_stream(experiment: Experiment, accumulate: int) -> None:
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_images_of_each_stream(experiment: Experiment, chunks: int) -> None:
     """Parts of a batch are still that batch."""
     stage, domains = stage_of(
-        experiment(streams=STREAMS, accumulate=accumulate, objective=[{"loss": "Triplet", "stream": "known"}])
+        experiment(streams=STREAMS, grad_cache_chunks=chunks, objective=[{"loss": "Triplet", "stream": "known"}])
     )
     assert images_a_step(stage, domains) == {"target": 8, "known": 12, "any": 10}
 
@@ -47,15 +47,15 @@ def test_a_batch_that_the_processes_cannot_share(experiment: Experiment, monkeyp
 
 
 def note(experiment: Experiment, lr_batch: int | None, images: dict[str, int], **changes: Any) -> str:
-    optimizer = {"type": "SGD", "lr": 0.1, "lr_batch": lr_batch}
-    stage, _ = stage_of(experiment(optimizer=optimizer, **changes))
+    optimizer = {"type": "SGD", "lr": 0.1}
+    stage, _ = stage_of(experiment(optimizer=optimizer, optimization={"lr_batch": lr_batch}, **changes))
     return rate_note(stage, 0.1, images)
 
 
 def test_the_note_has_both_numbers_and_what_linear_scaling_would_give(experiment: Experiment) -> None:
     said = note(experiment, 32, {"target": 8})
     assert said == (
-        "learning rate 0.1 is stated for 32 images a step (optimizer.lr_batch), but a step sees 8 of stream target: linear "
+        "learning rate 0.1 is stated for 32 images a step (optimization.lr_batch), but a step sees 8 of stream target: linear "
         "scaling would give 0.025. It is used as it is."
     )
     assert note(experiment, 8, {"target": 8}) == ""
@@ -77,8 +77,10 @@ def test_a_run_says_it_once_and_scales_nothing(
     monkeypatch.setattr(Reporter, "say", lambda self, line: said.append(line))
     losses = []
     for lr_batch in (32, None):
-        optimizer = {"type": "SGD", "lr": 0.01, "lr_batch": lr_batch}
-        path = experiment(optimizer=optimizer, stages=[{"name": "adapt", "epochs": 1, "iters": 2}])
+        stages = [{"name": "adapt", "epochs": 1, "iters": 2}]
+        path = experiment(
+            optimizer={"type": "SGD", "lr": 0.01}, optimization={"lr_batch": lr_batch}, stages=stages
+        )
         result = experiments.run(reidx.load_config(path), tmp_path / str(lr_batch), progress="quiet")
         losses.append(result.stages[0].history[0]["loss"])
         assert result.stages[0].history[0]["lr"] == 0.01
@@ -97,5 +99,5 @@ def test_recipes_state_the_batch_that_they_have(recipe: str) -> None:
     for stage in stages:
         for stream in stage.streams.values():
             sizes = stream.sampler["identities"] * stream.sampler["instances"]
-            assert sizes == stage.optimizer["lr_batch"]
+            assert sizes == stage.optimization.lr_batch
     assert any(stage.streams for stage in stages)

@@ -95,9 +95,9 @@ def test_data_that_has_all(check):
     ("changes", "where"),
     [
         ({"streams": {"target": {"sampler": {"type": "Strict"}}}}, "stages.1.streams.target.sampler: Strict"),
-        ({"labels": {"refiners": ["CameraWise"]}}, "stages.1.labels.levels.main.refiners.0: CameraWise"),
-        ({"memories": {"rows": {"type": "Proxies"}}}, "stages.1.memories.rows: Proxies"),
-        ({"objective": [{"loss": "CameraLoss"}]}, "stages.1.objective.0: CameraLoss"),
+        ({"labels": {"refiners": ["CameraWise"]}}, "stages.1.labels.labellings.main.refiners.0: CameraWise"),
+        ({"memories": {"rows": {"memory": "Proxies"}}}, "stages.1.memories.rows.memory: Proxies"),
+        ({"objective": [{"loss": "CameraLoss"}]}, "stages.1.objective.0.loss: CameraLoss"),
         ({"evaluate": {"domain": "target"}}, "stages.1.evaluate.protocol: Market1501"),
     ],
 )  # fmt: skip

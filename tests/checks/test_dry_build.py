@@ -24,7 +24,7 @@ class Fussy(Memory):
         if size < 1:
             raise ConfigError(f"Fussy: size is {size}; it must be 1 or more.")
 
-    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None: ...
+    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None: ...
 
     def forward(self, features: Tensor) -> Tensor:
         return features
@@ -71,19 +71,21 @@ def refused(
         ({"model": {"backbone": {"name": "resnet5"}}}, "model.backbone", "has no model 'resnet5'"),
         ({"model": {"fusion": {"pool": "mean"}}}, "model.fusion", "There is no pooling 'mean'"),
         ({"model": {"freeze": ["nothing"]}}, "model.freeze", "nothing in the network is called 'nothing'"),
-        ({"model": {"freeze": ["*"]}, "memories": {"rows": {"type": "Fussy"}}}, "optimizer", "There is no parameter to be"),
-        ({"memories": {"more": {"type": "Fussy", "size": 0}}}, "memories.more", "size is 0"),
+        ({"model": {"freeze": ["*"]}, "memories": {"rows": {"memory": "Fussy"}}}, "optimization",
+         "There is no parameter to be trained"),
+        ({"optimization": {"rates": {"backbon": 0.1}}}, "optimization", "optimization.rates: nothing in the network is called"),
+        ({"memories": {"more": {"memory": {"type": "Fussy", "size": 0}}}}, "memories.more.memory", "size is 0"),
         (
             {
-                "alignment": [{"type": "FussyAlignment", "width": 9999}],
+                "alignment": [{"alignment": {"type": "FussyAlignment", "width": 9999}}],
                 "streams": {"source": SECOND},
                 "objective": [{"loss": "CrossEntropy", "memory": "rows", "stream": "target"}],
             },
-            "alignment.0",
+            "alignment.0.alignment",
             "width 9999 is",
         ),
         ({"streams": {"target": {"sampler": {"identities": 0}}}}, "streams.target.sampler", "must be 1 or more"),
-        ({"accumulate": 2, "model": {"bn_group": 8}}, "accumulate", "groups of 8 (model.bn_group)"),
+        ({"grad_cache_chunks": 2, "model": {"bn_group": 8}}, "grad_cache_chunks", "groups of 8 (model.bn_group)"),
     ],
 )  # fmt: skip
 def test_values_of_a_later_stage(refused, changes, place, said):

@@ -13,7 +13,7 @@ import reidx
 from reidx.errors import ConfigError, PluginError
 from reidx.testing.tiny import tiny_experiment, write_experiment
 
-ROWS = {"type": "LinearClassifier"}
+ROWS = {"memory": "LinearClassifier"}
 TERM = {"loss": "CrossEntropy", "memory": "rows"}
 SHUFFLE = {"type": "Shuffle", "batch": 8}
 
@@ -95,8 +95,7 @@ def refused(tmp_path: Path, register: Callable[[str, type], None]) -> Callable[.
                 assert place.startswith(f"{path}:"), text
                 number = int(place.rpartition(":")[2])
                 assert 1 <= number <= len(lines)
-                line = lines[number - 1].strip(" -").replace("'on'", "on")  # YAML 1.1 would take it for a boolean
-                text = f"{line} | {message}"
+                text = f"{lines[number - 1].strip(' -')} | {message}"
             return text
         return ""
 
@@ -123,10 +122,10 @@ def test_the_experiment_of_these_tests_is_itself_accepted(refused):
 @pytest.mark.parametrize(
     ("changes", "where"),
     [
-        ({"labels": labels(on="upper")}, "on: upper | stages.0.labels.levels.main.on"),
-        ({"memories": {"rows": {**ROWS, "on": "upper"}}}, "on: upper | stages.0.memories.rows.on"),
-        ({"objective": [{**TERM, "on": "upper"}]}, "on: upper | stages.0.objective.0.on"),
-        ({"evaluate": {"domain": "target", "on": "upper"}}, "on: upper | stages.0.evaluate.on"),
+        ({"labels": labels(feature="upper")}, "feature: upper | stages.0.labels.labellings.main.feature"),
+        ({"memories": {"rows": {**ROWS, "feature": "upper"}}}, "feature: upper | stages.0.memories.rows.feature"),
+        ({"objective": [{**TERM, "feature": "upper"}]}, "feature: upper | stages.0.objective.0.feature"),
+        ({"evaluate": {"domain": "target", "feature": "upper"}}, "feature: upper | stages.0.evaluate.feature"),
     ],
 )
 def test_a_feature_that_the_fusion_does_not_give(refused, changes, where):
@@ -137,13 +136,13 @@ def test_a_feature_that_the_fusion_does_not_give(refused, changes, where):
 
 
 def test_a_feature_that_no_installed_fusion_gives(refused):
-    assert refused(labels=labels(on="aura")).endswith("it provides embed, global, pooled. No installed fusion does.")
+    assert refused(labels=labels(feature="aura")).endswith("it provides embed, global, pooled. No installed fusion does.")
 
 
 def test_a_component_that_requires_features_which_the_fusion_does_not_give(refused):
     message = refused(labels=labels(distance={"type": "HalvesJaccard"}))
     assert message == (
-        "distance: | stages.0.labels.levels.main.distance: HalvesJaccard needs 'lower', 'upper', which fusion GlobalPool "
+        "distance: | stages.0.labels.labellings.main.distance: HalvesJaccard needs 'lower', 'upper', which fusion GlobalPool "
         "does not provide (it provides embed, global, pooled). Installed fusions that do: Views."
     )
     model = {"backbone": {"type": "Timm", "name": "test_resnet"}, "fusion": {"type": "Views"}}
@@ -166,14 +165,15 @@ def test_names_that_are_not_there_with_the_nearest_that_are(refused):
     assert "network: peer | stages.0.evaluate.network: there is no network called 'peer'. There is: student." in refused(
         evaluate={"domain": "target", "network": "peer"}
     )
-    assert "labels.levels.main.network: there is no network called 'tutor'." in refused(labels=labels(network="tutor"))
+    assert "labels.labellings.main.network: there is no network called 'tutor'." in refused(labels=labels(network="tutor"))
 
 
 def test_labels_of_another_domain(refused):
     data = tiny_experiment("nowhere")["data"]
     data["domains"]["other"] = {"type": "Market1501", "root": "."}
     assert refused(data=data, streams=stream(domain="other")) == (
-        "labels: main | stages.0.streams.target.labels: level 'main' labels domain 'target', but the stream draws from 'other'."
+        "labels: main | stages.0.streams.target.labels: labelling 'main' is of domain 'target', but the stream draws from "
+        "'other'."
     )
 
 
@@ -191,14 +191,14 @@ def test_pk_without_labels(refused):
     )
 
 
-def test_a_level_without_a_domain_or_a_distance_or_by_a_taken_name(refused):
-    assert "labels.levels.main: domain is missing: which domain is labelled?" in refused(labels=labels(domain=None))
-    assert "distance: null | stages.0.labels.levels.main.distance: DBSCAN works on a graph; give a distance." in refused(
+def test_a_labelling_without_a_domain_or_a_distance_or_by_a_taken_name(refused):
+    assert "labels.labellings.main: domain is missing: which domain is labelled?" in refused(labels=labels(domain=None))
+    assert "distance: null | stages.0.labels.labellings.main.distance: DBSCAN works on a graph; give a distance." in refused(
         labels=labels(distance=None)
     )
     assert refused(labels=labels(distance=None, clusterer={"type": "KMeans", "n_clusters": 5})) == ""
-    assert "'identity' are the data set's own labels; rename the level." in refused(
-        labels=labels(levels={"main": {}, "identity": {}})
+    assert "'identity' are the data set's own labels; rename the labelling." in refused(
+        labels=labels(labellings={"main": {}, "identity": {}})
     )
 
 
@@ -227,10 +227,10 @@ def test_a_term_that_does_not_say_what_it_compares_with(refused):
         "loss: CrossEntropy | stages.0.objective.0: CrossEntropy compares with a memory: say which (memory: NAME)."
     )
     assert "there is no memory called 'row'. Did you mean rows?" in refused(objective=[{**TERM, "memory": "row"}])
-    assert "Distil compares with a teacher: say which (against: NAME)." in refused(objective=[{"loss": "Distil"}])
-    assert "there is no network called 'mean'. There is: student." in refused(objective=[{"loss": "Distil", "against": "mean"}])
+    assert "Distil compares with a teacher: say which (teacher: NAME)." in refused(objective=[{"loss": "Distil"}])
+    assert "there is no network called 'mean'. There is: student." in refused(objective=[{"loss": "Distil", "teacher": "mean"}])
     teachers = {"mean": {"type": "EMA"}}
-    assert refused(objective=[{"loss": "Distil", "against": "mean"}], teachers=teachers) == ""
+    assert refused(objective=[{"loss": "Distil", "teacher": "mean"}], teachers=teachers) == ""
 
 
 def test_a_term_that_does_not_say_which_of_several_streams(refused):
@@ -252,7 +252,7 @@ def test_a_loss_that_needs_labels_on_a_stream_without(refused):
     assert refused(streams=streams, memories=None, objective=[{"loss": "Triplet"}]) == (
         "loss: Triplet | stages.0.objective.0: Triplet needs labels, but stream 'target' has none."
     )
-    assert "Soft needs soft targets, which a refiner of a label level gives." in refused(
+    assert "Soft needs soft targets, which a refiner of a labelling gives." in refused(
         streams=stream(labels="identity"),
         memories={"rows": {**ROWS, "labels": "identity"}},
         objective=[{"loss": "Soft", "memory": "rows"}],
@@ -290,9 +290,9 @@ def test_an_input_that_a_refiner_or_a_memory_provides(refused, register):
         "the term provides. Installed that do: Painter, Palette."
     )
     assert refused(objective=[greedy], labels=labels(refiners=[{"type": "Painter"}])) == ""
-    assert refused(objective=[{**greedy, "memory": "p"}], memories={"p": {"type": "Palette"}}) == ""
+    assert refused(objective=[{**greedy, "memory": "p"}], memories={"p": {"memory": "Palette"}}) == ""
     assert "Greedy needs 'colours'" in refused(  # a memory that the term is not wired to
-        objective=[{**greedy, "memory": "rows"}], memories={"rows": ROWS, "p": {"type": "Palette"}}
+        objective=[{**greedy, "memory": "rows"}], memories={"rows": ROWS, "p": {"memory": "Palette"}}
     )
 
 
@@ -301,10 +301,10 @@ def test_an_input_that_a_refiner_or_a_memory_provides(refused, register):
 
 def test_a_term_that_reads_its_images_by_labels_of_its_own(refused):
     means = {"type": "KMeans", "n_clusters": 8}
-    levels = {"levels": {"main": labels(distance=None, clusterer=means), "halves": labels(distance=None, clusterer=means)}}
+    levels = {"labellings": {"main": labels(distance=None, clusterer=means), "halves": labels(distance=None, clusterer=means)}}
     halves = {**TERM, "labels": "halves"}
     assert refused(labels=levels, objective=[{**halves, "labels": "havles"}]).startswith(
-        "labels: havles | stages.0.objective.0.labels: there is no label level called 'havles'"
+        "labels: havles | stages.0.objective.0.labels: there is no labelling called 'havles'"
     )
     assert refused(labels=levels, objective=[halves]) == (
         "memory: rows | stages.0.objective.0.memory: memory 'rows' holds labels 'main', the term's labels are 'halves'."
@@ -314,14 +314,14 @@ def test_a_term_that_reads_its_images_by_labels_of_its_own(refused):
     assert "no stream is labelled by 'halves', so nothing would reach it" in refused(
         labels=levels, memories=memories, objective=[TERM]
     )
-    still = {"rows": ROWS, "half_rows": {"type": "KeepsAll", "labels": "halves"}}
+    still = {"rows": ROWS, "half_rows": {"memory": "KeepsAll", "labels": "halves"}}
     contrast = {"loss": "MemoryContrast", "memory": "half_rows", "labels": "halves"}
     message = refused(labels=levels, memories=still, objective=[TERM, contrast])
     assert message == (
         "labels: halves | stages.0.memories.half_rows.labels: no stream is labelled by 'halves', so KeepsAll would take in "
         "nothing; terms that read by these labels do not update it."
     )
-    levels["levels"]["halves"] = labels()
+    levels["labellings"]["halves"] = labels()
     assert refused(labels=levels, memories=memories, objective=[TERM, {**halves, "memory": "half_rows"}]).endswith(
         "CrossEntropy has no target for outliers (label −1), which DBSCAN leaves and sampler PK of stream 'target' draws. Use "
         "a stream with the labels 'halves', or a clusterer that leaves none."
@@ -330,11 +330,11 @@ def test_a_term_that_reads_its_images_by_labels_of_its_own(refused):
 
 def test_a_term_whose_labels_are_of_other_images(refused):
     both = {name: {"type": "Synthetic", "domain": "source"} for name in ("source", "target")}
-    levels = {"levels": {"main": labels(), "theirs": labels(domain="source")}}
+    levels = {"labellings": {"main": labels(), "theirs": labels(domain="source")}}
     message = refused(data={"image_size": [32, 16], "domains": both}, labels=levels, objective=[{**TERM, "labels": "theirs"}])
     assert message == (
-        "labels: theirs | stages.0.objective.0.labels: level 'theirs' labels domain 'source', but stream 'target' draws from "
-        "'target'."
+        "labels: theirs | stages.0.objective.0.labels: labelling 'theirs' is of domain 'source', but stream 'target' draws "
+        "from 'target'."
     )
 
 
@@ -354,19 +354,19 @@ def test_a_term_on_several_streams_and_memories(refused):
 
 
 def test_what_a_term_is_compared_with(refused):
-    distil = {"loss": "Distil", "against": "student"}
-    assert refused(objective=[{**distil, "against_on": "pooled"}]) == ""
-    assert "has no feature 'upper'" in refused(objective=[{**distil, "against_on": "upper"}])
-    assert "there is no memory called 'x'" in refused(objective=[{**distil, "against_memory": "x"}])
+    distil = {"loss": "Distil", "teacher": "student"}
+    assert refused(objective=[{**distil, "teacher_feature": "pooled"}]) == ""
+    assert "has no feature 'upper'" in refused(objective=[{**distil, "teacher_feature": "upper"}])
+    assert "there is no memory called 'x'" in refused(objective=[{**distil, "teacher_memory": "x"}])
     assert "the term ends before it begins (from_epoch 1)." in refused(objective=[{**TERM, "from_epoch": 1, "until_epoch": 1}])
     assert refused(objective=[{**TERM, "until_epoch": 1}, {**TERM, "from_epoch": 1}]) == ""
     assert "no term counts in epoch 1 (from 0), so nothing would be trained." in refused(objective=[{**TERM, "until_epoch": 1}])
     fine = {"rows": ROWS, "fine": {**ROWS, "labels": "fine"}}
-    levels = labels(levels={"main": {}, "fine": {}})
+    levels = labels(labellings={"main": {}, "fine": {}})
     streams = {**stream(), "other": stream(labels="fine")["target"]}
-    term = {"loss": "Distil", "against": "student", "stream": "target"}
+    term = {"loss": "Distil", "teacher": "student", "stream": "target"}
     message = refused(
-        streams=streams, labels=levels, memories=fine, objective=[{**term, "memory": "rows", "against_memory": "fine"}]
+        streams=streams, labels=levels, memories=fine, objective=[{**term, "memory": "rows", "teacher_memory": "fine"}]
     )
     assert message.endswith("it holds labels fine, but memory holds main: their scores are of other classes.")
 
@@ -377,11 +377,13 @@ def test_what_of_several_streams_is_not_comparable(refused, register):
     streams = {**stream(), "other": stream(labels="identity", domain="other")["target"]}
     both = {"stream": ["target", "other"]}
     given = {"data": data, "streams": streams}
-    message = refused(**given, objective=[{"loss": "Triplet", **both}])
-    assert "Triplet would compare labels of different labellings; give it a term for each stream, or memories." in message
+    message = refused(**given, objective=[{**both, "loss": "Triplet"}])
+    assert message.endswith(
+        "Triplet would compare labels of different labellings; write a term for each stream, or use memories."
+    )
     memories = {"rows": ROWS, "ids": {**ROWS, "labels": "identity"}}
     side_by_side = {**both, "memory": ["rows", "ids"]}
-    assert refused(**given, memories=memories, objective=[{"loss": "Triplet", **side_by_side}]) == ""
+    assert refused(**given, memories=memories, objective=[{**side_by_side, "loss": "Triplet"}]) == ""
 
     class Indexed(nn.Module):
         """A loss that looks images up."""
@@ -396,11 +398,13 @@ def test_what_of_several_streams_is_not_comparable(refused, register):
 
     register("loss", Indexed)
     register("refiner", Softens)
-    message = refused(**given, objective=[{"loss": "Indexed", **both}])
-    assert "Indexed asks for 'index', which begins anew in each domain" in message
+    message = refused(**given, objective=[{**both, "loss": "Indexed"}])
+    assert "Indexed asks for 'index', which counts from 0 in each domain: write a term for each." in message
     softened = labels(refiners=[{"type": "Softens"}])
-    message = refused(**given, labels=softened, memories=memories, objective=[{"loss": "CrossEntropy", **side_by_side}])
-    assert "CrossEntropy would be given soft targets of one labelling beside others' labels" in message
+    message = refused(**given, labels=softened, memories=memories, objective=[{**side_by_side, "loss": "CrossEntropy"}])
+    assert message.endswith(
+        "CrossEntropy would be given soft targets of one labelling beside the labels of others: write a term for each."
+    )
     soft = [{"loss": "Soft", "memory": "rows"}]
     assert refused(labels=softened, objective=soft) == ""
     assert "Soft needs 'soft_targets', which no refiner" in refused(objective=soft)
@@ -435,24 +439,24 @@ def test_views(refused):
         refused(streams=stream(views={"again": {"type": "ReidAugment", "flop": 1}}))
 
 
-def test_a_level_on_a_memory(refused, register):
+def test_a_labelling_of_what_a_memory_holds(refused, register):
     register("memory", Palette)
-    memories = {"rows": ROWS, "all": {"type": "Palette"}}
+    memories = {"rows": ROWS, "all": {"memory": "Palette"}}
     assert refused(labels=labels(memory="all"), memories=memories) == ""
     assert "there is no memory called 'al'" in refused(labels=labels(memory="al"), memories=memories)
     assert "LinearClassifier does not hold an entry for each image, so it cannot be clustered." in refused(
         labels=labels(memory="rows"), memories=memories
     )
-    message = refused(labels=labels(memory="all", on="pooled"), memories=memories)
-    assert message.endswith("memory 'all' holds on 'embed', the level is on 'pooled'.")
+    message = refused(labels=labels(memory="all", feature="pooled"), memories=memories)
+    assert message.endswith("memory 'all' holds feature 'embed', the labelling has feature 'pooled'.")
     data = tiny_experiment("nowhere")["data"]
     data["domains"]["other"] = {"type": "Market1501", "root": "."}
     streams = {**stream(), "other": stream(labels="identity", domain="other")["target"]}
-    foreign = {"rows": ROWS, "all": {"type": "Palette", "labels": "identity"}}
+    foreign = {"rows": ROWS, "all": {"memory": "Palette", "labels": "identity"}}
     message = refused(
         data=data, streams=streams, labels=labels(memory="all"), memories=foreign, objective=[{**TERM, "stream": "target"}]
     )
-    assert message.endswith("memory 'all' holds images of 'other', the level labels 'target'.")
+    assert message.endswith("memory 'all' holds images of 'other', the labelling is of 'target'.")
 
 
 def test_a_batch_norm_for_each_domain(refused):
@@ -476,18 +480,26 @@ def test_a_batch_norm_for_each_domain(refused):
         assert f"stage:before has a BatchNorm for each of other, none for {lacking}." in message
 
 
-def test_moments_come_from_a_stage_before(refused):
+def test_an_optimiser_starts_from_the_state_of_a_stage_before(refused):
     one = {"epochs": 1, "iters": 1}
     adam = {"type": "Adam", "lr": 1e-3}
-    stages = [{"name": "a", **one}, {"name": "b", "optimizer": {**adam, "moments": "stage:a"}, **one}]
-    assert refused(stages=stages) == ""
-    stages[1]["optimizer"] = {**adam, "moments": "stage:b"}
-    assert "there is no stage that trains before this one called 'b'. There is: a." in refused(stages=stages)
-    stages[1]["optimizer"] = {**adam, "moments": "a"}
-    assert "moments are those of a stage: write stage:a, if that is one." in refused(stages=stages)
-    for other in ({"type": "SGD", "lr": 1e-3}, {**adam, "amsgrad": True}):
-        stages[1]["optimizer"] = {**other, "moments": "stage:a"}
-        assert "cannot go on with the moments of another optimiser (Adam)." in refused(stages=stages)
+
+    def second(state_from: str, **changes: Any) -> str:
+        own = {"optimizer": {**adam, **changes}, "optimization": {"state_from": state_from}}
+        return refused(stages=[{"name": "a", **one}, {"name": "b", **own, **one}])
+
+    assert second("stage:a") == ""
+    place = "state_from: {} | stages.1.optimization.state_from: "
+    assert second("stage:b") == (
+        place.format("stage:b") + "there is no stage that trains before this one called 'b'. There is: a."
+    )
+    assert second("a") == (
+        place.format("a") + "the state is that of a stage's optimiser: write stage:a, if that is a stage."
+    )
+    for other in ({"type": "SGD"}, {"amsgrad": True}):
+        assert second("stage:a", **other) == (
+            place.format("stage:a") + f"{other.get('type', 'Adam')} cannot start from the state of another optimiser (Adam)."
+        )
 
 
 def test_nothing_to_train_on_or_for(refused):
@@ -516,7 +528,7 @@ def test_outliers_must_not_reach_a_loss_that_has_no_target_for_them(refused):
     )
     assert refused(streams=shuffled, labels=labels(clusterer={"type": "KMeans", "n_clusters": 5})) == ""
     assert refused(streams=shuffled, labels=labels(refiners=[{"type": "Singletons"}])) == ""
-    assert refused(streams=shuffled, memories={"rows": {"type": "KeepsAll"}}) == ""
+    assert refused(streams=shuffled, memories={"rows": {"memory": "KeepsAll"}}) == ""
 
 
 # ---- teachers, alignments, stages, names
@@ -537,13 +549,13 @@ def test_teachers(refused):
 
 
 def test_alignments(refused):
-    assert "there is no stream called 'source'. There is: target." in refused(alignment=[{"type": "NeedsUpper"}])
+    assert "there is no stream called 'source'. There is: target." in refused(alignment=[{"alignment": "NeedsUpper"}])
     sides = {"source": "target", "target": "target"}
-    assert "source and target are both 'target'" in refused(alignment=[{"type": "NeedsUpper", **sides}])
+    assert "source and target are both 'target'" in refused(alignment=[{**sides, "alignment": "NeedsUpper"}])
     twice = {"streams": stream(views=VIEWS), "memories": {"rows": ROWS}, "objective": [{**TERM, "stream": "target"}]}
     sides["source"] = "second"
     assert "NeedsUpper needs 'upper', which fusion GlobalPool does not provide" in refused(
-        **twice, alignment=[{"type": "NeedsUpper", **sides}]
+        **twice, alignment=[{**sides, "alignment": "NeedsUpper"}]
     )
 
 
@@ -595,10 +607,10 @@ def test_a_fusion_that_needs_a_teacher_where_there_is_none(refused, register):
 
 
 def test_a_memory_or_teacher_that_is_not_there_is_refused_even_where_the_loss_does_not_read_it(refused):
-    triplet = {"loss": "Triplet", "on": "pooled"}
+    triplet = {"loss": "Triplet", "feature": "pooled"}
     assert "no memory called 'rwos'. Did you mean rows?" in refused(objective=[{**triplet, "memory": "rwos"}])
     assert "no network called 'maen'" in refused(
-        objective=[{**triplet, "against": "maen"}], teachers={"mean": {"type": "EMA"}}
+        objective=[{**triplet, "teacher": "maen"}], teachers={"mean": {"type": "EMA"}}
     )
 
 
@@ -617,20 +629,21 @@ VIEWS = {"second": {"type": "ReidTest"}}
 def test_what_networks_see_must_be_there_and_be_seen_by_what_reads_it(refused):
     twice = {"streams": stream(views=VIEWS), "memories": {"rows": ROWS}}
     first = {**TERM, "stream": "target"}
-    assert refused(**twice, teachers=PEERS, objective=[first], sees={"student": ["target"], "mean": ["target"]}) == ""
-    for sees, message in (
+    same = {"student": ["target"], "mean": ["target"]}
+    assert refused(**twice, teachers=PEERS, objective=[first], network_streams=same) == ""
+    for streams, message in (
         ({"other": ["target"]}, "no network called 'other'"),
         ({"peer": ["third"]}, "no stream called 'third'"),
         ({"peer": ["target", "target"]}, "a list of names holds each once"),
-        ({"student": ["second"]}, "network 'student' sees second (sees), not 'target'"),
+        ({"student": ["second"]}, "network 'student' sees second (network_streams), not 'target'"),
     ):
-        assert message in refused(**twice, teachers=PEERS, objective=[first], sees=sees)
-    assert "leave out `joint` or `sees`" in refused(
-        **twice, teachers=PEERS, objective=[first], sees={"peer": ["second"]}, joint=True
+        assert message in refused(**twice, teachers=PEERS, objective=[first], network_streams=streams)
+    assert "leave out `joint` or `network_streams`." in refused(
+        **twice, teachers=PEERS, objective=[first], network_streams={"peer": ["second"]}, joint=True
     )
     held = {"memories": {"rows": {**ROWS, "network": ["student", "mean"]}}, "streams": stream(views=VIEWS)}
     apart = {"student": ["target"], "mean": ["second"]}
-    assert refused(**held, teachers=PEERS, objective=[first], sees=apart) == ""  # a classifier takes nothing in
+    assert refused(**held, teachers=PEERS, objective=[first], network_streams=apart) == ""  # a classifier takes nothing in
 
 
 def test_a_memory_whose_networks_see_no_stream_in_common(refused, register):
@@ -639,26 +652,26 @@ def test_a_memory_whose_networks_see_no_stream_in_common(refused, register):
 
     register("memory", Moves)
     message = refused(
-        streams=stream(views=VIEWS), teachers=PEERS, sees={"student": ["target"], "mean": ["second"]},
-        memories={"rows": ROWS, "still": {"type": "Moves", "network": ["student", "mean"]}},
+        streams=stream(views=VIEWS), teachers=PEERS, network_streams={"student": ["target"], "mean": ["second"]},
+        memories={"rows": ROWS, "still": {"memory": "Moves", "network": ["student", "mean"]}},
         objective=[{**TERM, "stream": "target"}],
     )  # fmt: skip
-    assert "memories.still.network" in message and "it would stand still" in message
+    assert "memories.still.network" in message and "this memory would never be updated" in message
 
 
 def test_the_other_side_of_a_term_sees_another_view_of_the_same_images(refused):
     base = {"streams": {**stream(views=VIEWS), "plain": {"domain": "target", "sampler": SHUFFLE}}, "teachers": PEERS}
-    term = {"loss": "Distil", "stream": "target", "against": "mean"}
-    assert refused(**base, objective=[{**term, "against_stream": "second"}]) == ""
+    term = {"loss": "Distil", "stream": "target", "teacher": "mean"}
+    assert refused(**base, objective=[{**term, "teacher_stream": "second"}]) == ""
     for change, message in (
-        ({"against_stream": "plain"}, "plain does not show the images of target"),
-        ({"against_stream": ["second", "target"]}, "second, target does not show the images of target"),
-        ({"against_stream": "sceond"}, "Did you mean second?"),
-        ({"against_stream": "second", "against": None}, "say which network that is"),
+        ({"teacher_stream": "plain"}, "plain does not show the images of target"),
+        ({"teacher_stream": ["second", "target"]}, "second, target does not show the images of target"),
+        ({"teacher_stream": "sceond"}, "Did you mean second?"),
+        ({"teacher_stream": "second", "teacher": None}, "say which network that is"),
     ):
         assert message in refused(**base, objective=[{**term, **change}])
-    assert "network 'mean' sees target (sees), not 'second'" in refused(
-        **base, objective=[{**term, "against_stream": "second"}], sees={"mean": ["target"]}
+    assert "network 'mean' sees target (network_streams), not 'second'" in refused(
+        **base, objective=[{**term, "teacher_stream": "second"}], network_streams={"mean": ["target"]}
     )
 
 
@@ -685,21 +698,21 @@ def test_a_domain_probe_tells_two_domains_apart(refused):
 class Slots(Palette):
     """A memory with a column for each image."""
 
-    classes = "images"
+    column_meaning = "images"
 
 
 class Proxies(Palette):
     """A memory whose columns are something of its own, of parts too."""
 
-    classes = "proxies"
-    of_parts = frozenset({"features"})
+    column_meaning = "proxies"
+    accepts_parts = frozenset({"features"})
 
 
 class Compare(nn.Module):
     """A loss that knows what proxies are."""
 
-    classes = "proxies"
-    of_parts = frozenset({"scores"})
+    column_meaning = "proxies"
+    accepts_parts = frozenset({"scores"})
 
     def forward(self, scores: Tensor, targets: Tensor) -> Tensor: ...
 
@@ -707,7 +720,7 @@ class Compare(nn.Module):
 class Pull(nn.Module):
     """A loss that reads a column as an image."""
 
-    classes = "images"
+    column_meaning = "images"
 
     def forward(self, scores: Tensor, index: Tensor) -> Tensor: ...
 
@@ -722,19 +735,19 @@ class Halves(Views):
     """A fusion of two halves in one feature."""
 
     provides = frozenset({"embed", "halves"})
-    of_parts = frozenset({"halves"})
+    part_features = frozenset({"halves"})
 
 
 class HalfMemory(Palette):
     """A memory of parts alone."""
 
-    parts = frozenset({"features"})
+    requires_parts = frozenset({"features"})
 
 
 class HalfLoss(nn.Module):
     """A loss of parts alone."""
 
-    parts = frozenset({"scores"})
+    requires_parts = frozenset({"scores"})
 
     def forward(self, scores: Tensor, targets: Tensor) -> Tensor: ...
 
@@ -747,7 +760,7 @@ def test_a_column_of_scores_is_read_as_what_it_stands_for(refused, register):
         register(kind, part)
 
     def wired(loss: str, memory: str, **level: Any) -> str:
-        return refused(memories={"m": {"type": memory}}, objective=[{"loss": loss, "memory": "m"}], labels=labels(**level))
+        return refused(memories={"m": {"memory": memory}}, objective=[{"loss": loss, "memory": "m"}], labels=labels(**level))
 
     assert wired("CrossEntropy", "Slots") == (
         "loss: CrossEntropy | stages.0.objective.0: memory 'm' (Slots) has a column for each image, but labels 'main', which "
@@ -769,7 +782,7 @@ def test_a_column_of_scores_is_read_as_what_it_stands_for(refused, register):
     )
     assert "those of memory 'm' (Proxies) are proxies" in wired("Pull", "Proxies", **INSTANCES)
     assert wired("Compare", "Proxies") == wired("Flatten", "Proxies") == wired("Flatten", "Slots") == ""
-    own = {"memories": {"m": {"type": "Slots", "labels": "identity"}}, "streams": stream(labels="identity")}
+    own = {"memories": {"m": {"memory": "Slots", "labels": "identity"}}, "streams": stream(labels="identity")}
     assert "labels 'identity', which CrossEntropy finds its targets by, are identities." in refused(
         **own, labels={}, objective=[{**TERM, "memory": "m"}]
     )
@@ -781,25 +794,24 @@ def test_features_of_parts_are_for_what_takes_them(refused, register):
         register(kind, part)
     halves = {"model": {**tiny_experiment("nowhere")["model"], "fusion": "Halves"}}
 
-    def wired(loss: str, memory: str, on: str, **model: Any) -> str:
-        return refused(
-            memories={"m": {"type": memory, "on": on}}, objective=[{"loss": loss, "memory": "m", "on": on}], **model
-        )
+    def wired(loss: str, memory: str, feature: str, **model: Any) -> str:
+        term = {"loss": loss, "memory": "m", "feature": feature}
+        return refused(memories={"m": {"memory": memory, "feature": feature}}, objective=[term], **model)
 
     assert wired("CrossEntropy", "HalfMemory", "embed") == (
-        "on: embed | stages.0.memories.m.on: HalfMemory takes features of parts, but 'embed' of fusion GlobalPool is one "
-        "vector an image; of parts it has none. Installed fusions that have: Halves."
+        "feature: embed | stages.0.memories.m.feature: HalfMemory takes features of parts, but 'embed' of fusion GlobalPool is "
+        "one vector an image; of parts it has none. Installed fusions that have: Halves."
     )
     assert "of parts it has halves." in wired("CrossEntropy", "HalfMemory", "embed", **halves)
     assert "stages.0.objective.0: HalfLoss takes scores of parts, but 'embed'" in wired("HalfLoss", "LinearClassifier", "embed")
     assert wired("Triplet", "HalfMemory", "halves", **halves).endswith(
         "stages.0.objective.0: Triplet takes no features of parts, but 'halves' of fusion Halves has a vector for each (B,P,D)."
     )
-    assert "memories.m.on: Slots takes no features of parts" in wired("CrossEntropy", "Slots", "halves", **halves)
+    assert "memories.m.feature: Slots takes no features of parts" in wired("CrossEntropy", "Slots", "halves", **halves)
     for loss, memory in (("CrossEntropy", "HalfMemory"), ("HalfLoss", "LinearClassifier"), ("Compare", "Proxies")):
         assert wired(loss, memory, "halves", **halves) == ""
     assert wired("Compare", "Proxies", "embed") == wired("CrossEntropy", "LinearClassifier", "embed") == ""
-    distil = {"loss": "Distil", "against": "student", "on": "embed", "against_on": "halves"}
+    distil = {"loss": "Distil", "teacher": "student", "feature": "embed", "teacher_feature": "halves"}
     assert "Distil takes no teacher of parts" in refused(
         memories={"rows": ROWS}, objective=[distil], **halves
     )
@@ -816,6 +828,6 @@ def test_a_refiner_that_asks_for_another_setting_than_the_clusterer_has(refused,
     refiners = {"refiners": [{"type": "Wavering"}]}
     assert refused(labels=labels(**refiners)) == ""
     assert refused(labels=labels(clusterer={"type": "AdaptiveDBSCAN"}, **refiners)) == (
-        "- type: Wavering | stages.0.labels.levels.main.refiners.0: Wavering asks AdaptiveDBSCAN for labels at another eps, a "
-        "setting that it does not have."
-    ).removeprefix("- ")
+        "type: Wavering | stages.0.labels.labellings.main.refiners.0: Wavering asks AdaptiveDBSCAN for labels at another "
+        "eps, a setting that it does not have."
+    )

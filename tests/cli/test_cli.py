@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import types
+from dataclasses import fields
 
 import pytest
 import yaml
@@ -163,12 +164,14 @@ def test_show_tells_keys_contract_origin_and_an_example_that_is_yaml(capsys):
 
 def test_show_of_what_the_experiment_wires_tells_those_keys_and_an_example_that_can_be_pasted(capsys):
     out = output(capsys, "show", "CrossEntropy")[1]
-    wiring = out.partition("\nkeys of every loss, read by the experiment\n")[2].partition("\ncontract\n")[0]
-    assert {line.split()[0] for line in wiring.splitlines()[1:] if line} == set(vars(Term()))
+    wiring = out.partition("\nkeys of its slot beside loss\n")[2].partition("\ncontract\n")[0]
+    assert {line.split()[0] for line in wiring.splitlines()[1:] if line} == {field.name for field in fields(Term)} - {"loss"}
     assert "\nasks for: scores, targets\nuses if there: soft_targets, weights\n" in out
-    assert yaml.safe_load(out.partition("\nexample\n")[2]) == {"objective": [{"loss": "CrossEntropy"}]}
+    assert yaml.safe_load(out.partition("\nexample\n")[2]) == {"objective": [{"loss": {"type": "CrossEntropy"}}]}
     out = output(capsys, "show", "LinearClassifier")[1]
-    assert yaml.safe_load(out.partition("\nexample\n")[2]) == {"memories": {"NAME": {"type": "LinearClassifier"}}}
+    assert yaml.safe_load(out.partition("\nexample\n")[2]) == {
+        "memories": {"NAME": {"memory": {"type": "LinearClassifier"}}}
+    }
     assert "``" not in out and ":class:" not in output(capsys, "show", "PK")[1]
 
 
@@ -187,8 +190,9 @@ def test_show_of_a_plugin_names_paper_and_licence(fake_plugins):
         "licence: MIT",
         "Nothing, scaled.",
         "scale  1.0      float",
-        "- loss: well.Zero",
-        "  scale: 2.0",
+        "- loss:",
+        "    type: well.Zero",
+        "    scale: 2.0",
     ):
         assert line in done.stdout.splitlines()
 

@@ -25,7 +25,8 @@ def test_it_installs_and_passes_its_own_tests(tmp_path: Path, capsys: pytest.Cap
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, "--target", str(site), str(home)], check=True)
     chosen = {"REIDX_PLUGINS": "made_up,cluster_contrast", "REIDX_STRICT_PLUGINS": "1"}
-    environment = {**os.environ, **chosen, "PYTHONPATH": str(site)}
+    paths = os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, **chosen, "PYTHONPATH": paths}
 
     def ran(*words: str) -> str:
         command = [sys.executable, "-m", *words]

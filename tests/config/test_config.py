@@ -34,7 +34,7 @@ streams:
 labels:
   domain: target
 memories:
-  rows: {type: LinearClassifier}
+  rows: {memory: LinearClassifier}
 objective:
   - {loss: CrossEntropy, memory: rows}
 stages:
@@ -43,11 +43,6 @@ stages:
     epochs: 4
     init: stage:first
 """
-
-
-UNUSED = {"layer_decay": None, "no_decay_norm_bias": False, "rates": {}, "moments": None, "restart_every": None,
-          "lr_batch": None}  # fmt: skip
-"""What the engine itself reads of an optimiser, as it is by default."""
 
 
 @pytest.fixture
@@ -84,21 +79,28 @@ def test_defaults_of_the_schema_and_of_components_are_written_out_with_their_ori
     config = load()
     stage = config.data["stages"][0]
     assert (stage["iters"], origin(config, "stages.0.iters")) == (200, "default")
-    assert stage["labels"]["levels"]["main"]["clusterer"] == {"type": "DBSCAN", "eps": 0.6, "min_samples": 4}
-    assert origin(config, "stages.0.labels.levels.main.clusterer.eps") == "default of DBSCAN"
-    assert origin(config, "stages.0.labels.levels.main.clusterer.type") == "default"
+    assert stage["labels"]["labellings"]["main"]["clusterer"] == {"type": "DBSCAN", "eps": 0.6, "min_samples": 4}
+    assert origin(config, "stages.0.labels.labellings.main.clusterer.eps") == "default of DBSCAN"
+    assert origin(config, "stages.0.labels.labellings.main.clusterer.type") == "default"
     assert stage["model"]["fusion"]["type"] == "GlobalPool"
     assert origin(config, "stages.0.model.backbone.name") == "exp.yaml:6"
     assert origin(config, "stages.0.model.backbone.last_stride") == "default of Timm"
     assert config.data["data"]["image_size"] == [256, 128]
-    assert stage["objective"][0]["weight"] == 1.0 and stage["objective"][0]["smoothing"] == 0.0
+    assert stage["objective"][0]["weight"] == 1.0
     assert origin(config, "stages.0.objective.0.weight") == "default"
+    assert stage["objective"][0]["loss"] == {"type": "CrossEntropy", "smoothing": 0.0, "temperature": 1.0}
+    assert origin(config, "stages.0.objective.0.loss.smoothing") == "default of CrossEntropy"
+    assert origin(config, "stages.0.objective.0.loss.type") == "exp.yaml:14"
+    assert stage["optimization"] == {
+        "layer_decay": None, "no_decay_norm_bias": False, "rates": {}, "state_from": None, "restart_every": None,
+        "lr_batch": None,
+    }  # fmt: skip
 
 
 def test_what_the_experiment_supplies_itself_is_no_key(load):
     stage = load().data["stages"][0]
     assert "in_channels" not in stage["model"]["fusion"]
-    assert "dim" not in stage["memories"]["rows"]
+    assert "memory" in stage["memories"]["rows"] and "dim" not in stage["memories"]["rows"]["memory"]
     assert not {"labels", "batches", "rank"} & set(stage["streams"]["target"]["sampler"])
 
 
@@ -118,8 +120,8 @@ def test_the_typed_experiment_says_the_same_as_the_data(load):
 def test_keys_of_a_stage_at_the_top_level_are_defaults_of_every_stage(load):
     config = load(more="    optimizer: {lr: 1e-2}\noptimizer: {type: SGD, lr: 0.1, momentum: 0.9}\niters: 7\n")
     first, second = config.data["stages"]
-    assert first["optimizer"] == {"type": "SGD", "lr": 0.1, "momentum": 0.9, **UNUSED}
-    assert second["optimizer"] == {"type": "SGD", "lr": 0.01, "momentum": 0.9, **UNUSED}
+    assert first["optimizer"] == {"type": "SGD", "lr": 0.1, "momentum": 0.9}
+    assert second["optimizer"] == {"type": "SGD", "lr": 0.01, "momentum": 0.9}
     assert first["iters"] == second["iters"] == 7
     assert "iters" not in config.data and "optimizer" not in config.data
     assert origin(config, "stages.1.optimizer.lr") == "exp.yaml:20"
@@ -128,45 +130,69 @@ def test_keys_of_a_stage_at_the_top_level_are_defaults_of_every_stage(load):
 
 def test_another_component_in_a_stage_takes_nothing_from_the_one_it_replaces(load):
     config = load(more="    labels: {clusterer: {type: KMeans}}\n", labels="labels:\n  clusterer: {eps: 0.5, type: DBSCAN}")
-    assert config.data["stages"][0]["labels"]["levels"]["main"]["clusterer"]["eps"] == 0.5
-    clusterer = config.data["stages"][1]["labels"]["levels"]["main"]["clusterer"]
+    assert config.data["stages"][0]["labels"]["labellings"]["main"]["clusterer"]["eps"] == 0.5
+    clusterer = config.data["stages"][1]["labels"]["labellings"]["main"]["clusterer"]
     assert clusterer["type"] == "KMeans" and "eps" not in clusterer
 
 
 def test_keys_without_a_name_adjust_the_default_component(load):
     stage = load(more="optimizer: {lr: 0.1}\nevaluate: {protocol: NoCameraFilter}\n").data["stages"][0]
-    assert stage["optimizer"] == {"type": "Adam", "lr": 0.1, "weight_decay": 5e-4, **UNUSED}
+    assert stage["optimizer"] == {"type": "Adam", "lr": 0.1, "weight_decay": 5e-4}
     assert stage["evaluate"]["protocol"] == {"type": "NoCameraFilter"}
     stage = load(labels="labels:\n  clusterer: {eps: 0.5}").data["stages"][0]
-    assert stage["labels"]["levels"]["main"]["clusterer"] == {"type": "DBSCAN", "eps": 0.5, "min_samples": 4}
+    assert stage["labels"]["labellings"]["main"]["clusterer"] == {"type": "DBSCAN", "eps": 0.5, "min_samples": 4}
+
+
+def test_a_mapping_without_a_type_adjusts_a_component_that_is_written_as_its_name_alone(load, tmp_path):
+    (tmp_path / "base.yaml").write_text(EXPERIMENT.replace("name: test_resnet}", "name: test_resnet}\n  fusion: GlobalPool"))
+    (tmp_path / "derived.yaml").write_text(
+        "_base_: base.yaml\nmemories: {rows: {memory: {scale: 5.0}}}\nmodel: {fusion: {pool: avg}}\n"
+        "stages: {second: {memories: {rows: {memory: {normalize: true}}}}}\n"
+    )
+    first, second = (stage["memories"]["rows"] for stage in reidx.load_config("derived.yaml").data["stages"])
+    assert (first["memory"]["type"], first["memory"]["normalize"], first["memory"]["scale"]) == ("LinearClassifier", False, 5.0)
+    assert second == {**first, "memory": {**first["memory"], "normalize": True}}
+    fusion = reidx.load_config("derived.yaml").data["stages"][0]["model"]["fusion"]
+    assert (fusion["type"], fusion["pool"]) == ("GlobalPool", "avg")
+    # so do overrides: of the whole slot, and of one argument
+    for override in ("memories.rows.memory={scale: 5.0}", "memories.rows.memory.scale=5.0"):
+        assert load(override).data["stages"][0]["memories"]["rows"] == first
+    assert load("objective.0.loss.smoothing=0.1").data["stages"][0]["objective"][0]["loss"]["smoothing"] == 0.1
+    assert refusal(load, "name.first=1").endswith("name is a string and has nothing inside.")
+    # another component takes nothing over, by its name alone or with arguments
+    another = load("memories.rows.memory={type: cluster_contrast.ClusterMemory}", "memories.rows.memory.momentum=0.5")
+    assert another.data["stages"][0]["memories"]["rows"]["memory"]["momentum"] == 0.5
+    assert "scale" not in another.data["stages"][0]["memories"]["rows"]["memory"]
 
 
 def test_a_name_that_is_null_is_left_out(load):
-    levels = "labels:\n  levels: {main: {}, fine: {on: pooled}}"
-    more = "    labels: {levels: {fine: null}}\n"
-    both, without = (stage["labels"]["levels"] for stage in load(more=more, labels=levels).data["stages"])
+    levels = "labels:\n  labellings: {main: {}, fine: {feature: pooled}}"
+    more = "    labels: {labellings: {fine: null}}\n"
+    both, without = (stage["labels"]["labellings"] for stage in load(more=more, labels=levels).data["stages"])
     assert (list(both), list(without)) == (["main", "fine"], ["main"])
 
 
 def test_a_rate_that_is_null_is_left_out(load):
-    rates = "optimizer: {rates: {backbone: 0.1, memories.rows: 10}}\n"
-    assert load("optimizer.rates.backbone=null", more=rates).data["stages"][0]["optimizer"]["rates"] == {"memories.rows": 10}
+    rates = "optimization: {rates: {backbone: 0.1, memories.rows: 10}}\n"
+    assert load("optimization.rates.backbone=null", more=rates).data["stages"][0]["optimization"]["rates"] == {
+        "memories.rows": 10
+    }
 
 
-def test_labels_without_levels_is_one_level_called_main(load):
-    levels = load().data["stages"][0]["labels"]["levels"]
-    assert list(levels) == ["main"] and levels["main"]["domain"] == "target"
+def test_labels_without_labellings_is_one_labelling_called_main(load):
+    labellings = load().data["stages"][0]["labels"]["labellings"]
+    assert list(labellings) == ["main"] and labellings["main"]["domain"] == "target"
 
 
-def test_keys_of_labels_are_defaults_of_its_levels(load):
-    levels = load(labels="labels:\n  flip: true\n  levels: {main: {}, coarse: {flip: false, on: pooled}}").data["stages"][0]
-    main, coarse = levels["labels"]["levels"].values()
+def test_keys_of_labels_are_defaults_of_its_labellings(load):
+    config = load(labels="labels:\n  flip: true\n  labellings: {main: {}, coarse: {flip: false, feature: pooled}}")
+    main, coarse = config.data["stages"][0]["labels"]["labellings"].values()
     assert main["domain"] == coarse["domain"] == "target"
-    assert (main["flip"], main["on"]) == (True, "embed")
-    assert (coarse["flip"], coarse["on"]) == (False, "pooled")
+    assert (main["flip"], main["feature"]) == (True, "embed")
+    assert (coarse["flip"], coarse["feature"]) == (False, "pooled")
 
 
-@pytest.mark.parametrize("none", ["null", "{}", "{levels: {}}"])
+@pytest.mark.parametrize("none", ["null", "{}", "{labellings: {}}"])
 def test_a_stage_can_do_without_the_labels_of_all(load, none):
     changes = f"""\
     labels: {none}
@@ -175,10 +201,10 @@ def test_a_stage_can_do_without_the_labels_of_all(load, none):
 """
     if none == "null":
         config = load(more=changes)
-        assert list(config.data["stages"][0]["labels"]["levels"]) == ["main"]
-        assert config.data["stages"][1]["labels"] == {"levels": {}}
+        assert list(config.data["stages"][0]["labels"]["labellings"]) == ["main"]
+        assert config.data["stages"][1]["labels"] == {"labellings": {}}
     else:  # these adjust what is there, they do not take it away
-        assert load(more=changes).data["stages"][1]["labels"] != {"levels": {"main": {}}}
+        assert load(more=changes).data["stages"][1]["labels"] != {"labellings": {"main": {}}}
 
 
 def test_null_where_a_list_or_mapping_may_be_empty(load):
@@ -196,7 +222,7 @@ def test_overrides_reach_defaults_stages_by_name_and_list_items(load):
     )  # fmt: skip
     first, second = config.data["stages"]
     assert (first["iters"], second["iters"]) == (9, 8)
-    assert second["labels"]["levels"]["main"]["clusterer"]["eps"] == 0.4
+    assert second["labels"]["labellings"]["main"]["clusterer"]["eps"] == 0.4
     assert first["evaluate"]["domain"] == "target" and second["evaluate"]["domain"] is None
     assert first["evaluate"]["metric"] == "cosine"
     assert second["objective"][0]["weight"] == 2
@@ -217,7 +243,8 @@ def test_an_override_that_every_stage_overrules_has_no_effect_and_is_an_error(lo
         ("itres=3", "--set itres=3: the experiment has no key 'itres'."),
         ("stages.frist.epochs=3", "stages has no item named 'frist'. Did you mean first?"),
         ("stages.5.epochs=3", "stages has 2 items, counted from 0."),
-        ("labels.clusterer.epz=3", "clusterer DBSCAN (--set: stages.0.labels.levels.main.clusterer): unknown key 'epz'; did"),
+        ("labels.clusterer.epz=3",
+         "clusterer DBSCAN (--set: stages.0.labels.labellings.main.clusterer): unknown key 'epz'; did you mean 'eps'?"),
         ("model.backbone.nane=x", "backbone Timm (exp.yaml:6: stages.0.model.backbone): unknown key 'nane' (--set); did"),
         ("iters=many", "--set: stages.0.iters is 'many' (a string); expected int."),
         ("iters", "--set iters: write key.path=value"),
@@ -239,8 +266,8 @@ def test_a_wrong_override_is_named(load, override, said):
         ("teachers: {mean: {type: EMA, momentun: 1}}\n", "exp.yaml:20: unknown key 'stages.0.teachers.mean.momentun'."),
         ("optimizer: {type: SGD, lr: 0.1, momentun: 0.9}\n",
          "exp.yaml:20: stages.0.optimizer: SGD has no setting 'momentun'. Did you mean 'momentum'?"),
-        ("optimizer: {type: SGD, lr: 0.1, layer_decai: 0.9}\n",
-         "SGD has no setting 'layer_decai'. Did you mean 'layer_decay'?"),
+        ("optimization: {layer_decai: 0.9}\n",
+         "exp.yaml:20: unknown key 'stages.0.optimization.layer_decai'. Did you mean 'layer_decay'?"),
         ("optimizer: {type: Adem}\n", "exp.yaml:20: stages.0.optimizer: there is no optimizer 'Adem'. Did you mean"),
         ("optimizer: {type: LBFGS}\n", "there is no optimizer 'LBFGS'."),
         ("optimizer: [Adam]\n", "exp.yaml:20: stages.0.optimizer is a list; an optimizer is written as a name"),
@@ -248,7 +275,7 @@ def test_a_wrong_override_is_named(load, override, said):
          "exp.yaml:20: stages.0.schedule.0: StepLR has no setting 'gama'. Did you mean 'gamma'?"),
         ("schedule: [StepLR]\n", "exp.yaml:20: stages.0.schedule.0: StepLR needs 'step_size' (int)."),
         ("schedule: {type: StepLR}\n", "exp.yaml:20: stages.0.schedule is a mapping; it must be a list."),
-        ("alignment: [{type: Nothing}]\n", "exp.yaml:20: stages.0.alignment.0: There is no alignment"),
+        ("alignment: [{alignment: Nothing}]\n", "exp.yaml:20: stages.0.alignment.0.alignment: There is no alignment"),
     ],
 )  # fmt: skip
 def test_unknown_keys_and_names_at_every_level(load, more, said):
@@ -267,10 +294,14 @@ def test_unknown_keys_and_names_at_every_level(load, more, said):
         ({"backbone": "  backbone: {name: x}"}, "exp.yaml:6: stages.0.model.backbone is a mapping without 'type'; a backbone"),
         ({"backbone": "  backbone: [Timm]"}, "exp.yaml:6: stages.0.model.backbone is a list; a backbone is written as a name"),
         ({"backbone": "  backbone: {type: [Timm]}"}, "stages.0.model.backbone is a mapping whose 'type' is a list;"),
-        ({"rows": "  rows: {type: LinearClassifier, dim: 3}"},
-         "memory LinearClassifier (exp.yaml:12: stages.0.memories.rows): 'dim' is supplied by the experiment itself"),
-        ({"loss": "  - {loss: CrossEntropy, memory: rows, wieght: 2}"}, "unknown key 'wieght'; did you mean 'weight'?"),
-        ({"loss": "  - {type: CrossEntropy, memory: rows}"}, "stages.0.objective.0 is a mapping without 'loss';"),
+        ({"rows": "  rows: {memory: {type: LinearClassifier, dim: 3}}"},
+         "memory LinearClassifier (exp.yaml:12: stages.0.memories.rows.memory): 'dim' is supplied by the experiment itself"),
+        ({"loss": "  - {loss: {type: CrossEntropy, smoothin: 2}, memory: rows}"},
+         "loss CrossEntropy (exp.yaml:14: stages.0.objective.0.loss): unknown key 'smoothin'; did you mean 'smoothing'?"),
+        ({"loss": "  - {memory: rows}"}, "exp.yaml:14: stages.0.objective.0.loss is missing: a loss must be given."),
+        ({"rows": "  rows: {}"}, "exp.yaml:12: stages.0.memories.rows.memory is missing: a memory must be given."),
+        ({"rows": "  rows: LinearClassifier"},
+         "exp.yaml:12: stages.0.memories.rows is a string; it must be a mapping of keys."),
         ({"target": "    target: {type: Syntetic}"}, "exp.yaml:4: data.domains.target: There is no dataset called 'Syntetic'."),
     ],
 )  # fmt: skip
@@ -293,25 +324,28 @@ def test_a_component_is_checked_against_its_constructor(load, changes, said):
         ("teachers: {mean: {type: EMA, momentum: 1.5}}\n", "stages.0.teachers.mean.momentum is 1.5; it must be from 0 to 1."),
         ("teachers: {mean: {}}\n", "exp.yaml:20: stages.0.teachers.mean.type is missing"),
         ("optimizer: {type: SGD, lr: fast}\n", "exp.yaml:20: stages.0.optimizer.lr is 'fast' (a string);"),
-        ("optimizer: {layer_decay: 1.5}\n", "exp.yaml:20: stages.0.optimizer.layer_decay is 1.5; it must be from 0 to 1."),
-        ("optimizer: {lr_batch: 0}\n", "exp.yaml:20: stages.0.optimizer.lr_batch is 0; it must be at least 1."),
+        ("optimization: {layer_decay: 1.5}\n",
+         "exp.yaml:20: stages.0.optimization.layer_decay is 1.5; it must be from 0 to 1."),
+        ("optimization: {lr_batch: 0}\n", "exp.yaml:20: stages.0.optimization.lr_batch is 0; it must be at least 1."),
         ("compile: max-autotune\n", "expected one of False, True, max-autotune-no-cudagraphs."),
         ("clip_by: length\n", "exp.yaml:20: stages.0.clip_by is 'length' (a string); expected one of norm, value."),
-        ("accumulate: 0\n", "exp.yaml:20: stages.0.accumulate is 0; it must be from 1 to 1000000000."),
-        ("optimizer: {layer_decay: 0.7}\nschedule: [{type: CosineAnnealingLR, eta_min: 1e-6}]\n",
-         "exp.yaml:21: stages.0.schedule.0.eta_min is one rate for all layers, but layer_decay gives each its own."),
-        ("optimizer: {layer_decay: 0.7}\nschedule: [{type: OneCycleLR, eta_max: 1e-2, total_steps: 3}]\n",
+        ("grad_cache_chunks: 0\n", "exp.yaml:20: stages.0.grad_cache_chunks is 0; it must be from 1 to 1000000000."),
+        ("optimization: {layer_decay: 0.7}\nschedule: [{type: CosineAnnealingLR, eta_min: 1e-6}]\n",
+         "exp.yaml:21: stages.0.schedule.0.eta_min is one rate for all layers, but optimization.layer_decay gives each its "
+         "own. Leave it out, or use eta_min_ratio where the schedule has it."),
+        ("optimization: {layer_decay: 0.7}\nschedule: [{type: OneCycleLR, eta_max: 1e-2, total_steps: 3}]\n",
          "stages.0.schedule.0.eta_max is one rate for all layers"),
         ("optimizer: {type: SGD, lr: -1.0}\n", "exp.yaml:20: stages.0.optimizer.lr is -1.0; it must be at least 0."),
         ("optimizer: {betas: [1.5, 0.9]}\n", "exp.yaml:20: stages.0.optimizer: Invalid beta parameter at index 0: 1.5"),
         ("optimizer: {type: SGD, lr: 0.1, nesterov: true}\n", "stages.0.optimizer: Nesterov momentum requires"),
         ("schedule: [{type: LinearLR, begin: 5, end: 2}]\n",
          "exp.yaml:20: stages.0.schedule.0: end should be larger than begin"),
-        ("    labels: {clusterer: {eps: 2.0}}\n", "clusterer DBSCAN (exp.yaml:20: stages.1.labels.levels.main.clusterer): "),
+        ("    labels: {clusterer: {eps: 2.0}}\n",
+         "clusterer DBSCAN (exp.yaml:20: stages.1.labels.labellings.main.clusterer): "),
         ("    streams: {target: {transform: {type: ReidAugment, pad: -1}}}\n",
          "transform ReidAugment (exp.yaml:20: stages.1.streams.target.transform): "),
-        ("    objective: [{loss: CrossEntropy, memory: rows, smoothing: 3.0}]\n",
-         "loss CrossEntropy (exp.yaml:20: stages.1.objective.0): "),
+        ("    objective: [{loss: {type: CrossEntropy, smoothing: 3.0}, memory: rows}]\n",
+         "loss CrossEntropy (exp.yaml:20: stages.1.objective.0.loss): "),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_is_refused_before_anything_runs(load, more, said):

@@ -32,10 +32,11 @@ streams:
 labels:
   domain: target
 memories:
-  rows: {type: LinearClassifier}
+  rows: {memory: LinearClassifier}
 objective:
   - {loss: CrossEntropy, memory: rows}
-optimizer: {type: Adam, lr: 0.001, rates: {backbone: 0.1, memories.rows: 10}}
+optimizer: {type: Adam, lr: 0.001}
+optimization: {rates: {backbone: 0.1, memories.rows: 10}}
 stages:
   - {name: first, epochs: 3}
 """
@@ -130,12 +131,14 @@ def test_a_number_where_text_is_wanted_says_how_to_quote_it(value):
 
 @pytest.mark.parametrize(
     "override",
-    ["optimizer.rates={}", "optimizer={}", "optimizer={rates: {}}", "optimizer={type: Adam}",
-     "optimizer.rates={backbone: 0.1}",
-     "optimizer={rates: {backbone: 0.1}}", "stages.first.optimizer.rates={}", "stages.first={}", "stages.first={epochs: 3}",
+    ["optimization.rates={}", "optimizer={}", "optimization={}", "optimization={rates: {}}", "optimizer={type: Adam}",
+     "optimization.rates={backbone: 0.1}",
+     "optimization={rates: {backbone: 0.1}}",
+     "stages.first.optimization.rates={}", "stages.first={}", "stages.first={epochs: 3}",
      "stages.0={name: first}", "stages={}", "stages={first: {}}", "stages={first: {epochs: 3}}", "model={}",
      "model.backbone={}",
-     "streams={}", "streams.target={}", "memories={}", "memories={rows: {}}", "data={}", "labels={}"],
+     "streams={}", "streams.target={}", "memories={}", "memories={rows: {}}",
+     "memories.rows.memory={}", "objective.0.loss={}", "data={}", "labels={}"],
 )  # fmt: skip
 def test_a_mapping_that_changes_nothing_is_refused(override):
     message = refused(override)
@@ -143,19 +146,20 @@ def test_a_mapping_that_changes_nothing_is_refused(override):
 
 
 def test_the_refusal_of_empty_rates_names_what_works():
-    message = refused("optimizer.rates={}")
+    message = refused("optimization.rates={}")
     assert message == (
-        "--set optimizer.rates={}: has no effect, as mappings merge key by key: optimizer.rates keeps backbone, "
+        "--set optimization.rates={}: has no effect, as mappings merge key by key: optimization.rates keeps backbone, "
         "memories.rows. "
-        "To empty it: optimizer.rates=null; to take out one name: optimizer.rates={backbone: null}."
+        "To empty it: optimization.rates=null; to take out one name: optimization.rates={backbone: null}."
     )
-    rates = [load(o)["stages"][0]["optimizer"]["rates"] for o in ("optimizer.rates=null", "optimizer.rates={backbone: null}")]
+    overrides = "optimization.rates=null", "optimization.rates={backbone: null}"
+    rates = [load(override)["stages"][0]["optimization"]["rates"] for override in overrides]
     assert rates == [{}, {"memories.rows": 10}]
 
 
 @pytest.mark.parametrize(
     "override",
-    ["optimizer.rates={backbone: 0.1, memories.rows: 10}", "optimizer.lr=0.001", "stages.first.epochs=3", "teachers={}",
+    ["optimization.rates={backbone: 0.1, memories.rows: 10}", "optimizer.lr=0.001", "stages.first.epochs=3", "teachers={}",
      "model.fusion={}",
      "labels={domain: target}", "optimizer={type: Adam, lr: 0.002}", "alignment=[]", "evaluate={}"],
 )  # fmt: skip
@@ -165,24 +169,24 @@ def test_what_is_there_already_may_be_said_again_in_full(override):
 
 def test_an_empty_table_of_numbers_over_a_full_one_is_refused_in_files_too():
     Path("base.yaml").write_text(EXPERIMENT)
-    message = refused(text="_base_: base.yaml\noptimizer: {rates: {}}\n")
-    assert message.startswith("exp.yaml:2: optimizer.rates: {} has no effect")
-    stage = EXPERIMENT.replace("epochs: 3}", "epochs: 3, optimizer: {rates: {}}}")
-    assert refused(text=stage).startswith("exp.yaml:17: optimizer.rates: {} has no effect")
+    message = refused(text="_base_: base.yaml\noptimization: {rates: {}}\n")
+    assert message.startswith("exp.yaml:2: optimization.rates: {} has no effect")
+    stage = EXPERIMENT.replace("epochs: 3}", "epochs: 3, optimization: {rates: {}}}")
+    assert refused(text=stage).startswith("exp.yaml:18: optimization.rates: {} has no effect")
     # a section may be left empty, where that changes nothing by intent
-    load(text="_base_: base.yaml\nlabels: {}\ndata: {domains: {}}\noptimizer: {}\n")
-    assert load(text="_base_: base.yaml\noptimizer: {rates: null}\n")["stages"][0]["optimizer"]["rates"] == {}
+    load(text="_base_: base.yaml\nlabels: {}\ndata: {domains: {}}\noptimizer: {}\noptimization: {}\n")
+    assert load(text="_base_: base.yaml\noptimization: {rates: null}\n")["stages"][0]["optimization"]["rates"] == {}
 
 
 def test_an_axis_value_may_be_the_bases_but_not_an_empty_mapping():
-    base = Node.of({"optimizer": {"rates": {"backbone": 0.1}, "type": "Adam"}}, Origin("base.yaml", 1))
+    base = Node.of({"optimizer": {"type": "Adam"}, "optimization": {"rates": {"backbone": 0.1}}}, Origin("base.yaml", 1))
 
     def put(path: str, value: Any) -> Any:
         return Override(path, Node.of(value, Origin("grid.yaml", 3)), "grid.yaml:3: axis a").applied_to(base).plain()
 
     assert put("optimizer", {"type": "Adam"}) == base.plain()
     with pytest.raises(ConfigError, match=r"^grid\.yaml:3: axis a: has no effect"):
-        put("optimizer.rates", {})
+        put("optimization.rates", {})
 
 
 # ---- numbers
@@ -195,7 +199,7 @@ def test_an_axis_value_may_be_the_bases_but_not_an_empty_mapping():
      ".nan", ".inf", "-.inf", "true", "'1'", "[1]", "{a: 1}"],
 )  # fmt: skip
 def test_a_seed_that_is_none_is_one_line_with_its_place(value):
-    assert refused(text=f"{EXPERIMENT}seed: {value}\n").startswith("exp.yaml:18: ")
+    assert refused(text=f"{EXPERIMENT}seed: {value}\n").startswith("exp.yaml:19: ")
     assert refused(f"seed={value}").startswith("--set")
 
 
@@ -203,8 +207,8 @@ def test_a_seed_that_is_none_is_one_line_with_its_place(value):
 "9" * 90, "9" * 400])
 @pytest.mark.parametrize(
     "key",
-    ["optimizer.lr", "optimizer.weight_decay", "clip_grad", "data.cache_gb", "objective.0.weight", "objective.0.smoothing",
-     "memories.rows.scale",
+    ["optimizer.lr", "optimizer.weight_decay", "clip_grad", "data.cache_gb", "objective.0.weight", "objective.0.loss.smoothing",
+     "memories.rows.memory.scale",
      "labels.clusterer.eps", "labels.distance.k1", "streams.target.transform.erase", "iters", "epochs", "seed"],
 )  # fmt: skip
 def test_a_number_that_is_infinite_or_none_is_refused_everywhere(key, value):
@@ -240,7 +244,7 @@ def test_a_number_is_finite_and_fits_into_64_bits():
 def test_millions_of_epochs_are_counted_not_walked_through():
     assert load("epochs=10000000", text=EXPERIMENT.replace(", epochs: 3", ""))["stages"][0]["epochs"] == 10_000_000
     assert refused("stages.first.epochs=1000000001").endswith("it must be from 0 to 1000000000.")
-    for key in ("iters", "calibrate", "accumulate", "data.workers"):
+    for key in ("iters", "calibrate", "grad_cache_chunks", "data.workers"):
         assert "it must be from" in refused(f"{key}=1000000000000000000")
     assert "it must be from 1 to 10000" in refused("data.image_size=[1000000, 128]")
 

@@ -121,8 +121,8 @@ def test_quoted_scalars_are_strings(folder: Path, quoted: str) -> None:
 
 
 def test_on_is_an_ordinary_key(folder: Path) -> None:
-    assert load("objective:\n  - {loss: X, on: global}\n").data == {
-        "objective": [{"loss": "X", "on": "global"}]
+    assert load("objective:\n  - {loss: X, feature: global}\n").data == {
+        "objective": [{"loss": "X", "feature": "global"}]
     }
 
 
@@ -536,7 +536,7 @@ def test_same_or_unnamed_type_merges(folder: Path) -> None:
 
 
 def test_another_loss_replaces_whole(folder: Path) -> None:
-    assert over("t: {loss: Triplet, margin: 0.3}", "t: {loss: Soft}") == {"t": {"loss": "Soft"}}
+    assert over("t: {loss: {type: Triplet, margin: 0.3}}", "t: {loss: Soft}") == {"t": {"loss": "Soft"}}
 
 
 def test_a_section_called_loss_is_no_component_name(folder: Path) -> None:
@@ -796,28 +796,28 @@ def test_render_looks_like_this(folder: Path) -> None:
     write("base.yaml", "model:\n  backbone: {type: Timm, name: resnet50}\n  fusion: {}\n")
     tree = load(
         "_base_: base.yaml\nsize: [256, 128]\nrefiners: []\nobjective:\n"
-        "- {loss: A, on: global, weight: 0.8}\n- {loss: B}\nnested: [[1, 2], [3]]\n",
+        "- {loss: A, feature: global, weight: 0.8}\n- {loss: B}\nnested: [[1, 2], [3]]\n",
         "size.0=384",
         'model.backbone.name="1e3"',
     )
     assert render(tree) == (
         "model:\n"
         "  backbone:\n"
-        "    type: Timm   # base.yaml:2\n"
-        '    name: "1e3"  # --set\n'
-        "  fusion: {}     # base.yaml:3\n"
+        "    type: Timm       # base.yaml:2\n"
+        '    name: "1e3"      # --set\n'
+        "  fusion: {}         # base.yaml:3\n"
         "size:\n"
-        "  - 384          # --set\n"
-        "  - 128          # exp.yaml:2\n"
-        "refiners: []     # exp.yaml:3\n"
+        "  - 384              # --set\n"
+        "  - 128              # exp.yaml:2\n"
+        "refiners: []         # exp.yaml:3\n"
         "objective:\n"
-        "  - loss: A      # exp.yaml:5\n"
-        "    on: global   # exp.yaml:5\n"
-        "    weight: 0.8  # exp.yaml:5\n"
-        "  - loss: B      # exp.yaml:6\n"
+        "  - loss: A          # exp.yaml:5\n"
+        "    feature: global  # exp.yaml:5\n"
+        "    weight: 0.8      # exp.yaml:5\n"
+        "  - loss: B          # exp.yaml:6\n"
         "nested:\n"
-        "  - [1, 2]       # exp.yaml:7\n"
-        "  - [3]          # exp.yaml:7\n"
+        "  - [1, 2]           # exp.yaml:7\n"
+        "  - [3]              # exp.yaml:7\n"
     )
     assert "#" not in render(tree, origins=False)
     assert load(render(tree)).data == load(render(tree, origins=False)).data == tree.data

@@ -265,7 +265,7 @@ CAUGHT = [
     ("backbone", "Idle", "trains_every_parameter", "spare.weight"),
     ("fusion", "Misnamed", "gives_the_features_it_declares", "provides is embed, parts, not embed"),
     ("fusion", "Narrow", "gives_the_features_it_declares", "dims['embed'] is 1, not 64"),
-    ("fusion", "Unsaid", "gives_the_features_it_declares", "'rows' is (5, 8, 64), of parts, and not in of_parts"),
+    ("fusion", "Unsaid", "gives_the_features_it_declares", "'rows' is (5, 8, 64), of parts, and not in part_features"),
     ("fusion", "Sociable", "features_are_an_images_own", "hangs on the rest"),
     ("distance", "Dense", "gives_a_graph", "not a csr_array"),
     ("distance", "Backwards", "gives_a_graph", "not nearer"),

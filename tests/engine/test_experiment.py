@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 import reidx
-from reidx.contracts import LabelSet
+from reidx.contracts import LabelSet, RefinerContext
 from reidx.engine import experiment as experiments
 from reidx.errors import CheckpointError, ConfigError
-from reidx.labels.pipeline import Labelling
 from reidx.testing.tiny import tiny_experiment
 
 Experiment = Callable[..., Path]
@@ -58,7 +57,7 @@ def test_a_stage_starts_from_the_last_epoch_of_another_or_not_at_all(
 
 
 def test_only_plugins_whose_components_are_named_are_noted(experiment: Experiment, tmp_path: Path) -> None:
-    memories = {"rows": {"type": "cluster_contrast.ClusterMemory"}}
+    memories = {"rows": {"memory": "cluster_contrast.ClusterMemory"}}
     path = experiment(memories=memories, objective=[{"loss": "MemoryContrast", "memory": "rows"}], description="osnet.x")
     reidx.run(reidx.load_config(path), tmp_path / "run", progress="quiet")
     plugins = json.loads((tmp_path / "run/experiment.json").read_text())["plugins"]
@@ -76,7 +75,7 @@ def test_a_refiner_is_told_where_to_compute_and_cannot_be_told_by_a_config(
         def __init__(self, device: str | None = None, sharded: bool = False) -> None:
             told.append((device, sharded))
 
-        def __call__(self, labels: LabelSet, context: Labelling) -> LabelSet:
+        def __call__(self, labels: LabelSet, context: RefinerContext) -> LabelSet:
             return labels
 
     register("refiner", Placed)

@@ -68,9 +68,9 @@ def test_features_in_the_order_of_the_images(
         network, store, TRANSFORM.batch, ["embed", "pooled"], device=CPU, flip=flip, workers=workers
     )
     assert set(banks) == {"embed", "pooled"}
-    for name, bank in banks.items():
-        assert bank.dtype == torch.float32 and not bank.requires_grad
-        assert torch.allclose(bank, one_by_one(network, store, name, flip), atol=1e-5)
+    for name, features in banks.items():
+        assert features.dtype == torch.float32 and not features.requires_grad
+        assert torch.allclose(features, one_by_one(network, store, name, flip), atol=1e-5)
     assert not torch.allclose(banks["embed"][0], banks["embed"][1], atol=1e-3)
 
 
@@ -125,12 +125,12 @@ def test_a_stages_network_is_used_in_evaluation_mode_and_left_as_it_was(domains_
     extractor_ = extractor(domains_root)
     model = extractor_.model.train()
     state = copy.deepcopy(model.state_dict())
-    bank = extractor_.bank("target", "query", name, {"embed"}, False, "test")["embed"]
+    features = extractor_.bank("target", "query", name, {"embed"}, False, "test")["embed"]
     assert model.training and all(network.training for network in model.networks.values())
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     reference = copy.deepcopy(model.networks[name]).eval()
     expected = one_by_one(reference, extractor_.domains.images("target", "query"), "embed", False)
-    assert torch.allclose(bank, expected, atol=1e-4)
+    assert torch.allclose(features, expected, atol=1e-4)
     model.eval()
     extractor_.bank("target", "query", name, {"embed"}, False, "test")
     assert not model.training
@@ -138,9 +138,9 @@ def test_a_stages_network_is_used_in_evaluation_mode_and_left_as_it_was(domains_
 
 def test_training_features_are_kept_in_half_precision_where_asked_those_of_evaluation_never(domains_root: Path) -> None:
     halved, full = extractor(domains_root, "fp16"), extractor(domains_root)
-    bank, exact = (e.bank("target", "train", "student", {"embed"}, False, "test")["embed"] for e in (halved, full))
-    assert bank.dtype == torch.float16 and exact.dtype == torch.float32
-    assert torch.equal(bank, exact.half())
+    features, exact = (e.bank("target", "train", "student", {"embed"}, False, "test")["embed"] for e in (halved, full))
+    assert features.dtype == torch.float16 and exact.dtype == torch.float32
+    assert torch.equal(features, exact.half())
     assert halved.bank("target", "query", "student", {"embed"}, False, "test")["embed"].dtype == torch.float32
 
 
@@ -165,10 +165,10 @@ def test_a_fusion_that_asks_for_a_teacher_is_given_the_averages_map(domains_root
     extractor_ = extractor(domains_root)
     model = extractor_.model
     model.networks["student"] = tiny_network(0, teaching=True)
-    bank = extractor_.bank("target", "query", "student", {"embed"}, False, "test")["embed"]
+    features = extractor_.bank("target", "query", "student", {"embed"}, False, "test")["embed"]
     student, mean = model.networks["student"].eval(), model.networks["mean"].eval()
     store = extractor_.domains.images("target", "query")
     with torch.no_grad():
         images = TRANSFORM.batch(store.batch(range(len(store))))
         expected = student.head(student.map(images), mean.map(images))["embed"]
-    assert torch.allclose(bank, expected, atol=1e-4)
+    assert torch.allclose(features, expected, atol=1e-4)

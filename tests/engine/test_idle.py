@@ -78,7 +78,7 @@ def test_labels_tell_which_term_is_idle(
 
 def test_columns_of_all_memories_of_a_term_count(experiment: Experiment) -> None:
     """One cluster beside the classes of a source is told from those."""
-    rows = {"type": "LinearClassifier"}
+    rows = {"memory": "LinearClassifier"}
     run = stage_run(
         experiment(
             streams={**streams(PK), "source": {"domain": "target", "labels": "identity", "sampler": PK}},

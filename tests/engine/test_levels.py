@@ -36,16 +36,16 @@ class Everyone(Memory):
         self.register_buffer("rows", torch.zeros(0, dim))
 
     @property
-    def needs_bank(self) -> bool:  # type: ignore[override]
+    def needs_features(self) -> bool:  # type: ignore[override]
         return not len(self.rows)
 
     @property
     def images(self) -> Tensor:
         return self.rows
 
-    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
-        if bank is not None:
-            self.rows = bank.clone()
+    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+        if features is not None:
+            self.rows = features.clone()
 
     def forward(self, features: Tensor) -> Tensor:
         return features @ self.rows.T
@@ -65,7 +65,7 @@ class Remembers:
         self.turns = 0
 
     def __call__(self, labels: LabelSet, context: Any) -> LabelSet:
-        BANKS.append((context.epoch, {name: bank.clone() for name, bank in context.bank.items()}))
+        BANKS.append((context.epoch, {name: features.clone() for name, features in context.features.items()}))
         self.turns += 1
         return replace(labels, extra={"turn": np.full(len(labels.labels), self.turns)}, report={"turns": self.turns})
 
@@ -95,11 +95,11 @@ def on_a_memory(root: Path) -> dict[str, Any]:
     return {
         "labels": {**base["labels"], "memory": "all", "clusterer": {"type": "Instances"}, "distance": None,
                    "refiners": [{"type": "Remembers"}]},
-        "memories": {"all": {"type": "Everyone"}},
+        "memories": {"all": {"memory": "Everyone"}},
         "streams": {"target": {"domain": "target", "labels": "main", "sampler": {"type": "Shuffle", "batch": 8},
                                "views": {"again": {"type": "ReidAugment", "pad": 2}}}},
         "objective": [
-            {"loss": "MemoryContrast", "stream": ["target", "again"], "memory": "all", "temperature": 0.1},
+            {"loss": {"type": "MemoryContrast", "temperature": 0.1}, "stream": ["target", "again"], "memory": "all"},
             {"loss": "Turns", "stream": "target", "weight": 0.1},
         ],
         "stages": [{"name": "adapt", "epochs": 3, "iters": 2}],
@@ -125,7 +125,7 @@ def test_a_level_labels_what_its_memory_holds(
     first, second = (checkpoints.load(tmp_path / f"run/1-adapt/epoch_{n}.pth")["reidx"] for n in (2, 3))
     assert torch.equal(BANKS[2][1]["embed"], first["memories"]["all"]["rows"])  # as the second epoch left them
     assert not torch.equal(BANKS[2][1]["embed"], BANKS[1][1]["embed"])
-    assert second["loop"]["history"][-1]["turns"] == 3
+    assert second["history"][-1]["turns"] == 3
 
 
 @pytest.mark.usefixtures("parts")
@@ -195,7 +195,7 @@ def test_a_batch_norm_a_domain_in_a_whole_run(
     base["data"]["domains"]["source"] = tiny_domain(domains_root, "source")
     base["model"]["domain_bn"] = not shared
     base["streams"]["source"] = {**base["streams"]["target"], "domain": "source", "labels": "identity"}
-    base["memories"]["ids"] = {"type": "LinearClassifier", "labels": "identity"}
+    base["memories"]["ids"] = {"memory": "LinearClassifier", "labels": "identity"}
     base["objective"] = [
         {"loss": "CrossEntropy", "stream": ["target", "source"], "memory": ["rows", "ids"]},
     ]
@@ -238,7 +238,7 @@ def test_an_alignment_sees_all_images_of_both_domains_once_before_the_first_epoc
     base["data"]["domains"]["source"] = tiny_domain(domains_root, "source")
     base["streams"]["source"] = {**base["streams"]["target"], "domain": "source", "labels": "identity"}
     base["objective"] = [{"loss": "CrossEntropy", "stream": "target", "memory": "rows"}]
-    base["alignment"] = [{"type": "Begins", "weight": 0.01}]
+    base["alignment"] = [{"alignment": "Begins", "weight": 0.01}]
     base["evaluate"] = {"domain": "target", "domain_probe": "pooled", "every": 1}
     base["stages"] = [{"name": "adapt", "epochs": 2, "iters": 2}]
     config = reidx.load_config(experiment(**base))

@@ -164,7 +164,7 @@ def test_plugin_declares_a_file_by_its_annotation(register: Callable[[str, type]
         (tmp_path / name).write_text(name)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        assert set(digests_of({"loss": "Learned", "a": "a", "b": "b", "c": ["c"], "d": "d"})) == {"a", "b", "c"}
+        assert set(digests_of({"loss": {"type": "Learned", "a": "a", "b": "b", "c": ["c"], "d": "d"}})) == {"a", "b", "c"}
 
 
 @pytest.mark.parametrize(("hint", "expected"), [(FilePath, True), (FilePath | None, True), (dict[str, FilePath], True),

@@ -13,7 +13,7 @@ from reidx.engine.objective import BoundAlignment, BoundTerm, Objective
 from reidx.errors import ConfigError
 
 WIRING = {
-    "stream": "target", "network": "student", "on": "embed", "memory": None, "against": None,
+    "stream": "target", "network": "student", "feature": "embed", "memory": None, "teacher": None,
     "weight": 1.0, "from_epoch": 0,
 }  # fmt: skip
 
@@ -104,7 +104,7 @@ def memories() -> dict[str, nn.Module]:
 
 def test_a_loss_is_given_the_inputs_that_it_names() -> None:
     loss = Everything()
-    bound(loss, on="pooled", memory="bank", against="mean")(outputs(), batches(), memories())
+    bound(loss, feature="pooled", memory="bank", teacher="mean")(outputs(), batches(), memories())
     got = loss.given
     assert set(got) == set(INPUTS)
     assert (got["features"] == 20).all() and (got["teacher"] == 40).all()
@@ -115,7 +115,7 @@ def test_a_loss_is_given_the_inputs_that_it_names() -> None:
 
 def test_the_stream_and_the_network_are_those_of_the_wiring() -> None:
     loss = Everything()
-    bound(loss, stream="source", network="mean", memory="bank", against="student")(outputs(), batches(), memories())
+    bound(loss, stream="source", network="mean", memory="bank", teacher="student")(outputs(), batches(), memories())
     assert (loss.given["features"] == 3).all() and (loss.given["teacher"] == 1).all()
     assert loss.given["index"].tolist() == [100, 101]
 
@@ -123,11 +123,11 @@ def test_the_stream_and_the_network_are_those_of_the_wiring() -> None:
 def test_labels_of_its_own_stand_in_for_the_streams() -> None:
     given, loss = batches(), Everything()
     given["target"].extra = {"labels@u": torch.tensor([7, 8]), "weights@u": torch.ones(2), "soft_targets@u": torch.zeros(2, 4)}
-    term = bound(loss, labels="u", memory="bank", against="student")
+    term = bound(loss, labels="u", memory="bank", teacher="student")
     term(outputs(), given, memories())
     assert loss.given["targets"].tolist() == [7, 8] and loss.given["weights"].tolist() == [1, 1]
     assert loss.given["cameras"].tolist() == [204, 205] and loss.given["index"].tolist() == [200, 201]
-    bound(loss, memory="bank", against="student")(outputs(), given, memories())
+    bound(loss, memory="bank", teacher="student")(outputs(), given, memories())
     assert loss.given["targets"].tolist() == [202, 203]
 
 
@@ -141,8 +141,8 @@ def test_needed_and_optional_inputs_are_read_from_the_signature() -> None:
     [
         ({}, set()),
         ({"memory": "bank"}, {"scores"}),
-        ({"against": "mean"}, {"teacher"}),
-        ({"memory": "bank", "against": "mean"}, {"scores", "teacher", "teacher_scores"}),
+        ({"teacher": "mean"}, {"teacher"}),
+        ({"memory": "bank", "teacher": "mean"}, {"scores", "teacher", "teacher_scores"}),
     ],
 )
 def test_an_optional_input_that_is_not_wired_is_left_out(wiring: dict[str, str], extra: set[str]) -> None:
@@ -153,14 +153,14 @@ def test_an_optional_input_that_is_not_wired_is_left_out(wiring: dict[str, str],
 
 def test_what_comes_from_a_teacher_has_no_gradient() -> None:
     loss, made, known = Everything(), outputs(), memories()
-    bound(loss, memory="bank", against="mean")(made, batches(), known)
+    bound(loss, memory="bank", teacher="mean")(made, batches(), known)
     assert not loss.given["teacher"].requires_grad and not loss.given["teacher_scores"].requires_grad
     loss.given["scores"].sum().backward()  # while the student's own scores train features and memory
     assert made["student"]["target"]["embed"].grad is not None and known["bank"].weight.grad is not None
 
 
 def test_the_objective_is_the_weighted_sum_and_the_values_are_not_weighted() -> None:
-    objective = Objective([bound(Constant(3.0), "a", weight=0.5), bound(Constant(5.0), "b", weight=2.0, on="pooled")])
+    objective = Objective([bound(Constant(3.0), "a", weight=0.5), bound(Constant(5.0), "b", weight=2.0, feature="pooled")])
     total, values = objective(outputs(), batches(), {})
     assert {k: v.item() for k, v in values.items()} == {"a": 6.0, "b": 100.0}
     assert total.item() == 0.5 * 6.0 + 2.0 * 100.0
@@ -255,7 +255,7 @@ class Palette(nn.Linear):
 
 def test_several_streams_lie_end_to_end() -> None:
     loss = Everything()
-    bound(loss, stream=["source", "target"], memory="bank", against="mean")(outputs(), batches(), memories())
+    bound(loss, stream=["source", "target"], memory="bank", teacher="mean")(outputs(), batches(), memories())
     assert loss.given["features"][:, 0].tolist() == [1, 1, 2, 2]
     assert loss.given["teacher"][:, 0].tolist() == [3, 3, 4, 4]
     assert loss.given["index"].tolist() == [100, 101, 200, 201]
@@ -268,7 +268,7 @@ def test_what_one_of_the_streams_lacks_is_left_out() -> None:
     given = batches()
     given["target"].weights = given["target"].cameras = None
     loss = Everything()
-    term = bound(loss, stream=["source", "target"], memory="bank", against="mean")
+    term = bound(loss, stream=["source", "target"], memory="bank", teacher="mean")
     with pytest.raises(ConfigError, match="term needs 'cameras', which source and target does not have"):
         term(outputs(), given, memories())
     given["source"].cameras, given["target"].cameras = torch.tensor([1, 2]), torch.tensor([3, 4])
@@ -286,7 +286,7 @@ def test_scores_of_several_memories_stand_side_by_side_and_targets_count_from_th
     given["target"].targets = torch.tensor([3, -1])
     loss, out = Everything(), outputs()
     target_memory = {"source": "first", "target": "second"}
-    wiring = {**WIRING, "stream": ["source", "target"], "memory": ["first", "second"], "against": "mean"}
+    wiring = {**WIRING, "stream": ["source", "target"], "memory": ["first", "second"], "teacher": "mean"}
     BoundTerm("term", loss, wiring, target_memory)(out, given, both)
     features = torch.cat([out["student"][s]["embed"] for s in ("source", "target")])
     for row, feature in enumerate(features):
@@ -298,7 +298,7 @@ def test_scores_of_several_memories_stand_side_by_side_and_targets_count_from_th
 def test_the_teachers_side_may_be_another_feature_and_another_memory() -> None:
     loss, other = Everything(), nn.Linear(3, 2, bias=False)
     nn.init.constant_(other.weight, 2.0)
-    wiring = {"memory": "bank", "against": "student", "against_on": "pooled", "against_memory": "other"}
+    wiring = {"memory": "bank", "teacher": "student", "teacher_feature": "pooled", "teacher_memory": "other"}
     bound(loss, **wiring)(outputs(), batches(), {**memories(), "other": other})
     assert (loss.given["features"] == 2).all() and (loss.given["scores"] == 6).all()
     assert (loss.given["teacher"] == 20).all() and (loss.given["teacher_scores"] == 120).all()

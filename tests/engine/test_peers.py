@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import reidx
 from reidx.config.schema import Teacher
-from reidx.contracts import Batch, Features, LabelSet, agreed
+from reidx.contracts import Batch, Features, LabelSet, mean_normalized
 from reidx.engine.assembly import in_order
 from reidx.engine.objective import BoundTerm, Objective, average_of
 from reidx.engine.step import StageModel
@@ -44,7 +44,7 @@ class SoftTargets(nn.Module):
 
 
 def bound(loss: nn.Module, **wiring: Any) -> BoundTerm:
-    return BoundTerm(f"to {wiring['network']}", loss, {"on": "embed", "weight": 1.0, "from_epoch": 0, **wiring})
+    return BoundTerm(f"to {wiring['network']}", loss, {"feature": "embed", "weight": 1.0, "from_epoch": 0, **wiring})
 
 
 @pytest.fixture
@@ -53,15 +53,15 @@ def mutual() -> StageModel:
     networks = {"student": tiny_network(0), **{name: tiny_network(i + 1) for i, name in enumerate(TEACHERS)}}
     memories = {"rows": LinearClassifier(4), "peer_rows": LinearClassifier(4)}
     terms = [
-        bound(SoftTargets(), network="student", stream="first", memory="rows", against="peer_mean",
-              against_stream="second", against_memory="peer_rows"),
-        bound(SoftTargets(), network="peer", stream="second", memory="peer_rows", against="mean",
-              against_stream="first", against_memory="rows"),
+        bound(SoftTargets(), network="student", stream="first", memory="rows", teacher="peer_mean",
+              teacher_stream="second", teacher_memory="peer_rows"),
+        bound(SoftTargets(), network="peer", stream="second", memory="peer_rows", teacher="mean",
+              teacher_stream="first", teacher_memory="rows"),
     ]  # fmt: skip
-    wiring = {name: {"network": ["mean", "peer_mean"], "on": "embed", "labels": "main"} for name in memories}
+    wiring = {name: {"network": ["mean", "peer_mean"], "feature": "embed", "labels": "main"} for name in memories}
     views = dict.fromkeys(("first", "second"), "main")
     transforms = {name: lambda x: x.float() for name in views}
-    model = StageModel(networks, TEACHERS, memories, wiring, Objective(list(terms)), transforms, views, sees=SEES)
+    model = StageModel(networks, TEACHERS, memories, wiring, Objective(list(terms)), transforms, views, network_streams=SEES)
     torch.manual_seed(5)
     for name, memory in memories.items():
         memory.reset(None, torch.arange(3))
@@ -136,8 +136,8 @@ def test_no_teacher_and_no_average_is_trained(mutual: StageModel) -> None:
 
 def test_what_several_networks_agree_on_is_the_mean_of_unit_features() -> None:
     a, b = torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.tensor([[1.0, 0.0], [5.0, 0.0]])
-    assert torch.allclose(agreed([a, b]), torch.tensor([[0.8, 0.4], [0.5, 0.5]]))
-    assert agreed([a]) is a
+    assert torch.allclose(mean_normalized([a, b]), torch.tensor([[0.8, 0.4], [0.5, 0.5]]))
+    assert mean_normalized([a]) is a
 
 
 def test_averages_are_made_after_what_they_follow() -> None:
@@ -155,7 +155,7 @@ def two_students(root: Path, **changes: Any) -> dict[str, Any]:
         "peer": {"type": "Peer"}, "mean": {"type": "EMA"}, "peer_mean": {"type": "EMA", "of": "peer"}
     }  # fmt: skip
     plain["streams"]["target"]["views"] = {"second": {"type": "ReidAugment", "pad": 2}}
-    plain["sees"] = {"student": ["target"], "mean": ["target"], "peer": ["second"], "peer_mean": ["second"]}
+    plain["network_streams"] = {"student": ["target"], "mean": ["target"], "peer": ["second"], "peer_mean": ["second"]}
     both = ["mean", "peer_mean"]
     plain["labels"] = {**plain["labels"], "network": both}
     plain["memories"] = {
@@ -164,12 +164,13 @@ def two_students(root: Path, **changes: Any) -> dict[str, Any]:
     plain["objective"] = [
         {"loss": "CrossEntropy", "stream": "target", "memory": "rows"},
         {"loss": "CrossEntropy", "stream": "second", "network": "peer", "memory": "peer_rows"},
-        {"loss": "SoftTargets", "stream": "target", "memory": "rows", "against": "peer_mean",
-         "against_stream": "second", "against_memory": "peer_rows"},
-        {"loss": "SoftTargets", "stream": "second", "network": "peer", "memory": "peer_rows", "against": "mean",
-         "against_stream": "target", "against_memory": "rows"},
+        {"loss": "SoftTargets", "stream": "target", "memory": "rows", "teacher": "peer_mean",
+         "teacher_stream": "second", "teacher_memory": "peer_rows"},
+        {"loss": "SoftTargets", "stream": "second", "network": "peer", "memory": "peer_rows", "teacher": "mean",
+         "teacher_stream": "target", "teacher_memory": "rows"},
     ]  # fmt: skip
-    plain["optimizer"] = {"type": "Adam", "lr": 1e-3, "restart_every": 1}
+    plain["optimizer"] = {"type": "Adam", "lr": 1e-3}
+    plain["optimization"] = {"restart_every": 1}
     plain["evaluate"] = {**plain.get("evaluate", {}), "network": "mean"}
     plain["stages"] = [{"name": "adapt", "epochs": 3, "iters": 2}]
     return plain
@@ -207,10 +208,10 @@ def test_the_level_labels_what_both_averages_agree_on(mutual_run, tmp_path: Path
 
     extracted: dict[str, Tensor] = {}
     shown: list[Tensor] = []
-    bank, label = Extractor.bank, LabelPipeline.__call__
+    features, label = Extractor.bank, LabelPipeline.__call__
 
     def note(self: Extractor, domain: str, split: str, network: str, names: set[str], flip: bool, what: str) -> Any:
-        made = bank(self, domain, split, network, names, flip, what)
+        made = features(self, domain, split, network, names, flip, what)
         if split == "train":
             extracted.setdefault(network, made["embed"])
         return made
@@ -224,7 +225,7 @@ def test_the_level_labels_what_both_averages_agree_on(mutual_run, tmp_path: Path
     reidx.run(mutual_run(), tmp_path / "run", progress="quiet")
     assert set(extracted) == {"mean", "peer_mean"}
     assert not torch.allclose(extracted["mean"], extracted["peer_mean"])  # the peer began otherwise
-    assert torch.equal(shown[0], agreed([extracted["mean"], extracted["peer_mean"]]))
+    assert torch.equal(shown[0], mean_normalized([extracted["mean"], extracted["peer_mean"]]))
 
 
 def test_moments_are_forgotten_at_the_start_of_every_second_epoch(mutual_run, tmp_path: Path, monkeypatch) -> None:
@@ -240,7 +241,7 @@ def test_moments_are_forgotten_at_the_start_of_every_second_epoch(mutual_run, tm
 
     monkeypatch.setattr(StageModel, "train_step", watch)
     config = mutual_run()
-    config.experiment.stages[0].optimizer["restart_every"] = 2
+    config.experiment.stages[0].optimization.restart_every = 2
     reidx.run(config, tmp_path / "run", progress="quiet")
     assert counts == [1, 2, 3, 4, 1, 2]
 

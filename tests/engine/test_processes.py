@@ -26,7 +26,7 @@ TARGET = {
     "transform": {"type": "ReidAugment", "pad": 2},
 }
 SGD = {"type": "SGD", "lr": 0.01, "momentum": 0.9}
-ROWS = {"type": "LinearClassifier", "rows": "centroid", "normalize": True, "scale": 10.0}
+ROWS = {"memory": {"type": "LinearClassifier", "rows": "centroid", "normalize": True, "scale": 10.0}}
 CASES: dict[str, dict[str, Any]] = {
     # groups of the whole batch: each process has a part of one
     "whole batch": {"model": {"bn_group": None}},
@@ -37,22 +37,22 @@ CASES: dict[str, dict[str, Any]] = {
     "pairs": {
         "optimizer": {**SGD, "lr": 0.001},
         "model": {"bn_group": 4},
-        "memories": {"bank": {"type": "cluster_contrast.ClusterMemory"}},
+        "memories": {"bank": {"memory": "cluster_contrast.ClusterMemory"}},
         "teachers": {"mean": {"type": "EMA", "momentum": 0.5}},
         "objective": [
-            {"loss": "MemoryContrast", "memory": "bank", "temperature": 0.5},
-            {"loss": "Triplet", "margin": 0.3, "weight": 0.5},
+            {"loss": {"type": "MemoryContrast", "temperature": 0.5}, "memory": "bank"},
+            {"loss": {"type": "Triplet", "margin": 0.3}, "weight": 0.5},
         ],
         "evaluate": {"domain": "target", "network": "mean"},
     },
     # each process takes its share of the batch through the network in two parts, of a group each
     "parts": {
-        "accumulate": 2,
+        "grad_cache_chunks": 2,
         "model": {"bn_group": 4},
         "streams": {"target": {**TARGET, "sampler": {"type": "PK", "identities": 8, "instances": 4}}},
         "objective": [
             {"loss": "CrossEntropy", "memory": "rows"},
-            {"loss": "Triplet", "margin": 0.3, "weight": 0.5},
+            {"loss": {"type": "Triplet", "margin": 0.3}, "weight": 0.5},
         ],
     },
     # two streams through the network at once: each group has its share of both
@@ -76,10 +76,10 @@ CASES: dict[str, dict[str, Any]] = {
                 "views": {"again": {"type": "ReidAugment", "pad": 2}},
             },
         },
-        "memories": {"rows": ROWS, "bank": {"type": "cluster_contrast.ClusterMemory", "when": "before"}},
+        "memories": {"rows": ROWS, "bank": {"memory": "cluster_contrast.ClusterMemory", "when": "before"}},
         "objective": [
             {"loss": "CrossEntropy", "stream": ["target", "again"], "memory": "rows"},
-            {"loss": "MemoryContrast", "stream": "again", "memory": "bank", "temperature": 0.5},
+            {"loss": {"type": "MemoryContrast", "temperature": 0.5}, "stream": "again", "memory": "bank"},
         ],
     },
 }
@@ -127,8 +127,8 @@ def test_the_same_numbers_on_1_2_and_4_processes(case: str, experiment: Callable
         for name, value in weights.items():
             close = torch.allclose(value.double(), other_weights[name].double(), rtol=1e-2, atol=2e-4)
             assert close, f"{name} differs by {(value.double() - other_weights[name].double()).abs().max()}"
-        labels = other_state["reidx"]["loop"]["state"]["labels"]["main"]["labels"]
-        assert torch.equal(labels, state["reidx"]["loop"]["state"]["labels"]["main"]["labels"])
+        labels = other_state["reidx"]["labels"]["main"]["labels"]
+        assert torch.equal(labels, state["reidx"]["labels"]["main"]["labels"])
         assert other_state["reidx"]["world_size"] == world
 
 

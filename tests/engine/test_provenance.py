@@ -47,8 +47,8 @@ def test_another_config_is_refused_key_by_key(whole: Whole, unfinished: Path) ->
     changes = ("seed=2", "labels.clusterer.eps=0.6", "stages.1.iters=4", "+clip_grad=1.0")
     assert set(refused(whole, unfinished, changes)) == {
         "config.seed: 1 → 2",
-        "config.stages.0.labels.levels.main.clusterer.eps: 0.7 → 0.6",
-        "config.stages.1.labels.levels.main.clusterer.eps: 0.7 → 0.6",
+        "config.stages.0.labels.labellings.main.clusterer.eps: 0.7 → 0.6",
+        "config.stages.1.labels.labellings.main.clusterer.eps: 0.7 → 0.6",
         "config.stages.1.iters: 3 → 4",
         "config.stages.0.clip_grad: null → 1.0",
         "config.stages.1.clip_grad: null → 1.0",
@@ -67,7 +67,7 @@ def test_other_code_is_refused(whole: Whole, unfinished: Path) -> None:
 
 
 def test_the_code_of_the_plugins_in_use_counts(experiment: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    memories = {"bank": {"type": "cluster_contrast.ClusterMemory"}}
+    memories = {"bank": {"memory": "cluster_contrast.ClusterMemory"}}
     objective = [{"loss": "MemoryContrast", "memory": "bank"}]
     config = reidx.load_config(experiment(memories=memories, objective=objective))
     before = provenance(config, Domains(config.data["data"]))
@@ -157,7 +157,7 @@ def test_a_finished_stage_that_began_with_weights_which_change_is_refused(whole:
         ("optimizer={type: SGD, lr: 0.01, momentum: 0.9}", False),
         ("optimizer={type: Adamax, lr: 0.001}", False),
         ("optimizer={type: Adam, lr: 0.001, amsgrad: true}", False),
-        ("+optimizer.layer_decay=0.7", False),
+        ("+optimization.layer_decay=0.7", False),
         ("+model.freeze=[backbone.model.conv1]", False),
         ("optimizer={type: AdamW, lr: 0.001}", True),
     ],

@@ -35,7 +35,7 @@ class Diary(Memory):
         self.weights_then: list[Tensor] = []
         self.watch: Tensor | None = None
 
-    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
         """Nothing."""
 
     def forward(self, features: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class Gap(nn.Module):
 
 def term(loss: nn.Module, **wiring: Any) -> BoundTerm:
     default = {
-        "stream": "target", "network": "student", "on": "embed", "memory": None, "against": None,
+        "stream": "target", "network": "student", "feature": "embed", "memory": None, "teacher": None,
         "weight": 1.0, "from_epoch": 0,
     }  # fmt: skip
     return BoundTerm(f"{type(loss).__name__}-{wiring.get('stream', 'target')}", loss, {**default, **wiring})
@@ -127,7 +127,7 @@ def test_each_stream_goes_through_its_own_transform() -> None:
 def test_the_values_are_those_of_the_terms_and_their_sum() -> None:
     model = model_of({"source": None, "target": None}, terms=[
         term(Sum(), stream="source", weight=0.5),
-        term(Sum(), on="pooled"),
+        term(Sum(), feature="pooled"),
         BoundAlignment("gap", Gap(), {"source": "source", "target": "target", "weight": 2.0, "from_epoch": 0}),
     ])  # fmt: skip
     given = {"source": batch(1), "target": batch(2)}
@@ -163,7 +163,7 @@ def test_a_fusion_that_asks_for_a_teacher_sees_the_map_of_its_average(joint: boo
 
 def test_only_trained_networks_make_a_graph() -> None:
     model = model_of({"target": None}, {"mean": EMA, "offline": FROZEN, "peer": {**EMA, "type": "Peer"}}, terms=[
-        term(Sum()), term(Imitation(), against="offline")
+        term(Sum()), term(Imitation(), teacher="offline")
     ])  # fmt: skip
     made = model.features({"target": images(1)})
     graphs = {name: by["target"]["embed"].requires_grad for name, by in made.items()}
@@ -183,7 +183,7 @@ class Imitation(nn.Module):
 def test_a_memory_takes_in_the_features_of_the_step_after_the_weights_moved() -> None:
     memory = Diary()
     model = model_of(
-        {"target": "main"}, memories={"m": memory}, wiring={"m": {"network": "student", "on": "pooled", "labels": "main"}}
+        {"target": "main"}, memories={"m": memory}, wiring={"m": {"network": "student", "feature": "pooled", "labels": "main"}}
     )
     weight = model.networks["student"].backbone.conv.weight
     memory.watch = weight
@@ -203,7 +203,7 @@ def test_a_memory_hears_of_the_streams_of_its_labels_and_of_its_network() -> Non
         {"source": "identity", "target": "main", "again": "main"},
         {"offline": FROZEN},
         {"m": memory},
-        {"m": {"network": "offline", "on": "embed", "labels": "main"}},
+        {"m": {"network": "offline", "feature": "embed", "labels": "main"}},
     )
     given = {"source": batch(1), "target": batch(2), "again": batch(3)}
     expected = [model.networks["offline"](given[name].images)["embed"] for name in ("target", "again")]
@@ -216,7 +216,7 @@ def test_a_memory_hears_of_the_streams_of_its_labels_and_of_its_network() -> Non
 
 def test_a_trainable_memory_is_in_the_optimiser() -> None:
     memory = Diary()
-    wiring = {"m": {"network": "student", "on": "embed", "labels": "main"}}
+    wiring = {"m": {"network": "student", "feature": "embed", "labels": "main"}}
     model = model_of({"target": "main"}, memories={"m": memory}, wiring=wiring, terms=[term(Scores(), memory="m")])
     before = memory.rows.detach().clone()
     model.train_step({"target": batch(1)}, stepper(model))
@@ -246,7 +246,7 @@ def test_nothing_of_a_step_is_kept_beyond_it() -> None:
 
 def test_bf16_is_for_the_forward_pass_alone() -> None:
     memory = Diary()
-    wiring = {"m": {"network": "student", "on": "embed", "labels": "main"}}
+    wiring = {"m": {"network": "student", "feature": "embed", "labels": "main"}}
     model = model_of({"target": "main"}, memories={"m": memory}, wiring=wiring)
     maps: list[torch.dtype] = []
     model.networks["student"].backbone.conv.register_forward_hook(lambda m, i, o: maps.append(o.dtype))
@@ -263,7 +263,7 @@ def test_bf16_is_for_the_forward_pass_alone() -> None:
 
 
 def test_a_memory_takes_in_its_streams_in_one_call() -> None:
-    diary, wiring = Diary(), {"network": "student", "on": "embed", "labels": "main"}
+    diary, wiring = Diary(), {"network": "student", "feature": "embed", "labels": "main"}
     for named, expected in ((None, ["a", "b"]), ("b", ["b"]), (["b", "a"], ["b", "a"])):
         diary.taken.clear()
         its = {"m": {**wiring, "stream": named}}
@@ -287,7 +287,7 @@ def test_a_memory_takes_a_step_in_before_the_objective_or_after_the_optimiser(wh
             seen.append(len(diary.taken))
             return scores.square().sum()
 
-    wiring = {"m": {"network": "student", "on": "embed", "labels": "main", "when": when}}
+    wiring = {"m": {"network": "student", "feature": "embed", "labels": "main", "when": when}}
     model = model_of({"target": "main"}, memories={"m": diary}, wiring=wiring, terms=[term(Look(), memory="m")])
     diary.watch = next(model.networks["student"].parameters())
     start = diary.watch.detach().clone()

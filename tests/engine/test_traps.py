@@ -67,7 +67,7 @@ def test_augmentations_differ_between_epochs_and_repeat_between_runs(
         streams={"target": {"domain": "target", "labels": "identity", "sampler": {"type": "PK", "identities": 4}}},
         labels={},
         memories={},
-        objective=[{"loss": "Triplet", "on": "pooled"}],
+        objective=[{"loss": "Triplet", "feature": "pooled"}],
     )
 
     def images(name: str) -> tuple[Tensor, Tensor]:

@@ -93,7 +93,7 @@ def test_a_step_waits_for_nothing(
             {"loss": "MemoryContrast", "memory": "centroids", "stream": "target"},
             {"loss": "Triplet", "stream": "again"},
         ],
-        memories={"centroids": {"type": "cluster_contrast.ClusterMemory", "labels": "main", "update": rule}},
+        memories={"centroids": {"memory": {"type": "cluster_contrast.ClusterMemory", "update": rule}, "labels": "main"}},
         # Adam counts its steps on the CPU, which looks the same from here
         optimizer={"type": "SGD", "lr": 0.01, "momentum": 0.9},
         evaluate={"domain": None},

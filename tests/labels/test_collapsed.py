@@ -80,10 +80,10 @@ def test_lists_of_other_rows_are_exact(sorted_lists, collapsed):
 
 
 def test_lists_of_a_share_of_the_rows_are_those_of_all(collapsed):
-    bank = torch.from_numpy(collapsed)
-    squared, indices = neighbours.nearest(bank, K)
+    features = torch.from_numpy(collapsed)
+    squared, indices = neighbours.nearest(features, K)
     for rows in (slice(0, 201), slice(201, N), slice(7, 7)):
-        part = neighbours.nearest(bank, K, rows=rows)
+        part = neighbours.nearest(features, K, rows=rows)
         assert np.array_equal(part[0], squared[rows]) and np.array_equal(part[1], indices[rows])
 
 

@@ -11,9 +11,9 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from reidx.contracts import LabelSet
+from reidx.contracts import LabelSet, RefinerContext
 from reidx.errors import DataError
-from reidx.labels.pipeline import Labelling, LabelPipeline, check, quality, report
+from reidx.labels.pipeline import LabelPipeline, check_labels, label_statistics, quality
 
 CAMERAS = np.array([0, 1, 0, 1, 0, 1])
 
@@ -62,17 +62,17 @@ def test_distance_then_clusterer_then_refiners_each_given_what_came_before() -> 
     assert np.array_equal(given["first"][0].labels, found)
     assert given["second"][0] is first and result is second
     context = given["second"][1]
-    assert isinstance(context, Labelling)
-    assert (context.on, context.epoch, context.graph, context.bank) == ("embed", 3, made, features)
+    assert isinstance(context, RefinerContext)
+    assert (context.feature, context.epoch, context.graph, context.features) == ("embed", 3, made, features)
     assert context.previous is previous and context.cameras is CAMERAS
     assert result.report["extra"] == 7.0 and result.report["clusters"] == 3.0
 
 
 def test_a_clusterer_of_features_gets_them_and_no_distance_is_computed() -> None:
     calls: list[tuple[str, Any]] = []
-    seen: list[Labelling] = []
+    seen: list[RefinerContext] = []
 
-    def refine(labels: LabelSet, context: Labelling) -> LabelSet:
+    def refine(labels: LabelSet, context: RefinerContext) -> LabelSet:
         seen.append(context)
         return labels
 
@@ -135,7 +135,7 @@ def test_a_clusterer_that_breaks_the_contract_is_caught(labels: np.ndarray, mess
 def test_labels_of_another_type_are_made_int64_and_a_refiners_are_not() -> None:
     assert pipeline_of(np.zeros(6, np.int32))(bank(), epoch=0, cameras=CAMERAS).labels.dtype == np.int64
     with pytest.raises(ValueError, match="int32"):
-        check(LabelSet(np.zeros(6, np.int32)), 6)
+        check_labels(LabelSet(np.zeros(6, np.int32)), 6)
 
 
 def test_refiners_additions_are_as_long_as_the_labels() -> None:
@@ -161,29 +161,29 @@ def rand_index(a: list[int], b: list[int]) -> float:
 
 
 def test_counts() -> None:
-    assert report(labels_of(0, 0, 0, 1, 1, 2, -1, -1)) == {
+    assert label_statistics(labels_of(0, 0, 0, 1, 1, 2, -1, -1)) == {
         "clusters": 3.0, "outliers": 2.0, "largest": 3.0, "median_size": 2.0,
     }  # fmt: skip
-    assert report(labels_of(-1, -1))["largest"] == 0.0
+    assert label_statistics(labels_of(-1, -1))["largest"] == 0.0
 
 
 def test_stability_is_over_what_was_clustered_both_times() -> None:
     before, now = labels_of(0, 0, 1, 1, -1, 2), labels_of(1, 1, 1, 0, 0, -1)
     # the first four: {0 1} {2 3} became {0 1 2} {3}. One pair in common of 2 and 3; expected 2 * 3 / 6 = 1
     assert rand_index([0, 0, 1, 1], [1, 1, 1, 0]) == 0.0
-    assert report(now, before)["stability"] == pytest.approx(0.0)
-    assert report(before, before)["stability"] == 1.0
+    assert label_statistics(now, before)["stability"] == pytest.approx(0.0)
+    assert label_statistics(before, before)["stability"] == 1.0
     renamed = labels_of(2, 2, 0, 0, -1, 1)
-    assert report(renamed, before)["stability"] == 1.0
-    assert report(labels_of(-1, 0), labels_of(0, -1))["stability"] == 0.0
-    assert "stability" not in report(now)
+    assert label_statistics(renamed, before)["stability"] == 1.0
+    assert label_statistics(labels_of(-1, 0), labels_of(0, -1))["stability"] == 0.0
+    assert "stability" not in label_statistics(now)
 
 
 def test_stability_and_ari_against_pairs() -> None:
     random = np.random.default_rng(0)
     a, b = random.integers(-1, 4, 30), random.integers(-1, 4, 30)
     both = (a >= 0) & (b >= 0)
-    assert report(a, b)["stability"] == pytest.approx(rand_index(a[both].tolist(), b[both].tolist()))
+    assert label_statistics(a, b)["stability"] == pytest.approx(rand_index(a[both].tolist(), b[both].tolist()))
     truth = random.integers(0, 5, 30)
     alone = [100 + i if v < 0 else v for i, v in enumerate(a.tolist())]
     assert quality(a, truth) == {"ari": pytest.approx(rand_index(alone, truth.tolist()))}
@@ -254,7 +254,7 @@ class Wider:
     def variations(self, clusterer: Any) -> list[dict[str, Any]]:
         return [{"eps": clusterer.eps + 0.1}]
 
-    def __call__(self, labels: LabelSet, context: Labelling) -> LabelSet:
+    def __call__(self, labels: LabelSet, context: RefinerContext) -> LabelSet:
         assert np.array_equal(context.cluster(), labels.labels)
         wider = context.cluster(**self.variations(context.clusterer)[0])
         return LabelSet(labels.labels, extra={"wider": wider})
@@ -273,7 +273,7 @@ def test_a_refiner_clusters_with_the_settings_it_announced_on_a_graph_that_reach
     assert seen == [0.5]
 
     class Unannounced(Wider):
-        def __call__(self, labels: LabelSet, context: Labelling) -> LabelSet:
+        def __call__(self, labels: LabelSet, context: RefinerContext) -> LabelSet:
             return LabelSet(context.cluster(eps=0.9))
 
     with pytest.raises(ValueError, match=r"clusters with \{.eps.: 0.9\}, which is not among its variations"):
@@ -284,7 +284,7 @@ def test_a_refiner_clusters_with_the_settings_it_announced_on_a_graph_that_reach
 
 def test_what_a_refiner_gives_by_name_must_be_of_all_images() -> None:
     with pytest.raises(ValueError, match="there are 4 colours for 6 images"):
-        check(LabelSet(labels_of(0, 0, 0, 1, 1, 1), extra={"colours": np.zeros(4)}), 6)
+        check_labels(LabelSet(labels_of(0, 0, 0, 1, 1, 1), extra={"colours": np.zeros(4)}), 6)
 
 
 def test_a_label_set_comes_back_from_its_arrays() -> None:

@@ -12,24 +12,24 @@ from reidx.memories.base import Memory, centroids
 
 
 def test_centroids_against_a_loop() -> None:
-    bank = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+    features = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
     labels = [2, -1, 0, 0, 1, 2, 2, -1, 0, 1, 1, 2]
-    for k, row in enumerate(centroids(bank, torch.tensor(labels))):
-        members = [bank[i].tolist() for i in range(12) if labels[i] == k]
+    for k, row in enumerate(centroids(features, torch.tensor(labels))):
+        members = [features[i].tolist() for i in range(12) if labels[i] == k]
         mean = [sum(column) / len(members) for column in zip(*members)]
         length = math.sqrt(sum(v * v for v in mean))
         assert row.tolist() == pytest.approx([v / length for v in mean], abs=1e-6)
 
 
 def test_outliers_take_no_part() -> None:
-    bank = torch.tensor([[3.0, 0.0], [0.0, 2.0], [100.0, 100.0]])
-    assert torch.equal(centroids(bank, torch.tensor([1, 0, -1])), torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
-    assert centroids(bank, torch.tensor([-1, -1, -1])).shape == (0, 2)
+    features = torch.tensor([[3.0, 0.0], [0.0, 2.0], [100.0, 100.0]])
+    assert torch.equal(centroids(features, torch.tensor([1, 0, -1])), torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+    assert centroids(features, torch.tensor([-1, -1, -1])).shape == (0, 2)
 
 
 def test_centroids_carry_no_gradient() -> None:
-    bank = torch.randn(4, 2, requires_grad=True)
-    assert not centroids(bank, torch.tensor([0, 0, 1, 1])).requires_grad
+    features = torch.randn(4, 2, requires_grad=True)
+    assert not centroids(features, torch.tensor([0, 0, 1, 1])).requires_grad
 
 
 class Nested(Memory):
@@ -42,7 +42,7 @@ class Nested(Memory):
         self.fixed = nn.Parameter(torch.zeros(rows), requires_grad=False)
         self.child = nn.Linear(2, rows)
 
-    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
         """Nothing."""
 
     def forward(self, features: Tensor) -> Tensor:

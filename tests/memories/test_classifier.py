@@ -26,7 +26,7 @@ def bank() -> Tensor:
 def test_rows_are_the_centroids() -> None:
     memory = LinearClassifier(4, rows="centroid")
     memory.reset(bank(), LABELS)
-    assert memory.needs_bank
+    assert memory.needs_features
     assert torch.equal(memory.weight, centroids(bank(), LABELS))
 
 
@@ -34,13 +34,13 @@ def test_rows_are_the_centroids() -> None:
 def test_rows_of_unit_features_against_a_loop(parts: tuple[int, ...]) -> None:
     """As in the released code: each feature (each part by itself) to length 1, their mean in a class, that to length 1."""
     lengths = torch.logspace(-2, 2, 6).view(-1, *([1] * len(parts)), 1)
-    bank = lengths * torch.randn(6, *parts, 4, generator=torch.Generator().manual_seed(1))
+    features = lengths * torch.randn(6, *parts, 4, generator=torch.Generator().manual_seed(1))
     memory, raw = LinearClassifier(4, rows="unit_centroid"), LinearClassifier(4, rows="centroid")
-    memory.reset(bank, LABELS)
-    raw.reset(bank, LABELS)
-    assert memory.needs_bank and memory.weight.shape == (3, *parts, 4)
+    memory.reset(features, LABELS)
+    raw.reset(features, LABELS)
+    assert memory.needs_features and memory.weight.shape == (3, *parts, 4)
     for label in range(3):
-        members = [bank[i].reshape(-1, 4).tolist() for i in range(6) if LABELS[i] == label]
+        members = [features[i].reshape(-1, 4).tolist() for i in range(6) if LABELS[i] == label]
         for part, row in enumerate(memory.weight[label].reshape(-1, 4).tolist()):
             units = [[a / math.hypot(*member[part]) for a in member[part]] for member in members]
             mean = [sum(column) / len(units) for column in zip(*units)]
@@ -50,7 +50,7 @@ def test_rows_of_unit_features_against_a_loop(parts: tuple[int, ...]) -> None:
 
 def test_rows_are_drawn_without_a_bank_and_small() -> None:
     memory = LinearClassifier(4)
-    assert not memory.needs_bank
+    assert not memory.needs_features
     memory.reset(None, torch.arange(500))
     assert memory.weight.shape == (500, 4)
     assert memory.weight.std().item() == pytest.approx(0.001, rel=0.1)

@@ -100,7 +100,7 @@ def test_an_experiment_compiled_has_the_numbers_of_one_not_compiled(
     stages = [{"name": "adapt", "epochs": 2, "iters": 2}]
     histories, keys = [], []
     for mode in (False, True):
-        path = experiment(compile=mode, model=model, stages=stages, optimizer={"type": "SGD", "lr": 0.01}, accumulate=2)
+        path = experiment(compile=mode, model=model, stages=stages, optimizer={"type": "SGD", "lr": 0.01}, grad_cache_chunks=2)
         folder = tmp_path / str(mode)
         histories.append(reidx.run(reidx.load_config(path), folder, progress="quiet").stages[0].history)
         keys.append(list(torch.load(folder / "1-adapt/epoch_2.pth", weights_only=True)["state_dict"]))

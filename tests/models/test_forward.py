@@ -37,7 +37,7 @@ class Rows(Memory):
         self.rows = nn.Parameter(torch.linspace(-1, 1, 12).view(3, 4))
         self.told: list[Tensor] = []
 
-    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
         """Nothing."""
 
     def forward(self, features: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def model_in(parts: int, joint: bool = False, teaching: bool = False) -> StageMo
         network.bn_group = 4
         group_batch_norm(network, 4)
     wiring = {
-        "stream": "target", "network": "student", "on": "embed", "memory": None, "against": None,
+        "stream": "target", "network": "student", "feature": "embed", "memory": None, "teacher": None,
         "weight": 1.0, "from_epoch": 0,
     }  # fmt: skip
     terms = [
@@ -66,11 +66,11 @@ def model_in(parts: int, joint: bool = False, teaching: bool = False) -> StageMo
         BoundTerm("ce", ScoreCE(), {**wiring, "stream": "source", "memory": "rows"}),
     ]
     memories = {"rows": Rows()}
-    of = {"rows": {"network": "student", "on": "embed", "labels": "identity"}}
+    of = {"rows": {"network": "student", "feature": "embed", "labels": "identity"}}
     transforms = {name: lambda x: x.float() for name in STREAMS}
     labels: dict[str, str | None] = {"source": "identity", "target": "main"}
     return StageModel(
-        networks, {"mean": EMA}, memories, of, Objective(terms), transforms, labels, joint, accumulate=parts
+        networks, {"mean": EMA}, memories, of, Objective(terms), transforms, labels, joint, grad_cache_chunks=parts
     ).train()
 
 
@@ -217,7 +217,7 @@ def test_an_experiment_in_parts_has_the_numbers_of_one_without(
     stages = [{"name": "adapt", "epochs": 1, "iters": 2}]
     histories = []
     for parts in (1, 2):
-        path = experiment(model=model, stages=stages, accumulate=parts, optimizer={"type": "SGD", "lr": 0.01})
+        path = experiment(model=model, stages=stages, grad_cache_chunks=parts, optimizer={"type": "SGD", "lr": 0.01})
         histories.append(reidx.run(reidx.load_config(path), tmp_path / str(parts), progress="quiet").stages[0].history[0])
     assert asked == [1, 1, 2, 2]
     whole, parts_of_it = histories
@@ -225,7 +225,9 @@ def test_an_experiment_in_parts_has_the_numbers_of_one_without(
 
 
 def test_parts_are_checked_before_the_first_stage_trains(experiment: Callable[..., Path], tmp_path: Path) -> None:
-    path = experiment(stages=[{"name": "a", "epochs": 1, "iters": 1}, {"name": "b", "epochs": 1, "iters": 1, "accumulate": 3}])
-    with pytest.raises(ConfigError, match=r"stages\.1\.accumulate: \d+ images of stream target .* cannot be cut into 3 equal"):
+    first, second = ({"name": name, "epochs": 1, "iters": 1} for name in "ab")
+    path = experiment(stages=[first, {**second, "grad_cache_chunks": 3}])
+    expected = r"stages\.1\.grad_cache_chunks: \d+ images of stream target .* cannot be cut into 3 equal"
+    with pytest.raises(ConfigError, match=expected):
         reidx.run(reidx.load_config(path), tmp_path / "run", progress="quiet")
     assert not (tmp_path / "run/1-a").exists()

@@ -36,7 +36,7 @@ def settings(kind: str, **given: Any) -> dict[str, Any]:
 
 def term(loss: nn.Module, **given: Any) -> BoundTerm:
     wiring = {
-        "stream": "s", "network": "student", "on": "embed", "memory": None, "against": None,
+        "stream": "s", "network": "student", "feature": "embed", "memory": None, "teacher": None,
         "weight": 1.0, "from_epoch": 0,
     }  # fmt: skip
     return BoundTerm(type(loss).__name__ + given.get("network", ""), loss, {**wiring, **given})
@@ -178,7 +178,7 @@ def test_only_students_and_peers_are_in_the_optimiser() -> None:
 @pytest.mark.parametrize("statistics", ["batch", "running"])
 def test_a_frozen_teacher_never_changes(statistics: str) -> None:
     model = stage(
-        {"offline": settings("Frozen", statistics=statistics)}, term(Imitate(), against="offline")
+        {"offline": settings("Frozen", statistics=statistics)}, term(Imitate(), teacher="offline")
     )
     offline = model.networks["offline"]
     weights = parameters(offline)
@@ -191,7 +191,7 @@ def test_a_frozen_teacher_never_changes(statistics: str) -> None:
 
 
 def test_a_peer_is_trained_by_its_own_term_and_not_by_one_that_looks_at_it() -> None:
-    alone = stage({"peer": settings("Peer")}, term(Imitate(), against="peer"))
+    alone = stage({"peer": settings("Peer")}, term(Imitate(), teacher="peer"))
     before = parameters(alone.networks["peer"])
     train(alone, 2)
     assert all(torch.equal(a, b) for a, b in zip(before, alone.networks["peer"].parameters()))
@@ -209,7 +209,7 @@ def test_a_teacher_that_nobody_needs_is_not_forwarded() -> None:
             "idle": settings("Frozen"),
             "read": settings("Frozen"),
         },
-        term(Imitate(), against="read"),
+        term(Imitate(), teacher="read"),
     )
     assert model.needed() == ["own", "read", "student"]
     train(model, 2)

@@ -83,5 +83,5 @@ def test_moments_that_do_not_fit_are_refused() -> None:
     ):
         _, _, state = trained(kind, lr=0.1, **settings)
         model = Model(width)
-        with pytest.raises(CheckpointError, match=f"optimizer.moments: that stage's optimiser {why}"):
+        with pytest.raises(CheckpointError, match=f"optimization.state_from: that stage's optimiser {why}"):
             take_moments(torch.optim.Adam(model.parameters()), model, state)

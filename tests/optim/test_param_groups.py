@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import reidx
+from reidx.config.schema import Optimization
 from reidx.errors import ConfigError
 from reidx.memories.classifier import LinearClassifier
 from reidx.models.network import Network, build_network
@@ -28,11 +30,11 @@ def network_of(name: str, freeze: tuple[str, ...] = ()) -> Network:
     )
 
 
-def rates(model: nn.Module, **options: object) -> dict[str, tuple[float, float]]:
+def rates(model: nn.Module, **options: Any) -> dict[str, tuple[float, float]]:
     """Rate and weight decay of each parameter that the optimiser has, by name; each must be in one group alone."""
     names = {id(p): name for name, p in model.named_parameters()}
     found: dict[str, tuple[float, float]] = {}
-    for group in build_optimizer(model, {**SGD, **options}).param_groups:
+    for group in build_optimizer(model, SGD, Optimization(**options)).param_groups:
         for parameter in group["params"]:
             assert names[id(parameter)] not in found
             found[names[id(parameter)]] = group["lr"], group["weight_decay"]
@@ -95,15 +97,16 @@ def test_all_frozen_is_nothing_to_train() -> None:
 
 
 def test_a_backbone_without_layers_says_so() -> None:
-    with pytest.raises(ConfigError, match=r"TinyBackbone has no `group_matcher`"):
-        build_optimizer(tiny_network(), {**SGD, "layer_decay": 0.5})
+    with pytest.raises(ConfigError, match=r"^optimization\.layer_decay needs .*; TinyBackbone has no `group_matcher`"):
+        build_optimizer(tiny_network(), SGD, Optimization(layer_decay=0.5))
 
 
 def test_rates_keep_their_ratio_under_a_schedule_and_over_a_resumption(
     experiment: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = experiment(
-        optimizer={**SGD, "lr": 0.01, "layer_decay": 0.5, "no_decay_norm_bias": True},
+        optimizer={**SGD, "lr": 0.01},
+        optimization={"layer_decay": 0.5, "no_decay_norm_bias": True},
         schedule=[{"type": "StepLR", "step_size": 1, "gamma": 0.1}],
         stages=[{"name": "adapt", "epochs": 2, "iters": 1}],
     )
@@ -136,7 +139,7 @@ def test_named_parts_learn_at_their_share_and_the_last_pattern_counts() -> None:
 def test_a_memory_learns_at_its_share_whatever_becomes_of_its_rows() -> None:
     network, rows = tiny_network(0), LinearClassifier(4)
     model = nn.ModuleDict({"networks": nn.ModuleDict({"student": network}), "memories": nn.ModuleDict({"rows": rows})})
-    optimizer = build_optimizer(model, {**SGD, "rates": {"memories.rows": 10.0, "backbone": 0.5}})
+    optimizer = build_optimizer(model, SGD, Optimization(rates={"memories.rows": 10.0, "backbone": 0.5}))
 
     def rate(parameter: nn.Parameter) -> float:
         return next(g["lr"] for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
@@ -160,16 +163,16 @@ def test_shares_go_with_layers_and_undecayed_vectors() -> None:
 
 def test_the_base_rate_stays_that_of_the_first_group() -> None:
     model = network_of("test_resnet")
-    groups = build_optimizer(model, {**SGD, "rates": {"backbone": 0.1, "fusion": 0.1}}).param_groups
+    groups = build_optimizer(model, SGD, Optimization(rates={"backbone": 0.1, "fusion": 0.1})).param_groups
     assert groups[0]["lr"] == 1.0 and not groups[0]["params"]
 
 
 def test_a_part_that_is_not_there() -> None:
-    with pytest.raises(ConfigError, match=r"rates: nothing in the network is called 'backbon'. Did you mean backbone"):
-        build_optimizer(network_of("test_resnet"), {**SGD, "rates": {"backbon": 0.1}})
+    with pytest.raises(ConfigError, match=r"optimization\.rates: nothing .* is called 'backbon'. Did you mean backbone"):
+        build_optimizer(network_of("test_resnet"), SGD, Optimization(rates={"backbon": 0.1}))
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, float("nan"), float("inf")])
 def test_what_is_no_share_of_a_rate(share: float) -> None:
-    with pytest.raises(ConfigError, match=r"optimizer.rates: backbone: .* is no share of a rate"):
-        build_optimizer(network_of("test_resnet"), {**SGD, "rates": {"backbone": share}})
+    with pytest.raises(ConfigError, match=r"optimization\.rates: backbone: .* is no share of a rate"):
+        build_optimizer(network_of("test_resnet"), SGD, Optimization(rates={"backbone": share}))

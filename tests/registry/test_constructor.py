@@ -7,25 +7,22 @@ import dataclasses
 from typing import Any
 
 import pytest
-import torch
 
+import reidx
 from reidx.cli import list as listing
 from reidx.config import components as config_parts
 from reidx.config import schema
+from reidx.config.config import _fill
 from reidx.config.node import Node, Origin
-from reidx.errors import ConfigError, PluginError
+from reidx.errors import PluginError
 from reidx.outline.source import arguments
 from reidx.registry.constructor import unusable
 from reidx.registry.discovery import check, installed
 from reidx.registry.registry import CONTEXT, KINDS
 from reidx.testing import conformance
 
-WIRED = {
-    "loss": {"type", "loss", *(field.name for field in dataclasses.fields(schema.Term))},
-    "memory": {"type", *(field.name for field in dataclasses.fields(schema.MemoryWiring))},
-    "alignment": {"type", *(field.name for field in dataclasses.fields(schema.Alignment))},
-}
-TAKEN = [(kind, key) for kind in KINDS for key in sorted(WIRED.get(kind, {"type"}))]
+SECTIONS = [section for section in vars(schema).values() if dataclasses.is_dataclass(section)]
+ENGINE_KEYS = sorted({field.name for section in SECTIONS for field in dataclasses.fields(section)})
 
 PLUGIN = '''
 from reidx import Component, PluginInfo, hookimpl
@@ -53,57 +50,55 @@ def context_of(kind: str) -> dict[str, Any]:
     return {name: CONTEXT[name] for name in KINDS[kind].context}
 
 
-def test_engine_keys_are_those_of_the_slots():
-    for kind in KINDS:
-        assert set(schema.engine_keys(kind)) == WIRED.get(kind, {"type"}), kind
-    rates = {field.name for field in dataclasses.fields(schema.OptimizerWiring)}
-    assert set(schema.engine_keys("optimizer")) == {"type", *rates}
-
-
-@pytest.mark.parametrize(("kind", "key"), TAKEN)
-def test_argument_named_like_an_engine_key_is_refused(fake_plugins, kind, key):
-    fake_plugins.add("mine", PLUGIN.replace("KIND", kind).replace("ARGUMENTS", f"margin=0.3, {key}=1.0"))
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_type_is_taken(fake_plugins, kind):
+    fake_plugins.add("mine", PLUGIN.replace("KIND", kind).replace("ARGUMENTS", "margin=0.3, type=1.0"))
     registry, found = fake_plugins.discover()
     with pytest.raises(PluginError) as error:
         registry.find(kind, "mine.Own").load()
     said = str(error.value)
     assert f"{kind} mine.Own (from reidx-mine 0.1, fake_reidx_mine:Own)" in said
-    assert f"'{key}'" in said and f"rename the argument, for example to {kind}_{key}" in said
+    assert "'type'" in said and f"rename the argument, for example to {kind}_type" in said
     assert f"{fake_plugins.folder / 'fake_reidx_mine.py'}:15" in said
     assert check(found["mine"][0]) == [said]
     entry = registry.find(kind, "mine.Own")
-    with pytest.raises(PluginError, match=f"'{key}'"):
+    with pytest.raises(PluginError, match="'type'"):
         conformance.checks_for(kind)[0](entry)
 
 
-@pytest.mark.parametrize(("kind", "key"), TAKEN)
-def test_list_says_so_without_importing(fake_plugins, capsys, kind, key):
-    fake_plugins.add("mine", PLUGIN.replace("KIND", kind).replace("ARGUMENTS", f"*, {key}=1.0"))
+def test_list_says_so_without_importing(fake_plugins, capsys):
+    fake_plugins.add("mine", PLUGIN.replace("KIND", "loss").replace("ARGUMENTS", "*, type=1.0"))
     known, _ = fake_plugins.discover()
     with installed(known):
-        listing.run(argparse.Namespace(kind=kind))
+        listing.run(argparse.Namespace(kind="loss"))
     rows = capsys.readouterr().out.splitlines()
     mine = next(row for row in rows if row.startswith("mine.Own"))
-    assert "CANNOT BE USED" in mine and f"'{key}'" in mine and "fake_reidx_mine.py:15" in mine
+    assert "CANNOT BE USED" in mine and "'type'" in mine and "fake_reidx_mine.py:15" in mine
     assert not any("CANNOT" in row for row in rows if not row.startswith("mine."))
 
 
-def test_config_with_such_a_component_is_refused(register, experiment):
-    from reidx.checks.load import load_config
-
-    class Weighted:
-        def __init__(self, weight: float = 1.0) -> None: ...
-
-        def forward(self, scores, targets): ...
-
-    register("loss", Weighted)
-    path = experiment(objective=[{"loss": "Weighted", "memory": "rows", "weight": 7.0}])
-    with pytest.raises(PluginError, match=r"'weight' .*Term\.weight.*loss_weight.*test_constructor\.py:"):
-        load_config(path)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_engine_key_reaches_the_component(register, kind):
+    """An argument named like any key of the schema gets the value that stands with the component, and no other."""
+    names = [name for name in ENGINE_KEYS if name not in {"type", *KINDS[kind].context}]
+    arguments = ", ".join(f"{name}: float = 1.0" for name in names)
+    made: dict[str, Any] = {}
+    exec(f"class Keyed:\n    def __init__(self, {arguments}):\n        self.got = dict(locals())", made)
+    made["Keyed"].__doc__ = "It keeps what it is given."
+    register(kind, made["Keyed"])
+    given = {name: float(number) for number, name in enumerate(names, start=2)}
+    spec = Node.of({"type": "Keyed", **given}, Origin("here"))
+    if kind in schema.SLOTS:
+        resolved = _fill(schema.SLOTS[kind], Node({kind: spec}, Origin("here")), ("at",)).plain()[kind]
+    else:
+        resolved = config_parts.component_node(kind, spec, ("at",)).plain()
+    assert resolved == {"type": "Keyed", **given}
+    got = reidx.build(kind, resolved).got
+    assert {name: got[name] for name in names} == given
 
 
 class Parent:
-    def __init__(self, weight: float = 1.0) -> None: ...
+    def __init__(self, type: float = 1.0) -> None: ...
 
 
 class Child(Parent):
@@ -111,39 +106,23 @@ class Child(Parent):
 
 
 class Passes(Parent):
-    def __init__(self, margin: float = 0.3, **rest: Any) -> None: ...
+    def __init__(self, type: float = 0.3, **rest: Any) -> None: ...
 
 
 @dataclasses.dataclass
 class Made:
-    weight: float = 1.0
+    type: float = 1.0
 
 
-def factory(weight: float = 1.0) -> Parent:
-    return Parent(weight)
+def factory(type: float = 1.0) -> Parent:
+    return Parent(type)
 
 
 @pytest.mark.parametrize("component", [Parent, Child, Passes, Made, factory])
-def test_however_the_constructor_comes_about(component):
+def test_type_is_found_however_the_constructor_is_made(component):
     assert "test_constructor.py" in unusable("loss", component, {})
-    assert not unusable("clusterer", component, {})  # that slot is the component's alone
     names, any_other, _ = arguments(f"{__name__}:{component.__name__}")
-    assert "weight" in names or any_other
-
-
-def test_module_without_a_constructor_takes_nothing():
-    class Bare(torch.nn.Module): ...
-
-    assert not unusable("loss", Bare, {})
-
-
-def test_module_without_a_constructor_takes_nothing_once_torch_compiles(monkeypatch):
-    class Bare(torch.nn.Module): ...
-
-    def patched(self: torch.nn.Module, *args: object, **kwargs: object) -> None: ...
-
-    monkeypatch.setattr(torch.nn.Module, "__init__", patched)  # as torch.compile does
-    assert not unusable("loss", Bare, {})
+    assert "type" in names or any_other
 
 
 def test_argument_before_a_slash_is_refused():
@@ -169,11 +148,9 @@ def test_every_context_has_an_example():
     assert {name for kind in KINDS.values() for name in kind.context} == set(CONTEXT)
 
 
-def test_optimiser_with_a_setting_named_like_an_engine_key(monkeypatch, tmp_path):
+def test_an_optimiser_gets_a_setting_named_like_an_engine_key(monkeypatch, tmp_path):
     (tmp_path / "odd_optimiser.py").write_text("class Odd:\n    def __init__(self, params, lr=1.0, rates=None) -> None: ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(config_parts, "_catalogue", lambda name: {"Odd": "odd_optimiser:Odd"})
-    meta = {"catalogue": "optimizer", "wiring": schema.OptimizerWiring}
-    with pytest.raises(ConfigError, match="Odd has a setting 'rates'"):
-        spec = Node.of({"type": "Odd"}, Origin("a.yaml", 1))
-        config_parts.called(meta, spec, ("optimizer",), lambda _, node, __: Node({"rates": node}, node.origin))
+    spec = {"type": "Odd", "rates": 3}
+    assert config_parts.called("optimizer", Node.of(spec, Origin("a.yaml", 1)), ("optimizer",)).plain() == spec

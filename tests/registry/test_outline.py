@@ -47,7 +47,7 @@ WRONG = {
     "+optimizer.momentun=1": "has no setting 'momentun'",
     "+schedule=[{type: MultiStepLR, milestone: [1]}]": "has no setting 'milestone'",
     "evaluate.domain=elsewhere": "no domain in data.domains called 'elsewhere'",
-    "objective.0.on=parts": "has no feature 'parts'",
+    "objective.0.feature=parts": "has no feature 'parts'",
     "objective.0.loss=lp.FeatureDistil": "compares with a teacher",
 }
 

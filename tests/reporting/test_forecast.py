@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from reidx.config.schema import Evaluate, Level, Model, Stage
+from reidx.config.schema import Evaluate, Labelling, Model, Stage
 from reidx.reporting.forecast import Forecast, work_of
 
 MODEL = Model(backbone={"type": "Timm"})
@@ -21,7 +21,7 @@ def stage(name: str = "adapt", epochs: int = 4, every: int = 2, relabel_every: i
         epochs=epochs,
         model=MODEL,
         iters=10,
-        labels={"main": Level(domain="target", relabel_every=relabel_every)},
+        labels={"main": Labelling(domain="target", relabel_every=relabel_every)},
         evaluate=Evaluate(domain="target", every=every, before=before),
     )
 

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 import reidx
-from reidx.config.schema import Level, Model, Stage
+from reidx.config.schema import Labelling, Model, Stage
 from reidx.engine import loop
 from reidx.reporting import displays
 from reidx.reporting import reporter as progress
@@ -54,7 +54,7 @@ def text_of(screen: io.StringIO) -> str:
 
 def stage(name: str, epochs: int = 2) -> Stage:
     model = Model(backbone={"type": "Timm"})
-    return Stage(name, epochs=epochs, iters=10, model=model, labels={"main": Level(domain="target")})
+    return Stage(name, epochs=epochs, iters=10, model=model, labels={"main": Labelling(domain="target")})
 
 
 class Gone(io.StringIO):

@@ -36,9 +36,9 @@ class ClusterMemory(Memory):
         self.momentum, self.rule = momentum, update
         self.register_buffer("rows", torch.zeros(0, dim))
 
-    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
-        assert bank is not None
-        self.rows = centroids(F.normalize(bank.float()), labels)
+    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+        assert features is not None
+        self.rows = centroids(F.normalize(features.float()), labels)
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):

@@ -143,14 +143,14 @@ def test_hard_takes_of_each_cluster_the_least_similar_to_its_row(seed: int) -> N
 
 
 def test_a_reset_makes_the_centroids_of_unit_features() -> None:
-    bank, labels = torch.randn(9, 5) * 7, [0, 1, 1, -1, 2, 0, 0, -1, 2]
+    features, labels = torch.randn(9, 5) * 7, [0, 1, 1, -1, 2, 0, 0, -1, 2]
     memory = ClusterMemory(5)
-    memory.reset(bank, torch.tensor(labels))
+    memory.reset(features, torch.tensor(labels))
     for k, row in enumerate(memory.rows.tolist()):
-        members = [[v / math.hypot(*bank[i].tolist()) for v in bank[i].tolist()] for i in range(9) if labels[i] == k]
+        members = [[v / math.hypot(*features[i].tolist()) for v in features[i].tolist()] for i in range(9) if labels[i] == k]
         mean = [sum(column) for column in zip(*members)]
         assert row == pytest.approx([v / math.hypot(*mean) for v in mean], abs=1e-6)
-    memory.reset(bank, torch.arange(9) % 2)
+    memory.reset(features, torch.arange(9) % 2)
     assert memory.rows.shape == (2, 5)
 
 
@@ -225,11 +225,11 @@ def test_an_embedding_learns_with_it(update: str) -> None:
     network = Network(Pixels(), TinyHead())
     memory = ClusterMemory(4, 0.1, update)
     wiring = {
-        "stream": "s", "network": "student", "on": "embed", "memory": "m", "against": None,
+        "stream": "s", "network": "student", "feature": "embed", "memory": "m", "teacher": None,
         "weight": 1.0, "from_epoch": 0,
     }  # fmt: skip
     objective = Objective([BoundTerm("contrast", MemoryContrast(temperature=0.5), wiring)])
-    memories = {"m": {"network": "student", "on": "embed", "labels": "main"}}
+    memories = {"m": {"network": "student", "feature": "embed", "labels": "main"}}
     model = StageModel(
         {"student": network}, {}, {"m": memory}, memories, objective, {"s": lambda x: x}, {"s": "main"}
     )

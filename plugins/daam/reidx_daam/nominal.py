@@ -41,7 +41,7 @@ class NominalDomain(nn.Module):
     by one of its own with two outputs; nothing with ``sp_weight: 0``. Heads are Linear, BatchNorm, ReLU, Linear by way of
     ``hidden`` numbers, or with 0 one Linear.
 
-    ``on`` is the shared feature, so any fusion will do for the last two kinds; the specific one is called ``specific``.
+    ``feature`` is the shared feature, so any fusion will do for the last two kinds; the specific one is called ``specific``.
     ``nominal_softmax`` without it has nothing to be told apart from, and becomes ``domain_mean``, which it says; ``bce``
     requires it.
 
@@ -54,7 +54,7 @@ class NominalDomain(nn.Module):
         self,
         dims: Mapping[str, int],
         kind: Kind = "nominal_softmax",
-        on: str = "shared",
+        feature: str = "shared",
         sp_weight: float = 1.0,
         hidden: int = 256,
         centre_momentum: float | None = None,
@@ -65,46 +65,46 @@ class NominalDomain(nn.Module):
         apart = "specific" in dims
         self.fell_back = kind == "nominal_softmax" and not apart
         self.kind: Kind = "domain_mean" if self.fell_back else kind
-        self.on, self.sp_weight = on, sp_weight if apart else 0.0
-        self.requires = self.contract(kind, on)["requires"]
+        self.feature, self.sp_weight = feature, sp_weight if apart else 0.0
+        self.requires = self.contract(kind, feature)["requires"]
         self.centre_momentum, self.soft_boundary, self.nu = centre_momentum, soft_boundary, nu
         if sp_weight < 0 or hidden < 0:
             raise ConfigError(f"sp_weight {sp_weight} and hidden {hidden} must not be negative.")
         if not 0.0 < nu <= 1.0:
             raise ConfigError(f"nu is {nu}; it is the share of images outside, above 0 and at most 1.")
-        if centre_momentum is not None and not (0.0 <= centre_momentum < 1.0 and self.needs_bank):
+        if centre_momentum is not None and not (0.0 <= centre_momentum < 1.0 and self.needs_features):
             raise ConfigError(f"centre_momentum is {centre_momentum}; it is for svdd and domain_mean, at least 0 and below 1.")
         if soft_boundary and kind != "svdd":
             raise ConfigError(f"soft_boundary is for kind: svdd, not for {kind}.")
         if kind == "bce" and not apart:
             raise ConfigError("bce needs the feature `specific`: without what lies outside, its bias alone would solve it.")
-        if not self.needs_bank and dims[on] != dims["specific"]:
-            raise ConfigError(f"{kind}: one head sees {on} ({dims[on]} numbers) and specific ({dims['specific']}).")
+        if not self.needs_features and dims[feature] != dims["specific"]:
+            raise ConfigError(f"{kind}: one head sees {feature} ({dims[feature]} numbers) and specific ({dims['specific']}).")
         outputs = {"nominal_softmax": 3, "bce": 1}.get(self.kind)
-        self.head = domain_head(dims[on], hidden, outputs) if outputs else None
+        self.head = domain_head(dims[feature], hidden, outputs) if outputs else None
         own = self.sp_weight > 0 and self.kind != "nominal_softmax"
         self.own = domain_head(dims["specific"], hidden, 2) if own else None
-        self.register_buffer("centre", torch.zeros(dims[on] if self.needs_bank else 0))
+        self.register_buffer("centre", torch.zeros(dims[feature] if self.needs_features else 0))
         self._placed = False
 
     @staticmethod
-    def contract(kind: str = "nominal_softmax", on: str = "shared", **_: Any) -> dict[str, Any]:
-        """It requires the feature ``on``; ``bce`` its negatives too."""
-        return {"requires": frozenset({on, "specific"} if kind == "bce" else {on})}
+    def contract(kind: str = "nominal_softmax", feature: str = "shared", **_: Any) -> dict[str, Any]:
+        """It requires the feature ``feature``; ``bce`` its negatives too."""
+        return {"requires": frozenset({feature, "specific"} if kind == "bce" else {feature})}
 
     @property
-    def needs_bank(self) -> bool:
+    def needs_features(self) -> bool:
         """Whether it has a centre."""
         return self.kind in ("svdd", "domain_mean")
 
     @torch.no_grad()
     def begin(self, source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
         """Put the centre between the two domains, of which these are banks (N,D) by name."""
-        self.centre.copy_(between(source[self.on], target[self.on]))
+        self.centre.copy_(between(source[self.feature], target[self.feature]))
 
     def forward(self, source: Features, target: Features) -> dict[str, Tensor]:
-        with torch.autocast(source[self.on].device.type, enabled=False):
-            shared = [source[self.on].float(), target[self.on].float()]
+        with torch.autocast(source[self.feature].device.type, enabled=False):
+            shared = [source[self.feature].float(), target[self.feature].float()]
             specific = [source["specific"].float(), target["specific"].float()] if "specific" in source else []
             return self._values(shared, specific)
 
@@ -152,7 +152,7 @@ class NominalDomain(nn.Module):
         if not self._placed:  # asked once, as the host waits for the answer
             self._placed = True
             if not self.centre.any():
-                self.begin({self.on: source}, {self.on: target})
+                self.begin({self.feature: source}, {self.feature: target})
         centre = self.centre.clone()
         if self.centre_momentum is not None and self.training:
             step = 1.0 - self.centre_momentum

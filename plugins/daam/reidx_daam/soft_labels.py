@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reidx.contracts import LabelSet
+from reidx.contracts import LabelSet, RefinerContext
 from reidx.errors import ConfigError
-from reidx.labels.pipeline import Labelling
 from reidx.memories.base import centroids
 
 _ROWS = 4096
@@ -48,23 +47,23 @@ class SoftLabel:
         self.mode, self.eps, self.tau, self.top_m = mode, 1.0 if mode == "pure_similarity" else eps, tau, top_m
         self.device = device
 
-    def __call__(self, labels: LabelSet, context: Labelling) -> LabelSet:
+    def __call__(self, labels: LabelSet, context: RefinerContext) -> LabelSet:
         found = torch.from_numpy(labels.labels)
         inside = found >= 0
         soft = torch.zeros(len(found), labels.count)
         if self.mode == "lsr":
             soft[inside] = self.eps / labels.count
         else:
-            soft[inside] = self.eps * self._similar(context.bank[context.on].float(), found)[inside]
+            soft[inside] = self.eps * self._similar(context.features[context.feature].float(), found)[inside]
         soft[inside.nonzero().squeeze(1), found[inside]] += 1.0 - self.eps
         return replace(labels, soft_targets=soft.numpy())
 
     @torch.no_grad()
-    def _similar(self, bank: Tensor, labels: Tensor) -> Tensor:
+    def _similar(self, features: Tensor, labels: Tensor) -> Tensor:
         """The softmax (N,K) over the clusters of each image's similarity to their centroids."""
-        bank = F.normalize(bank.cpu())
-        rows = centroids(bank, labels).to(self.device).T
-        return torch.cat([self._shares(part.to(self.device) @ rows).cpu() for part in bank.split(_ROWS)])
+        features = F.normalize(features.cpu())
+        rows = centroids(features, labels).to(self.device).T
+        return torch.cat([self._shares(part.to(self.device) @ rows).cpu() for part in features.split(_ROWS)])
 
     def _shares(self, cosines: Tensor) -> Tensor:
         if self.top_m is None or self.top_m >= cosines.shape[1]:

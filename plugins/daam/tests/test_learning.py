@@ -54,7 +54,7 @@ def test_adaptation_learns_to_tell_the_targets_people_apart(tiny: Tiny, tmp_path
     settings = [
         *(f"data.domains.{name}={{type: CSV, path: {path}}}" for name, path in tables.items()),
         "model.bn_group=24",
-        "memories.identities={normalize: true, scale: 16}",
+        "memories.identities={memory: {normalize: true, scale: 16}}",
         "streams.source={sampler: {identities: 6, instances: 4}}",
         "streams.target={sampler: {batch: 24}}",
         "stages.source_warmup.optimizer={type: Adam, lr: 1e-3}",

@@ -179,7 +179,7 @@ def test_turning_the_domains_round_leaves_sim_and_changes_sp(kind: str) -> None:
     one, two = made(kind), made(kind)
     source, target = features(5, 1), features(5, 2)
     for loss in (one, two):
-        loss.begin(features(9, 3), features(9, 4)) if loss.needs_bank else None
+        loss.begin(features(9, 3), features(9, 4)) if loss.needs_features else None
     forth, back = one(source, target), two(target, source)
     assert forth["sim"].item() == pytest.approx(back["sim"].item(), abs=1e-6)
     assert abs(forth["sp"].item() - back["sp"].item()) > 1e-3
@@ -263,19 +263,19 @@ def test_a_restored_centre_is_not_placed_anew() -> None:
 
 
 def test_a_fusion_without_specific_has_the_domains_means_drawn_together() -> None:
-    loss = NominalDomain({"embed": 6, "pooled": 6}, on="pooled")
+    loss = NominalDomain({"embed": 6, "pooled": 6}, feature="pooled")
     (note,) = loss.notes()
-    assert "domain_mean" in note and loss.requires == {"pooled"} and loss.needs_bank
+    assert "domain_mean" in note and loss.requires == {"pooled"} and loss.needs_features
     given = [Features({"embed": f["embed"], "pooled": f["shared"]}) for f in (features(4, 1), features(6, 2))]
     values = loss(*given)
-    asked = NominalDomain({"embed": 6, "pooled": 6}, kind="domain_mean", on="pooled")
+    asked = NominalDomain({"embed": 6, "pooled": 6}, kind="domain_mean", feature="pooled")
     assert set(values) == {"sim"} and torch.equal(values["sim"], asked(*given)["sim"]) and asked.notes() == []
 
 
 def test_bce_without_negatives_is_refused() -> None:
-    assert contract_of(NominalDomain, {"kind": "bce", "on": "shared"}).requires == {"shared", "specific"}
+    assert contract_of(NominalDomain, {"kind": "bce", "feature": "shared"}).requires == {"shared", "specific"}
     assert contract_of(NominalDomain).requires == {"shared"}
-    assert contract_of(NominalDomain, {"kind": "svdd", "on": "embed", "nu": 0.1}).requires == {"embed"}
+    assert contract_of(NominalDomain, {"kind": "svdd", "feature": "embed", "nu": 0.1}).requires == {"embed"}
     with pytest.raises(ConfigError, match="bce needs the feature `specific`"):
         NominalDomain({"embed": 6, "shared": 6}, kind="bce")
 
@@ -329,7 +329,7 @@ def test_it_draws_two_domains_together_and_keeps_telling_their_specific_parts_ap
         return float((one - two).norm())
 
     before = apart("shared")
-    if loss.needs_bank:
+    if loss.needs_features:
         with torch.no_grad():
             loss.begin(seen("source"), seen("target"))
     values: list[dict[str, Tensor]] = []

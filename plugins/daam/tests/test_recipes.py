@@ -107,7 +107,7 @@ def test_ablation_of_readme_changes_the_stages(line: str) -> None:
 
 
 def test_readme_sets_rates_of_new_branches() -> None:
-    rates = "stages.source_warmup.optimizer.rates={fusion.shared: 1, fusion.specific: 1}"
+    rates = "stages.source_warmup.optimization.rates={fusion.shared: 1, fusion.specific: 1}"
     assert rates.replace("{", "'{").replace("}", "}'") in README
     asked = ["model.backbone={type: Timm, name: vit_small_patch16_224}", "model.fusion.branch=conv", rates]
     warmup = reidx.load_config(RECIPE, asked).experiment.stages[0]

@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from reidx_daam.soft_labels import SoftLabel
 from torch import Tensor, nn
 
-from reidx.contracts import LabelSet
+from reidx.contracts import LabelSet, RefinerContext
 from reidx.errors import ConfigError
-from reidx.labels.pipeline import Labelling
 from reidx.losses.cross_entropy import CrossEntropy
 
 LABELS = np.array([0, 0, 1, -1, 2, 1, 2, 2, -1, 0, 1])
@@ -25,7 +24,7 @@ def bank() -> Tensor:
 
 
 def soft(mode: str = "lsr", labels: np.ndarray = LABELS, **settings: Any) -> Tensor:
-    context = Labelling({"shared": bank()}, "shared", None, None, lambda **_: labels, 0)
+    context = RefinerContext({"shared": bank()}, "shared", None, None, lambda **_: labels, 0)
     given = LabelSet(labels.copy(), weights=np.ones(len(labels), np.float32))
     made = SoftLabel(mode, **settings)(given, context)  # type: ignore[arg-type]
     assert np.array_equal(made.labels, labels) and made.weights is not None and made.soft_targets is not None
@@ -142,7 +141,7 @@ def test_a_classifier_learns_clusters_through_labels_of_which_some_are_wrong() -
     features = F.normalize(middle[truth] + 0.25 * torch.randn(90, 5))
     labels = truth.clone()
     labels[:18] = (labels[:18] + 1) % 3
-    context = Labelling({"embed": features}, "embed", None, None, lambda **_: labels.numpy(), 0)
+    context = RefinerContext({"embed": features}, "embed", None, None, lambda **_: labels.numpy(), 0)
     made = SoftLabel("similarity", eps=0.8, tau=0.1)(LabelSet(labels.numpy()), context)
     targets = torch.from_numpy(made.soft_targets)
     assert (targets.argmax(1) == truth)[:18].float().mean() > 0.9  # the neighbourhood outvotes a wrong label

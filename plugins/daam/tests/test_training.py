@@ -62,7 +62,7 @@ def test_adaptation_goes_on_from_the_warm_up_with_classifiers_of_its_own(tiny: T
 def test_interrupted_and_resumed_it_comes_out_the_same(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    config = tiny("daam::uda.yaml", f"alignment=[{{type: daam.NominalDomain, {kind}, weight: 0.1}}]")
+    config = tiny("daam::uda.yaml", f"alignment=[{{alignment: {{type: daam.NominalDomain, {kind}}}, weight: 0.1}}]")
     reidx.run(config, tmp_path / "whole", progress="quiet")
     after_step, calls = StageModel.after_step, [0]
 
@@ -82,7 +82,8 @@ def test_interrupted_and_resumed_it_comes_out_the_same(
 
 
 def test_a_centre_is_placed_between_the_domains_when_its_stage_begins(tiny: Tiny, tmp_path: Path) -> None:
-    config = tiny("daam::base.yaml", "alignment=[{type: daam.NominalDomain, kind: domain_mean}]", "stages.adapt.epochs=1")
+    asked = "alignment=[{alignment: {type: daam.NominalDomain, kind: domain_mean}}]"
+    config = tiny("daam::base.yaml", asked, "stages.adapt.epochs=1")
     reidx.run(config, tmp_path, progress="quiet")
     first, second = (
         next(value for name, value in state(tmp_path, stage).items() if name.endswith("alignment.centre"))
@@ -106,17 +107,17 @@ VARIANTS = {
     "triplet": ("daam::triplet.yaml", []),
     "exemplar": ("daam::exemplar.yaml", ["stages.adapt.objective.3.from_epoch=1"]),
     "regularised": ("daam::regularised.yaml", []),
-    "adversarial": ("daam::uda.yaml", ["alignment=[{type: GradientReversal, on: shared, weight: 0.1}]"]),
-    "discrepancy": ("daam::uda.yaml", ["alignment=[{type: MMD, on: shared, weight: 0.1}]"]),
+    "adversarial": ("daam::uda.yaml", ["alignment=[{alignment: {type: GradientReversal, feature: shared}, weight: 0.1}]"]),
+    "discrepancy": ("daam::uda.yaml", ["alignment=[{alignment: {type: MMD, feature: shared}, weight: 0.1}]"]),
     "soft residual, detached": ("daam::uda.yaml", ["model.fusion.split=soft_residual", "model.fusion.detach_backbone_sp=true"]),
     "similar clusters": ("daam::uda.yaml", ["stages.adapt.labels.refiners=[{type: daam.SoftLabel, mode: similarity}]"]),
     "a pass and norms for each domain": ("daam::uda.yaml", ["joint=false", "model.domain_bn=true"]),
-    "in parts": ("daam::uda.yaml", ["accumulate=2"]),
+    "in parts": ("daam::uda.yaml", ["grad_cache_chunks=2"]),
     "identities of the specific branch": (
         "daam::base.yaml",
-        ["+memories.own={type: LinearClassifier, on: specific, labels: identity}",
-         "objective=[{loss: CrossEntropy, stream: source, on: neck, memory: identities}, "
-         "{loss: CrossEntropy, stream: source, on: specific, memory: own}]"],
+        ["+memories.own={memory: LinearClassifier, feature: specific, labels: identity}",
+         "objective=[{loss: CrossEntropy, stream: source, feature: neck, memory: identities}, "
+         "{loss: CrossEntropy, stream: source, feature: specific, memory: own}]"],
     ),
 }  # fmt: skip
 
@@ -150,7 +151,7 @@ def test_on_other_backbones(tiny: Tiny, tmp_path: Path, changes: list[str]) -> N
         (["model.backbone={type: Timm, name: test_vit}", "data.image_size=[96,48]"], "cannot be cut"),
         (["model.fusion={type: GlobalPool}"], "no feature 'neck'.*daam.AttentionSplit"),
         (["model.fusion.branch_dim=8"], "branch_dim is for branch: conv"),
-        (["alignment=[{type: daam.NominalDomain, kind: svdd, nu: 0}]"], "nu is 0"),
+        (["alignment=[{alignment: {type: daam.NominalDomain, kind: svdd, nu: 0}}]"], "nu is 0"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_training(
@@ -163,11 +164,11 @@ def test_what_does_not_fit_is_refused_before_training(
 def test_bce_is_refused_at_config_time_where_a_fusion_gives_no_negatives(tiny: Tiny) -> None:
     plain = [
         "model.fusion={type: GlobalPool}",
-        "memories.identities.on=embed",
+        "memories.identities.feature=embed",
         "objective=[{loss: CrossEntropy, stream: source, memory: identities}]",
         "evaluate.domain_probe=embed",
     ]
-    asked = "alignment=[{type: daam.NominalDomain, kind: %s, on: embed}]"
+    asked = "alignment=[{alignment: {type: daam.NominalDomain, kind: %s, feature: embed}}]"
     with pytest.raises(ConfigError, match=r"needs 'specific'.*daam\.AttentionSplit"):
         tiny("daam::base.yaml", *plain, asked % "bce")
     assert tiny("daam::base.yaml", *plain, asked % "domain_mean")

@@ -21,8 +21,8 @@ class ImageCentres(Memory):
     """
 
     provides = frozenset({"centres"})
-    classes = "images"
-    needs_bank = False
+    column_meaning = "images"
+    needs_features = False
     centres: Tensor
     seen: Tensor
 
@@ -34,7 +34,7 @@ class ImageCentres(Memory):
         self.register_buffer("centres", torch.zeros(0, dim))
         self.register_buffer("seen", torch.zeros(0, dtype=torch.bool))
 
-    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
         if not len(self.centres):
             self.centres = self.centres.new_zeros(len(labels), self.centres.shape[1])
             self.seen = self.seen.new_zeros(len(labels))

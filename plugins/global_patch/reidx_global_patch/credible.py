@@ -9,9 +9,8 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from reidx.contracts import LabelSet
+from reidx.contracts import LabelSet, RefinerContext
 from reidx.labels.features import checked, unit
-from reidx.labels.pipeline import Labelling
 from reidx_global_patch import rules
 from reidx_global_patch.fusion import fused
 
@@ -75,7 +74,7 @@ class CredibleSamples:
         """Patches are needed to compare them, cameras to exclude the own one."""
         return {"requires": _needed(similarity), "cameras": "required" if exclude_same_camera else "unused"}
 
-    def __call__(self, labels: LabelSet, context: Labelling) -> LabelSet:
+    def __call__(self, labels: LabelSet, context: RefinerContext) -> LabelSet:
         features = self._compared(context)
         known = np.flatnonzero(features.abs().amax(1).numpy() > 0)
         found = self._found(unit(features[known]))
@@ -93,14 +92,14 @@ class CredibleSamples:
             labels, extra={**labels.extra, "neighbours": neighbours}, report={**labels.report, **report}
         )
 
-    def _compared(self, context: Labelling) -> Tensor:
+    def _compared(self, context: RefinerContext) -> Tensor:
         """The features (N,D) whose cosines count."""
         if self.similarity == "global":
-            return checked(context.bank[context.on])
-        patch = F.normalize(context.bank["patch"].float(), dim=2)
+            return checked(context.features[context.feature])
+        patch = F.normalize(context.features["patch"].float(), dim=2)
         if self.similarity == "patch":
             return checked(fused(None, patch, 0.0))
-        return checked(fused(F.normalize(context.bank[context.on].float()), patch, self.fusion_lambda))
+        return checked(fused(F.normalize(context.features[context.feature].float()), patch, self.fusion_lambda))
 
     def _found(self, features: Tensor) -> np.ndarray:
         if self.kind == "knn":

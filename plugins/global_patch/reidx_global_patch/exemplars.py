@@ -26,7 +26,7 @@ class ExemplarMemory(Memory):
     Raises :class:`ValueError` for a negative ``alpha``, one above 1 for ``const``, or none.
     """
 
-    classes = "images"
+    column_meaning = "images"
     rows: Tensor
     epoch: Tensor
 
@@ -52,7 +52,7 @@ class ExemplarMemory(Memory):
         self.register_buffer("epoch", torch.tensor(-1))
 
     @property
-    def needs_bank(self) -> bool:  # type: ignore[override]
+    def needs_features(self) -> bool:  # type: ignore[override]
         """Until it is filled."""
         return self.init == "bank" and not len(self.rows)
 
@@ -65,15 +65,15 @@ class ExemplarMemory(Memory):
         """The share of a slot that stays in this epoch."""
         return (self.start + self.slope * self.epoch.clamp(min=0)).clamp(max=1.0)
 
-    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
         self.epoch = self.epoch + 1
         if len(self.rows):
             return
         if self.init == "zeros":
             self.rows = self.rows.new_zeros(len(labels), self.rows.shape[1])
         else:
-            assert bank is not None
-            self.rows = F.normalize(bank.to(self.rows))
+            assert features is not None
+            self.rows = F.normalize(features.to(self.rows))
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):

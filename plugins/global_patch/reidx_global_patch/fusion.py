@@ -33,7 +33,7 @@ class GlobalPatch(nn.Module):
     """
 
     provides = frozenset({"embed", "global", "patch", "image"})
-    of_parts = frozenset({"patch"})
+    part_features = frozenset({"patch"})
 
     def __init__(
         self,

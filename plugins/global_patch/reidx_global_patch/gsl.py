@@ -29,7 +29,7 @@ class GSL(nn.Module):
     Raises :class:`ValueError` for a number without meaning, and for weights that the form has no use for.
     """
 
-    classes = "images"
+    column_meaning = "images"
 
     def __init__(
         self,

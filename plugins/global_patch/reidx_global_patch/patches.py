@@ -20,8 +20,8 @@ class PatchMemory(Memory):
     Raises :class:`ValueError` for a momentum outside [0, 1].
     """
 
-    parts = frozenset({"features"})
-    classes = "images"
+    requires_parts = frozenset({"features"})
+    column_meaning = "images"
     rows: Tensor
 
     def __init__(self, dim: int, momentum: float = 0.1) -> None:
@@ -32,14 +32,14 @@ class PatchMemory(Memory):
         self.register_buffer("rows", torch.zeros(0, 1, dim))
 
     @property
-    def needs_bank(self) -> bool:  # type: ignore[override]
+    def needs_features(self) -> bool:  # type: ignore[override]
         """Until it is filled."""
         return not len(self.rows)
 
-    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
-        if self.needs_bank:
-            assert bank is not None
-            self.rows = bank.to(self.rows, copy=True)
+    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+        if self.needs_features:
+            assert features is not None
+            self.rows = features.to(self.rows, copy=True)
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):

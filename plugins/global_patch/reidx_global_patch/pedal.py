@@ -16,8 +16,8 @@ class PEDAL(nn.Module):
     Raises :class:`ValueError` for a scale or a k that is not positive.
     """
 
-    of_parts = frozenset({"scores"})
-    classes = "images"
+    accepts_parts = frozenset({"scores"})
+    column_meaning = "images"
 
     def __init__(self, scale: float = 15.0, k: int = 10) -> None:
         super().__init__()

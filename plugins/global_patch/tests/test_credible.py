@@ -12,11 +12,10 @@ from reidx_global_patch import rules
 from reidx_global_patch.credible import CredibleSamples
 from torch import Tensor
 
-from reidx.contracts import LabelSet, contract_of
+from reidx.contracts import LabelSet, RefinerContext, contract_of
 from reidx.errors import ConfigError
 from reidx.labels import Jaccard
 from reidx.labels.clusterers.instances import Instances
-from reidx.labels.pipeline import Labelling
 from reidx.registry.build import build
 
 N = 60
@@ -48,11 +47,11 @@ def as_sets(neighbours: np.ndarray) -> list[list[int]]:
     return found
 
 
-def refined(refiner: CredibleSamples, bank: dict[str, Tensor], on: str = "global", cameras: Any = None) -> LabelSet:
-    count = len(bank[on])
+def refined(refiner: CredibleSamples, features: dict[str, Tensor], on: str = "global", cameras: Any = None) -> LabelSet:
+    count = len(features[on])
     labels = LabelSet(np.arange(count), report={"clusters": float(count)})
     places = np.zeros(count, np.int64) if cameras is None else np.asarray(cameras)
-    return refiner(labels, Labelling(bank, on, None, Instances(), lambda **_: labels.labels, 0, None, places))
+    return refiner(labels, RefinerContext(features, on, None, Instances(), lambda **_: labels.labels, 0, None, places))
 
 
 def found_by(features: Tensor, **keys: Any) -> list[list[int]]:

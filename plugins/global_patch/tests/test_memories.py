@@ -31,7 +31,7 @@ def normal(values: list[float]) -> list[float]:
 def exemplars(epochs: int = 1, **keys: Any) -> ExemplarMemory:
     memory = ExemplarMemory(D, **keys)
     for _ in range(epochs):
-        memory.reset(random(N, D, seed=1) * 3 if memory.needs_bank else None, torch.arange(N))
+        memory.reset(random(N, D, seed=1) * 3 if memory.needs_features else None, torch.arange(N))
     return memory
 
 
@@ -88,10 +88,10 @@ def test_a_step_writes_the_slots_of_its_images_alone(write: str, epochs: int) ->
 
 def test_slots_start_as_unit_features_and_outlive_relabellings() -> None:
     memory = ExemplarMemory(D)
-    assert memory.needs_bank and len(memory.images) == 0
-    bank = random(N, D, seed=1) * 3
-    memory.reset(bank, torch.arange(N))
-    assert torch.allclose(memory.images, F.normalize(bank)) and not memory.needs_bank
+    assert memory.needs_features and len(memory.images) == 0
+    features = random(N, D, seed=1) * 3
+    memory.reset(features, torch.arange(N))
+    assert torch.allclose(memory.images, F.normalize(features)) and not memory.needs_features
     memory.update(random(6, D, seed=2), INDEX, INDEX)
     kept = memory.images.clone()
     memory.reset(None, torch.arange(N))
@@ -100,7 +100,7 @@ def test_slots_start_as_unit_features_and_outlive_relabellings() -> None:
 
 def test_slots_of_zeros_fill_as_their_images_come() -> None:
     memory = ExemplarMemory(D, init="zeros")
-    assert not memory.needs_bank
+    assert not memory.needs_features
     memory.reset(None, torch.arange(N))
     assert torch.equal(memory.images, torch.zeros(N, D))
     memory.update(random(6, D, seed=2), INDEX, INDEX)
@@ -161,13 +161,13 @@ def test_patches_move_towards_the_mean_of_their_images_views(momentum: float) ->
 
 
 def test_patches_are_filled_once_and_are_a_copy() -> None:
-    memory, bank = PatchMemory(D), random(N, P, D, seed=1)
-    assert memory.needs_bank
-    memory.reset(bank, torch.arange(N))
+    memory, features = PatchMemory(D), random(N, P, D, seed=1)
+    assert memory.needs_features
+    memory.reset(features, torch.arange(N))
     memory.update(random(6, P, D, seed=2), INDEX, INDEX)
-    assert torch.equal(bank, random(N, P, D, seed=1)) and not torch.equal(memory.rows, bank)
+    assert torch.equal(features, random(N, P, D, seed=1)) and not torch.equal(memory.rows, features)
     kept = memory.rows.clone()
-    assert not memory.needs_bank
+    assert not memory.needs_features
     memory.reset(None, torch.arange(N))
     assert torch.equal(memory.rows, kept)
 
@@ -203,7 +203,7 @@ def test_centres_outlive_relabellings() -> None:
     memory.update(random(6, D, seed=2), INDEX, INDEX)
     kept = memory.centres.clone()
     memory.reset(None, torch.arange(N))
-    assert torch.equal(memory.centres, kept) and memory.seen.sum() == 4 and not memory.needs_bank
+    assert torch.equal(memory.centres, kept) and memory.seen.sum() == 4 and not memory.needs_features
 
 
 # ---- all three

@@ -178,9 +178,9 @@ def test_ipfl_by_hand() -> None:
     # Four centres on a line, at 0, 1, 2 and 10; of each centre the three nearest: {0, 1, 2} thrice, {10, 2, 1} of the last.
     # A view of the first at 0.5 skips 1 and 2, who have 0 near them, and is pushed from 10: 9 + 0.5 - 9.5. Views of 1 and 2
     # find nobody who has them not near: 9 + 0 - 0. That of 10 is pushed from 2: 9 + 0 - 8.
-    bank = torch.tensor([[0.0], [1.0], [2.0], [10.0]])
+    features = torch.tensor([[0.0], [1.0], [2.0], [10.0]])
     views = torch.tensor([[0.5], [1.0], [2.0], [10.0]])
-    assert IPFL(margin=9.0)(views, bank, torch.arange(4)).item() == pytest.approx((0 + 9 + 9 + 1) / 4)
+    assert IPFL(margin=9.0)(views, features, torch.arange(4)).item() == pytest.approx((0 + 9 + 9 + 1) / 4)
 
 
 def test_a_view_on_its_centre_has_a_finite_gradient() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,10 @@ from reidx_global_patch.fusion import GlobalPatch
 from torch import Tensor, nn
 
 import reidx
-from reidx.contracts import Batch, LabelSet
+from reidx.contracts import Batch, LabelSet, RefinerContext
 from reidx.engine.objective import BoundTerm, Objective
 from reidx.engine.step import StageModel
 from reidx.labels.clusterers.instances import Instances
-from reidx.labels.pipeline import Labelling
 from reidx.models.network import Network
 from reidx.optim.optimizer import PrecisionOptimWrapper, build_optimizer
 from reidx.registry.build import build
@@ -60,11 +60,11 @@ def history(folder: Path) -> list[dict[str, Any]]:
 
 def test_the_published_config_says_what_the_readme_says(published: Write) -> None:
     stage = reidx.load_config(published("usl.yaml")).experiment.stages[0]
-    assert [(t["loss"], t["weight"], t["from_epoch"]) for t in stage.objective] == [
+    assert [(t.loss["type"], t.weight, t.from_epoch) for t in stage.objective] == [
         ("MemoryContrast", 1.0, 0), ("global_patch.GSL", 1.0, 5), ("global_patch.PEDAL", 2.0, 0), ("global_patch.IPFL", 1.0, 0),
     ]  # fmt: skip
     assert stage.streams["target"].sampler == {"type": "Shuffle", "batch": 40} and stage.epochs == 60
-    assert {n: (m["stream"], m["when"]) for n, m in stage.memories.items()} == {
+    assert {n: (m.stream, m.when) for n, m in stage.memories.items()} == {
         "exemplars": (None, "after"), "patches": ("target", "before"), "centres": (None, "before"),
     }  # fmt: skip
 
@@ -73,10 +73,10 @@ def test_the_published_config_says_what_the_readme_says(published: Write) -> Non
 def test_the_recipes_differ_in_what_the_data_ask_for(recipe: str, scale: float, iters: int) -> None:
     config = reidx.load_config(f"global_patch::{recipe}.yaml").experiment
     stage = config.stages[0]
-    assert config.data.image_size == (384, 128) and stage.iters == iters and stage.objective[2]["scale"] == scale
-    assert [{**t, "scale": 0} for t in stage.objective] == [
-        {**t, "scale": 0} for t in reidx.load_config("global_patch::market1501.yaml").experiment.stages[0].objective
-    ]
+    assert config.data.image_size == (384, 128) and stage.iters == iters and stage.objective[2].loss["scale"] == scale
+    market = reidx.load_config("global_patch::market1501.yaml").experiment.stages[0]
+    unscaled, others = ([replace(t, loss={**t.loss, "scale": 0}) for t in each.objective] for each in (stage, market))
+    assert unscaled == others
 
 
 def test_a_run_relabels_from_its_memory_and_counts_gsl_from_its_epoch(published: Write, tmp_path: Path) -> None:
@@ -114,11 +114,11 @@ def test_interrupted_and_resumed_it_comes_out_the_same(
 
 ABLATIONS = {
     "global alone": ["model.fusion.eval_feature=global", "objective.2.weight=0", "objective.3.weight=0"],
-    "other forms": ["objective.1.form=mmcl", "objective.0.weight=0", "labels.refiners.0.kind=cycle_prefix",
+    "other forms": ["objective.1.loss.form=mmcl", "objective.0.weight=0", "labels.refiners.0.kind=cycle_prefix",
                     "labels.refiners.0.k=null"],
     "both levels vote": ["labels.memory=null", "labels.refiners.0.similarity=fused", "model.fusion.num_patches=4"],
     "patches as they are, exemplars as they were": ["labels.refiners.0.similarity=fused"],
-    "slots of zeros": ["memories.exemplars.init=zeros", "memories.exemplars.alpha_schedule=mmcl"],
+    "slots of zeros": ["memories.exemplars.memory.init=zeros", "memories.exemplars.memory.alpha_schedule=mmcl"],
     "a transformer": ["model.fusion.generator=stn", "model.fusion.generator_hidden=8", "model.fusion.generator_fc=8",
                       "data.image_size=[96,96]"],
 }  # fmt: skip
@@ -219,16 +219,16 @@ def learnt(rate: float) -> dict[str, float]:
         name: build("memory", f"global_patch.{kind}", dim=network.dims[on]) for name, (kind, on) in kinds.items()
     }
     wiring = {
-        name: {"network": "student", "on": on, "labels": "main", "stream": "a" if name == "patches" else ["a", "b"],
+        name: {"network": "student", "feature": on, "labels": "main", "stream": "a" if name == "patches" else ["a", "b"],
                "when": "after" if name == "exemplars" else "before"}
         for name, (_, on) in kinds.items()
     }  # fmt: skip
     both = {"stream": ["a", "b"]}
     terms = [
-        ({"type": "MemoryContrast"}, {**both, "on": "global", "memory": "exemplars"}),
-        ({"type": "global_patch.GSL"}, {**both, "on": "global", "memory": "exemplars"}),
-        ({"type": "global_patch.PEDAL", "k": 3}, {"stream": "a", "on": "patch", "memory": "patches", "weight": 2.0}),
-        ({"type": "global_patch.IPFL"}, {**both, "on": "image", "memory": "centres"}),
+        ({"type": "MemoryContrast"}, {**both, "feature": "global", "memory": "exemplars"}),
+        ({"type": "global_patch.GSL"}, {**both, "feature": "global", "memory": "exemplars"}),
+        ({"type": "global_patch.PEDAL", "k": 3}, {"stream": "a", "feature": "patch", "memory": "patches", "weight": 2.0}),
+        ({"type": "global_patch.IPFL"}, {**both, "feature": "image", "memory": "centres"}),
     ]
     objective = Objective([BoundTerm(str(spec["type"]), build("loss", spec), keys) for spec, keys in terms])
     model = StageModel(
@@ -288,5 +288,5 @@ def _brighter(images: Tensor) -> Tensor:
 def _labelled(refiner: Any, features: Tensor) -> Tensor:
     instances = Instances()
     labels = LabelSet(instances(features))
-    context = Labelling({"global": features}, "global", None, instances, lambda **_: labels.labels, 0)
+    context = RefinerContext({"global": features}, "global", None, instances, lambda **_: labels.labels, 0)
     return torch.from_numpy(refiner(labels, context).extra["neighbours"])

@@ -31,7 +31,7 @@ def stages(config: Config) -> dict[str, Stage]:
 
 
 def terms(stage: Stage) -> list[tuple[Any, ...]]:
-    return [tuple(term[key] for key in ("loss", "stream", "on", "memory", "weight")) for term in stage.objective]
+    return [(term.loss["type"], term.stream, term.feature, term.memory, term.weight) for term in stage.objective]
 
 
 def test_the_configs_that_there_are() -> None:
@@ -58,8 +58,8 @@ def test_a_recipe_has_the_released_settings(name: str) -> None:
     for stage in experiment.stages:
         assert stage.model.backbone["name"] == "resnet50.tv_in1k" and stage.model.backbone["pretrained"]
         assert stage.model.bn_group == 32 and not stage.joint and stage.precision == "auto"
-        own = {key: stage.optimizer[key] for key in ("type", "lr", "weight_decay", "lr_batch")}
-        assert own == {"type": "Adam", "lr": 3.5e-4, "weight_decay": 5e-4, "lr_batch": 64}
+        own = {key: stage.optimizer[key] for key in ("type", "lr", "weight_decay")}
+        assert own == {"type": "Adam", "lr": 3.5e-4, "weight_decay": 5e-4} and stage.optimization.lr_batch == 64
         for stream in stage.streams.values():
             sampler, erase = stream.sampler, stream.transform["erase"]
             assert erase == (0 if stage is pretrain else 0.5)
@@ -78,13 +78,14 @@ def test_a_recipe_has_the_released_settings(name: str) -> None:
 
 def test_the_first_stage_learns_on_the_source_alone(tiny: Tiny) -> None:
     pretrain = stages(tiny("uda"))["pretrain"]
-    assert not pretrain.labels and not pretrain.teachers and pretrain.optimizer["restart_every"] is None
+    assert not pretrain.labels and not pretrain.teachers and pretrain.optimization.restart_every is None
     assert terms(pretrain) == [
         ("CrossEntropy", "source", "global", "classifier", 1.0),
         ("Triplet", "source", "pooled", None, 1.0),
     ]
-    assert pretrain.objective[0]["smoothing"] == 0.1 and pretrain.objective[1]["margin"] is None
-    assert pretrain.memories["classifier"]["rows"] == "random" and pretrain.memories["classifier"]["labels"] == "identity"
+    assert pretrain.objective[0].loss["smoothing"] == 0.1 and pretrain.objective[1].loss["margin"] is None
+    classifier = pretrain.memories["classifier"]
+    assert classifier.memory["rows"] == "random" and classifier.labels == "identity"
     assert pretrain.evaluate.domain == "target" and pretrain.evaluate.network == "student"
 
 
@@ -92,22 +93,22 @@ def test_the_second_stage_is_wired_as_released(tiny: Tiny) -> None:
     adapt = stages(tiny("uda"))["adapt"]
     mean = adapt.teachers["mean"]
     assert (mean.type, mean.of, mean.momentum, mean.warmup, mean.batch_norm) == ("EMA", "student", 0.999, True, "own")
-    assert {name: (level.on, level.network, level.flip, level.domain) for name, level in adapt.labels.items()} == {
+    assert {name: (level.feature, level.network, level.flip, level.domain) for name, level in adapt.labels.items()} == {
         name: (phi, "student", True, "target") for name, phi in zip("gul", ("phi0", "phi1", "phi2"))
     }
     assert {name: stream.labels for name, stream in adapt.streams.items()} == {"g": "g", "u": "u", "l": "l"}
     assert terms(adapt) == [IDENTITY, *TRIPLETS]
-    assert adapt.objective[0]["smoothing"] == 0.1
-    assert all(term["margin"] is None and not term["normalize"] for term in adapt.objective[1:])
+    assert adapt.objective[0].loss["smoothing"] == 0.1
+    assert all(term.loss["margin"] is None and not term.loss["normalize"] for term in adapt.objective[1:])
     classifier = adapt.memories["classifier"]
-    assert (classifier["on"], classifier["labels"], classifier["rows"]) == ("phi0", "g", "centroid")
-    assert not classifier["normalize"] and adapt.optimizer["restart_every"] == 1 and not adapt.schedule
+    assert (classifier.feature, classifier.labels, classifier.memory["rows"]) == ("phi0", "g", "centroid")
+    assert not classifier.memory["normalize"] and adapt.optimization.restart_every == 1 and not adapt.schedule
     assert adapt.model.fusion == {
         "type": "lf2.FusionModule", "mode": "fused", "gate": "frozen", "order": "gate_then_mul", "pool": "avg+max",
         "part_input": "concat", "reduction": 4,
     }  # fmt: skip
     tested = adapt.evaluate
-    assert (tested.network, tested.on, tested.flip, tested.metric) == ("mean", "embed", True, "cosine")
+    assert (tested.network, tested.feature, tested.flip, tested.metric) == ("mean", "embed", True, "cosine")
 
 
 def test_the_rates_of_the_first_stage() -> None:
@@ -141,7 +142,7 @@ def test_a_variant_changes_what_it_says(name: str, tiny: Tiny) -> None:
     assert terms(adapt) == [IDENTITY, *TRIPLETS, *more]
     same = replace(adapt, model=plain["adapt"].model, objective=plain["adapt"].objective)
     assert same == plain["adapt"] and adapt.objective[:4] == plain["adapt"].objective
-    assert pretrain.objective[1]["margin"] == (0.5 if name == "paper" else None)
+    assert pretrain.objective[1].loss["margin"] == (0.5 if name == "paper" else None)
     assert replace(pretrain, objective=plain["pretrain"].objective) == plain["pretrain"]
 
 
@@ -150,9 +151,9 @@ def test_shared_is_one_stream_that_each_loss_reads_by_its_own_labels(name: str, 
     plain, shared = stages(tiny(name))["adapt"], stages(tiny(f"{name} shared"))["adapt"]
     assert list(shared.streams) == ["g"] and shared.streams["g"] == plain.streams["g"]
     for own, other in zip(plain.objective, shared.objective, strict=True):
-        assert {**own, "stream": "g"} == {**other, "labels": None}
+        assert replace(own, stream="g") == replace(other, labels=None)
     read = [shared.labels_of(term, "g") for term in shared.objective]
-    assert read == [plain.streams[term["stream"]].labels for term in plain.objective] == ["g", "g", "u", "l"]
+    assert read == [plain.streams[term.stream].labels for term in plain.objective] == ["g", "g", "u", "l"]
     assert replace(shared, streams=plain.streams, objective=plain.objective) == plain
 
 

@@ -49,7 +49,7 @@ def test_both_stages_end_to_end(whole: tuple[Config, Path]) -> None:
     # three passes a step, each with its own statistics of the fused features; 2 epochs of 3 steps
     assert int(last["fusion.fused_norms.phi1.num_batches_tracked"]) == 18
     kept = checkpoints.load(folder / "2-adapt/epoch_2.pth")["reidx"]
-    labels = {name: sets["labels"] for name, sets in kept["loop"]["state"]["labels"].items()}
+    labels = {name: sets["labels"] for name, sets in kept["labels"].items()}
     assert set(labels) == {"g", "u", "l"} and all(len(found) == 144 for found in labels.values())
     assert len({tuple(found.tolist()) for found in labels.values()}) == 3  # each clustered by itself
     rows = kept["memories"]["classifier"]["weight"]

@@ -24,14 +24,14 @@ from reidx.testing.networks import CHANNELS
 
 PEOPLE = 6
 OBJECTIVE: list[dict[str, Any]] = [
-    {"loss": "CrossEntropy", "stream": "g", "on": "global", "memory": "ids", "smoothing": 0.1, "weight": 1.0},
-    {"loss": "Triplet", "stream": "g", "on": "global", "margin": None, "weight": 1.0},
-    {"loss": "Triplet", "stream": "u", "on": "upper", "margin": None, "weight": 0.5},
-    {"loss": "Triplet", "stream": "l", "on": "lower", "margin": None, "weight": 0.5},
+    {"loss": {"type": "CrossEntropy", "smoothing": 0.1}, "stream": "g", "feature": "global", "memory": "ids", "weight": 1.0},
+    {"loss": {"type": "Triplet", "margin": None}, "stream": "g", "feature": "global", "weight": 1.0},
+    {"loss": {"type": "Triplet", "margin": None}, "stream": "u", "feature": "upper", "weight": 0.5},
+    {"loss": {"type": "Triplet", "margin": None}, "stream": "l", "feature": "lower", "weight": 0.5},
 ]
 FUSED_TRIPLETS: list[dict[str, Any]] = [
-    {"loss": "Triplet", "stream": "u", "on": "phi1", "margin": None, "weight": 0.5},
-    {"loss": "Triplet", "stream": "l", "on": "phi2", "margin": None, "weight": 0.5},
+    {"loss": {"type": "Triplet", "margin": None}, "stream": "u", "feature": "phi1", "weight": 0.5},
+    {"loss": {"type": "Triplet", "margin": None}, "stream": "l", "feature": "phi2", "weight": 0.5},
 ]
 LOSSES = {"CrossEntropy": CrossEntropy, "Triplet": Triplet}
 AVERAGE = {"type": "EMA", "of": "student", "momentum": 0.999, "warmup": True, "batch_norm": "own"}
@@ -80,9 +80,9 @@ def step(terms: list[dict[str, Any]] | None = None, **settings: Any) -> StageMod
     memory.reset(torch.randn(48, CHANNELS), torch.arange(48) % PEOPLE)
     bound = []
     for number, spec in enumerate(OBJECTIVE if terms is None else terms):
-        own = {k: spec[k] for k in ("margin", "smoothing") if k in spec}
-        bound.append(BoundTerm(f"{number}", LOSSES[spec["loss"]](**own), spec))
-    wiring = {"ids": {"network": "student", "on": "phi0", "labels": "g"}}
+        of_loss = {key: value for key, value in spec["loss"].items() if key != "type"}
+        bound.append(BoundTerm(f"{number}", LOSSES[spec["loss"]["type"]](**of_loss), spec))
+    wiring = {"ids": {"network": "student", "feature": "phi0", "labels": "g"}}
     plain = {level: lambda x: x for level in "gul"}
     labels = {level: level for level in "gul"}
     model = StageModel(networks, {"mean": AVERAGE}, {"ids": memory}, wiring, Objective(bound), plain, labels)

@@ -29,7 +29,7 @@ class MultiView(nn.Module):
     """
 
     provides = frozenset({"embed", "parts", *VIEWS})
-    of_parts = frozenset({"parts"})
+    part_features = frozenset({"parts"})
 
     def __init__(
         self, in_channels: int, pool: str = "gem", test_views: Literal["global", "concat"] = "global"

@@ -19,7 +19,7 @@ def stages(config: Config) -> dict[str, Stage]:
 
 
 def weights(stage: Stage) -> list[tuple[str, str, float]]:
-    return [(term["loss"], term["on"], term["weight"]) for term in stage.objective]
+    return [(term.loss["type"], term.feature, term.weight) for term in stage.objective]
 
 
 CONTRAST = [("MemoryContrast", "global", 0.8), ("MemoryContrast", "upper", 0.2), ("MemoryContrast", "lower", 0.2)]
@@ -51,10 +51,10 @@ def test_the_schedule_is_the_published_one(tiny: Tiny) -> None:
     together = rates(warmup) + rates(student)
     assert together == pytest.approx([3.5e-4] * 20 + [3.5e-5] * 20 + [3.5e-6] * 11)
     assert [s.init for s in (teacher, warmup, student)] == [None, None, "stage:warmup"]
-    assert [s.optimizer["moments"] for s in (teacher, warmup, student)] == [None, None, "stage:warmup"]
+    assert [s.optimization.state_from for s in (teacher, warmup, student)] == [None, None, "stage:warmup"]
     for stage in (teacher, warmup, student):
         assert stage.optimizer["type"] == "Adam" and stage.optimizer["weight_decay"] == 5e-4
-        assert stage.model.bn_group == 64 and stage.evaluate.on == "embed"
+        assert stage.model.bn_group == 64 and stage.evaluate.feature == "embed"
         sampler = stage.streams["target"].sampler
         assert (sampler["type"], sampler["identities"], sampler["instances"]) == ("PK", 16, 16)
 
@@ -65,9 +65,9 @@ def test_losses_weigh_as_published_and_the_teacher_is_mimicked_by_both_of_the_st
     assert weights(warmup) == weights(student) == CONTRAST + DISTIL
     for stage in (teacher, warmup, student):
         for term in stage.objective:
-            contrast = term["loss"] == "MemoryContrast"
-            assert (term["memory"], term["against"]) == ((term["on"], None) if contrast else (None, "offline"))
-            assert term.get("temperature") == (0.05 if contrast else None)
+            contrast = term.loss["type"] == "MemoryContrast"
+            assert (term.memory, term.teacher) == ((term.feature, None) if contrast else (None, "offline"))
+            assert term.loss.get("temperature") == (0.05 if contrast else None)
     assert not teacher.teachers
     for stage in (warmup, student):
         offline = stage.teachers["offline"]
@@ -81,7 +81,7 @@ def test_labels_and_centroids_are_the_teachers_in_the_warm_up_alone(tiny: Tiny) 
         assert stage.labels["main"].distance["lambda1"] == 0.15
         for view in ("global", "upper", "lower"):
             memory = stage.memories[view]
-            assert (memory["network"], memory["on"], memory["momentum"]) == (source, view, momentum)
+            assert (memory.network, memory.feature, memory.memory["momentum"]) == (source, view, momentum)
 
 
 def test_the_controls_leave_out_what_they_say(tiny: Tiny) -> None:

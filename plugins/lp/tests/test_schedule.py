@@ -46,12 +46,12 @@ class Run:
 def run(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Run:
     seen = Run(tmp_path_factory.mktemp("run") / "run")
     memory: type[Memory] = registry().find("memory", "cluster_contrast.ClusterMemory").load()  # type: ignore[assignment]
-    bank, reset = Extractor.bank, memory.reset
+    features, reset = Extractor.bank, memory.reset
 
     def extract(self: Extractor, domain: str, split: str, network: str, *rest: Any) -> dict[str, Tensor]:
         if split == "train":
             seen.labelled_by.append({k: v.clone() for k, v in self.model.networks[network].state_dict().items()})
-        return bank(self, domain, split, network, *rest)
+        return features(self, domain, split, network, *rest)
 
     def remember(self: Memory, *given: Any) -> None:
         reset(self, *given)

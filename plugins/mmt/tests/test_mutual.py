@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import reidx
-from reidx.config.components import own_spec
-from reidx.config.schema import MemoryWiring, Stage, Term
+from reidx.config.schema import Stage
 from reidx.contracts import Batch
 from reidx.engine.objective import BoundTerm, Objective, average_of, term_names
 from reidx.engine.step import StageModel
@@ -43,27 +42,26 @@ def model_of(kept: Collection[int] = range(8), peer_seed: int = 1) -> StageModel
     """The recipe's networks, memories and terms (or some of them, by number) over tiny parts; its momentum is 0.9."""
     stage = adapting()
     terms = [
-        BoundTerm(name, reidx.build("loss", own_spec(spec, Term)), {**spec, "stream": stage.seen_by(spec)})
-        for number, (name, spec) in enumerate(zip(term_names(stage), stage.objective))
+        BoundTerm(name, reidx.build("loss", term.loss), {**vars(term), "stream": stage.seen_by(term)})
+        for number, (name, term) in enumerate(zip(term_names(stage), stage.objective))
         if number in kept
     ]
     networks = {"student": tiny_network(0), "peer": tiny_network(peer_seed)}
     networks |= {"mean": tiny_network(0), "peer_mean": tiny_network(peer_seed)}
     teachers = {name: {**vars(teacher), "momentum": 0.9} for name, teacher in stage.teachers.items()}
     memories = {}
-    for name, spec in stage.memories.items():
-        memories[name] = LinearClassifier(CHANNELS, spec["rows"])
+    for name, slot in stage.memories.items():
+        memories[name] = LinearClassifier(CHANNELS, slot.memory["rows"])
         memories[name].reset(torch.randn(96, CHANNELS, generator=torch.Generator().manual_seed(7)), LABELS)
-    wiring = {name: {key: spec[key] for key in vars(MemoryWiring())} for name, spec in stage.memories.items()}
     model = StageModel(
         {name: networks[name] for name in ("student", *stage.teachers)},
         teachers,
         memories,
-        wiring,
+        {name: vars(slot) for name, slot in stage.memories.items()},
         Objective(terms),
         {"target": lambda x: x, "second": lambda x: 0.8 * x + 0.3},
         {"target": "main", "second": "main"},
-        sees=stage.sees,
+        network_streams=stage.network_streams,
     )
     for name in memories:
         model.follow(name)

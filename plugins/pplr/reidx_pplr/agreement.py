@@ -7,11 +7,10 @@ import dataclasses
 import numpy as np
 from torch import Tensor
 
-from reidx.contracts import LabelSet
+from reidx.contracts import LabelSet, RefinerContext
 from reidx.labels.features import checked, unit
 from reidx.labels.neighbours.exact import nearest
 from reidx.labels.neighbours.sharding import nearest_together
-from reidx.labels.pipeline import Labelling
 
 
 class CrossAgreement:
@@ -42,9 +41,9 @@ class CrossAgreement:
         """It compares the whole with the parts."""
         return {"requires": frozenset({"global", parts})}
 
-    def __call__(self, labels: LabelSet, context: Labelling) -> LabelSet:
-        whole = self.neighbours(context.bank["global"])
-        parts = [self.neighbours(part) for part in context.bank[self.parts].unbind(1)]
+    def __call__(self, labels: LabelSet, context: RefinerContext) -> LabelSet:
+        whole = self.neighbours(context.features["global"])
+        parts = [self.neighbours(part) for part in context.features[self.parts].unbind(1)]
         agreement = np.stack([overlap(whole, part) for part in parts], axis=1)
         return dataclasses.replace(
             labels,

@@ -23,8 +23,8 @@ class CameraProxies(Memory):
     cameras = "required"
     outliers = "drop"
     provides = frozenset({"proxy_labels", "proxy_cameras"})
-    of_parts = frozenset({"features"})
-    classes = "proxies"
+    accepts_parts = frozenset({"features"})
+    column_meaning = "proxies"
     proxies: Tensor
     proxy_labels: Tensor
     proxy_cameras: Tensor
@@ -36,13 +36,13 @@ class CameraProxies(Memory):
             self.register_buffer(name, torch.zeros(0, dtype=torch.int64))
 
     @torch.no_grad()
-    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
-        assert bank is not None
+    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+        assert features is not None
         if cameras is None:
             raise ValueError("CameraProxies needs the camera of each image, and was given none.")
         kept = labels >= 0
         pairs, proxy = torch.stack([labels[kept], cameras[kept]], 1).unique(dim=0, return_inverse=True)
-        self.proxies = centroids(F.normalize(bank[kept].float(), dim=-1), proxy)
+        self.proxies = centroids(F.normalize(features[kept].float(), dim=-1), proxy)
         self.proxy_labels, self.proxy_cameras = pairs[:, 0].contiguous(), pairs[:, 1].contiguous()
 
     def forward(self, features: Tensor) -> Tensor:
@@ -62,8 +62,8 @@ class CameraContrast(nn.Module):
     Raises :class:`ValueError` for a temperature that is not positive, or for fewer than one negative.
     """
 
-    of_parts = frozenset({"scores"})
-    classes = "proxies"
+    accepts_parts = frozenset({"scores"})
+    column_meaning = "proxies"
 
     def __init__(self, temperature: float = 0.07, hard: int = 50) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ class PGLR(nn.Module):
     Raises :class:`ValueError` for a beta outside [0, 1] or a temperature that is not positive.
     """
 
-    parts = frozenset({"teacher_scores"})
+    requires_parts = frozenset({"teacher_scores"})
 
     def __init__(self, beta: float = 0.5, temperature: float = 1.0) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class AALS(nn.Module):
     Raises :class:`ValueError` for a temperature that is not positive.
     """
 
-    parts = frozenset({"scores"})
+    requires_parts = frozenset({"scores"})
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()

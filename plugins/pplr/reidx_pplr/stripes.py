@@ -23,7 +23,7 @@ class Stripes(nn.Module):
     """
 
     provides = frozenset({"embed", "global", "parts"})
-    of_parts = frozenset({"parts"})
+    part_features = frozenset({"parts"})
 
     def __init__(self, in_channels: int, parts: int = 3, pool: str = "avg") -> None:
         super().__init__()

@@ -10,14 +10,14 @@ import torch
 from reidx_pplr.agreement import CrossAgreement, overlap
 from torch import Tensor
 
-from reidx.contracts import LabelSet
+from reidx.contracts import LabelSet, RefinerContext
 from reidx.errors import DataError
 from reidx.labels.neighbours.sharding import nearest_together
-from reidx.labels.pipeline import Labelling, check
+from reidx.labels.pipeline import check_labels
 
 
-def labelling(whole: Tensor, parts: Tensor) -> Labelling:
-    return Labelling(
+def labelling(whole: Tensor, parts: Tensor) -> RefinerContext:
+    return RefinerContext(
         bank={"global": whole, "parts": parts},
         on="global",
         graph=None,
@@ -57,7 +57,7 @@ def test_it_is_the_overlap_of_two_sets_of_neighbours(images: int, parts: int, k:
     assert refined.report["agreement"] == pytest.approx(float(agreement.mean()))
     if parts > 1:  # the first stripe is the whole, the last one the least like it
         assert (agreement[:, 0] == 1).all() and agreement[:, -1].mean() <= agreement[:, 0].mean()
-    check(refined, images)
+    check_labels(refined, images)
 
 
 def test_by_hand() -> None:

@@ -18,9 +18,9 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def memory_of(bank: Tensor, labels: Tensor = LABELS, cameras: Tensor = CAMERAS) -> CameraProxies:
-    memory = CameraProxies(bank.shape[-1])
-    memory.reset(bank, labels, cameras)
+def memory_of(features: Tensor, labels: Tensor = LABELS, cameras: Tensor = CAMERAS) -> CameraProxies:
+    memory = CameraProxies(features.shape[-1])
+    memory.reset(features, labels, cameras)
     return memory
 
 
@@ -33,10 +33,10 @@ def dot(a: list[float], b: list[float]) -> float:
     return sum(x * y for x, y in zip(a, b))
 
 
-def proxies_of(bank: list[list[float]]) -> dict[tuple[int, int], list[float]]:
+def proxies_of(features: list[list[float]]) -> dict[tuple[int, int], list[float]]:
     """The proxy of each pair (cluster, camera), by plain sums."""
     members: dict[tuple[int, int], list[list[float]]] = {}
-    for row, y, c in zip(bank, LABELS.tolist(), CAMERAS.tolist()):
+    for row, y, c in zip(features, LABELS.tolist(), CAMERAS.tolist()):
         if y >= 0:
             members.setdefault((y, c), []).append(scaled(row))
     return {pair: scaled([sum(column) for column in zip(*rows)]) for pair, rows in sorted(members.items())}

@@ -58,7 +58,7 @@ def stage_of(recipe: str) -> tuple[Stage, list[int]]:
 
 
 def terms(stage: Stage) -> list[tuple[str, str, float, int, int | None]]:
-    return [(t["loss"], t["on"], t["weight"], t["from_epoch"], t["until_epoch"]) for t in stage.objective]
+    return [(t.loss["type"], t.feature, t.weight, t.from_epoch, t.until_epoch) for t in stage.objective]
 
 
 def expected_terms(camera_weight: float | None) -> list[tuple[str, str, float, int, int | None]]:
@@ -94,10 +94,10 @@ def test_a_recipe_is_the_published_one(
     assert (sampler["identities"], sampler["instances"], sampler["singles"]) == (*batch, "once")
     assert terms(stage) == expected_terms(camera_weight)
     assert stage.labels["main"].clusterer["eps"] == eps and stage.labels["main"].clusterer["min_samples"] == 4
-    assert stage.objective[0]["beta"] == 0.5 and stage.objective[1]["smoothing"] == 0.1
-    assert stage.objective[3]["margin"] is None and not stage.objective[3]["normalize"]
-    assert all(term["temperature"] == 0.07 and term["hard"] == 50 for term in stage.objective[4:])
-    assert (stage.optimizer["lr"], stage.optimizer["weight_decay"], stage.optimizer["lr_batch"]) == (3.5e-4, 5e-4, 64)
+    assert stage.objective[0].loss["beta"] == 0.5 and stage.objective[1].loss["smoothing"] == 0.1
+    assert stage.objective[3].loss["margin"] is None and not stage.objective[3].loss["normalize"]
+    assert all(term.loss["temperature"] == 0.07 and term.loss["hard"] == 50 for term in stage.objective[4:])
+    assert (stage.optimizer["lr"], stage.optimizer["weight_decay"], stage.optimization.lr_batch) == (3.5e-4, 5e-4, 64)
     assert stage.model.backbone["name"] == "resnet50.tv_in1k" and stage.model.backbone["pretrained"]
     assert stage.evaluate.domain == "target"
 
@@ -124,7 +124,7 @@ def test_losses_without_agreement_are_refused_by_name_of_what_gives_it(tiny: Tin
 
 
 def test_a_camera_contrast_needs_the_proxies_memory(tiny: Tiny) -> None:
-    term = {"loss": "pplr.CameraContrast", "on": "global", "memory": "ids"}
+    term = {"loss": "pplr.CameraContrast", "feature": "global", "memory": "ids"}
     with pytest.raises(ConfigError, match=r"pplr\.CameraContrast needs 'proxy_cameras'.*pplr\.CameraProxies"):
         tiny("usl", objective=[term])
 

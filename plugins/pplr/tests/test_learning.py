@@ -31,9 +31,9 @@ def people(seed: int = 0) -> Tensor:
 TERMS: dict[str, tuple[Any, dict[str, Any]]] = {
     "PGLR": (
         PGLR(),
-        {"on": "global", "memory": "ids", "against": "student", "against_on": "parts", "against_memory": "part_ids"},
+        {"feature": "global", "memory": "ids", "teacher": "student", "teacher_feature": "parts", "teacher_memory": "part_ids"},
     ),
-    "AALS": (AALS(), {"on": "parts", "memory": "part_ids"}),
+    "AALS": (AALS(), {"feature": "parts", "memory": "part_ids"}),
 }
 
 
@@ -44,8 +44,8 @@ def model_of(*names: str) -> StageModel:
     for memory in memories.values():
         memory.reset(None, LABELS)
     wiring = {
-        "ids": {"network": "student", "on": "global", "labels": "main"},
-        "part_ids": {"network": "student", "on": "parts", "labels": "main"},
+        "ids": {"network": "student", "feature": "global", "labels": "main"},
+        "part_ids": {"network": "student", "feature": "parts", "labels": "main"},
     }
     terms = [BoundTerm(name, TERMS[name][0], {"stream": "s", **TERMS[name][1]}) for name in names]
     return StageModel({"student": network}, {}, memories, wiring, Objective(terms), {"s": lambda x: x}, {"s": "main"})

@@ -42,7 +42,7 @@ class HybridMemory(Memory):
         self.register_buffer("starts", torch.zeros(0, dtype=torch.int64))
 
     @property
-    def needs_bank(self) -> bool:  # type: ignore[override]
+    def needs_features(self) -> bool:  # type: ignore[override]
         """Whether the next reset sets the rows: the first one does."""
         return not len(self.rows)
 
@@ -51,10 +51,10 @@ class HybridMemory(Memory):
         """The unit row (N,D) of every image; empty before the first reset."""
         return self.rows
 
-    def reset(self, bank: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
-        if self.needs_bank:
-            assert bank is not None
-            self.rows = F.normalize(bank.float())
+    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+        if self.needs_features:
+            assert features is not None
+            self.rows = F.normalize(features.float())
         sizes = torch.bincount(labels[labels >= 0])
         self.members = torch.argsort(labels, stable=True)[int((labels < 0).sum()) :]
         self.starts = sizes.cumsum(0) - sizes

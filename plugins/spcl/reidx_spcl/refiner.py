@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from reidx.contracts import LabelSet
+from reidx.contracts import LabelSet, RefinerContext
 from reidx.errors import ConfigError
-from reidx.labels.pipeline import Labelling
 
 
 class SelfPaced:
@@ -55,7 +54,7 @@ class SelfPaced:
             )
         return [{"eps": eps - self.gap}, {"eps": eps + self.gap}]
 
-    def __call__(self, labels: LabelSet, context: Labelling) -> LabelSet:
+    def __call__(self, labels: LabelSet, context: RefinerContext) -> LabelSet:
         tight, loose = (separate(context.cluster(**change)) for change in self.variations(context.clusterer))
         given = separate(labels.labels)
         compactness = dissimilarity(given, tight)

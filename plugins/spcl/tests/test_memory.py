@@ -19,9 +19,9 @@ def unit(*shape: int, seed: int = 0) -> Tensor:
     return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)))
 
 
-def memory_of(bank: Tensor, labels: list[int], momentum: float = 0.2) -> HybridMemory:
-    memory = HybridMemory(bank.shape[1], momentum)
-    memory.reset(bank, torch.tensor(labels))
+def memory_of(features: Tensor, labels: list[int], momentum: float = 0.2) -> HybridMemory:
+    memory = HybridMemory(features.shape[1], momentum)
+    memory.reset(features, torch.tensor(labels))
     return memory
 
 
@@ -104,10 +104,10 @@ def test_momentum_1_leaves_the_rows_and_momentum_0_takes_the_last() -> None:
 
 def test_rows_are_set_once_and_labels_each_time() -> None:
     memory = HybridMemory(6)
-    assert memory.needs_bank and memory.images.shape == (0, 6)
+    assert memory.needs_features and memory.images.shape == (0, 6)
     bank, features = unit(10, 6) * 5, unit(3, 6, seed=1)
     memory.reset(bank, torch.tensor(LABELS))
-    assert not memory.needs_bank and torch.allclose(memory.images, F.normalize(bank))
+    assert not memory.needs_features and torch.allclose(memory.images, F.normalize(bank))
     memory.update(features, torch.tensor([2, 0, 1]), torch.arange(3))
     rows = memory.images.clone()
     others = [y % 2 for y in LABELS]
@@ -155,7 +155,7 @@ def test_it_is_restored_whatever_its_size_was() -> None:
     saved, fresh = memory_of(unit(10, 6), LABELS), HybridMemory(6)
     fresh.restore(saved.state_dict())
     features = unit(3, 6, seed=1)
-    assert torch.equal(fresh(features), saved(features)) and not fresh.needs_bank
+    assert torch.equal(fresh(features), saved(features)) and not fresh.needs_features
     fresh.update(features, torch.arange(3), torch.arange(3))
     assert not torch.equal(fresh.images, saved.images)  # a copy, which goes on by itself
 

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from reidx_spcl.refiner import SelfPaced, dissimilarity, separate
 
-from reidx.contracts import LabelSet
+from reidx.contracts import LabelSet, RefinerContext
 from reidx.errors import ConfigError
 from reidx.labels.clusterers.dbscan import DBSCAN
 from reidx.labels.clusterers.kmeans import KMeans
-from reidx.labels.pipeline import Labelling
 
 EPS = 0.6
 
@@ -21,7 +20,7 @@ def refine(refiner: SelfPaced, given: list[int], tight: list[int], loose: list[i
     def cluster(eps: float) -> np.ndarray:
         return np.array(tight if eps < EPS else loose, dtype=np.int64)
 
-    context = Labelling({}, "embed", None, DBSCAN(EPS), cluster, 0)
+    context = RefinerContext({}, "embed", None, DBSCAN(EPS), cluster, 0)
     return refiner(LabelSet(np.array(given, dtype=np.int64), **more), context)
 
 

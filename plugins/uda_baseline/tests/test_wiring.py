@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import reidx
-from reidx.config.components import own_spec
-from reidx.config.schema import MemoryWiring, Stage, Term, listed
+from reidx.config.schema import Stage, listed
 from reidx.contracts import Batch
 from reidx.engine.objective import BoundTerm, Objective, term_names
 from reidx.engine.step import StageModel
@@ -51,27 +50,26 @@ def model_of(recipe: str) -> StageModel:
     """The recipe's terms, memories and averages over tiny parts; its momentum is 0.9."""
     stage = adapting(recipe)
     terms = []
-    for name, spec in zip(term_names(stage), stage.objective):
-        streams = stage.seen_by(spec)
+    for name, term in zip(term_names(stage), stage.objective):
+        streams = stage.seen_by(term)
         homes = {
             stream: memory
             for stream in streams
-            for memory in listed(spec["memory"])
-            if stage.memories[memory]["labels"] == stage.streams[stream].labels
+            for memory in listed(term.memory)
+            if stage.memories[memory].labels == stage.streams[stream].labels
         }
-        loss = reidx.build("loss", own_spec(spec, Term))
-        terms.append(BoundTerm(name, loss, {**spec, "stream": streams}, homes))
+        loss = reidx.build("loss", term.loss)
+        terms.append(BoundTerm(name, loss, {**vars(term), "stream": streams}, homes))
     memories = {name: LinearClassifier(CHANNELS) for name in stage.memories}
     for seed, (name, labels) in enumerate((("identities", IDENTITIES), ("clusters", LABELS))):
         torch.manual_seed(seed)
         memories[name].reset(None, labels)
         memories[name].weight.data.mul_(500)
-    wiring = {name: {key: spec[key] for key in vars(MemoryWiring())} for name, spec in stage.memories.items()}
     return StageModel(
         {name: network() for name in ("student", *stage.teachers)},
         {name: {**vars(teacher), "momentum": 0.9} for name, teacher in stage.teachers.items()},
         memories,
-        wiring,
+        {name: vars(slot) for name, slot in stage.memories.items()},
         Objective(terms),
         {"source": lambda x: x, "target": lambda x: x},
         {name: stream.labels for name, stream in stage.streams.items()},

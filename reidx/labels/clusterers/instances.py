@@ -16,7 +16,7 @@ class Instances:
     provides: frozenset[str] = frozenset()
     cameras = "unused"
     outliers = "never"
-    classes = "images"
+    column_meaning = "images"
     needs = "features"
 
     def __call__(self, features: Tensor) -> np.ndarray:

@@ -47,8 +47,8 @@ def ivf(
     owner = torch.cat([_cells(rows.to(dtype), centres, 1)[:, 0] for rows in gallery.split(BLOCK)])
     probed = _probed(gallery, queries, k, centres, owner)
     members = torch.argsort(owner, stable=True)
-    bank = torch.cat([gallery[chosen].to(dtype) for chosen in members.split(BLOCK)])
-    halves = torch.cat([(rows.float() ** 2).sum(1) / 2 for rows in bank.split(BLOCK)])
+    features = torch.cat([gallery[chosen].to(dtype) for chosen in members.split(BLOCK)])
+    halves = torch.cat([(rows.float() ** 2).sum(1) / 2 for rows in features.split(BLOCK)])
     edges = np.concatenate([[0], np.bincount(owner.numpy(), minlength=len(centres)).cumsum()])
     widest, numbers = int(np.diff(edges).max()), members.numpy().astype(np.int32)
 
@@ -68,7 +68,7 @@ def ivf(
                     chosen = torch.index_select(x, 0, torch.from_numpy(who), out=gathered[: len(who)])
                     shape = len(who), high - low
                     product = products[: shape[0] * shape[1]].view(shape)
-                    torch.mm(chosen, bank[low:high].T, out=product)
+                    torch.mm(chosen, features[low:high].T, out=product)
                     score = scores[: product.numel()].view(shape).copy_(product).sub_(halves[low:high])
                     lists.show(who, score.numpy(), low)
         where, _ = lists.best()

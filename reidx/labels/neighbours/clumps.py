@@ -66,17 +66,17 @@ def _inside(
     largest = float(np.abs(y).max())
     scale = np.float32(2.0 ** min(100, -np.frexp(largest)[1])) if largest > 0 else np.float32(1)
     y *= scale  # exact; so that no square is too small for float32
-    bank, count = torch.from_numpy(y), k + _MORE
+    features, count = torch.from_numpy(y), k + _MORE
     if queries is None:
         local = np.searchsorted(members, targets)
         if 2 * len(targets) > len(members):
-            search = mutual_search(bank, count, torch.float32)
+            search = mutual_search(features, count, torch.float32)
         else:
-            search = torch_search(bank, bank, count, torch.float32, torch.device("cpu"))
+            search = torch_search(features, features, count, torch.float32, torch.device("cpu"))
     else:
         x = (queries[targets] - middle) * scale
         local = np.arange(len(targets))
-        search = torch_search(bank, torch.from_numpy(x), count, torch.float32, torch.device("cpu"))
+        search = torch_search(features, torch.from_numpy(x), count, torch.float32, torch.device("cpu"))
     asked = y[local] if queries is None else x
     longest = float(np.linalg.norm(y, axis=1).max())
     # what subtraction rounded away of the two rows

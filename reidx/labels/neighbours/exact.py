@@ -85,20 +85,20 @@ def nearest(
     """
     if queries is not None and queries.shape[1] != gallery.shape[1]:
         raise DataError(f"knn: features have {gallery.shape[1]} columns, queries {queries.shape[1]}.")
-    bank = gallery.cpu().numpy()
+    features = gallery.cpu().numpy()
     asking = range(len(gallery) if queries is None else len(queries))[rows]
-    several = kinds(bank)
+    several = kinds(features)
     if several is None:
         return _apart(gallery, k, queries, backend, device, asking)
     apart = gallery[torch.from_numpy(several.first).to(gallery.device)]
     numbers = np.arange(asking.start, asking.stop)
     if queries is not None:
         squared, lists = _apart(apart, k, queries, backend, device, asking)
-        return listed(several, squared, lists, min(k, len(bank)), np.arange(len(numbers)), None)
+        return listed(several, squared, lists, min(k, len(features)), np.arange(len(numbers)), None)
     asked, which = np.unique(several.kind[numbers], return_inverse=True)
     some = None if len(asked) == len(apart) else apart[torch.from_numpy(asked).to(apart.device)]
     squared, lists = _apart(apart, k, some, backend, device, range(len(asked)))
-    return listed(several, squared, lists, min(k, len(bank)), which.reshape(-1), numbers)
+    return listed(several, squared, lists, min(k, len(features)), which.reshape(-1), numbers)
 
 
 def _apart(
@@ -112,8 +112,8 @@ def _apart(
     if k == 0 or not len(asking):
         return squared, indices
 
-    bank = gallery.cpu().numpy()
-    query_bank = bank if queries is None else queries.cpu().numpy()
+    features = gallery.cpu().numpy()
+    query_bank = features if queries is None else queries.cpu().numpy()
     open_rows, close = np.arange(asking.start, asking.stop), np.empty(0, np.int64)
     threads = torch.get_num_threads() if place.type == "cpu" else 1
     everyone = queries is None and len(asking) == len(gallery)
@@ -123,7 +123,7 @@ def _apart(
         for first in range(start, stop, block):
             part = slice(first, min(first + block, stop))
             _settle(
-                rows[part], *search.propose(rows[part]), query_bank, bank, queries is None, asking.start,
+                rows[part], *search.propose(rows[part]), query_bank, features, queries is None, asking.start,
                 squared, indices, proven[part],
             )  # fmt: skip
 
@@ -135,17 +135,17 @@ def _apart(
     with exact_products():
         for search in searches(gallery, gallery if queries is None else queries, k, backend, place, everyone):
             open_rows = unsettled(search, open_rows)
-            near = squared[open_rows - asking.start, -1] < too_close(bank)
+            near = squared[open_rows - asking.start, -1] < too_close(features)
             close, open_rows = np.concatenate([close, open_rows[near]]), open_rows[~near]
             if not len(open_rows):
                 break
         open_rows = np.concatenate([open_rows, close])
         if len(open_rows) > _FEW:
             within = squared[open_rows - asking.start, -1]
-            balls = clumps(bank, None if queries is None else query_bank, k, open_rows, within)
+            balls = clumps(features, None if queries is None else query_bank, k, open_rows, within)
             open_rows = np.concatenate([unsettled(search, rows) for rows, search in balls])
     in_threads(
-        _compare_with_all, len(open_rows), open_rows, query_bank, bank, queries is None, asking.start, squared, indices,
+        _compare_with_all, len(open_rows), open_rows, query_bank, features, queries is None, asking.start, squared, indices,
         chunks_per_thread=16,
     )  # fmt: skip
     if backend == "ivf":

@@ -52,7 +52,7 @@ def config_of(combination: Combination, root: str = "nowhere") -> Config:
         except ConfigError as error:
             if not str(error).startswith(f"{ORIGIN}: stages.0.objective"):
                 raise
-            refused.append(("." in experiment["objective"][1]["loss"], error))
+            refused.append(("." in experiment["objective"][1]["loss"]["type"], error))
             continue
         _build(json.dumps(experiment["model"]))
         return config
@@ -75,7 +75,7 @@ def experiments(combination: Combination, root: str) -> Iterator[dict[str, Any]]
     """
     fusion, alignment, refiner = (combination[kind] for kind in ("fusion", "alignment", "refiner"))
     domains = {name: {**tiny_domain(root, name), "identities": [8, 4], "images_per_camera": 3} for name in ("source", "target")}
-    people = {"type": "LinearClassifier", "labels": "identity"}
+    people = {"memory": "LinearClassifier", "labels": "identity"}
     for terms, memories in _objectives(combination):
         yield {
             "name": "matrix",
@@ -94,8 +94,8 @@ def experiments(combination: Combination, root: str) -> Iterator[dict[str, Any]]
                 "refiners": _fitted(refiner, fusion),
             },
             "memories": {"people": people, **memories},
-            "objective": [{"loss": "CrossEntropy", "stream": "source", "memory": "people"}, *terms],
-            "alignment": _fitted(alignment, fusion),
+            "objective": [{"loss": {"type": "CrossEntropy"}, "stream": "source", "memory": "people"}, *terms],
+            "alignment": [{"alignment": spec} for spec in _fitted(alignment, fusion)],
             "evaluate": {"domain": "target"},
             "stages": [{"name": "adapt", "epochs": 1, "iters": 2}],
             "log": [],
@@ -109,17 +109,17 @@ Objective = tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]
 def _objectives(combination: Combination) -> Iterator[Objective]:
     """The terms that a memory may be read by, each with those that the refiner may be, and in the end without one."""
     memory, refiner = combination["memory"], combination["refiner"]
-    parts = sorted(combination["fusion"].contract.of_parts)
-    held = parts[0] if parts and memory.component.parts else "embed"  # type: ignore[attr-defined]
-    bank = {**memory.spec, "on": held}
+    parts = sorted(combination["fusion"].contract.part_features)
+    held = parts[0] if parts and memory.component.requires_parts else "embed"  # type: ignore[attr-defined]
+    features = {"memory": memory.spec, "feature": held}
     for loss in _readers(memory, refiner):
         own = _term(loss, held, "bank")
         left = refiner.contract.provides - set().union(*inputs_of(loss.component))
         for other in _takers(left, memory, refiner):
-            on = parts[0] if parts and "scores" in getattr(other.component, "parts", ()) else "embed"
-            yield [own, _term(other, held, "bank")], {"bank": bank}
-            yield [own, _term(other, on, "rows")], {"bank": bank, "rows": {**PLAIN, "on": on}}
-        yield [own], {"bank": bank}
+            on = parts[0] if parts and "scores" in getattr(other.component, "requires_parts", ()) else "embed"
+            yield [own, _term(other, held, "bank")], {"bank": features}
+            yield [own, _term(other, on, "rows")], {"bank": features, "rows": {"memory": PLAIN, "feature": on}}
+        yield [own], {"bank": features}
 
 
 @functools.cache
@@ -135,7 +135,7 @@ def _readers(memory: Choice, refiner: Choice) -> list[Choice]:
         needed, _ = inputs_of(loss.component)
         return (
             bool(memory.contract.provides) and not needed & memory.contract.provides,
-            loss.contract.classes != memory.contract.classes,
+            loss.contract.column_meaning != memory.contract.column_meaning,
             loss.namespace != memory.namespace,
         )
 
@@ -152,8 +152,7 @@ def _takers(names: frozenset[str], memory: Choice, refiner: Choice) -> Iterator[
 
 
 def _term(loss: Choice, on: str, memory: str) -> dict[str, Any]:
-    settings = {key: value for key, value in loss.spec.items() if key != "type"}
-    return {"loss": loss.spec["type"], **settings, "stream": "target", "on": on, "memory": memory}
+    return {"loss": loss.spec, "stream": "target", "feature": on, "memory": memory}
 
 
 def _arguments_of(fusion: Choice) -> set[str]:
@@ -163,13 +162,13 @@ def _arguments_of(fusion: Choice) -> set[str]:
 def _fitted(part: Choice, fusion: Choice) -> list[dict[str, Any]]:
     """The list of an alignment or refiner, which is none or one, that is told which feature to take where it can be.
 
-    An argument ``on`` names a feature, ``parts`` one of parts: its own where the fusion gives that, else ``embed``, and the
-    first of parts.
+    An argument ``feature`` names a feature, ``parts`` one of parts: its own where the fusion gives that, else
+    ``embed``, and the first of parts.
     """
     if part.entry is None:
         return []
     spec = dict(part.spec)
-    for argument, others in (("on", ["embed"]), ("parts", sorted(fusion.contract.of_parts))):
+    for argument, others in (("feature", ["embed"]), ("parts", sorted(fusion.contract.part_features))):
         own = part.argument(argument)
         if isinstance(own, str) and own not in fusion.contract.provides and others:
             spec[argument] = others[0]

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from reidx.checks.base import contract
-from reidx.config.schema import Alignment, Stage, term_names
+from reidx.config.schema import Stage, term_names
 from reidx.contracts import Features
 from reidx.engine.objective import BoundAlignment, BoundTerm
 from reidx.engine.step import StageModel
+from reidx.registry.build import contract
 from reidx.testing.given import expect, expect_finite, in_order
 
 
@@ -22,13 +22,13 @@ class Gradients:
     """What each term trains, by its name: ``declared`` are parameters that what it reads hangs on, ``reached`` those that a
     gradient of it reached, with whether it was anything but 0; ``values`` are what the term came to.
 
-    A term reads the features that it is ``on``, and the trained parameters of memories that score these; an alignment reads
+    A term reads its ``feature``, and the trained parameters of memories that score these; an alignment reads
     the features that it ``requires``, of both sides but those ``detached``, and has parameters of its own.
     """
 
     def __init__(self, stage: Stage) -> None:
         names = term_names(stage)[len(stage.objective) :]
-        self.required = {n: contract("alignment", spec, Alignment).requires for n, spec in zip(names, stage.alignment)}
+        self.required = {n: contract("alignment", slot.alignment).requires for n, slot in zip(names, stage.alignment)}
         self.model: StageModel | None = None
         self.declared: dict[str, set[str]] = {}
         self.reached: dict[str, dict[str, bool]] = {}
@@ -80,7 +80,7 @@ class Gradients:
             seen = [features[at] for side, at in sides.items() if side not in getattr(term.alignment, "detached", ())]
             return [its[name] for its in seen for name in self.required[term.name]]
         features = outputs[term.network]
-        return [features[stream][term.on] for stream in term.streams] if term.inputs & {"features", "scores"} else []
+        return [features[stream][term.feature] for stream in term.streams] if term.inputs & {"features", "scores"} else []
 
 
 @contextmanager
