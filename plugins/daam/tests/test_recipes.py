@@ -21,7 +21,7 @@ PAIRS = {  # source, target, steps that show all images of the target once
     "duke_to_market1501": ("DukeMTMC", "Market1501", 202),
     "market1501_to_msmt17": ("Market1501", "MSMT17", 510),
 }
-CLASSIFIED = [{"loss": "CrossEntropy", "smoothing": 0.1}, {"loss": "Triplet", "margin": 0.3}]
+CLASSIFIED = [{"loss": {"type": "CrossEntropy", "smoothing": 0.1}}, {"loss": {"type": "Triplet", "margin": 0.3}}]
 STATED = [
     Stated(
         "the table of readings in the README",
@@ -33,11 +33,11 @@ STATED = [
                 "joint": True,
                 "model": {"backbone.name": "resnet50.tv_in1k", "fusion.branch": "clone_stage"},
                 "streams.source.sampler": {"identities": 16, "instances": 4},  # 64 images
-                "alignment": [{"kind": "nominal_softmax", "weight": 0.1, "sp_weight": 1.0}],
+                "alignment": [{"alignment": {"kind": "nominal_softmax", "sp_weight": 1.0}, "weight": 0.1}],
                 "evaluate": {"domain": "target", "domain_probe": "shared"},
             },
             "stages.source_warmup": {
-                "labels.levels": {},
+                "labels.labellings": {},
                 "streams": {"target.labels": None, "*.transform.erase": 0},
                 "objective": CLASSIFIED,
                 "optimizer.type": "SGD",
@@ -45,8 +45,8 @@ STATED = [
             "stages.adapt": {
                 "init": "stage:source_warmup",
                 "streams": {"target.labels": "main", "*.transform.erase": 0.5},
-                "labels.levels.main": {
-                    "on": "shared",
+                "labels.labellings.main": {
+                    "feature": "shared",
                     "relabel_every": 2,  # 30 labellings
                     "distance": {"k1": 20, "k2": 6},
                     "clusterer": {"type": "AdaptiveDBSCAN", "share": 1.6e-3, "min_samples": 4},
@@ -71,7 +71,7 @@ STATED = [
             [f"daam::{name}.yaml"],
             {
                 "stages.*.model": {"backbone.type": "osnet.OSNet", "fusion.branch": "clone_stage"},
-                "stages.adapt.labels.levels.main.clusterer.share": share,
+                "stages.adapt.labels.labellings.main.clusterer.share": share,
             },
         )
         for name, share in (("market1501_c123_to_c456_small", 4.2e-3), ("synthetic_to_market1501_small", 1.6e-3))

@@ -34,7 +34,7 @@ STATED = [
         Stated(
             "all images once an epoch; the scale that PAUL's code has for the data set",
             [f"global_patch::{name}.yaml"],
-            {"stages.adapt": {"iters": iters, "objective.2.scale": scale}},
+            {"stages.adapt": {"iters": iters, "objective.2.loss.scale": scale}},
         )
         for name, (iters, scale) in {"market1501": (323, 15.0), "duke": (413, 5.0)}.items()
     ),

@@ -18,12 +18,13 @@ SMALL = [
     for name in ("market1501", "market1501_c123_to_c456", "synthetic_to_market1501", "synthetic")
 ]
 BATCH = {"identities": 16, "instances": 4, "singles": "once"}
-TRIPLET = {"loss": "Triplet", "memory": None, "margin": None, "normalize": False}
+TRIPLET = {"loss": {"type": "Triplet", "margin": None, "normalize": False}, "memory": None}
 LOSSES = [  # alpha = lambda = 1, gamma = 0.5
-    {"loss": "CrossEntropy", "stream": "g", "on": "global", "memory": "classifier", "weight": 1.0, "smoothing": 0.1},
-    {**TRIPLET, "stream": "g", "on": "global", "weight": 1.0},
-    {**TRIPLET, "stream": "u", "on": "upper", "weight": 0.5},
-    {**TRIPLET, "stream": "l", "on": "lower", "weight": 0.5},
+    {"loss": {"type": "CrossEntropy", "smoothing": 0.1}, "stream": "g", "feature": "global", "memory": "classifier",
+        "weight": 1.0},
+    {**TRIPLET, "stream": "g", "feature": "global", "weight": 1.0},
+    {**TRIPLET, "stream": "u", "feature": "upper", "weight": 0.5},
+    {**TRIPLET, "stream": "l", "feature": "lower", "weight": 0.5},
 ]
 CLUSTERER = {"type": "MiniBatchKMeans", "batch_size": 300, "iterations": 100, "restarts": 3, "normalize": True}
 STATED = [
@@ -35,24 +36,25 @@ STATED = [
             "stages.*": {
                 "joint": False,
                 "model": {"bn_group": 32, "backbone": {"name": "resnet50.tv_in1k", "pretrained": True}},
-                "optimizer": {"type": "Adam", "lr": 3.5e-4, "weight_decay": 5e-4, "lr_batch": 64},
+                "optimizer": {"type": "Adam", "lr": 3.5e-4, "weight_decay": 5e-4}, "optimization": {"lr_batch": 64},
             },
             "stages.pretrain": {
                 "epochs": 80,
                 "iters": 200,
                 "teachers": {},
-                "labels.levels": {},
+                "labels.labellings": {},
                 "streams": {
                     "source": {"labels": "identity", "sampler": BATCH},
                     "target": {"labels": None, "domain": "target", "sampler": {"type": "Shuffle", "batch": 64}},
                     "*.transform.erase": 0,
                 },
-                "memories.classifier": {"rows": "random", "labels": "identity"},
+                "memories.classifier": {"memory": {"rows": "random"}, "labels": "identity"},
                 "objective": [
-                    {"loss": "CrossEntropy", "stream": "source", "on": "global", "memory": "classifier", "smoothing": 0.1},
-                    {"loss": "Triplet", "stream": "source", "on": "pooled", "memory": None, "margin": None},
+                    {"loss": {"type": "CrossEntropy", "smoothing": 0.1}, "stream": "source", "feature": "global",
+                        "memory": "classifier"},
+                    {"loss": {"type": "Triplet", "margin": None}, "stream": "source", "feature": "pooled", "memory": None},
                 ],
-                "optimizer.restart_every": None,
+                "optimization.restart_every": None,
                 # rates rise from a hundredth to all in ten epochs
                 "schedule": [
                     {"type": "LinearLR", "start_factor": 0.01, "end": 11},
@@ -75,15 +77,16 @@ STATED = [
                 },
                 "teachers.mean": {"type": "EMA", "of": "student", "momentum": 0.999, "warmup": True, "batch_norm": "own"},
                 "streams": {name: {"labels": name, "sampler": BATCH, "transform.erase": 0.5} for name in "gul"},
-                "labels.levels": {
+                "labels.labellings": {
                     "*": {"domain": "target", "network": "student", "flip": True},
-                    **{name: {"on": feature, "clusterer": CLUSTERER} for name, feature in zip("gul", ("phi0", "phi1", "phi2"))},
+                    **{name: {"feature": feature, "clusterer": CLUSTERER} for name, feature in zip("gul", ("phi0",
+                        "phi1", "phi2"))},
                 },
-                "memories.classifier": {"on": "phi0", "labels": "g", "rows": "centroid", "normalize": False},
+                "memories.classifier": {"memory": {"rows": "centroid", "normalize": False}, "feature": "phi0", "labels": "g"},
                 "objective": LOSSES,
-                "optimizer.restart_every": 1,
+                "optimization.restart_every": 1,
                 "schedule": [],
-                "evaluate": {"network": "mean", "on": "embed", "flip": True, "metric": "cosine"},
+                "evaluate": {"network": "mean", "feature": "embed", "flip": True, "metric": "cosine"},
             },
         },
     ),
@@ -107,7 +110,7 @@ STATED = [
                 "iters": 400,
                 "init": None,
                 "model.backbone": {"weights": "weights/resnet50_source.pth", "pretrained": False},
-                "labels.levels.g.clusterer.n_clusters": 700,
+                "labels.labellings.g.clusterer.n_clusters": 700,
             }
         },
     ),

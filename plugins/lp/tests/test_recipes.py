@@ -12,11 +12,12 @@ DATA_SETS = {"market1501": ("Market1501", 200, 0.6), "msmt17": ("MSMT17", 400, 0
 PUBLISHED = [f"lp::{name}.yaml" for name in DATA_SETS]
 WEIGHTS = {"global": 0.8, "upper": 0.2, "lower": 0.2}  # 1 - lambda2, lambda2, lambda2 with lambda2 = 0.2
 CONTRAST = [
-    {"loss": "MemoryContrast", "on": view, "memory": view, "against": None, "temperature": 0.05, "weight": weight}
+    {"loss": {"type": "MemoryContrast", "temperature": 0.05}, "feature": view, "memory": view, "teacher": None,
+        "weight": weight}
     for view, weight in WEIGHTS.items()
 ]
 DISTIL = [  # mu times the weights, with mu = 1
-    {"loss": "lp.FeatureDistil", "on": view, "memory": None, "against": "offline", "weight": weight}
+    {"loss": "lp.FeatureDistil", "feature": view, "memory": None, "teacher": "offline", "weight": weight}
     for view, weight in WEIGHTS.items()
 ]
 OFFLINE = {"offline": {"type": "Frozen", "weights": "stage:teacher", "statistics": "batch"}}
@@ -29,9 +30,9 @@ STATED = [
             "stages.*": {
                 "model": {"bn_group": 64, "backbone": {"name": "resnet50.tv_in1k", "pretrained": True}},
                 "streams.target.sampler": {"type": "PK", "identities": 16, "instances": 16},
-                "labels.levels.main.distance.lambda1": 0.15,
+                "labels.labellings.main.distance.lambda1": 0.15,
                 "optimizer": {"type": "Adam", "weight_decay": 5e-4},
-                "evaluate.on": "embed",
+                "evaluate.feature": "embed",
             },
         },
     ),
@@ -53,28 +54,28 @@ STATED = [
         f"{PAPER}, losses; the teacher labels and holds the centroids in the warm-up alone",
         PUBLISHED,
         {
-            "stages.*.memories": {view: {"on": view} for view in WEIGHTS},
+            "stages.*.memories": {view: {"feature": view} for view in WEIGHTS},
             "stages.teacher": {
                 "init": None,
                 "teachers": {},
-                "labels.levels.main.network": "student",
-                "memories.*": {"network": "student", "momentum": 0.1},
+                "labels.labellings.main.network": "student",
+                "memories.*": {"memory": {"momentum": 0.1}, "network": "student"},
                 "objective": CONTRAST,
             },
             "stages.warmup": {
                 "init": None,
-                "optimizer.moments": None,
+                "optimization.state_from": None,
                 "teachers": OFFLINE,
-                "labels.levels.main.network": "offline",
-                "memories.*": {"network": "offline", "momentum": 1.0},
+                "labels.labellings.main.network": "offline",
+                "memories.*": {"memory": {"momentum": 1.0}, "network": "offline"},
                 "objective": [*CONTRAST, *DISTIL],
             },
             "stages.student": {
                 "init": "stage:warmup",
-                "optimizer.moments": "stage:warmup",
+                "optimization.state_from": "stage:warmup",
                 "teachers": OFFLINE,
-                "labels.levels.main.network": "student",
-                "memories.*": {"network": "student", "momentum": 0.1},
+                "labels.labellings.main.network": "student",
+                "memories.*": {"memory": {"momentum": 0.1}, "network": "student"},
                 "objective": [*CONTRAST, *DISTIL],
             },
         },

@@ -20,7 +20,7 @@ PRETRAIN = {
     "epochs": 80,
     "iters": 100,
     "teachers": {},
-    "labels.levels": {},
+    "labels.labellings": {},
     "streams.source": {
         "labels": "identity",
         "sampler": {"identities": 16, "instances": 4},
@@ -28,10 +28,10 @@ PRETRAIN = {
     },
     "streams.target": {"labels": None, "sampler": {"type": "Shuffle", "batch": 64}, "transform.erase": 0, "views": {}},
     "objective": [
-        {"loss": "CrossEntropy", "smoothing": 0.1, "stream": "source", "on": "embed", "weight": 1.0},
-        {"loss": "Triplet", "margin": None, "stream": "source", "on": "pooled", "weight": 1.0},
+        {"loss": {"type": "CrossEntropy", "smoothing": 0.1}, "stream": "source", "feature": "embed", "weight": 1.0},
+        {"loss": {"type": "Triplet", "margin": None}, "stream": "source", "feature": "pooled", "weight": 1.0},
     ],
-    "optimizer.restart_every": None,
+    "optimization.restart_every": None,
     "schedule": [
         {"type": "LinearLR", "start_factor": 0.01, "end": 11},
         {"type": "MultiStepLR", "milestones": [40, 70], "gamma": 0.1},
@@ -39,7 +39,7 @@ PRETRAIN = {
     "evaluate.network": "student",
 }
 LOSSES = [  # of a network: 1 - a and a of hard and soft classes with a = 0.5, 1 - b and b of triplets with b = 0.8
-    {"loss": "CrossEntropy", "weight": 0.5, "smoothing": 0.1},
+    {"loss": {"type": "CrossEntropy", "smoothing": 0.1}, "weight": 0.5},
     {"loss": "mmt.SoftCrossEntropy", "weight": 0.5},
     {"loss": "Triplet", "weight": 0.2},
     {"loss": "mmt.SoftTriplet", "weight": 0.8},
@@ -68,12 +68,12 @@ STATED = [
                     "mean": {**TEACHER, "of": "student"},
                     "peer_mean": {**TEACHER, "of": "peer"},
                 },
-                "sees": {"student": ["target"], "mean": ["target"], "peer": ["second"], "peer_mean": ["second"]},
+                "network_streams": {"student": ["target"], "mean": ["target"], "peer": ["second"], "peer_mean": ["second"]},
                 "streams.target": {"sampler": BATCH, "transform.erase": 0.5, "views.second.erase": 0.5},
-                "labels.levels.main": {"network": ["mean", "peer_mean"], "flip": False, "relabel_every": 1},
-                "memories.*": {"rows": "centroid", "network": ["mean", "peer_mean"]},
+                "labels.labellings.main": {"network": ["mean", "peer_mean"], "flip": False, "relabel_every": 1},
+                "memories.*": {"memory": {"rows": "centroid"}, "network": ["mean", "peer_mean"]},
                 "objective": [*LOSSES, *LOSSES],
-                "optimizer.restart_every": 1,
+                "optimization.restart_every": 1,
                 "schedule": [],
                 "evaluate.network": "mean",
             },
@@ -85,7 +85,7 @@ STATED = [
             [f"mmt::{name}.yaml"],
             {
                 "data.domains": {"source.type": source, "target.type": target},
-                "stages.adapt.labels.levels.main.clusterer": {"type": "KMeans", "n_clusters": clusters},
+                "stages.adapt.labels.labellings.main.clusterer": {"type": "KMeans", "n_clusters": clusters},
             },
         )
         for name, (source, target, clusters) in PAIRS.items()
@@ -94,7 +94,7 @@ STATED = [
         "the released code's variant with DBSCAN",
         ["mmt::duke_to_market1501_dbscan.yaml"],
         {
-            "stages.adapt.labels.levels.main": {
+            "stages.adapt.labels.labellings.main": {
                 "clusterer": {"type": "AdaptiveDBSCAN", "share": 0.0016, "min_samples": 4},
                 "distance": {"type": "mmt.RerankingJaccard", "k1": 20, "k2": 6},
             }
@@ -104,12 +104,12 @@ STATED = [
         "the released code, also where training is short",
         SMALL,
         {
-            "stages.pretrain": {"labels.levels": {}, "optimizer.restart_every": None},
-            "stages.pretrain2": {"labels.levels": {}, "optimizer.restart_every": None},
+            "stages.pretrain": {"labels.labellings": {}, "optimization.restart_every": None},
+            "stages.pretrain2": {"labels.labellings": {}, "optimization.restart_every": None},
             "stages.adapt": {
-                "labels.levels.main.clusterer.type": "KMeans",
+                "labels.labellings.main.clusterer.type": "KMeans",
                 "objective": [*LOSSES, *LOSSES],
-                "optimizer.restart_every": 1,
+                "optimization.restart_every": 1,
             },
         },
     ),

@@ -22,17 +22,17 @@ SETTINGS = {  # eps, weight of the camera losses
 }
 ALWAYS = {"weight": 1.0, "from_epoch": 0, "until_epoch": None}
 LOSSES = [
-    {**ALWAYS, "loss": "pplr.PGLR", "on": "global", "beta": 0.5},
-    {**ALWAYS, "loss": "CrossEntropy", "on": "parts", "smoothing": 0.1, "until_epoch": 5},
-    {**ALWAYS, "loss": "pplr.AALS", "on": "parts", "from_epoch": 5},
-    {**ALWAYS, "loss": "Triplet", "on": "global", "margin": None, "normalize": False},
+    {**ALWAYS, "loss": {"type": "pplr.PGLR", "beta": 0.5}, "feature": "global"},
+    {**ALWAYS, "loss": {"type": "CrossEntropy", "smoothing": 0.1}, "feature": "parts", "until_epoch": 5},
+    {**ALWAYS, "loss": "pplr.AALS", "feature": "parts", "from_epoch": 5},
+    {**ALWAYS, "loss": {"type": "Triplet", "margin": None, "normalize": False}, "feature": "global"},
 ]
 
 
 def camera_losses(weight: float | None) -> list[dict[str, object]]:
     """Return the terms that read cameras, none without a weight."""
-    shared = {**ALWAYS, "loss": "pplr.CameraContrast", "weight": weight, "temperature": 0.07, "hard": 50}
-    return [{**shared, "on": feature} for feature in ("global", "parts")] if weight else []
+    shared = {**ALWAYS, "loss": {"type": "pplr.CameraContrast", "temperature": 0.07, "hard": 50}, "weight": weight}
+    return [{**shared, "feature": feature} for feature in ("global", "parts")] if weight else []
 
 
 STATED = [
@@ -45,8 +45,8 @@ STATED = [
                 "iters": 400,
                 "model": {"bn_group": 16, "backbone": {"name": "resnet50.tv_in1k", "pretrained": True}},
                 "streams.target.sampler.singles": "once",
-                "labels.levels.main.clusterer.min_samples": 4,
-                "optimizer": {"lr": 3.5e-4, "weight_decay": 5e-4, "lr_batch": 64},
+                "labels.labellings.main.clusterer.min_samples": 4,
+                "optimizer": {"lr": 3.5e-4, "weight_decay": 5e-4}, "optimization": {"lr_batch": 64},
                 "evaluate.domain": "target",
             },
         },
@@ -66,7 +66,7 @@ STATED = [
         Stated(
             "Cho et al. 2022, hyperparameters of each data set",
             [f"pplr::{name}.yaml"],
-            {"stages.adapt": {"labels.levels.main.clusterer.eps": eps, "objective": [*LOSSES, *camera_losses(weight)]}},
+            {"stages.adapt": {"labels.labellings.main.clusterer.eps": eps, "objective": [*LOSSES, *camera_losses(weight)]}},
         )
         for name, (eps, weight) in SETTINGS.items()
     ),

@@ -22,8 +22,8 @@ JOINT = [f"uda_baseline::joint_{name}.yaml" for name in PAIRS]
 SMALL = [
     f"uda_baseline::{name}_small.yaml" for name in ("market1501_c123_to_c456", "synthetic_to_market1501", "synthetic")
 ]
-EMBED = {"loss": "CrossEntropy", "on": "embed", "weight": 1.0}
-POOLED = {"loss": "Triplet", "margin": None, "on": "pooled", "weight": 1.0}
+EMBED = {"loss": "CrossEntropy", "feature": "embed", "weight": 1.0}
+POOLED = {"loss": {"type": "Triplet", "margin": None}, "feature": "pooled", "weight": 1.0}
 PRETRAIN_LOSSES = [{**EMBED, "smoothing": 0.1, "stream": "source"}, {**POOLED, "stream": "source"}]
 ADAPT_LOSSES = [
     {**EMBED, "smoothing": 0.0, "stream": "target", "memory": ["identities", "clusters"]},
@@ -51,13 +51,13 @@ STATED = [
             },
             "stages.adapt": {
                 "model.domain_bn": True,
-                "optimizer.restart_every": 1,
+                "optimization.restart_every": 1,
                 "schedule": [],
                 "streams.*": {
                     "sampler": {"identities": 16, "instances": 4, "singles": "once"},
                     "transform.erase": 0.5,
                 },
-                "labels.levels.main": {
+                "labels.labellings.main": {
                     "distance": {"k1": 30, "k2": 6},
                     "clusterer": {"type": "DBSCAN", "eps": 0.6, "min_samples": 4},
                 },
@@ -78,7 +78,7 @@ STATED = [
                 "epochs": 80,
                 "iters": 200,
                 "model.domain_bn": False,
-                "labels.levels": {},
+                "labels.labellings": {},
                 "teachers": {},
                 "streams": {
                     "*.transform.erase": 0,
@@ -86,7 +86,7 @@ STATED = [
                 },
                 "memories.*.rows": "random",
                 "objective": PRETRAIN_LOSSES,
-                "optimizer.restart_every": None,
+                "optimization.restart_every": None,
                 "schedule": [{"end": 11}, {"milestones": [40, 70]}],
                 "evaluate.network": "student",
             },
@@ -95,7 +95,7 @@ STATED = [
                 "iters": 300,
                 "init": "stage:pretrain",
                 "teachers.mean": {"type": "EMA", "of": "student", "momentum": 0.999, "warmup": True},
-                "labels.levels.main": {"network": "mean", "relabel_every": 6},
+                "labels.labellings.main": {"network": "mean", "relabel_every": 6},
                 "memories.*.rows": "uniform",
                 "objective": ADAPT_LOSSES,
                 "evaluate.network": "mean",
@@ -112,7 +112,7 @@ STATED = [
                 "init": None,
                 "teachers": {},
                 "model.backbone": {"type": "Timm", "name": "resnet50.tv_in1k"},
-                "labels.levels.main": {"network": "student", "relabel_every": 1},
+                "labels.labellings.main": {"network": "student", "relabel_every": 1},
                 "memories": {"identities.rows": "random", "clusters.rows": "centroid"},
                 "objective": JOINT_LOSSES,
             }
@@ -122,14 +122,14 @@ STATED = [
         "the released code of UDAStrongBaseline, also where training is short",
         SMALL,
         {
-            "stages.pretrain": {"model.domain_bn": False, "objective": PRETRAIN_LOSSES, "optimizer.restart_every": None},
-            "stages.adapt": {"model.domain_bn": True, "objective": ADAPT_LOSSES, "optimizer.restart_every": 1},
+            "stages.pretrain": {"model.domain_bn": False, "objective": PRETRAIN_LOSSES, "optimization.restart_every": None},
+            "stages.adapt": {"model.domain_bn": True, "objective": ADAPT_LOSSES, "optimization.restart_every": 1},
         },
     ),
     Stated(
         "the released code of OpenUnReID's strong baseline, also where training is short",
         ["uda_baseline::joint_market1501_c123_to_c456_small.yaml"],
-        {"stages.adapt": {"model.domain_bn": True, "objective": JOINT_LOSSES, "optimizer.restart_every": 1}},
+        {"stages.adapt": {"model.domain_bn": True, "objective": JOINT_LOSSES, "optimization.restart_every": 1}},
     ),
 ]
 
