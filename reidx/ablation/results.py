@@ -177,13 +177,8 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 def as_text(value: str) -> str:
     """A string as a cell of a CSV file that no spreadsheet takes for a formula: with a ``'`` before it where it begins like
-    one, or with a ``'`` of its own. :func:`from_text` is the inverse."""
+    one, or with a ``'`` of its own. Dropping a leading ``'`` gives the string back."""
     return f"'{value}" if _FORMULA.match(value) and not _NUMBER.fullmatch(value) else value
-
-
-def from_text(cell: str) -> str:
-    """The string that :func:`as_text` made a cell of."""
-    return cell.removeprefix("'")
 
 
 def write_records(results: Results) -> list[Path]:

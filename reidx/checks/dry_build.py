@@ -16,7 +16,7 @@ from reidx.config.node import KeyPath, dotted
 from reidx.config.schema import Stage
 from reidx.data.domains import Domains
 from reidx.errors import CheckpointError, ConfigError
-from reidx.machine.device import device_of_this_process
+from reidx.machine.devices import device_of_this_process
 from reidx.models.compiler import try_compiler
 from reidx.models.forward import check_parts
 from reidx.models.network import Network, build_network

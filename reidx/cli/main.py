@@ -38,7 +38,7 @@ COMMANDS = {
     "plugins": "the installed plugins, and why one is not in use",
     "new-plugin": "write a plugin to begin with: a component, a config, tests",
 }
-"""The core's own commands; each is a module here, ``_`` for ``-``, with ``add_arguments(parser)`` and
+"""The commands; each is a module here, ``_`` for ``-``, with ``add_arguments(parser)`` and
 ``run(arguments) -> exit code``."""
 
 
@@ -109,17 +109,9 @@ def _own_parser() -> Parser:
 
 
 def _command_table() -> str:
-    rows = dict(COMMANDS) | {name: f"from {plugin.origin}" for name, plugin in _plugin_commands().items()}
-    width = max(map(len, rows))
-    lines = [f"  {name:<{width}}  {text}" for name, text in rows.items()]
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
     return "\n".join(["", "commands:", *lines, "", "`reidx COMMAND --help` tells more about one."])
-
-
-def _plugin_commands() -> dict:
-    """Plugins by the full names of their commands, ``namespace.name``: like components, so that none can clash."""
-    from reidx.registry.discovery import plugins
-
-    return {f"{plugin.namespace}.{name}": plugin for plugin in plugins() for name in plugin.commands}
 
 
 def parser_of(name: str) -> Parser:
@@ -144,12 +136,7 @@ def _dispatch(name: str, words: list[str]) -> int:
             raise
         except BaseException as end:  # a SystemExit(0) would pass for success, and nothing has come of it
             raise Exits(f"the program was ended by {type(end).__name__}({plain(end)}) before it was done") from end
-    known = _plugin_commands()
-    if name in known:
-        from reidx.registry.discovery import run_command
-
-        return run_command(known[name], name.partition(".")[2], words)
-    close = difflib.get_close_matches(name, [*COMMANDS, *known], n=1)
+    close = difflib.get_close_matches(name, COMMANDS, n=1)
     hint = f"Did you mean {close[0]}?" if close else "`reidx --help` lists the commands."
     raise _NoCommand(f"There is no command {name!r}. {hint}")
 

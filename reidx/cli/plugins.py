@@ -32,13 +32,9 @@ def _row(plugin: Plugin) -> tuple[str, str, str]:
         text = f"NOT IN USE: {plugin.problem}"
     else:
         title = plugin.info.title if plugin.info else ""
-        text = f"{title} ({_count(len(plugin.entries), 'component')}{_commands(plugin)})"
+        text = f"{title} ({_count(len(plugin.entries), 'component')})"
     return plugin.namespace or CORE, plugin.origin, text
 
 
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
-def _commands(plugin: Plugin) -> str:
-    return "".join(f", command {plugin.namespace}.{name}" for name in plugin.commands)

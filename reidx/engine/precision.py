@@ -11,7 +11,7 @@ from reidx import distributed
 from reidx.config.schema import Stage
 from reidx.errors import ConfigError
 from reidx.machine import devices
-from reidx.machine.device import device_of_this_process
+from reidx.machine.devices import device_of_this_process
 
 TRIES = 3
 """Measurements that may find bf16 slower on a device with units for it, before that is believed."""

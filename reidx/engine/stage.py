@@ -26,7 +26,7 @@ from reidx.engine.relabel import Extractor, Relabeller
 from reidx.engine.runner import ReidRunner
 from reidx.evaluation import Details, evaluate
 from reidx.evaluation.domain_probe import domain_probe
-from reidx.machine.device import device_of_this_process
+from reidx.machine.devices import device_of_this_process
 from reidx.machine.threads import Watch
 from reidx.models.compiler import compiled
 from reidx.optim.moments import take_moments

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from reidx.errors import ConfigError
 from reidx.registry.seam import call, watching
 
 JUNK = -1  # Market-1501's identity number for boxes that show no person well enough to count either way
@@ -49,20 +48,6 @@ class NoCameraFilter(Protocol):
 
     def __init__(self) -> None:
         super().__init__("no_camera_filter", "1", camera_filter=False)
-
-
-PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (Market1501(), NoCameraFilter())}
-
-
-def protocol_named(protocol: str | Protocol) -> Protocol:
-    """The protocol of that name, or the object itself; ConfigError names those there are."""
-    if isinstance(protocol, Protocol):
-        return protocol
-    if protocol not in PROTOCOLS:
-        raise ConfigError(
-            f"evaluate: unknown protocol {protocol!r}; choose one of {', '.join(sorted(PROTOCOLS))}."
-        )
-    return PROTOCOLS[protocol]
 
 
 def matched(
@@ -143,8 +128,7 @@ def no_match(
     elif rule.camera_filter:
         advice = (
             f"{len(common)} identities are on both sides, but never under two cameras; protocol {rule.name} ignores "
-            "matches of the query's own camera. If the data set has no cameras (or one), use protocol no_camera_filter "
-            "(NoCameraFilter in a config)."
+            "matches of the query's own camera. If the data set has no cameras (or one), set evaluate.protocol: NoCameraFilter."
         )
     else:
         advice = f"Protocol {rule.name} ignores every match."

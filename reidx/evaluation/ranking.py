@@ -21,7 +21,7 @@ from torch import Tensor
 
 from reidx.errors import ConfigError, DataError
 from reidx.evaluation.counting import count_ranks
-from reidx.evaluation.protocols import Protocol, no_match, protocol_named
+from reidx.evaluation.protocols import Market1501, Protocol, no_match
 from reidx.evaluation.reranking import Reranking
 from reidx.labels.compiled import in_threads
 from reidx.labels.features import checked, unit
@@ -29,6 +29,7 @@ from reidx.labels.neighbours.candidates import UNDERFLOW, exact_products
 from reidx.registry.seam import call
 
 _BLOCK_BYTES = 32 << 20
+_RANKS = 50
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Evaluation:
 
     mAP: float
     mINP: float
-    cmc: np.ndarray  # (max_rank,), rank-1 at index 0
+    cmc: np.ndarray  # (50,), rank-1 at index 0
     valid_queries: int
     card: dict[str, Any] = field(repr=False)
     details: Details | None = field(default=None, repr=False)
@@ -59,12 +60,11 @@ def evaluate(
     gallery_ids: Any,
     query_cams: Any = None,
     gallery_cams: Any = None,
-    protocol: str | Protocol = "market1501",
+    protocol: Protocol | None = None,
     metric: str = "euclidean",
     *,
     own: np.ndarray | None = None,
     reranking: Reranking | None = None,
-    max_rank: int = 50,
     details: bool = False,
     top: int = 10,
     device: str | torch.device | None = None,
@@ -73,14 +73,15 @@ def evaluate(
 
     Ids and cameras are integers, one per image. AP is the mean of the precision at each match, not interpolated; mINP
     the mean of matches / rank of the last match; both over the queries that have a match. Equal distances are ordered
-    by gallery index. `metric` is "euclidean", on the features as they are, or "cosine". `own` (M, 2)
-    are pairs of positions of a query and a gallery image that are one image: the query ignores it. `reranking` is what `rerank`
-    returned for the same features. With `details` the result also holds AP and the `top` nearest images of each query.
+    by gallery index. `protocol` is by default Market1501. `metric` is "euclidean", on the features as they are, or
+    "cosine". `own` (M, 2) are pairs of positions of a query and a gallery image that are one image: the query ignores it.
+    `reranking` is the result of `rerank` on the same features. With `details` the result also holds AP and the `top`
+    nearest images of each query.
     `device` says where the distances are computed, by default where the query features are.
 
     Raises DataError for features that are not finite, lengths that differ, and when no query has a match.
     """
-    rule = protocol_named(protocol)
+    rule = Market1501() if protocol is None else protocol
     query, gallery = checked(query_features, "query features"), checked(gallery_features, "gallery features")
     if query.shape[1] != gallery.shape[1]:
         raise DataError(
@@ -116,7 +117,7 @@ def evaluate(
     valid = first > 0
     if not valid.any():
         raise DataError(no_match(rule, q_ids, g_ids, q_cams, g_cams, own))
-    histogram = np.bincount(first[valid] - 1, minlength=max_rank)
+    histogram = np.bincount(first[valid] - 1, minlength=_RANKS)
     card = {
         "protocol": rule.name,
         "protocol_version": rule.version,
@@ -137,7 +138,7 @@ def evaluate(
     return Evaluation(
         mAP=float(ap[valid].mean()),
         mINP=float(inp[valid].mean()),
-        cmc=np.cumsum(histogram)[:max_rank] / valid.sum(),
+        cmc=np.cumsum(histogram)[:_RANKS] / valid.sum(),
         valid_queries=int(valid.sum()),
         card=card,
         details=Details(ap, first, nearest) if details else None,
@@ -171,7 +172,7 @@ def _cameras(values: Any, count: int, name: str, rule: Protocol) -> np.ndarray:
         if rule.camera_filter:
             raise DataError(
                 f"evaluate: protocol {rule.name} ignores matches of the query's own camera, but {name} is None: "
-                "the data set has no cameras. Use protocol no_camera_filter."
+                "the data set has no cameras. Set evaluate.protocol: NoCameraFilter."
             )
         return np.full(count, -1, np.int64)
     return _integers(values, count, name)

@@ -14,6 +14,18 @@ from scipy.sparse import csr_array, issparse
 
 from reidx.errors import ConfigError, DataError
 from reidx.labels.compiled import compiled, in_threads
+from reidx.machine.free_memory import free_memory
+
+
+def refuse_beyond(needed: float, what: str) -> None:
+    """Raise :class:`DataError` where ``what``, made of a graph, needs more bytes than are free."""
+    free = free_memory()
+    if needed > free:
+        raise DataError(
+            f"{what} would take {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free. Where nearly every image is "
+            "near every other, the network may have collapsed: lower its learning rate, or start from better weights; else let "
+            "the distance keep fewer pairs (a smaller k or k1)."
+        )
 
 
 def checked_graph(graph: Any, images: int | None = None, name: str = "neighbour graph") -> csr_array:

@@ -1,4 +1,4 @@
-"""How fast a device multiplies in bf16: known from its features, and measured."""
+"""The device of this process, and how fast a device multiplies in bf16: by its features, and measured."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ WITHOUT_UNITS = ("sse41", "avx", "avx2", "avx2_vnni", "avx2_vnni_2", "avx512_cor
 
 ROUNDS = 4
 """Steps of each precision that are timed; the quickest counts."""
+
+
+def device_of_this_process() -> torch.device:
+    """The accelerator of this process if there is one, else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def bf16_units(device: torch.device = CPU) -> str | None:

@@ -16,16 +16,14 @@ import logging
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from reidx._version import __version__
-from reidx.errors import ConfigError, PluginError, ReidxError
+from reidx.errors import ConfigError, PluginError
 from reidx.outline.source import package_folder
-from reidx.registry.constructor import place_of
-from reidx.registry.describing import plain
 from reidx.registry.loading import Loading
 from reidx.registry.plugin import Plugin, guarded, read_hooks
 from reidx.registry.registry import Registry
@@ -80,44 +78,7 @@ def check(plugin: Plugin) -> list[str]:
             _config_folder(plugin)
         except ConfigError as error:
             faults.append(str(error))
-    for name in plugin.commands:
-        try:
-            load_command(plugin, name)
-        except PluginError as error:
-            faults.append(str(error))
     return faults
-
-
-def load_command(plugin: Plugin, name: str) -> Callable[[Sequence[str]], int]:
-    """The function behind one of the plugin's commands; raises :class:`PluginError` when it cannot be had."""
-    target = plugin.commands[name]
-    module, _, attribute = target.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        what = f"command {name} (from {plugin.origin}, {target})"
-        raise PluginError(f"{what} cannot be loaded: {plain(error) or type(error).__name__}.") from error
-
-
-def run_command(plugin: Plugin, name: str, words: Sequence[str]) -> int:
-    """The exit code of one of the plugin's commands. What it raises, but for its own exit, is a :class:`PluginError`."""
-    function = load_command(plugin, name)
-    who = f"command {plugin.namespace}.{name} (from {plugin.origin}, {plugin.commands[name]})"
-    wanted = "A command is given the list of arguments after its name and returns its exit code, a whole number or None"
-    try:
-        code = function(words)
-    except (KeyboardInterrupt, SystemExit, ReidxError, BrokenPipeError):
-        raise
-    except BaseException as error:
-        own = _own_frame(plugin, error)
-        at = own[1] if own else place_of(function)
-        failed = f"{who} failed: {type(error).__name__}: {plain(error)} ({at})."
-        raise PluginError(f"{failed} {wanted}; it was given {words}.") from error
-    if code is not None and not isinstance(code, int):
-        raise PluginError(f"{who} returned {plain(code, 60)!r} ({place_of(function)}). {wanted}.")
-    return code or 0
 
 
 def owner_of(error: BaseException) -> str | None:
@@ -138,8 +99,7 @@ def owner_of(error: BaseException) -> str | None:
 
 def _own_frame(plugin: Plugin, error: BaseException) -> tuple[str, str] | None:
     """The last module of a plugin's own packages that an error came through, and the line."""
-    targets = [entry.component.target for entry in plugin.entries] + list(plugin.commands.values())
-    tops = {target.partition(":")[0].partition(".")[0] for target in targets}
+    tops = {entry.component.target.partition(":")[0].partition(".")[0] for entry in plugin.entries}
     found: tuple[str, str] | None = None
     link: BaseException | None = error
     while link is not None:

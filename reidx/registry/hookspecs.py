@@ -1,4 +1,4 @@
-"""The plugin API: the four hooks a plugin package may implement, and what they return.
+"""The plugin API: the three hooks a plugin package may implement, and what they return.
 
 A plugin is an installed distribution with an entry point in the group ``reidx.plugins``; the entry point's name is the
 plugin's namespace, its value an import-light module that carries the hook implementations (marked ``@hookimpl``).
@@ -6,7 +6,7 @@ plugin's namespace, its value an import-light module that carries the hook imple
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pluggy
@@ -60,10 +60,3 @@ class ReidxSpec:
     @hookspec(firstresult=True)
     def reidx_configs(self) -> tuple[str, str]:  # type: ignore[empty-body]
         """Package and folder of the plugin's configs: ``("reidx_lf2", "configs")`` is what ``lf2::…`` reads."""
-
-    @hookspec(firstresult=True)
-    def reidx_commands(self) -> Mapping[str, str]:  # type: ignore[empty-body]
-        """Extra commands, ``{"name": "module:function"}``; the function takes the list of arguments after the name."""
-
-
-CommandTarget = Callable[[Sequence[str]], int]

@@ -6,8 +6,8 @@ import difflib
 import inspect
 import re
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,8 +25,7 @@ T = TypeVar("T")
 class Plugin:
     """One plugin as found: who it is and what it brings, or the ``problem`` that keeps it out.
 
-    The core is one too, with the empty namespace. ``configs`` are package and folder, ``commands`` map a name
-    to ``"module:function"``.
+    The core is one too, with the empty namespace. ``configs`` are package and folder.
     """
 
     namespace: str
@@ -35,7 +34,6 @@ class Plugin:
     info: PluginInfo | None = None
     entries: Sequence[Entry] = ()
     configs: tuple[str, str] | None = None
-    commands: Mapping[str, str] = field(default_factory=dict)
     problem: str = ""
     chosen: bool = True  # False: not broken, but left out by REIDX_PLUGINS
 
@@ -66,8 +64,7 @@ def read_hooks(plugin: Plugin, module: object) -> Plugin:
     described = replace(plugin, info=info)
     entries = _check_components(ask("reidx_components") or (), described)
     configs = _check_configs(ask("reidx_configs"))
-    commands = _check_commands(ask("reidx_commands") or {})
-    return replace(described, entries=entries, configs=configs, commands=commands)
+    return replace(described, entries=entries, configs=configs)
 
 
 def _check_info(info: object) -> PluginInfo:
@@ -109,7 +106,7 @@ def _check_components(components: object, plugin: Plugin) -> list[Entry]:
             raise PluginError(f"reidx_components lists a {type(component).__name__}, not a Component")
         if not component.name.isidentifier():
             raise PluginError(f"component {component.name!r} must be a plain name; reidx adds the namespace")
-        _check_target(f"component {component.name}", component.target, "Class")
+        _check_target(f"component {component.name}", component.target)
         unique.add(Entry(component, plugin.namespace, plugin.origin))
     return list(unique.entries())
 
@@ -123,17 +120,9 @@ def _check_configs(configs: object) -> tuple[str, str] | None:
     raise PluginError(f"reidx_configs returned {configs!r}, not (package, folder)")
 
 
-def _check_commands(commands: object) -> dict[str, str]:
-    if not isinstance(commands, Mapping):
-        raise PluginError(f"reidx_commands returned {type(commands).__name__}, not a dict")
-    for name, target in commands.items():
-        _check_target(f"command {name}", target, "function")
-    return dict(commands)
-
-
-def _check_target(what: str, target: object, attribute: str) -> None:
+def _check_target(what: str, target: object) -> None:
     if not (isinstance(target, str) and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", target)):
-        raise PluginError(f"{what} names {target!r}; write it as 'module:{attribute}'")
+        raise PluginError(f"{what} names {target!r}; write it as 'module:Class'")
 
 
 def guarded(action: Callable[[], T], doing: str, own: str = "") -> T:

@@ -14,7 +14,7 @@ from reidx.config.config import Config
 from reidx.config.schema import Stage
 from reidx.config.yaml_tree import tree_hash
 from reidx.errors import CheckpointError, RunError
-from reidx.machine.device import device_of_this_process
+from reidx.machine.devices import device_of_this_process
 from reidx.runs import checkpoint as checkpoints
 from reidx.runs.lock import locked
 from reidx.runs.manifest import namespaces

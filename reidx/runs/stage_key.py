@@ -9,7 +9,7 @@ from reidx.config.config import Config
 from reidx.config.node import KeyPath, dotted
 from reidx.config.schema import Stage
 from reidx.config.yaml_tree import tree_hash
-from reidx.machine.device import device_of_this_process
+from reidx.machine.devices import device_of_this_process
 from reidx.runs.manifest import WITHOUT_EFFECT, namespaces
 from reidx.runs.named_files import by_content, digests_of
 

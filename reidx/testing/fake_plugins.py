@@ -25,19 +25,11 @@ def reidx_plugin():
 def reidx_components():
     return [Component("loss", "Zero", "{module}:Zero", {{"scale": 2.0}})]
 
-@hookimpl
-def reidx_commands():
-    return {{"greet": "{module}:greet"}}
-
 class Zero:
     """Nothing, scaled."""
 
     def __init__(self, scale: float = 1.0) -> None:
         self.scale = scale
-
-def greet(arguments):
-    print("hello", *arguments)
-    return 7
 '''
 
 

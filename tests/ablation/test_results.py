@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.stats import ttest_1samp
 
 from reidx.ablation.plan import Plan, Run
-from reidx.ablation.results import Results, as_text, from_text, write_records
+from reidx.ablation.results import Results, as_text, write_records
 from reidx.ablation.schedule import SweepListener, SweepState, sweep_state_of
 from reidx.ablation.tables import latex, markdown
 from reidx.ablation.writing import Reporting, write_results
@@ -298,7 +298,7 @@ FORMULAS = ["=1+1", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", "\n=1", " =1", "=
 @pytest.mark.parametrize("label", [*FORMULAS, "plain", "a=b", "1", "-1", "+0.5", "-1e-3", "", "eps = 0.5", "a'b", "-+ 0.02"])
 def test_no_cell_begins_like_a_formula_and_each_reads_back(label: str) -> None:
     cell = as_text(label)
-    assert from_text(cell) == label
+    assert cell.removeprefix("'") == label
     try:
         float(label.replace("\u2212", "x"))  # a number is none
     except ValueError:
@@ -316,7 +316,7 @@ def test_records_with_labels_like_formulas_read_back(planned: Callable[..., Plan
     write_records(found)
     with open(plan.home / "results.csv", encoding="utf-8", newline="") as handle:
         head, *rows = csv.reader(handle)
-    assert head[1] == "'=axis" and [from_text(row[1]) for row in rows] == list(labels)
+    assert head[1] == "'=axis" and [row[1].removeprefix("'") for row in rows] == list(labels)
     assert [row[1] for row in rows] == ["'=1+1", "'@x", "'-a | <b>", "'+c", "''d", "-1"]
     assert all(not cell.startswith(("=", "+", "@")) for row in rows for cell in row)
     assert "| -a \\| \\<b\\> |" in markdown(found)

@@ -54,17 +54,13 @@ def test_cheap_commands_import_nothing_heavy(fake_plugins, words):
     }
 
 
-def test_help_lists_own_and_plugin_commands_and_runs_them(fake_plugins):
-    fake_plugins.add("well")
+def test_help_lists_commands_without_complaints(fake_plugins):
     fake_plugins.add("ill", "import torchfoo")
     done = fake_plugins.run("--help")
     assert done.returncode == 0
     assert done.stderr == ""  # help is not the place for complaints about plugins
-    for name in (*COMMANDS, "well.greet"):
+    for name in COMMANDS:
         assert f"\n  {name} " in done.stdout
-    assert "from reidx-well 0.1" in done.stdout
-    done = fake_plugins.run("well.greet", "you", "--there")
-    assert (done.returncode, done.stdout) == (7, "hello you --there\n")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
 import sys
 from collections.abc import Callable
@@ -337,49 +338,26 @@ def test_learning_rate_that_is_none(rate):
         refuse_odd_rates({"lr": [0.1, rate]})
 
 
-# ---- commands of plugins
-
-COMMAND = '''
-from reidx import PluginInfo, hookimpl
+FAILS = '''
+from reidx import Component, PluginInfo, hookimpl
 @hookimpl
 def reidx_plugin():
     return PluginInfo(title="A plugin", api=1, licence="MIT")
 @hookimpl
-def reidx_commands():
-    return {"go": "{module}:go"}
-def go(words):
-    ACTION
+def reidx_components():
+    return [Component("loss", "Own", "{module}:Own")]
+def go():
+    1 / 0
 '''
-
-
-@pytest.mark.parametrize(
-    ("action", "fault"),
-    [
-        ("raise ValueError('kaputt')", "failed: ValueError: kaputt"),
-        ("raise GeneratorExit", "failed: GeneratorExit"),
-        ("return 'done'", "returned 'done'"),
-        ("return 1.5", "returned '1.5'"),
-    ],
-)
-def test_command_of_a_plugin(fake_plugins, action, fault):
-    from reidx.registry.discovery import run_command
-
-    fake_plugins.add("mine", COMMAND.replace("ACTION", action))
-    _, found = fake_plugins.discover()
-    with pytest.raises(ReidxError) as raised:
-        run_command(found["mine"][0], "go", ["a"])
-    text = str(raised.value)
-    assert "command mine.go (from reidx-mine 0.1, fake_reidx_mine:go)" in text and fault in text
-    assert "fake_reidx_mine.py:" in text and "A command is given the list of arguments" in text
 
 
 def test_error_that_came_through_a_plugin_by_other_ways(fake_plugins, monkeypatch):
     from reidx.registry import discovery as plugins
 
-    fake_plugins.add("mine", COMMAND.replace("ACTION", "1 / 0"))
+    fake_plugins.add("mine", FAILS)
     known, found = fake_plugins.discover()
     with pytest.raises(ZeroDivisionError) as raised:
-        plugins.load_command(found["mine"][0], "go")([])
+        importlib.import_module("fake_reidx_mine").go()
     with plugins.installed(known, found["mine"]):
         owner = plugins.owner_of(raised.value)
         assert owner == f"the plugin mine (from reidx-mine 0.1), {Path(fake_plugins.folder / 'fake_reidx_mine.py')}:10."

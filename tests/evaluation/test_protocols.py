@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reidx.errors import DataError
-from reidx.evaluation import evaluate
-from reidx.evaluation.protocols import counted, matched, protocol_named
+from reidx.evaluation import Market1501, NoCameraFilter, evaluate
+from reidx.evaluation.protocols import counted, matched
 
-PROTOCOLS = ("market1501", "no_camera_filter")
+PROTOCOLS = (Market1501(), NoCameraFilter())
 
 
 def naive(rule, q_ids, g_ids, q_cams, g_cams, own):
@@ -39,11 +39,10 @@ def made(seed: int, queries: int, images: int, pairs: int):
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6), queries=st.integers(1, 9), images=st.integers(1, 30), pairs=st.integers(0, 12),
-    name=st.sampled_from(PROTOCOLS),
+    rule=st.sampled_from(PROTOCOLS),
 )  # fmt: skip
-def test_which_queries_have_a_match_equals_the_loop(seed, queries, images, pairs, name):
+def test_which_queries_have_a_match_equals_the_loop(seed, queries, images, pairs, rule):
     known, own = made(seed, queries, images, pairs)
-    rule = protocol_named(name)
     assert matched(rule, *known, own).tolist() == [bool(m) for m in naive(rule, *known, own)]
     assert matched(rule, *known).tolist() == [bool(m) for m in naive(rule, *known, own[:0])]
     lost = [set(a) - set(b) for a, b in zip(naive(rule, *known, own[:0]), naive(rule, *known, own))]
@@ -51,15 +50,15 @@ def test_which_queries_have_a_match_equals_the_loop(seed, queries, images, pairs
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10**6), pairs=st.integers(0, 30), name=st.sampled_from(PROTOCOLS))
-def test_an_image_is_not_its_own_match(seed, pairs, name):
+@given(seed=st.integers(0, 10**6), pairs=st.integers(0, 30), rule=st.sampled_from(PROTOCOLS))
+def test_an_image_is_not_its_own_match(seed, pairs, rule):
     known, own = made(seed, 8, 25, pairs)
-    rule, random = protocol_named(name), np.random.default_rng(seed)
+    random = np.random.default_rng(seed)
     features = torch.from_numpy(random.normal(size=(33, 4)).astype(np.float32))
     query, gallery = features[:8], features[8:]
     expected = naive(rule, *known, own)
     try:
-        result = evaluate(query, gallery, *known, protocol=name, own=own, details=True, top=25)
+        result = evaluate(query, gallery, *known, protocol=rule, own=own, details=True, top=25)
     except DataError:
         assert not any(expected)
         return
@@ -82,8 +81,8 @@ def test_a_query_whose_only_match_is_itself_has_none():
     one = torch.tensor([[0.0], [5.0]])
     own = np.array([[0, 0], [1, 1]])
     with pytest.raises(DataError, match=r"no query has a match.* 2 of 2 queries are gallery images, too, and an image is not"):
-        evaluate(one, one, [1, 2], [1, 2], protocol="no_camera_filter", own=own)
-    assert evaluate(one, one, [1, 2], [1, 2], protocol="no_camera_filter").mAP == 1
+        evaluate(one, one, [1, 2], [1, 2], protocol=NoCameraFilter(), own=own)
+    assert evaluate(one, one, [1, 2], [1, 2], protocol=NoCameraFilter()).mAP == 1
 
 
 def test_ids_beyond_int64_do_not_wrap_to_junk():
@@ -91,8 +90,8 @@ def test_ids_beyond_int64_do_not_wrap_to_junk():
     big = np.array([2**64 - 1, 3], np.uint64)
     for ids in (big, torch.tensor([2**63 - 1, 3]).to(torch.uint64).numpy() + np.uint64(1)):
         with pytest.raises(DataError, match=r"query_ids holds (18446744073709551615|9223372036854775808), .* Number them"):
-            evaluate(features, features, ids, [3, 4], protocol="no_camera_filter")
+            evaluate(features, features, ids, [3, 4], protocol=NoCameraFilter())
     with pytest.raises(DataError, match="gallery_cams holds 18446744073709551615"):
         evaluate(features, features, [3, 4], [3, 4], [0, 0], big)
     small = np.array([3, 2**63 - 1], np.uint64)
-    assert evaluate(features, features, small, small, protocol="no_camera_filter").valid_queries == 2
+    assert evaluate(features, features, small, small, protocol=NoCameraFilter()).valid_queries == 2

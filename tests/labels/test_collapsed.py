@@ -23,8 +23,8 @@ from reidx.labels import (
     jaccard,
     knn,
     neighbours,
-    room,
 )
+from reidx.labels import graph as neighbour_graph
 from reidx.labels.neighbours.duplicates import kinds
 from reidx.labels.pipeline import LabelPipeline
 from reidx.machine import free_memory as memory
@@ -176,7 +176,7 @@ def test_columns_that_all_rows_share_are_not_looked_at_for_hours(monkeypatch: py
 @pytest.mark.parametrize("clusterer", [HDBSCAN(), InfoMap(), AdaptiveDBSCAN(0.5)])
 def test_clusterers_say_how_much_memory_a_graph_would_take(monkeypatch: pytest.MonkeyPatch, clusterer: object) -> None:
     graph = Cosine(20)(torch.rand(200, 8, generator=torch.Generator().manual_seed(0)))
-    monkeypatch.setattr(room, "free_memory", lambda: 1e4)
+    monkeypatch.setattr(neighbour_graph, "free_memory", lambda: 1e4)
     with pytest.raises(DataError, match=r"(distances|links) of 200 images would take 0\.\d GB, but 0\.0 GB are free"):
         clusterer(graph)  # type: ignore[operator]
 

@@ -48,7 +48,7 @@ BROKEN = {
     ),
     "unknown hook": (
         INFO + "@hookimpl\ndef unheard_of():\n    return []\n",
-        "there is no hook unheard_of; the hooks are reidx_plugin, reidx_components, reidx_configs, reidx_commands",
+        "there is no hook unheard_of; the hooks are reidx_plugin, reidx_components, reidx_configs",
     ),
     "unmarked hook": (
         INFO + "def reidx_components():\n    return []\n",
@@ -104,10 +104,6 @@ BROKEN = {
     "configs not a pair": (
         INFO + "@hookimpl\ndef reidx_configs():\n    return 'configs'\n",
         "reidx_configs returned 'configs', not (package, folder)",
-    ),
-    "command without a colon": (
-        INFO + "@hookimpl\ndef reidx_commands():\n    return {'go': 'pkg.go'}\n",
-        "command go names 'pkg.go'; write it as 'module:function'",
     ),
 }
 
@@ -235,16 +231,11 @@ def test_component_module_that_exits_is_an_error_of_that_component(fake_plugins)
         registry.find("loss", "late.GSL").load()
 
 
-def test_check_finds_missing_configs_and_commands(fake_plugins):
-    source = INFO + (
-        "@hookimpl\ndef reidx_configs():\n    return 'fake_reidx_late', 'configs'\n"
-        "@hookimpl\ndef reidx_commands():\n    return {'go': 'fake_reidx_late:go'}\n"
-    )
-    fake_plugins.add("late", source)
+def test_check_finds_missing_configs(fake_plugins):
+    fake_plugins.add("late", INFO + "@hookimpl\ndef reidx_configs():\n    return 'fake_reidx_late', 'configs'\n")
     _, found = fake_plugins.discover()
-    faults = check(found["late"][0])
-    assert "no folder 'configs' in the package fake_reidx_late" in faults[0]
-    assert "command go (from reidx-late 0.1, fake_reidx_late:go) cannot be loaded" in faults[1]
+    (fault,) = check(found["late"][0])
+    assert "no folder 'configs' in the package fake_reidx_late" in fault
 
 
 def test_selection_reads_only_the_named_plugins(fake_plugins, monkeypatch):
@@ -322,6 +313,6 @@ def test_hook_documentation_is_complete():
     from reidx.registry.hookspecs import ReidxSpec
 
     hooks = {name: hook for name, hook in vars(ReidxSpec).items() if name.startswith("reidx_")}
-    assert list(hooks) == ["reidx_plugin", "reidx_components", "reidx_configs", "reidx_commands"]
+    assert list(hooks) == ["reidx_plugin", "reidx_components", "reidx_configs"]
     for hook in hooks.values():
         assert hook.__doc__ and hook.__annotations__["return"]

@@ -9,8 +9,7 @@ from scipy.sparse import csr_array, triu
 
 from reidx.errors import ConfigError, DataError
 from reidx.labels.compiled import compiled
-from reidx.labels.graph import checked_graph
-from reidx.labels.room import refuse_beyond
+from reidx.labels.graph import checked_graph, refuse_beyond
 
 _BYTES = 20  # of a distance, while the smallest are looked for
 

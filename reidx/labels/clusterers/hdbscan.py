@@ -9,8 +9,7 @@ import sklearn
 from scipy.sparse import csgraph, csr_array
 
 from reidx.errors import ConfigError, ReidxError
-from reidx.labels.graph import checked_graph
-from reidx.labels.room import refuse_beyond
+from reidx.labels.graph import checked_graph, refuse_beyond
 
 _BYTES = 150  # of a distance at the peak, scikit-learn's spanning tree included
 

@@ -12,8 +12,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from reidx.errors import ConfigError, ReidxError
-from reidx.labels.graph import checked_graph
-from reidx.labels.room import refuse_beyond
+from reidx.labels.graph import checked_graph, refuse_beyond
 from reidx.machine.lifetimes import end_with
 
 _BYTES = 400  # of a link at the peak, in both processes
