@@ -18,13 +18,12 @@ from reidx.labels import (
     Jaccard,
     KMeans,
     MiniBatchKMeans,
-    candidates,
-    duplicates,
-    jaccard,
     knn,
-    neighbours,
 )
 from reidx.labels import graph as neighbour_graph
+from reidx.labels.distances import jaccard
+from reidx.labels.neighbours import candidates, duplicates
+from reidx.labels.neighbours import exact as neighbours
 from reidx.labels.neighbours.duplicates import kinds
 from reidx.labels.pipeline import LabelPipeline
 from reidx.machine import free_memory as memory
