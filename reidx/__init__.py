@@ -1,7 +1,7 @@
 """Person re-identification experiments from parts: papers are plugins, an experiment is a YAML file.
 
-The three doors are :func:`build` (one component), :func:`load_config` (a checked config) and :func:`run` (a
-whole experiment). Names are loaded when first used, so that ``import reidx`` costs next to nothing.
+The four doors are :func:`build` (one component), :func:`load_config` (a checked config), :func:`run` (a whole
+experiment) and :func:`test` (the evaluation of weights). Names are loaded when first used, so that ``import reidx`` costs next to nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from reidx.checks.load import load_config as load_config
     from reidx.engine.experiment import Result as Result
     from reidx.engine.experiment import run as run
+    from reidx.engine.experiment import test as test
     from reidx.errors import ReidxError as ReidxError
     from reidx.registry.build import build as build
     from reidx.registry.hookspecs import PluginInfo as PluginInfo
@@ -27,6 +28,7 @@ _HOME = {
     "build": "reidx.registry.build",
     "load_config": "reidx.checks.load",
     "run": "reidx.engine.experiment",
+    "test": "reidx.engine.experiment",
     "Result": "reidx.engine.experiment",
     "Component": "reidx.registry.registry",
     "PluginInfo": "reidx.registry.hookspecs",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reidx.cli.console import print_heading, print_table
-from reidx.cli.experiment import MOST, add_progress_argument, add_threads_argument
+from reidx.cli.experiment import MOST, add_progress_argument, add_set_argument, add_threads_argument
 from reidx.cli.parser import whole_number
 from reidx.errors import ReidxError
 
@@ -20,15 +20,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s GRID [--set KEY=VALUE …] [options]"
     parser.add_argument("grid", metavar="GRID", help="an experiment file with a section `ablate` (docs/ablations.md)")
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        dest="overrides",
-        nargs="+",
-        action="extend",
-        default=[],
-        help="change a value of the base experiment (epochs=2) or of the grid (ablate.seeds=[1])",
-    )
+    add_set_argument(parser, "change a value of the base experiment (epochs=2) or of the grid (ablate.seeds=[1])")
     parser.add_argument("--work-dir", type=Path, metavar="D", help="where all of it is written (default runs/ablate-GRID)")
     parser.add_argument("--dry-run", action="store_true", help="print what would be run, what is refused and why; run nothing")
     parser.add_argument(

@@ -17,14 +17,13 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "config", metavar="CONFIG", help="a YAML file, or one of a package: reidx::demo.yaml, lf2::usl.yaml"
     )
+    add_set_argument(parser, "change a value, e.g. labels.clusterer.eps=0.5; +KEY=VALUE adds a key that is not there")
+
+
+def add_set_argument(parser: argparse.ArgumentParser, text: str) -> None:
+    """``--set``, with ``text`` as its help."""
     parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        dest="overrides",
-        nargs="+",
-        action="extend",
-        default=[],
-        help="change a value, e.g. labels.clusterer.eps=0.5; +KEY=VALUE adds a key that is not there",
+        "--set", metavar="KEY=VALUE", dest="overrides", nargs="+", action="extend", default=[], help=text
     )
 
 

@@ -7,11 +7,8 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from reidx.labels.distances.jaccard import Jaccard, jaccard
-from reidx.labels.features import checked, unit
+from reidx.labels.distances.jaccard import Jaccard
 from reidx.labels.neighbours.encoding import encode
-from reidx.labels.neighbours.exact import nearest
-from reidx.labels.neighbours.sharding import nearest_together
 
 _ROWS = 1024  # of a block of products
 
@@ -29,17 +26,11 @@ class RerankingJaccard(Jaccard):
     ) -> None:
         super().__init__(k1, k2, backend, device, sharded)
 
-    def __call__(self, features: Tensor, within: float = 1.0, among: csr_array | None = None) -> csr_array:
-        """The graph (N, N): symmetric, diagonal stored, every pair closer than 1 stored that is not beyond ``within``.
-
-        With ``among``, a symmetric graph of the same images, only of the pairs that are stored there.
-        """
-        features = unit(checked(features))
-        search = nearest_together if self.sharded else nearest
-        squared, lists = search(features, self.k1 + 1, backend=self.backend, device=self.device)
-        half = round(self.k1 / 2) + 1
-        encodings = encode(features, squared, lists, self.k1 + 1, half, self.k2, 1 / _largest(features, self.device))
-        return jaccard(encodings, within=within, among=among)
+    def encodings(self, features: Tensor) -> csr_array:
+        """The k-reciprocal encodings (N, N) of unit features (N, D)."""
+        squared, lists = self.nearest(features, self.k1 + 1)
+        scale = 1 / _largest(features, self.device)
+        return encode(features, squared, lists, self.k1 + 1, round(self.k1 / 2) + 1, self.k2, scale)
 
 
 def _largest(features: Tensor, device: str | None) -> np.ndarray:

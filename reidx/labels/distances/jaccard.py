@@ -69,12 +69,17 @@ class Jaccard:
 
         With `among`, a symmetric graph of the same images, only of the pairs that are stored there.
         """
-        features = unit(checked(features))
+        return jaccard(self.encodings(unit(checked(features))), within=within, among=among)
+
+    def encodings(self, features: Tensor) -> csr_array:
+        """The k-reciprocal encodings (N, N) of unit features (N, D)."""
+        squared, lists = self.nearest(features, self.k1)
+        return encode(features, squared, lists, self.k1, round(self.k1 / 2) + 1, self.k2)
+
+    def nearest(self, features: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Squared distances (N, k) and indices (N, k) of the nearest rows, by the backend and the processes chosen."""
         search = nearest_together if self.sharded else nearest
-        squared, lists = search(features, self.k1, backend=self.backend, device=self.device)
-        half = round(self.k1 / 2) + 1
-        encodings = encode(features, squared, lists, self.k1, half, self.k2)
-        return jaccard(encodings, within=within, among=among)
+        return search(features, k, backend=self.backend, device=self.device)
 
 
 def jaccard(
