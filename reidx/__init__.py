@@ -1,7 +1,8 @@
 """Person re-identification experiments from parts: papers are plugins, an experiment is a YAML file.
 
 The four doors are :func:`build` (one component), :func:`load_config` (a checked config), :func:`run` (a whole
-experiment) and :func:`test` (the evaluation of weights). Names are loaded when first used, so that ``import reidx`` costs next to nothing.
+experiment) and :func:`test` (the evaluation of weights). Names are loaded when first used, so that ``import reidx``
+costs next to nothing.
 """
 
 from __future__ import annotations
