@@ -159,7 +159,7 @@ def two_students(root: Path, **changes: Any) -> dict[str, Any]:
     both = ["mean", "peer_mean"]
     plain["labels"] = {**plain["labels"], "network": both}
     plain["memories"] = {
-        name: {"type": "LinearClassifier", "rows": "centroid", "network": both} for name in ("rows", "peer_rows")
+        name: {"memory": {"type": "LinearClassifier", "rows": "centroid"}, "network": both} for name in ("rows", "peer_rows")
     }
     plain["objective"] = [
         {"loss": "CrossEntropy", "stream": "target", "memory": "rows"},
