@@ -1,9 +1,22 @@
 """What the user is told when something is wrong: one message, no traceback."""
 
+import difflib
 import errno
+import itertools
+from collections.abc import Iterable
 
 LONGEST = 4_000
 """Characters of a message: what was given may be a name of megabytes."""
+
+
+MOST_NAMES = 2_000
+"""Names among which a misspelt one is looked for."""
+
+ALIKE = 0.65
+"""Share of common characters from which on two names may be meant for each other: ``esp`` and ``eps`` have two thirds."""
+
+NEAR_TIE = 0.06
+"""Difference to the best share up to which another name is suggested too."""
 
 
 def excerpt(text: str, width: int = 200) -> str:
@@ -11,6 +24,33 @@ def excerpt(text: str, width: int = 200) -> str:
     if len(text) <= width:
         return text
     return f"{text[: width // 2]} … {text[-width // 4 :]} ({len(text):,} characters)"
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The question "Did you mean …?" with up to three of the ``known`` names; empty where none of them is close.
+
+    A name that differs in case alone, or before its last dot, is closest (``dbscan``, ``FusionModule``). Otherwise the
+    spelling decides, by the share of characters that two names have in common.
+    """
+    names = list(itertools.islice(dict.fromkeys(known), MOST_NAMES))
+    wanted = name.casefold()
+    for form in (str.casefold, _last_part):
+        if same := [candidate for candidate in names if form(candidate) == form(name)]:
+            return _question(same)
+    ratios = {c: difflib.SequenceMatcher(None, c.casefold(), wanted) for c in names}
+    close = {c: m.ratio() for c, m in ratios.items() if m.real_quick_ratio() >= ALIKE and m.quick_ratio() >= ALIKE}
+    best = max(close.values(), default=0.0)
+    if best < ALIKE:
+        return ""
+    return _question(sorted((c for c, ratio in close.items() if ratio > best - NEAR_TIE), key=lambda c: -close[c]))
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition(".")[2].casefold()
+
+
+def _question(names: list[str]) -> str:
+    return f"Did you mean {' or '.join(excerpt(name) for name in names[:3])}?"
 
 
 class ReidxError(Exception):

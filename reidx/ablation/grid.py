@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from reidx.config.merge import Override
 from reidx.config.node import KeyPath, Node, kind_of
 from reidx.config.parts import places
 from reidx.config.yaml_tree import load_node, tree_of
-from reidx.errors import ConfigError
+from reidx.errors import ConfigError, suggest
 
 SECTION = "ablate"
 KEYS = ("design", "axes", "runs", "seeds")
@@ -257,5 +256,4 @@ def _mapping(node: Node, name: str) -> None:
 
 
 def _hint(word: str, offered: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, offered, n=1)
-    return f"Did you mean {close[0]}?" if close else f"There are: {', '.join(offered)}."
+    return suggest(word, offered) or f"There are: {', '.join(offered)}."

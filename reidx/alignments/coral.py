@@ -9,7 +9,9 @@ from reidx.errors import ConfigError
 
 
 class CORAL(FeatureAlignment):
-    """‖C_s − C_t‖²_F / (4 D²), the distance of the domains' covariances (Sun and Saenko, ECCV 2016 workshops).
+    """The distance of the two domains' covariances; nothing to train.
+
+    ‖C_s − C_t‖²_F / (4 D²), the distance of the domains' covariances (Sun and Saenko, ECCV 2016 workshops).
 
     C = Σ_i (f_i − mean)(f_i − mean)ᵀ / (B − 1) of each batch (B,D). The means themselves are not compared. The value is small
     for wide features: its weight is found by its size beside the other terms. Raises :class:`ConfigError` for a batch of one.

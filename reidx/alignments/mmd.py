@@ -12,7 +12,9 @@ from reidx.errors import ConfigError
 
 
 class MMD(FeatureAlignment):
-    """mean k(s,s') + mean k(t,t') − 2 mean k(s,t), the squared MMD, with k a mean of ``kernels`` Gaussian kernels.
+    """The maximum mean discrepancy of two domains; nothing to train.
+
+    mean k(s,s') + mean k(t,t') − 2 mean k(s,t), the squared MMD, with k a mean of ``kernels`` Gaussian kernels.
 
     k(x,y) = (1/U) Σ_u exp(−‖x−y‖² / (b · factor^(u−⌊U/2⌋))), u = 0..U−1 (Gretton et al., JMLR 2012; several bandwidths: Long
     et al., ICML 2015). It is the mean of the kernels, so that k(x,x) = 1 and the value lies between 0 and 2 for any U; the sum

@@ -13,7 +13,9 @@ from reidx.alignments.base import FeatureAlignment
 
 
 class GradientReversal(FeatureAlignment):
-    """½ (mean −log d(s) + mean −log(1 − d(t))): a discriminator d learns to tell the domains, the features to deceive it.
+    """A domain discriminator that the features learn to deceive (DANN).
+
+    ½ (mean −log d(s) + mean −log(1 − d(t))): a discriminator d learns to tell the domains, the features to deceive it.
 
     d is a sigmoid over Linear(D, ``hidden``) – ReLU – Linear(``hidden``, 1), trained by the stage's optimiser. Its gradient
     reaches the features times −λ (DANN, Ganin et al., JMLR 2016). λ is ``strength``, or for ``strength: null`` the paper's

@@ -1,20 +1,36 @@
-"""Tables and headings for people, and the same text without colours or cuts when it goes into a pipe."""
+"""Tables, headings and paragraphs as wide as the terminal; in a pipe the same text without colours or cuts."""
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+UNLIMITED = 10_000
+"""Columns of a table in a pipe, where each row is one line for other programs."""
+
+READABLE = 100
+"""Columns of a paragraph at most: longer lines are hard to read."""
+
+NARROWEST = 40
+"""Columns that a layout may count on."""
+
+
+def columns(in_a_pipe: int) -> int:
+    """The width of the terminal, or of ``COLUMNS``; ``in_a_pipe`` where there is neither."""
+    return max(shutil.get_terminal_size((in_a_pipe, 24)).columns, NARROWEST)
+
 
 def console() -> Console:
-    """A console on the present stdout; in a pipe or file it has no colours and lines of any length."""
+    """A console on the present stdout; in a pipe or file without colours, and as wide as ``COLUMNS`` or without limit."""
     if sys.stdout.isatty():
         return Console(highlight=False)
-    return Console(highlight=False, color_system=None, force_terminal=False, width=10_000)
+    return Console(highlight=False, color_system=None, force_terminal=False, width=columns(UNLIMITED))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -25,13 +41,73 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table.add_column(columns[-1], overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    screen = console()
-    with screen.capture() as captured:
-        screen.print(table)
-    for line in captured.get().splitlines():  # rich pads every line to the width of the table
-        print(line.rstrip())
+    _print(table)
+
+
+def print_entries(entries: Sequence[tuple[str, str]]) -> None:
+    """Print names, indented, each with its text behind it; a text that is too long goes on below its beginning."""
+    if not entries:
+        return
+    edge = min(max(len(name) for name, _ in entries), columns(READABLE) // 2) + 4
+    for name, text in entries:
+        lines = textwrap.wrap(text, columns(UNLIMITED) - edge, break_on_hyphens=False) or [""]
+        head = f"  {name}".ljust(edge)
+        if len(head) > edge:  # a name that leaves no room has a line for itself
+            print(head)
+            head = " " * edge
+        for begin, line in zip([head, *[" " * edge] * len(lines)], lines):
+            print(f"{begin}{line}".rstrip())
 
 
 def print_heading(text: str) -> None:
     """Print a heading, with an empty line before it."""
-    console().print(Text(f"\n{text}", style="bold"))
+    _print(Text(f"\n{text}", style="bold"))
+
+
+def _print(shown: RenderableType) -> None:
+    """Print as rich does, less the spaces that it pads lines with, and its exit from a closed pipe."""
+    screen = console()
+    with screen.capture() as captured:
+        screen.print(shown)
+    for line in captured.get().splitlines():
+        print(line.rstrip())
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines, each wrapped at the edge with its rest indented."""
+    for line in lines:
+        print(textwrap.fill(line, columns(READABLE), subsequent_indent="  ", break_on_hyphens=False))
+
+
+def print_paragraphs(text: str) -> None:
+    """Print an indented text (a docstring) with its paragraphs, bullets and sections filled to the width."""
+    width = min(columns(READABLE), READABLE)
+    for item in _items(text.splitlines()):
+        depth = _depth(item)
+        hang = depth + (2 if item.lstrip().startswith(BULLETS) else 4 if depth else 0)
+        begin, rest = " " * depth, " " * hang
+        print(textwrap.fill(item.strip(), width, initial_indent=begin, subsequent_indent=rest, break_on_hyphens=False))
+
+
+BULLETS = ("* ", "- ")
+
+
+def _items(lines: Iterable[str]) -> Iterable[str]:
+    """The paragraphs, bullets, and lines of a section, each as one line; an empty one stands between paragraphs."""
+    item = ""
+    for line in lines:
+        begins = line.lstrip().startswith(BULLETS) or _depth(line) < _depth(item) or 0 < _depth(line) == _depth(item)
+        section = item.endswith(":") and _depth(line) > _depth(item)
+        if item and (not line.strip() or begins or section):
+            yield item
+            item = ""
+        if not line.strip():
+            yield ""
+        else:
+            item = f"{item} {line.strip()}" if item else line.rstrip()
+    if item:
+        yield item
+
+
+def _depth(line: str) -> int:
+    return len(line) - len(line.lstrip())

@@ -1,11 +1,12 @@
-"""List the components that experiments are made of, the core's and the plugins'."""
+"""List the components that experiments are made of, the core's and the plugins', each with one sentence."""
 
 from __future__ import annotations
 
 import argparse
+from itertools import groupby
 
-from reidx.cli.console import print_table
-from reidx.errors import ReidxError
+from reidx.cli.console import print_entries, print_heading
+from reidx.errors import ReidxError, suggest
 from reidx.outline.source import arguments, summary
 from reidx.registry.constructor import hidden
 from reidx.registry.discovery import registry
@@ -13,26 +14,27 @@ from reidx.registry.registry import KINDS, Entry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", nargs="?", metavar="KIND", help=f"only one of: {', '.join(KINDS)}")
+    parser.add_argument("kind", nargs="?", metavar="KIND", help=f"one kind alone: {', '.join(KINDS)}")
 
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.kind is not None and arguments.kind not in KINDS:
-        raise ReidxError(f"There is no kind {arguments.kind!r}. The kinds are: {', '.join(KINDS)}.")
-    rows = [
-        (entry.name, entry.kind, entry.distribution, _what_it_is(entry))
-        for entry in registry().entries(arguments.kind)
-    ]
-    if rows:
-        print_table(("name", "kind", "from", "what it is"), rows)
+        hint = suggest(arguments.kind, KINDS) or f"The kinds are: {', '.join(KINDS)}."
+        raise ReidxError(f"There is no kind {arguments.kind!r}. {hint}")
+    found = list(registry().entries(arguments.kind))
+    for kind, entries in groupby(found, lambda entry: entry.kind):
+        print_heading(kind)
+        print_entries([(entry.name, _sentence(entry)) for entry in entries])
+    if found:
+        print("\n`reidx show NAME` describes one of them.")
     else:
-        kind = KINDS[arguments.kind]
-        print(f"No {kind.name} is installed (given {kind.given}; returns {kind.returns}).")
+        empty = KINDS[arguments.kind]
+        print(f"No {empty.name} is installed (given {empty.given}; returns {empty.returns}).")
     return 0
 
 
-def _what_it_is(entry: Entry) -> str:
-    """A component's line: what it is, or why it cannot be used as far as its source tells without being run."""
+def _sentence(entry: Entry) -> str:
+    """The first line of a component's docstring, or the fault by which its source shows that it cannot be used."""
     names, _, place = arguments(entry.component.target)
     if fault := hidden(entry.kind, names):
         return f"CANNOT BE USED: {fault} ({place})"

@@ -7,7 +7,6 @@ that broke), or a fault of the program, with its traceback; 2 a mistake in the c
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import io
 import itertools
@@ -21,7 +20,7 @@ from types import ModuleType
 
 import reidx
 from reidx.cli.parser import Parser
-from reidx.errors import Exits, ReidxError, Terminated, told_elsewhere
+from reidx.errors import Exits, ReidxError, Terminated, suggest, told_elsewhere
 from reidx.machine.lifetimes import PARENT, end_with
 from reidx.machine.threads import wait_briefly
 from reidx.registry.describing import plain
@@ -136,8 +135,7 @@ def _dispatch(name: str, words: list[str]) -> int:
             raise
         except BaseException as end:  # a SystemExit(0) would pass for success, and nothing has come of it
             raise Exits(f"the program was ended by {type(end).__name__}({plain(end)}) before it was done") from end
-    close = difflib.get_close_matches(name, COMMANDS, n=1)
-    hint = f"Did you mean {close[0]}?" if close else "`reidx --help` lists the commands."
+    hint = suggest(name, COMMANDS) or "`reidx --help` lists the commands."
     raise _NoCommand(f"There is no command {name!r}. {hint}")
 
 

@@ -9,7 +9,7 @@ import re
 
 import yaml
 
-from reidx.cli.console import print_heading, print_table
+from reidx.cli.console import print_heading, print_lines, print_paragraphs, print_table
 from reidx.config.parts import places
 from reidx.config.schema import SLOTS
 from reidx.registry.build import Parameter, signature_of
@@ -39,9 +39,9 @@ def _show(entry: Entry) -> None:
     kind = KINDS[entry.kind]
     print_heading(f"{entry.kind} {entry.name}")
     print(f"{entry.component.target}, from {entry.distribution}")
-    for line in _credits(entry):
-        print(line)
-    print("\n" + _text(component.__doc__ or "(no docstring)"))
+    print_lines(_credits(entry))
+    print()
+    print_paragraphs(_text(component.__doc__ or "(no docstring)"))
 
     print_heading("keys")
     rows = [_row(parameter, kind.context) for parameter in signature_of(entry).values()]
@@ -55,9 +55,7 @@ def _show(entry: Entry) -> None:
         print_table(("key", "default", "type"), [(f.name, repr(f.default), str(f.type)) for f in beside])
 
     print_heading("contract")
-    print(f"given {kind.given}; returns {kind.returns}")
-    for line in contract_lines(entry, component):
-        print(line)
+    print_lines([f"given {kind.given}; returns {kind.returns}", *contract_lines(entry, component)])
 
     print_heading("example")
     print(yaml.safe_dump(example_of(entry), sort_keys=False, width=10_000, allow_unicode=True), end="")

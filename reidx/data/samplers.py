@@ -59,7 +59,9 @@ class BatchSampler(ABC):
 
 
 class Shuffle(BatchSampler):
-    """Batches of ``batch`` of ``images`` positions, without labels: all once, in random order, before any comes again.
+    """Batches in random order, for streams without labels.
+
+    Batches of ``batch`` of ``images`` positions, without labels: all once, in random order, before any comes again.
 
     Raises :class:`ConfigError` when the ranks cannot share a batch evenly, :class:`DataError` without images.
     """
@@ -81,7 +83,9 @@ class Shuffle(BatchSampler):
 
 
 class PK(BatchSampler):
-    """Batches of exactly ``identities`` times ``instances`` images (P times K), identity after identity.
+    """Batches of P identities with K images each, for labelled streams.
+
+    Batches of exactly ``identities`` times ``instances`` images (P times K), identity after identity.
 
     ``labels`` (N,) are identities or clusters; -1 (an outlier) is never drawn. All identities come once, in
     random order, before any comes again, and those of a batch differ; only when there are fewer than

@@ -47,14 +47,14 @@ class Transform(ABC):
 
 
 class ReidTest(Transform):
-    """Normalised images and nothing else, for extraction and evaluation."""
+    """Normalisation alone, for extraction and evaluation."""
 
     def batch(self, images: Tensor) -> Tensor:
         return self.normalise(images)
 
 
 class ReidAugment(Transform):
-    """Randomly flipped, shifted, normalised and erased images: the field's customary training transform.
+    """The usual training transform: flip, shift, normalise, erase.
 
     In this order (LP section 1.6, but for the colours): each colour channel times 1 ± ``cast`` and all of them plus
     ± ``exposure`` (of a range of 1), both uniform and 0 by default, as other cameras would see it; horizontal flip

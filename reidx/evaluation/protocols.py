@@ -35,7 +35,10 @@ class Protocol:
 
 
 class Market1501(Protocol):
-    """Gallery images of the query's own identity *and* camera are ignored (Market-1501 and all that follow it)."""
+    """The usual protocol: the query's person in its own camera is ignored.
+
+    Gallery images of the query's own identity *and* camera are ignored (Market-1501 and all that follow it).
+    """
 
     cameras: ClassVar[str] = "required"
 
@@ -44,7 +47,7 @@ class Market1501(Protocol):
 
 
 class NoCameraFilter(Protocol):
-    """Every gallery image counts, for data sets without cameras, or whose cameras are all one."""
+    """Every gallery image counts; for data sets without known cameras."""
 
     def __init__(self) -> None:
         super().__init__("no_camera_filter", "1", camera_filter=False)

@@ -10,7 +10,9 @@ from reidx.models.pooling import pooling
 
 
 class GlobalPool(nn.Module):
-    """``global`` and ``embed``, the L2-normalised BatchNorm of the pooled map; ``pooled``, before the BatchNorm.
+    """One pooled, batch-normalised vector an image; the plain choice.
+
+    ``global`` and ``embed``, the L2-normalised BatchNorm of the pooled map; ``pooled``, before the BatchNorm.
 
     All are (B,C). The BatchNorm ("BNNeck") starts at weight 1 and bias 0 and its bias stays 0 (LP section 1.1).
 

@@ -15,7 +15,9 @@ def weighted_mean(losses: Tensor, weights: Tensor | None) -> Tensor:
 
 
 class CrossEntropy(nn.Module):
-    """−Σ_k q_k log softmax(scores / temperature)_k, averaged over the batch.
+    """Cross-entropy of scores with hard, smoothed or soft targets.
+
+    −Σ_k q_k log softmax(scores / temperature)_k, averaged over the batch.
 
     q is the one-hot target, smoothed as (1−ε)·onehot + ε/K with ``smoothing`` = ε, or the soft targets (B,K) where a
     refiner gives them (these are not smoothed again). ``weights`` (B,) multiply the images' losses. Scores of parts
@@ -50,7 +52,9 @@ class CrossEntropy(nn.Module):
 
 
 class MemoryContrast(CrossEntropy):
-    """The contrastive loss over a memory: cross-entropy of ``similarity / temperature`` (InfoNCE over its rows).
+    """Contrast of features with the rows of a memory (InfoNCE).
+
+    The contrastive loss over a memory: cross-entropy of ``similarity / temperature`` (InfoNCE over its rows).
 
     With unit features and unit rows, L = −log exp(f·c_y/τ) / Σ_k exp(f·c_k/τ) (Cluster Contrast, ACCV 2022; LP section
     1.4).

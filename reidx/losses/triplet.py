@@ -18,7 +18,9 @@ def euclidean(a: Tensor, b: Tensor) -> Tensor:
 
 
 class Triplet(nn.Module):
-    """Batch-hard triplet loss: for each image the farthest of its own label, d⁺, and the nearest of another, d⁻.
+    """Batch-hard triplet loss, with a margin or in its soft form.
+
+    Batch-hard triplet loss: for each image the farthest of its own label, d⁺, and the nearest of another, d⁻.
 
     With a number as ``margin`` the mean of max(0, d⁺ − d⁻ + margin) (Hermans et al., 2017); with ``margin: null`` the
     soft form, the mean of log(1 + exp(d⁺ − d⁻)) (LF2 section 3.3). Images without an image of another label in the

@@ -14,7 +14,9 @@ from reidx.memories.base import Memory, centroids
 
 
 class LinearClassifier(Memory):
-    """Logits f·Wᵀ (B,K) without a bias, one row for each label; of parts (B,P,D), each by a W of its own, (B,K,P).
+    """A linear classifier with a row for each label, without a bias.
+
+    Logits f·Wᵀ (B,K) without a bias, one row for each label; of parts (B,P,D), each by a W of its own, (B,K,P).
 
     ``rows`` says what a new labelling does to W: ``random`` draws N(0, 0.001²), ``uniform`` from ±1/√D as torch's own linear
     layers, ``centroid`` takes the L2-normalised

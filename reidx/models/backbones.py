@@ -18,7 +18,9 @@ from reidx.registry.constructor import FilePath
 
 
 class Timm(nn.Module):
-    """Feature map (B, ``out_channels``, h, w) of images (B, 3, H, W), from the timm model ``name``.
+    """Any timm model with a feature map: ResNet, ViT, Swin and others.
+
+    Feature map (B, ``out_channels``, h, w) of images (B, 3, H, W), from the timm model ``name``.
 
     The map is what the model's own pooling would see, behind its final norm: position tokens without class and
     distillation tokens, laid out as the grid they stand for; channels-last families are turned to NCHW. Classifier and

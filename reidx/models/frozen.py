@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
 
-from reidx.errors import ConfigError
+from reidx.errors import ConfigError, suggest
 
 
 def freeze_parts(network: nn.Module, patterns: Sequence[str], where: str = "freeze") -> tuple[str, ...]:
@@ -45,9 +44,8 @@ def parts_called(network: nn.Module, pattern: str, where: str) -> tuple[list[str
 
 
 def _nearest(pattern: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(pattern, names, n=3)
-    if close:
-        return f"Did you mean {', '.join(close)}?"
+    if question := suggest(pattern, names):
+        return question
     # of a long name the parent that exists says most
     parents = [pattern.rsplit(".", depth)[0] for depth in range(1, pattern.count(".") + 1)]
     known = next((parent for parent in parents if parent in names), "")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import traceback
 from typing import Any
 
 import timm
 
-from reidx.errors import ConfigError
+from reidx.errors import ConfigError, suggest
 
 
 def pretrained_source(name: str) -> dict[str, Any]:
     """timm's record of a model's weights: where they are, their image size and normalisation, the classifier's name."""
     if not timm.is_model(name):
-        close = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=4, cutoff=0.5)
-        hint = f"Did you mean {', '.join(close)}?" if close else "timm.list_models() lists them."
+        hint = suggest(name.partition(".")[0], timm.list_models()) or "timm.list_models() lists them."
         raise ConfigError(f"Timm: timm {timm.__version__} has no model {name!r}. {hint}")
     try:
         cfg = timm.get_pretrained_cfg(name)

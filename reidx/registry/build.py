@@ -7,14 +7,13 @@ no misspelt key ever trains. Keywords that the experiment supplies itself (``in_
 
 from __future__ import annotations
 
-import difflib
 import functools
 import typing
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from reidx.contracts import Contract, contract_of
-from reidx.errors import ConfigError, PluginError, ReidxError, excerpt
+from reidx.errors import ConfigError, PluginError, ReidxError, excerpt, suggest
 from reidx.registry import seam
 from reidx.registry.constructor import (
     REQUIRED,
@@ -136,9 +135,8 @@ def _checked(
     for key, value in given.items():
         at = f" ({places[key]})" if places and key in places else ""
         if key not in known:
-            close = difflib.get_close_matches(key, accepted, n=1)
-            hint = f"did you mean {close[0]!r}? It" if close else "it"
-            faults.append(f"unknown key {key!r}{at}; {hint} accepts: {', '.join(accepted) or 'no keys'}.")
+            offered = f"It accepts: {', '.join(accepted) or 'no keys'}."
+            faults.append(" ".join(filter(None, (f"unknown key {key!r}{at}.", suggest(key, accepted), offered))))
         elif key in context:
             faults.append(f"{key!r}{at} is supplied by the experiment itself; remove it.")
         else:

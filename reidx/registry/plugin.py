@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 import traceback
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 
 import pluggy
 
-from reidx.errors import PluginError
+from reidx.errors import PluginError, suggest
 from reidx.registry.describing import plain, raised_on_purpose, what
 from reidx.registry.hookspecs import API, PluginInfo, ReidxSpec
 from reidx.registry.registry import Component, Entry, Registry
@@ -85,12 +84,8 @@ def _check_hooks(manager: pluggy.PluginManager, module: object) -> None:
     hooks = [name for name in vars(ReidxSpec) if name.startswith("reidx_")]
     for name, caller in sorted(vars(manager.hook).items()):
         if isinstance(caller, pluggy.HookCaller) and not caller.has_spec():
-            close = difflib.get_close_matches(name, hooks, n=1)
-            raise PluginError(
-                f"hook {name} is misspelt; did you mean {close[0]}?"
-                if close
-                else f"there is no hook {name}; the hooks are {', '.join(hooks)}"
-            )
+            hint = suggest(name, hooks) or f"The hooks are {', '.join(hooks)}."
+            raise PluginError(f"there is no hook {name}. {hint.rstrip('.')}")  # what tells it ends the sentence
     for name in hooks:
         marked = getattr(manager.hook, name).get_hookimpls()
         if inspect.isfunction(getattr(module, name, None)) and not marked:

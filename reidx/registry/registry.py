@@ -6,14 +6,13 @@ Nothing here imports torch: a component is a *promise* (kind, name, ``"module:Cl
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from reidx.errors import ConfigError, PluginError, excerpt
+from reidx.errors import ConfigError, PluginError, excerpt, suggest
 from reidx.outline.outline import outline
 from reidx.registry.constructor import unusable
 from reidx.registry.describing import plain, raised_on_purpose
@@ -283,13 +282,11 @@ class Registry:
 
     def _advice(self, name: str, kind: str | None = None) -> str:
         known = list(dict.fromkeys(e.name for e in self.entries(kind)))
-        # a name right but for the namespace (or the case) is the likelier slip, so it is looked for first
-        bare = name.rpartition(".")[2].lower()
-        close = [k for k in known if k.rpartition(".")[2].lower() == bare]
-        close = close or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        advice = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(known) or 'none'}."
+        close = suggest(name, known)
         namespace = name.partition(".")[0] if "." in name else ""
         if not namespace or any(e.namespace == namespace for e in self._entries.values()):
-            return advice
-        slip = difflib.get_close_matches(namespace, {e.namespace for e in self._entries.values()}, n=1, cutoff=0.7)
-        return f"{self.explain_absence(namespace)}{f' {advice}' if slip and close else ''}"
+            if close or kind is None:
+                return close or "`reidx list` names all components."
+            return f"Known: {', '.join(known) or 'none'}."
+        slip = suggest(namespace, {e.namespace for e in self._entries.values()})
+        return f"{self.explain_absence(namespace)}{f' {close}' if slip and close else ''}"

@@ -117,7 +117,7 @@ def test_a_config_that_is_not_there_or_not_yaml(refusal, tmp_path):
     [
         ("model.backbone.type=Tim", "stages.0.model.backbone: There is no backbone called 'Tim'."),
         ("model.backbone.nane=x",
-         "experiment.yaml:{line}: stages.0.model.backbone): unknown key 'nane' (--set); did you mean 'name'?"),
+         "experiment.yaml:{line}: stages.0.model.backbone): unknown key 'nane' (--set). Did you mean name?"),
         ("itres=3", "--set itres=3: the experiment has no key 'itres'."),
         ("iters=many", "--set: stages.0.iters is 'many' (a string); expected int."),
         ("labels.clusterer.eps=high", "'eps' (--set) is 'high' (str); expected float."),

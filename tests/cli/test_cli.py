@@ -13,10 +13,11 @@ import yaml
 import reidx
 from reidx.cli.main import COMMANDS, main
 from reidx.cli.parser import whole_number
-from reidx.cli.show import PLACES
+from reidx.config.parts import places
 from reidx.config.schema import Term
 from reidx.errors import ConfigError
-from reidx.registry.discovery import installed
+from reidx.outline.source import summary
+from reidx.registry.discovery import installed, registry
 from reidx.registry.registry import KINDS, Registry
 
 
@@ -118,26 +119,40 @@ def test_unknown_command(capsys):
 # --- list, show, plugins
 
 
-def test_list_has_a_line_for_every_component_without_colours_or_cuts(fake_plugins):
+def test_list_groups_components_by_kind(fake_plugins):
     fake_plugins.add("well")
-    done = fake_plugins.run("list", COLUMNS="40", REIDX_PLUGINS="well")
+    done = fake_plugins.run("list", REIDX_PLUGINS="well")
     assert done.returncode == 0 and done.stderr == ""
-    header, *lines = done.stdout.splitlines()
-    assert header.split() == ["name", "kind", "from", "what", "it", "is"]
-    assert [line.split()[0] for line in lines][-1] != "…"
-    row = next(line for line in lines if line.startswith("well.Zero"))
-    assert row.split() == ["well.Zero", "loss", "reidx-well", "0.1", "Nothing,", "scaled."]
-    assert any(line.split()[:4] == ["DBSCAN", "clusterer", "reidx", reidx.__version__] for line in lines)
-    assert "\x1b" not in done.stdout and "…" not in done.stdout
-    assert all(line == line.rstrip() for line in lines)
+    groups = {group.splitlines()[0]: group.splitlines()[1:] for group in done.stdout.strip().split("\n\n")}
+    assert [kind for kind in groups if kind in KINDS] == [kind for kind in KINDS if kind in groups]
+    assert groups["loss"][-1].split() == ["well.Zero", "Nothing,", "scaled."]
+    assert next(line for line in groups["clusterer"] if line.split()[0] == "DBSCAN").endswith("needs an eps.")
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_list_fits_the_width_without_cuts(capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    out = output(capsys, "list")[1]
+    assert all(len(line) <= width and line == line.rstrip() for line in out.splitlines())
+    assert "\x1b" not in out and "…" not in out
+    for entry in registry().entries():
+        assert f"  {entry.name}" in out
+        assert not summary(entry.component.target) or summary(entry.component.target).split()[-1] in out
+
+
+def test_components_are_described_by_short_sentences():
+    for entry in registry().entries():
+        sentence = summary(entry.component.target)
+        assert 20 < len(sentence) <= 70 and sentence.endswith("."), f"{entry.kind} {entry.name}: {sentence}"
 
 
 def test_list_of_a_kind(capsys):
     code, out, _ = output(capsys, "list", "loss")
     assert code == 0
-    assert {line.split()[1] for line in out.splitlines()[1:]} == {"loss"}
+    assert [line for line in out.splitlines() if line in KINDS] == ["loss"]
     code, _, err = output(capsys, "list", "losses")
-    assert code == 1 and "There is no kind 'losses'. The kinds are: dataset," in err
+    assert code == 1 and "There is no kind 'losses'. Did you mean loss?" in err
+    assert "The kinds are: dataset," in output(capsys, "list", "people")[2]
     with installed(Registry()):
         code, out, _ = output(capsys, "list", "alignment")
     assert (code, out) == (
@@ -172,7 +187,7 @@ def test_show_of_what_the_experiment_wires_tells_those_keys_and_an_example_that_
 
 
 def test_every_kind_has_its_place_in_an_experiment():
-    assert set(PLACES) == set(KINDS)
+    assert set(places()) == set(KINDS)
 
 
 def test_show_of_a_plugin_names_paper_and_licence(fake_plugins):
@@ -191,6 +206,20 @@ def test_show_of_a_plugin_names_paper_and_licence(fake_plugins):
         "    scale: 2.0",
     ):
         assert line in done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_show_fills_paragraphs_to_the_width(capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    for name in ("Timm", "spcl.SelfPaced", "lf2.FusionModule"):
+        lines = output(capsys, "show", name)[1].splitlines()
+        assert max(map(len, lines)) <= width, name
+    assert "    pretrained: load timm's weights" in output(capsys, "show", "Timm")[1]
+
+
+def test_show_suggests_no_distant_name(capsys):
+    said = "error: There is no component called 'nope'. `reidx list` names all components.\n"
+    assert output(capsys, "show", "nope") == (1, "", said)
 
 
 def test_show_of_a_name_that_several_kinds_share(capsys):

@@ -159,10 +159,10 @@ def test_value_of_a_wrong_type(key, value, message):
 
 def test_unknown_key_names_the_nearest_and_all():
     text = refusal({"type": "Head", "parts": 1, "lable": "x"})
-    assert "unknown key 'lable'; did you mean 'label'?" in text
+    assert "unknown key 'lable'. Did you mean label?" in text
     assert "It accepts: parts, eps, pool," in text
     assert "in_channels" not in text and "rest" not in text
-    assert "it accepts: no keys." in refusal({"type": "Plain", "x": 1})
+    assert "It accepts: no keys." in refusal({"type": "Plain", "x": 1})
 
 
 def test_missing_key():

@@ -39,7 +39,7 @@ print(json.dumps([said, open_ones, "torch" in sys.modules]))
 
 WRONG = {
     "epocs=3": "no key 'epocs'",
-    "labels.clusterer.esp=0.5": "did you mean 'eps'?",
+    "labels.clusterer.esp=0.5": "Did you mean eps?",
     "labels.clusterer.eps=much": "expected float",
     "labels.clusterer=DBSCANN": "Did you mean DBSCAN",
     "optimizer={type: SGDD}": "Did you mean SGD",

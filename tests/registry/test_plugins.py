@@ -40,15 +40,15 @@ BROKEN = {
     ),
     "misspelt hook": (
         INFO + "@hookimpl\ndef reidx_componets():\n    return []\n",
-        "hook reidx_componets is misspelt; did you mean reidx_components?",
+        "there is no hook reidx_componets. Did you mean reidx_components?",
     ),
     "misspelt main hook": (
         INFO.replace("def reidx_plugin", "def reidx_plugn"),
-        "hook reidx_plugn is misspelt; did you mean reidx_plugin?",
+        "there is no hook reidx_plugn. Did you mean reidx_plugin?",
     ),
     "unknown hook": (
         INFO + "@hookimpl\ndef unheard_of():\n    return []\n",
-        "there is no hook unheard_of; the hooks are reidx_plugin, reidx_components, reidx_configs",
+        "there is no hook unheard_of. The hooks are reidx_plugin, reidx_components, reidx_configs",
     ),
     "unmarked hook": (
         INFO + "def reidx_components():\n    return []\n",

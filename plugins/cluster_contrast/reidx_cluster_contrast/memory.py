@@ -13,7 +13,9 @@ from reidx.memories.moving import move_rows
 
 
 class ClusterMemory(Memory):
-    """Cosines f·C (B,K) of features with unit centroids, f at unit length; the centroids follow the instances of each batch.
+    """Cluster centroids that follow the instances of each batch.
+
+    Cosines f·C (B,K) of features with unit centroids, f at unit length; the centroids follow the instances of each batch.
 
     At a reset C_k is the normalised mean of cluster k's features. After a step, instance by instance in the order of
     the batch, C_y ← normalize(m C_y + (1−m) f) with m = ``momentum`` and f at unit length: with m = 0.1 the last instance of

@@ -18,7 +18,9 @@ SOURCE, TARGET, NOMINAL = 0, 1, 2
 
 
 class NominalDomain(nn.Module):
-    """``sim``, how far the shared features of two domains are from a nominal one, and ``sp``, how badly the specific
+    """Features of both domains drawn to a nominal one, as in DAAM.
+
+    ``sim``, how far the shared features of two domains are from a nominal one, and ``sp``, how badly the specific
     features tell the two apart.
 
     The paper names a one-class loss without its formula; these are four readings (DAAM section 1.5). A mean over both

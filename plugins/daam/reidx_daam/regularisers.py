@@ -13,7 +13,9 @@ from reidx.errors import ConfigError
 
 
 class Orthogonality(nn.Module):
-    """mean cos(shared, specific)² over the images of both domains (DAAM section 1.5).
+    """A penalty on similar shared and specific features, as in DAAM.
+
+    mean cos(shared, specific)² over the images of both domains (DAAM section 1.5).
 
     It is an alignment, as a loss sees one feature at a time. Raises :class:`ConfigError` for features of two widths.
     """
@@ -31,7 +33,9 @@ class Orthogonality(nn.Module):
 
 
 class MaskMean(nn.Module):
-    """(mean − ``rho``)² of a batch's mask means (B,1): keeps an attention mask from closing or opening altogether.
+    """A penalty on attention masks that close or open altogether.
+
+    (mean − ``rho``)² of a batch's mask means (B,1): keeps an attention mask from closing or opening altogether.
 
     ``on: mask`` of :class:`AttentionSplit` (DAAM section 1.5). Raises :class:`ConfigError` for a rho that no mask can have.
     """

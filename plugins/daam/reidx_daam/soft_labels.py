@@ -17,7 +17,9 @@ _ROWS = 4096
 
 
 class SoftLabel:
-    """``soft_targets`` (N,K): q = (1−ε)·onehot + ε·r of each image in a cluster, rows of sum 1; 0 for an outlier.
+    """Soft targets: the label mixed with uniform or similar clusters.
+
+    ``soft_targets`` (N,K): q = (1−ε)·onehot + ε·r of each image in a cluster, rows of sum 1; 0 for an outlier.
 
     ``mode`` says what r is, and ε (``eps``):
         ``lsr``: 1/K, which is label smoothing;

@@ -20,7 +20,9 @@ COLLAPSED = 0.98
 
 
 class AttentionSplit(nn.Module):
-    """``shared`` and ``specific`` (B,D), of a branch each, ``neck``, ``global``, ``embed``; ``mask``, ``share`` (B,1).
+    """Domain-shared and domain-specific features, split by attention.
+
+    ``shared`` and ``specific`` (B,D), of a branch each, ``neck``, ``global``, ``embed``; ``mask``, ``share`` (B,1).
 
     With the mask A of the map F, of both domains' images by the same attention, the ``shared`` branch sees A·F and the
     ``specific`` one (1−A)·F, which add up to F (DAAM facts 2 to 5); with ``split: soft_residual`` the shared one sees

@@ -10,7 +10,9 @@ from reidx_global_patch.slots import average
 
 
 class ImageCentres(Memory):
-    """Minus the squared distances (B,N) to the images' centres; losses read ``centres`` (N,D) itself.
+    """Centres of each image's views, for the loss IPFL.
+
+    Minus the squared distances (B,N) to the images' centres; losses read ``centres`` (N,D) itself.
 
     A step moves the centre of each of its images to (1−μ) c + μ f̄, where f̄ is the mean of the image's views in the batch
     and μ = ``momentum``; an image that comes for the first time has f̄ itself. It is updated before the loss is

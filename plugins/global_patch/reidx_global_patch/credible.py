@@ -21,7 +21,9 @@ T: dict[str, float] = {"cycle_prefix": 0.6, "threshold": 0.6, "k_reciprocal": 0.
 
 
 class CredibleSamples:
-    """``neighbours`` (N, ``max_size``) int64 beside the labels: each image's credible samples, nearest first, then -1.
+    """The most credible neighbours of each image, for GSL.
+
+    ``neighbours`` (N, ``max_size``) int64 beside the labels: each image's credible samples, nearest first, then -1.
 
     An image is never its own. Who is credible says ``kind`` (Global/Patch section 1.4; :mod:`reidx_global_patch.rules`):
 

@@ -13,7 +13,9 @@ from reidx_global_patch.slots import first_of, mean_of
 
 
 class ExemplarMemory(Memory):
-    """Cosines (B,N) of features with the N images' own slots, each the moving average of its image's features.
+    """One slot an image: the moving average of its features.
+
+    Cosines (B,N) of features with the N images' own slots, each the moving average of its image's features.
 
     A step writes v_i ← normalize(α v_i + (1−α) g_i) into the slots of its images alone. α grows with the epochs e, which
     are the relabellings since the first: ``ecn`` takes ``alpha``·e (0.01), ``mmcl`` ``alpha``·e/60 (0.5), never more than

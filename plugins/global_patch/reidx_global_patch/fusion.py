@@ -14,7 +14,9 @@ from reidx_global_patch.generators import Padding, SpatialTransformer, Stripes, 
 
 
 class GlobalPatch(nn.Module):
-    """``global`` (B,Dg), ``patch`` (B,P,256) and ``embed``, at length 1, and ``image`` (B,P·128), which PAUL compares.
+    """Global and patch vectors, for losses on whole images and patches.
+
+    ``global`` (B,Dg), ``patch`` (B,P,256) and ``embed``, at length 1, and ``image`` (B,P·128), which PAUL compares.
 
     The map is averaged as a whole and patch by patch (Global/Patch section 1.1). ``global``: BatchNorm, then length 1;
     with ``global_dim`` a linear layer to that width before, without ``global_neck`` no BatchNorm, and with

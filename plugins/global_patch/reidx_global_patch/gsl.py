@@ -11,7 +11,9 @@ Form = Literal["mean_log", "log_sum", "pedal", "mmcl"]
 
 
 class GSL(nn.Module):
-    """How far images are from their credible samples C: the mean over the batch, 0 for an image with nothing to pull to.
+    """Attraction of images to their credible neighbours.
+
+    How far images are from their credible samples C: the mean over the batch, 0 for an image with nothing to pull to.
 
     ``scores`` (B,N) are cosines r with the memory's slots, one an image of the domain, ``index`` (B,) the images' own slots i,
     ``neighbours`` (B,M) the slots C, padded with -1; images may carry whatever labels. With p = softmax(r / ``beta``), by

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 
 class IPFL(nn.Module):
-    """max(0, ``margin`` + d⁺ - d⁻), the mean over all views in the batch (PAUL, CVPR 2019; Global/Patch section 1.7).
+    """A triplet loss between an image's views and other images' centres.
+
+    max(0, ``margin`` + d⁺ - d⁻), the mean over all views in the batch (PAUL, CVPR 2019; Global/Patch section 1.7).
 
     ``features`` (V,D) are all views' vectors, ``index`` (V,) their images, ``centres`` (N,D) those of
     :class:`ImageCentres`; the distinct images of the batch are compared, each once. d⁺ is the distance of a view to its

@@ -10,7 +10,9 @@ from reidx_global_patch.slots import average
 
 
 class PatchMemory(Memory):
-    """Minus the squared distances (B,N,P) of patches (B,P,D) to those of the N images, patch by patch.
+    """One slot for each patch of each image, for the loss PEDAL.
+
+    Minus the squared distances (B,N,P) of patches (B,P,D) to those of the N images, patch by patch.
 
     A slot m is the moving average of its image's patch, m ← (1−μ) m + μ f with μ = ``momentum``, not brought back to
     length 1; of several views of an image their mean counts once. The first reset fills the slots with the images'

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 
 class PEDAL(nn.Module):
-    """-log Σ_{j∈K} e^{s·r_j} / Σ_{j≠i} e^{s·r_j}, the mean over patches and batch; 0 or more.
+    """Attraction of each patch to the nearest patches of other images.
+
+    -log Σ_{j∈K} e^{s·r_j} / Σ_{j≠i} e^{s·r_j}, the mean over patches and batch; 0 or more.
 
     ``scores`` r (B,N,P) are minus the squared distances to a :class:`PatchMemory` (B,N for a single patch), s is
     ``scale``, K the ``k`` slots nearest to the patch. The own slot i (``index``) is in neither sum, so that the patch

@@ -15,7 +15,9 @@ from reidx_global_patch.colours import jitter
 
 
 class Surrogate(ReidAugment):
-    """PAUL's surrogate positives: images under other colours, turned, cut out, flipped, normalised (section 1.7).
+    """Strongly altered copies of an image, as PAUL's second view.
+
+    PAUL's surrogate positives: images under other colours, turned, cut out, flipped, normalised (section 1.7).
 
     Brightness, contrast and saturation are multiplied by 1 ± their key, the hue is moved by ± ``hue`` of the circle, all
     uniform and in random order; then the image is turned by up to ``rotate`` degrees either way (black comes in at the

@@ -21,7 +21,9 @@ Gate = Literal["frozen", "const", "part_head", "fusion_triplet"]
 
 
 class FusionModule(nn.Module):
-    """``global``, ``upper``, ``lower`` (B,C), to be trained; ``phi0``, ``phi1``, ``phi2`` (B,C), to be clustered; ``pooled``;
+    """Part features fused with a mean teacher's global map, as in LF2.
+
+    ``global``, ``upper``, ``lower`` (B,C), to be trained; ``phi0``, ``phi1``, ``phi2`` (B,C), to be clustered; ``pooled``;
     ``embed``.
 
     With a(·), m(·) the average and the maximum of a map and p = a + m, M the network's own map and M_1, M_2 its upper and lower

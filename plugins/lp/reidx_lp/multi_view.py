@@ -17,7 +17,9 @@ VIEWS = ("global", "upper", "lower")
 
 
 class MultiView(nn.Module):
-    """``global``, ``upper``, ``lower`` (B,C): unit vectors of all rows of the map, of its upper and of its lower half.
+    """Unit vectors of the whole map, its upper half and its lower half.
+
+    ``global``, ``upper``, ``lower`` (B,C): unit vectors of all rows of the map, of its upper and of its lower half.
 
     Each view is pooled by a module of its own and has a BatchNorm of its own, whose bias stays 0; nothing else is added to
     the backbone. Of H rows the halves are [0, H//2) and [H//2, 2·(H//2)): the last row of an odd H is in ``global`` alone.

@@ -16,7 +16,9 @@ _SLACK = 1e-5  # far above the rounding of a distance in float32, far below what
 
 
 class ViewFusedJaccard:
-    """D = (1 − 2λ) D_global + λ D_upper + λ D_lower (N,N), sparse, float32 in [0, 1): λ is ``lambda1``, D_v a Jaccard distance.
+    """Jaccard distances of the whole image and its halves, weighted.
+
+    D = (1 − 2λ) D_global + λ D_upper + λ D_lower (N,N), sparse, float32 in [0, 1): λ is ``lambda1``, D_v a Jaccard distance.
 
     A view that weighs nothing is not computed. Views are computed one after another, a later one only at the pairs that the
     earlier ones leave within reach: the peak is the sum so far and one view's graph. ``k1``, ``k2``, ``backend``,

@@ -14,7 +14,9 @@ _ROWS = 1024  # of a block of products
 
 
 class RerankingJaccard(Jaccard):
-    """Features (N, D) to the sparse graph of their k-reciprocal Jaccard distances, float32 in [0, 1), as MMT computes them.
+    """Jaccard distances computed as in MMT's re-ranking.
+
+    Features (N, D) to the sparse graph of their k-reciprocal Jaccard distances, float32 in [0, 1), as MMT computes them.
 
     It differs from the core's :class:`Jaccard` in two points, both as in the re-ranking that it comes from: the list of
     neighbours has the image itself and ``k1`` others, and the weight of a neighbour is exp(−d²/m), with m the largest

@@ -11,7 +11,9 @@ from reidx.losses.triplet import euclidean
 
 
 class SoftCrossEntropy(nn.Module):
-    """The batch mean of −Σ_k softmax(teacher_scores)_k log softmax(scores)_k; both (B,K), without a temperature.
+    """Cross-entropy with a teacher's predictions as targets.
+
+    The batch mean of −Σ_k softmax(teacher_scores)_k log softmax(scores)_k; both (B,K), without a temperature.
 
     ``teacher_scores`` are only targets: no gradient flows into them. ``weights`` (B,) multiply the images' losses (MMT, LF2
     section 6.1).
@@ -23,7 +25,9 @@ class SoftCrossEntropy(nn.Module):
 
 
 class SoftTriplet(nn.Module):
-    """The batch mean of −Σ_s q_s log p_s over s = (positive, negative), with p = softmax(d⁺, d⁻) and q the teacher's.
+    """A triplet loss with a teacher's distances as soft targets.
+
+    The batch mean of −Σ_s q_s log p_s over s = (positive, negative), with p = softmax(d⁺, d⁻) and q the teacher's.
 
     d⁺ is the Euclidean distance of an image to the farthest of its own label in ``features`` (B,D), d⁻ that to the nearest
     of another. The teacher's two distances are to the same two images, in ``teacher`` (B,E): the student alone chooses

@@ -11,7 +11,9 @@ from reidx.registry.constructor import FilePath
 
 
 class Embedding(nn.Module):
-    """``embed`` and ``global`` (B, ``dim``): average pooling, linear layer, BatchNorm, ReLU (table 1 of the paper).
+    """OSNet's published vector: pooling, linear layer, BatchNorm, ReLU.
+
+    ``embed`` and ``global`` (B, ``dim``): average pooling, linear layer, BatchNorm, ReLU (table 1 of the paper).
 
     This is the vector by which the published networks are compared, as it is: entries are not negative and the length
     is free, unless ``normalize`` makes it 1. BatchNorm and ReLU do not commute with the pooling, which is why this is

@@ -90,7 +90,9 @@ def _stage(c_in: int, c_out: int, shrink: bool) -> nn.Sequential:
 
 
 class OSNet(nn.Module):
-    """Feature map (B, 512 * width, H / 16, W / 16) of RGB images (B, 3, H, W) normalised by ``mean`` and ``std``.
+    """OSNet, a light network designed for person re-ID.
+
+    Feature map (B, 512 * width, H / 16, W / 16) of RGB images (B, 3, H, W) normalised by ``mean`` and ``std``.
 
     The map is that of the last convolution (``conv5``, after its ReLU). The fully connected layer which the
     published networks put behind the pooling is the fusion ``osnet.Embedding``; or, for heads that pool parts of the map,

@@ -14,7 +14,9 @@ from reidx.labels.neighbours.sharding import nearest_together
 
 
 class CrossAgreement:
-    """Labels as they were, with ``agreement`` (N,P) float32 in [0, 1]: how far each part agrees with the whole image.
+    """The agreement of each part with the whole image, for PPLR's losses.
+
+    Labels as they were, with ``agreement`` (N,P) float32 in [0, 1]: how far each part agrees with the whole image.
 
     ``agreement`` of image i and part p is |R_g ∩ R_p| / |R_g ∪ R_p|, where R are the ``k`` nearest neighbours of i, itself
     left out, by the cosine of the feature ``global`` or of the part's, among all N images, outliers too (PPLR, LP section

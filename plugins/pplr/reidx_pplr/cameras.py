@@ -10,7 +10,9 @@ from reidx.memories.base import Memory, centroids
 
 
 class CameraProxies(Memory):
-    """Cosines of features with camera proxies, (B,M), or (B,M,P) of parts; fixed from one labelling to the next.
+    """Cluster centroids for each camera, for the loss CameraContrast.
+
+    Cosines of features with camera proxies, (B,M), or (B,M,P) of parts; fixed from one labelling to the next.
 
     A proxy is the normalised mean of the unit features of those images of a cluster that one camera took; for parts
     (N,P,D) each part has its own. There are M, in the order of clusters and, within one, of cameras; outliers (−1) are
@@ -52,7 +54,9 @@ class CameraProxies(Memory):
 
 
 class CameraContrast(nn.Module):
-    """The mean over images and parts of −(1/|P|)·Σ_{j∈P} log(exp(s_j/τ) / Σ_{k∈P∪H} exp(s_k/τ)), s the proxies' ``scores``.
+    """Contrast of images with their cluster's proxies in other cameras.
+
+    The mean over images and parts of −(1/|P|)·Σ_{j∈P} log(exp(s_j/τ) / Σ_{k∈P∪H} exp(s_k/τ)), s the proxies' ``scores``.
 
     P are the proxies of the image's own cluster and another camera, H the ``hard`` most similar ones of other clusters
     (all, if there are fewer); proxies of its own cluster and camera take no part. An image whose cluster no other

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 
 class PGLR(nn.Module):
-    """Cross-entropy of ``scores`` (B,K) with labels that the parts' predictions soften, averaged over the batch.
+    """Cross-entropy with labels refined by the parts' predictions.
+
+    Cross-entropy of ``scores`` (B,K) with labels that the parts' predictions soften, averaged over the batch.
 
     q = ``beta``·onehot + (1−``beta``)·Σ_p w_p·softmax(teacher_scores_p), w = softmax over the parts of ``agreement``
     (B,P); ``teacher_scores`` (B,K,P) are the parts' and only targets: no gradient flows into them. All scores are divided by
@@ -37,7 +39,9 @@ class PGLR(nn.Module):
 
 
 class AALS(nn.Module):
-    """The mean over images and parts of a·CE(onehot, p) + (1−a)·KL(uniform ‖ p), with p = softmax of a part's scores.
+    """Label smoothing by the agreement of parts, for PPLR's part scores.
+
+    The mean over images and parts of a·CE(onehot, p) + (1−a)·KL(uniform ‖ p), with p = softmax of a part's scores.
 
     ``scores`` are (B,K,P), divided by ``temperature`` as in :class:`PGLR`, a is ``agreement`` (B,P): where a part has other
     neighbours than the whole image it is drawn to no label but to indifference (agreement-aware label smoothing of PPLR, LP

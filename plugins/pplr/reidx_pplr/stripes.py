@@ -12,7 +12,9 @@ from reidx.models.pooling import pooling
 
 
 class Stripes(nn.Module):
-    """``global`` (B,C) and ``parts`` (B,P,C), pooled and batch-normalised, not scaled; ``embed``, ``global`` at unit length.
+    """One global vector and a vector for each horizontal stripe.
+
+    ``global`` (B,C) and ``parts`` (B,P,C), pooled and batch-normalised, not scaled; ``embed``, ``global`` at unit length.
 
     The map (B,C,h,w) is cut into P = ``parts`` horizontal stripes as adaptive pooling cuts it: stripe i holds the rows
     ⌊i·h/P⌋ … ⌈(i+1)·h/P⌉ − 1, so that neighbours share a row where h is no multiple of P. The whole map and each stripe

@@ -11,7 +11,9 @@ from reidx.memories.moving import move_rows
 
 
 class HybridMemory(Memory):
-    """The mean similarity (B,K) of features (B,D) to the images of each class; each image's row follows the image alone.
+    """One row an image, averaged to classes, kept over relabellings.
+
+    The mean similarity (B,K) of features (B,D) to the images of each class; each image's row follows the image alone.
 
     s_c = 1/|c| Σ_{j in c} f·r_j with f at unit length, which is f times the mean of the rows of c: classes of one image
     (un-clustered ones) weigh as much as clusters, and the mean is not brought back to unit length, so that a loose cluster

@@ -13,7 +13,9 @@ from reidx.errors import ConfigError
 
 
 class SelfPaced:
-    """Labels without outliers: the reliable images of a cluster keep it, every other image is a class of its own.
+    """Reliable cluster images only; every other image is a class alone.
+
+    Labels without outliers: the reliable images of a cluster keep it, every other image is a class of its own.
 
     The clusterer is asked again at eps − ``gap`` (tight) and eps + ``gap`` (loose). An image that one of the three leaves
     un-clustered counts there as a cluster of its own. With I the images that share the label of image i, and J those that

@@ -36,7 +36,9 @@ class NonLocal(nn.Module):
 
 
 class NonLocalResNet(Timm):
-    """Map (B, ``out_channels``, h, w) of a ResNet of timm with non-local blocks; at first that of the plain one.
+    """A ResNet with non-local blocks, as in UDAStrongBaseline.
+
+    Map (B, ``out_channels``, h, w) of a ResNet of timm with non-local blocks; at first that of the plain one.
 
     Args:
         name, pretrained, weights, last_stride, image_size: as of :class:`Timm`; weights are those of the plain network.

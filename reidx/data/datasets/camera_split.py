@@ -17,7 +17,7 @@ DatasetSpec = Annotated[Spec, Nested("dataset")]
 
 
 class CameraSplit(Dataset):
-    """One side of another data set: half of its training identities, seen by some of its cameras.
+    """Half of a data set's people, seen by some of its cameras.
 
     ``of`` is the spec of that data set. ``seed`` halves its training identities by their numbers alone, whatever the order of
     the files (an odd one goes to the source); ``side`` says whose half this is. ``cameras`` are its own, numbered as the data

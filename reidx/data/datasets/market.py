@@ -92,7 +92,9 @@ class MarketGrammar(Dataset):
 
 
 class Market1501(MarketGrammar):
-    """Market-1501 (Zheng et al., ICCV 2015): 12,936 training, 3,368 query and 15,913 gallery images without junk.
+    """Market-1501, the usual benchmark: 1,501 people, 6 cameras.
+
+    Market-1501 (Zheng et al., ICCV 2015): 12,936 training, 3,368 query and 15,913 gallery images without junk.
 
     ``root`` is the data set's own folder, or the one above it in any customary layout: ``Market-1501-v15.09.15``,
     ``market1501``, ``market1501/Market-1501-v15.09.15``.
@@ -105,11 +107,11 @@ class Market1501(MarketGrammar):
 
 
 class DukeMTMC(MarketGrammar):
-    """DukeMTMC-reID (Ristani et al., ECCVW 2016; Zheng et al., ICCV 2017): withdrawn by its makers. A loader, no more.
+    """DukeMTMC-reID, withdrawn by its authors; for old comparisons only.
 
     The data set was taken down in 2019, as people had been filmed, and their pictures published, without their consent. It
     is here so that whoever holds a copy can compare with the numbers of earlier papers; reidx neither downloads it nor says
-    where to get it, and advises against new results on it.
+    where to get it, and advises against new results on it. Source: Ristani et al., ECCVW 2016; Zheng et al., ICCV 2017.
 
     16,522 training, 2,228 query and 17,661 gallery images, 8 cameras, names ``PPPP_cC_fFFFFFFF.jpg``; the gallery shows 408
     identities that no query does. ``root`` is its own folder or one above: ``DukeMTMC-reID``, ``dukemtmcreid``,
@@ -133,7 +135,9 @@ class DukeMTMC(MarketGrammar):
 
 
 class PersonX(MarketGrammar):
-    """PersonX (Sun and Zheng, CVPR 2019), rendered people: 9,840 training, 5,136 query and 30,816 gallery images.
+    """PersonX, rendered people in controlled scenes, seen by 6 cameras.
+
+    PersonX (Sun and Zheng, CVPR 2019), rendered people: 9,840 training, 5,136 query and 30,816 gallery images.
 
     Names call the six cameras 3, 4, 8, 10, 11 and 12. ``root`` is its own folder or one above: ``PersonX``, ``personx``,
     ``personx/PersonX``.
@@ -147,7 +151,9 @@ class PersonX(MarketGrammar):
 
 
 class VeRi776(MarketGrammar):
-    """VeRi-776 (Liu et al., ICME 2016), vehicles: 37,778 training, 1,678 query and 11,579 gallery images, 20 cameras.
+    """VeRi-776, vehicles instead of people, seen by 20 cameras.
+
+    VeRi-776 (Liu et al., ICME 2016), vehicles: 37,778 training, 1,678 query and 11,579 gallery images, 20 cameras.
 
     Folders ``image_train``, ``image_query``, ``image_test``, names ``PPPP_cCCC_FFFFFFFF_V.jpg``. All images count: loaders
     that leave out those without a viewpoint label evaluate on another set. Ranked image by image, those of the query's

@@ -9,7 +9,9 @@ from reidx.data.datasets.market import MarketGrammar
 
 
 class Synthetic(MarketGrammar):
-    """A rendered domain, ``source`` or ``target``, drawn into ``root/DOMAIN-seedSEED`` when it is not there yet.
+    """A small rendered domain, for trials without any download.
+
+    A rendered domain, ``source`` or ``target``, drawn into ``root/DOMAIN-seedSEED`` when it is not there yet.
 
     ``identities`` are those of the training and of the test split, each seen ``images_per_camera`` times by each of
     ``cameras`` cameras; ``size`` is (height, width) in pixels. ``progress(done, total)`` is called while it is drawn.

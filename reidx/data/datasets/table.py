@@ -27,7 +27,9 @@ class _Row:
 
 
 class CSV(Dataset):
-    """A table of images: ``path,pid,camid,split`` with split one of train, query, gallery; other columns are ignored.
+    """Images of your own, listed in a CSV table.
+
+    Its columns are ``path,pid,camid,split``, with split one of train, query, gallery; other columns are ignored.
 
     Relative paths start at ``root``, or else at the table's folder. ``camid`` is empty in every row (no cameras) or in
     none; ``pid`` is empty in every training row (unlabelled) or in none, and never in query and gallery. Both are whole

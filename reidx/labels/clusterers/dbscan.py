@@ -15,7 +15,9 @@ _BYTES = 20  # of a distance, while the smallest are looked for
 
 
 class DBSCAN:
-    """Graph (N, N) to labels (N,) int64: clusters 0..K-1, -1 for outliers.
+    """Density clusters with outliers; the usual choice, needs an eps.
+
+    Graph (N, N) to labels (N,) int64: clusters 0..K-1, -1 for outliers.
 
     The semantics are scikit-learn's for `metric="precomputed"`, its order of clusters too: an image with at least
     `min_samples` images (itself included) at distance <= `eps` is a core; cores in reach of each other are one cluster;
@@ -53,7 +55,9 @@ class DBSCAN:
 
 
 class AdaptiveDBSCAN(DBSCAN):
-    """DBSCAN whose eps is the mean of the smallest ``share`` of all pairwise distances at the first labelling, then kept.
+    """DBSCAN with an eps found from the data, where none is known.
+
+    DBSCAN whose eps is the mean of the smallest ``share`` of all pairwise distances at the first labelling, then kept.
 
     Pairs at distance 0 (an image twice) are left out, pairs that the graph does not hold count as 1. It is remembered over a
     resume. Raises DataError where that mean is not below 1. Source: Song et al., "Unsupervised Domain Adaptive

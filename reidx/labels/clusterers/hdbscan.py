@@ -15,7 +15,9 @@ _BYTES = 150  # of a distance at the peak, scikit-learn's spanning tree included
 
 
 class HDBSCAN:
-    """Graph (N, N) to labels (N,) int64: clusters 0..K-1, -1 for outliers.
+    """Density clusters of varying density, without an eps to choose.
+
+    Graph (N, N) to labels (N,) int64: clusters 0..K-1, -1 for outliers.
 
     The clusters are those of the dense distance matrix in which pairs absent from the graph are at distance 1, but for
     merges at equal distances, which scikit-learn makes in the order in which it meets the edges. A graph that is not

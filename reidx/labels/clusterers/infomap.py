@@ -19,7 +19,9 @@ _BYTES = 400  # of a link at the peak, in both processes
 
 
 class InfoMap:
-    """Graph (N, N) to labels (N,) int64: clusters 0..K-1 numbered by their first image, -1 for outliers.
+    """Communities of the neighbour graph, by the map equation.
+
+    Graph (N, N) to labels (N,) int64: clusters 0..K-1 numbered by their first image, -1 for outliers.
 
     Pairs at distance <= 1 - `min_similarity` are links of weight 1 - distance, directed as the rows of the graph; the
     two-level map equation is minimised, the best of `trials`; communities of fewer than `min_size` images are outliers.

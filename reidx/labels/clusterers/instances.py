@@ -7,7 +7,9 @@ from torch import Tensor
 
 
 class Instances:
-    """Features (N, D) to the labels 0..N-1: instance discrimination, for memories with an entry for each image.
+    """Each image as a class, for instance discrimination.
+
+    Features (N, D) to the labels 0..N-1, for memories with an entry for each image.
 
     Source: Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018.
     """

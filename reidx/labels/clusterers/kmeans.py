@@ -14,7 +14,9 @@ from reidx.labels.neighbours.duplicates import kinds
 
 
 class KMeans:
-    """Features (N, D) to labels (N,) int64, 0..K-1, no outliers; K is `n_clusters` less the clusters that end empty.
+    """A given number of clusters, without outliers.
+
+    Features (N, D) to labels (N,) int64, 0..K-1, no outliers; K is `n_clusters` less the clusters that end empty.
 
     Lloyd's iterations of faiss on all images (no subsampling), the best of `restarts` random starts. With `spherical`
     the centroids are scaled to length 1, with `normalize` the features are, before anything else. The same seed gives the
@@ -59,7 +61,9 @@ class KMeans:
 
 
 class MiniBatchKMeans:
-    """Features (N, D) to labels (N,) int64, 0..K-1, no outliers, from batches: for banks k-means takes too long on.
+    """k-means from batches, for sets that take KMeans too long.
+
+    Features (N, D) to labels (N,) int64, 0..K-1, no outliers.
 
     scikit-learn's, with the best of `restarts` starts. With `normalize` the features are scaled to length 1 before anything
     else. Raises DataError with fewer images than clusters.

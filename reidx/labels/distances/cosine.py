@@ -14,7 +14,9 @@ from reidx.labels.neighbours.sharding import nearest_together
 
 
 class Cosine:
-    """Features (N, D) to the graph of 1 - cosine to each image's k nearest, itself included at 0; float32.
+    """Cosine distances to each image's nearest neighbours; the cheapest.
+
+    Features (N, D) to the graph of 1 - cosine to each image's k nearest, itself included at 0; float32.
 
     Only distances below 1 are stored, so an image may have fewer than `k` entries. Row i holds the neighbours of i; the
     graph is not symmetric. Of more than `k` equal images the first holds all, so that they are one piece. `backend` and

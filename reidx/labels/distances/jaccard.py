@@ -39,7 +39,9 @@ _LOOKS = 4e11  # at pairs of entries in one column: some minutes
 
 
 class Jaccard:
-    """Features (N, D) to the sparse graph of their k-reciprocal Jaccard distances, float32 in [0, 1).
+    """k-reciprocal Jaccard distances; the usual choice before clustering.
+
+    Features (N, D) to the sparse graph of their k-reciprocal Jaccard distances, float32 in [0, 1).
 
     Features are scaled to length 1 unless they are. `k1` is the length of the neighbour lists, self included, `k2` the
     number of neighbours whose encodings are averaged (1: none). `backend` and `device` as in `knn`: they change the
