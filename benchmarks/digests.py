@@ -32,6 +32,7 @@ import torch
 import reidx
 from reidx.ablation.grid import read_grid
 from reidx.ablation.plan import plan_of
+from reidx.runs import training_state
 from reidx.testing.tiny import tiny_domain, write_experiment
 
 HOME = Path(__file__).parents[1]
@@ -85,12 +86,20 @@ def shrunk(value: Any, root: Path, brief: bool, key: str = "") -> Any:
 
 
 def group_of(path: Sequence[str]) -> str:
-    """Return the group of a tensor in a checkpoint, given its keys from the outermost to the innermost."""
-    if path[0] == "state_dict":
-        return ".".join(path[1].split(".")[:2])  # networks.student
-    if path[0] == "optimizer":
-        return path[0]
-    return f"state of memories.{path[path.index('memories') + 1]}" if "memories" in path else "labels"
+    """Return the group of a tensor in a checkpoint, given its keys from the outermost to the innermost.
+
+    Raises :class:`ValueError` for a field that has no group: it would escape the comparison.
+    """
+    match path:
+        case ["state_dict", name, *_]:
+            return ".".join(name.split(".")[:2])  # networks.student
+        case ["optimizer", *_]:
+            return "optimizer"
+        case [training_state.KEY, "memories", name, *_]:
+            return f"state of memories.{name}"
+        case [training_state.KEY, "labels" | "refiners", *_]:
+            return "labels"
+    raise ValueError(f"There is no group for the tensor {'.'.join(path)} of a checkpoint.")
 
 
 def outcome(config: Any, folder: Path, share: Path) -> dict[str, dict[str, str]]:

@@ -1,8 +1,10 @@
-"""The comparison of recorded runs names what differs, and follows renamed keys."""
+"""Digests of trainings cover every tensor of a checkpoint; comparing them names each difference and follows renamed keys."""
 
 from __future__ import annotations
 
-from benchmarks.digests import compare, read_renames
+import pytest
+
+from benchmarks.digests import compare, group_of, read_renames
 
 TABLE = """
 stages.*.objective.*.on -> stages.*.objective.*.feature
@@ -33,3 +35,16 @@ def test_only_values_under_new_keys_and_digests_that_differ_are_named() -> None:
         "a: other digests: adapt networks.student",
         *["gone: Error: why"] * 2,
     ]  # fmt: skip
+
+
+def test_every_tensor_of_a_checkpoint_has_a_group() -> None:
+    groups = {
+        "networks.student": ("state_dict", "networks.student.backbone.conv1.weight"),
+        "memories.rows": ("state_dict", "memories.rows.weight"),
+        "optimizer": ("optimizer", "state", "0", "exp_avg"),
+        "state of memories.rows": ("reidx", "memories", "rows", "weight"),
+        "labels": ("reidx", "refiners", "main: PLI", "last"),
+    }
+    assert [group_of(path) for path in groups.values()] == list(groups)
+    with pytest.raises(ValueError, match=r"reidx\.teachers\.mean"):
+        group_of(("reidx", "teachers", "mean"))
