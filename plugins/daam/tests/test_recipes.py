@@ -52,7 +52,7 @@ STATED = [
                     "clusterer": {"type": "AdaptiveDBSCAN", "share": 1.6e-3, "min_samples": 4},
                     "refiners": [{"type": "daam.SoftLabel", "mode": "lsr", "eps": 0.1}],
                 },
-                "objective": [*CLASSIFIED, {"loss": "CrossEntropy", "stream": "target"}],
+                "objective": [*CLASSIFIED, {"loss": {"type": "CrossEntropy"}, "stream": "target"}],
                 "optimizer": {"type": "Adam", "lr": 3.5e-4},
             },
         },
@@ -111,4 +111,4 @@ def test_readme_sets_rates_of_new_branches() -> None:
     assert rates.replace("{", "'{").replace("}", "}'") in README
     asked = ["model.backbone={type: Timm, name: vit_small_patch16_224}", "model.fusion.branch=conv", rates]
     warmup = reidx.load_config(RECIPE, asked).experiment.stages[0]
-    assert warmup.optimizer["rates"] == {"backbone": 0.1, "fusion.shared": 1, "fusion.specific": 1}
+    assert warmup.optimization.rates == {"backbone": 0.1, "fusion.shared": 1, "fusion.specific": 1}

@@ -96,7 +96,7 @@ STATED = [
             [f"lf2::{name}.yaml"],
             {
                 "data.domains": {"source.type": source, "target.type": target},
-                "stages.adapt.labels.levels.*.clusterer.n_clusters": clusters,
+                "stages.adapt.labels.labellings.*.clusterer.n_clusters": clusters,
             },
         )
         for name, (source, target, clusters) in PAIRS.items()

@@ -17,7 +17,7 @@ CONTRAST = [
     for view, weight in WEIGHTS.items()
 ]
 DISTIL = [  # mu times the weights, with mu = 1
-    {"loss": "lp.FeatureDistil", "feature": view, "memory": None, "teacher": "offline", "weight": weight}
+    {"loss": {"type": "lp.FeatureDistil"}, "feature": view, "memory": None, "teacher": "offline", "weight": weight}
     for view, weight in WEIGHTS.items()
 ]
 OFFLINE = {"offline": {"type": "Frozen", "weights": "stage:teacher", "statistics": "batch"}}
@@ -42,7 +42,7 @@ STATED = [
             [f"lp::{name}.yaml"],
             {
                 "data.domains.target.type": kind,
-                "stages.*.labels.levels.main.clusterer.eps": eps,
+                "stages.*.labels.labellings.main.clusterer.eps": eps,
                 "stages.teacher": {"epochs": 50, "iters": iters, "schedule.0.step_size": 20},
                 "stages.warmup": {"epochs": 1, "iters": 2 * iters},
                 "stages.student": {"epochs": 50, "iters": iters, "schedule.0.milestones": [19, 39]},

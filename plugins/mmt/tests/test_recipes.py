@@ -40,9 +40,9 @@ PRETRAIN = {
 }
 LOSSES = [  # of a network: 1 - a and a of hard and soft classes with a = 0.5, 1 - b and b of triplets with b = 0.8
     {"loss": {"type": "CrossEntropy", "smoothing": 0.1}, "weight": 0.5},
-    {"loss": "mmt.SoftCrossEntropy", "weight": 0.5},
-    {"loss": "Triplet", "weight": 0.2},
-    {"loss": "mmt.SoftTriplet", "weight": 0.8},
+    {"loss": {"type": "mmt.SoftCrossEntropy"}, "weight": 0.5},
+    {"loss": {"type": "Triplet"}, "weight": 0.2},
+    {"loss": {"type": "mmt.SoftTriplet"}, "weight": 0.8},
 ]
 TEACHER = {"type": "EMA", "momentum": 0.999, "warmup": True, "batch_norm": "own"}
 BATCH = {"identities": 16, "instances": 4, "singles": "once"}
@@ -134,7 +134,7 @@ def test_source_free_recipe_is_the_second_stage() -> None:
     (*_, adapt), (alone,) = stages("duke_to_market1501"), stages("market1501_small")
     assert alone.objective == adapt.objective
     assert alone.memories == adapt.memories
-    assert alone.sees == adapt.sees
+    assert alone.network_streams == adapt.network_streams
     assert alone.init is None and alone.teachers["peer"].weights is None
 
 

@@ -24,7 +24,7 @@ ALWAYS = {"weight": 1.0, "from_epoch": 0, "until_epoch": None}
 LOSSES = [
     {**ALWAYS, "loss": {"type": "pplr.PGLR", "beta": 0.5}, "feature": "global"},
     {**ALWAYS, "loss": {"type": "CrossEntropy", "smoothing": 0.1}, "feature": "parts", "until_epoch": 5},
-    {**ALWAYS, "loss": "pplr.AALS", "feature": "parts", "from_epoch": 5},
+    {**ALWAYS, "loss": {"type": "pplr.AALS"}, "feature": "parts", "from_epoch": 5},
     {**ALWAYS, "loss": {"type": "Triplet", "margin": None, "normalize": False}, "feature": "global"},
 ]
 

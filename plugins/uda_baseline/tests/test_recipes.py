@@ -22,15 +22,15 @@ JOINT = [f"uda_baseline::joint_{name}.yaml" for name in PAIRS]
 SMALL = [
     f"uda_baseline::{name}_small.yaml" for name in ("market1501_c123_to_c456", "synthetic_to_market1501", "synthetic")
 ]
-EMBED = {"loss": "CrossEntropy", "feature": "embed", "weight": 1.0}
+EMBED = {"loss": {"type": "CrossEntropy"}, "feature": "embed", "weight": 1.0}
 POOLED = {"loss": {"type": "Triplet", "margin": None}, "feature": "pooled", "weight": 1.0}
-PRETRAIN_LOSSES = [{**EMBED, "smoothing": 0.1, "stream": "source"}, {**POOLED, "stream": "source"}]
+PRETRAIN_LOSSES = [{**EMBED, "loss.smoothing": 0.1, "stream": "source"}, {**POOLED, "stream": "source"}]
 ADAPT_LOSSES = [
-    {**EMBED, "smoothing": 0.0, "stream": "target", "memory": ["identities", "clusters"]},
+    {**EMBED, "loss.smoothing": 0.0, "stream": "target", "memory": ["identities", "clusters"]},
     {**POOLED, "stream": "target"},
 ]
 BOTH = {"stream": ["source", "target"], "memory": ["identities", "clusters"]}
-JOINT_LOSSES = [{**EMBED, **BOTH, "smoothing": 0.1}, {**POOLED, **BOTH}]
+JOINT_LOSSES = [{**EMBED, **BOTH, "loss.smoothing": 0.1}, {**POOLED, **BOTH}]
 STATED = [
     *(
         Stated(
@@ -84,7 +84,7 @@ STATED = [
                     "*.transform.erase": 0,
                     "target": {"labels": None, "sampler": {"type": "Shuffle", "batch": 64}},
                 },
-                "memories.*.rows": "random",
+                "memories.*.memory.rows": "random",
                 "objective": PRETRAIN_LOSSES,
                 "optimization.restart_every": None,
                 "schedule": [{"end": 11}, {"milestones": [40, 70]}],
@@ -96,7 +96,7 @@ STATED = [
                 "init": "stage:pretrain",
                 "teachers.mean": {"type": "EMA", "of": "student", "momentum": 0.999, "warmup": True},
                 "labels.labellings.main": {"network": "mean", "relabel_every": 6},
-                "memories.*.rows": "uniform",
+                "memories.*.memory.rows": "uniform",
                 "objective": ADAPT_LOSSES,
                 "evaluate.network": "mean",
             },
@@ -113,7 +113,7 @@ STATED = [
                 "teachers": {},
                 "model.backbone": {"type": "Timm", "name": "resnet50.tv_in1k"},
                 "labels.labellings.main": {"network": "student", "relabel_every": 1},
-                "memories": {"identities.rows": "random", "clusters.rows": "centroid"},
+                "memories": {"identities.memory.rows": "random", "clusters.memory.rows": "centroid"},
                 "objective": JOINT_LOSSES,
             }
         },
@@ -151,8 +151,7 @@ def test_classifier_rows_are_drawn_as_released(name: str) -> None:
     torch.manual_seed(0)
     drawn = []
     for stage in (pretrain, adapt):
-        spec = {key: stage.memories["identities"][key] for key in ("type", "rows", "normalize", "scale", "parts")}
-        memory = build("memory", spec, dim=2048)
+        memory = build("memory", stage.memories["identities"].memory, dim=2048)
         memory.reset(None, torch.arange(700))
         drawn.append(memory.weight.detach())
     first, later = drawn
