@@ -3,7 +3,7 @@
 import difflib
 import errno
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 LONGEST = 4_000
 """Characters of a message: what was given may be a name of megabytes."""
@@ -27,7 +27,17 @@ def excerpt(text: str, width: int = 200) -> str:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """The question "Did you mean …?" with up to three of the ``known`` names; empty where none of them is close.
+    """The question "Did you mean …?" with up to three of the ``known`` names; empty where none of them is close."""
+    return did_you_mean(closest(name, known))
+
+
+def did_you_mean(names: Sequence[str]) -> str:
+    """The question for up to three names; empty for none."""
+    return f"Did you mean {' or '.join(map(excerpt, names[:3]))}?" if names else ""
+
+
+def closest(name: str, known: Iterable[str]) -> list[str]:
+    """Those of the ``known`` names that may be meant by ``name``, the closest first.
 
     A name that differs in case alone, or before its last dot, is closest (``dbscan``, ``FusionModule``). Otherwise the
     spelling decides, by the share of characters that two names have in common.
@@ -36,21 +46,16 @@ def suggest(name: str, known: Iterable[str]) -> str:
     wanted = name.casefold()
     for form in (str.casefold, _last_part):
         if same := [candidate for candidate in names if form(candidate) == form(name)]:
-            return _question(same)
+            return same
     ratios = {c: difflib.SequenceMatcher(None, c.casefold(), wanted) for c in names}
     close = {c: m.ratio() for c, m in ratios.items() if m.real_quick_ratio() >= ALIKE and m.quick_ratio() >= ALIKE}
     best = max(close.values(), default=0.0)
-    if best < ALIKE:
-        return ""
-    return _question(sorted((c for c, ratio in close.items() if ratio > best - NEAR_TIE), key=lambda c: -close[c]))
+    near = (candidate for candidate, ratio in close.items() if ratio >= max(ALIKE, best - NEAR_TIE))
+    return sorted(near, key=lambda candidate: -close[candidate])
 
 
 def _last_part(name: str) -> str:
     return name.rpartition(".")[2].casefold()
-
-
-def _question(names: list[str]) -> str:
-    return f"Did you mean {' or '.join(excerpt(name) for name in names[:3])}?"
 
 
 class ReidxError(Exception):

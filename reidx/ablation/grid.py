@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reidx.config.config import known
-from reidx.config.merge import Override
+from reidx.config.merge import Override, Section
 from reidx.config.node import KeyPath, Node, kind_of
 from reidx.config.parts import places
+from reidx.config.sections import section_at
 from reidx.config.yaml_tree import load_node, tree_of
 from reidx.errors import ConfigError, suggest
 
@@ -141,7 +141,7 @@ def _override(text: str, section: Node | None) -> Override:
     given = section.value if section is not None and isinstance(section.value, dict) else {}
     named = [(SECTION, kind, str(name)) for kind in ("axes", "runs") if kind in given for name, _ in given[kind].children()]
     begun = [keys for keys in named if text.startswith((f"{'.'.join(keys)}=", f"{'.'.join(keys)}."))]
-    return Override.read(text, _may_be_set, max(begun, key=lambda keys: len(keys[-1]), default=()))
+    return Override.read(text, _section_at, max(begun, key=lambda keys: len(keys[-1]), default=()))
 
 
 def _nulls(section: Node) -> Iterator[str]:
@@ -151,8 +151,12 @@ def _nulls(section: Node) -> Iterator[str]:
             yield from [name] if node.value is None else [f"{name}={label}" for label in inner if inner[label].value is None]
 
 
-def _may_be_set(path: KeyPath, data: dict[str, Any]) -> bool:
-    return path in {(SECTION, key) for key in KEYS} or known(path, data)
+def _section_at(path: KeyPath) -> Section:
+    """The keys of a grid's file: those of the experiment, and of its section ``ablate``."""
+    if path[:1] == (SECTION,):
+        return Section(frozenset(KEYS)) if len(path) == 1 else Section(free=True)
+    section = section_at(path)
+    return section if path else replace(section, keys=section.keys | {SECTION})
 
 
 def _axis(name: str, node: Node) -> Axis:
@@ -198,7 +202,7 @@ def _change(key: str, value: Node, axis: str) -> Override:
             f"{value.origin}: axis {axis}: seed is not varied by an axis; list the seeds that each combination is run with in "
             f"{SECTION}.seeds: [1, 2, 3]."
         )
-    return Override(f"+{path}" if key.startswith("+") else path, value, f"{value.origin}: axis {axis}", known)
+    return Override(f"+{path}" if key.startswith("+") else path, value, f"{value.origin}: axis {axis}", section_at)
 
 
 def _seeds(section: Node, base: dict[str, Any]) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from reidx.config.node import KeyPath, dotted
 from reidx.config.parts import Part
 from reidx.config.schema import Stage
 from reidx.contracts import Contract, contract_of
-from reidx.errors import ConfigError
+from reidx.errors import ConfigError, suggest
 from reidx.registry.build import contract
 from reidx.registry.discovery import registry
 from reidx.registry.registry import Entry
@@ -82,8 +81,7 @@ class StageChecker:
         known = list(known)
         if name is None or name in known:
             return
-        close = difflib.get_close_matches(name, known, n=2)
-        hint = f"Did you mean {' or '.join(close)}?" if close else f"There is: {', '.join(known) or 'none'}."
+        hint = suggest(name, known) or f"There is: {', '.join(known) or 'none'}."
         raise self.error(at, f"there is no {what} called {name!r}. {hint}")
 
     def seen(self, at: KeyPath, network: str, streams: Iterable[str]) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reidx.checks.stage import check_stages
-from reidx.config.config import Config, known, resolve
+from reidx.config.config import Config, resolve
 from reidx.config.merge import Override
 from reidx.config.node import Node
+from reidx.config.sections import section_at
 from reidx.config.yaml_tree import load_node
 
 
@@ -18,7 +19,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises :class:`ConfigError` naming the file and line of what is wrong: an unknown key or component, a value of the
     wrong type, parts that do not fit each other.
     """
-    return check_node(load_node(path), [Override.read(text, known) for text in overrides], str(path))
+    return check_node(load_node(path), [Override.read(text, section_at) for text in overrides], str(path))
 
 
 def check_node(root: Node, overrides: Sequence[Override], path: str) -> Config:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import inspect
@@ -13,7 +12,7 @@ from typing import Any
 
 from reidx.config.node import KeyPath, Node, Origin, dotted, kind_of
 from reidx.config.renamed import RENAMED
-from reidx.errors import ConfigError, excerpt
+from reidx.errors import ConfigError, excerpt, suggest
 from reidx.outline.outline import outline
 from reidx.outline.source import classes_in, imported_in
 from reidx.registry import build as builder
@@ -72,8 +71,7 @@ def called(catalogue: str, node: Node, path: KeyPath) -> Node:
     offered = _catalogue(catalogue)
     name = node.value["type"].plain()
     if name not in offered:
-        close = difflib.get_close_matches(name, offered, n=3)
-        hint = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(offered)}."
+        hint = suggest(name, offered) or f"Known: {', '.join(offered)}."
         raise ConfigError(f"{where}: there is no {catalogue} {excerpt(name)!r}. {hint}")
     known = {k: p for k, p in _settings(offered[name]).items() if k not in _ENGINES_OWN}
     for key, child in node.value.items():
@@ -82,9 +80,8 @@ def called(catalogue: str, node: Node, path: KeyPath) -> Node:
         if key not in known:
             if catalogue == "optimizer" and (new := RENAMED["optimizer"].get(key)):
                 raise ConfigError(f"{child.origin}: {dotted((*path, key))} is now {dotted((*path[:-1], *new.split('.')))}.")
-            close = difflib.get_close_matches(key, list(known), n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else f" It accepts: {', '.join(known)}."
-            raise ConfigError(f"{child.origin}: {dotted(path)}: {name} has no setting {key!r}.{hint}")
+            hint = suggest(key, known) or f"It accepts: {', '.join(known)}."
+            raise ConfigError(f"{child.origin}: {dotted(path)}: {name} has no setting {key!r}. {hint}")
         place, value, hint = f"{child.origin}: {dotted((*path, key))}", child.plain(), _without_tensors(known[key].hint)
         if (fault := bad_number(value)) is not None:
             raise ConfigError(f"{place} {fault}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import math
 import typing
@@ -17,7 +16,7 @@ from reidx.config.merge import SET, Override, merge
 from reidx.config.node import KeyPath, Node, Origin, dotted, kind_of
 from reidx.config.renamed import RENAMED
 from reidx.config.yaml_tree import Tree, render, tree_hash, tree_of
-from reidx.errors import ConfigError, excerpt
+from reidx.errors import ConfigError, excerpt, suggest
 from reidx.registry.constructor import annotation_text, bad_number, fits, quoting
 
 DEFAULT = Origin("default")
@@ -284,8 +283,7 @@ def _refuse_unknown(node: Node, path: KeyPath, known: set[str], cls: type = sche
                 raise ConfigError(f"{child.origin}: {at} is now {dotted((*path, new))}.")
             if (slot := _slot_of(cls)) is not None:
                 raise ConfigError(f"{child.origin}: unknown key {at!r}. {_slot_hint(node, path, key, slot, known)}")
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"Known here: {', '.join(sorted(known))}."
+            hint = suggest(key, known) or f"Known here: {', '.join(sorted(known))}."
             raise ConfigError(f"{child.origin}: unknown key {at!r}. {hint}")
 
 
@@ -301,41 +299,5 @@ def _slot_hint(node: Node, path: KeyPath, key: str, slot: str, known: set[str]) 
     name = named.value if named is not None and isinstance(named.value, str) else "NAME"
     if key == "type":
         return f"Name the {slot} by {dotted((*path, slot))}: {name}, or {{type: {name}, …}} with its arguments."
-    close = difflib.get_close_matches(key, known, n=1)
-    hint = f"Did you mean {close[0]!r}? " if close else ""
-    return f"{hint}Write an argument of the {slot} as {dotted((*path, slot))}: {{type: {name}, {key}: …}}."
-
-
-def known(path: KeyPath, data: dict[str, Any]) -> bool:
-    """Whether the schema has a default at ``path``, so that an override may set it though no file does."""
-    cls: Any = schema.Stage
-    keys: list[str | int] = list(path)
-    fields = {f.name for f in dataclasses.fields(schema.Experiment)}
-    if keys[0] == "stages":
-        keys = keys[2:]
-    elif keys[0] in fields:
-        cls = schema.Experiment
-    while keys:
-        hints = _hints(cls)
-        name = str(keys.pop(0))
-        if cls is schema.Stage and name == "labels":
-            if keys[:1] == ["labellings"]:
-                keys = keys[2:]
-            cls = schema.Labelling
-            continue
-        if name not in hints:
-            return False
-        field = next(f for f in dataclasses.fields(cls) if f.name == name)
-        hint = hints[name]
-        inner = next((a for a in typing.get_args(hint) if dataclasses.is_dataclass(a)), None)
-        if not keys:
-            return True
-        if "kind" in field.metadata or "catalogue" in field.metadata:
-            return True  # a component's own keys are checked with the component
-        if dataclasses.is_dataclass(hint):
-            cls = hint
-        elif inner is not None:
-            keys, cls = keys[1:], inner
-        else:
-            return False
-    return True
+    argument = f"Write an argument of the {slot} as {dotted((*path, slot))}: {{type: {name}, {key}: …}}."
+    return f"{suggest(key, known)} {argument}".lstrip()

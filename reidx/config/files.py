@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import posixpath
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from reidx.errors import ConfigError
+from reidx.errors import ConfigError, closest, did_you_mean
 
 LARGEST = 250_000
 """Bytes of a config file. PyYAML reads some 100 kB a second, and the longest config that reidx comes with has 6 kB."""
@@ -82,22 +82,45 @@ class ConfigFile:
             raise ConfigError(f"{self} cannot be read: {why}.") from None
 
     def _nearby(self) -> str:
-        """The near matches among the configs of the namespace or of the folder, or the list of them."""
+        """The configs of nearly the same name, in the folder or in any plugin; else those that are there."""
         if self.namespace:
-            root = self.at(f"{self.namespace}::.").file
-            names = [path.relative_to(root).as_posix() for path in root.rglob("*.yaml")]
-            prefix = f"{self.namespace}::"
-        else:
-            folder = self.file if self.file.is_dir() else self.file.parent
-            if not folder.is_dir():
-                return f"The folder {folder} does not exist either."
-            shown = PurePath(self.name) if self.file.is_dir() else PurePath(self.name).parent
-            names = [str(shown / path.name) for path in folder.glob("*.y*ml")]
-            prefix = ""
-        # compared without folder and suffix: what they share would make anything look alike
-        stems = {name: PurePath(name).stem for name in sorted(names)}
-        close = difflib.get_close_matches(PurePath(self.name).stem, list(stems.values()), n=3, cutoff=0.6)
-        if close and not self.file.is_dir():
-            return f"Did you mean {' or '.join(prefix + name for name in stems if stems[name] in close)}?"
-        more = f" and {len(stems) - 20} more" if len(stems) > 20 else ""
-        return f"Configs there: {', '.join(prefix + name for name in list(stems)[:20]) or 'none'}{more}."
+            question = _alike(str(self), map(str, installed_configs()))
+            return f"{question} `reidx recipes` lists the installed configs.".lstrip()
+        namesakes = [str(other) for other in installed_configs() if PurePath(other.name).stem == PurePath(self.name).stem]
+        folder = self.file if self.file.is_dir() else self.file.parent
+        if not folder.is_dir():
+            return f"The folder {folder} does not exist either. {_alike(self.name, namesakes)}".rstrip()
+        shown = PurePath(self.name) if self.file.is_dir() else PurePath(self.name).parent
+        names = sorted(str(shown / path.name) for path in folder.glob("*.y*ml"))
+        question = "" if self.file.is_dir() else _alike(self.name, names) or _alike(self.name, namesakes)
+        more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+        return question or f"Configs there: {', '.join(names[:20]) or 'none'}{more}."
+
+
+def _alike(name: str, names: Iterable[str]) -> str:
+    """A question for the configs whose file has nearly the same name; of several those at the nearest place."""
+    places = {_place(other): other for other in names}
+    stems: dict[str, list[str]] = {}
+    for place in places:  # compared without folder at first: what they share would make anything look alike
+        stems.setdefault(place.rpartition("/")[2], []).append(place)
+    place = _place(name)
+    close = [other for stem in closest(place.rpartition("/")[2], stems) for other in stems[stem]]
+    nearest = closest(place, close) or closest(place.partition("/")[2], close) or close
+    return did_you_mean([places[other] for other in nearest])
+
+
+def _place(name: str) -> str:
+    return name.replace("::", "/").removesuffix(".yaml")
+
+
+def installed_configs() -> list[ConfigFile]:
+    """All config files of the core and of the usable plugins, by namespace and name."""
+    from reidx.registry.discovery import (
+        config_roots,  # here, so that reading plain files needs no plugin discovery
+    )
+
+    return [
+        ConfigFile(namespace, file.relative_to(root).as_posix(), file)
+        for namespace, root in config_roots().items()
+        for file in sorted(root.rglob("*.yaml"))
+    ]

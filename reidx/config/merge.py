@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import shlex
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from reidx.config.node import KeyPath, Node, Origin, dotted, kind_of
 from reidx.config.yaml_text import DEEPEST, escape, read_value
-from reidx.errors import ConfigError, excerpt
+from reidx.errors import ConfigError, excerpt, suggest
 
 COMPONENT_KEY = "type"
 """The key that names the component whose parameters the rest of the mapping is."""
@@ -17,11 +17,26 @@ COMPONENT_KEY = "type"
 SET = Origin("--set")
 """Where a value set on the command line comes from."""
 
-MOST_NAMES = 1000
-"""Names that are looked through for one that was meant."""
 
-Known = Callable[[KeyPath, dict[str, Any]], bool]
-"""Whether an experiment with this data may have a key at this path, since the schema has a default for it."""
+@dataclass(frozen=True)
+class Section:
+    """The keys that a mapping of an experiment may have."""
+
+    keys: frozenset[str] = frozenset()
+    old: frozenset[str] = frozenset()
+    """Keys of an earlier version, whose new names the check of the experiment gives."""
+    checked: bool = False
+    """Whether any other key is checked with a component."""
+    free: bool = False
+    """Whether the keys are names of the user's choice."""
+
+    def accepts(self, key: str) -> bool:
+        """Whether a key may be set here that no file has set."""
+        return self.checked or key in self.keys or key in self.old
+
+
+Sections = Callable[[KeyPath], Section]
+"""The section at each path of the schema."""
 
 
 def merge(base: Node, over: Node, path: KeyPath = ()) -> Node:
@@ -109,9 +124,9 @@ class Override:
     """
 
     def __init__(
-        self, path: str, value: Node, where: str, known: Known | None = None, keys: Sequence[str] = ()
+        self, path: str, value: Node, where: str, sections: Sections | None = None, keys: Sequence[str] = ()
     ) -> None:
-        self.where, self.value, self.known = where, value, known
+        self.where, self.value, self.sections = where, value, sections
         self.adds = path.startswith("+")
         self.path = path.removeprefix("+")
         own = self.path[len(".".join(keys)) :]
@@ -125,7 +140,7 @@ class Override:
         refuse_base(value)
 
     @classmethod
-    def read(cls, text: str, known: Known | None = None, keys: Sequence[str] = ()) -> Override:
+    def read(cls, text: str, sections: Sections | None = None, keys: Sequence[str] = ()) -> Override:
         """The override that ``key.path=value`` is on a command line; of the value, :func:`reidx.config.yaml_text.read_value`.
 
         ``keys`` are those that the text begins with, if these have dots or equals signs in them.
@@ -135,7 +150,7 @@ class Override:
         rest, equals, value = text[len(begin) :].partition("=")
         path = begin + rest
         # without its sign there is no value to be read, but the path may be wrong already
-        override = cls(path if equals else "", Node(None, SET), f"--set {shown}", known, keys if equals else ())
+        override = cls(path if equals else "", Node(None, SET), f"--set {shown}", sections, keys if equals else ())
         quoted = shlex.quote(f'{excerpt(path)}="{excerpt(escape(value))}"')
         node = read_value(value, override.where, f"To give it as text: --set {quoted}")
         if node is None:
@@ -151,13 +166,12 @@ class Override:
 
     def applied_to(self, root: Node) -> Node:
         """``root`` with the value in place."""
-        self.data = root.plain()
         return self._put(root, self.names, ())
 
     def _put(self, node: Node, names: Sequence[str], path: KeyPath) -> Node:
         """``node``, which stands at ``path``, with the value put in at ``names`` below it."""
         inside = {} if node.value is None else node.value
-        if isinstance(inside, str) and self._may_have((*path, names[0])):
+        if isinstance(inside, str) and self._section(path).accepts(names[0]):
             inside = {COMPONENT_KEY: node}
         key: Any  # the position in a list, the key in a mapping
         if isinstance(inside, list):
@@ -197,15 +211,15 @@ class Override:
         place = dotted(path) or "the experiment"
         if name.isdecimal():
             raise self.error(f"{place} is not a list, so it has no item {name}; set {place} as a whole.")
-        if self.adds or self._may_have((*path, name)):
+        section = self._section(path)
+        if section.accepts(name) or (self.adds and section.free):
             return
-        raise self.error(
-            f"{place} has no key {name!r}. {_hint(name, inside)} To add a new key, write +{self.path}=..."
-        )
+        hint = _hint(name, [*inside, *sorted(section.keys - {*inside})])
+        advice = f" To add a new key, write +{self.path}=..." if section.free else ""
+        raise self.error(f"{place} has no key {name!r}. {hint}{advice}")
 
-    def _may_have(self, path: KeyPath) -> bool:
-        """Whether the experiment may have a key at ``path``, though none is there."""
-        return self.known is not None and self.known(path, self.data)
+    def _section(self, path: KeyPath) -> Section:
+        return Section(free=True) if self.sections is None else self.sections(path)
 
     def _position(self, items: list[Node], name: str, path: KeyPath) -> int:
         if name.isdecimal():
@@ -241,7 +255,4 @@ def _has_name(item: Node) -> bool:
 
 def _hint(name: str, candidates: Iterable[str]) -> str:
     candidates = list(candidates)
-    close = difflib.get_close_matches(name, candidates[:MOST_NAMES], n=3, cutoff=0.5)
-    if close:
-        return f"Did you mean {' or '.join(close)}?"
-    return f"It has: {excerpt(', '.join(candidates), 1000) or 'none'}."
+    return suggest(name, candidates) or f"It has: {excerpt(', '.join(candidates), 1000) or 'none'}."

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from reidx.config.files import ConfigFile
-from reidx.config.merge import Known, Override, merge, refuse_base
+from reidx.config.merge import Override, Sections, merge, refuse_base
 from reidx.config.node import KeyPath, Node, Origin, dotted, kind_of
 from reidx.config.yaml_text import DEEPEST, escape, read_yaml, write_scalar
 from reidx.errors import ConfigError, ReidxError
 
 __all__ = [
     "KeyPath",
-    "Known",
     "Origin",
     "Tree",
     "dotted",
@@ -62,7 +61,7 @@ class Tree:
         self.origins.update(_origins(node, path))
 
 
-def load_tree(path: str | Path, overrides: Sequence[str] = (), known: Known | None = None) -> Tree:
+def load_tree(path: str | Path, overrides: Sequence[str] = (), sections: Sections | None = None) -> Tree:
     """The experiment at ``path`` (or ``namespace::file.yaml``) over its ``_base_`` files, then ``overrides``.
 
     Later bases win over earlier ones, the file over its bases, the overrides (``key.path=value``, the value
@@ -70,10 +69,10 @@ def load_tree(path: str | Path, overrides: Sequence[str] = (), known: Known | No
     another component (``type``) than the one below it replaces it whole; all else replaces.
 
     List items are addressed by position or by their ``name``. An override may set keys that exist in the
-    merged file, and those for which ``known(path, data)`` is true: the schema has a default there, given the
-    data merged so far. ``+key.path=value`` adds a key that is new to both. Raises :class:`ConfigError`.
+    merged file, and those that ``sections`` has at their place, since the schema has a default there. Where names are free
+    ``+key.path=value`` adds one. Raises :class:`ConfigError`.
     """
-    return tree_of(load_node(path), [Override.read(text, known) for text in overrides])
+    return tree_of(load_node(path), [Override.read(text, sections) for text in overrides])
 
 
 def load_node(path: str | Path) -> Node:

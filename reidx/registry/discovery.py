@@ -63,6 +63,16 @@ def config_root(namespace: str) -> Path:
     raise ConfigError(f"There are no configs {namespace}::…. {known.explain_absence(namespace)}")
 
 
+def config_roots() -> dict[str, Path]:
+    """The folders of configs of the core and of the usable plugins, by namespace; those that are missing left out."""
+    roots = {}
+    for plugin in plugins():
+        if not plugin.problem and plugin.configs is not None:
+            with contextlib.suppress(ConfigError):  # `reidx plugins --check` tells it
+                roots[plugin.namespace or CORE] = _config_folder(plugin)
+    return roots
+
+
 def check(plugin: Plugin) -> list[str]:
     """What is wrong with a plugin once everything it promises is loaded; empty when all is well."""
     if plugin.problem:

@@ -109,7 +109,7 @@ def test_a_component_named_by_type_in_its_slot(tmp_path: Path, line: str, old: s
          "17: unknown key 'stages.0.alignment.0.feature'. Write an argument of the alignment as "
          "stages.0.alignment.0.alignment: {type: MMD, feature: …}."),
         ("    memory: rows", "    memory: rows\n    wieght: 2",
-         "13: unknown key 'stages.0.objective.0.wieght'. Did you mean 'weight'? Write an argument of the loss as "
+         "13: unknown key 'stages.0.objective.0.wieght'. Did you mean weight? Write an argument of the loss as "
          "stages.0.objective.0.loss: {type: CrossEntropy, wieght: …}."),
     ],
     ids=["loss", "loss with a type", "memory", "alignment", "a slip"],

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from reidx.config.merge import merge
+from reidx.config.merge import Section, Sections, merge
 from reidx.config.node import Node
 from reidx.config.yaml_tree import Origin, Tree, dotted, load_tree, render, tree_hash
 from reidx.errors import ConfigError, PluginError
@@ -40,11 +40,15 @@ def packages(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return folder / "site" / namespace
 
     monkeypatch.setattr(plugins, "config_root", config_root)
+    monkeypatch.setattr(plugins, "config_roots", lambda: {name: config_root(name) for name in ("core", "lf2")})
     write("site/core/data/market1501.yaml", "data:\n  name: market\n  size: [256, 128]\n")
     write("site/core/schedule.yaml", "epochs: 50\n")
     write("site/lf2/usl.yaml", "_base_: [parts/model.yaml, core::schedule.yaml]\nepochs: 80\n")
     write("site/lf2/parts/model.yaml", "model: {type: lf2.Net}\n")
     return folder
+
+
+LISTED = "`reidx recipes` lists the installed configs."
 
 
 def write(name: str, text: str | bytes) -> str:
@@ -54,8 +58,8 @@ def write(name: str, text: str | bytes) -> str:
     return name
 
 
-def load(text: str, *overrides: str, known: Any = None) -> Tree:
-    return load_tree(write("exp.yaml", text), overrides, known)
+def load(text: str, *overrides: str, sections: Sections | None = None) -> Tree:
+    return load_tree(write("exp.yaml", text), overrides, sections)
 
 
 def error(text: str | bytes, *overrides: str) -> str:
@@ -475,16 +479,20 @@ def test_half_an_address(packages: Path, address: str) -> None:
 )  # fmt: skip
 def test_missing_config_of_a_namespace(packages: Path, wrong: str) -> None:
     assert error(f"_base_: {wrong}\n") == (
-        f"exp.yaml:1: _base_: {wrong} does not exist. Did you mean core::data/market1501.yaml?"
+        f"exp.yaml:1: _base_: {wrong} does not exist. Did you mean core::data/market1501.yaml? {LISTED}"
     )
 
 
-def test_configs_of_the_namespace_are_listed(packages: Path) -> None:
+def test_command_that_lists_configs_is_named(packages: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_tree("core::zzz.yaml")
-    assert str(caught.value) == (
-        "core::zzz.yaml does not exist. Configs there: core::data/market1501.yaml, core::schedule.yaml."
-    )
+    assert str(caught.value) == f"core::zzz.yaml does not exist. {LISTED}"
+
+
+@pytest.mark.parametrize("wrong", ["core::lf2/usl.yaml", "core::usl.yaml", "lf2::ulsl.yaml", "runs/lf2/usl.yaml", "usl.yaml"])
+def test_config_of_another_namespace_is_suggested(packages: Path, wrong: str) -> None:
+    with pytest.raises(ConfigError, match=r"Did you mean lf2::usl\.yaml\?"):
+        load_tree(wrong)
 
 
 def test_unknown_namespace_keeps_its_error_and_gains_the_line(packages: Path) -> None:
@@ -709,32 +717,30 @@ def test_override_into_null_needs_the_plus(folder: Path) -> None:
     assert load("f: null\n", "+f.type=X").data == {"f": {"type": "X"}}
 
 
-def test_keys_known_to_the_schema_may_be_set(folder: Path) -> None:
+def test_key_of_the_schema_may_be_set(folder: Path) -> None:
     asked = []
 
-    def known(path: tuple[str | int, ...], data: dict[str, Any]) -> bool:
-        asked.append((path, copy.deepcopy(data)))
-        return path in {("stages", 1, "lr"), ("fusion",), ("fusion", "type")}
+    def sections(path: tuple[str | int, ...]) -> Section:
+        asked.append(path)
+        return {("stages", 1): Section(frozenset({"lr"})), (): Section(frozenset({"fusion"}))}.get(path, Section(checked=True))
 
-    assert load(STAGES, "stages.adapt.lr=0.1", known=known).data["stages"][1]["lr"] == 0.1
-    assert asked == [(("stages", 1, "lr"), load(STAGES).data)]
-    tree = load("a: 1", "fusion.type=X", known=known)
-    assert tree.data == {"a": 1, "fusion": {"type": "X"}}
-    with pytest.raises(ConfigError, match=r"^--set fusion\.typ=X: fusion has no key 'typ'\."):
-        load("a: 1", "fusion.typ=X", known=known)
-    # a key that exists is never asked for
-    load("a: 1", "a=2", known=lambda path, data: pytest.fail("asked"))
+    assert load(STAGES, "stages.adapt.lr=0.1", sections=sections).data["stages"][1]["lr"] == 0.1
+    assert asked == [("stages", 1)]
+    assert load("a: 1", "fusion.type=X", sections=sections).data == {"a": 1, "fusion": {"type": "X"}}
+    load("a: 1", "a=2", sections=lambda path: pytest.fail("asked of a key that exists"))
 
 
-def test_known_sees_what_earlier_overrides_did(folder: Path) -> None:
-    def known(path: tuple[str | int, ...], data: dict[str, Any]) -> bool:
-        return path == ("model", "backbone", "width") and data["model"]["backbone"]["type"] == "OSNet"
+@pytest.mark.parametrize("sign", ["", "+"])
+def test_key_outside_the_schema_is_never_advised(folder: Path, sign: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load("seed: 1", f"{sign}sede=2", sections=lambda path: Section(frozenset({"seed", "schedule"})))
+    assert str(caught.value) == f"--set {sign}sede=2: the experiment has no key 'sede'. Did you mean seed?"
 
-    assert load(STAGES, "model.backbone.type=OSNet", "model.backbone.width=0.25", known=known).data[
-        "model"
-    ] == {"backbone": {"type": "OSNet", "width": 0.25}}
-    with pytest.raises(ConfigError):
-        load(STAGES, "model.backbone.width=0.25", known=known)
+
+def test_free_name_takes_a_plus(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has no key 'b'\. It has: a\. To add a new key, write \+rates\.b=\.\.\.$"):
+        load("rates: {a: 1}", "rates.b=2", sections=lambda path: Section(free=True))
+    assert load("rates: {a: 1}", "+rates.b=2", sections=lambda path: Section(free=True)).data == {"rates": {"a": 1, "b": 2}}
 
 
 @pytest.mark.parametrize(

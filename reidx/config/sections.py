@@ -1,0 +1,65 @@
+"""The keys that the schema has at each place of an experiment."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import typing
+from typing import Any
+
+from reidx.config.merge import Section
+from reidx.config.node import KeyPath
+from reidx.config.renamed import RENAMED
+from reidx.config.schema import Experiment, Labelling, Stage
+
+ANY = Section(checked=True)
+"""A component, whose keys are checked with it, or a mapping whose items are sections under names of the user's choice."""
+
+
+def section_at(path: KeyPath) -> Section:
+    """The keys that the mapping at ``path`` of an experiment may have; at the top level also those of every stage."""
+    if not path:
+        stage = _section(Stage)
+        return Section(_section(Experiment).keys | stage.keys - {"name"}, stage.old)
+    cls: Any = Stage
+    keys = list(path)
+    if keys[0] == "stages":
+        keys = keys[2:]
+    elif keys[0] in _section(Experiment).keys:
+        cls = Experiment
+    while keys:
+        name = str(keys.pop(0))
+        field = next((field for field in dataclasses.fields(cls) if field.name == name), None)
+        if cls is Stage and name == "labels":  # its keys are the defaults of each labelling
+            cls = Labelling
+            if not keys:
+                return Section(_section(cls).keys | {"labellings"}, _section(cls).old)
+            if keys == ["labellings"]:
+                return ANY
+            if keys[0] == "labellings":
+                keys = keys[2:]
+            continue
+        if field is None or "kind" in field.metadata or "catalogue" in field.metadata:
+            return ANY
+        hint = _hints(cls)[name]
+        inner = next((a for a in typing.get_args(hint) if dataclasses.is_dataclass(a)), None)
+        if dataclasses.is_dataclass(hint):
+            cls = hint
+        elif inner is None:
+            return Section(free=True)
+        elif not keys:
+            return ANY
+        else:
+            keys, cls = keys[1:], inner
+    return _section(cls)
+
+
+@functools.cache
+def _section(cls: type) -> Section:
+    keys = frozenset(field.name for field in dataclasses.fields(cls))
+    return Section(keys, frozenset(RENAMED.get(cls.__name__, ())))
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
