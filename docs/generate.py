@@ -46,7 +46,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def markdown(docstring: str) -> str:
     """A docstring with its code spans and roles as Markdown."""
     text = re.sub(r":\w+:`~?\.?([^`]+)`", r"`\1`", inspect.cleandoc(docstring)).replace("``", "`")
-    return re.sub(r"(?<!\\)([<*_])(?=[^`]*(?:`[^`]*`[^`]*)*$)", r"\\\1", text)
+    spans = re.split(r"(`[^`]*`|^ {4}.*$)", text, flags=re.MULTILINE)  # code stays as it is
+    return "".join(span if number % 2 else re.sub(r"([<_])", r"\\\1", span) for number, span in enumerate(spans))
 
 
 # ---- the keys of a config
@@ -59,8 +60,8 @@ def keys() -> str:
     for place, cls in {"The top level": schema.Experiment, **dict(_sections(schema.Experiment))}.items():
         rows = []
         for field, hint in _fields(cls):
-            meaning = " ".join(markdown(below.get((cls.__name__, field.name), "")).split())
-            rows.append((f"`{field.name}`", _type(field, hint), _default(field), meaning))
+            meaning = below.get((cls.__name__, field.name)) or _summary(_section_of(hint))
+            rows.append((f"`{field.name}`", _type(field, hint), _default(field), " ".join(markdown(meaning).split())))
         title = place if cls is schema.Experiment else f"`{place}`"
         sections.append(f"## {title}\n\n{markdown(cls.__doc__ or '')}\n\n{table(('key', 'type', 'default', 'meaning'), rows)}")
     return "\n".join(sections)
@@ -69,6 +70,11 @@ def keys() -> str:
 def _fields(cls: type) -> list[tuple[dataclasses.Field[Any], Any]]:
     hints = typing.get_type_hints(cls)
     return [(field, hints[field.name]) for field in dataclasses.fields(cls)]
+
+
+def _summary(section: type | None) -> str:
+    """The first line of a section's docstring."""
+    return "" if section is None else (section.__doc__ or "").partition("\n")[0]
 
 
 def _section_of(hint: Any) -> type | None:
@@ -104,8 +110,8 @@ def _type(field: dataclasses.Field[Any], hint: Any) -> str:
     kind = field.metadata.get("kind") or field.metadata.get("catalogue")
     if kind is not None:
         page = f"[{kind}](components.md#{kind})" if kind in KINDS else kind
-        many = {dict: "mapping of names to {}s", list: "list of {}s"}.get(typing.get_origin(hint), "{}")
-        many = many if "container" in field.metadata or kind in ("schedule", "log back-end") else "{}"
+        several = "container" in field.metadata or kind in ("schedule", "log back-end")
+        many = {dict: "mapping of names, each with a {}", list: "list, each a {}"}[typing.get_origin(hint)] if several else "{}"
         return many.format(page) + (" or null" if field.metadata.get("optional") else "")
     if _section_of(hint) is not None:
         return {dict: "mapping of names", list: "list"}.get(typing.get_origin(hint), "mapping")
@@ -113,7 +119,13 @@ def _type(field: dataclasses.Field[Any], hint: Any) -> str:
         return ", ".join(f"`{yaml_text(value)}`" for value in typing.get_args(hint))
     least, most = field.metadata.get("least"), field.metadata.get("most")
     limits = "" if least is None else f", at least {least}" if most is None else f", {least} to {most:,}"
-    return f"`{field.type}`".replace("None", "null") + limits
+    return f"`{_plain(str(field.type))}`" + limits
+
+
+def _plain(annotation: str) -> str:
+    """An annotation in the words of a config: null, and the values of a choice by themselves."""
+    chosen = re.sub(r"Literal\[([^]]*)\]", lambda found: found[1].replace("'", "").replace(", ", " | "), annotation)
+    return chosen.replace("None", "null")
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
@@ -152,7 +164,7 @@ def _component(entry: Entry) -> str:
     for argument in signature_of(entry).values():
         if argument.name not in KINDS[entry.kind].context:
             default = "required" if argument.required else f"`{yaml_text(argument.default)}`"
-            rows.append((f"`{argument.name}`", f"`{argument.annotation}`", default))
+            rows.append((f"`{argument.name}`", f"`{_plain(argument.annotation)}`", default))
     parts = [f"### {entry.name}\n", markdown(summary) + "\n"]
     parts += [table(("argument", "type", "default"), rows)] if rows else ["No arguments.\n"]
     parts += [f"* {markdown(line)}" for line in contract_lines(entry, cls)]

@@ -15,12 +15,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
 import reidx
 from reidx.ablation.grid import read_grid
 from reidx.checks.load import load_config
 from reidx.cli.main import COMMANDS, parser_of
+from reidx.config.config import resolve
 from reidx.config.files import ConfigFile
+from reidx.config.yaml_tree import load_node
 from reidx.registry.discovery import registry
 from reidx.registry.registry import KINDS
 
@@ -66,7 +69,7 @@ def test_site_builds_without_warnings(tmp_path: Path) -> None:
     names = ("config", "components", "cli", "results")
     shown = {name: (tmp_path / f"{name}.html").read_text(encoding="utf-8") for name in names}
     assert "generated:" not in "".join(shown.values())
-    assert "calibrate" in shown["config"]
+    assert "grad_cache_chunks" in shown["config"] and "calibrate" in shown["config"]
     assert all(entry.name in shown["components"] for entry in registry().entries())
     assert all(f"reidx {command}" in shown["cli"] for command in COMMANDS)
     assert "69.28" in shown["results"]
@@ -89,6 +92,34 @@ def test_python_runs(
         scores, targets = torch.randn(8, 5), torch.arange(8) % 5
         assert names["Focal"](gamma=0)(scores, targets).item() == pytest.approx(F.cross_entropy(scores, targets).item())
         assert names["Focal"](gamma=2)(scores, targets) < F.cross_entropy(scores, targets)
+
+
+@pytest.mark.parametrize("block", list(blocks("yaml", "diff")), ids=str)
+def test_yaml_has_known_keys(block: Block, tmp_path: Path) -> None:
+    """Experiments and grids load; parts of one resolve within the smallest experiment, so that each key is known."""
+    lines = block.text.splitlines()
+    sides = [[line[1:] for line in lines if not line.startswith(other)] for other in "-+"]
+    for number, side in enumerate(sides if block.language == "diff" else [lines]):
+        file = tmp_path / f"{number}.yaml"
+        given = yaml.safe_load("\n".join(side))
+        if "_base_" in given or "stages" in given:
+            file.write_text("\n".join(side) + "\n", encoding="utf-8")
+            if "ablate" in given:
+                assert list(read_grid(file).combinations())
+            else:
+                load_config(file)
+        else:
+            model = {"backbone": {"type": "Timm", "name": "test_resnet"}}
+            least: dict[str, Any] = {"name": "part", "stages": [{"name": "only"}], "model": model}
+            file.write_text(yaml.safe_dump(merged(least, given)), encoding="utf-8")
+            resolve(load_node(file), [], str(file))
+
+
+def merged(one: Any, other: Any) -> Any:
+    """Two nested mappings as one; the second counts where both have a value, or where it names a component."""
+    if isinstance(one, dict) and isinstance(other, dict) and "type" not in other:
+        return one | {key: merged(one.get(key), value) for key, value in other.items()}
+    return other
 
 
 def commands(block: Block) -> Iterator[list[str]]:
