@@ -60,7 +60,7 @@ def keys() -> str:
     for place, cls in {"The top level": schema.Experiment, **dict(_sections(schema.Experiment))}.items():
         rows = []
         for field, hint in _fields(cls):
-            meaning = below.get((cls.__name__, field.name)) or _summary(_section_of(hint))
+            meaning = below.get((cls.__name__, field.name)) or _summary(field, _section_of(hint))
             rows.append((f"`{field.name}`", _type(field, hint), _default(field), " ".join(markdown(meaning).split())))
         title = place if cls is schema.Experiment else f"`{place}`"
         sections.append(f"## {title}\n\n{markdown(cls.__doc__ or '')}\n\n{table(('key', 'type', 'default', 'meaning'), rows)}")
@@ -72,9 +72,12 @@ def _fields(cls: type) -> list[tuple[dataclasses.Field[Any], Any]]:
     return [(field, hints[field.name]) for field in dataclasses.fields(cls)]
 
 
-def _summary(section: type | None) -> str:
-    """The first line of a section's docstring."""
-    return "" if section is None else (section.__doc__ or "").partition("\n")[0]
+def _summary(field: dataclasses.Field[Any], section: type | None) -> str:
+    """The meaning of a field without a docstring: the first line of its section's, or the result of its kind."""
+    if section is not None:
+        return (section.__doc__ or "").partition("\n")[0]
+    kind = KINDS.get(field.metadata.get("kind", ""))
+    return "" if kind is None else f"Gives {kind.returns}."
 
 
 def _section_of(hint: Any) -> type | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import configparser
+import dataclasses
+import importlib
 import re
 import shlex
 import subprocess
@@ -10,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,9 +24,12 @@ import reidx
 from reidx.ablation.grid import read_grid
 from reidx.checks.load import load_config
 from reidx.cli.main import COMMANDS, parser_of
+from reidx.config import schema
 from reidx.config.config import resolve
 from reidx.config.files import ConfigFile
+from reidx.config.renamed import RENAMED
 from reidx.config.yaml_tree import load_node
+from reidx.errors import ConfigError
 from reidx.registry.discovery import registry
 from reidx.registry.registry import KINDS
 
@@ -33,6 +39,13 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *(plugin /
 LANGUAGES = {"python", "yaml", "diff", "bash", "ini", "text"}
 READERS_OWN = {"mine.yaml", "experiment.yaml"}
 """Files of the reader, which a page may name without showing them."""
+
+
+@pytest.fixture
+def generate(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module that makes the generated pages."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module("generate")
 
 
 @dataclass(frozen=True)
@@ -150,6 +163,38 @@ def test_commands_parse_and_their_configs_exist(block: Block) -> None:
             load_config(config, overrides)
 
 
+@pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
+def test_keys_in_a_readme_are_keys_of_its_recipes(plugin: Path) -> None:
+    sections = {field.name for cls in (schema.Experiment, schema.Stage) for field in dataclasses.fields(cls)}
+    readme = (plugin / "README.md").read_text(encoding="utf-8")
+    named = {tuple(text.split(".")) for text in re.findall(r"([a-z_]+(?:\.[\w*]+)+)(?==|`)", readme)}
+    wanted = {keys for keys in named if keys[0] in sections and keys[-1] != "yaml"}
+    for config in sorted(plugin.rglob("configs/**/*.yaml")):
+        try:
+            data = load_config(config).data if wanted else {"stages": []}
+        except ConfigError:  # a part of recipes, which does not stand alone
+            continue
+        wanted = {keys for keys in wanted if not any(has(part, keys) for part in (data, *data["stages"]))}
+    assert not wanted
+
+
+def has(data: Any, keys: tuple[str, ...]) -> bool:
+    """Whether a resolved config has a value at a path: of a list by number or by name, behind ``*`` of any."""
+    if not keys:
+        return True
+    if isinstance(data, list):
+        items = {str(number): item for number, item in enumerate(data)}
+        items |= {item["name"]: item for item in data if isinstance(item, dict) and "name" in item}
+        data = items
+    if not isinstance(data, dict):
+        return False
+    if keys[0] == "*":
+        return any(has(item, keys[1:]) for item in data.values())
+    if keys[0] not in data and "labellings" in data:
+        return has(data["labellings"], ("*", *keys))
+    return keys[0] in data and has(data[keys[0]], keys[1:])
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_files(page: Path) -> None:
     for link in re.findall(r"\]\(((?!http)[^)#]+)", page.read_text(encoding="utf-8")):
@@ -181,12 +226,12 @@ def test_install_page_names_every_dependency() -> None:
     assert wanted - by_hand == {"torch>=2.4", "faiss-gpu"}
 
 
-def test_measured_results_name_recipes_and_stand_in_readmes() -> None:
-    sys.path.insert(0, str(ROOT / "docs"))
-    try:
-        import generate
-    finally:
-        sys.path.remove(str(ROOT / "docs"))
+def test_every_key_has_its_meaning(generate: ModuleType) -> None:
+    rows = [line for line in generate.keys().splitlines() if line.startswith("| `")]
+    assert len(rows) > 70 and not [row for row in rows if row.endswith("|  |")]
+
+
+def test_measured_results_name_recipes_and_stand_in_readmes(generate: ModuleType) -> None:
     rows = generate.read("results.csv")
     known = {(row["mAP"], row["rank1"]) for row in rows} | {tuple(row["first_stage"].split(" / ")) for row in rows}
     for row in rows:
@@ -195,6 +240,22 @@ def test_measured_results_name_recipes_and_stand_in_readmes() -> None:
         measured = (plugin / "README.md").read_text(encoding="utf-8").partition("Measured with this package")[2]
         for cells in re.findall(r"^\| .*?\| \**(\d+\.\d\d)\** \| \**(\d+\.\d\d)\** \| \d", measured, re.MULTILINE):
             assert cells in known, f"{plugin.name}: {cells} is not in docs/data/results.csv"
+
+
+def test_changelog_has_every_renamed_key() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    for section, names in RENAMED.items():
+        for old, new in names.items():
+            old_key = f"{section}.{old}" if section == "optimizer" else old
+            row = rf"^\| `([\w.]+\.)?{old_key}`.* \| `([\w.]+\.)?{new}` \|$"
+            assert re.search(row, changelog, re.MULTILINE), (section, old)
+
+
+def test_shipped_grids_are_on_the_page_of_ablations() -> None:
+    page = (ROOT / "docs/ablations.md").read_text(encoding="utf-8")
+    for grid in ROOT.glob("configs/ablations/**/*.yaml"):
+        name = grid.relative_to(ROOT / "configs/ablations").with_suffix("").as_posix().removesuffix("_synthetic")
+        assert f"`{name}`" in page, name
 
 
 def test_version_in_the_citation() -> None:

@@ -93,7 +93,8 @@ def test_a_plugin_is_a_distribution_of_its_own(plugin: Path) -> None:
 def test_modules_hold_one_concept() -> None:
     for path in [*CORE, *(p for plugin in PLUGINS for p in plugin.rglob("*.py"))]:
         assert path.stem not in ("utils", "util", "helpers", "misc"), path
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 350, path
+        if path.name != "schema.py":  # a list of keys with their meanings, of any length
+            assert len(path.read_text(encoding="utf-8").splitlines()) <= 350, path
 
 
 def test_every_module_and_public_thing_has_a_docstring() -> None:

@@ -66,9 +66,11 @@ class Data:
     """
 
     domains: dict[str, Spec] = parts("dataset", dict)
+    """The data sets, by the names that streams, labellings and evaluation use."""
     image_size: tuple[int, int] = number((256, 128), 1, 10_000)
     """Height and width in pixels."""
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    """How images are resized to ``image_size``."""
     workers: int = number(0, 0, 1000)
     """Processes that decode images; 0 decodes in this one, with threads."""
     cache_gb: float = number(6.0, 0)
@@ -98,9 +100,11 @@ class Teacher:
     """A network beside the student: an EMA of another, a frozen one, or a peer that is trained too."""
 
     type: Literal["EMA", "Frozen", "Peer"]
+    """An average of another network's weights, a network that stays as it is, or one that is trained too."""
     of: str = "student"
     """EMA: the network it follows."""
     momentum: float = number(0.999, 0, 1)
+    """EMA: the share of its own weights that each step keeps."""
     warmup: bool = True
     """EMA: momentum min(1 − 1/(t+1), momentum) at step t, which makes the first step a copy."""
     batch_norm: Literal["own", "copy"] = "own"
@@ -116,6 +120,7 @@ class Stream:
     """One source of batches."""
 
     domain: str
+    """The domain whose training images it draws."""
     labels: str | None = None
     """``identity`` (the data set's own), the name of a labelling, or null."""
     sampler: Spec = part("sampler", "PK")
@@ -129,9 +134,11 @@ class Labelling:
     """One labelling of a domain by clustering."""
 
     domain: str | None = None
+    """The domain whose training images are labelled."""
     network: str | list[str] = "student"
     """The network whose features are clustered; of several networks, the mean of their L2-normalised features."""
     feature: str = "embed"
+    """The feature that is clustered."""
     memory: str | None = None
     """Cluster the entries that this memory holds of all images instead of extracting ``feature``; the first labelling, for
     which the memory holds none yet, extracts the feature."""
@@ -139,6 +146,7 @@ class Labelling:
     clusterer: Spec = part("clusterer", "DBSCAN")
     refiners: list[Spec] = parts("refiner")
     relabel_every: int = number(1, 1)
+    """Label again at the start of every so many epochs."""
     flip: bool = False
     """Average the features of each image and its mirror image."""
     monitor: bool = False
@@ -153,7 +161,9 @@ class MemorySlot:
     network: str | list[str] = "student"
     """The network whose features are stored; of several networks, the mean of their L2-normalised features."""
     feature: str = "embed"
+    """The feature that is stored."""
     labels: str = "main"
+    """The labelling whose labels its rows stand for."""
     stream: str | list[str] | None = None
     """The streams that update it; null: all with its labels that its networks see."""
     when: Literal["after", "before"] = "after"
@@ -168,7 +178,9 @@ class Term:
     stream: str | list[str] | None = None
     """One stream, or several, whose images are concatenated; null: the only one."""
     network: str = "student"
+    """The network whose feature the loss gets."""
     feature: str = "embed"
+    """The feature that the loss gets, as ``features``."""
     labels: str | None = None
     """The labelling that gives the targets; null: that of the stream."""
     memory: str | list[str] | None = None
@@ -184,7 +196,9 @@ class Term:
     teacher_memory: str | list[str] | None = None
     """The memory that scores the teacher's feature; null: as ``memory``."""
     weight: float = 1.0
+    """The factor of the loss in the objective."""
     from_epoch: int = number(0, 0)
+    """The first epoch with the term, counted from 0."""
     until_epoch: int | None = number(None, 1)
     """The first epoch without the term, counted from 0; null: it counts to the end."""
 
@@ -195,9 +209,13 @@ class AlignmentSlot:
 
     alignment: Spec = part("alignment")
     source: str = "source"
+    """The stream of the one domain."""
     target: str = "target"
+    """The stream of the other domain."""
     weight: float = 1.0
+    """The factor of the alignment in the objective."""
     from_epoch: int = number(0, 0)
+    """The first epoch with the alignment, counted from 0."""
 
 
 SLOTS: dict[str, type] = {"loss": Term, "memory": MemorySlot, "alignment": AlignmentSlot}
@@ -229,11 +247,16 @@ class Evaluate:
     """Retrieval on a domain's query and gallery."""
 
     domain: str | None = None
+    """The domain whose query and gallery are compared; null: no evaluation."""
     protocol: Spec = part("protocol", "Market1501")
     metric: Literal["euclidean", "cosine"] = "euclidean"
+    """The distance by which the gallery is ranked."""
     network: str = "student"
+    """The network that is tested."""
     feature: str = "embed"
+    """The feature that is compared."""
     flip: bool = False
+    """Average the features of each image and its mirror image."""
     before: bool = False
     """Evaluate before the first epoch too: the direct transfer."""
     every: int = number(0, 0)
@@ -248,8 +271,11 @@ class Stage:
     """One training run of the experiment."""
 
     name: str
+    """The name by which other stages and ``--set`` address it."""
     epochs: int = number(50, 0, MOST)
+    """Epochs; 0 evaluates only."""
     iters: int = number(200, 1, MOST)
+    """Optimiser steps in an epoch."""
     init: str | None = None
     """Where the student's weights come from: ``stage:NAME``, a file, or null (as the backbone was built)."""
     calibrate: int = number(0, 0, MOST)
@@ -265,6 +291,7 @@ class Stage:
     """The largest gradient: of all trained parameters together (``clip_by: norm``, the length is cut) or of each number by
     itself (``value``); null: as it is."""
     clip_by: Literal["norm", "value"] = "norm"
+    """How ``clip_grad`` limits gradients."""
     grad_cache_chunks: int = number(1, 1, MOST)
     """Parts in which a step's batch passes through the networks: the loss is that of the whole batch, memory is needed for
     one part, and each image is passed forward twice. A part must hold whole groups of ``model.bn_group``."""
@@ -283,8 +310,10 @@ class Stage:
     optimizer: Spec = field(
         default_factory=lambda: {"type": "Adam", "lr": 3.5e-4, "weight_decay": 5e-4}, metadata={"catalogue": "optimizer"}
     )
+    """An optimiser of torch, with its arguments."""
     optimization: Optimization = field(default_factory=Optimization)
     schedule: list[Spec] = field(default_factory=list, metadata={"catalogue": "schedule"})
+    """mmengine's schedulers of the learning rate, in their order."""
     evaluate: Evaluate = field(default_factory=Evaluate)
 
     @property
@@ -317,14 +346,17 @@ class Experiment:
     """A whole experiment. The keys of a stage may stand here too, as defaults of every stage."""
 
     name: str
+    """The name of the experiment, and of its folder in ``runs/``."""
     stages: list[Stage]
     data: Data = field(default_factory=Data)
     seed: int = number(1, 0, 2**32 - 1)
+    """The seed of everything random."""
     log: list[Spec] = field(
         default_factory=lambda: [{"type": "tensorboard"}], metadata={"catalogue": "log back-end"}
     )
     """Where the curves of all epochs go: ``tensorboard``, ``wandb``, ``mlflow``, each a name or with mmengine's options."""
     description: str = ""
+    """Text for people."""
 
 
 def term_names(stage: Stage) -> list[str]:
