@@ -1,8 +1,7 @@
-"""What all tests share: rendered tiny domains, made once a session, experiments on them, made-up plugins."""
+"""What the core's tests share: experiments on tiny domains, components and plugins made up for a test."""
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import types
@@ -10,26 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from reidx.registry.discovery import installed, registry
 from reidx.registry.registry import KINDS, Component, Entry, Registry
 from reidx.testing.fake_plugins import FakePlugins
 from reidx.testing.tiny import tiny_experiment, write_experiment
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _fixed_threads() -> None:
-    """One number of threads for every run, so that none depends on the machine's load; one thread in each xdist worker."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        torch.set_num_threads(1)
-    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
-
-
-@pytest.fixture(scope="session")
-def domains_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which tiny domains are rendered on first use."""
-    return tmp_path_factory.mktemp("domains")
 
 
 @pytest.fixture

@@ -1,15 +1,58 @@
-"""Whether two runs came out the same, bit for bit: what a run that was interrupted and resumed is held to."""
+"""Interrupted and resumed runs, and the comparison of two runs bit for bit."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
+from reidx.config.config import Config
+from reidx.engine.experiment import run
+from reidx.engine.step import StageModel
 from reidx.runs import checkpoint as checkpoints
 from reidx.runs.stamp import STAMP
+
+
+def assert_resumes(config: Config, folder: Path, steps: Sequence[int], whole: Path | None = None) -> None:
+    """Raise :class:`AssertionError` unless a run that is interrupted and resumed equals one that is not.
+
+    The first session is interrupted in the step with the first number of ``steps``, counted from 1, the second session in that
+    with the second number, and so on. ``whole`` is the folder of the uninterrupted run, if there is one already.
+    """
+    if whole is None:
+        whole = folder / "whole"
+        run(config, whole, progress="quiet")
+    for number, step in enumerate(steps):
+        with interrupted(step):
+            run(config, folder / "interrupted", resume=number > 0, progress="quiet")
+    run(config, folder / "interrupted", resume=True, progress="quiet")
+    assert_same_run(folder / "interrupted", whole)
+
+
+@contextlib.contextmanager
+def interrupted(step: int) -> Iterator[None]:
+    """Interrupt the block's training at the end of a step, counted from 1; raise :class:`AssertionError` if it has fewer."""
+    after_step, taken = StageModel.after_step, 0
+
+    def interrupt(self: StageModel) -> None:
+        nonlocal taken
+        taken += 1
+        if taken == step:
+            raise KeyboardInterrupt
+        after_step(self)
+
+    with mock.patch.object(StageModel, "after_step", interrupt):
+        try:
+            yield
+        except KeyboardInterrupt:
+            assert taken == step, f"interrupted from outside, in step {taken}"
+            return
+    raise AssertionError(f"training ended after {taken} steps; step {step} was to be interrupted")
 
 
 def assert_same_run(folder: Path, other: Path) -> None:

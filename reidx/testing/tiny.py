@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from reidx.checks.load import load_config
+from reidx.config.config import Config
 
 IMAGE_SIZE = (48, 24)
 
@@ -61,6 +64,26 @@ def tiny_experiment(root: str | Path, **changes: Any) -> dict[str, Any]:
     }
 
 
+def tiny_recipe(
+    bases: str | Sequence[str], root: str | Path, domains: Sequence[str] = ("target",), **changes: Any
+) -> dict[str, Any]:
+    """Return an experiment over the configs ``bases`` on tiny domains of these names, with a network that trains in seconds.
+
+    ``changes`` are merged over its top-level keys, one level deep.
+    """
+    small: dict[str, Any] = {
+        "_base_": [bases] if isinstance(bases, str) else list(bases),
+        "name": "tiny",
+        "precision": "fp32",
+        "data": {"image_size": list(IMAGE_SIZE), "domains": {name: tiny_domain(root, name) for name in domains}},
+        "model": {"backbone": {"type": "Timm", "name": "test_resnet"}},
+        "log": [],
+    }
+    for key, value in changes.items():
+        small[key] = {**small.get(key, {}), **value} if isinstance(value, dict) else value
+    return small
+
+
 def shrunk(experiment: Mapping[str, Any], root: str | Path, backbone: str = "test_resnet") -> dict[str, Any]:
     """A resolved experiment (``Config.data``) at a size that trains in seconds: the same parts, wired as they were.
 
@@ -94,3 +117,8 @@ def write_experiment(path: Path, experiment: Mapping[str, Any]) -> Path:
     """Write an experiment as a YAML file; the path."""
     path.write_text(yaml.safe_dump(dict(experiment), sort_keys=False), encoding="utf-8")
     return path
+
+
+def load_experiment(folder: Path, experiment: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """Return the checked experiment, which is written to ``experiment.yaml`` in ``folder`` for the purpose."""
+    return load_config(write_experiment(folder / "experiment.yaml", experiment), overrides)

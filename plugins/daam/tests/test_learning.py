@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 import reidx
 from reidx.config.config import Config
+from reidx.testing.colours import coloured_people
 
 Tiny = Callable[..., Config]
 
-
 NOMINAL = ("daam.NominalDomain.sim", "daam.NominalDomain.sp")
 """How far the two domains are from the nominal one; log 3 would surprise a head that knows nothing."""
-
-
-def domain_of_colours(folder: Path, seed: int, light: tuple[float, float, float]) -> Path:
-    """A table of noisy images of people: one colour above, one below, under a light. 12 to learn from, 8 to test on.
-
-    The noise is more than a network without training overlooks.
-    """
-    folder.mkdir()
-    random = np.random.default_rng(seed)
-    rows = []
-    for person in range(20):
-        halves = random.uniform(60, 195, (2, 1, 1, 3))
-        for number in range(9 if person < 12 else 6):
-            image = np.concatenate(np.broadcast_to(halves, (2, 24, 24, 3))) * random.uniform(0.8, 1.2) * light
-            image += random.normal(0, 30, (48, 24, 3)) + random.normal(0, 60, (12, 6, 3)).repeat(4, 0).repeat(4, 1)
-            name, camera = f"{person}_{number}.png", number % 3
-            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / name)
-            rows.append((name, person, camera, "train" if person < 12 else "query" if number < 3 else "gallery"))
-    with (folder / "people.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("path", "pid", "camid", "split"), *rows])
-    return folder / "people.csv"
 
 
 def test_adaptation_learns_to_tell_the_targets_people_apart(tiny: Tiny, tmp_path: Path) -> None:
@@ -48,8 +23,8 @@ def test_adaptation_learns_to_tell_the_targets_people_apart(tiny: Tiny, tmp_path
     come to at most 0.12 times its terms (0.5 is asked). At a rate of 0 all come out equal.
     """
     tables = {
-        "source": domain_of_colours(tmp_path / "source", 0, (1.0, 1.0, 1.0)),
-        "target": domain_of_colours(tmp_path / "target", 1, (0.6, 0.9, 1.2)),
+        "source": coloured_people(tmp_path / "source", seed=0),
+        "target": coloured_people(tmp_path / "target", seed=1, light=(0.6, 0.9, 1.2)),
     }
     settings = [
         *(f"data.domains.{name}={{type: CSV, path: {path}}}" for name, path in tables.items()),

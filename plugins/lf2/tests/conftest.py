@@ -1,15 +1,15 @@
-"""The configs of the plugin on tiny domains, rendered once, with a network that trains in seconds."""
+"""The configs of the plugin on tiny domains, with a network that trains in seconds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-import reidx
 from reidx.config.config import Config
-from reidx.testing.tiny import IMAGE_SIZE, tiny_domain, write_experiment
+from reidx.testing.tiny import load_experiment, tiny_recipe
 
 Tiny = Callable[..., Config]
 
@@ -18,13 +18,12 @@ LEVELS = {"direct": "", "baseline": "g"}
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+def tiny(tmp_path_factory: pytest.TempPathFactory, domains_root: Path) -> Tiny:
     """``tiny(names, *overrides)``: published configs, one over the other, made small: batches of 8, 2 epochs of 3 steps."""
     folder = tmp_path_factory.mktemp("tiny")
     few = {"sampler": {"identities": 4, "instances": 2}, "transform": {"pad": 2}}
     pretrain = {"epochs": 2, "iters": 3, "schedule": [],
                 "streams": {"source": few, "target": {"sampler": {"batch": 8}, "transform": {"pad": 2}}}}  # fmt: skip
-    domains = {side: tiny_domain(folder / "domains", side) for side in ("source", "target")}
 
     def load(names: str, *overrides: str) -> Config:
         first, *variants = names.split()
@@ -32,18 +31,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         stages: dict[str, Any] = {} if first == "source_free" else {"pretrain": pretrain}
         if levels:
             stages["adapt"] = {"streams": dict.fromkeys(levels, few)}
-        small: dict[str, Any] = {
-            "_base_": [f"lf2::{first}.yaml", *(f"lf2::variants/{name}.yaml" for name in variants)],
-            "name": "tiny",
-            "precision": "fp32",
-            "data": {"image_size": list(IMAGE_SIZE), "domains": domains},
-            "model": {"backbone": {"type": "Timm", "name": "test_resnet"}, "bn_group": 8},
-            "epochs": 2,
-            "iters": 3,
-            "labels": {"clusterer": {"n_clusters": 12}},
-            "stages": stages,
-            "log": [],
-        }
-        return reidx.load_config(write_experiment(folder / "experiment.yaml", small), overrides)
+        experiment = tiny_recipe(
+            [f"lf2::{first}.yaml", *(f"lf2::variants/{name}.yaml" for name in variants)],
+            domains_root,
+            ("source", "target"),
+            model={"bn_group": 8},
+            epochs=2,
+            iters=3,
+            labels={"clusterer": {"n_clusters": 12}},
+            stages=stages,
+        )
+        return load_experiment(folder, experiment, overrides)
 
     return load

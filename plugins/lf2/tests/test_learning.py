@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 import reidx
 from reidx.config.config import Config
+from reidx.testing.colours import CASTS, coloured_people
 
 Tiny = Callable[..., Config]
-
-CASTS = ((1.05, 1.0, 0.95), (0.95, 1.05, 1.0), (1.0, 0.95, 1.05))
-"""How bright each camera shows red, green and blue, which a network must learn to overlook."""
-
-
-def domain_of_colours(folder: Path, side: str, light: float) -> Path:
-    """A table of noisy images of people, one colour above, one below, under one light."""
-    random = np.random.default_rng(0 if side == "source" else 1)
-    (folder / side).mkdir()
-    rows = []
-    for person in range(12):
-        halves = random.uniform(60, 195, (2, 1, 1, 3))
-        for number in range(15):
-            name, camera = f"{side}/{person}_{number}.png", number % 3
-            image = np.concatenate(np.broadcast_to(halves, (2, 24, 24, 3))) * light * random.uniform(0.8, 1.2)
-            image *= CASTS[camera]
-            image += random.normal(0, 10, (48, 24, 3)) + random.normal(0, 10, (12, 6, 3)).repeat(4, 0).repeat(4, 1)
-            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / name)
-            rows.append((name, person, camera, "train" if number < 9 else "query" if number < 12 else "gallery"))
-    with (folder / f"{side}.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("path", "pid", "camid", "split"), *rows])
-    return folder / f"{side}.csv"
-
 
 RUNS = {
     "run": ("stages.pretrain.optimizer.lr=3e-3", "stages.adapt.optimizer.lr=3e-3", "stages.adapt.epochs=7"),
@@ -49,7 +25,10 @@ def learnt(tiny: Tiny, folder: Path, seed: int, *settings: str) -> dict[str, flo
     """The source's mAP after its own stage, the target's after the adaptation, and how well the three levels' last clusters
     are people (mean ARI), each also where that stage stands still (rate 0)."""
     folder.mkdir()
-    tables = {side: domain_of_colours(folder, side, light) for side, light in (("source", 1.0), ("target", 0.4))}
+    tables = {
+        side: coloured_people(folder / side, seed, (light,) * 3, CASTS, noise=(10, 10), known=True)
+        for side, seed, light in (("source", 0, 1.0), ("target", 1, 0.4))
+    }
     domains = ", ".join(f"{side}: {{type: CSV, path: {path}}}" for side, path in tables.items())
     common = [
         f"data.domains={{{domains}}}",

@@ -11,9 +11,8 @@ import torch
 
 import reidx
 from reidx.config.config import Config
-from reidx.engine.step import StageModel
 from reidx.runs import checkpoint as checkpoints
-from reidx.testing.runs import assert_same_run
+from reidx.testing.runs import assert_resumes
 
 Tiny = Callable[..., Config]
 
@@ -56,24 +55,9 @@ def test_both_stages_end_to_end(whole: tuple[Config, Path]) -> None:
     assert len(rows) == int(labels["g"].max()) + 1
 
 
-def test_a_run_that_was_killed_goes_on_to_the_same_bits(
-    whole: tuple[Config, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_run_resumes_to_the_same_end(whole: tuple[Config, Path], tmp_path: Path) -> None:
     config, folder = whole
-    after, calls = StageModel.after_step, []
-
-    def struck(self: StageModel) -> None:
-        calls.append(1)
-        if len(calls) == 11:  # in the second epoch of the second stage
-            raise KeyboardInterrupt
-        after(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StageModel, "after_step", struck)
-        with pytest.raises(KeyboardInterrupt):
-            reidx.run(config, tmp_path / "killed", progress="quiet")
-    reidx.run(config, tmp_path / "killed", resume=True, progress="quiet")
-    assert_same_run(tmp_path / "killed", folder)
+    assert_resumes(config, tmp_path, steps=[11], whole=folder)  # in the second epoch of the second stage
 
 
 @pytest.mark.parametrize("names", VARIANTS)

@@ -14,7 +14,7 @@ import reidx
 from reidx.config.config import Config
 from reidx.engine.step import StageModel
 from reidx.runs import checkpoint as checkpoints
-from reidx.testing.runs import assert_same_run
+from reidx.testing.runs import assert_resumes
 
 Tiny = Callable[..., Config]
 
@@ -68,27 +68,9 @@ def test_each_network_begins_as_its_pre_training_left_it(tiny: Tiny, tmp_path: P
         assert torch.equal(begun[name], expected), name
 
 
-@pytest.mark.parametrize("stopped_at", [3, 7], ids=["in the second pre-training", "in the second epoch of adapting"])
-def test_a_run_that_was_stopped_goes_on_to_the_same_end(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int
-) -> None:
-    config = tiny("mmt::uda.yaml")
-    steps, step = 0, StageModel.after_step
-
-    def stopping(self: StageModel) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == stopped_at:
-            raise KeyboardInterrupt
-        step(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StageModel, "after_step", stopping)
-        with pytest.raises(BaseException):  # noqa: B017  whatever an interrupted run says
-            reidx.run(config, tmp_path / "stopped", progress="quiet")
-    reidx.run(config, tmp_path / "stopped", resume=True, progress="quiet")
-    reidx.run(config, tmp_path / "whole", progress="quiet")
-    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+@pytest.mark.parametrize("step", [3, 7], ids=["in the second pre-training", "in the second epoch of adapting"])
+def test_interrupted_run_resumes_to_the_same_end(tiny: Tiny, tmp_path: Path, step: int) -> None:
+    assert_resumes(tiny("mmt::uda.yaml"), tmp_path, steps=[step])
 
 
 def test_without_a_source_it_adapts_what_it_is_given(tiny: Tiny, tmp_path: Path) -> None:

@@ -12,17 +12,11 @@ import pytest
 import reidx
 from reidx.config.config import Config
 from reidx.config.schema import Stage
-from reidx.engine.step import StageModel
 from reidx.errors import ConfigError
-from reidx.testing.runs import assert_same_run
-from reidx.testing.tiny import tiny_domain, write_experiment
+from reidx.testing.runs import assert_resumes
+from reidx.testing.tiny import load_experiment, tiny_recipe
 
 Tiny = Callable[..., Config]
-
-
-@pytest.fixture(scope="module")
-def domains_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("domains")
 
 
 @pytest.fixture
@@ -30,19 +24,17 @@ def tiny(tmp_path: Path, domains_root: Path) -> Tiny:
     """A recipe of this plugin at the size of a test; ``changes`` are merged over it, key by key at the top level."""
 
     def make(recipe: str, epochs: int = 1, iters: int = 1, **changes: Any) -> Config:
-        experiment: dict[str, Any] = {
-            "_base_": f"pplr::{recipe}.yaml",
-            "name": "tiny",
-            "precision": "fp32",
-            "data": {"image_size": [96, 48], "domains": {"target": tiny_domain(domains_root)}},
-            "model": {"backbone": {"type": "Timm", "name": "test_resnet"}},
-            "stages": [{"name": "adapt", "epochs": epochs, "iters": iters}],
-            "streams": {"target": {"sampler": {"identities": 4, "instances": 4}}},
-            "labels": {"distance": None, "clusterer": {"type": "KMeans", "n_clusters": 12}},
-        }
-        for key, value in changes.items():
-            experiment[key] = {**experiment.get(key, {}), **value} if isinstance(value, dict) else value
-        return reidx.load_config(write_experiment(tmp_path / "experiment.yaml", experiment))
+        labels = {"distance": None, "clusterer": {"type": "KMeans", "n_clusters": 12}, **changes.pop("labels", {})}
+        experiment = tiny_recipe(
+            f"pplr::{recipe}.yaml",
+            domains_root,
+            stages=[{"name": "adapt", "epochs": epochs, "iters": iters}],
+            streams={"target": {"sampler": {"identities": 4, "instances": 4}}},
+            labels=labels,
+            **changes,
+        )
+        experiment["data"]["image_size"] = [96, 48]
+        return load_experiment(tmp_path, experiment)
 
     return make
 
@@ -152,24 +144,6 @@ def test_it_trains_and_the_parts_change_their_loss_after_the_fifth_epoch(tiny: T
     assert 0.0 < result.metrics["mAP"] <= 1.0
 
 
-def test_a_run_that_was_stopped_goes_on_with_the_agreement_it_had(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_agreement_survives_an_interruption(tiny: Tiny, tmp_path: Path) -> None:
     # labelled once: the second epoch trains with what the checkpoint keeps of the first
-    config = tiny("camera", epochs=2, iters=2, labels={"relabel_every": 2})
-    reidx.run(config, tmp_path / "whole", progress="quiet")
-    steps, step = 0, StageModel.after_step
-
-    def stopping(self: StageModel) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == 4:
-            raise KeyboardInterrupt
-        step(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StageModel, "after_step", stopping)
-        with pytest.raises(BaseException):  # noqa: B017  whatever an interrupted run says
-            reidx.run(config, tmp_path / "stopped", progress="quiet")
-    reidx.run(config, tmp_path / "stopped", resume=True, progress="quiet")
-    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+    assert_resumes(tiny("camera", epochs=2, iters=2, labels={"relabel_every": 2}), tmp_path, steps=[4])

@@ -16,7 +16,7 @@ import reidx
 from reidx.config.config import Config
 from reidx.engine.step import StageModel
 from reidx.runs import checkpoint as checkpoints
-from reidx.testing.runs import assert_same_run
+from reidx.testing.runs import assert_resumes
 
 Tiny = Callable[..., Config]
 
@@ -65,27 +65,9 @@ def test_clusters_rows_are_drawn_anew_with_the_labels_and_the_identities_rows_ar
 
 
 @pytest.mark.parametrize(
-    ("recipe", "stopped_at"),
+    ("recipe", "step"),
     [("uda", 2), ("uda", 5), ("joint", 5)],
     ids=["in the pre-training", "between two labellings", "without a pre-training"],
 )
-def test_a_run_that_was_stopped_goes_on_to_the_same_end(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, stopped_at: int
-) -> None:
-    config = tiny(f"uda_baseline::{recipe}.yaml")
-    steps, step = 0, StageModel.after_step
-
-    def stopping(self: StageModel) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == stopped_at:
-            raise KeyboardInterrupt
-        step(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StageModel, "after_step", stopping)
-        with pytest.raises(BaseException):  # noqa: B017  whatever an interrupted run says
-            reidx.run(config, tmp_path / "stopped", progress="quiet")
-    reidx.run(config, tmp_path / "stopped", resume=True, progress="quiet")
-    reidx.run(config, tmp_path / "whole", progress="quiet")
-    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+def test_interrupted_run_resumes_to_the_same_end(tiny: Tiny, tmp_path: Path, recipe: str, step: int) -> None:
+    assert_resumes(tiny(f"uda_baseline::{recipe}.yaml"), tmp_path, steps=[step])
