@@ -17,16 +17,17 @@ def test_recipe_matches_snapshot(address: str) -> None:
 
 # ---- the comparison
 
-BEFORE = {"name": "a", "stages": [{"name": "adapt", "epochs": 5, "objective": [{"loss": "Triplet"}], "schedule": []}]}
+BEFORE = {"name": "a", "stages": [{"name": "adapt", "epochs": 5, "objective": [{"loss": {"type": "Triplet"}}], "schedule": []}]}
 
 
 def test_differences_are_named_by_stage_and_key() -> None:
-    stage = {"name": "adapt", "epochs": 6, "objective": [{"loss": "Triplet"}, {"loss": "GSL"}], "schedule": []}
+    objective = [{"loss": {"type": "Triplet"}}, {"loss": {"type": "GSL"}}]
+    stage = {"name": "adapt", "epochs": 6, "objective": objective, "schedule": []}
     lines = differences(BEFORE, {"name": "a", "seed": 1, "stages": [stage]})
     assert lines == [
         "stages.adapt.epochs: 5 -> 6",
         "seed: nothing -> 1",
-        "stages.adapt.objective.1.loss: nothing -> 'GSL'",
+        "stages.adapt.objective.1.loss.type: nothing -> 'GSL'",
     ]
 
 
@@ -35,7 +36,8 @@ def test_differences_are_named_by_stage_and_key() -> None:
     [
         ({"stages.adapt.epochs": 6}, r"stages\.adapt\.epochs is 5, not 6"),
         ({"stages.*.epochs": 6}, r"stages\.adapt\.epochs is 5, not 6"),
-        ({"stages.adapt": {"objective": [{"loss": "GSL"}]}}, r"objective\.0\.loss is 'Triplet', not 'GSL'"),
+        ({"stages.adapt": {"objective": [{"loss": "GSL"}]}}, r"objective\.0\.loss\.type is 'Triplet', not 'GSL'"),
+        ({"stages.adapt": {"objective": [{"loss": {"type": "GSL"}}]}}, r"objective\.0\.loss\.type is 'Triplet', not 'GSL'"),
         ({"stages.adapt": {"objective": [{"loss": "Triplet"}] * 2}}, r"objective is \[.*\], not \["),
         ({"stages.adapt.iters": 6}, r"stages\.adapt has no iters"),
         ({"stages.pretrain.epochs": 5}, r"stages has no pretrain"),

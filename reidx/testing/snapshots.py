@@ -122,7 +122,7 @@ class Stated:
     """The values that a source states for recipes, as a part of the experiment in which dotted keys are allowed.
 
     A key addresses a stage by its name, an item of another list by its number, and ``*`` addresses all of them. A mapping
-    states the keys that it has; a list states all items.
+    states the keys that it has, a list all items, and a name alone the type of a component.
     """
 
     source: str
@@ -144,6 +144,8 @@ def _conflicts(stated: Any, found: Any, path: str = "") -> Iterator[str]:
     itemised = isinstance(stated, list) and any(isinstance(item, Mapping) for item in stated)
     if itemised and isinstance(found, list) and len(stated) == len(found):
         stated = _children(stated)
+    if isinstance(stated, str) and isinstance(found, Mapping):
+        stated = {"type": stated}
     if not isinstance(stated, Mapping) or not stated:
         if stated != found:
             yield f"{path.removeprefix('.')} is {found!r}, not {stated!r}"

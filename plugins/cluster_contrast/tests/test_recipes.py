@@ -27,7 +27,8 @@ STATED = [
                 "streams.target.sampler": {"identities": 16, "instances": 16},  # 256 images
                 "labels.labellings.main.clusterer": {"type": "DBSCAN", "eps": 0.6, "min_samples": 4},
                 "memories.centroids.memory.momentum": 0.1,
-                "optimizer": {"lr": 3.5e-4}, "optimization": {"lr_batch": 256},
+                "optimizer": {"lr": 3.5e-4},
+                "optimization": {"lr_batch": 256},
                 "schedule.0.step_size": 20,
                 "evaluate.domain": "target",
             },

@@ -36,7 +36,8 @@ STATED = [
             "stages.*": {
                 "joint": False,
                 "model": {"bn_group": 32, "backbone": {"name": "resnet50.tv_in1k", "pretrained": True}},
-                "optimizer": {"type": "Adam", "lr": 3.5e-4, "weight_decay": 5e-4}, "optimization": {"lr_batch": 64},
+                "optimizer": {"type": "Adam", "lr": 3.5e-4, "weight_decay": 5e-4},
+                "optimization": {"lr_batch": 64},
             },
             "stages.pretrain": {
                 "epochs": 80,
