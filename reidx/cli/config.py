@@ -9,7 +9,8 @@ from reidx.cli.experiment import add_config_arguments
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
-    parser.add_argument("--no-origins", action="store_true", help="leave out where each value comes from")
+    parser.add_argument("--changed", action="store_true", help="leave out the defaults: only what the files and --set say")
+    parser.add_argument("--no-origins", action="store_true", help="leave out the file and line of each value")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -17,5 +18,5 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = reidx.load_config(arguments.config, arguments.overrides)
     print(f"# hash {config.hash}")
-    print(config.render(origins=not arguments.no_origins), end="")
+    print(config.render(origins=not arguments.no_origins, changed=arguments.changed), end="")
     return 0

@@ -45,18 +45,16 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def print_entries(entries: Sequence[tuple[str, str]]) -> None:
-    """Print names, indented, each with its text behind it; a text that is too long goes on below its beginning."""
-    if not entries:
-        return
-    edge = min(max(len(name) for name, _ in entries), columns(READABLE) // 2) + 4
+    """Print names, indented, each with its text behind it, or below it where the names take more than half of the width."""
+    width = columns(UNLIMITED)
+    edge = max((len(name) for name, _ in entries), default=0) + 4
+    below = edge > width // 2
+    begin = " " * (6 if below else edge)
     for name, text in entries:
-        lines = textwrap.wrap(text, columns(UNLIMITED) - edge, break_on_hyphens=False) or [""]
-        head = f"  {name}".ljust(edge)
-        if len(head) > edge:  # a name that leaves no room has a line for itself
-            print(head)
-            head = " " * edge
-        for begin, line in zip([head, *[" " * edge] * len(lines)], lines):
-            print(f"{begin}{line}".rstrip())
+        if below:
+            print(f"  {name}")
+        head = begin if below else f"  {name}".ljust(edge)
+        print(textwrap.fill(text, width, initial_indent=head, subsequent_indent=begin, break_on_hyphens=False) or head.rstrip())
 
 
 def print_heading(text: str) -> None:

@@ -20,7 +20,7 @@ from reidx.registry.registry import KINDS, Entry
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="as `reidx list` prints it: DBSCAN, lf2.FusionModule")
     parser.add_argument(
-        "--kind", choices=tuple(KINDS), help="where components of several kinds share the name"
+        "--kind", choices=tuple(KINDS), metavar="KIND", help=f"one of several that share the name: {', '.join(KINDS)}"
     )
 
 

@@ -15,6 +15,7 @@ from reidx.config.components import called, component_node, need_mapping
 from reidx.config.merge import SET, Override, merge
 from reidx.config.node import KeyPath, Node, Origin, dotted, kind_of
 from reidx.config.renamed import RENAMED
+from reidx.config.sections import section_at
 from reidx.config.yaml_tree import Tree, render, tree_hash, tree_of
 from reidx.errors import ConfigError, excerpt, suggest
 from reidx.registry.constructor import annotation_text, bad_number, fits, quoting
@@ -57,9 +58,15 @@ class Config:
         places = (self.tree.origin(path[:length]) for length in range(len(path), -1, -1))
         return str(next((o for o in places if not o.source.startswith("default")), Origin(self.path)))
 
-    def render(self, origins: bool = True) -> str:
-        """The resolved experiment as YAML that loads as the same one, with the origin of each value as a comment."""
-        return render(self.tree, origins)
+    def render(self, origins: bool = True, changed: bool = False) -> str:
+        """The resolved experiment as YAML that loads as the same one, with the origin of each value as a comment.
+
+        With ``changed`` the values that are defaults, of the schema or of a component, are left out.
+        """
+        if not changed:
+            return render(self.tree, origins)
+        own = _without_defaults(_node(self.tree, ()), ()) or Node({}, Origin(self.path))
+        return render(Tree(own.plain(), dict(_origins(own, ()))), origins)
 
 
 def resolve(root: Node, overrides: Sequence[Override], path: str) -> Config:
@@ -90,6 +97,23 @@ def _origins(node: Node, path: KeyPath) -> typing.Iterator[tuple[KeyPath, Origin
     yield path, node.origin
     for key, child in node.children():
         yield from _origins(child, (*path, key))
+
+
+def _without_defaults(node: Node, path: KeyPath) -> Node | None:
+    """``node``, which stands at ``path``, less the defaults in it; None if it holds nothing else.
+
+    Items of lists keep their positions, and items of mappings their names, so that they are there when it is read again.
+    """
+    if node.origin.source.startswith("default"):
+        return None
+    if isinstance(node.value, list):
+        items = (_without_defaults(item, (*path, i)) or Node({}, item.origin) for i, item in enumerate(node.value))
+        return Node(list(items), node.origin)
+    if not isinstance(node.value, dict):
+        return node
+    own = {key: found for key, child in node.children() if (found := _without_defaults(child, (*path, key))) is not None}
+    named = bool(path) and section_at(path[:-1]).checked
+    return Node(own, node.origin) if own or named or not node.value else None
 
 
 def _typed(cls: type, data: Mapping[str, Any]) -> Any:

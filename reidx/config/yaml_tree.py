@@ -77,7 +77,7 @@ def load_tree(path: str | Path, overrides: Sequence[str] = (), sections: Section
 
 def load_node(path: str | Path) -> Node:
     """The experiment at ``path`` (or ``namespace::file.yaml``) over its ``_base_`` files, each value with its origin."""
-    return _Bases().load(ConfigFile.at(str(path)), None, ())
+    return Bases().load(ConfigFile.at(str(path)), None, ())
 
 
 def tree_of(root: Node, overrides: Sequence[Override]) -> Tree:
@@ -109,7 +109,7 @@ def tree_hash(data: Mapping[str, Any]) -> str:
 MOST_FILES = 1000  # base files named in one experiment, each time counted
 
 
-class _Bases:
+class Bases:
     """The files of one experiment, each read and merged with its bases once, however often it is named."""
 
     def __init__(self) -> None:

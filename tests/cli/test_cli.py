@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import reidx
-from reidx.cli.main import COMMANDS, main
+from reidx.cli.main import COMMANDS, main, parser_of
 from reidx.cli.parser import whole_number
 from reidx.config.parts import places
 from reidx.config.schema import Term
@@ -37,7 +37,7 @@ def imported(fake_plugins, *words: str) -> set[str]:
     return set(fake_plugins.run("-c", code).stdout.splitlines())
 
 
-@pytest.mark.parametrize("words", [["--help"], ["list"], ["list", "loss"], ["plugins"], ["train", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], ["list"], ["list", "loss"], ["plugins"], ["recipes"], ["train", "--help"]])
 def test_cheap_commands_import_nothing_heavy(fake_plugins, words):
     fake_plugins.add("well")
     modules = imported(fake_plugins, *words)
@@ -62,6 +62,17 @@ def test_help_lists_commands_without_complaints(fake_plugins):
     assert done.stderr == ""  # help is not the place for complaints about plugins
     for name in COMMANDS:
         assert f"\n  {name} " in done.stdout
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_fits_and_explains_each_option(capsys, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "80")
+    if name:
+        text = parser_of(name).format_help()
+        assert all(action.help for action in parser_of(name)._actions)
+    else:
+        text = output(capsys, "--help")[1]
+    assert text.startswith("usage: reidx") and max(map(len, text.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -269,8 +280,8 @@ def test_a_reader_that_leaves_early_is_no_error(fake_plugins):
 class Config:
     hash = "abc"
 
-    def render(self, origins: bool) -> str:
-        return "a: 1  # demo.yaml:3\n" if origins else "a: 1\n"
+    def render(self, origins: bool, changed: bool) -> str:
+        return ("a: 1  # demo.yaml:3\n" if origins else "a: 1\n") + ("" if changed else "b: 2\n")
 
 
 class Result:
@@ -334,8 +345,9 @@ def test_test(capsys, calls, tmp_path):
 
 
 def test_config(capsys, calls):
-    assert output(capsys, "config", "a.yaml")[1] == "# hash abc\na: 1  # demo.yaml:3\n"
-    assert output(capsys, "config", "a.yaml", "--no-origins")[1] == "# hash abc\na: 1\n"
+    assert output(capsys, "config", "a.yaml")[1] == "# hash abc\na: 1  # demo.yaml:3\nb: 2\n"
+    assert output(capsys, "config", "a.yaml", "--no-origins")[1] == "# hash abc\na: 1\nb: 2\n"
+    assert output(capsys, "config", "a.yaml", "--changed")[1] == "# hash abc\na: 1  # demo.yaml:3\n"
 
 
 # --- errors

@@ -63,9 +63,10 @@ def test_entries_wrap_below_their_text(printed):
     assert lines[-1] == "  Shuffle  short" and max(map(len, lines)) <= 40
 
 
-def test_long_name_gets_its_own_line(printed):
+def test_texts_stand_below_long_names(printed):
     name = "x" * 60
-    assert printed(80, print_entries, [(name, "short"), ("PK", "")]) == [f"  {name}", " " * 44 + "short", "  PK"]
+    assert printed(80, print_entries, [(name, "short"), ("PK", "more")]) == [f"  {name}", "      short", "  PK", "      more"]
+    assert printed(140, print_entries, [(name, "short")]) == [f"  {name}  short"]
 
 
 def test_entries_in_a_pipe_are_one_line(capsys, monkeypatch):

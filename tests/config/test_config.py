@@ -446,3 +446,23 @@ def test_relative_data_paths_start_at_the_working_directory(load, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "here/target-seed0" and (tmp_path / "here" / "target-seed0").is_dir()
+
+
+# ---- what differs from the defaults
+
+
+def test_changed_values_are_those_of_files_and_overrides(load):
+    text = load("evaluate.flip=true").render(changed=True)
+    assert "flip: true" in text and "# --set" in text and "exp.yaml:" in text
+    assert "default" not in text and "grad_cache_chunks" not in text
+
+
+OVERRIDES = ([], ["stages.first.alignment=null"], ["labels.labellings={main: {}, other: {flip: true}}"])
+
+
+@pytest.mark.parametrize("override", OVERRIDES)
+def test_changed_values_load_as_the_same_experiment(load, tmp_path, override):
+    whole = load(*override)
+    (tmp_path / "changed.yaml").write_text(whole.render(changed=True), encoding="utf-8")
+    assert reidx.load_config(tmp_path / "changed.yaml").hash == whole.hash
+    assert len(whole.render(changed=True).splitlines()) < len(whole.render().splitlines())
