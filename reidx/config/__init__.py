@@ -1,1 +1,1 @@
-"""The form of an experiment: YAML with origins, bases, overrides, the schema and its defaults."""
+"""Config files: YAML with origins, base files, overrides, the schema and its defaults."""

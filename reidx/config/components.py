@@ -1,4 +1,4 @@
-"""The parts in a config: a component's spec, an optimiser's, a schedule's, checked and with their defaults."""
+"""Specs of components, optimisers, schedulers and log back-ends in a config: key checks and defaults."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def need_mapping(node: Node, path: KeyPath) -> None:
 
 
 def component_node(kind: str, node: Node, path: KeyPath) -> Node:
-    """A component's spec with its own defaults."""
+    """Fill a component's spec with the defaults of its constructor."""
     where = f"{node.origin}: {dotted(path)}"
     node = _named(node, kind, where)
     given = {name: child for name, child in node.value.items() if name != "type"}
@@ -48,7 +48,7 @@ def component_node(kind: str, node: Node, path: KeyPath) -> Node:
 
 
 def _named(node: Node, kind: str, where: str) -> Node:
-    """``node`` as a mapping whose ``type`` names the component; a name alone is short for that."""
+    """Return ``node`` as a mapping whose ``type`` names the component; expands the short form (the name alone)."""
     if isinstance(node.value, str):
         return Node({"type": node}, node.origin)
     name = node.value.get("type") if isinstance(node.value, dict) else None
@@ -62,9 +62,9 @@ def _named(node: Node, kind: str, where: str) -> Node:
 
 
 def called(catalogue: str, node: Node, path: KeyPath) -> Node:
-    """The spec of a torch optimiser, an mmengine scheduler or a back-end of the log, its keys checked against the class.
+    """Check the spec of a torch optimiser, an mmengine scheduler or a log back-end against its class.
 
-    The defaults of the class are not written out: they are torch's and mmengine's.
+    Defaults stay with torch and mmengine: they are not written out.
     """
     where = f"{node.origin}: {dotted(path)}"
     node = _named(node, catalogue, where)
@@ -97,26 +97,26 @@ def called(catalogue: str, node: Node, path: KeyPath) -> Node:
 
 
 _ENGINES_OWN = ("params", "optimizer", "param_name", "by_epoch", "last_step", "verbose", "save_dir")
-"""Arguments of optimisers, schedulers and back-ends that are the engine's to give."""
+"""Arguments of optimisers, schedulers and back-ends that the engine supplies."""
 
 
 def _without_tensors(hint: Any) -> Any:
-    """An annotation less the tensors that torch's optimisers allow beside numbers: a config cannot hold one."""
+    """Remove ``Tensor`` from an annotation of a torch optimiser: a config cannot hold a tensor."""
     parts = typing.get_args(hint)
     plain = tuple(part for part in parts if getattr(part, "__name__", "") != "Tensor")
     return functools.reduce(operator.or_, plain) if plain and len(plain) < len(parts) else hint
 
 
 _NOT_NEGATIVE = ("lr", "weight_decay", "momentum", "eps")
-"""Settings of optimisers that are refused below 0 here, as their constructors, which take torch, would do."""
+"""Optimiser settings that must not be negative: checked here because their constructors need torch."""
 
 
 _UNFIT = ("LBFGS", "SparseAdam")
-"""Optimisers that a step cannot serve: the one computes the loss by itself, the other wants sparse gradients."""
+"""Optimisers that the training loop cannot run: LBFGS evaluates the loss itself, SparseAdam needs sparse gradients."""
 
 
 def _settings(target: str) -> Mapping[str, Parameter]:
-    """The keywords of ``"module:Class"``; where its constructor hands on ``*args``, those of the class it hands them to."""
+    """Return the keywords of ``"module:Class"``; a constructor that passes ``*args`` on has those of its base class."""
     module, _, name = target.partition(":")
     cls: Any = outline(target) or getattr(importlib.import_module(module), name)
     for base in cls.__mro__:
@@ -129,7 +129,7 @@ def _settings(target: str) -> Mapping[str, Parameter]:
 
 
 def _catalogue(name: str) -> dict[str, str]:
-    """The classes of a catalogue by name, as ``"module:Class"``: read from the source, as importing them takes torch."""
+    """Return the classes of a catalogue by name, as ``"module:Class"``; reads the source, since an import loads torch."""
     if name == "log back-end":
         classes = {"tensorboard": "TensorboardVisBackend", "wandb": "WandbVisBackend", "mlflow": "MLflowVisBackend"}
         return {short: f"mmengine.visualization.vis_backend:{cls}" for short, cls in classes.items()}

@@ -1,4 +1,4 @@
-"""A checked experiment: the YAML tree against the schema, every default filled in, every part's keys verified."""
+"""The resolved experiment: YAML tree checked against the schema, with every default filled in."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Step = tuple[KeyPath, Node]
 
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
-    """The types of a schema class's fields."""
+    """Return the field types of a schema class."""
     return typing.get_type_hints(cls)
 
 
 def experiment_hash(data: Mapping[str, Any]) -> str:
-    """The hash of a resolved experiment, less where its curves go: that changes no result."""
+    """Hash a resolved experiment without its ``log`` section, which does not affect results."""
     return tree_hash({key: value for key, value in data.items() if key != "log"})
 
 
@@ -50,18 +50,18 @@ class Config:
 
     @property
     def hash(self) -> str:
-        """Twelve hex digits that stand for the experiment: :func:`experiment_hash`."""
+        """The identifier of the experiment, twelve hex digits (:func:`experiment_hash`)."""
         return experiment_hash(self.data)
 
     def place(self, path: KeyPath) -> str:
-        """Where the value at ``path`` is written; for a default, where that is which it was filled into."""
+        """Return file and line of the value at ``path``; for a default, those of the section around it."""
         places = (self.tree.origin(path[:length]) for length in range(len(path), -1, -1))
         return str(next((o for o in places if not o.source.startswith("default")), Origin(self.path)))
 
     def render(self, origins: bool = True, changed: bool = False) -> str:
-        """The resolved experiment as YAML that loads as the same one, with the origin of each value as a comment.
+        """Write the resolved experiment as YAML that loads to the same one, with the origin of each value as a comment.
 
-        With ``changed`` the values that are defaults, of the schema or of a component, are left out.
+        With ``changed``, default values of the schema and of components are left out.
         """
         if not changed:
             return render(self.tree, origins)
@@ -70,10 +70,10 @@ class Config:
 
 
 def resolve(root: Node, overrides: Sequence[Override], path: str) -> Config:
-    """The experiment of a tree of values under overrides, every default filled in, its parts not checked against each
-    other; ``path`` is what it is called.
+    """Resolve a tree of values and overrides into an experiment with every default filled in.
 
-    Raises :class:`ConfigError` for an unknown key or component and for a value of the wrong type.
+    ``path`` is the name of the experiment in messages. The fit between components is checked later
+    (:mod:`reidx.checks`). Raises :class:`ConfigError` for an unknown key or component and for a value of the wrong type.
     """
     tree = tree_of(root, overrides)
     whole = _experiment(_node(tree, ()), set().union(*(override.origins for override in overrides)))
@@ -100,9 +100,9 @@ def _origins(node: Node, path: KeyPath) -> typing.Iterator[tuple[KeyPath, Origin
 
 
 def _without_defaults(node: Node, path: KeyPath) -> Node | None:
-    """``node``, which stands at ``path``, less the defaults in it; None if it holds nothing else.
+    """Remove the defaults from ``node``, located at ``path``; returns None if nothing remains.
 
-    Items of lists keep their positions, and items of mappings their names, so that they are there when it is read again.
+    List items keep their positions and mapping items their names, so that the result loads to the same experiment.
     """
     if node.origin.source.startswith("default"):
         return None
@@ -117,7 +117,7 @@ def _without_defaults(node: Node, path: KeyPath) -> Node | None:
 
 
 def _typed(cls: type, data: Mapping[str, Any]) -> Any:
-    """An instance of a schema class from resolved plain data."""
+    """Build an instance of a schema class from resolved plain data."""
     hints = _hints(cls)
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
@@ -141,7 +141,7 @@ def _typed(cls: type, data: Mapping[str, Any]) -> Any:
 
 
 def _experiment(root: Node, overridden: set[Origin]) -> Node:
-    """The resolved experiment: top-level keys of a stage moved into every stage, all defaults written out."""
+    """Resolve the experiment: move stage keys from the top level into every stage and write out all defaults."""
     own = {field.name for field in dataclasses.fields(schema.Experiment)}
     shared_keys = {field.name for field in dataclasses.fields(schema.Stage)} - {"name"}
     _refuse_unknown(root, (), own | shared_keys)
@@ -160,7 +160,7 @@ def _experiment(root: Node, overridden: set[Origin]) -> Node:
 
 
 def _refuse_idle(shared: Node, stages: list[Node], overridden: set[Origin]) -> None:
-    """Raise if a value that an override sets as a stages' default is overruled by every stage."""
+    """Raise if every stage overrules a default that an override sets at the top level."""
     for path, node in _leaves(shared, ()):
         if node.origin in overridden and all(_at(stage, path) is not node for stage in stages):
             names = ", ".join(str(s.value["name"].value) for s in stages if "name" in s.value)
@@ -189,7 +189,7 @@ def _at(node: Node, path: KeyPath) -> Node | None:
 
 
 def _fill(cls: type, node: Node, path: KeyPath) -> Node:
-    """``node`` checked against a schema class, with the defaults of what it does not set."""
+    """Check ``node`` against a schema class and fill in the defaults of missing keys."""
     need_mapping(node, path)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     _refuse_unknown(node, path, set(fields), cls)
@@ -206,7 +206,7 @@ def _fill(cls: type, node: Node, path: KeyPath) -> Node:
 
 
 def _adjusts_default(field: dataclasses.Field[Any], node: Node) -> bool:
-    """Whether ``node`` has keys for a component that it does not name, and the schema has one by default."""
+    """Return True if ``node`` sets arguments of the schema's default component without naming it."""
     one = ("kind" in field.metadata or "catalogue" in field.metadata) and "container" not in field.metadata
     default = field.default_factory() if one and field.default_factory is not dataclasses.MISSING else None
     return isinstance(default, dict) and isinstance(node.value, dict) and "type" not in node.value
@@ -260,14 +260,14 @@ def _value(field: dataclasses.Field[Any], hint: Any, node: Node, path: KeyPath) 
 
 
 def _expected(hint: Any) -> str:
-    """What a value must be, for a person."""
+    """Describe the expected type for an error message."""
     if typing.get_origin(hint) is typing.Literal:
         return f"one of {', '.join(map(str, typing.get_args(hint)))}"
     return annotation_text(hint)
 
 
 def _each(container: type, node: Node, path: KeyPath, check: Callable[[Node, KeyPath], Node]) -> Node:
-    """Each item of a list, or of a mapping of names, checked; a name that is null is left out, as one may do with a base's."""
+    """Check each item of a list or of a mapping of names; a name set to null (to remove a base's item) is left out."""
     if node.value is None:
         node = Node(container(), node.origin)
     if not isinstance(node.value, container):
@@ -279,9 +279,10 @@ def _each(container: type, node: Node, path: KeyPath, check: Callable[[Node, Key
 
 
 def _labellings(node: Node, path: KeyPath) -> Node:
-    """``labels``: its keys are the defaults of each of its ``labellings``; without ``labellings`` there is one, ``main``.
+    """Resolve ``labels``, whose keys are the defaults of each of its ``labellings``.
 
-    ``labels: null`` is no labels at all: how a stage does without those that the top level gives to every stage.
+    Without ``labellings`` there is one, ``main``. ``labels: null`` means no labels: a stage drops those that the
+    top level gives to every stage.
     """
     if node.value is None:
         node = Node({}, node.origin)
@@ -317,7 +318,7 @@ def _slot_of(cls: type) -> str | None:
 
 
 def _slot_hint(node: Node, path: KeyPath, key: str, slot: str, known: set[str]) -> str:
-    """How to write an argument, or the name, of a slot's component that stands beside it."""
+    """Advise on an argument or ``type`` written into the slot instead of into its component."""
     found = node.value.get(slot) or node.value.get("type")
     named = found.value.get("type") if found is not None and isinstance(found.value, dict) else found
     name = named.value if named is not None and isinstance(named.value, str) else "NAME"

@@ -1,4 +1,4 @@
-"""The file behind a config's address: a path, or ``namespace::path.yaml`` among a plugin's configs."""
+"""Config files by address: a path, or ``namespace::path.yaml`` in the configs of a plugin."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from reidx.errors import ConfigError, closest, did_you_mean
 
 LARGEST = 250_000
-"""Bytes of a config file. PyYAML reads some 100 kB a second, and the longest config that reidx comes with has 6 kB."""
+"""Largest config file in bytes. PyYAML reads some 100 kB a second; the longest config shipped with reidx has 6 kB."""
 
 _KINDS = {
     stat.S_ISDIR: "a folder",
@@ -25,7 +25,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """A config file under the name it is shown by: ``namespace::path.yaml``, or the path as given."""
+    """A config file with its display name: ``namespace::path.yaml``, or the path as given."""
 
     namespace: str
     name: str
@@ -36,7 +36,7 @@ class ConfigFile:
 
     @classmethod
     def at(cls, address: str) -> ConfigFile:
-        """The file at ``address``, which need not exist. Raises :class:`ConfigError` for a bad namespace."""
+        """Return the file at ``address``, which need not exist. Raises :class:`ConfigError` for a bad namespace."""
         namespace, colons, name = address.partition("::")
         if not colons:
             return cls("", address, Path(address))
@@ -52,7 +52,7 @@ class ConfigFile:
         return cls(namespace, name, config_root(namespace) / name)
 
     def base(self, address: str) -> ConfigFile:
-        """The file that ``address`` means when it is written inside this one."""
+        """Resolve ``address`` relative to this file."""
         if "::" in address:
             return self.at(address)
         if self.namespace:
@@ -61,15 +61,15 @@ class ConfigFile:
         return ConfigFile("", shown, self.file.parent / address)
 
     def read(self) -> str:
-        """The text of the file. Raises :class:`ConfigError`: why it cannot be read, what is there instead."""
+        """Read the file. Raises :class:`ConfigError` with the reason and similar files if it cannot be read."""
         try:
-            mode = self.file.stat().st_mode  # first: opening a pipe may wait for ever, and some devices never end
+            mode = self.file.stat().st_mode  # before opening: a pipe may block forever, and some devices never end
             if kind := next((kind for test, kind in _KINDS.items() if test(mode)), None):
                 raise ConfigError(f"{self} is {kind}, not a file.{f' {self._nearby()}' if kind == 'a folder' else ''}")
             with self.file.open("rb") as file:
                 found = file.read(LARGEST + 1)
             if len(found) > LARGEST:
-                raise ConfigError(f"{self} has more than {LARGEST // 1000:,} kB, the most that a config may have.")
+                raise ConfigError(f"{self} is larger than {LARGEST // 1000:,} kB, the limit for a config.")
             return found.decode("utf-8")
         except FileNotFoundError:
             raise ConfigError(f"{self} does not exist. {self._nearby()}") from None
@@ -82,7 +82,7 @@ class ConfigFile:
             raise ConfigError(f"{self} cannot be read: {why}.") from None
 
     def _nearby(self) -> str:
-        """The configs of nearly the same name, in the folder or in any plugin; else those that are there."""
+        """Suggest configs with a similar name, in the folder or in any plugin; else list the folder."""
         if self.namespace:
             question = _alike(str(self), map(str, installed_configs()))
             return f"{question} `reidx recipes` lists the installed configs.".lstrip()
@@ -98,10 +98,10 @@ class ConfigFile:
 
 
 def _alike(name: str, names: Iterable[str]) -> str:
-    """A question for the configs whose file has nearly the same name; of several those at the nearest place."""
+    """Ask "Did you mean …?" for configs with a similar file name, the nearest folder first."""
     places = {_place(other): other for other in names}
     stems: dict[str, list[str]] = {}
-    for place in places:  # compared without folder at first: what they share would make anything look alike
+    for place in places:  # compare file names first: shared folders would make all paths similar
         stems.setdefault(place.rpartition("/")[2], []).append(place)
     place = _place(name)
     close = [other for stem in closest(place.rpartition("/")[2], stems) for other in stems[stem]]
@@ -114,7 +114,7 @@ def _place(name: str) -> str:
 
 
 def installed_configs() -> list[ConfigFile]:
-    """All config files of the core and of the usable plugins, by namespace and name."""
+    """List all config files of the core and of the usable plugins, by namespace and name."""
     from reidx.registry.discovery import (
         config_roots,  # here, so that reading plain files needs no plugin discovery
     )

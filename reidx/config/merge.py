@@ -1,4 +1,4 @@
-"""What happens where two configs speak of the same key, and where an override reaches into a config."""
+"""Merging of configs, and overrides of single values."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from reidx.config.yaml_text import DEEPEST, escape, read_value
 from reidx.errors import ConfigError, excerpt, suggest
 
 COMPONENT_KEY = "type"
-"""The key that names the component whose parameters the rest of the mapping is."""
+"""The key that names a component; the other keys of the mapping are its arguments."""
 
 SET = Origin("--set")
-"""Where a value set on the command line comes from."""
+"""The origin of values set on the command line."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """The keys that a mapping of an experiment may have."""
+    """Valid keys of a mapping in an experiment."""
 
     keys: frozenset[str] = frozenset()
     old: frozenset[str] = frozenset()
-    """Keys of an earlier version, whose new names the check of the experiment gives."""
+    """Keys of an earlier version; the check of the experiment reports their new names."""
     checked: bool = False
-    """Whether any other key is checked with a component."""
+    """True if other keys are arguments of a component, which are checked with it."""
     free: bool = False
-    """Whether the keys are names of the user's choice."""
+    """True if the user chooses the keys."""
 
     def accepts(self, key: str) -> bool:
-        """Whether a key may be set here that no file has set."""
+        """Return True if ``key`` may be set here although no file sets it."""
         return self.checked or key in self.keys or key in self.old
 
 
 Sections = Callable[[KeyPath], Section]
-"""The section at each path of the schema."""
+"""Function from a key path to its section of the schema."""
 
 
 def merge(base: Node, over: Node, path: KeyPath = ()) -> Node:
-    """``over``, which stands at ``path``, laid on ``base``: mappings key by key unless they name different components, else
-    ``over``.
+    """Merge ``over``, located at ``path``, onto ``base``.
 
-    Two mappings name different components when each has a ``type`` and these differ: parameters of the one must not
-    reach the other. A mapping that names none adjusts the component that is there, also one written as its name alone. A
-    mapping over a list of items with names (the stages) adjusts those that it names. Raises :class:`ConfigError` for a name
-    not there, and for an empty mapping inside ``over`` that seems to be meant to empty one in ``base``.
+    Mappings merge key by key unless they name different components; anything else is replaced by ``over``. Two mappings
+    name different components if both have a ``type`` and these differ: arguments of one component must not reach another.
+    A mapping without ``type`` adjusts the component in ``base``, also where that is a name alone. A mapping over a list of
+    named items (the stages) adjusts the items that it names. Raises :class:`ConfigError` for an unknown item name, and for
+    an empty mapping inside ``over`` that was probably meant to empty a mapping in ``base``.
     """
     if isinstance(base.value, list) and base.value and all(map(_has_name, base.value)) and isinstance(over.value, dict):
         return _items_adjusted(base, over, path)
@@ -63,16 +63,16 @@ def merge(base: Node, over: Node, path: KeyPath = ()) -> Node:
 
 
 def _written_out(base: Node, over: Node) -> Node:
-    """``base`` as a mapping where it is a component's name alone and ``over`` adjusts that component."""
+    """Expand ``base`` from a component's name to a mapping if ``over`` adjusts that component."""
     if isinstance(base.value, str) and isinstance(over.value, dict) and COMPONENT_KEY not in over.value:
         return Node({COMPONENT_KEY: base}, base.origin)
     return base
 
 
 def _seems_emptied(base: Node, over: Node) -> bool:
-    """Whether an empty mapping over ``base``, which stays as it is, was meant to take everything out of it.
+    """Return True if an empty mapping over ``base``, which changes nothing, was probably meant to empty ``base``.
 
-    On a command line it has no other use. In a file a section may be left empty; a table of numbers (the rates) is none.
+    On a command line it has no other use. In a file a section may be left empty, but a table of numbers (the rates) may not.
     """
     if not isinstance(base.value, dict) or not base.value:
         return False
@@ -80,21 +80,21 @@ def _seems_emptied(base: Node, over: Node) -> bool:
 
 
 def unchanged(base: Node, path: str) -> str:
-    """Why a mapping laid on ``base``, which stands at ``path``, has no effect, and what has one."""
+    """Explain why a mapping merged onto ``base`` at ``path`` has no effect, and give the syntax that has one."""
     if not isinstance(base.value, dict):
-        return f"has no effect: a mapping over the list {path} changes the items that it names, and here it changes none."
+        return f"has no effect: a mapping over the list {path} changes the items that it names, and this one changes none."
     names = list(map(str, base.value))
     kept = excerpt(", ".join(names[:5]) + (", …" if len(names) > 5 else ""))
     why = f"has no effect, as mappings merge key by key: {path} keeps {kept}."
     if {COMPONENT_KEY, "name"} & set(names):
-        return f"{why} Give the keys that shall change, with their new values."
+        return f"{why} Give the keys to change, with their new values."
     return f"{why} To empty it: {path}=null; to take out one name: {path}={{{excerpt(names[0])}: null}}."
 
 
 def _items_adjusted(base: Node, over: Node, path: KeyPath) -> Node:
     names = [item.value["name"].value for item in base.value]
     if len({name for name in names if isinstance(name, str)}) < len(names):
-        raise ConfigError(f"{over.origin}: a mapping changes items by name, and those of {base.origin} are not all different.")
+        raise ConfigError(f"{over.origin}: a mapping changes items by name, but the names at {base.origin} are not unique.")
     items = dict(zip(names, base.value))
     for name, changes in over.value.items():
         if name not in items:
@@ -117,10 +117,10 @@ def refuse_base(node: Node) -> None:
 
 
 class Override:
-    """A value to be put at a path into a config: ``key.path``, or ``+key.path`` which adds a key that is not there.
+    """An assignment of a value to a key path of a config; ``+key.path`` adds a new key.
 
-    ``where`` begins the message of each :class:`ConfigError`: when it is malformed or, on use, fits nothing. The first
-    ``keys`` of the path may have dots in them.
+    ``where`` begins the message of each :class:`ConfigError`, raised for a malformed path, or on use for a path that does
+    not exist. The first ``keys`` of the path may contain dots.
     """
 
     def __init__(
@@ -141,35 +141,35 @@ class Override:
 
     @classmethod
     def read(cls, text: str, sections: Sections | None = None, keys: Sequence[str] = ()) -> Override:
-        """The override that ``key.path=value`` is on a command line; of the value, :func:`reidx.config.yaml_text.read_value`.
+        """Parse ``key.path=value`` from a command line; :func:`reidx.config.yaml_text.read_value` reads the value.
 
-        ``keys`` are those that the text begins with, if these have dots or equals signs in them.
+        ``keys`` are the leading keys of the text, needed if they contain dots or equals signs.
         """
         shown = excerpt("".join(c if c.isprintable() else escape(c) for c in text))
         begin = ".".join(keys)
         rest, equals, value = text[len(begin) :].partition("=")
         path = begin + rest
-        # without its sign there is no value to be read, but the path may be wrong already
+        # without an equals sign there is no value, but a bad path is reported first
         override = cls(path if equals else "", Node(None, SET), f"--set {shown}", sections, keys if equals else ())
         quoted = shlex.quote(f'{excerpt(path)}="{excerpt(escape(value))}"')
         node = read_value(value, override.where, f"To give it as text: --set {quoted}")
         if node is None:
-            raise override.error("there is no value; write null or '' if that is what you mean.")
+            raise override.error("the value is missing; for an empty one write null or ''.")
         refuse_base(node)
         override.value = Node.of(node.plain(), SET)
         return override
 
     @property
     def origins(self) -> set[Origin]:
-        """Where the values that it puts in come from."""
+        """Origins of the values that it sets."""
         return _origins(self.value)
 
     def applied_to(self, root: Node) -> Node:
-        """``root`` with the value in place."""
+        """Return ``root`` with the value set."""
         return self._put(root, self.names, ())
 
     def _put(self, node: Node, names: Sequence[str], path: KeyPath) -> Node:
-        """``node``, which stands at ``path``, with the value put in at ``names`` below it."""
+        """Return ``node``, located at ``path``, with the value set at ``names`` below it."""
         inside = {} if node.value is None else node.value
         if isinstance(inside, str) and self._section(path).accepts(names[0]):
             inside = {COMPONENT_KEY: node}
@@ -198,7 +198,7 @@ class Override:
         return Node({**inside, key: new}, node.origin)
 
     def _laid_on(self, old: Node, path: KeyPath) -> Node:
-        """The value laid on what stands at ``path``; raises where merging leaves that as it was."""
+        """Merge the value onto ``old`` at ``path``; raises if the merge changes nothing."""
         old = _written_out(old, self.value)
         new = merge(old, self.value, path)
         if isinstance(self.value.value, dict) and (self.typed or not self.value.value):
@@ -238,7 +238,7 @@ class Override:
 
     @property
     def typed(self) -> bool:
-        """Whether it is from a command line. A value of a grid's axis may well be that of the base."""
+        """True for a command-line override, which must change something; a grid may repeat the base's value."""
         return self.value.origin == SET
 
     def error(self, message: str) -> ConfigError:

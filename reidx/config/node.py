@@ -1,4 +1,4 @@
-"""A config's values together with where each comes from."""
+"""Config values with their origins."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from reidx.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
-"""The keys and list positions that lead to a value."""
+"""Keys and list positions that lead to a value."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a value comes from: file and line, or a phrase: ``--set``, ``default of GlobalPool``."""
+    """The source of a value: file and line, or a phrase such as ``--set`` or ``default of GlobalPool``."""
 
     source: str
     line: int | None = None
@@ -32,9 +32,9 @@ class Node:
 
     @classmethod
     def of(cls, value: Any, origin: Origin, path: KeyPath = ()) -> Node:
-        """Plain data as a node that comes from ``origin`` throughout; tuples become lists.
+        """Convert plain data to nodes that all have the given ``origin``; tuples become lists.
 
-        Raises :class:`ConfigError`, which names ``origin`` and ``path``, for what YAML's core cannot hold.
+        Raises :class:`ConfigError`, which names ``origin`` and ``path``, for data outside YAML's core schema.
         """
         if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
             return cls({key: cls.of(child, origin, (*path, key)) for key, child in value.items()}, origin)
@@ -48,14 +48,14 @@ class Node:
         raise ConfigError(f"{origin}: {dotted(path)} is {kind_of(value)}; a config holds plain data only.")
 
     def children(self) -> Iterator[tuple[str | int, Node]]:
-        """Key or position, and node, of what is inside; nothing for a scalar."""
+        """Yield the key or position and the node of each child; a scalar has none."""
         if isinstance(self.value, dict):
             yield from self.value.items()
         elif isinstance(self.value, list):
             yield from enumerate(self.value)
 
     def plain(self) -> Any:
-        """The value without origins."""
+        """Return the value without origins."""
         if isinstance(self.value, dict):
             return {key: node.plain() for key, node in self.value.items()}
         if isinstance(self.value, list):
@@ -64,12 +64,12 @@ class Node:
 
 
 def dotted(path: KeyPath) -> str:
-    """``path`` as it is written after ``--set``: ``stages.0.epochs``."""
+    """Format ``path`` in the syntax of ``--set``: ``stages.0.epochs``."""
     return ".".join(map(str, path))
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, in the words of an error message: ``a mapping``, ``a number``, ``null``."""
+    """Name the type of a value for an error message: ``a mapping``, ``a number``, ``null``."""
     if value is None:
         return "null"
     names = {dict: "a mapping", list: "a list", str: "a string", bool: "a boolean"}

@@ -1,4 +1,4 @@
-"""The components of an experiment, one after the other: the one walk over a stage that checks and the engine share."""
+"""Traversal of the components of an experiment, shared by the checks and the engine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Part:
 
 
 def parts_of(section: Any, path: KeyPath = ()) -> Iterator[Part]:
-    """Every component of a section and of the sections in it, in the order of the schema's fields; ``path`` leads to it."""
+    """Yield every component of a section and its subsections, in schema order; ``path`` leads to the section."""
     for slot in fields(section):
         value, at = getattr(section, slot.name), (*path, slot.name, *slot.metadata.get("below", ()))
         kind = slot.metadata.get("kind")
@@ -39,7 +39,7 @@ def parts_of(section: Any, path: KeyPath = ()) -> Iterator[Part]:
 
 
 def _items(value: Any, at: KeyPath) -> Iterator[tuple[Any, KeyPath]]:
-    """A value, or the values of a list or a mapping of sections or components, each with its key path."""
+    """Yield the value, or each item of a list or mapping of sections or components, with its key path."""
     if isinstance(value, dict) and not isinstance(value.get("type"), str):
         yield from ((item, (*at, name)) for name, item in value.items())
     elif isinstance(value, list):
@@ -50,7 +50,7 @@ def _items(value: Any, at: KeyPath) -> Iterator[tuple[Any, KeyPath]]:
 
 @cache
 def places() -> dict[str, str]:
-    """The key path at which a component of each kind stands first; ``NAME`` is the user's to choose."""
+    """Return the first key path of each kind of component; ``NAME`` is a name chosen by the user."""
     return dict(reversed(list(_places(Experiment, ()))))
 
 

@@ -1,4 +1,4 @@
-"""Keys of version 0.1 and their present names, by the section of the schema."""
+"""Renamed keys: from version 0.1 to their present names, by section of the schema."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The shape of an experiment: every key a config may have, its type, its default and its meaning.
+"""Schema of an experiment: every config key with its type, default and meaning.
 
-The dataclasses are read by :mod:`reidx.config.config`, which fills them from a file and checks each value against the
-annotation. A field made by :func:`part` holds the spec of a component (``{type: Name, …}``) of the given kind; the
-keys of its constructor are checked too.
+:mod:`reidx.config.config` fills these dataclasses from a file and checks each value against the annotation.
+A field made by :func:`part` holds the spec of a component (``{type: Name, …}``) of the given kind; the keys of its
+constructor are checked too.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Any, Literal
 Spec = dict[str, Any]
 
 IDENTITY = "identity"
-"""The name of the labelling that a data set brings with it."""
+"""The name of the labelling by the data set's own identities."""
 
 
 def listed(names: str | list[str] | None) -> list[str]:
-    """The names that a key holds: of one, of several, or of none."""
+    """Return the names in a key that holds one name, several or none."""
     return [names] if isinstance(names, str) else list(names or [])
 
 
 def memory_streams(
     memory: Mapping[str, Any], labels: Mapping[str, str | None], network_streams: Mapping[str, Sequence[str]]
 ) -> list[str]:
-    """The streams that update a memory: those it names, or all of its labels that its networks see.
+    """Return the streams that update a memory: those it names, or all with its labels that its networks see.
 
-    ``memory`` has the keys of :class:`MemorySlot`; ``labels`` names the labels of each stream, ``network_streams`` the streams
-    of those networks that do not see all.
+    ``memory`` has the keys of :class:`MemorySlot`; ``labels`` maps each stream to its labels, ``network_streams`` maps a
+    network to its streams if it does not see all.
     """
     there = [name for name, its in labels.items() if its == memory["labels"]]
     for network in listed(memory["network"]):
@@ -37,7 +37,7 @@ def memory_streams(
 
 
 def part(kind: str, default: str | None = None, **meta: Any) -> Any:
-    """A field that holds one component of ``kind``."""
+    """Field for one component of ``kind``."""
     metadata = {"kind": kind, **meta}
     if default is None:
         return field(metadata=metadata)
@@ -45,72 +45,72 @@ def part(kind: str, default: str | None = None, **meta: Any) -> Any:
 
 
 def parts(kind: str, container: type = list) -> Any:
-    """A field that holds a list (or a mapping by name) of components of ``kind``."""
+    """Field for a list (or a mapping by name) of components of ``kind``."""
     return field(default_factory=container, metadata={"kind": kind, "container": container})
 
 
 def number(default: Any, least: float, most: float | None = None) -> Any:
-    """A field that holds a number (or several) of at least ``least`` and at most ``most``."""
+    """Field for a number (or several) of at least ``least`` and at most ``most``."""
     return field(default=default, metadata={"least": least, "most": most})
 
 
 MOST = 10**9
-"""The most epochs, steps or batches of anything. A run of a year has some 10 million steps."""
+"""Upper limit for epochs, steps and batches. A run of a year has some 10 million steps."""
 
 
 @dataclass
 class Data:
-    """The domains, and how their images are read.
+    """Domains, and settings for reading their images.
 
-    Relative paths, here as everywhere in a config, start at the working directory: a config may lie in a package.
+    Relative paths, here and elsewhere in a config, are relative to the working directory: a config may be inside a package.
     """
 
     domains: dict[str, Spec] = parts("dataset", dict)
-    """The data sets, by the names that streams, labellings and evaluation use."""
+    """Data sets by name; streams, labellings and evaluation refer to these names."""
     image_size: tuple[int, int] = number((256, 128), 1, 10_000)
     """Height and width in pixels."""
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
-    """How images are resized to ``image_size``."""
+    """Interpolation for resizing images to ``image_size``."""
     workers: int = number(0, 0, 1000)
-    """Processes that decode images; 0 decodes in this one, with threads."""
+    """Number of processes that decode images; 0: threads of the main process decode them."""
     cache_gb: float = number(6.0, 0)
-    """Memory for decoded images (uint8, at image_size), all domains together; what does not fit is decoded each time."""
+    """Memory in GB for decoded images (uint8, at image_size) of all domains; images that do not fit are decoded each time."""
     cache_on: Literal["host", "device"] = "host"
-    """Where the images that are trained on are kept: ``device`` saves copying them to a GPU in each step, takes of its memory
-    what they take up, and is refused when they do not fit."""
+    """Location of the training images: ``device`` saves the copy to the GPU in each step, uses as much GPU memory as they take
+    up, and is an error if they do not fit."""
 
 
 @dataclass
 class Model:
-    """A network: the trunk, and what makes features of its map."""
+    """A network: a backbone, and a fusion that computes features from its map."""
 
     backbone: Spec = part("backbone")
     fusion: Spec = part("fusion", "GlobalPool")
     bn_group: int | None = number(64, 2)
-    """Images a BatchNorm takes its training statistics from, on one device as on many; null: the whole batch."""
+    """Number of images per group for the training statistics of BatchNorm, on any number of devices; null: the whole batch."""
     freeze: list[str] = field(default_factory=list)
-    """Modules (and single parameters) that are not trained, by their names in the network, ``*``, ``?`` and ``[…]`` as in
-    file names: ``backbone.model.layer[12]``. They stay in evaluation mode: their BatchNorms keep their statistics."""
+    """Modules (and single parameters) that are not trained, by name in the network, with wildcards ``*``, ``?`` and ``[…]``:
+    ``backbone.model.layer[12]``. They stay in evaluation mode: their BatchNorms keep their statistics."""
     domain_bn: bool = False
-    """Each domain that the stage draws from has BatchNorms of its own, weights and statistics, which start alike."""
+    """Give each training domain of the stage separate BatchNorms (weights and statistics), with equal initial values."""
 
 
 @dataclass
 class Teacher:
-    """A network beside the student: an EMA of another, a frozen one, or a peer that is trained too."""
+    """A second network: an EMA of another, a frozen one, or a peer that is trained too."""
 
     type: Literal["EMA", "Frozen", "Peer"]
-    """An average of another network's weights, a network that stays as it is, or one that is trained too."""
+    """EMA: moving average of another network's weights; Frozen: fixed weights; Peer: trained alongside the student."""
     of: str = "student"
     """EMA: the network it follows."""
     momentum: float = number(0.999, 0, 1)
-    """EMA: the share of its own weights that each step keeps."""
+    """EMA: the share of its weights that is kept in each step."""
     warmup: bool = True
     """EMA: momentum min(1 − 1/(t+1), momentum) at step t, which makes the first step a copy."""
     batch_norm: Literal["own", "copy"] = "own"
     """EMA: running statistics of its own forward passes, or those of the network it follows."""
     weights: str | None = None
-    """Frozen, Peer: where the weights come from (``stage:NAME`` or a file); null: as the student's ``init``."""
+    """Frozen, Peer: source of the weights (``stage:NAME`` or a file); null: same as the student's ``init``."""
     statistics: Literal["batch", "running"] = "running"
     """Frozen: BatchNorm by batch or by running statistics."""
 
@@ -126,7 +126,7 @@ class Stream:
     sampler: Spec = part("sampler", "PK")
     transform: Spec = part("transform", "ReidAugment")
     views: dict[str, Spec] = parts("transform", dict)
-    """Further streams by name, each of the same images in the same order, under a transform of its own."""
+    """Further streams by name, each with the same images in the same order under a different transform."""
 
 
 @dataclass
@@ -140,22 +140,22 @@ class Labelling:
     feature: str = "embed"
     """The feature that is clustered."""
     memory: str | None = None
-    """Cluster the entries that this memory holds of all images instead of extracting ``feature``; the first labelling, for
-    which the memory holds none yet, extracts the feature."""
+    """Cluster this memory's entries for all images instead of extracting ``feature``; the first labelling, for which the
+    memory is still empty, extracts the feature."""
     distance: Spec | None = part("distance", "Jaccard", optional=True)
     clusterer: Spec = part("clusterer", "DBSCAN")
     refiners: list[Spec] = parts("refiner")
     relabel_every: int = number(1, 1)
-    """Label again at the start of every so many epochs."""
+    """Number of epochs between labellings."""
     flip: bool = False
     """Average the features of each image and its mirror image."""
     monitor: bool = False
-    """Compare the labels with the true identities (for the report alone; noted on the card)."""
+    """Compare the labels with the true identities (reporting only; noted on the card)."""
 
 
 @dataclass
 class MemorySlot:
-    """A memory, and what it stores: which network's feature, under which labels, of which streams."""
+    """A memory, with the network, feature, labels and streams that it stores."""
 
     memory: Spec = part("memory")
     network: str | list[str] = "student"
@@ -165,42 +165,42 @@ class MemorySlot:
     labels: str = "main"
     """The labelling whose labels its rows stand for."""
     stream: str | list[str] | None = None
-    """The streams that update it; null: all with its labels that its networks see."""
+    """The streams that update it; null: all streams with its labels that its networks see."""
     when: Literal["after", "before"] = "after"
-    """When a step updates it: after the optimiser's step, or before the objective is computed."""
+    """Time of the update in a step: after the optimiser's step, or before the objective is computed."""
 
 
 @dataclass
 class Term:
-    """One term of the objective: a loss, its inputs, its weight, and the epochs in which it counts."""
+    """One term of the objective: a loss, its inputs, its weight, and the epochs in which it is active."""
 
     loss: Spec = part("loss")
     stream: str | list[str] | None = None
     """One stream, or several, whose images are concatenated; null: the only one."""
     network: str = "student"
-    """The network whose feature the loss gets."""
+    """The network that computes the loss's features."""
     feature: str = "embed"
-    """The feature that the loss gets, as ``features``."""
+    """The feature passed to the loss as ``features``."""
     labels: str | None = None
     """The labelling that gives the targets; null: that of the stream."""
     memory: str | list[str] | None = None
-    """The memory that gives the scores. Scores of several memories are concatenated, and a target counts from the first column
-    of its own memory."""
+    """The memory that gives the scores. Scores of several memories are concatenated; a target is offset to the columns of its
+    own memory."""
     teacher: str | None = None
     """The network to compare with: a teacher, or the student itself by another feature."""
     teacher_stream: str | list[str] | None = None
-    """The stream whose images the teacher sees, one for each of ``stream``: another view of the same images; null: as
+    """The stream of the teacher's images, one for each of ``stream``: another view of the same images; null: same as
     ``stream``."""
     teacher_feature: str | None = None
-    """The teacher's feature; null: as ``feature``."""
+    """The teacher's feature; null: same as ``feature``."""
     teacher_memory: str | list[str] | None = None
-    """The memory that scores the teacher's feature; null: as ``memory``."""
+    """The memory that scores the teacher's feature; null: same as ``memory``."""
     weight: float = 1.0
     """The factor of the loss in the objective."""
     from_epoch: int = number(0, 0)
     """The first epoch with the term, counted from 0."""
     until_epoch: int | None = number(None, 1)
-    """The first epoch without the term, counted from 0; null: it counts to the end."""
+    """The first epoch without the term, counted from 0; null: active to the end."""
 
 
 @dataclass
@@ -219,7 +219,7 @@ class AlignmentSlot:
 
 
 SLOTS: dict[str, type] = {"loss": Term, "memory": MemorySlot, "alignment": AlignmentSlot}
-"""The sections that hold a component beside keys of their own, by its kind, which is also its key."""
+"""Sections with a component and further keys, by kind of component, which is also its key."""
 
 
 @dataclass
@@ -227,19 +227,19 @@ class Optimization:
     """Settings of the engine: rates of parameter groups, the state to start from, the batch that ``lr`` is stated for."""
 
     layer_decay: float | None = number(None, 0, 1)
-    """Each layer of a backbone learns at this share of the rate of the layer above; all but the backbones learn at ``lr``."""
+    """Ratio of the learning rates of a backbone's layer and the layer above it; modules outside backbones use ``lr``."""
     no_decay_norm_bias: bool = False
     """No weight decay for norms, biases and other vectors."""
     rates: dict[str, float] = field(default_factory=dict)
-    """Modules of the networks, by name as for ``model.freeze``, and memories, each with its share of the rate:
+    """Factors on the learning rate of modules (named as in ``model.freeze``) and memories:
     ``{backbone: 0.1, memories.rows: 10}``."""
     state_from: str | None = None
     """``stage:NAME``: start with the optimiser's state (moments) at the end of that stage."""
     restart_every: int | None = number(None, 1)
-    """Clear the optimiser's state at the start of every so many epochs; null: never."""
+    """Number of epochs after which the optimiser's state is cleared, repeatedly; null: never."""
     lr_batch: int | None = number(None, 1)
-    """Images in a step that ``lr`` is stated for, over all processes. Nothing is scaled by it: the run says which stream
-    has another number, and the card keeps both."""
+    """Images in a step that ``lr`` is stated for, over all processes. It scales nothing: the run reports streams with a
+    different number, and the card records both."""
 
 
 @dataclass
@@ -250,7 +250,7 @@ class Evaluate:
     """The domain whose query and gallery are compared; null: no evaluation."""
     protocol: Spec = part("protocol", "Market1501")
     metric: Literal["euclidean", "cosine"] = "euclidean"
-    """The distance by which the gallery is ranked."""
+    """The distance for ranking the gallery."""
     network: str = "student"
     """The network that is tested."""
     feature: str = "embed"
@@ -258,12 +258,12 @@ class Evaluate:
     flip: bool = False
     """Average the features of each image and its mirror image."""
     before: bool = False
-    """Evaluate before the first epoch too: the direct transfer."""
+    """Evaluate also before the first epoch (direct transfer)."""
     every: int = number(0, 0)
-    """Evaluate every so many epochs; 0: after the last alone."""
+    """Number of epochs between evaluations; 0: only after the last epoch."""
     domain_probe: str | None = None
-    """A feature by which a linear classifier is trained, for the report alone, to tell the stage's two domains apart; it is
-    tested on other people than it learns from, by the identities of both data sets."""
+    """A feature on which a linear classifier is trained to tell the stage's two domains apart (reporting only); training and
+    test identities are disjoint, by the identities of both data sets."""
 
 
 @dataclass
@@ -271,38 +271,38 @@ class Stage:
     """One training run of the experiment."""
 
     name: str
-    """The name by which other stages and ``--set`` address it."""
+    """The name of the stage, for other stages and ``--set``."""
     epochs: int = number(50, 0, MOST)
-    """Epochs; 0 evaluates only."""
+    """Number of epochs; 0: only evaluate."""
     iters: int = number(200, 1, MOST)
-    """Optimiser steps in an epoch."""
+    """Optimiser steps per epoch."""
     init: str | None = None
-    """Where the student's weights come from: ``stage:NAME``, a file, or null (as the backbone was built)."""
+    """Source of the student's weights: ``stage:NAME``, a file, or null (the backbone's initial weights)."""
     calibrate: int = number(0, 0, MOST)
-    """Batches of each stream's domain that pass through the networks before anything is labelled, for the statistics of
-    BatchNorms that begin without any."""
+    """Batches of each stream's domain that pass through the networks before the first labelling, to estimate the statistics of
+    BatchNorms that have none yet."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """In what the networks compute. ``auto``: bf16 where the device multiplies it faster, else fp32; a run keeps its choice."""
+    """Number format of the networks. ``auto``: bf16 if the device multiplies it faster, else fp32; a run keeps its choice."""
     feature_dtype: Literal["fp32", "fp16"] = "fp32"
-    """In what the features of a domain's images are kept for labelling and for the memories' resets."""
+    """Number format of a domain's features, as stored for labelling and for resets of memories."""
     joint: bool = False
-    """One forward pass over the images of all streams together, instead of one a stream."""
+    """Run one forward pass over the images of all streams together instead of one per stream."""
     clip_grad: float | None = number(None, 0)
-    """The largest gradient: of all trained parameters together (``clip_by: norm``, the length is cut) or of each number by
-    itself (``value``); null: as it is."""
+    """Gradient limit: on the norm over all trained parameters (``clip_by: norm``), or on each element (``value``); null:
+    no clipping."""
     clip_by: Literal["norm", "value"] = "norm"
-    """How ``clip_grad`` limits gradients."""
+    """Whether ``clip_grad`` limits the norm or each element of the gradients."""
     grad_cache_chunks: int = number(1, 1, MOST)
-    """Parts in which a step's batch passes through the networks: the loss is that of the whole batch, memory is needed for
-    one part, and each image is passed forward twice. A part must hold whole groups of ``model.bn_group``."""
+    """Number of parts in which a step's batch passes through the networks: the loss is that of the whole batch, memory is
+    needed for one part, and each image is passed forward twice. A part must hold whole groups of ``model.bn_group``."""
     compile: Literal[False, True, "max-autotune-no-cudagraphs"] = False
-    """Let torch compile backbone and fusion for the steps: some minutes first, then each step is faster. A name is torch's
-    mode; those with CUDA graphs are left out, as they write the features of one stream over those of another."""
+    """Compile backbone and fusion with torch: takes some minutes at first, then each step is faster. A name is a mode of
+    torch; modes with CUDA graphs are excluded because they overwrite the features of one stream with those of another."""
     model: Model = field(default_factory=Model)
     teachers: dict[str, Teacher] = field(default_factory=dict)
     streams: dict[str, Stream] = field(default_factory=dict)
     network_streams: dict[str, list[str]] = field(default_factory=dict)
-    """The streams (and views) that pass through a network, by its name; one that is not named here sees all."""
+    """Streams (and views) that pass through a network, by its name; a network not listed here sees all."""
     labels: dict[str, Labelling] = field(default_factory=dict, metadata={"below": ("labellings",)})
     memories: dict[str, MemorySlot] = field(default_factory=dict)
     objective: list[Term] = field(default_factory=list)
@@ -313,30 +313,30 @@ class Stage:
     """An optimiser of torch, with its arguments."""
     optimization: Optimization = field(default_factory=Optimization)
     schedule: list[Spec] = field(default_factory=list, metadata={"catalogue": "schedule"})
-    """mmengine's schedulers of the learning rate, in their order."""
+    """Learning-rate schedulers of mmengine, in order."""
     evaluate: Evaluate = field(default_factory=Evaluate)
 
     @property
     def domains(self) -> list[str]:
-        """The domains that it draws from."""
+        """Domains of the stage's streams."""
         return list(dict.fromkeys(stream.domain for stream in self.streams.values()))
 
     def seen_by(self, term: Term) -> list[str]:
-        """The streams of a term: those it names, or the only one."""
+        """Return the streams of a term: those it names, or the only one."""
         return listed(term.stream) or list(self.sources)[:1]
 
     def labels_of(self, term: Term, stream: str) -> str | None:
-        """The labelling of a stream's images in a term: the term's own, or the stream's."""
+        """Return the labelling of a stream's images in a term: the term's own, or the stream's."""
         return term.labels or self.sources[stream].labels
 
     def named_labellings(self, stream: str) -> list[str]:
-        """The labellings that terms on the stream or its views name themselves."""
+        """Return the labellings named by terms on the stream or its views."""
         names = {stream, *self.streams[stream].views}
         return sorted({term.labels for term in self.objective if term.labels and names & set(self.seen_by(term))})
 
     @property
     def sources(self) -> dict[str, Stream]:
-        """The streams by all names under which a step has images: their own, and those of their views."""
+        """Streams by name, including the names of their views."""
         views = {view: stream for stream in self.streams.values() for view in stream.views}
         return {**self.streams, **views}
 
@@ -350,18 +350,17 @@ class Experiment:
     stages: list[Stage]
     data: Data = field(default_factory=Data)
     seed: int = number(1, 0, 2**32 - 1)
-    """The seed of everything random."""
+    """Seed of all random numbers."""
     log: list[Spec] = field(
         default_factory=lambda: [{"type": "tensorboard"}], metadata={"catalogue": "log back-end"}
     )
-    """Where the curves of all epochs go: ``tensorboard``, ``wandb``, ``mlflow``, each a name or with mmengine's options."""
+    """Back-ends for the curves: ``tensorboard``, ``wandb``, ``mlflow``, each a name or a mapping with mmengine's options."""
     description: str = ""
-    """Text for people."""
+    """Free text."""
 
 
 def term_names(stage: Stage) -> list[str]:
-    """The names of a stage's terms, in the order of its objective, then its alignments; of two of a kind the second is
-    numbered, so that the log tells them apart."""
+    """Return the names of a stage's terms, then of its alignments; repeated names are numbered (``Triplet#2``)."""
     names: list[str] = []
     for wanted in [*(term.loss["type"] for term in stage.objective), *(slot.alignment["type"] for slot in stage.alignment)]:
         same = sum(name == wanted or name.startswith(f"{wanted}#") for name in names)

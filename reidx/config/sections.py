@@ -1,4 +1,4 @@
-"""The keys that the schema has at each place of an experiment."""
+"""Valid keys at each path of an experiment, from the schema."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from reidx.config.renamed import RENAMED
 from reidx.config.schema import Experiment, Labelling, Stage
 
 ANY = Section(checked=True)
-"""A component, whose keys are checked with it, or a mapping whose items are sections under names of the user's choice."""
+"""Section of a component, whose keys are checked with it, or of a mapping under names chosen by the user."""
 
 
 def section_at(path: KeyPath) -> Section:
-    """The keys that the mapping at ``path`` of an experiment may have; at the top level also those of every stage."""
+    """Return the valid keys of the mapping at ``path``; the top level also has the keys of a stage."""
     if not path:
         stage = _section(Stage)
         return Section(_section(Experiment).keys | stage.keys - {"name"}, stage.old)

@@ -1,7 +1,7 @@
-"""One YAML text read into nodes that know their line, and scalars written so that they read back the same.
+"""Reading of YAML into nodes with line numbers, and writing of scalars that read back unchanged.
 
 The dialect is YAML 1.2's core schema without surprises: ``1e-3`` is a float; ``on``, ``yes``, ``12:30``,
-``1_000`` and dates are strings; a key given twice, a key that is no string and any tag beyond the core's are
+``1_000`` and dates are strings; duplicate keys, keys that are not strings and tags outside the core schema are
 errors.
 """
 
@@ -17,7 +17,7 @@ import yaml
 from reidx.config.node import Node, Origin, kind_of
 from reidx.errors import ConfigError, excerpt
 
-MOST_NODES = 100_000  # aliases of aliases grow exponentially; no experiment comes near this
+MOST_NODES = 100_000  # nested aliases grow exponentially; real experiments stay far below this
 DEEPEST = 60
 MOST_DIGITS = 100  # of an integer: with more, Python refuses to write it, and no float can hold it
 
@@ -39,7 +39,7 @@ def _real(text: str) -> float:
 
 
 _CORE = "tag:yaml.org,2002:"
-# tag -> pattern, value; a plain scalar is of the first kind that fits
+# tag -> pattern, value; the first match decides the type of a plain scalar
 _SCALARS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "null": (r"null|Null|NULL|~|", lambda text: None),
     "bool": (r"true|True|TRUE|false|False|FALSE", lambda text: text.lower() == "true"),
@@ -53,15 +53,15 @@ _SCALARS: dict[str, tuple[str, Callable[[str], Any]]] = {
 
 
 def _scalar_tag(text: str) -> str:
-    """The core type of a plain scalar."""
+    """Return the core type of a plain scalar."""
     return next(tag for tag, (pattern, _) in _SCALARS.items() if re.fullmatch(pattern, text))
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's scanner and composer with the core schema's idea of what a plain scalar is."""
+    """PyYAML's scanner and composer with the core schema's rules for plain scalars."""
 
     def fetch_flow_collection_start(self, TokenClass: type[yaml.Token]) -> None:
-        if self.flow_level > DEEPEST:  # here, as the scanner would read on through all that are nested
+        if self.flow_level > DEEPEST:  # here, because the scanner would read through all nested levels first
             raise yaml.MarkedYAMLError(problem=f"nested more than {DEEPEST} levels deep", problem_mark=self.get_mark())
         super().fetch_flow_collection_start(TokenClass)
 
@@ -72,28 +72,28 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(text: str, source: str) -> Node | None:
-    """The root node of ``text``, or None if there is nothing in it but comments.
+    """Parse ``text`` and return its root node, or None if it holds only comments.
 
-    ``source`` is the name put into origins and errors. Raises :class:`ConfigError`, one line that starts with
+    ``source`` is the file name in origins and errors. Raises :class:`ConfigError`, one line that starts with
     ``source:line``.
     """
     return _read(text, _Reader(source, lines=True))
 
 
 def read_value(text: str, source: str, as_text: str) -> Node | None:
-    """The value that somebody means who types ``text`` on a command line, or None if there is nothing but space.
+    """Parse a value typed on a command line; returns None for blank text.
 
-    In braces, brackets or quotes it is YAML. All else is one scalar, taken whole whatever characters it holds: a number,
-    ``true``, ``false`` or ``null`` if all of it is one, else a string. So no path or name is cut at what YAML takes for a
-    comment, an alias or a key. ``as_text`` says how the text itself is given. Raises :class:`ConfigError`, one line that
-    starts with ``source``, also for spaces around a string and for a comment, which would be lost.
+    Text in braces, brackets or quotes is YAML. Any other text is one scalar: a number, ``true``, ``false`` or ``null`` if
+    the whole text is one, else a string. So a path or name is never cut at a YAML comment, alias or key. ``as_text`` is
+    the advice for passing the text as a string. Raises :class:`ConfigError`, one line that starts with ``source``, also
+    for spaces around a string and for a comment, which would be lost.
     """
     reader, stripped = _Reader(source, lines=False, advice=f" {as_text}"), text.strip()
     if not stripped:
         return None
     if stripped[0] in "{[\"'!":
         if _has_comment(text):
-            raise ConfigError(f"{source}: YAML takes what follows ` #` for a comment, so it would be lost. {as_text}")
+            raise ConfigError(f"{source}: YAML treats the text after ` #` as a comment, so it would be lost. {as_text}")
         return _read(text, reader)
     if odd := yaml.reader.Reader.NON_PRINTABLE.search(text):
         raise ConfigError(f"{source}: YAML does not allow the character U+{ord(odd.group()):04X}.")
@@ -104,13 +104,13 @@ def read_value(text: str, source: str, as_text: str) -> Node | None:
 
 
 def _has_comment(text: str) -> bool:
-    """Whether something in ``text`` is a comment: a ``#`` that belongs to no token."""
+    """Return True if ``text`` has a comment: a ``#`` outside every token."""
     left = list(text)
     try:
         for token in yaml.scan(text, Loader=_Loader):
             begin, end = token.start_mark.index, token.end_mark.index
             left[begin:end] = " " * (end - begin)
-    except yaml.YAMLError:  # the reader says what is wrong
+    except yaml.YAMLError:  # the reader reports it
         return False
     return "#" in left
 
@@ -130,7 +130,7 @@ def _read(text: str, reader: _Reader) -> Node | None:
 
 
 class _Reader:
-    """PyYAML's node graph made into a tree of :class:`Node`: aliases copied, merge keys resolved."""
+    """Converter of PyYAML's node graph to a tree of :class:`Node`: copies aliases, resolves merge keys."""
 
     def __init__(self, source: str, lines: bool, advice: str = "") -> None:
         self.source, self.lines, self.advice = source, lines, advice
@@ -196,7 +196,7 @@ class _Reader:
             lines[key] = key_node.start_mark.line + 1
             if key == "<<" and key_node.style is None:
                 sources = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
-                for inherited in reversed(sources):  # the first one named wins
+                for inherited in reversed(sources):  # the first mapping wins
                     if not isinstance(inherited, yaml.MappingNode):
                         raise ConfigError(f"{place}: << takes a mapping or a list of mappings.")
                     merged.update(self.node(inherited, self.origin(inherited)).value)
@@ -219,7 +219,7 @@ def _syntax_message(error: yaml.MarkedYAMLError, text: str, reader: _Reader) -> 
     rows = text.splitlines()
     row = rows[mark.line] if mark.line < len(rows) else ""
     if "\t" in row[: len(row) - len(row.lstrip())]:
-        return f"{place}: a tab in the indentation; YAML wants spaces."
+        return f"{place}: a tab in the indentation; YAML allows only spaces."
     context = error.context or ""
     if error.context_mark is not None and reader.lines and context.startswith("while"):
         context += f" begun in line {error.context_mark.line + 1}"
@@ -230,7 +230,7 @@ _PLAIN = re.compile(r"(\.{0,2}/)?[A-Za-z_][A-Za-z0-9_./@+-]*((::|:| )[A-Za-z0-9_
 
 
 def write_scalar(value: Any) -> str:
-    """``value`` as YAML on one line that reads back as the same value; strings are quoted if need be."""
+    """Write ``value`` as one line of YAML that reads back unchanged; strings are quoted where necessary."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -243,7 +243,7 @@ def write_scalar(value: Any) -> str:
 
 
 def escape(text: str) -> str:
-    """``text`` with what YAML's double quotes, or a comment, cannot hold on one line escaped."""
+    """Escape characters of ``text`` that a double-quoted YAML string or a comment cannot hold on one line."""
 
     def one(c: str) -> str:
         if c in '"\\':

@@ -1,4 +1,4 @@
-"""An experiment file, its bases and overrides merged into one tree that knows where each value is from."""
+"""Tree of an experiment: its file, base files and overrides merged, with the origin of each value."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ __all__ = [
 
 @dataclass
 class Tree:
-    """The merged data (dicts, lists, scalars), and by its path the origin of every key and list item."""
+    """Merged data (dicts, lists, scalars) with the origin of every key and list item by path."""
 
     data: dict[str, Any] = field(default_factory=dict)
     origins: dict[KeyPath, Origin] = field(default_factory=dict)
 
     def origin(self, path: KeyPath) -> Origin:
-        """The origin of the value at ``path``, or of the nearest thing around it that has one."""
+        """Return the origin of the value at ``path``, or of its nearest ancestor that has one."""
         for length in range(len(path), -1, -1):
             if path[:length] in self.origins:
                 return self.origins[path[:length]]
         return Origin("unknown origin")
 
     def get(self, path: KeyPath) -> Any:
-        """The value at ``path``; KeyError, IndexError or TypeError where there is none."""
+        """Return the value at ``path``; raises KeyError, IndexError or TypeError if there is none."""
         value: Any = self.data
         for key in path:
             value = value[key]
         return value
 
     def set(self, path: KeyPath, value: Any, origin: Origin) -> None:
-        """Put ``value``, and all inside it, at ``path`` as coming from ``origin``; the parent must exist.
+        """Set the value at ``path``, with ``origin`` for it and all its children; the parent must exist.
 
         Tuples become lists. Raises :class:`ConfigError` if ``value`` is not plain data.
         """
@@ -62,33 +62,33 @@ class Tree:
 
 
 def load_tree(path: str | Path, overrides: Sequence[str] = (), sections: Sections | None = None) -> Tree:
-    """The experiment at ``path`` (or ``namespace::file.yaml``) over its ``_base_`` files, then ``overrides``.
+    """Load the experiment at ``path`` (or ``namespace::file.yaml``) with its bases and ``overrides``.
 
-    Later bases win over earlier ones, the file over its bases, the overrides (``key.path=value``, the value
-    in YAML) over the file, in the order given. Mappings are merged key by key, except that a mapping naming
-    another component (``type``) than the one below it replaces it whole; all else replaces.
+    Later ``_base_`` files win over earlier ones, the file over its bases, and the overrides (``key.path=value``, the value
+    in YAML) over the file, in the order given. Mappings merge key by key, except that a mapping which names a different
+    component (``type``) replaces the old one; other values are replaced.
 
-    List items are addressed by position or by their ``name``. An override may set keys that exist in the
-    merged file, and those that ``sections`` has at their place, since the schema has a default there. Where names are free
+    List items are addressed by position or by their ``name``. An override may set keys of the merged file and keys that
+    ``sections`` has at their path, where the schema has a default. Where the user chooses the names,
     ``+key.path=value`` adds one. Raises :class:`ConfigError`.
     """
     return tree_of(load_node(path), [Override.read(text, sections) for text in overrides])
 
 
 def load_node(path: str | Path) -> Node:
-    """The experiment at ``path`` (or ``namespace::file.yaml``) over its ``_base_`` files, each value with its origin."""
+    """Load the experiment at ``path`` (or ``namespace::file.yaml``), merged onto its ``_base_`` files, with origins."""
     return Bases().load(ConfigFile.at(str(path)), None, ())
 
 
 def tree_of(root: Node, overrides: Sequence[Override]) -> Tree:
-    """An experiment with ``overrides`` put into it, in the order given."""
+    """Apply ``overrides`` to an experiment, in the order given."""
     for override in overrides:
         root = override.applied_to(root)
     return Tree(root.plain(), dict(_origins(root)))
 
 
 def render(tree: Tree, origins: bool = True) -> str:
-    """``tree`` as YAML that loads as the same data, each value with its origin in an aligned comment."""
+    """Write ``tree`` as YAML that loads to the same data, with the origin of each value in an aligned comment."""
     rows = list(_rows(tree, ())) or [("{}", None)]
     width = max((len(text) for text, origin in rows if origin and len(text) <= 60), default=0)
     return "".join(
@@ -98,7 +98,7 @@ def render(tree: Tree, origins: bool = True) -> str:
 
 
 def tree_hash(data: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that stand for ``data``, whatever the order of its keys."""
+    """Hash ``data`` to twelve hexadecimal digits, independent of the order of its keys."""
     canonical = json.dumps(data, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
@@ -106,18 +106,18 @@ def tree_hash(data: Mapping[str, Any]) -> str:
 # ---- bases
 
 
-MOST_FILES = 1000  # base files named in one experiment, each time counted
+MOST_FILES = 1000  # limit of base files in one experiment, repetitions counted
 
 
 class Bases:
-    """The files of one experiment, each read and merged with its bases once, however often it is named."""
+    """Loader for the files of one experiment; reads and merges each file once."""
 
     def __init__(self) -> None:
         self.loaded: dict[Path, Node] = {}
         self.named = 0
 
     def load(self, file: ConfigFile, asked_by: Origin | None, chain: tuple[tuple[ConfigFile, Path], ...]) -> Node:
-        """The merged tree of ``file``, which ``asked_by`` named; ``chain`` are the files on the way to it, resolved."""
+        """Load ``file`` with its bases; ``asked_by`` is the origin of its ``_base_`` entry, ``chain`` the files above it."""
         try:
             real = _resolved(file)
             text = None if real in self.loaded else file.read()
@@ -125,7 +125,7 @@ class Bases:
             raise ConfigError(f"{asked_by}: _base_: {error}" if asked_by else str(error)) from None
         chain = (*chain, (file, real))
         if any(real == earlier for _, earlier in chain[:-1]):
-            raise ConfigError(f"{asked_by}: _base_ runs in a circle: {' -> '.join(str(link) for link, _ in chain)}.")
+            raise ConfigError(f"{asked_by}: _base_ is circular: {' -> '.join(str(link) for link, _ in chain)}.")
         if len(chain) > DEEPEST:
             raise ConfigError(f"{asked_by}: _base_: bases of bases are nested more than {DEEPEST} levels deep.")
         if text is not None:
@@ -133,7 +133,7 @@ class Bases:
         return self.loaded[real]
 
     def _merged(self, text: str, file: ConfigFile, chain: tuple[tuple[ConfigFile, Path], ...]) -> Node:
-        """The tree of ``text`` over its bases."""
+        """Parse ``text`` and merge it onto its bases."""
         root = read_yaml(text, str(file))
         if root is None:
             raise ConfigError(f"{file}:1: the file is empty; an experiment is a mapping (`key: value`).")
@@ -157,10 +157,10 @@ class Bases:
 
 
 def _resolved(file: ConfigFile) -> Path:
-    """The one path of a file by whatever way it is named. Raises :class:`ConfigError` where the system knows none."""
+    """Resolve a file to its canonical path. Raises :class:`ConfigError` if it has none."""
     try:
         return file.file.resolve()
-    except (OSError, ValueError, RuntimeError):  # a circle of links, a null character: reading says what is wrong
+    except (OSError, ValueError, RuntimeError):  # circular links or a null character: read() reports it
         file.read()
         raise
 
@@ -186,7 +186,7 @@ def _origins(node: Node, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Origin]]
 
 
 def _rows(tree: Tree, path: KeyPath) -> Iterator[tuple[str, Origin | None]]:
-    """The lines for what is inside the mapping or list at ``path``, each with the origin to be shown."""
+    """Yield the lines of the mapping or list at ``path``, each with the origin to show."""
     value = tree.get(path)
     for key in value if isinstance(value, dict) else range(len(value)):
         here = (*path, key)
@@ -206,7 +206,7 @@ def _rows(tree: Tree, path: KeyPath) -> Iterator[tuple[str, Origin | None]]:
 
 
 def _flow(tree: Tree, path: KeyPath) -> str | None:
-    """The value at ``path`` if it goes on its key's line: a scalar, a short list of scalars of one source."""
+    """Format the value at ``path`` if it fits on the line of its key: a scalar, or a short list of scalars of one source."""
     value = tree.get(path)
     if isinstance(value, dict):
         return None if value else "{}"

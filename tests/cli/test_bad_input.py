@@ -108,7 +108,7 @@ def test_a_config_that_is_not_there_or_not_yaml(refusal, tmp_path):
     (tmp_path / "broken.yaml").write_text("name: x\nmodel: {backbone: {type: Timm\n", encoding="utf-8")
     assert refusal("train", "broken.yaml").startswith("broken.yaml:3:1: not valid YAML: ")
     (tmp_path / "tabs.yaml").write_text("name: x\nmodel:\n\tbackbone: Timm\n", encoding="utf-8")
-    assert refusal("config", "tabs.yaml") == "tabs.yaml:3:1: a tab in the indentation; YAML wants spaces."
+    assert refusal("config", "tabs.yaml") == "tabs.yaml:3:1: a tab in the indentation; YAML allows only spaces."
     assert "No plugin called 'nobody' is installed" in refusal("test", "nobody::usl.yaml")
 
 

@@ -271,8 +271,8 @@ def test_too_many_bases_are_refused():
 @pytest.mark.parametrize(
     ("name", "kind"),
     [("/dev/zero", "is a device, not a file"), ("pipe", "is a pipe, not a file"), ("socket", "is a socket, not a file"),
-     ("folder", "is a folder, not a file"), ("large.yaml", "has more than 250 kB, the most that a config may have"),
-     ("exp.yaml", "runs in a circle")],
+     ("folder", "is a folder, not a file"), ("large.yaml", "is larger than 250 kB, the limit for a config"),
+     ("exp.yaml", "is circular")],
 )  # fmt: skip
 def test_a_base_that_is_no_file_is_refused_without_reading_it(name, kind):
     os.mkfifo("pipe")
