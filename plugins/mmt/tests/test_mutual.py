@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import reidx
-from reidx.config.schema import Stage
+from reidx.config.schema import Stage, term_names
 from reidx.contracts import Batch
-from reidx.engine.objective import BoundTerm, Objective, average_of, term_names
+from reidx.engine.objective import BoundTerm, Objective, average_of
 from reidx.engine.step import StageModel
 from reidx.memories.classifier import LinearClassifier
 from reidx.optim.optimizer import PrecisionOptimWrapper, build_optimizer

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import reidx
-from reidx.config.schema import Stage, listed
+from reidx.config.schema import Stage, listed, term_names
 from reidx.contracts import Batch
-from reidx.engine.objective import BoundTerm, Objective, term_names
+from reidx.engine.objective import BoundTerm, Objective
 from reidx.engine.step import StageModel
 from reidx.memories.classifier import LinearClassifier
 from reidx.models.network import Network
