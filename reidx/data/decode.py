@@ -1,4 +1,4 @@
-"""An image file as an upright 8-bit RGB image: the one place that opens images, for training, evaluation and pictures."""
+"""Decoding of image files into upright 8-bit RGB images; the only module that opens images."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ FORMATS: Mapping[str, tuple[str, ...]] = {
     "TIFF": (".tif", ".tiff"),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
 }
-"""The formats that are opened, whatever a file is called, and the suffixes of files that hold them."""
+"""Supported formats, recognised by content, and the file suffixes of each."""
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 MAX_PIXELS = 1 << 26
 MAX_SIDE = 65_535
 MIN_LEVELS = 32
-"""How many of the 256 levels the values of a 16-bit image must span: the 12 bits of a camera, unscaled, span 16."""
+"""Minimum number of the 256 levels that a 16-bit image must span; unscaled 12-bit camera data spans only 16."""
 BROKEN_SHARE = 0.5
-"""Percent of the values at either end that do not count for this: sensors have pixels that are always black or white."""
+"""Percentage of values ignored at either end of that span, because sensors have stuck black or white pixels."""
 TIFF_TAGS = {"BitsPerSample": 258, "Photometric": 262, "PlanarConfiguration": 284, "SampleFormat": 339}
 
 
 class CorruptImage(DataError):
     """An image file that cannot be read; the message names it and says why.
 
-    A DataLoader hands on a worker's exception by building it again from the worker's whole traceback: only the
-    message is taken from that.
+    A DataLoader re-raises a worker's exception by constructing it from the formatted traceback; only the message is
+    kept from that text.
     """
 
     def __init__(self, message: str) -> None:
@@ -42,27 +42,28 @@ class CorruptImage(DataError):
 
 
 class _Refused(Exception):
-    """What is wrong with an image that a decoder would accept, and what to do."""
+    """The fault of an image that a decoder would accept, and its remedy."""
 
 
 def is_image(name: str) -> bool:
-    """Whether a file of that name should hold an image, in either case of the suffix."""
+    """Return True if the file name has an image suffix, in upper or lower case."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def decode(path: str) -> Image.Image:
-    """The image of a file, RGB with 8 bits a channel, turned as its EXIF or XMP says.
+    """Decode an image file to RGB with 8 bits per channel, rotated upright according to its EXIF or XMP.
 
-    Alpha is dropped, grey and palette colours become RGB. 16 bits are divided by 257, so that their full range is that of 8
-    bits. Not read are integers and floats of 32 bits, and signed ones, whose white is unknown; 16-bit images whose values
-    would span less than ``MIN_LEVELS`` levels but for a few; several frames, except those that a camera adds to a JPEG; more
-    than ``MAX_PIXELS`` pixels, or ``MAX_SIDE`` on a side, which is known before they are decoded.
+    Alpha is dropped; grey and palette images become RGB. 16-bit values are divided by 257, which maps their full range to
+    that of 8 bits. Rejected are 32-bit integer, floating-point and signed images, whose white level is unknown; 16-bit
+    images whose values, apart from a few, span fewer than ``MIN_LEVELS`` levels; images of several frames, except the extra
+    frames that cameras add to a JPEG; and images of more than ``MAX_PIXELS`` pixels or ``MAX_SIDE`` on a side, a size that
+    is checked before decoding.
 
-    Raises :class:`CorruptImage` that names the file.
+    Raises :class:`CorruptImage`, which names the file.
     """
     try:
         found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for ever
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would block forever
             raise _Refused("it is not a regular file.")
         if not found.st_size:
             raise _Refused("it is empty (0 bytes). Restore the file or drop it.")
@@ -71,7 +72,7 @@ def decode(path: str) -> Image.Image:
             deep = _has_16_bits(image)
             ImageOps.exif_transpose(image, in_place=True)
             return _rgb(image, deep)
-    except Exception as error:  # decoders raise nearly anything on damaged bytes
+    except Exception as error:  # decoders raise almost any exception on damaged data
         if out_of_memory(error):
             raise
         raise CorruptImage(f"{path} cannot be read as an image: {_reason(error)}") from error
@@ -80,7 +81,7 @@ def decode(path: str) -> Image.Image:
 def _reason(error: Exception) -> str:
     if isinstance(error, _Refused):
         return str(error)
-    if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit lies higher, and is looked at first
+    if isinstance(error, Image.DecompressionBombError):  # Pillow's own higher limit is checked first
         return f"it has more than {MAX_PIXELS:,} pixels. Shrink the image or drop it."
     if isinstance(error, UnidentifiedImageError):
         return (
@@ -108,17 +109,17 @@ def _refuse(image: Image.Image) -> None:
 
 
 def _tag(image: Image.Image, name: str) -> tuple[int, ...]:
-    """What a TIFF says under ``name``, or the default of its standard."""
+    """The value of the TIFF tag ``name``, or the default of the TIFF standard."""
     value = image.tag_v2.get(TIFF_TAGS[name], 1)  # type: ignore[attr-defined]
     return value if isinstance(value, tuple) else (value,)
 
 
 def _has_16_bits(image: Image.Image) -> bool:
-    """Whether an image that is not loaded yet has 16 bits a channel in its file; some are cut to 8 bits when loaded."""
+    """Return True if the file stores 16 bits per channel; call it before loading, which cuts some images to 8 bits."""
     if image.mode.startswith("I;16"):
         return True
     if image.mode == "I":
-        return image.format in ("PNG", "PPM")  # which have no more
+        return image.format in ("PNG", "PPM")  # neither format stores more than 16
     return image.format in ("PNG", "TIFF") and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
@@ -128,12 +129,12 @@ def _rgb(image: Image.Image, deep: bool) -> Image.Image:
         raise _Refused(f"its values are {kind}, whose black and white are not known. {_SCALE}")
     if deep and image.mode.startswith("I"):
         levels = np.rint(np.asarray(image) / 257).astype(np.uint8)
-        # Pillow turns only grey of 8 bits around whose 0 is white
+        # Pillow inverts white-is-zero images only for 8-bit grey
         inverted = image.format == "TIFF" and _tag(image, "Photometric") == (0,)
         image = Image.fromarray(255 - levels if inverted else levels)
     if image.mode == "P" and not (image.palette and image.palette.palette):
         raise _Refused("its palette is missing. Restore the file or drop it.")
-    image.info.pop("transparency", None)  # Pillow would warn of what it drops
+    image.info.pop("transparency", None)  # Pillow would warn that it drops this
     if image.mode in ("RGBa", "La", "PA"):
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     colours = image.convert("RGB")

@@ -1,4 +1,4 @@
-"""The domains of an experiment: data sets, with their decoded images shared by all stages."""
+"""The domains of an experiment: data sets and their decoded images, shared by all stages."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def _silent(what: str) -> AbstractContextManager[Callable[[int, int], None]]:
 
 
 def _unsaid(line: str) -> None:
-    """Nobody listens."""
+    """Discard a line about a data set."""
 
 
 class Domains:
     """Data sets by domain name, read on first use, and one image store for each of their splits.
 
-    ``counted(what)`` gives a context whose ``progress(done, total)`` is shown; a data set that is drawn first tells it.
-    ``say`` is given a line for each thing a data set has to say of itself (``notes``) when it is read.
+    ``counted(what)`` returns a context manager whose ``progress(done, total)`` is displayed, for example while a synthetic
+    data set is rendered. ``say`` receives each of a data set's ``notes``, one line at a time, when the data set is read.
     """
 
     def __init__(self, data: Mapping[str, Any], counted: Counted = _silent, say: Callable[[str], None] = _unsaid) -> None:
@@ -68,7 +68,7 @@ class Domains:
         return self._datasets[name]
 
     def read(self) -> dict[str, Dataset]:
-        """The data sets that were read so far, in the order of the config."""
+        """The data sets read so far, in the order of the config."""
         return {name: self._datasets[name] for name in self.specs if name in self._datasets}
 
     def split(self, name: str, split: str) -> Split:
@@ -77,15 +77,15 @@ class Domains:
         return call("dataset", dataset, f"its {split}", _split_of, dataset, split)
 
     def own_images(self, name: str) -> np.ndarray:
-        """Pairs (M,2) of positions in query and gallery of a domain that are one file."""
+        """Pairs (M,2) of query and gallery positions of a domain that refer to the same file."""
         if name not in self._own:
             self._own[name] = same_files(self.split(name, "query").paths, self.split(name, "gallery").paths)
         return self._own[name]
 
     def images(self, name: str, split: str) -> ImageStore:
-        """The images of a split, decoded once as long as all that is asked for fits the cache.
+        """The images of a split, decoded once as long as all splits in use fit the cache.
 
-        Raises :class:`ConfigError` when training images that shall lie on the device do not fit it.
+        Raises :class:`ConfigError` when training images that are to be held on the device do not fit it.
         """
         if (name, split) not in self._stores:
             store = ImageStore(self.split(name, split).paths, self.size, self.interpolation, self._left)

@@ -1,4 +1,4 @@
-"""Which file a path leads to: names may differ, by links and detours, where the image is one."""
+"""The identity of files: different paths may lead to the same file through links or relative parts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ File = tuple[object, ...]
 
 
 def file_of(path: str) -> File | None:
-    """What the file at ``path`` is known by, whatever it is called there; None where there is no regular file.
+    """The identity of the file at ``path``, independent of its name; None where there is no regular file.
 
-    Symbolic and hard links are the file that they lead to; a copy is another.
+    Symbolic and hard links have the identity of their target; a copy has its own.
     """
     try:
         found = os.stat(path)
@@ -27,7 +27,7 @@ def file_of(path: str) -> File | None:
 
 
 def is_copy(path: str, other: str) -> bool:
-    """Whether two files hold the same bytes; not so where one cannot be read."""
+    """Return True if two files hold the same bytes; False if either cannot be read."""
     try:
         return os.path.getsize(path) == os.path.getsize(other) and filecmp.cmp(path, other, shallow=False)
     except OSError:
@@ -35,7 +35,7 @@ def is_copy(path: str, other: str) -> bool:
 
 
 def same_files(these: Sequence[str], those: Sequence[str]) -> np.ndarray:
-    """Pairs (M,2) int64 of positions in ``these`` and ``those`` that are one file, in the order of ``these``."""
+    """Pairs (M,2) int64 of positions in ``these`` and ``those`` that refer to the same file, in the order of ``these``."""
     places: dict[File, list[int]] = {}
     for place, path in enumerate(those):
         if (file := file_of(path)) is not None:

@@ -1,4 +1,4 @@
-"""What stands for the content of a data set, so that a run is not gone on with on other data unnoticed."""
+"""Fingerprints of data sets, which keep a run from being resumed on different data."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from reidx.data.datasets import Dataset, Split
 
 
 def fingerprint(dataset: Dataset) -> dict[str, dict[str, Any]]:
-    """Of each split the number of images, and digests of the file names, of their sizes, of ids and cameras.
+    """The fingerprint of each split: its image count and digests of file names, file sizes, identities and cameras.
 
-    Names are those below the folder that holds them all, so that it may be moved; where a table names files outside the data
-    set's folder, too, these are below one of their own. No file is opened: a change that leaves
-    its size as it was is not noticed. One that is missing counts as of size -1.
+    File names are relative to their common folder, so that the data set may be moved; if a table also lists files outside
+    the data set's folder, those are relative to a second common folder. No file is opened, so a change that preserves a
+    file's size goes unnoticed. A missing file has size -1.
     """
     splits = {name: getattr(dataset, name) for name in ("train", "query", "gallery")}
     starts = _starts({os.path.dirname(path) for split in splits.values() for path in split.paths}, dataset.root)
@@ -24,7 +24,7 @@ def fingerprint(dataset: Dataset) -> dict[str, dict[str, Any]]:
 
 
 def _starts(folders: set[str], root: str) -> dict[str, str]:
-    """Each folder as seen from the one that holds all those below ``root``, or all the others."""
+    """The path of each folder relative to the common folder of all those below ``root``, or of all the others."""
     top = os.path.join(os.path.abspath(root), "")
     full = {folder: os.path.join(os.path.abspath(folder), "") for folder in folders}
     starts = {}

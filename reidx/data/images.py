@@ -1,4 +1,4 @@
-"""Decoded, resized images by position, kept in memory when they fit."""
+"""Decoded and resized images, cached in memory when they fit."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BIL
 class ImageStore(Dataset[Tensor]):
     """Images uint8 (3,H,W), contiguous, decoded from files and resized exactly as Pillow does.
 
-    ``size`` is (height, width) in pixels; ``interpolation`` bicubic or bilinear. :func:`reidx.data.decode.decode` says what
-    becomes of colours, depths and rotations. If the whole set at this size takes at most ``cache_bytes``, each image is
-    decoded once: the memory is shared with worker processes that are forked (spawned ones decode for themselves) and
-    taken up only as it fills. :meth:`hold` moves a cache to where the training is.
+    ``size`` is (height, width) in pixels; ``interpolation`` bicubic or bilinear. :func:`reidx.data.decode.decode` describes
+    the treatment of colours, bit depths and rotations. If the whole set at this size takes at most ``cache_bytes``, each
+    image is decoded once: forked worker processes share the memory (spawned ones decode for themselves), which is
+    allocated only as it fills. :meth:`hold` moves the cache to the training device.
 
     Raises :class:`CorruptImage` when a file cannot be read, :class:`ConfigError` for an unknown interpolation.
     """
@@ -50,18 +50,18 @@ class ImageStore(Dataset[Tensor]):
         self.held: Tensor | None = None
         shape = (len(self.paths), 3, *self.size)
         if 0 < math.prod(shape) <= cache_bytes:
-            # anonymous shared mappings: unlike /dev/shm they have no limit of their own and leave nothing behind
+            # anonymous shared mappings: unlike /dev/shm, they have no separate limit and leave nothing behind
             self.cache = np.frombuffer(mmap.mmap(-1, math.prod(shape)), np.uint8).reshape(shape)
             self.filled = np.frombuffer(mmap.mmap(-1, len(self.paths)), np.uint8)
 
     def takes(self) -> str:
-        """How much memory the images need, in words."""
+        """The memory that the images need, formatted for messages."""
         needed = math.prod((len(self), 3, *self.size)) / 2**30
         return f"{len(self)} images of {self.size[0]}x{self.size[1]} take {needed:.2f} GB"
 
     @property
     def cached_bytes(self) -> int:
-        """What the cache takes up when it is full; 0 when the set is too large for it."""
+        """Size of the full cache in bytes; 0 when the set is too large for it."""
         if self.held is not None:
             return self.held.nbytes
         return 0 if self.cache is None else self.cache.nbytes
@@ -76,7 +76,7 @@ class ImageStore(Dataset[Tensor]):
         return self.batch([index])[0]
 
     def batch(self, indices: Sequence[int]) -> Tensor:
-        """The images at ``indices``: uint8 (B,3,H,W), the caller's own copy, on the device that holds them (else the CPU)."""
+        """The images at ``indices``: uint8 (B,3,H,W), a fresh copy, on the device that holds them (else the CPU)."""
         if self.held is not None:
             return self.held[torch.as_tensor(indices).to(self.held.device, non_blocking=True)]
         if self.cache is None:
@@ -88,7 +88,7 @@ class ImageStore(Dataset[Tensor]):
     def _decode(self, index: int) -> np.ndarray:
         height, width = self.size
         resized = decode(self.paths[index]).resize((width, height), FILTERS[self.interpolation])
-        # NumPy, not torch: torch would start its own threads for each image, next to ours or the worker processes
+        # NumPy, not torch: torch would start its own threads for each image, in addition to ours or the worker processes
         return np.stack([np.asarray(channel) for channel in resized.split()])
 
     def warm(
@@ -97,10 +97,10 @@ class ImageStore(Dataset[Tensor]):
         threads: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Fill the cache now (at ``positions``, default all), on ``threads`` (default: the machine's cores); nothing if
-        the set is too large for it.
+        """Fill the cache at ``positions`` (default: all) on ``threads`` threads (default: the machine's cores).
 
-        ``progress(done, total)`` is called as those images arrive that are not there yet.
+        Does nothing if the set is too large for the cache. ``progress(done, total)`` counts the images that were not
+        cached yet.
         """
         if self.cache is None or self.filled is None:
             return
@@ -116,9 +116,9 @@ class ImageStore(Dataset[Tensor]):
                 raise
 
     def hold(self, device: torch.device, progress: Callable[[int, int], None] | None = None) -> None:
-        """Decode what is not decoded yet and keep all images on ``device`` from now on, and nowhere else.
+        """Move all images to ``device``, decoding those that are missing, and free the cache in main memory.
 
-        Raises :class:`ConfigError` when a GPU has not enough memory left; the set must fit the cache.
+        The set must fit the cache. Raises :class:`ConfigError` when a GPU has too little free memory.
         """
         if self.held is not None:
             return
@@ -137,4 +137,4 @@ class ImageStore(Dataset[Tensor]):
         assert self.cache is not None and self.filled is not None
         if not self.filled[index]:
             self.cache[index] = self._decode(index)
-            self.filled[index] = 1  # after the image: another process may be looking
+            self.filled[index] = 1  # set after the image is written: another process may be reading

@@ -1,4 +1,4 @@
-"""Batches: the labelled view of a domain's training images, and the loader that draws from all streams at once."""
+"""Batches: labelled views of training images, and the loader that draws from all streams together."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from reidx.registry.seam import call
 
 
 class LabelledView(Dataset[Any]):
-    """The training images of a domain under one labelling; immutable, so that workers cannot see a stale one.
+    """The training images of a domain under one labelling; immutable, so that workers never read a stale one.
 
-    A relabelling makes a new view. Positions are those of the domain's training split; ``labels`` None makes an
-    unlabelled view. ``others`` are further labellings of the images, by level.
+    A relabelling makes a new view. Positions index the domain's training split; ``labels=None`` makes an unlabelled
+    view. ``others`` are further labellings of the images, by name.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class LabelledView(Dataset[Any]):
 
 
 def as_it_is(batch: Batch) -> Batch:
-    """The batch itself: views make whole batches, so there is nothing to collate."""
+    """Return the batch unchanged: views make whole batches, so there is nothing to collate."""
     return batch
 
 
@@ -70,14 +70,14 @@ def batches(view: LabelledView, sampler: Iterable[list[int]], workers: int, step
     """A loader of ``view``'s batches in the order that the sampler draws now, decoded by ``workers`` processes (0: here).
 
     Workers only decode: all randomness is the sampler's and the transform's, in the training process. With ``steps`` the
-    sampler must draw so many batches, all of one size.
+    sampler must draw that many batches, all of one size.
     """
-    # as a list: torch starts a sampler once without workers and twice with them, so it would draw other numbers
+    # a list, because torch iterates a sampler once without workers and twice with them, which would change the draws
     plan = call("sampler", sampler, "__iter__", _drawn, sampler, len(view), view.targets, steps)
     return DataLoader(
         view,
         batch_sampler=plan,  # type: ignore[arg-type]
-        num_workers=0 if view.store.held is not None else workers,  # what lies on a device cannot be handed to processes
+        num_workers=0 if view.store.held is not None else workers,  # images on a device cannot be passed to worker processes
         worker_init_fn=partial(_end_with, os.getpid()),
         collate_fn=as_it_is,  # type: ignore[arg-type]
         pin_memory=torch.cuda.is_available(),
@@ -113,15 +113,15 @@ def _end_with(parent: int, number: int) -> None:
 
 
 class StreamLoader:
-    """One batch of every stream a step, ``iters`` steps an epoch: a mapping from stream name to :class:`Batch`.
+    """One batch of every stream per step, ``iters`` steps per epoch: a mapping from stream name to :class:`Batch`.
 
-    ``views`` names further streams, each with the stream whose images it shows again.
+    ``views`` maps each further stream to the stream whose images it shares.
     """
 
     def __init__(self, iters: int, views: Mapping[str, str] | None = None) -> None:
         self.iters, self.views = iters, dict(views or {})
         self.loaders: Mapping[str, DataLoader[Any]] = {}
-        self.dataset = self  # what mmengine's hooks look at for meta information
+        self.dataset = self  # mmengine's hooks read the meta information here
 
     def use(self, loaders: Mapping[str, DataLoader[Any]]) -> None:
         """Draw from these loaders from now on."""
@@ -131,7 +131,7 @@ class StreamLoader:
         return self.iters
 
     def __iter__(self) -> Iterator[dict[str, Batch]]:
-        # one iterator after the other is made, in the order of the names' mention: each draws its seed from torch
+        # iterators are created one by one in the order of the names, because each draws its seed from torch
         iterators = {name: iter(loader) for name, loader in self.loaders.items()}
         for _ in range(self.iters):
             drawn = {name: next(iterator) for name, iterator in iterators.items()}

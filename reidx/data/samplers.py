@@ -1,7 +1,7 @@
-"""Batch samplers: which positions of a stream go into each batch of an epoch.
+"""Batch samplers: the positions of a stream that make up each batch of an epoch.
 
-An epoch always has as many batches as asked for, each of the same size. The plan of an epoch hangs on one number drawn
-from torch's generator when iteration starts, so re-seeding at each epoch governs it; with several ranks all follow
+An epoch always has the requested number of batches, each of the same size. The plan of an epoch is seeded by one number
+drawn from torch's generator when iteration starts, so re-seeding at each epoch determines it; with several ranks, all use
 rank 0's number and each takes its own part of every batch.
 """
 
@@ -19,7 +19,7 @@ from reidx.errors import ConfigError, DataError
 
 
 class BatchSampler(ABC):
-    """``batches`` batches of ``size`` positions over all ranks, of which this rank's share is a list.
+    """``batches`` batches of ``size`` positions over all ranks; iteration yields this rank's share of each as a list.
 
     ``outliers`` says whether positions labelled −1 are drawn (``draw``) or not (``drop``).
     """
@@ -36,7 +36,7 @@ class BatchSampler(ABC):
 
     @classmethod
     def contract(cls, **params: object) -> dict[str, str]:
-        """What the sampler reads when built with ``params``: ``{"cameras": "used" | "unused"}``."""
+        """The inputs that the sampler reads when built with ``params``: ``{"cameras": "used" | "unused"}``."""
         return {"cameras": cls.cameras}
 
     @abstractmethod
@@ -47,7 +47,7 @@ class BatchSampler(ABC):
         return self.batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        # not a generator itself: the number must be drawn when iteration starts, not when the first batch is taken
+        # not a generator function: the number must be drawn when iteration starts, not when the first batch is taken
         number = torch.randint(2**62, (1,))
         dist.broadcast(number, src=0)
         return self._share(np.random.default_rng(int(number)))
@@ -61,7 +61,7 @@ class BatchSampler(ABC):
 class Shuffle(BatchSampler):
     """Batches in random order, for streams without labels.
 
-    Batches of ``batch`` of ``images`` positions, without labels: all once, in random order, before any comes again.
+    Each batch holds ``batch`` of ``images`` positions. All appear once, in random order, before any appears again.
 
     Raises :class:`ConfigError` when the ranks cannot share a batch evenly, :class:`DataError` without images.
     """
@@ -87,17 +87,17 @@ class PK(BatchSampler):
 
     Batches of exactly ``identities`` times ``instances`` images (P times K), identity after identity.
 
-    ``labels`` (N,) are identities or clusters; -1 (an outlier) is never drawn. All identities come once, in
-    random order, before any comes again, and those of a batch differ; only when there are fewer than
-    ``identities`` they repeat, as evenly as can be. Of each, a random anchor is drawn, then ``instances`` - 1
-    others: with ``use_cameras`` and ``cameras`` (N,) from other cameras than the anchor's, if it has any such
-    image, else from the rest of it; without replacement when they are enough (LP section 1.6).
+    ``labels`` (N,) are identities or clusters; -1 (an outlier) is never drawn. All identities appear once, in
+    random order, before any appears again, and those of a batch differ; only if there are fewer than
+    ``identities`` do they repeat, as evenly as possible. For each identity a random anchor is drawn, then
+    ``instances`` - 1 others: with ``use_cameras`` and ``cameras`` (N,) from other cameras than the anchor's if the
+    identity has such images, else from its remaining images; without replacement if there are enough.
 
-    An identity of one image gives that image ``instances`` times (each with its own augmentation), so that P
-    times K holds. With ``singles: once`` it comes once, as in the reference code: identities follow each other until
-    the P times K places are full, and one that does not fit goes on in the next batch, so a batch may have more
-    identities than P, and one twice. Where the reference code wants ``instances`` candidates to draw without
-    replacement, one less is enough here.
+    An identity with one image contributes that image ``instances`` times (each with its own augmentation), so that
+    P times K holds. With ``singles: once`` it contributes the image once, as in the reference code: identities follow
+    one another until the P times K places are full, and one that does not fit continues in the next batch, so a batch
+    may have more identities than P, and the same one twice. The reference code requires ``instances`` candidates to
+    draw without replacement; here one fewer is enough.
 
     Raises :class:`ConfigError` when ``identities`` is no multiple of ``world_size``, :class:`DataError` when
     every label is -1.
@@ -163,13 +163,13 @@ class PK(BatchSampler):
 
 
 def _rounds(rng: np.random.Generator, count: int, size: int) -> Iterator[np.ndarray]:
-    """Endless groups (size,) of 0..count-1: round after round of all, each group as varied as can be."""
+    """Endless groups (size,) of 0..count-1: each round covers all numbers, and each group is as varied as possible."""
     left = rng.permutation(count)
     while True:
         group, left = left[:size], left[size:]
         while len(group) < size:
             left = rng.permutation(count)
-            # what the group already has, from the round before, waits until the others had their turn
+            # numbers that the group already has from the previous round wait until the others have been used
             left = left[np.argsort(np.bincount(group, minlength=count)[left], kind="stable")]
             lacking = size - len(group)
             group, left = np.append(group, left[:lacking]), left[lacking:]

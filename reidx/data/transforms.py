@@ -1,8 +1,8 @@
-"""Transforms: from resized uint8 images to what a network is given.
+"""Transforms: from resized uint8 images to network input.
 
-A transform works on a batch on any device; a single image is a batch of one, so both paths are the same code. What is
-random comes from torch's CPU generator, image after image, whatever the device: a seed means the same augmentations
-for a batch, for its images one by one, on a GPU or not.
+A transform works on a batch on any device; a single image is a batch of one, so both use the same code. Random numbers
+are drawn image by image from torch's CPU generator on every device, so one seed gives the same augmentations for a batch
+and for its images one by one, on a CPU or a GPU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Transform(ABC):
-    """Images to network input; ``mean`` and ``std`` (per channel, of values in 0..1) are what the backbone expects."""
+    """Images to network input, normalised by the backbone's ``mean`` and ``std`` (per channel, for values in 0..1)."""
 
     def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
         self.mean = torch.tensor(tuple(mean), dtype=torch.float32)
@@ -30,19 +30,19 @@ class Transform(ABC):
 
     @abstractmethod
     def batch(self, images: Tensor) -> Tensor:
-        """Images uint8 (B,3,H,W) to float32 (B,3,H,W) on the same device."""
+        """Transform images uint8 (B,3,H,W) to float32 (B,3,H,W) on the same device."""
 
     def __call__(self, image: Tensor) -> Tensor:
-        """One image uint8 (3,H,W) to float32 (3,H,W)."""
+        """Transform one image uint8 (3,H,W) to float32 (3,H,W)."""
         return self.batch(image[None])[0]
 
     def normalise(self, images: Tensor) -> Tensor:
         """(x / 255 - mean) / std of uint8 images (B,3,H,W), as a new float32 tensor."""
-        if images.device not in self._constants:  # once: copying them to a GPU each time would wait for it
+        if images.device not in self._constants:  # cached: copying them to a GPU every time would synchronise with it
             scale, shift = 1 / (255 * self.std), -self.mean / self.std
             self._constants[images.device] = tuple(v.to(images.device)[:, None, None] for v in (scale, shift))  # type: ignore[assignment]
         scale, shift = self._constants[images.device]
-        # in place: memory traffic is what this costs
+        # in place, because memory traffic is the main cost
         return images.to(torch.float32, copy=True).mul_(scale).add_(shift)
 
 
@@ -56,12 +56,12 @@ class ReidTest(Transform):
 class ReidAugment(Transform):
     """The usual training transform: flip, shift, normalise, erase.
 
-    In this order (LP section 1.6, but for the colours): each colour channel times 1 ± ``cast`` and all of them plus
-    ± ``exposure`` (of a range of 1), both uniform and 0 by default, as other cameras would see it; horizontal flip
-    with probability ``flip``; ``pad`` black pixels on every side and a random crop back to the size; normalisation;
-    random erasing (Zhong et al., AAAI 2020) with probability ``erase``: a rectangle of 2 to 40 % of the area and an
-    aspect (height / width) of 0.3 to 3.33, found in up to 100 tries. As in the field's code the rectangle is filled
-    with 0.485, 0.456, 0.406 *after* normalisation: a light grey, not the mean.
+    The steps, in order: a colour change that imitates other cameras, which multiplies each channel by 1 ± ``cast`` and
+    adds ± ``exposure`` (of a range of 1) to all of them, both uniform and 0 by default; a horizontal flip with
+    probability ``flip``; padding by ``pad`` black pixels on every side and a random crop back to the original size;
+    normalisation; random erasing (Zhong et al., AAAI 2020) with probability ``erase``, of a rectangle of 2 to 40 % of
+    the area with an aspect (height / width) of 0.3 to 3.33, found in up to 100 tries. As in common re-ID code, the
+    rectangle is filled with 0.485, 0.456, 0.406 *after* normalisation: a light grey, not the mean.
 
     Raises :class:`ConfigError` for a probability, ``cast`` or ``exposure`` outside 0..1 or a negative ``pad``.
     """
@@ -95,8 +95,8 @@ class ReidAugment(Transform):
 
     def batch(self, images: Tensor) -> Tensor:
         count, _, height, width = images.shape
-        # A row an image, so that a batch consumes the generator just as its images one after the other do. Each process
-        # draws for the whole batch, as all their generators are alike, and takes the rows of its own images.
+        # One row per image, so that a batch consumes the generator exactly as its images one by one would. Each process
+        # draws for the whole batch, since all generators are in the same state, and takes the rows of its own images.
         draws = torch.rand(self.world_size * count, 10 + 2 * self.tries)
         draws = draws[self.rank * count : (self.rank + 1) * count]
         if self.cast or self.exposure:
@@ -105,13 +105,13 @@ class ReidAugment(Transform):
         shifts = ((2 * self.pad + 1) * draws[:, 1:3]).long().sub(self.pad)
         boxes = self._boxes(draws[:, 3 : 6 + 2 * self.tries], height, width)
         plan = torch.cat([flipped[:, None], shifts, boxes], 1)
-        # A processor copies rows fastest as they lie; a device would start a kernel for each of these copies.
+        # A CPU copies contiguous rows fastest; an accelerator would launch a kernel for each of these copies.
         return self.by_slices(images, plan) if images.device.type == "cpu" else self.by_index(images, plan)
 
     def by_slices(self, images: Tensor, plan: Tensor) -> Tensor:
-        """The images under ``plan`` (B,7), image after image: flip, shift down and right, then the box to erase.
+        """Apply ``plan`` (B,7) image by image: flip, shift down and right, then the box to erase.
 
-        A box is (top, left, height, width), of height 0 where nothing is erased.
+        A box is (top, left, height, width), with height 0 if nothing is erased.
         """
         height, width = images.shape[2:]
         moved = torch.zeros_like(images, memory_format=torch.contiguous_format)
@@ -129,9 +129,9 @@ class ReidAugment(Transform):
         return out
 
     def by_index(self, images: Tensor, plan: Tensor) -> Tensor:
-        """As :meth:`by_slices`, all images at once in a few operations, on the images' device without waiting for it.
+        """Apply ``plan`` as :meth:`by_slices` does, to all images at once, without synchronising with their device.
 
-        The result lies channels-last.
+        The result is in channels-last format.
         """
         height, width = images.shape[2:]
         place = images.device
@@ -150,14 +150,14 @@ class ReidAugment(Transform):
         return out
 
     def _recoloured(self, images: Tensor, draws: Tensor) -> Tensor:
-        """The images as float32 in 0..255 under other colours; ``draws`` (B,4) are uniform: three gains and a shift."""
+        """Recolour images to float32 in 0..255; ``draws`` (B,4) are uniform: three gains and a shift."""
         signs = (2 * draws - 1).to(images.device, non_blocking=True)
         gains = 1 + self.cast * signs[:, :3, None, None]
         shift = 255 * self.exposure * signs[:, 3, None, None, None]
         return (images * gains + shift).clamp_(0, 255)
 
     def _boxes(self, draws: Tensor, height: int, width: int) -> Tensor:
-        """For each row of uniform draws (B, 3 + 2 tries) the rectangle (top, left, height, width) to erase, or zeros."""
+        """The rectangle (top, left, height, width) to erase for each row of uniform draws (B, 3 + 2 tries), or zeros."""
         chosen = draws[:, 0] < self.erase
         area = height * width * (self.area[0] + (self.area[1] - self.area[0]) * draws[:, 3 : 3 + self.tries])
         aspect = self.aspect[0] + (self.aspect[1] - self.aspect[0]) * draws[:, 3 + self.tries :]
@@ -172,11 +172,11 @@ class ReidAugment(Transform):
 
 
 def _both(rows: Tensor, columns: Tensor) -> Tensor:
-    """Where a pixel's row (B,H) and its column (B,W) are both marked: (B,H,W)."""
+    """Mask (B,H,W) of the pixels whose row (B,H) and column (B,W) are both marked."""
     return rows[:, :, None] & columns[:, None]
 
 
 def _overlap(shift: int, size: int) -> tuple[slice, slice]:
-    """Where an image and its window, ``shift`` pixels further on, cover each other: seen from the image, the window."""
-    shift = max(-size, min(shift, size))  # further on there is nothing either, but a negative end would count from behind
+    """The overlap of an image and a window shifted by ``shift`` pixels, as slices of the image and of the window."""
+    shift = max(-size, min(shift, size))  # larger shifts leave no overlap, but a negative end would count from the back
     return slice(max(shift, 0), size + min(shift, 0)), slice(max(-shift, 0), size - max(shift, 0))

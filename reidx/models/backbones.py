@@ -1,4 +1,4 @@
-"""Any timm model as a backbone: an NCHW feature map at any image size, whatever the family."""
+"""Timm models as backbones: an NCHW feature map at any image size, for every model family."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from reidx.registry.constructor import FilePath
 class Timm(nn.Module):
     """Any timm model with a feature map: ResNet, ViT, Swin and others.
 
-    Feature map (B, ``out_channels``, h, w) of images (B, 3, H, W), from the timm model ``name``.
+    Maps images (B, 3, H, W) to a feature map (B, ``out_channels``, h, w) with the timm model ``name``.
 
-    The map is what the model's own pooling would see, behind its final norm: position tokens without class and
-    distillation tokens, laid out as the grid they stand for; channels-last families are turned to NCHW. Classifier and
-    whatever else comes behind the pooling is removed, so every parameter that learns serves the map.
+    The map is the input of the model's own pooling, after the final norm: position tokens, without class and
+    distillation tokens, arranged in their grid; the output of channels-last families is permuted to NCHW. The classifier
+    and all other layers after the pooling are removed, so every trainable parameter contributes to the map.
 
     Args:
-        name: a model of timm, with or without a tag of its weights (``vit_small_patch16_224.augreg_in1k``).
+        name: a timm model, with or without the tag of its weights (``vit_small_patch16_224.augreg_in1k``).
         pretrained: load timm's weights from its hub (or from the hub's cache on this machine).
         weights: load this file instead (``.safetensors``, or ``.pth`` read with ``weights_only=True``); position
-            embeddings are resized to ``image_size`` and the classifier's weights left out.
-        weights_image_size: (height, width) of the images that ``weights`` were trained at, and checkpoints that name none.
-            Needed by models with position embeddings, where neither the shapes nor the values in the file settle it.
+            embeddings are resized to ``image_size`` and the classifier's weights are discarded.
+        weights_image_size: (height, width) of the images that ``weights``, and checkpoints that record no size, were trained
+            on. Required for models with position embeddings if neither the shapes nor the values in the file determine it.
         last_stride: stride of a ResNet's last stage. 1 doubles the height and width of the map without dilation ("last
-            stride 1", Luo et al., "Bag of Tricks", CVPRW 2019, section 3.5); 2 leaves timm's; ``None`` means 1 for
+            stride 1", Luo et al., "Bag of Tricks", CVPRW 2019); 2 keeps timm's; ``None`` means 1 for
             ResNets (also ResNeXt, SE-ResNet, ResNet-D, ResNeSt, …) and no change for other families.
         drop_path: rate of stochastic depth in training.
-        image_size: (height, width) of the images; models with position embeddings take no other afterwards.
+        image_size: (height, width) of the images; models with position embeddings then accept no other size.
 
     Attributes:
         out_channels: channels of the map.
         map_size: (h, w) of the map at ``image_size``.
-        nonnegative: whether the map ends in a ReLU, so that no entry is below 0. Known of ResNets; else ``False``.
-        mean, std: what the weights expect of normalised images; many ViTs are trained with 0.5, not ImageNet's.
+        nonnegative: whether the map ends in a ReLU, so that no entry is below 0. Known for ResNets; ``False`` otherwise.
+        mean, std: normalisation that the weights expect; many ViTs are trained with 0.5, not ImageNet's.
 
     Raises:
-        ConfigError: no such model (the nearest names are given), a setting the model has no notion of, or pretrained
-            weights that cannot be had.
+        ConfigError: no such model (the nearest names are listed), a setting the model does not support, or pretrained
+            weights that are unavailable.
         CheckpointError: the file ``weights`` is missing, unreadable, or not of this model.
     """
 
@@ -109,23 +109,22 @@ class Timm(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         maps = raw_map(self.model, images, self._tokens)
         if self._tokens:
-            # models that average their tokens norm behind the pooling
+            # models that average their tokens normalise after the pooling
             norm = getattr(self.model, "fc_norm", None)
             return maps if norm is None else norm(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        if self._head_norm:  # as do ConvNeXt and its kin
+        if self._head_norm:  # as do ConvNeXt and related models
             maps = self.model.head.norm(maps)
         return maps.permute(0, 3, 1, 2) if self._channels_last else maps
 
     def notes(self) -> list[str]:
-        """What was assumed about the weights, and the pixels that no entry of the map sees."""
+        """Assumptions made about the weights, and the pixels outside the receptive field of the map."""
         return [*self._assumed, *self._lost]
 
     def refit(self, weights: Mapping[str, Tensor], trained_at: Size | None, where: str) -> dict[str, Tensor]:
-        """``weights`` of this backbone, by the names of its state, with position embeddings and bias tables moved to its own
-        image size.
+        """Resize the position embeddings and bias tables in ``weights``, a state of this backbone, to its own image size.
 
-        ``trained_at`` is the image size that they come from; where it is None, ``weights_image_size`` is. Raises
-        :class:`CheckpointError`, which names ``where``, if both are None, or if there is no way to move them.
+        ``trained_at`` is the image size of the weights, by default ``weights_image_size``. Raises
+        :class:`CheckpointError`, which names ``where``, if both are None or if the tensors cannot be resized.
         """
         size = self._image_size
         if trained_at == size:
@@ -147,11 +146,11 @@ class Timm(nn.Module):
 
     @property
     def layered(self) -> nn.Module:
-        """The timm model, whose ``group_matcher`` tells its layers apart."""
+        """The timm model, whose ``group_matcher`` identifies its layers."""
         return self.model
 
     def cut(self) -> nn.Module:
-        """Take the last stage of a ResNet out: ``layer4``, with its weights and its ``out_channels``; the map ends before it.
+        """Remove and return the last stage of a ResNet, ``layer4``, with its ``out_channels``; the map then ends before it.
 
         Raises :class:`ConfigError` for a model of another family.
         """
@@ -174,9 +173,9 @@ class Timm(nn.Module):
         return tail
 
     def _probe(self) -> tuple[int, tuple[int, int]]:
-        """Channels and size of the map, from one image; parameters that do not affect the map are removed."""
+        """Measure the channels and size of the map with one image, and remove parameters that do not affect the map."""
         was_training = self.model.training
-        self.model.eval()  # BatchNorm statistics must not see this image
+        self.model.eval()  # this image must not change BatchNorm statistics
         images = torch.zeros(1, 3, *self._image_size)
         with torch.no_grad():
             features = self.model.forward_features(images)
@@ -199,7 +198,7 @@ def _undo_last_stride(block: nn.Module) -> None:
             module.stride = 1
             if module.padding == 0:
                 module.kernel_size = (
-                    1  # ResNet-D's shortcut: without a stride there is nothing left to average
+                    1  # ResNet-D's shortcut: without a stride there is nothing to average
                 )
         else:
             module.stride = (1, 1) if isinstance(module, nn.Conv2d) else 1  # type: ignore[assignment]
@@ -211,9 +210,9 @@ def _ends_in_relu(block: nn.Module) -> bool:
 
 
 def _drop_unused(module: nn.Module, used: set[nn.Parameter]) -> None:
-    """Replaces sub-modules without a used parameter by nothing, and freezes single parameters that are left.
+    """Remove sub-modules without a used parameter, and freeze the remaining unused parameters.
 
-    By the parameters themselves: a module that several blocks share (CoaT's encodings) has a name in each of them.
+    Parameters are compared by identity, because a module shared by several blocks (CoaT's encodings) has several names.
     """
     for parameter in module.parameters(recurse=False):
         if parameter not in used:

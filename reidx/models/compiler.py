@@ -16,17 +16,17 @@ BACKEND = "inductor"
 
 @contextmanager
 def compiled(networks: Iterable[Network], mode: bool | str = True) -> Iterator[None]:
-    """Let torch compile what a step calls of each network, when it is first called; with False as ``mode`` do nothing.
+    """Compile the backbone and fusion of each network on their first call in a step; with ``mode`` False do nothing.
 
-    In place: names of weights stay. Copies are not compiled, so features of whole domains are extracted as ever. In the
-    context a failure of the compiler is a :class:`ReidxError` that says what to do.
+    Works in place, so weights keep their names. Copies are not compiled, so feature extraction runs uncompiled. Inside
+    the context, a compiler failure raises :class:`ReidxError` with a remedy.
     """
     if mode is False:
         yield
         return
     for network in networks:
         for part in (network.backbone, network.fusion):
-            # a stream has one batch size: a graph for each is faster than one graph for all
+            # each stream has a fixed batch size: one graph for each is faster than one graph for all
             part.compile(backend=BACKEND, dynamic=False, mode=mode if isinstance(mode, str) else None)
     with _explained():
         yield
@@ -47,7 +47,7 @@ def _explained() -> Iterator[None]:
 
 
 def try_compiler(device: torch.device) -> None:
-    """Compile a sum on ``device``. Raises :class:`ReidxError` where torch's compiler does not work."""
+    """Compile a sum on ``device``; raises :class:`ReidxError` if torch's compiler does not work."""
 
     def double(x: Tensor) -> Tensor:
         return x + x

@@ -1,4 +1,4 @@
-"""A BatchNorm for each domain: weights and statistics of its own, all else shared.
+"""Domain-specific BatchNorm: separate weights and statistics for each domain, all other layers shared.
 
 Source: Chang et al., "Domain-Specific Batch Normalization for Unsupervised Domain Adaptation", CVPR 2019.
 """
@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class DomainBatchNorm(nn.Module):
-    """The BatchNorms of the domains, all beginning as copies of ``norm``; ``forward`` is that of ``domain``."""
+    """One BatchNorm per domain, each initialised as a copy of ``norm``; ``forward`` applies that of ``domain``."""
 
     def __init__(self, norm: nn.Module, domains: Sequence[str]) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class DomainBatchNorm(nn.Module):
 
 
 def split_by_domain(network: nn.Module, domains: Sequence[str]) -> None:
-    """Put a :class:`DomainBatchNorm` in the place of each BatchNorm of ``network``."""
+    """Replace each BatchNorm of ``network`` with a :class:`DomainBatchNorm`."""
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, _BatchNorm):
@@ -33,7 +33,7 @@ def split_by_domain(network: nn.Module, domains: Sequence[str]) -> None:
 
 
 def enter(network: nn.Module, domain: str | None) -> None:
-    """Have the images of ``domain`` normalised from now on; nothing for a network that does not tell domains apart."""
+    """Select the BatchNorms of ``domain``; no effect on a network without domain-specific ones."""
     if domain is not None:
         for module in network.modules():
             if isinstance(module, DomainBatchNorm):
@@ -41,7 +41,7 @@ def enter(network: nn.Module, domain: str | None) -> None:
 
 
 def of_domain(network: nn.Module, domain: str) -> nn.Module:
-    """``network`` as the images of ``domain`` meet it: a copy with plain BatchNorms where it tells domains apart."""
+    """The network for images of ``domain``: a copy with plain BatchNorms if it has domain-specific ones."""
     if not any(isinstance(module, DomainBatchNorm) for module in network.modules()):
         return network
     network = copy.deepcopy(network)
@@ -49,14 +49,14 @@ def of_domain(network: nn.Module, domain: str) -> nn.Module:
         for name, child in list(parent.named_children()):
             if isinstance(child, DomainBatchNorm):
                 setattr(parent, name, child.of[domain])
-    if hasattr(network, "frozen"):  # the BatchNorms of other domains are no longer there to be named
+    if hasattr(network, "frozen"):  # other domains' BatchNorms are gone
         there = dict(network.named_modules())
         network.frozen = tuple(name for name in network.frozen if name in there)  # type: ignore[assignment,union-attr,arg-type]
     return network
 
 
 def for_each_domain(network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``weights`` of a network that does not tell domains apart, given to each domain of one that does."""
+    """Copy ``weights`` of a network without domain-specific BatchNorms to each domain of a network with them."""
     given = dict(weights)
     for name, module in network.named_modules():
         if isinstance(module, DomainBatchNorm):

@@ -1,4 +1,4 @@
-"""A step's batch taken through a network part by part: the numbers of the whole batch, in the memory of one part."""
+"""The forward pass of a batch in parts, with the results of the whole batch and the memory of one part."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ from reidx.models.network import Network
 def in_parts(
     network: Network, images: Tensor, teacher: Tensor | None = None, parts: int = 1, domain: str | None = None
 ) -> tuple[Tensor, Features]:
-    """The map and the features of ``images`` (B,3,H,W), of which ``parts`` equal shares pass one after the other.
+    """The map and the features of ``images`` (B,3,H,W), computed in ``parts`` equal parts one after another.
 
-    What a forward pass would keep for backward is thrown away after each part and made again when backward comes to it,
-    so that the loss is one of all features: terms that compare images with each other need no second form. It costs one
-    more forward pass. Gradients are those of the undivided batch up to rounding (with dropout: up to what it draws),
-    running statistics move once. ``teacher`` (B,C,h,w) is the teacher's map, ``domain`` that of the images, for a network that
-    has BatchNorms for each. Raises :class:`ConfigError` as
-    :func:`check_parts`.
+    Activations are discarded after each part and recomputed during backward, so the loss is computed on the features of
+    the whole batch, and terms that compare images with each other work unchanged. The cost is one more forward pass.
+    Gradients are those of the undivided batch up to rounding (with dropout, up to its random draws), and running
+    statistics are updated once. ``teacher`` (B,C,h,w) is the teacher's map; ``domain`` is that of the images, for a
+    network with domain-specific BatchNorms. Raises :class:`ConfigError` as :func:`check_parts` does.
 
     Source: Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", RepL4NLP 2021
     (gradient caching); recomputed as in Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.
@@ -76,10 +75,10 @@ def check_parts(network: Network, images: int, parts: int, stream: str = "") -> 
 
 @contextmanager
 def _buffers_kept(network: nn.Module) -> Iterator[None]:
-    """Running statistics and all other buffers are afterwards what they were before."""
+    """Restore running statistics and all other buffers on exit."""
     before = [(buffer, buffer.clone()) for buffer in network.buffers()]
     try:
         yield
     finally:
         for buffer, value in before:
-            buffer.data.copy_(value)  # by .data: backward must not mind, it does not read them
+            buffer.data.copy_(value)  # through .data, to hide the change from autograd: backward does not read buffers

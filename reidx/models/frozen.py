@@ -1,4 +1,4 @@
-"""Parts of a network by the names that ``named_modules`` gives them: those that are not trained, or learn at another rate."""
+"""Selection of parts of a network by their ``named_modules`` names, to freeze them or train them at another rate."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from reidx.errors import ConfigError, suggest
 
 
 def freeze_parts(network: nn.Module, patterns: Sequence[str], where: str = "freeze") -> tuple[str, ...]:
-    """The names of the modules of ``network`` that ``patterns`` mean, made constant together with all that is in them.
+    """Freeze the modules of ``network`` that match ``patterns``, with all their contents, and return the modules' names.
 
-    Patterns are those of :func:`parts_called`. Parameters lose their gradient; what the modules do in training is the
-    network's affair.
+    Patterns are those of :func:`parts_called`. Parameters stop requiring gradients; the network itself keeps the modules
+    in evaluation mode.
     """
     frozen: dict[str, None] = {}
     for pattern in patterns:
@@ -26,10 +26,10 @@ def freeze_parts(network: nn.Module, patterns: Sequence[str], where: str = "free
 
 
 def parts_called(network: nn.Module, pattern: str, where: str) -> tuple[list[str], list[nn.Parameter]]:
-    """The names of the modules of ``network`` that ``pattern`` means, and all parameters in them or so called themselves.
+    """The names of the modules of ``network`` that match ``pattern``, and all parameters in them or matching themselves.
 
-    A pattern is the name of a module or of a single parameter, with ``*``, ``?`` and ``[…]`` as in file names (``*`` goes
-    past dots): ``backbone.model.blocks.[0-5]``. Raises :class:`ConfigError` for one that matches nothing, with the nearest
+    A pattern is the name of a module or of a single parameter, with ``*``, ``?`` and ``[…]`` as in file names (``*`` also
+    matches dots): ``backbone.model.blocks.[0-5]``. Raises :class:`ConfigError` for one that matches nothing, with the nearest
     names.
     """
     modules = {name: module for name, module in network.named_modules() if name}
@@ -46,7 +46,7 @@ def parts_called(network: nn.Module, pattern: str, where: str) -> tuple[list[str
 def _nearest(pattern: str, names: list[str]) -> str:
     if question := suggest(pattern, names):
         return question
-    # of a long name the parent that exists says most
+    # for a long name, the longest existing parent is the most helpful
     parents = [pattern.rsplit(".", depth)[0] for depth in range(1, pattern.count(".") + 1)]
     known = next((parent for parent in parents if parent in names), "")
     inside = [n for n in names if n.rpartition(".")[0] == known]

@@ -1,4 +1,4 @@
-"""A network made ready for extracting features: the same answers, sooner."""
+"""Faster inference: a network prepared for feature extraction, with the same outputs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def fast_inference(model: nn.Module) -> nn.Module:
     """A frozen copy of ``model`` in evaluation mode, each BatchNorm folded into the convolution before it.
 
     A BatchNorm that uses its running statistics is a scale and a shift of each channel, so it can be multiplied into
-    the weights; outputs agree to float32 rounding. The copy is laid out channels-last, which convolutions on a CPU and
-    half-precision ones on a GPU run faster on. It shows the weights of this moment: make a new one after training.
+    the weights; outputs agree to float32 rounding. The copy is in channels-last format, which speeds up convolutions
+    on a CPU and half-precision ones on a GPU. It holds the current weights: make a new copy after training.
 
-    Where the pairs are is found by tracing; a part that cannot be traced (control flow on values) is taken apart into
-    its children, and what has no such pair stays as it is.
+    Pairs are found by tracing; a module that cannot be traced (control flow on values) is split into its children, and
+    modules without such a pair stay unchanged.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     _fold(model)
@@ -33,12 +33,12 @@ class _Tracer(fx.Tracer):
 
 
 def _fold(module: nn.Module) -> None:
-    """Folds in place; the trace only shows which modules follow each other, the module's own forward stays."""
+    """Fold in place; the trace only shows the order of the modules, and the module keeps its own forward."""
     if not any(isinstance(m, nn.BatchNorm2d) for m in module.modules()):
         return
     try:
         nodes = _Tracer().trace(module).nodes
-    except Exception:  # whatever the forward does with its input, a proxy may break it
+    except Exception:  # a forward may use its input in ways that a tracing proxy does not support
         for child in module.children():
             _fold(child)
         return
@@ -48,7 +48,7 @@ def _fold(module: nn.Module) -> None:
         before = node.args[0] if node.args else None
         if not (isinstance(before, fx.Node) and before.op == "call_module" and len(before.users) == 1):
             continue
-        if times[node.target] > 1 or times[before.target] > 1:  # a shared module has no single neighbour
+        if times[node.target] > 1 or times[before.target] > 1:  # a shared module has several neighbours
             continue
         conv, norm = module.get_submodule(str(before.target)), module.get_submodule(str(node.target))
         if type(conv) is nn.Conv2d and _is_plain(norm):
@@ -57,7 +57,7 @@ def _fold(module: nn.Module) -> None:
 
 
 def _is_plain(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
-    """Whether ``norm`` in evaluation mode is torch's BatchNorm and no more (timm has some with an activation)."""
+    """Return True if ``norm`` in evaluation mode is a plain BatchNorm (some of timm's include an activation)."""
     definer = next(c for c in type(norm).__mro__ if "forward" in vars(c) and c is not _Grouped)
     return (
         isinstance(norm, nn.BatchNorm2d)

@@ -1,4 +1,4 @@
-"""A network: backbone and fusion head, from images to named features."""
+"""The network: a backbone and a fusion head, from images to named features."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from reidx.registry.seam import call
 class Network(nn.Module):
     """Images (B,3,H,W) → :class:`Features`, by ``backbone`` then ``fusion``.
 
-    A fusion whose ``forward`` has an argument ``teacher`` is given the map of the teacher for the same images; see
-    :meth:`head`. ``mean`` and ``std`` are what the backbone's weights expect of normalised images. What ``freeze`` names
-    (:func:`reidx.models.frozen.freeze_parts`) is not trained, and in evaluation mode always: BatchNorms keep their
-    running statistics, nothing is dropped. With ``domains`` each of them has BatchNorms of its own
-    (:mod:`reidx.models.domain_norm`). ``image_size`` is that of the images it was built for, where that is known.
+    A fusion whose ``forward`` has an argument ``teacher`` receives the teacher's map of the same images; see
+    :meth:`head`. ``mean`` and ``std`` are the normalisation that the backbone's weights expect. Modules that match
+    ``freeze`` (:func:`reidx.models.frozen.freeze_parts`) are not trained and always stay in evaluation mode: BatchNorms
+    keep their running statistics and dropout is off. With ``domains``, each domain has its own BatchNorms
+    (:mod:`reidx.models.domain_norm`). ``image_size`` is the size of the images it was built for, where known.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Network(nn.Module):
         return call("backbone", self.backbone, "forward", self.backbone, images)
 
     def head(self, maps: Tensor, teacher: Tensor | None = None) -> Features:
-        """The fusion's features of a map; ``teacher`` is the teacher's map, for a fusion that wants it."""
+        """The fusion's features of a map; ``teacher`` is the teacher's map, for a fusion that uses it."""
         given = {"teacher": teacher} if self.wants_teacher else {}
         return call("fusion", self.fusion, "forward", self.fusion, maps, **given)
 
@@ -77,10 +77,10 @@ class Network(nn.Module):
     def refit(
         self, weights: Mapping[str, Tensor], trained_at: tuple[int, int] | None, where: str
     ) -> dict[str, Tensor]:
-        """``weights`` of such a network, trained at the image size ``trained_at`` (None: not known), for this one's images.
+        """Adapt ``weights``, trained at image size ``trained_at`` (None: unknown), to this network's image size.
 
-        A backbone with tensors that follow the image size has ``refit``, of the same form, and moves them. Raises
-        :class:`CheckpointError`, which names ``where``, for weights that cannot be moved.
+        A backbone whose tensors depend on the image size has a method ``refit`` of the same form, which resizes them.
+        Raises :class:`CheckpointError`, which names ``where``, for weights that cannot be resized.
         """
         if self.image_size in (None, trained_at) or not hasattr(self.backbone, "refit"):
             return dict(weights)
@@ -96,7 +96,7 @@ def build_network(
 ) -> Network:
     """The network of a ``model`` section (``backbone``, ``fusion``, ``bn_group``, ``freeze``, ``domain_bn``).
 
-    ``domains`` are those that it will see, of which ``domain_bn`` makes use.
+    ``domains`` are the domains of its images, which ``domain_bn`` needs.
     """
     size = (int(image_size[0]), int(image_size[1]))
     backbone = build("backbone", model["backbone"], where=f"{where}.backbone", image_size=size)
@@ -118,7 +118,7 @@ def _channels(backbone: nn.Module) -> int:
 
 
 def _dims(fusion: nn.Module, provides: frozenset[str]) -> None:
-    """Raise unless a fusion says how wide each feature is that its contract provides."""
+    """Raise unless a fusion states the width of each feature that its contract provides."""
     dims = getattr(fusion, "dims", None)
     if not isinstance(dims, Mapping) or not all(isinstance(width, int) and width > 0 for width in dims.values()):
         raise Broken(f"its dims is {dims!r}, not a mapping of each feature's name to its width")
@@ -127,7 +127,7 @@ def _dims(fusion: nn.Module, provides: frozenset[str]) -> None:
 
 
 def wants_tail(fusion: Mapping[str, Any]) -> bool:
-    """Whether the fusion of a spec takes the backbone's last stage over: its contract ``needs`` the ``tail``."""
+    """Return True if the fusion of a spec takes over the backbone's last stage: its contract ``needs`` the ``tail``."""
     return contract("fusion", fusion).needs == "tail"
 
 
@@ -145,5 +145,5 @@ def _cut(backbone: nn.Module, model: Mapping[str, Any], where: str) -> nn.Module
 
 
 def channels_last(network: nn.Module) -> nn.Module:
-    """``network`` with its 4-d weights laid out channels-last, which convolutions run faster on."""
+    """Convert the 4-d weights of ``network`` to channels-last format, which speeds up convolutions."""
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,8 +1,8 @@
-"""BatchNorm whose statistics come from groups of a stated size, whatever the batch and the number of processes.
+"""BatchNorm with statistics over groups of a fixed size, independent of the batch and the number of processes.
 
-Numbers of unsupervised re-ID hang on how many images a BatchNorm sees at once; published runs split a batch of 256
-over four devices, so each layer saw 64. Here that number is a setting: a process that holds several groups normalises
-each by itself ("ghost" BatchNorm), processes that hold a part of one share its statistics ("sync" BatchNorm).
+Results of unsupervised re-ID depend on the number of images that share BatchNorm statistics; published runs split a batch
+of 256 over four devices, so each layer normalised 64. Here that number is a setting: a process that holds several groups
+normalises each separately ("ghost" BatchNorm); processes that hold parts of one group share its statistics ("sync").
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from reidx.errors import ConfigError
 
 
 class _Grouped:
-    """Mixed in before a BatchNorm class: in training, normalises each group of ``group`` images by itself.
+    """Mixin for a BatchNorm class that, in training, normalises each group of ``group`` images separately.
 
-    ``span`` is how many processes the last group was shared by.
+    ``span`` is the number of processes that shared the last group.
     """
 
     group: int | None
@@ -41,7 +41,7 @@ class _Grouped:
         return torch.cat([super(_Grouped, self).forward(chunk) for chunk in x.split(sizes)])  # type: ignore[misc]
 
     def _shared(self, x: Tensor) -> Tensor:
-        """The layer's output with the mean and variance of this group's images in all its processes."""
+        """The layer's output, normalised by the mean and variance of the group over all its processes."""
         team = _team(self.span)
         axes = [0, *range(2, x.ndim)]
         shape = [1, -1, *[1] * (x.ndim - 2)]
@@ -53,8 +53,8 @@ class _Grouped:
         own: Any = self
         normalised = (centred * (variance + own.eps).rsqrt().view(shape)).to(x.dtype)
         running = own.running_mean, own.running_var
-        # what the class does beyond normalising (scale, shift, activation) it does in evaluation mode, by the
-        # statistics that leave the images as they are
+        # the rest of the layer (scale, shift, activation) runs in evaluation mode, with statistics that leave the
+        # images unchanged
         own.training = False
         if running[0] is None:
             neutral = (torch.zeros_like(mean), torch.ones_like(mean) - own.eps)
@@ -75,7 +75,7 @@ class _Grouped:
 
 
 class _Summed(torch.autograd.Function):
-    """The sum of a tensor over the processes of a team. Each holds the sum, so each gives a share of its gradient."""
+    """The sum of a tensor over the processes of a team; as each uses the sum, their gradients are summed too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, team: Any) -> Tensor:
@@ -92,11 +92,11 @@ class _Summed(torch.autograd.Function):
 
 
 def group_batch_norm(model: nn.Module, group: int | None) -> nn.Module:
-    """``model`` itself, every BatchNorm in it changed in place to take training statistics over ``group`` images.
+    """Change every BatchNorm of ``model`` in place to compute training statistics over ``group`` images.
 
-    ``None`` takes them over the batch of all processes; a second call changes the group. Running statistics are updated
-    once a group, in order. Parameters, buffers and their names stay; timm's BatchNorms with a built-in activation are
-    covered, as the class is only extended. Raises :class:`ValueError` for a group below 2.
+    ``None`` means the batch of all processes; a second call changes the group. Running statistics are updated once per
+    group, in order. Parameters, buffers and their names are unchanged; timm's BatchNorms with a built-in activation work
+    too, because the class is only extended. Raises :class:`ValueError` for a group below 2.
     """
     if group is not None and group < 2:
         raise ValueError(f"bn_group is {group}; a variance needs at least 2 images.")
@@ -110,12 +110,12 @@ def group_batch_norm(model: nn.Module, group: int | None) -> nn.Module:
 
 
 def group_sizes(images: int, group: int | None) -> list[int]:
-    """How a batch falls into groups: as many whole ones as there are, then the rest."""
+    """Sizes of the groups of a batch: as many whole groups as possible, then the rest."""
     if group is None or images <= group:
         return [images]
     sizes = [group] * (images // group)
     rest = images - sum(sizes)
-    if rest == 1:  # a group of one image has no variance: it joins the group before it
+    if rest == 1:  # one image has no variance, so it joins the previous group
         sizes[-1] += 1
     elif rest:
         sizes.append(rest)
@@ -123,7 +123,7 @@ def group_sizes(images: int, group: int | None) -> list[int]:
 
 
 def _span(images: int, group: int | None) -> int:
-    """How many processes share a group when each has so many images; ConfigError where groups would not come out even."""
+    """Number of processes that share a group, each with ``images`` images; ConfigError if groups would be uneven."""
     world = distributed.count()
     if world == 1:
         return 1
@@ -143,7 +143,7 @@ _teams: dict[int, Any] = {}
 
 
 def _team(span: int) -> Any:
-    """The processes that share a group with this one; together."""
+    """The process group that shares a BatchNorm group with this process."""
     if span == distributed.count():
         return None
     if span not in _teams:
@@ -155,11 +155,11 @@ def _team(span: int) -> Any:
 
 @contextlib.contextmanager
 def statistics_in_order(network: nn.Module) -> Iterator[None]:
-    """Running statistics come out of the forward passes inside as if one process had made them, group after group.
+    """Make the running statistics of the enclosed forward passes equal those of one process that runs all groups in turn.
 
-    Each process has moved its own copy by its own groups. With r the value before, k what an update leaves of it and
-    A the rest of what a process's updates made of it, the last word is k^(all updates) r + the sum of the processes' A,
-    each times what the updates of those after it leave.
+    Each process updates its own copy with its own groups. With r the value before, k the factor by which an update scales
+    it, and A the contribution of a process's own updates, the result is k^(all updates) r + the sum of the processes' A,
+    each scaled by the updates of the processes after it.
     """
     if distributed.count() == 1:
         yield
@@ -172,7 +172,7 @@ def statistics_in_order(network: nn.Module) -> Iterator[None]:
     before = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
     counted = [layer.num_batches_tracked.clone() for layer in layers]
     yield
-    # a layer's own count, not one kept in Python, which would have torch compile each step anew
+    # counted by the layer: a count kept in Python would make torch recompile at each step
     updates = [layer.num_batches_tracked - was for layer, was in zip(layers, counted, strict=True)]
     parts: list[Tensor] = []
     with torch.no_grad():
@@ -188,5 +188,5 @@ def statistics_in_order(network: nn.Module) -> Iterator[None]:
             kept = (1 - layer.momentum) ** (own * groups).double()
             layer.num_batches_tracked += own * (groups - 1)
             for value, was in zip((layer.running_mean, layer.running_var), old, strict=True):
-                # by .data, as the layer's own update does: backward must not mind, it does not read them
+                # through .data, hidden from autograd like the layer's own update: backward does not read them
                 value.data.copy_(next(moved) + kept * was)

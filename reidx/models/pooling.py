@@ -11,7 +11,7 @@ from reidx.errors import ConfigError
 class GeM(nn.Module):
     """Generalised mean, ``(mean(max(x, eps)^p))^(1/p)`` with one learnable exponent (Radenović et al., TPAMI 2019).
 
-    p = 1 is the average of the clamped map, p → ∞ its maximum. Computed in fp32, since x^p leaves the range of half
+    p = 1 is the average of the clamped map, p → ∞ its maximum. Computed in fp32, since x^p exceeds the range of half
     precision.
     """
 
@@ -41,7 +41,7 @@ class Maximum(nn.Module):
 
 
 class AveragePlusMaximum(nn.Module):
-    """The mean plus the maximum over the map (LF2 section 2.1)."""
+    """The mean plus the maximum over the map."""
 
     def forward(self, maps: Tensor) -> Tensor:
         return maps.mean(dim=(-2, -1)) + maps.amax(dim=(-2, -1))
@@ -56,7 +56,7 @@ POOLINGS: dict[str, type[nn.Module]] = {
 
 
 def pooling(name: str) -> nn.Module:
-    """A new pooling module by its short name; raises :class:`ConfigError` that lists the names."""
+    """Build a pooling module by its short name; raises :class:`ConfigError`, which lists the names."""
     if name not in POOLINGS:
         raise ConfigError(f"There is no pooling {name!r}; there are {', '.join(POOLINGS)}.")
     return POOLINGS[name]()
