@@ -21,7 +21,7 @@ from reidx.errors import CheckpointError
 from reidx.labels.pipeline import LabelPipeline, quality
 from reidx.models.domain_norm import of_domain
 from reidx.models.inference import fast_inference
-from reidx.optim.optimizer import parameters_kept
+from reidx.optim.optimizer import replacing_parameters
 from reidx.profiling import span
 from reidx.registry.promises import expect_columns
 from reidx.registry.seam import call, kind_of
@@ -240,7 +240,7 @@ class Relabeller:
             features = None
             if memory.needs_features:
                 features = _of(banks, domain, wiring["network"], flip, wiring["feature"])
-            with parameters_kept(memory, self.optimizer()):  # type: ignore[arg-type]
+            with replacing_parameters(memory, self.optimizer()):  # type: ignore[arg-type]
                 given = None if features is None else features.to(device, torch.float32), labels.to(device), cameras.to(device)
                 call("memory", memory, "reset", memory.reset, *given)  # type: ignore[arg-type]
             expect_columns(memory, self.labels[level].count)

@@ -33,8 +33,8 @@ from reidx import distributed
 from reidx.engine.step import StageModel
 from reidx.errors import CheckpointError, ReidxError, RunError
 from reidx.memories import Memory
-from reidx.optim.moments import names_of
-from reidx.optim.optimizer import fits, parameters_kept
+from reidx.optim.moments import parameter_names
+from reidx.optim.optimizer import can_load_state, replacing_parameters
 from reidx.runs import checkpoint as checkpoints
 from reidx.runs.failures import DIVERGED
 from reidx.runs.stamp import Stamp
@@ -55,7 +55,7 @@ class StateHook(Hook):
             **runner.train_loop.state_dict(),  # type: ignore[attr-defined]
             memories={name: memory.state_dict() for name, memory in model.memories.items()},  # type: ignore[misc]
             steps=model.steps,
-            parameters=names_of(runner.optim_wrapper.optimizer, model),
+            parameters=parameter_names(runner.optim_wrapper.optimizer, model),
             world_size=runner.world_size,
             stamp=None if self.stamp is None else asdict(self.stamp),
         ).put_into(checkpoint)
@@ -72,7 +72,7 @@ class StateHook(Hook):
         model = stage_model(runner)
         for name, memory in model.memories.items():
             assert isinstance(memory, Memory)
-            with parameters_kept(memory, runner.optim_wrapper.optimizer):
+            with replacing_parameters(memory, runner.optim_wrapper.optimizer):
                 try:
                     memory.restore(state.memories[name])
                 except (KeyError, ValueError) as error:  # only a changed config can come here
@@ -171,7 +171,7 @@ class ReidRunner(Runner):
             return
         super().resume(filename, resume_optimizer=False, resume_param_scheduler=False)
         saved = checkpoints.load(filename)["optimizer"]
-        if fits(self.optim_wrapper.optimizer, saved):
+        if can_load_state(self.optim_wrapper.optimizer, saved):
             settings = [{k: v for k, v in g.items() if k != "params"} for g in self.optim_wrapper.param_groups]
             self.optim_wrapper.load_state_dict(saved)
             for group, own in zip(self.optim_wrapper.param_groups, settings):

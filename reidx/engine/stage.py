@@ -29,7 +29,7 @@ from reidx.evaluation.domain_probe import domain_probe
 from reidx.machine.devices import device_of_this_process
 from reidx.machine.threads import Watch
 from reidx.models.compiler import compiled
-from reidx.optim.moments import take_moments
+from reidx.optim.moments import load_moments
 from reidx.optim.optimizer import PrecisionOptimWrapper, autocast, build_optimizer, clipping, schedules
 from reidx.profiling import span
 from reidx.registry.build import build
@@ -114,7 +114,7 @@ class StageRun:
         if resume:
             newest = distributed.on_rank_zero(lambda: checkpoints.to_resume_from(self.work_dir, self.reporter.say))
         if newest is None and stage.optimization.state_from is not None:
-            take_moments(optimizer, self.model, checkpoints.load(self.resolve(stage.optimization.state_from)))
+            load_moments(optimizer, self.model, checkpoints.load(self.resolve(stage.optimization.state_from)))
         self.runner = ReidRunner(
             model=self.model,
             work_dir=self.work_dir,

@@ -1,1 +1,1 @@
-"""Optimisers, parameter groups, schedules."""
+"""Optimisers, parameter groups and schedules."""

@@ -1,7 +1,7 @@
-"""mmengine's optimiser wrapper and schedules, imported without what takes most of the time.
+"""mmengine's optimiser wrapper and schedules, without their slowest import.
 
-mmengine imports all of ``torch.distributed`` for an optimiser that reidx does not offer (ZeroRedundancyOptimizer), a second
-of work before the first line of a config is judged. It does without where that cannot be imported.
+mmengine imports all of ``torch.distributed.optim`` for an optimiser that reidx does not offer (ZeroRedundancyOptimizer). The
+import takes about a second, which every check of a config would pay. mmengine tolerates its failure.
 """
 
 import sys
@@ -10,7 +10,7 @@ _UNUSED = "torch.distributed.optim"
 
 _kept = sys.modules.get(_UNUSED)
 if _kept is None:
-    sys.modules[_UNUSED] = None  # type: ignore[assignment]  # its import fails
+    sys.modules[_UNUSED] = None  # type: ignore[assignment]  # makes its import fail
 try:
     from mmengine.optim import OptimWrapper
     from mmengine.registry import PARAM_SCHEDULERS

@@ -1,4 +1,4 @@
-"""The moments of an optimiser, handed on from one stage to the next by the names of the parameters."""
+"""Transfer of an optimiser's state from one stage to the next, by parameter name."""
 
 from __future__ import annotations
 
@@ -9,40 +9,41 @@ import torch
 from torch import nn
 
 from reidx.errors import CheckpointError
-from reidx.optim.optimizer import kept_of, same_kind
+from reidx.optim.optimizer import same_kind, shapes_match
 
 
-def names_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[str]:
-    """The names in ``model`` of the parameters of ``optimizer``, in the order in which its ``state_dict`` numbers them."""
+def parameter_names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[str]:
+    """Names in ``model`` of the parameters of ``optimizer``, in the order in which its ``state_dict`` numbers them."""
     known = {id(parameter): name for name, parameter in model.named_parameters()}
     return [known[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def take_moments(optimizer: torch.optim.Optimizer, model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
-    """Let ``optimizer`` begin with what that of a stage's checkpoint knew of the networks' parameters.
+def load_moments(optimizer: torch.optim.Optimizer, model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+    """Initialise the state of ``optimizer`` from another stage's ``checkpoint``, for the networks' parameters.
 
-    Rates and all other settings stay its own. What the parameter of a memory had gathered is left out, as a relabelling
-    makes that another one; a parameter that never had a gradient there begins without any. Raises
-    :class:`CheckpointError` unless both are of the same kind, that one has gathered something, and it had the same
-    parameters of the networks.
+    Learning rates and all other settings are not copied. The parameters of memories are skipped, because relabelling
+    replaces them; a parameter without saved state starts without state.
+
+    Raises :class:`CheckpointError` if the optimisers differ in kind, if the saved one has no state, or if the networks'
+    parameters differ in name or shape.
     """
     saved = checkpoint["optimizer"]
     numbers = {name: number for number, name in enumerate(checkpoint["reidx"]["parameters"])}
     if not saved["state"] or not same_kind(optimizer.param_groups[0], saved["param_groups"][0]):
-        raise _misfit("is of another kind, or gathers nothing")
+        raise _misfit("is of another kind, or has no state")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for name, parameter in zip(names_of(optimizer, model), parameters, strict=True):
+    for name, parameter in zip(parameter_names(optimizer, model), parameters, strict=True):
         if not name.startswith("networks."):
             continue
         kept = saved["state"].get(numbers.get(name, -1), {})
-        if name not in numbers or not kept_of(parameter, kept):
-            raise _misfit(f"had no {name} of this shape")
+        if name not in numbers or not shapes_match(parameter, kept):
+            raise _misfit(f"has no parameter {name} of this shape")
         if kept:
-            optimizer.state[parameter] = {key: _own(value, parameter) for key, value in kept.items()}
+            optimizer.state[parameter] = {key: _copy_to_device(value, parameter) for key, value in kept.items()}
 
 
-def _own(value: Any, parameter: torch.Tensor) -> Any:
-    """A copy, where the parameter is; counts of steps stay where they were."""
+def _copy_to_device(value: Any, parameter: torch.Tensor) -> Any:
+    """Copy ``value`` to the device of ``parameter``; scalars (step counts) keep their device."""
     if not isinstance(value, torch.Tensor):
         return value
     return value.to(parameter.device if value.ndim else value.device, copy=True)
@@ -50,6 +51,6 @@ def _own(value: Any, parameter: torch.Tensor) -> Any:
 
 def _misfit(why: str) -> CheckpointError:
     return CheckpointError(
-        f"optimization.state_from: that stage's optimiser {why}. Hand moments on between stages of the same networks and the "
-        "same optimiser, or leave the key out."
+        f"optimization.state_from: that stage's optimiser {why}. Both stages need the same networks and the same optimiser; "
+        "otherwise remove the key."
     )

@@ -1,4 +1,4 @@
-"""Optimisers, precision and schedules of a stage."""
+"""Optimiser, precision and schedules of a stage."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from reidx.profiling import span
 
 
 class PrecisionOptimWrapper(OptimWrapper):
-    """An mmengine OptimWrapper whose forward runs in bf16 autocast when asked; bf16 needs no loss scaling.
+    """mmengine OptimWrapper with optional bf16 autocast, and with gradients summed over processes.
 
-    mmengine's own AMP wrapper asserts that there is an accelerator. With several processes each has the gradients of
-    its own images: for the parameters of ``shared`` modules (the networks) they are summed before the step. Those of
-    all others (memories, alignments) every process has whole, and they are averaged, so that no rounding parts them.
+    bf16 needs no loss scaling; mmengine's own AMP wrapper requires an accelerator. With several processes, the gradients of
+    ``shared`` modules (the networks) come from each process's own images and are summed before the step. All other
+    gradients (memories, alignments) are complete on every process and are averaged, so that rounding cannot make the
+    processes diverge.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class PrecisionOptimWrapper(OptimWrapper):
 
     def _gather(self) -> None:
         parts = set() if self.shared is None else {id(p) for p in self.shared.parameters()}
-        gradients = {id(p): p.grad for p in self._moved() if p.grad is not None}
+        gradients = {id(p): p.grad for p in self._parameters_with_grad() if p.grad is not None}
         distributed.all_reduce_(list(gradients.values()))
         for parameter, gradient in gradients.items():
             if parameter not in parts:
@@ -60,30 +61,30 @@ class PrecisionOptimWrapper(OptimWrapper):
         super().zero_grad(**kwargs)
 
     def _clip_grad(self) -> None:
-        # mmengine's own notes the norm, which makes the host wait for the device at every step
-        self.clip_func(self._moved(), **self.clip_grad_kwargs)
+        # mmengine's version logs the norm, which synchronises host and device at every step
+        self.clip_func(self._parameters_with_grad(), **self.clip_grad_kwargs)
 
-    def _moved(self) -> list[nn.Parameter]:
+    def _parameters_with_grad(self) -> list[nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """The autocast context of ``precision`` (``fp32`` or ``bf16``) on a device."""
+    """Autocast context for ``precision`` (``fp32`` or ``bf16``) on ``device``."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 def build_optimizer(
     model: nn.Module, spec: Mapping[str, Any], optimization: Optimization | None = None
 ) -> torch.optim.Optimizer:
-    """The torch optimiser of a spec ``{type, lr, …}`` over all of ``model``'s trainable parameters.
+    """Build the torch optimiser of ``spec`` (``{type, lr, …}``) over all trainable parameters of ``model``.
 
-    It has one group of them, unless ``layer_decay``, ``no_decay_norm_bias`` or ``rates`` of ``optimization`` ask for
-    several. Raises :class:`ConfigError` where nothing is left to be trained, or the layers cannot be told apart.
+    The parameters form one group, unless ``layer_decay``, ``no_decay_norm_bias`` or ``rates`` of ``optimization`` requires
+    several. Raises :class:`ConfigError` if no parameter is trainable, or the backbone's layers cannot be identified.
     """
     settings, asked = dict(spec), optimization or Optimization()
     groups = parameter_groups(model, asked.layer_decay, asked.no_decay_norm_bias, asked.rates)
     if not any(group["params"] for group in groups):
-        raise ConfigError("There is no parameter to be trained: model.freeze holds all of them.")
+        raise ConfigError("There are no trainable parameters: model.freeze freezes all of them.")
     optimizer = getattr(torch.optim, settings.pop("type"))(groups, **settings)
     for group in optimizer.param_groups:
         group["lr"] *= group.pop("lr_scale", 1.0)
@@ -91,7 +92,7 @@ def build_optimizer(
 
 
 def swap_parameters(optimizer: torch.optim.Optimizer, old: list[nn.Parameter], new: list[nn.Parameter]) -> None:
-    """Make ``optimizer`` train ``new`` in the places of ``old``, with nothing remembered of the old ones."""
+    """Replace the parameters ``old`` of ``optimizer`` by ``new`` and drop the state of those replaced."""
     places = {id(parameter): replacement for parameter, replacement in zip(old, new)}
     for group in optimizer.param_groups:
         group["params"] = [places.get(id(parameter), parameter) for parameter in group["params"]]
@@ -100,8 +101,8 @@ def swap_parameters(optimizer: torch.optim.Optimizer, old: list[nn.Parameter], n
             optimizer.state.pop(before, None)
 
 
-def fits(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> bool:
-    """Whether ``saved``, the state of an optimiser, can go on in this one: of the same kind, over parameters alike."""
+def can_load_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> bool:
+    """Return true if ``optimizer`` can load the state ``saved``: same kind, same groups, same parameter shapes."""
     groups, others = optimizer.param_groups, saved["param_groups"]
     if [len(group["params"]) for group in groups] != [len(other["params"]) for other in others]:
         return False
@@ -109,24 +110,24 @@ def fits(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> bool:
         if not same_kind(group, other):
             return False
         for parameter, number in zip(group["params"], other["params"]):
-            if not kept_of(parameter, saved["state"].get(number, {})):
+            if not shapes_match(parameter, saved["state"].get(number, {})):
                 return False
     return True
 
 
 def same_kind(group: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two groups of parameters are of the same kind of optimiser."""
-    # of two kinds none has the same settings; amsgrad makes another of the same kind
+    """Return true if two parameter groups belong to the same kind of optimiser."""
+    # no two kinds share the same setting names; amsgrad changes the state within one kind
     return {*group, "initial_lr"} == {*other, "initial_lr"} and group.get("amsgrad") == other.get("amsgrad")
 
 
-def kept_of(parameter: Tensor, kept: Mapping[str, Any]) -> bool:
-    """Whether what an optimiser kept can be of ``parameter``, by its shape."""
+def shapes_match(parameter: Tensor, kept: Mapping[str, Any]) -> bool:
+    """Return true if the state ``kept`` of an optimiser matches the shape of ``parameter``."""
     return all(not isinstance(v, Tensor) or not v.ndim or v.shape == parameter.shape for v in kept.values())
 
 
-class parameters_kept:
-    """Context in which a memory may replace its parameters (reset, restore) without the optimiser losing them."""
+class replacing_parameters:
+    """Context manager around a memory's reset or restore that registers replaced parameters with the optimiser."""
 
     def __init__(self, memory: Memory, optimizer: torch.optim.Optimizer | None) -> None:
         self.memory, self.optimizer = memory, optimizer
@@ -140,16 +141,16 @@ class parameters_kept:
 
 
 def clipping(limit: float | None, by: str) -> dict[str, Any] | None:
-    """mmengine's settings for gradients of at most ``limit``, by ``norm`` or ``value``; without a limit nothing."""
+    """mmengine's settings for gradient clipping at ``limit``, by ``norm`` or ``value``; None without a limit."""
     if limit is None:
         return None
     return {"type": "norm", "max_norm": limit} if by == "norm" else {"type": "value", "clip_value": limit}
 
 
 def schedules(specs: list[dict[str, Any]], epochs: int) -> list[dict[str, Any]]:
-    """mmengine scheduler configs with their ``end`` written out, by epoch.
+    """mmengine scheduler configs, by epoch, with an explicit ``end``.
 
-    mmengine's default end is the run's length at construction, and resuming restores the old one, which would freeze
-    the rate of a run that was made longer.
+    mmengine's default end is the run's length at construction. Resuming restores the old value, which would freeze the
+    learning rate of an extended run.
     """
     return [{"end": epochs, **spec, "by_epoch": True} for spec in specs]

@@ -1,4 +1,4 @@
-"""Groups of parameters: layer by layer slower towards the input, named parts at rates of their own, vectors without decay."""
+"""Parameter groups: layer-wise learning-rate decay, per-module rates, no weight decay for norms and biases."""
 
 from __future__ import annotations
 
@@ -23,27 +23,29 @@ def parameter_groups(
     no_decay_norm_bias: bool = False,
     rates: Mapping[str, float] | None = None,
 ) -> list[Group]:
-    """The trainable parameters of ``model`` in groups: each has ``params``, and ``lr_scale`` and ``weight_decay`` where
-    they differ from the optimiser's own. The first group is at the full rate.
+    """Split the trainable parameters of ``model`` into groups.
 
-    With ``layer_decay`` the layers of each network's backbone learn at lr · layer_decay^d, where d counts the layers up
-    to the top; all that stands above the backbones is that top, so the last block has d = 1, as in the fine-tuning of
-    BEiT and MAE. Which parameters make a layer says the ``group_matcher`` of the backbone, or of its ``layered`` module,
-    in timm's convention; a parameter that it puts into no layer counts to the top.
+    Each group has ``params``, and ``lr_scale`` and ``weight_decay`` where they differ from the optimiser's own. The first
+    group is at the full rate.
 
-    ``no_decay_norm_bias`` leaves parameters of one dimension out of weight decay: norms, biases, scales.
+    With ``layer_decay``, the layers of each network's backbone learn at lr · layer_decay^d, where d is the layer's distance
+    from the top. Everything above the backbones counts as the top, so the last block has d = 1, as in the fine-tuning of
+    BEiT and MAE. The ``group_matcher`` of the backbone, or of its ``layered`` module, assigns parameters to layers in timm's
+    convention; parameters without a layer count as the top.
 
-    ``rates`` gives parts of the networks, by the patterns of :func:`reidx.models.frozen.parts_called`, and memories, as
-    ``memories.NAME``, a share of the rate that they would have; the last pattern that means a parameter counts.
+    ``no_decay_norm_bias`` excludes one-dimensional parameters (norms, biases, scales) from weight decay.
 
-    Raises :class:`ConfigError` for a backbone without layers that can be told apart, and a pattern that means nothing.
+    ``rates`` multiplies the learning rate of parts of the networks, by the patterns of
+    :func:`reidx.models.frozen.parts_called`, and of memories, as ``memories.NAME``. The last matching pattern wins.
+
+    Raises :class:`ConfigError` for a backbone whose layers cannot be identified, and for a pattern that matches nothing.
     """
     layers: list[Group] = []
     taken: set[int] = set()
     for network in model.modules():
         if layer_decay is None or not isinstance(network, Network):
             continue
-        from timm.optim import param_groups_layer_decay  # here, as a config is checked without it
+        from timm.optim import param_groups_layer_decay  # imported late: checking a config does not need it
 
         if any(parameter.requires_grad for parameter in network.backbone.parameters()):
             taken.update(map(id, network.backbone.parameters()))
@@ -64,11 +66,11 @@ def parameter_groups(
 
 
 def _at_rates(groups: list[Group], model: nn.Module, rates: Mapping[str, float]) -> list[Group]:
-    """The groups split by the share of the rate that ``rates`` gives their parameters; what has none comes first."""
+    """Split ``groups`` by the factors of ``rates``; parameters without a factor come first."""
     for pattern, share in rates.items():
         if not 0 < share < math.inf:
             raise ConfigError(
-                f"optimization.rates: {pattern}: {share} is no share of a rate. What shall not learn: model.freeze."
+                f"optimization.rates: {pattern}: {share} is not a positive finite factor. To freeze, use model.freeze."
             )
     shares: dict[int, float] = {}
     for pattern, share in rates.items():
@@ -87,22 +89,22 @@ def _at_rates(groups: list[Group], model: nn.Module, rates: Mapping[str, float])
 
 
 _MARK = 1.0
-"""Stands for the optimiser's own weight decay, which timm asks for."""
+"""Placeholder for the optimiser's own weight decay, which timm requires as an argument."""
 
 
 def _below_a_head(backbone: nn.Module) -> nn.Module:
-    """A view of the backbone's layers, with one above them that has nothing to be trained."""
+    """View of the backbone's layers with an extra, untrainable layer on top."""
     layered = getattr(backbone, "layered", backbone)
     name = type(layered).__name__
     if not hasattr(layered, "group_matcher"):
         raise ConfigError(
-            f"optimization.layer_decay needs a backbone whose layers can be told apart; {name} has no `group_matcher`. "
-            "Leave it out."
+            f"optimization.layer_decay needs a backbone that defines its layers, but {name} has no `group_matcher`. "
+            "Remove the key."
         )
     from timm.models import group_parameters
 
     view: Any = copy.copy(layered)
     view._parameters = {**layered._parameters, "above": nn.Parameter(torch.empty(0), requires_grad=False)}
     if max(group_parameters(view, view.group_matcher(coarse=False), reverse=True).values()) < 2:
-        raise ConfigError(f"optimization.layer_decay needs a backbone of several layers; {name} is one only. Leave it out.")
+        raise ConfigError(f"optimization.layer_decay needs a backbone of several layers, but {name} has one. Remove the key.")
     return view

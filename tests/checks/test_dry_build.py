@@ -72,7 +72,7 @@ def refused(
         ({"model": {"fusion": {"pool": "mean"}}}, "model.fusion", "There is no pooling 'mean'"),
         ({"model": {"freeze": ["nothing"]}}, "model.freeze", "nothing in the network is called 'nothing'"),
         ({"model": {"freeze": ["*"]}, "memories": {"rows": {"memory": "Fussy"}}}, "optimization",
-         "There is no parameter to be trained"),
+         "There are no trainable parameters"),
         ({"optimization": {"rates": {"backbon": 0.1}}}, "optimization", "optimization.rates: nothing in the network is called"),
         ({"memories": {"more": {"memory": {"type": "Fussy", "size": 0}}}}, "memories.more.memory", "size is 0"),
         (

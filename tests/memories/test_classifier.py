@@ -14,7 +14,7 @@ from reidx.errors import ConfigError
 from reidx.losses.cross_entropy import CrossEntropy
 from reidx.memories.base import centroids
 from reidx.memories.classifier import LinearClassifier
-from reidx.optim.optimizer import build_optimizer, parameters_kept, swap_parameters
+from reidx.optim.optimizer import build_optimizer, replacing_parameters, swap_parameters
 
 LABELS = torch.tensor([0, 1, -1, 1, 2, 0])
 
@@ -104,7 +104,7 @@ def test_a_reset_gives_the_optimiser_new_rows_with_nothing_remembered() -> None:
     old, network = memory.weight, model["network"].weight
     place = [id(p) for p in optimizer.param_groups[0]["params"]].index(id(old))
     moments = copy.deepcopy(optimizer.state[network])
-    with parameters_kept(memory, optimizer):
+    with replacing_parameters(memory, optimizer):
         memory.reset(bank(), torch.arange(6))
     assert optimizer.param_groups[0]["params"][place] is memory.weight
     assert old not in optimizer.state and memory.weight not in optimizer.state
@@ -130,7 +130,7 @@ def test_parameters_that_stay_keep_what_is_remembered_of_them() -> None:
     same = list(memory.parameters())
     swap_parameters(optimizer, same, same)
     assert optimizer.state[memory.weight]["step"] == 1
-    with parameters_kept(memory, None):  # a stage that only evaluates has no optimiser
+    with replacing_parameters(memory, None):  # a stage that only evaluates has no optimiser
         memory.reset(bank(), torch.arange(6))
     assert model["network"].weight in optimizer.state
 
@@ -157,7 +157,7 @@ def test_an_embedding_learns_through_it(rows: str) -> None:
     embedding, memory = nn.Linear(8, 4), LinearClassifier(4, rows=rows, normalize=True, scale=10.0)
     model = nn.ModuleDict({"network": embedding, "memory": memory})
     optimizer = build_optimizer(model, {"type": "Adam", "lr": 0.02})
-    with parameters_kept(memory, optimizer):
+    with replacing_parameters(memory, optimizer):
         memory.reset(embedding(images).detach(), labels)
     loss = CrossEntropy()
     losses = []

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from reidx.errors import CheckpointError
-from reidx.optim.moments import names_of, take_moments
+from reidx.optim.moments import load_moments, parameter_names
 
 
 class Model(nn.Module):
@@ -32,7 +32,7 @@ def trained(kind: type[torch.optim.Optimizer] = torch.optim.Adam, **settings: An
         optimizer.zero_grad()
         model.loss().backward()
         optimizer.step()
-    state = {"optimizer": optimizer.state_dict(), "reidx": {"parameters": names_of(optimizer, model)}}
+    state = {"optimizer": optimizer.state_dict(), "reidx": {"parameters": parameter_names(optimizer, model)}}
     return model, optimizer, state
 
 
@@ -41,7 +41,7 @@ def test_moments_of_networks_are_handed_on_and_those_of_memories_are_not() -> No
     model = Model(rows=9)  # other clusters, another order of groups, another rate
     weights, rest = model.networks["student"].weight, model.networks["student"].bias
     optimizer = torch.optim.Adam([{"params": [*model.memories.parameters(), rest]}, {"params": [weights]}], lr=0.5)
-    take_moments(optimizer, model, state)
+    load_moments(optimizer, model, state)
     for mine, theirs in ((weights, before.networks["student"].weight), (rest, before.networks["student"].bias)):
         assert torch.equal(optimizer.state[mine]["exp_avg"], old.state[theirs]["exp_avg"])
         assert optimizer.state[mine]["exp_avg"].data_ptr() != old.state[theirs]["exp_avg"].data_ptr()
@@ -55,7 +55,7 @@ def test_the_next_step_is_the_one_that_the_old_optimiser_would_have_made() -> No
     model = Model()
     model.load_state_dict(before.state_dict())
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-    take_moments(optimizer, model, state)
+    load_moments(optimizer, model, state)
     for one, stepper in ((before, old), (model, optimizer)):
         stepper.zero_grad()
         one.loss().backward()
@@ -70,18 +70,18 @@ def test_a_parameter_that_had_no_gradient_begins_with_nothing() -> None:
     del state["optimizer"]["state"][number]
     model = Model()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-    take_moments(optimizer, model, state)
+    load_moments(optimizer, model, state)
     assert set(optimizer.state) == {model.networks["student"].weight}
 
 
 def test_moments_that_do_not_fit_are_refused() -> None:
     for width, kind, settings, why in (
-        (4, torch.optim.Adam, {}, "had no networks.student.weight of this shape"),
-        (3, torch.optim.SGD, {}, "is of another kind, or gathers nothing"),
-        (3, torch.optim.SGD, {"momentum": 0.9}, "is of another kind, or gathers nothing"),
-        (3, torch.optim.Adam, {"amsgrad": True}, "is of another kind, or gathers nothing"),
+        (4, torch.optim.Adam, {}, "has no parameter networks.student.weight of this shape"),
+        (3, torch.optim.SGD, {}, "is of another kind, or has no state"),
+        (3, torch.optim.SGD, {"momentum": 0.9}, "is of another kind, or has no state"),
+        (3, torch.optim.Adam, {"amsgrad": True}, "is of another kind, or has no state"),
     ):
         _, _, state = trained(kind, lr=0.1, **settings)
         model = Model(width)
         with pytest.raises(CheckpointError, match=f"optimization.state_from: that stage's optimiser {why}"):
-            take_moments(torch.optim.Adam(model.parameters()), model, state)
+            load_moments(torch.optim.Adam(model.parameters()), model, state)

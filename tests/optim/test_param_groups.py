@@ -16,7 +16,7 @@ from reidx.config.schema import Optimization
 from reidx.errors import ConfigError
 from reidx.memories.classifier import LinearClassifier
 from reidx.models.network import Network, build_network
-from reidx.optim.optimizer import build_optimizer, parameters_kept
+from reidx.optim.optimizer import build_optimizer, replacing_parameters
 from reidx.optim.param_groups import parameter_groups
 from reidx.testing.networks import tiny_network
 
@@ -92,12 +92,12 @@ def test_frozen_parameters_are_in_no_group() -> None:
 
 
 def test_all_frozen_is_nothing_to_train() -> None:
-    with pytest.raises(ConfigError, match=r"no parameter to be trained: model\.freeze"):
+    with pytest.raises(ConfigError, match=r"no trainable parameters: model\.freeze"):
         build_optimizer(network_of("test_resnet", ("*",)), SGD)
 
 
 def test_a_backbone_without_layers_says_so() -> None:
-    with pytest.raises(ConfigError, match=r"^optimization\.layer_decay needs .*; TinyBackbone has no `group_matcher`"):
+    with pytest.raises(ConfigError, match=r"^optimization\.layer_decay needs .*, but TinyBackbone has no `group_matcher`"):
         build_optimizer(tiny_network(), SGD, Optimization(layer_decay=0.5))
 
 
@@ -145,7 +145,7 @@ def test_a_memory_learns_at_its_share_whatever_becomes_of_its_rows() -> None:
         return next(g["lr"] for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
 
     assert (rate(rows.weight), rate(network.backbone.conv.weight), rate(network.fusion.scale)) == (10.0, 0.5, 1.0)
-    with parameters_kept(rows, optimizer):
+    with replacing_parameters(rows, optimizer):
         rows.reset(None, torch.arange(3))
     assert rate(rows.weight) == 10.0 and len(rows.weight) == 3
     with pytest.raises(ConfigError, match=r"nothing in the network is called 'memories.row'"):
@@ -174,5 +174,5 @@ def test_a_part_that_is_not_there() -> None:
 
 @pytest.mark.parametrize("share", [0.0, -0.1, float("nan"), float("inf")])
 def test_what_is_no_share_of_a_rate(share: float) -> None:
-    with pytest.raises(ConfigError, match=r"optimization\.rates: backbone: .* is no share of a rate"):
+    with pytest.raises(ConfigError, match=r"optimization\.rates: backbone: .* is not a positive finite factor"):
         build_optimizer(network_of("test_resnet"), SGD, Optimization(rates={"backbone": share}))
