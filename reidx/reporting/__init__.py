@@ -1,1 +1,1 @@
-"""Output of a run while it trains: progress, displays, forecast, curves."""
+"""Output of a training run: progress, displays, forecast and curves."""

@@ -1,4 +1,4 @@
-"""The scalars of all epochs as curves, in TensorBoard, Weights & Biases or MLflow, through mmengine's Visualizer."""
+"""Curves of a run's scalars in TensorBoard, Weights & Biases or MLflow, through mmengine's Visualizer."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from reidx.runs.epoch_log import json_line
 Report = Mapping[str, float]
 
 TESTED = ("mAP", "mINP", "rank-")
-"""How the names of retrieval metrics begin."""
+"""Prefixes of the names of retrieval metrics."""
 
 
 def scalars(entry: Report, terms: Sequence[str]) -> dict[str, float]:
-    """An epoch's entry by readable tags: ``train/…`` (losses, rate, speed), ``labels/…``, ``test/…``, ``seconds/…``.
+    """Map an epoch's entry to tags: ``train/…`` (losses, learning rate, speed), ``labels/…``, ``test/…``, ``seconds/…``.
 
-    ``terms`` are the names of the objective's terms. Tags hold only what all back-ends accept in a name.
+    ``terms`` are the names of the objective's terms. Tags contain only characters that all back-ends accept.
     """
     tags: dict[str, float] = {}
     for name, value in entry.items():
@@ -52,14 +52,14 @@ def scalars(entry: Report, terms: Sequence[str]) -> dict[str, float]:
 
 
 class Curves:
-    """The back-ends that a config names under ``log``, for all stages of its run in ``folder``.
+    """The back-ends listed under ``log`` in a config, for all stages of the run in ``folder``.
 
-    A row is what an epoch of a stage came to, at the step that has the epoch's number (0: before the first), its tags
-    under the stage's name. A resumed run gives its committed rows again: TensorBoard's folder is written anew from them, to
-    the others only those go that are not known to have gone. A back-end that fails on the way is given up for this session
-    with one line; the run goes on.
+    A row holds the scalars of one epoch of a stage, with the stage's name as prefix and the epoch's number as step (0: before
+    the first). A resumed run sends its committed rows again: TensorBoard's folder is rewritten from them; the other back-ends
+    receive only the rows not yet recorded as sent. If a back-end fails during training, it is dropped for this session with
+    one message, and training continues.
 
-    Raises :class:`ConfigError` at once for a back-end whose package is not installed, unless it is only there by default.
+    Raises :class:`ConfigError` at construction if the package of a back-end is not installed, unless ``log`` is the default.
     """
 
     def __init__(self, config: Config, folder: Path, reporter: Reporter) -> None:
@@ -74,18 +74,18 @@ class Curves:
     def _installed(self, spec: Spec, default: bool) -> bool:
         package = spec["type"]
         found = importlib.util.find_spec(package)
-        if found is not None and found.origin is not None:  # a folder of that name has no origin, and is no package
+        if found is not None and found.origin is not None:  # a plain folder of that name has no origin
             return True
         why = f"log: {package} is not installed: pip install {package}"
         if not default:
-            raise ConfigError(f"{self.config.place(('log',))}: {why}, or take it off the list.")
+            raise ConfigError(f"{self.config.place(('log',))}: {why}, or remove it from the list.")
         self.reporter.say(f"no curves; {why}")
         return False
 
     def open(self, fresh: bool) -> None:
-        """Start the back-ends; ``fresh``: nothing was sent anywhere yet.
+        """Start the back-ends; ``fresh`` ignores the record of rows sent earlier.
 
-        Raises :class:`ConfigError` if one does not start: better now than after the first epoch.
+        Raises :class:`ConfigError` if a back-end does not start, before the first epoch is trained.
         """
         if not fresh and self.known.is_file():
             self.state = json.loads(self.known.read_text(encoding="utf-8"))
@@ -105,16 +105,16 @@ class Curves:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Hand over what is still under way."""
+        """Flush and close the back-ends."""
         for name, sink in list(self.sinks.items()):
             self._guarded(name, sink.close)
 
     def of(self, stage: Stage) -> Callable[[Report], None]:
-        """What takes the entries of a stage's epochs."""
+        """Return a callback that adds the entry of an epoch of ``stage``."""
         return lambda entry: self.add(stage, int(entry["epoch"]), entry)
 
     def add(self, stage: Stage, step: int, entry: Report) -> None:
-        """A row, for each back-end that does not have it; an empty one is none."""
+        """Send a row to each back-end that lacks it; an empty ``entry`` is ignored."""
         if not entry:
             return
         tags = {f"{stage.name}/{tag}": value for tag, value in scalars(entry, term_names(stage)).items()}
@@ -123,7 +123,7 @@ class Curves:
             before = sent.get(stage.name, -1)
             if step <= before:
                 continue
-            # noted first: a kill between the two costs a row, not a row twice
+            # recorded first: a kill in between loses a row instead of duplicating it
             sent[stage.name] = step
             more = {f"{stage.name}/epoch": float(step)} if name == "wandb" else {}
             send = self.sinks[name].add_scalars
@@ -138,12 +138,12 @@ class Curves:
             checkpoints.write_text(self.known, json_line(kept))
 
     def _guarded(self, name: str, do: Callable[..., object], *given: Any) -> bool:
-        """Whether it worked; a server that is away must not end a training."""
+        """Call ``do`` and return true on success; an unreachable server must not end the training."""
         try:
             do(*given)
         except Exception as error:
             self.sinks.pop(name, None)
-            self.reporter.say(f"log: {name} has failed and gets nothing more until the run is resumed: {error}")
+            self.reporter.say(f"log: {name} failed and is disabled until the run is resumed: {error}")
             return False
         return True
 
@@ -181,7 +181,7 @@ class Curves:
 
 
 class _Tensorboard(TensorboardVisBackend):
-    """mmengine's, but what it is given can be seen at once, not two minutes later."""
+    """mmengine's TensorBoard back-end, flushed after every row instead of every two minutes."""
 
     def add_scalars(self, scalar_dict: dict, step: int = 0, file_path: str | None = None, **kwargs: Any) -> None:
         super().add_scalars(scalar_dict, step)
@@ -189,14 +189,14 @@ class _Tensorboard(TensorboardVisBackend):
 
 
 class _MLflow(MLflowVisBackend):
-    """mmengine's, but it goes on with the run that it had begun, and ends it without collecting files as artifacts."""
+    """mmengine's MLflow back-end, which resumes its own MLflow run and uploads no files as artifacts."""
 
     def __init__(self, save_dir: str, state: dict[str, Any], **options: Any) -> None:
         super().__init__(save_dir, **options)
         self._state = state
 
     def _init_env(self) -> None:
-        if "run" in self._state:  # what mlflow's first call of any kind looks for
+        if "run" in self._state:  # read by mlflow's first call of any kind
             os.environ["MLFLOW_RUN_ID"] = self._state["run"]
         try:
             super()._init_env()
@@ -212,8 +212,11 @@ class _MLflow(MLflowVisBackend):
 
 @contextlib.contextmanager
 def _less_talk() -> Iterator[None]:
-    """Takes mmengine's logger its handlers: it warns that a server should be running, also where a file is written to, and
-    its MLflow back-end stumbles over a handler whose stream was closed."""
+    """Remove the handlers of mmengine's logger temporarily.
+
+    The logger warns about a missing server even where a file is used, and the MLflow back-end fails on a handler whose
+    stream is closed.
+    """
     logger = MMLogger.get_current_instance()
     handlers, logger.handlers = logger.handlers, []
     try:

@@ -1,4 +1,4 @@
-"""The ways in which running work is shown: bars in a terminal, lines in a log, events for a program, or nothing."""
+"""Displays of running work: bars in a terminal, lines in a log, JSON events, or nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Facts = dict[str, float]
 
 
 class Work:
-    """A running piece of work."""
+    """A task under way, with its progress in units."""
 
     def __init__(self, what: str, total: int, unit: str, display: Display) -> None:
         self.what, self.total, self.unit, self.display = what, total, unit, display
@@ -35,7 +35,7 @@ class Work:
         self.facts: Facts = {}
 
     def advance(self, units: int = 1, facts: Callable[[], Facts] | None = None) -> None:
-        """``units`` more are done; ``facts`` is asked for what else there is to say, but only when it is shown."""
+        """Record ``units`` more as done; ``facts`` is evaluated only when the display is refreshed."""
         self.done += units
         self.display.tick(self)
         if time.monotonic() - self.shown >= self.display.every:
@@ -46,7 +46,7 @@ class Work:
 
     @property
     def seconds(self) -> float:
-        """How long it has been running."""
+        """Elapsed time in seconds."""
         return max(time.monotonic() - self.started, 1e-9)
 
     @property
@@ -56,20 +56,22 @@ class Work:
 
     @property
     def left(self) -> float:
-        """Seconds that the rest takes at this rate."""
+        """Remaining time in seconds at the current rate."""
         return (self.total - self.done) / self.rate if self.done else math.inf
 
 
 class Stderr(io.TextIOBase):
-    """What stderr is at the moment, as a file that fails silently: a reader who has gone away, a terminal that was closed or
-    a disk that is full must not end a run of hours."""
+    """The current stderr as a file that ignores write errors.
+
+    A closed pipe, a closed terminal or a full disk must not end a run of hours.
+    """
 
     @property
     def _file(self) -> Any:
-        return getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # rich's own stand-in would come back here
+        return getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # rich's proxy would recurse into this object
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed in Python: ValueError; never open: None
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # ValueError: closed in Python; AttributeError: None
             self._file.write(text)
         return len(text)
 
@@ -89,10 +91,10 @@ class Stderr(io.TextIOBase):
 
 
 class Display:
-    """Shows nothing: what the others have in common, and the ``quiet`` mode."""
+    """Base class of the displays; shows nothing itself (mode ``quiet``)."""
 
     every = math.inf
-    """Seconds between two looks at a piece of work."""
+    """Seconds between two refreshes of a task."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -101,29 +103,29 @@ class Display:
         self.forecast = Forecast()
 
     def open(self) -> None:
-        """An experiment begins."""
+        """Handle the start of an experiment."""
 
     def close(self) -> None:
-        """The experiment has ended, well or not."""
+        """Handle the end of the experiment, successful or not."""
 
     def tell(self, event: str, text: str | None, facts: Mapping[str, Any]) -> None:
-        """Something happened: ``text`` for a person (None: nothing to read), ``facts`` for a program."""
+        """Handle an event: ``text`` for a person (None: no text), ``facts`` for a program."""
 
     def begin(self, work: Work) -> None:
-        """A piece of work begins."""
+        """Handle the start of a task."""
 
     def tick(self, work: Work) -> None:
-        """A piece of work has gone on; called for every unit of it."""
+        """Handle progress of a task; called for every unit."""
 
     def show(self, work: Work) -> None:
-        """A look at a piece of work is due."""
+        """Refresh the display of a task."""
 
     def end(self, work: Work) -> None:
-        """A piece of work has ended, well or not."""
+        """Handle the end of a task, successful or not."""
 
 
 class Lines(Display):
-    """Lines for a log; a piece of work is told when it begins, and again as a sign of life."""
+    """Lines for a log: one when a task begins, then one a minute while it runs."""
 
     every = 60.0
 
@@ -143,11 +145,10 @@ class Lines(Display):
 
 
 class Events(Display):
-    """A JSON object a line, each with ``time``, ``event``, ``stage`` and ``epoch``; each warning of
-    Python is an event too, once.
+    """JSON events, one object per line, each with ``time``, ``event``, ``stage`` and ``epoch``.
 
     Events: ``run_start``, ``stage_start``, ``stage_skipped``, ``epoch_end``, ``evaluation``, ``run_end``, ``message``,
-    ``warning``, and ``progress`` as a sign of life in long work.
+    ``warning`` (each Python warning once), and ``progress`` every 30 seconds in long tasks.
     """
 
     every = 30.0
@@ -169,13 +170,13 @@ class Events(Display):
         self.tell("progress", None, {**facts, **ahead(self.forecast)})
 
     def _warn(self, message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if str(message) not in self._warned:  # whoever touches the filters makes Python repeat itself
+        if str(message) not in self._warned:  # Python repeats warnings whenever a library changes the filters
             self._warned.add(str(message))
             self.tell("warning", None, {"text": str(message), "category": category.__name__})
 
 
 class Bars(Display):
-    """A bar for the whole experiment and one for each running piece of work; they vanish, lines stay."""
+    """A progress bar for the experiment and one per running task; bars vanish, lines stay."""
 
     every = 1.0
 
@@ -236,7 +237,7 @@ class Bars(Display):
         if self.progress is None:
             columns = (
                 TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=None, table_column=Column(max_width=40)),  # gives way to the texts
+                BarColumn(bar_width=None, table_column=Column(max_width=40)),  # shrinks before the texts do
                 TextColumn("{task.fields[count]}", markup=False),
                 TextColumn("{task.fields[left]}", style="cyan", markup=False),
             )
@@ -252,7 +253,7 @@ class Bars(Display):
 
 
 class _BarsAndNotes(Progress):
-    """Bars, and under them what else there is to say: in the same line it would leave no room for the bars."""
+    """Progress bars with the notes of their tasks below; on the same line, notes would leave no room for the bars."""
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.make_tasks_table(self.tasks)
@@ -265,25 +266,28 @@ DISPLAYS: dict[Mode, type[Display]] = {"rich": Bars, "plain": Lines, "json": Eve
 
 
 def described(facts: Mapping[str, float]) -> list[str]:
-    """Facts for a person: ``103 images/s``, ``523 clusters``, ``3.1 GB``, ``loss 1.203``."""
+    """Format facts for a person: ``103 images/s``, ``523 clusters``, ``3.1 GB``, ``loss 1.203``."""
     forms = {"images_per_second": "{:.0f} images/s", "gpu_gb": "{:.1f} GB", "clusters": "{:.0f} clusters"}
     return [forms[name].format(v) if name in forms else f"{name} {v:.3f}" for name, v in facts.items()]
 
 
 def ahead(forecast: Forecast) -> dict[str, Any]:
-    """What is left of the run for a program, or nothing; ``all_seen``: none of the work ahead is of a kind not yet seen."""
+    """Remaining time of the run as facts for a program, or nothing.
+
+    ``all_seen`` is true if every kind of work ahead has been measured.
+    """
     left = forecast.seconds_left()
     return {} if left is None else {"run_seconds_left": round(left[0], 1), "all_seen": left[1]}
 
 
 def remaining(forecast: Forecast) -> list[str]:
-    """What is left of the run for a person, or nothing: ``about 12 min left``; ``over`` if some work was never seen."""
+    """Remaining time of the run as text, or nothing: ``about 12 min left``; ``over`` if some work was never measured."""
     left = forecast.seconds_left()
     return [] if left is None else [f"{'about' if left[1] else 'over'} {duration(left[0])} left"]
 
 
 def duration(seconds: float) -> str:
-    """A time for a person: ``40 s``, ``12 min``, ``3.5 h``."""
+    """Format a duration: ``40 s``, ``12 min``, ``3.5 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""What an experiment consists of, and how long the rest of it takes by the times that were measured."""
+"""Remaining time of an experiment, from its remaining work and the measured times."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ Kind = Literal["relabel", "step", "evaluate", "commit"]
 
 
 def work_of(stage: Stage, epoch: int) -> Counter[str]:
-    """How much of each kind of work an epoch (from 0; −1: what comes before the first) has: levels, steps, evaluations."""
+    """Count the work of an epoch by kind: labellings, steps, evaluations, commits.
+
+    ``epoch`` counts from 0; −1 is the evaluation before the first epoch.
+    """
     tested = stage.evaluate.domain is not None
     if epoch < 0:
         return Counter(evaluate=int(tested and (stage.evaluate.before or stage.epochs == 0)))
@@ -32,20 +35,20 @@ def work_of(stage: Stage, epoch: int) -> Counter[str]:
 
 @dataclass
 class Pace:
-    """Seconds a unit of work takes."""
+    """Mean time in seconds per unit of work."""
 
     seconds: float = 0.0
     units: float = 0.0
     measured: int = 0
 
     def add(self, seconds: float, units: int, forget: bool) -> None:
-        """Take in a measurement; ``forget`` the earlier ones."""
+        """Add a measurement; ``forget`` drops the earlier ones."""
         if forget:
             self.seconds = self.units = 0.0
         self.seconds, self.units, self.measured = self.seconds + seconds, self.units + units, self.measured + 1
 
     def fade(self) -> None:
-        """Let what was measured so far count half."""
+        """Halve the weight of all measurements so far."""
         self.seconds, self.units = self.seconds / 2, self.units / 2
 
     @property
@@ -54,11 +57,11 @@ class Pace:
 
 
 class Forecast:
-    """The work that is left of an experiment's ``stages``, and its time.
+    """Remaining work of an experiment's ``stages`` and its estimated time.
 
-    A step counts as long as the steps of its stage took, those of an epoch ago half as much; any other work as long as
-    the last of its kind in its stage. For a stage of which nothing was measured yet another stage's stand in. Stages that
-    it does not know are not its business.
+    The time of a step is the mean over its stage, in which each earlier epoch counts half as much as the next. Any other work
+    takes as long as the last of its kind in its stage. A stage without measurements uses those of another stage. Stages not
+    in ``stages`` are ignored.
     """
 
     def __init__(self, stages: Sequence[Stage] = ()) -> None:
@@ -71,11 +74,11 @@ class Forecast:
 
     @property
     def steps_done(self) -> int:
-        """Training steps of all stages that are behind."""
+        """Training steps done so far, over all stages."""
         return self.steps - sum(left["step"] for left in self.left.values())
 
     def at(self, stage: str | None, epoch: int) -> None:
-        """The run is at the start of ``epoch`` (−1: of what comes before the first) of a stage."""
+        """Move to the start of ``epoch`` of a stage; −1 is the evaluation before the first epoch."""
         if stage not in self.stages:
             return
         for name in self.stages:
@@ -87,25 +90,25 @@ class Forecast:
             self._paces[stage, "step"].fade()
 
     def begin(self, stage: str | None, kind: Kind) -> None:
-        """Work of a kind begins: what it has taken so far is no longer ahead."""
+        """Record the start of work of a kind; its elapsed time is subtracted from the estimate."""
         self._running = stage, kind, time.monotonic()
 
     def measured(self, stage: str | None, epoch: int, kind: Kind, seconds: float, steps: int = 1) -> None:
-        """Work of a kind took ``seconds``: an epoch's share of it, or so many ``steps``."""
+        """Add a measurement: the work of a kind in an epoch, or ``steps`` training steps, took ``seconds``."""
         self._running = None
         if stage not in self.stages:
             return
         units = steps if kind == "step" else work_of(self.stages[stage], epoch)[kind]
         if units:
             pace = self._paces.setdefault((stage, kind), Pace())
-            # the very first step waits for what is made once: worker processes, compiled kernels
+            # the very first step includes one-time costs: worker processes, compiled kernels
             alone = pace.measured == 1 and pace.units <= 1
             pace.add(seconds, units, forget=kind != "step" or alone)
             self._latest[kind] = pace
             self.left[stage][kind] -= units
 
     def recall(self, stage: str | None, history: Sequence[Mapping[str, float]]) -> None:
-        """Measure by the epochs of an earlier session of the run."""
+        """Add the measurements of epochs from an earlier session of the run."""
         for entry in history if stage in self.stages else ():
             epoch = int(entry["epoch"]) - 1
             self.measured(stage, epoch, "relabel", entry["seconds_relabel"])
@@ -113,9 +116,9 @@ class Forecast:
             self.measured(stage, epoch, "evaluate", entry["seconds_evaluate"])
 
     def seconds_left(self) -> tuple[float, bool] | None:
-        """How long the rest takes, and whether that is all of it: False if there is work of which none was seen yet.
+        """Estimate the remaining seconds; the flag is false if some kind of work ahead has not been measured.
 
-        None as long as no training step was measured, and when nothing is left.
+        None before the first measured training step, and when no work is left.
         """
         total, whole = 0.0, True
         for stage, left in self.left.items():
@@ -138,8 +141,10 @@ class Forecast:
 
 
 def _work_from(stage: Stage, epoch: int) -> Counter[str]:
-    """How much work a stage has from the start of an epoch on: the sum of :func:`work_of`, counted without going through
-    the epochs, of which there may be millions."""
+    """Count the work of a stage from the start of ``epoch`` on: the sum of :func:`work_of`, in closed form.
+
+    A stage may have millions of epochs.
+    """
     first = max(epoch, 0)
     left = max(stage.epochs - first, 0)
     tested, every = stage.evaluate.domain is not None, stage.evaluate.every
@@ -154,5 +159,5 @@ def _work_from(stage: Stage, epoch: int) -> Counter[str]:
 
 
 def _multiples(step: int, first: int, last: int) -> int:
-    """How many of the numbers ``first`` … ``last`` are multiples of ``step``; none where it is 0."""
+    """Count the multiples of ``step`` among ``first`` … ``last``; 0 if ``step`` is 0."""
     return max(last // step - (first - 1) // step, 0) if step else 0

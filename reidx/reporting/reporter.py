@@ -1,4 +1,4 @@
-"""Where a run stands, told to whoever looks: a person, a log, a program, or nobody."""
+"""Progress reports of a run, for a person, a log or a program."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ __all__ = ["Mode", "Reporter", "Timed", "Work"]
 
 
 class Timed:
-    """How long something took."""
+    """Elapsed time of a block, in seconds."""
 
     seconds = 0.0
 
 
 class Reporter:
-    """Tells on stderr how a run goes on.
+    """Reports the progress of a run on stderr.
 
     ``rich``: bars that vanish and lines that stay; ``plain``: lines, for logs; ``json``: events, for programs; ``quiet``:
-    nothing. By default bars in a terminal and lines elsewhere. Of several processes only the first one tells anything. That
-    nothing can be told any more ends no run.
+    nothing. The default is ``rich`` in a terminal and ``plain`` elsewhere. Of several processes only the first one reports.
+    Errors in writing to stderr are ignored.
     """
 
     def __init__(self, mode: Mode | None = None) -> None:
@@ -42,14 +42,14 @@ class Reporter:
         self.display = DISPLAYS[self.mode](console)
 
     def say(self, text: str) -> None:
-        """One line that stays."""
+        """Print one line that stays."""
         self.display.tell("message", text, {"text": text})
 
-    # ---- where the run is
+    # ---- the run's position
 
     @contextmanager
     def experiment(self, stages: Sequence[Stage], **facts: Any) -> Iterator[None]:
-        """The whole of a run."""
+        """Context manager around a whole run."""
         self.display.forecast = Forecast(stages)
         self.display.open()
         plan = [{"name": stage.name, "epochs": stage.epochs, "iters": stage.iters} for stage in stages]
@@ -63,7 +63,7 @@ class Reporter:
             self.display.close()
 
     def stage_starts(self, stage: Stage, done: Sequence[Report] | None = None) -> None:
-        """A stage begins; one that an earlier session of the run has ``done`` is passed over."""
+        """Report the start of a stage, or that it is skipped; ``done`` is its history from an earlier session."""
         self.display.stage, self.display.epoch = stage.name, None
         if done is None:
             self.display.forecast.at(stage.name, -1)
@@ -74,33 +74,33 @@ class Reporter:
             self.display.tell("stage_skipped", f"stage {stage.name}: finished earlier", {})
 
     def resumed(self, history: Sequence[Report]) -> None:
-        """The epochs of a stage that an earlier session of the run has committed."""
+        """Record the epochs of the stage that an earlier session of the run has committed."""
         self.display.forecast.recall(self.display.stage, history)
 
     def epoch_starts(self, epoch: int) -> None:
-        """An epoch (counted from 0) of the stage begins."""
+        """Record the start of an epoch (from 0) of the stage."""
         self.display.epoch = epoch + 1
         self.display.forecast.at(self.display.stage, epoch)
 
     def epoch_ends(self, entry: Report, text: str) -> None:
-        """An epoch is committed: ``entry`` is all that is known of it, ``text`` the same for a person."""
+        """Report a committed epoch: ``entry`` for a program, ``text`` for a person."""
         facts = {"entry": entry, "images_per_second": images_per_second(entry), **ahead(self.display.forecast)}
         self.display.tell("epoch_end", " · ".join([text, *remaining(self.display.forecast)]), facts)
 
     def evaluated(self, metrics: Report, text: str | None = None) -> None:
-        """A network was evaluated."""
+        """Report the metrics of an evaluation."""
         self.display.tell("evaluation", text, {"metrics": metrics})
 
     def run_ends(self, metrics: Report, seconds: float) -> None:
-        """The experiment is finished."""
+        """Report the end of the experiment."""
         self.display.stage = self.display.epoch = None
         self.display.tell("run_end", None, {"metrics": metrics, "seconds": seconds})
 
-    # ---- what it is doing
+    # ---- its current work
 
     @contextmanager
     def timed(self, kind: Kind) -> Iterator[Timed]:
-        """A part of an epoch: a span of that name, whose time also serves to say how long the rest of the run takes."""
+        """Time a part of an epoch, as a span named ``kind`` and as a measurement for the forecast."""
         timed, stage, forecast = Timed(), self.display.stage, self.display.forecast
         forecast.begin(stage, kind)
         started = time.perf_counter()
@@ -110,7 +110,7 @@ class Reporter:
         forecast.measured(stage, self._index, kind, timed.seconds)
 
     def stepped(self, seconds: float) -> None:
-        """A training step took ``seconds``."""
+        """Record the time of a training step."""
         self.display.forecast.measured(self.display.stage, self._index, "step", seconds)
 
     @property
@@ -119,7 +119,7 @@ class Reporter:
 
     @contextmanager
     def work(self, what: str, total: int, unit: str = "images") -> Iterator[Work]:
-        """A piece of work of ``total`` units, called ``what``; call :meth:`Work.advance` as it goes on."""
+        """Show a task of ``total`` units, named ``what``; report its progress with :meth:`Work.advance`."""
         work = Work(what, total, unit, self.display)
         self.display.begin(work)
         try:
@@ -129,7 +129,7 @@ class Reporter:
 
     @contextmanager
     def counted(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """A piece of work that tells itself ``progress(done, total)``; nothing is shown until it does."""
+        """Show a task through a callback ``progress(done, total)``; nothing is shown before its first call."""
         with ExitStack() as open_work:
             works: list[Work] = []
 
@@ -142,5 +142,5 @@ class Reporter:
 
 
 def images_per_second(entry: Mapping[str, float]) -> float:
-    """How fast an epoch trained."""
+    """Training speed of an epoch in images per second."""
     return entry["images"] / max(entry["seconds_train"], 1e-9)

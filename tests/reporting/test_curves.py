@@ -106,7 +106,7 @@ def test_a_missing_package_is_a_mistake_only_where_it_was_asked_for(
     shown = capsys.readouterr().err
     assert shown.count("no curves; log: tensorboard is not installed: pip install tensorboard\n") == 1
     assert not (tmp_path / "default" / "tensorboard").exists()
-    with pytest.raises(ConfigError, match=r"pip install tensorboard, or take it off the list") as error:
+    with pytest.raises(ConfigError, match=r"pip install tensorboard, or remove it from the list") as error:
         reidx.run(reidx.load_config(path, ["log=[tensorboard]"]), tmp_path / "asked", progress="quiet")
     assert "--set" in str(error.value), "where it was asked for"
     assert not (tmp_path / "asked" / "experiment.json").exists()
@@ -214,7 +214,7 @@ def test_a_server_that_goes_away_does_not_end_the_run_and_gets_the_rest_later(
     folder = tmp_path / "run"
     config = reidx.load_config(experiment(stages=[{"name": "adapt", "epochs": 3, "iters": 2}]), ["log=[wandb, tensorboard]"])
     reidx.run(config, folder, progress="plain")
-    assert capsys.readouterr().err.count("log: wandb has failed and gets nothing more until the run is resumed") == 1
+    assert capsys.readouterr().err.count("log: wandb failed and is disabled until the run is resumed") == 1
     assert len(wandb.rows) == 1 and len(written(folder)["adapt/train/loss"]) == 3
     (folder / "1-adapt" / "done.json").unlink()  # as if it had been stopped just before its end
     wandb.fails_at = 10**9
