@@ -1,1 +1,1 @@
-"""Every refusal before training, in the order in which it can be told."""
+"""Checks of an experiment before training, in the order in which they run."""

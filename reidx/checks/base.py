@@ -1,4 +1,4 @@
-"""What every check of a wiring asks again and again, and how it says what does not fit."""
+"""Helpers shared by the checks of a stage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class StageChecker:
-    """The questions about one stage, whose section is at ``base``; ``earlier`` are the stages that train before it."""
+    """Base of the checks of one stage, at path ``base``; ``earlier`` names the stages that train before it."""
 
     def __init__(self, config: Config, base: KeyPath, stage: Stage, earlier: list[str]) -> None:
         self.config, self.base, self.stage, self.earlier = config, base, stage, earlier
@@ -29,7 +29,7 @@ class StageChecker:
         self.networks = ["student", *stage.teachers]
 
     def needs(self, part: Part) -> None:
-        """Raise unless the features that a component requires are provided by the fusion."""
+        """Raise unless the fusion provides the features that a component requires."""
         missing = contract(part.kind, part.spec).requires - self.provided
         if missing:
             raise self.error(
@@ -48,9 +48,9 @@ class StageChecker:
             )
 
     def shaped(self, kind: str, spec: dict[str, Any], inputs: Mapping[str, str], at: KeyPath) -> None:
-        """Raise unless what a memory or a loss is given may be of parts where it is, and is where it must be.
+        """Raise unless the inputs of a memory or a loss are part features (B,P,D) where required, and only where accepted.
 
-        ``inputs`` says by its name of what feature each input is, or is made.
+        ``inputs`` maps each input to the feature that it is, or is computed from.
         """
         must: frozenset[str] = getattr(registry().find(kind, spec["type"]).declared(), "requires_parts", frozenset())
         may = must | contract(kind, spec).accepts_parts
@@ -69,8 +69,10 @@ class StageChecker:
                 )
 
     def name(self, at: KeyPath, name: str, taken: Collection[str] = ()) -> None:
-        """Raise unless ``name`` can be that of a module within the model; what torch would refuse,
-        :mod:`reidx.checks.values` does."""
+        """Raise unless ``name`` is a valid, unused module name.
+
+        :mod:`reidx.checks.values` checks the names that torch reserves.
+        """
         if not re.fullmatch(r"\w[\w-]*", name) or name in taken:
             raise self.error(at, unusable(name))
 
@@ -85,16 +87,16 @@ class StageChecker:
         raise self.error(at, f"there is no {what} called {name!r}. {hint}")
 
     def seen(self, at: KeyPath, network: str, streams: Iterable[str]) -> None:
-        """Raise unless a network sees all of ``streams``."""
+        """Raise unless all of ``streams`` pass through a network."""
         for stream in streams:
             if network in self.stage.network_streams and stream not in self.stage.network_streams[network]:
                 said = ", ".join(self.stage.network_streams[network])
                 raise self.error(at, f"network {network!r} sees {said} (network_streams), not {stream!r}.")
 
     def different(self, at: KeyPath, names: str | list[str] | None) -> None:
-        """Raise unless the names of a list are different ones, at least one."""
+        """Raise if a list of names is empty or has duplicates."""
         if isinstance(names, list) and len(set(names)) < max(len(names), 1):
-            raise self.error(at, "a list of names holds each once, and one at least; null stands for the default.")
+            raise self.error(at, "the names in a list must be unique, and at least one is needed; null means the default.")
 
     def error(self, at: KeyPath, message: str) -> ConfigError:
         path = (*self.base, *at)
@@ -102,31 +104,31 @@ class StageChecker:
 
 
 def unusable(name: str) -> str:
-    """What to say of a name that no module within the model can have."""
+    """Return the message for an invalid module name."""
     return f"{name!r} cannot be used as a name here; choose another, of letters, digits, _ and -."
 
 
 def _providers(missing: Collection[str]) -> str:
-    """A sentence naming the installed fusions that provide all that is missing."""
+    """Name the installed fusions that provide all missing features, in one sentence."""
     found = [entry.name for entry in providing("fusion", missing)]
     return f" Installed fusions that do: {', '.join(found)}." if found else " No installed fusion does."
 
 
 def join_names(parts: Iterable[str | Entry]) -> str:
-    """Names in a sentence; ``none`` if there is none."""
+    """Join names with commas; ``none`` for no names."""
     return ", ".join(part if isinstance(part, str) else part.name for part in parts) or "none"
 
 
 def providing(kind: str, names: Collection[str]) -> Iterator[Entry]:
-    """The installed components of a kind that provide all of ``names``."""
+    """Yield the installed components of a kind that provide all of ``names``."""
     return declaring(kind, lambda offered: offered.provides >= set(names))
 
 
 def declaring(kind: str, wanted: Callable[[Contract], bool]) -> Iterator[Entry]:
-    """The installed components of a kind whose contract, as of their example, is as wanted."""
+    """Yield the installed components of a kind whose contract, under their example settings, satisfies ``wanted``."""
     for entry in registry().entries(kind):
         try:
             if wanted(contract_of(entry.declared(), entry.component.example)):
                 yield entry
-        except Exception:  # a broken stranger must not hide the user's mistake
+        except Exception:  # a broken plugin must not hide the user's mistake
             continue

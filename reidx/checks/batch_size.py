@@ -1,4 +1,4 @@
-"""How many images a step of the optimiser sees, and whether the learning rate is stated for as many."""
+"""Batch size of an optimiser step, compared with the one that the learning rate is stated for."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from reidx.registry.seam import call
 
 
 def images_a_step(stage: Stage, domains: Domains, where: Callable[[KeyPath], str] = dotted) -> dict[str, int]:
-    """Images of each stream in one step of the optimiser: over all processes.
+    """Return the images of each stream in one optimiser step, over all processes.
 
-    Read from the samplers' ``size``; a stream whose sampler has none is left out. Each sampler is built for that, over the
-    domain's images and identities, or with each image in a cluster of its own where clusters are not known yet. Raises
-    :class:`ConfigError` for a value that a sampler refuses.
+    Reads the ``size`` of each sampler; a stream whose sampler has none is left out. The samplers are built over the domain's
+    images and identities; where clusters are not known yet, each image is a separate cluster. Raises :class:`ConfigError`
+    for a value that a sampler rejects.
     """
     sizes: dict[str, int] = {}
     for name, stream in stage.streams.items():
@@ -40,7 +40,7 @@ def images_a_step(stage: Stage, domains: Domains, where: Callable[[KeyPath], str
                 world_size=distributed.count(),
             )
         except DataError:
-            if stream.labels in stage.labels:  # clusters will have more images than one
+            if stream.labels in stage.labels:  # real clusters have more than one image
                 continue
             raise
         size = call("sampler", sampler, "its size", lambda sampler: getattr(sampler, "size", None), sampler)
@@ -50,9 +50,9 @@ def images_a_step(stage: Stage, domains: Domains, where: Callable[[KeyPath], str
 
 
 def rate_note(stage: Stage, lr: float, images: Mapping[str, int]) -> str:
-    """A sentence on the streams that ``lr`` is not stated for, with what linear scaling would give; empty if it fits all.
+    """Report streams whose batch size differs from ``lr_batch``, with the linearly scaled ``lr``; empty if there is none.
 
-    Streams that no term looks at do not count: nothing is learnt from them.
+    Streams without a term or an alignment are left out: they are not trained on.
     """
     stated = stage.optimization.lr_batch
     of = {view: name for name, stream in stage.streams.items() for view in (name, *stream.views)}

@@ -1,6 +1,6 @@
-"""What only the data and the files can tell, asked for every stage before the first one trains.
+"""Checks of data and files for all stages, before the first one trains.
 
-A folder that is missing for the last stage must not show after the days that the first one took.
+A missing folder of the last stage must not surface only after the first stage has trained for days.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from reidx.registry.discovery import registry
 
 
 def check_experiment(config: Config, domains: Domains) -> None:
-    """Raise :class:`ConfigError` or :class:`DataError` at the first thing a stage will miss: a file, images, ids, cameras.
+    """Raise :class:`ConfigError` or :class:`DataError` for the first missing file, image, identity or camera of any stage.
 
-    Reads the data sets that the stages use (lists of files, no images).
+    Reads the data sets of the stages (lists of files, no images).
     """
     said: set[str] = set()
     for position, stage in enumerate(config.experiment.stages):
@@ -36,14 +36,14 @@ def check_experiment(config: Config, domains: Domains) -> None:
 
 
 def check_evaluation(config: Config, domains: Domains, position: int) -> None:
-    """As :func:`check_experiment`, for what the evaluation of one stage needs."""
+    """Check the files and data for the evaluation of one stage, as :func:`check_experiment` does."""
     stage, check = config.experiment.stages[position], _DataChecker(config, domains, position)
     check.files(stage)
     check.evaluation(stage)
 
 
 def splits_of(stage: Stage, part: Part) -> list[tuple[str, str]]:
-    """The domains, each with its split, whose images a component of a stage works on."""
+    """Return the (domain, split) pairs whose images a component of a stage processes."""
     holder, streams = part.holder, stage.sources
     if isinstance(holder, Evaluate):
         return [(holder.domain, split) for split in ("query", "gallery")] if holder.domain is not None else []
@@ -53,7 +53,7 @@ def splits_of(stage: Stage, part: Part) -> list[tuple[str, str]]:
         names = stage.seen_by(holder)
     elif isinstance(holder, AlignmentSlot):
         names = [holder.source, holder.target]
-    else:  # a stream, a labelling; a model works on all
+    else:  # a stream or a labelling; a model processes all domains
         domain = getattr(holder, "domain", None)
         return [(domain, "train")] if domain is not None else [(domain, "train") for domain in stage.domains]
     return [(domain, "train") for domain in dict.fromkeys(streams[name].domain for name in names)]
@@ -74,11 +74,11 @@ class _DataChecker:
             at: KeyPath = ("streams", name)
             self.images(at, stream.domain, "train")
             if self.domains.on_device:
-                self.domains.images(stream.domain, "train")  # refuses what does not fit; nothing is read yet
+                self.domains.images(stream.domain, "train")  # raises if they do not fit; reads no image yet
             if stream.labels == IDENTITY and self.domains.split(stream.domain, "train").ids is None:
                 raise DataError(
                     f"{self.where((*at, 'labels'))}: domain {stream.domain!r} has no identities; label it by clustering "
-                    "(labels), or by none."
+                    "(labels), or set its labels to null."
                 )
         for name, level in stage.labels.items():
             assert level.domain is not None
@@ -98,7 +98,7 @@ class _DataChecker:
             self.cameras(stage, part)
         query, gallery = (self.domains.split(domain, split) for split in ("query", "gallery"))
         if query.ids is None or gallery.ids is None:
-            raise DataError(f"{self.where(at)}: domain {domain!r} does not say who is on its query and gallery images.")
+            raise DataError(f"{self.where(at)}: domain {domain!r} has no identities for its query and gallery images.")
         known = query.ids, gallery.ids, query.cameras, gallery.cameras
         protocol = build("protocol", settings.protocol, where=self.where((*at, "protocol")))
         own = self.domains.own_images(domain)
@@ -117,18 +117,18 @@ class _DataChecker:
             )
 
     def say(self, line: str) -> None:
-        """Say what is no fault but a surprise; of several stages once."""
+        """Print a warning, once for all stages."""
         if line not in self.said:
             self.said.add(line)
             self.domains.say(line)
 
-    # ---- what is asked again and again
+    # ---- helpers
 
     def file(self, at: KeyPath, reference: str | None) -> None:
         if reference is None or reference.startswith("stage:") or Path(reference).expanduser().is_file():
             return
         raise ConfigError(
-            f"{self.where(at)}: there is no file {reference} (seen from {Path.cwd()}). Give a checkpoint, or stage:NAME."
+            f"{self.where(at)}: there is no file {reference} (relative to {Path.cwd()}). Give a checkpoint, or stage:NAME."
         )
 
     def images(self, at: KeyPath, domain: str, split: str) -> None:
@@ -136,7 +136,7 @@ class _DataChecker:
             raise DataError(f"{self.where(at)}: domain {domain!r} has no {split} images.")
 
     def cameras(self, stage: Stage, part: Part) -> None:
-        """Raise unless the images that a component works on have cameras, where it needs them."""
+        """Raise if a component needs cameras and its images have none."""
         required = contract(part.kind, part.spec).cameras == "required"
         if part.kind == "loss":
             required = "cameras" in inputs_of(registry().find("loss", part.name).declared())[0]

@@ -1,4 +1,4 @@
-"""The parts of all stages built once before the first one trains, so that no value is refused hours into a run."""
+"""Trial construction of all stages before the first one trains, so that no value fails hours into a run."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from reidx.runs.checkpoint import load_weights
 
 
 def dry_build(config: Config, domains: Domains) -> None:
-    """Raise what a stage would raise when it builds its networks, memories, alignments, samplers, and its optimiser.
+    """Build the networks, memories, alignments, samplers and optimiser of each stage on the CPU, and discard them.
 
-    Everything is built as in the stage itself, on the CPU, and thrown away; :mod:`reidx.checks.values` has built what needs no
-    network and no data. What is left to the stage is what its weights, its clusters and its images bring with them.
+    Raises the errors that the stage itself would raise. :mod:`reidx.checks.values` has already built the components that
+    need no network and no data. Only errors that depend on weights, clusters or images can still occur in the stage.
     """
     for position, stage in enumerate(config.experiment.stages):
         _DryBuild(config, domains, position).run(stage)
@@ -63,7 +63,7 @@ class _DryBuild:
                 raise ConfigError(f"{self.where(('optimization',))}: {error}") from error
 
     def weights(self, stage: Stage, network: Network) -> None:
-        """Load the files of weights that the stage's networks begin with, one after the other."""
+        """Load the initial weight files of the stage's networks, one after the other."""
         named: dict[KeyPath, str | None] = {("init",): stage.init}
         named |= {("teachers", name, "weights"): teacher.weights for name, teacher in stage.teachers.items()}
         for at, reference in named.items():
@@ -74,7 +74,7 @@ class _DryBuild:
                     raise CheckpointError(f"{self.where(at)}: {error}") from error
 
     def alone(self, stage: Stage, network: Network, images: Mapping[str, int]) -> None:
-        """Raise for a step in which a BatchNorm would see one image."""
+        """Raise if a step would pass a single image through BatchNorm."""
         joined = stage.joint and not stage.model.domain_bn
         normalised = any(isinstance(m, _BatchNorm) and m.training for m in network.train().modules())
         if normalised and (sum(images.values()) == 1 if joined else 1 in images.values()):
@@ -85,7 +85,7 @@ class _DryBuild:
             )
 
     def parts(self, stage: Stage, network: Network, images: Mapping[str, int]) -> None:
-        """Raise unless each pass of a step's images through the network can be cut into ``grad_cache_chunks`` parts."""
+        """Raise unless each forward pass of a step can be split into ``grad_cache_chunks`` parts."""
         if stage.grad_cache_chunks == 1:
             return
         shares = {name: count // distributed.count() for name, count in images.items()}

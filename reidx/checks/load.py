@@ -1,4 +1,4 @@
-"""From a file to a checked experiment: resolved first, then every refusal that the config alone allows."""
+"""Loading of an experiment: resolve the config, then run all checks that need the config alone."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from reidx.config.yaml_tree import load_node
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The checked experiment of a file (or ``namespace::file.yaml``) under ``key.path=value`` overrides.
+    """Load and check the experiment in a file (or ``namespace::file.yaml``) with ``key.path=value`` overrides.
 
-    Raises :class:`ConfigError` naming the file and line of what is wrong: an unknown key or component, a value of the
-    wrong type, parts that do not fit each other.
+    Raises :class:`ConfigError` with file and line for an unknown key or component, a value of the wrong type, or
+    components that do not fit each other.
     """
     return check_node(load_node(path), [Override.read(text, section_at) for text in overrides], str(path))
 
 
 def check_node(root: Node, overrides: Sequence[Override], path: str) -> Config:
-    """The checked experiment of a tree of values under overrides; ``path`` is what it is called. As :func:`load_config`."""
+    """Resolve and check a tree of values with overrides, as :func:`load_config`; ``path`` is its name in messages."""
     config = resolve(root, overrides, path)
     check_stages(config)
-    from reidx.checks.values import check_values  # takes torch: what can be told without it was told by now
+    from reidx.checks.values import check_values  # imports torch: the checks that need none have already run
 
     check_values(config)
     return config

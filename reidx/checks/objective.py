@@ -1,4 +1,4 @@
-"""Do the terms of an objective fit what a stage's streams, labellings and memories give?"""
+"""Checks of a stage's terms and alignments against its streams, labellings and memories."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from reidx.registry.registry import KINDS
 from reidx.registry.seam import asked, own_line
 
 LABEL_MAKERS = [name for name, kind in KINDS.items() if kind.results.get("__call__") == "labels"]
-"""The kinds whose components make labels of features."""
+"""Kinds of components that compute labels from features."""
 
 
 def label_maker(labelling: Labelling) -> Part:
-    """The component of a labelling that makes its labels."""
+    """Return the component that computes the labels of a labelling."""
     return next(part for part in parts_of(labelling) if part.kind in LABEL_MAKERS)
 
 
 class ObjectiveChecker(StageChecker):
-    """The checks of a stage's terms and alignments."""
+    """Checker of a stage's terms and alignments."""
 
     def term(self, index: int, term: Term) -> None:
         at: KeyPath = ("objective", index)
@@ -48,17 +48,18 @@ class ObjectiveChecker(StageChecker):
         if held and taught and held != taught:
             raise self.error(
                 (*at, "teacher_memory"),
-                f"it holds labels {', '.join(taught)}, but memory holds {', '.join(held)}: their scores are of other classes.",
+                f"it holds labels {', '.join(taught)}, but memory holds {', '.join(held)}: "
+                "their scores have different classes.",
             )
         if term.until_epoch is not None and term.until_epoch <= term.from_epoch:
             raise self.error((*at, "until_epoch"), f"the term ends before it begins (from_epoch {term.from_epoch}).")
         needed, optional = asked(entry, "its forward", inputs_of, loss)
         if "scores" in needed and not memories:
-            raise self.error(at, f"{term.loss['type']} compares with a memory: say which (memory: NAME).")
+            raise self.error(at, f"{term.loss['type']} compares with a memory: name it (memory: NAME).")
         if "teacher_scores" in needed and not (memories or term.teacher_memory):
-            raise self.error(at, f"{term.loss['type']} compares with a teacher's scores: say whose (teacher_memory: NAME).")
+            raise self.error(at, f"{term.loss['type']} needs a teacher's scores: name their memory (teacher_memory: NAME).")
         if needed & {"teacher", "teacher_scores"} and term.teacher is None:
-            raise self.error(at, f"{term.loss['type']} compares with a teacher: say which (teacher: NAME).")
+            raise self.error(at, f"{term.loss['type']} compares with a teacher: name it (teacher: NAME).")
         self.comparable(at, term, streams, needed | optional)
         other = term.teacher_feature or term.feature
         made = {"features": term.feature, "scores": term.feature, "teacher": other, "teacher_scores": other}
@@ -79,13 +80,13 @@ class ObjectiveChecker(StageChecker):
             self.columns(at, term, name, "targets" in needed)
 
     def sides(self, at: KeyPath, term: Term, streams: list[str]) -> None:
-        """Raise unless both networks of a term see its images, the other perhaps in another view."""
+        """Raise unless both networks of a term get its images; the teacher may get another view of them."""
         sources = self.stage.sources
         others = listed(term.teacher_stream) or streams
         for name in others:
             self.one_of((*at, "teacher_stream"), name, sources, "stream")
         if term.teacher_stream is not None and term.teacher is None:
-            raise self.error((*at, "teacher_stream"), "it is what `teacher` sees: say which network that is (teacher: NAME).")
+            raise self.error((*at, "teacher_stream"), "a teacher's stream needs a teacher: name it (teacher: NAME).")
         if [sources[name] is sources[other] for name, other in zip(streams, others)] != [True] * max(len(streams), len(others)):
             raise self.error(
                 (*at, "teacher_stream"),
@@ -97,7 +98,7 @@ class ObjectiveChecker(StageChecker):
             self.seen((*at, "teacher_stream"), term.teacher, others)
 
     def comparable(self, at: KeyPath, term: Term, streams: list[str], inputs: set[str]) -> None:
-        """Raise if what a loss would be given of several streams, or of several memories, does not count alike."""
+        """Raise if inputs of a loss from several streams or memories use different numberings."""
         labels = {self.stage.labels_of(term, stream) for stream in streams}
         domains = {self.stage.sources[stream].domain for stream in streams}
         if "targets" in inputs and len(labels) > 1 and not term.memory:
@@ -112,12 +113,12 @@ class ObjectiveChecker(StageChecker):
         soft = {any("soft_targets" in refiner.provides for refiner in self.refiners(of)) for of in labels}
         if "soft_targets" in inputs and True in soft and (len(soft) > 1 or len(listed(term.memory)) > 1):
             raise self.error(
-                at, f"{term.loss['type']} would be given soft targets of one labelling beside the labels of others: "
+                at, f"{term.loss['type']} would mix soft targets of one labelling with labels of others: "
                 "write a term for each."
             )
 
     def labelled(self, at: KeyPath, term: Term, streams: list[str]) -> None:
-        """Raise unless the labelling that a term names is of the images that it looks at."""
+        """Raise unless the labelling named by a term covers the images of its streams."""
         if term.labels is None:
             return
         self.one_of((*at, "labels"), term.labels, self.stage.labels, "labelling")
@@ -131,7 +132,7 @@ class ObjectiveChecker(StageChecker):
                 )
 
     def columns(self, at: KeyPath, term: Term, memory: str, targets: bool) -> None:
-        """Raise unless a loss reads the columns of a memory, and the targets, as what they stand for."""
+        """Raise unless loss, memory and targets agree on the meaning of a column of scores."""
         spec = self.stage.memories[memory]
         read, held = contract("loss", term.loss).column_meaning, contract("memory", spec.memory).column_meaning
         level = self.stage.labels.get(spec.labels)
@@ -158,7 +159,7 @@ class ObjectiveChecker(StageChecker):
         )
 
     def refiners(self, labels: str | None) -> list[Contract]:
-        """The contracts of the refiners of a labelling."""
+        """Return the contracts of a labelling's refiners."""
         level = self.stage.labels.get(labels or "")
         return [contract("refiner", refiner) for refiner in (level.refiners if level else [])]
 
@@ -173,7 +174,7 @@ class ObjectiveChecker(StageChecker):
             raise self.error((*at, "memory"), f"{said}, {looked_at}{wanted}.")
 
     def provided_input(self, at: KeyPath, term: Term, stream: str, name: str) -> None:
-        """Raise unless a refiner of a stream's labels, or a memory of the term, provides what a loss asks for."""
+        """Raise unless a refiner of a stream's labels, or a memory of the term, provides the input ``name`` of a loss."""
         given = self.refiners(self.stage.labels_of(term, stream))
         given += [contract("memory", self.stage.memories[m].memory) for m in listed(term.memory)]
         if any(name in part.provides for part in given):
@@ -194,7 +195,7 @@ class ObjectiveChecker(StageChecker):
         )
 
     def no_outliers(self, at: KeyPath, term: Term, stream: str, level: Labelling) -> None:
-        """Raise if images that are in no cluster (label −1) would reach a loss that has nothing to compare them with."""
+        """Raise if outliers (label −1) would reach a loss that has no target for them."""
         sampler = self.stage.sources[stream].sampler
         memories = [self.stage.memories[name] for name in listed(term.memory)]
         left_over = False
@@ -202,7 +203,7 @@ class ObjectiveChecker(StageChecker):
             outliers = contract(part.kind, part.spec).outliers
             left_over = (left_over or outliers == "emits") and outliers != "never"
         kept = any(contract("memory", memory.memory).outliers == "keep" for memory in memories)
-        # a sampler knows the outliers of its stream's labelling, and of no other
+        # a sampler can leave out only the outliers of its stream's labelling
         other = term.labels not in (None, self.stage.sources[stream].labels)
         drawn = other or contract("sampler", sampler).outliers == "draw"
         if left_over and not kept and drawn:
@@ -214,18 +215,18 @@ class ObjectiveChecker(StageChecker):
             )
 
     def streams_of(self, at: KeyPath, term: Term) -> list[str]:
-        """The streams a term looks at: those it names, or the only one."""
+        """Return the streams of a term: those it names, or the only one."""
         sources = self.stage.sources
         for name in listed(term.stream):
             self.one_of((*at, "stream"), name, sources, "stream")
         if not term.stream and len(sources) != 1:
-            raise self.error(at, f"say which stream it looks at (stream: {' or '.join(sources) or 'none here'}).")
+            raise self.error(at, f"name its stream (stream: {' or '.join(sources) or 'none here'}).")
         return self.stage.seen_by(term)
 
     def alignment(self, index: int, alignment: AlignmentSlot) -> None:
         at: KeyPath = ("alignment", index)
         if alignment.source == alignment.target:
-            raise self.error(at, f"source and target are both {alignment.source!r}: there is nothing to be aligned.")
+            raise self.error(at, f"source and target are both {alignment.source!r}: there is nothing to align.")
         for side in ("source", "target"):
             self.one_of((*at, side), getattr(alignment, side), self.stage.sources, "stream")
             self.seen((*at, side), "student", [getattr(alignment, side)])

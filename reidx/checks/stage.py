@@ -1,6 +1,6 @@
-"""Do the parts of an experiment fit each other? Checked from the config alone, before an image is read.
+"""Checks that the components of each stage fit together, from the config alone, before an image is read.
 
-Every mismatch is one :class:`ConfigError` with the config line, what is missing, and who would provide it.
+Every mismatch is one :class:`ConfigError` with the config line, the missing input, and the components that provide it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def check_stages(config: Config) -> None:
-    """Raise :class:`ConfigError` at the first thing in any stage that does not fit the rest."""
+    """Raise :class:`ConfigError` for the first mismatch in any stage."""
     _folder(config, ("name",), config.experiment.name)
     names: list[str] = []
     trained: list[str] = []
@@ -37,16 +37,16 @@ def check_stages(config: Config) -> None:
             raise ConfigError(f"{config.place(at)}: there is a stage called {stage.name!r} already; rename one.")
         _StageCheck(config, ("stages", position), stage, trained).run()
         names.append(stage.name)
-        if stage.epochs > 0:  # others leave no checkpoint to start from
+        if stage.epochs > 0:  # a stage of 0 epochs leaves no checkpoint to start from
             trained.append(stage.name)
 
 
 def _folder(config: Config, at: KeyPath, name: str) -> None:
-    """Raise unless ``name`` can be the name of a folder, as the names of experiments and stages are."""
+    """Raise unless ``name`` is valid as a folder name, as names of experiments and stages must be."""
     if not re.fullmatch(r"[\w][\w .+=@-]*", name) or name != name.strip():
         raise ConfigError(
-            f"{config.place(at)}: {dotted(at)} is {name!r}; it names a folder, so it must begin with a letter or a digit "
-            "and go on with these and any of . _ - + = @."
+            f"{config.place(at)}: {dotted(at)} is {name!r}; it names a folder, so it must begin with a letter or a digit, "
+            "followed by letters, digits, spaces and any of . _ - + = @."
         )
 
 
@@ -70,7 +70,7 @@ class _StageCheck(StageChecker):
                 raise self.error(at, "'identity' are the data set's own labels; rename the labelling.")
             self.level(at, level)
         if stage.clip_grad == 0:
-            raise self.error(("clip_grad",), "gradients clipped to 0 move no weight; leave them as they are by null.")
+            raise self.error(("clip_grad",), "gradients clipped to 0 change no weight; set null for no clipping.")
         self.state_from()
         if stage.epochs > 0 and not stage.streams:
             raise self.error(("streams",), "a stage that trains needs at least one stream.")
@@ -111,7 +111,7 @@ class _StageCheck(StageChecker):
             raise self.error(
                 ("objective",), f"no term begins within the stage's {stage.epochs} epochs (from_epoch counts from 0)."
             )
-        # what counts changes where a term begins or ends, and nowhere else
+        # the set of active terms changes only where a term begins or ends
         bounds = {t.from_epoch for t in stage.objective} | {t.until_epoch or stage.epochs for t in stage.objective}
         for epoch in sorted(bound for bound in bounds if bound < stage.epochs):
             if min(t.from_epoch for t in stage.objective) <= epoch and not any(
@@ -126,7 +126,7 @@ class _StageCheck(StageChecker):
             self.one_of(("evaluate", "network"), evaluate.network, self.networks, "network")
             self.feature(("evaluate", "feature"), evaluate.feature)
         if evaluate.domain_probe is not None and evaluate.domain is None:
-            raise self.error(("evaluate", "domain_probe"), "it is part of an evaluation: say of which domain (domain: NAME).")
+            raise self.error(("evaluate", "domain_probe"), "it is part of an evaluation: name its domain (domain: NAME).")
         if evaluate.domain_probe is not None:
             self.feature(("evaluate", "domain_probe"), evaluate.domain_probe)
             if len(stage.domains) != 2:
@@ -138,7 +138,7 @@ class _StageCheck(StageChecker):
     # ---- the parts
 
     def state_from(self) -> None:
-        """Raise unless the optimiser can go on with what that of an earlier stage knew."""
+        """Raise unless the optimiser can start from the state of an earlier stage's optimiser."""
         own, reference = self.stage.optimizer, self.stage.optimization.state_from
         if reference is None:
             return
@@ -151,11 +151,11 @@ class _StageCheck(StageChecker):
             raise self.error(at, f"{own['type']} cannot start from the state of another optimiser ({other['type']}).")
 
     def called(self, reference: str) -> Stage:
-        """The stage that ``stage:NAME`` means."""
+        """Return the stage that ``stage:NAME`` refers to."""
         return next(s for s in self.config.experiment.stages if s.name == _stage_of(reference))
 
     def domains(self) -> None:
-        """Raise if images would be of a domain that a network with a BatchNorm for each has none for."""
+        """Raise if a network with one BatchNorm per domain lacks the BatchNorm of a domain in use."""
         stage = self.stage
         begun: dict[KeyPath, str | None] = {("init",): stage.init}
         begun |= {("teachers", name, "weights"): teacher.weights for name, teacher in stage.teachers.items()}
@@ -182,7 +182,7 @@ class _StageCheck(StageChecker):
             self.one_of(at, looked, stage.domains, "domain that a stream draws from (model.domain_bn: one BatchNorm each)")
 
     def fusion(self) -> None:
-        """Raise if the fusion must be given a teacher's map and there is no teacher to give it."""
+        """Raise if the fusion requires a teacher's map and the stage has no EMA of the student."""
         name = self.stage.model.fusion["type"]
         wanted = self.arguments_of_fusion().get("teacher")
         averaged = any(t.type == "EMA" and t.of == "student" for t in self.stage.teachers.values())
@@ -194,7 +194,7 @@ class _StageCheck(StageChecker):
 
     def level(self, at: KeyPath, level: Labelling) -> None:
         if level.domain is None:
-            raise self.error(at, "domain is missing: which domain is labelled?")
+            raise self.error(at, "domain is missing: name the domain to label.")
         self.domain((*at, "domain"), level.domain)
         self.named_networks((*at, "network"), level.network)
         self.feature((*at, "feature"), level.feature)
@@ -207,7 +207,7 @@ class _StageCheck(StageChecker):
             self.held((*at, "memory"), level)
 
     def follows(self, name: str) -> list[str]:
-        """The networks that an EMA follows, from one to the next, as far as they do not come round."""
+        """Return the chain of networks that an EMA follows, up to the first repetition."""
         seen: list[str] = []
         while name in self.stage.teachers and self.stage.teachers[name].type == "EMA" and name not in seen:
             seen.append(name)
@@ -220,7 +220,7 @@ class _StageCheck(StageChecker):
             self.one_of(at, name, self.networks, "network")
 
     def network_streams(self) -> None:
-        """Raise unless the streams that networks see are there, and what works together sees the same."""
+        """Raise unless the streams in ``network_streams`` exist and suit the networks that work together."""
         stage = self.stage
         for name, streams in stage.network_streams.items():
             at: KeyPath = ("network_streams", name)
@@ -237,16 +237,16 @@ class _StageCheck(StageChecker):
                 self.seen(("network_streams", name), name, stage.network_streams.get(teacher.of, all_streams))
 
     def takes_teacher(self) -> bool:
-        """Whether the fusion is given the map of a teacher."""
+        """Return True if the fusion takes the map of a teacher."""
         return "teacher" in self.arguments_of_fusion()
 
     def arguments_of_fusion(self) -> Mapping[str, inspect.Parameter]:
-        """The arguments that the forward pass of the stage's fusion has."""
+        """Return the parameters of the ``forward`` of the stage's fusion."""
         entry = registry().find("fusion", self.stage.model.fusion["type"])
         return asked(entry, "its forward", lambda fusion: inspect.signature(fusion.forward).parameters, entry.declared())
 
     def held(self, at: KeyPath, level: Labelling) -> None:
-        """Raise unless the memory that a labelling clusters holds its feature of each image."""
+        """Raise unless the memory that a labelling clusters stores its feature for each image."""
         memory = self.stage.memories[level.memory or ""]
         if not hasattr(registry().find("memory", memory.memory["type"]).declared(), "images"):
             raise self.error(at, f"{memory.memory['type']} does not hold an entry for each image, so it cannot be clustered.")
@@ -273,9 +273,9 @@ class _StageCheck(StageChecker):
         if memory.labels not in labels.values():
             said = f"no stream is labelled by {memory.labels!r}"
             if all(term.labels != memory.labels for term in self.stage.objective):
-                raise self.error((*at, "labels"), f"{said}, so nothing would reach it.")
+                raise self.error((*at, "labels"), f"{said}, so this memory would stay empty.")
             if updates:
-                takes = f"so {memory.memory['type']} would take in nothing; terms that read by these labels do not update it."
+                takes = f"so {memory.memory['type']} would never be updated; terms with these labels do not update it."
                 raise self.error((*at, "labels"), f"{said}, {takes}")
         self.different((*at, "stream"), memory.stream)
         if updates and not memory_streams(vars(memory), labels, self.stage.network_streams):
@@ -296,5 +296,5 @@ class _StageCheck(StageChecker):
 
 
 def _stage_of(reference: str | None) -> str | None:
-    """The NAME of ``stage:NAME``; None for anything else."""
+    """Return the NAME of ``stage:NAME``; None for any other text."""
     return reference.removeprefix("stage:") if reference and reference.startswith("stage:") else None

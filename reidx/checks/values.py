@@ -1,4 +1,4 @@
-"""Would the parts of an experiment be built? Tried from the config alone, so that no value is refused hours into a run."""
+"""Trial construction of components from the config alone, so that no value fails hours into a run."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 def check_values(config: Config) -> None:
-    """Raise :class:`ConfigError` at the first value in any stage that a part's constructor refuses.
+    """Raise :class:`ConfigError` for the first value in any stage that a component's constructor rejects.
 
-    Those parts that need a network or data to be built have their turn when a run begins
-    (:mod:`reidx.checks.dry_build`): backbone, fusion, memories, alignments, samplers.
+    Components that need a network or data (backbone, fusion, memories, alignments, samplers) are built at the start of a
+    run (:mod:`reidx.checks.dry_build`).
     """
     for spec in config.experiment.data.domains.values():
         _load("dataset", spec)
@@ -38,7 +38,7 @@ def check_values(config: Config) -> None:
 
 
 def _load(kind: str, spec: dict[str, Any]) -> None:
-    """Import the class of a part that is not built here; the core's own can be, and timm is not for a look at a config."""
+    """Import a plugin's class that is not built here; core classes import without fail, and timm is slow to import."""
     entry = entry_of(kind, spec)
     if entry.namespace:
         entry.load()
@@ -68,7 +68,7 @@ class _ValueChecker:
         self.optimizer(stage)
 
     def names(self, stage: Stage) -> None:
-        """Raise for the name of a part that torch's modules have a use for themselves."""
+        """Raise for a name that is already an attribute of torch's modules."""
         named: dict[KeyPath, str] = {("teachers", name): name for name in stage.teachers}
         named |= {("streams", name, "views", view): view for name, stream in stage.streams.items() for view in stream.views}
         named |= {("memories", name): name for name in stage.memories}
@@ -82,7 +82,7 @@ class _ValueChecker:
         return build(part.kind, part.spec, where=self.where(part.path), **{**context, **known})
 
     def optimizer(self, stage: Stage) -> None:
-        """Build the optimiser and the schedules over two parameters, shaped as a convolution's."""
+        """Build the optimiser and the schedules for the two parameters of a convolution."""
         model = nn.Conv2d(1, 1, 1)
         try:
             with _uncompiled():
@@ -113,7 +113,7 @@ class _ValueChecker:
 
 @contextlib.contextmanager
 def _uncompiled() -> Iterator[None]:
-    """Context in which an optimiser is made without torch's compiler, which takes longer to import than all else here."""
+    """Context for building an optimiser without importing torch's compiler, the slowest import of these checks."""
     decorated = torch.optim.Optimizer.add_param_group
     torch.optim.Optimizer.add_param_group = inspect.unwrap(decorated)  # type: ignore[method-assign]
     try:

@@ -192,7 +192,7 @@ def test_pk_without_labels(refused):
 
 
 def test_a_labelling_without_a_domain_or_a_distance_or_by_a_taken_name(refused):
-    assert "labels.labellings.main: domain is missing: which domain is labelled?" in refused(labels=labels(domain=None))
+    assert "labels.labellings.main: domain is missing: name the domain to label." in refused(labels=labels(domain=None))
     assert "distance: null | stages.0.labels.labellings.main.distance: DBSCAN works on a graph; give a distance." in refused(
         labels=labels(distance=None)
     )
@@ -207,7 +207,7 @@ def test_a_labelling_without_a_domain_or_a_distance_or_by_a_taken_name(refused):
 
 def test_a_memory_that_nothing_reaches(refused):
     assert refused(memories={"rows": {**ROWS, "labels": "identity"}}) == (
-        "labels: identity | stages.0.memories.rows.labels: no stream is labelled by 'identity', so nothing would reach it."
+        "labels: identity | stages.0.memories.rows.labels: no stream is labelled by 'identity', so this memory would stay empty."
     )
     # the label is the memory's default: then the memory is what the line is about
     assert refused(streams=stream(labels="identity")).startswith("rows: | stages.0.memories.rows.labels: no stream is labelled")
@@ -224,10 +224,10 @@ def test_a_memory_of_other_labels_than_the_streams(refused):
 
 def test_a_term_that_does_not_say_what_it_compares_with(refused):
     assert refused(objective=[{"loss": "CrossEntropy"}]) == (
-        "loss: CrossEntropy | stages.0.objective.0: CrossEntropy compares with a memory: say which (memory: NAME)."
+        "loss: CrossEntropy | stages.0.objective.0: CrossEntropy compares with a memory: name it (memory: NAME)."
     )
     assert "there is no memory called 'row'. Did you mean rows?" in refused(objective=[{**TERM, "memory": "row"}])
-    assert "Distil compares with a teacher: say which (teacher: NAME)." in refused(objective=[{"loss": "Distil"}])
+    assert "Distil compares with a teacher: name it (teacher: NAME)." in refused(objective=[{"loss": "Distil"}])
     assert "there is no network called 'mean'. There is: student." in refused(objective=[{"loss": "Distil", "teacher": "mean"}])
     teachers = {"mean": {"type": "EMA"}}
     assert refused(objective=[{"loss": "Distil", "teacher": "mean"}], teachers=teachers) == ""
@@ -235,7 +235,7 @@ def test_a_term_that_does_not_say_what_it_compares_with(refused):
 
 def test_a_term_that_does_not_say_which_of_several_streams(refused):
     streams = {**stream(), "second": stream()["target"]}
-    assert "say which stream it looks at (stream: target or second)." in refused(streams=streams)
+    assert "name its stream (stream: target or second)." in refused(streams=streams)
     assert "there is no stream called 'x'. There is: target." in refused(objective=[{**TERM, "stream": "x"}])
 
 
@@ -311,15 +311,15 @@ def test_a_term_that_reads_its_images_by_labels_of_its_own(refused):
     )
     memories = {"rows": ROWS, "half_rows": {**ROWS, "labels": "halves"}}
     assert refused(labels=levels, memories=memories, objective=[TERM, {**halves, "memory": "half_rows"}]) == ""
-    assert "no stream is labelled by 'halves', so nothing would reach it" in refused(
+    assert "no stream is labelled by 'halves', so this memory would stay empty" in refused(
         labels=levels, memories=memories, objective=[TERM]
     )
     still = {"rows": ROWS, "half_rows": {"memory": "KeepsAll", "labels": "halves"}}
     contrast = {"loss": "MemoryContrast", "memory": "half_rows", "labels": "halves"}
     message = refused(labels=levels, memories=still, objective=[TERM, contrast])
     assert message == (
-        "labels: halves | stages.0.memories.half_rows.labels: no stream is labelled by 'halves', so KeepsAll would take in "
-        "nothing; terms that read by these labels do not update it."
+        "labels: halves | stages.0.memories.half_rows.labels: no stream is labelled by 'halves', so KeepsAll would never "
+        "be updated; terms with these labels do not update it."
     )
     levels["labellings"]["halves"] = labels()
     assert refused(labels=levels, memories=memories, objective=[TERM, {**halves, "memory": "half_rows"}]).endswith(
@@ -368,7 +368,7 @@ def test_what_a_term_is_compared_with(refused):
     message = refused(
         streams=streams, labels=levels, memories=fine, objective=[{**term, "memory": "rows", "teacher_memory": "fine"}]
     )
-    assert message.endswith("it holds labels fine, but memory holds main: their scores are of other classes.")
+    assert message.endswith("it holds labels fine, but memory holds main: their scores have different classes.")
 
 
 def test_what_of_several_streams_is_not_comparable(refused, register):
@@ -403,7 +403,7 @@ def test_what_of_several_streams_is_not_comparable(refused, register):
     softened = labels(refiners=[{"type": "Softens"}])
     message = refused(**given, labels=softened, memories=memories, objective=[{**side_by_side, "loss": "CrossEntropy"}])
     assert message.endswith(
-        "CrossEntropy would be given soft targets of one labelling beside the labels of others: write a term for each."
+        "CrossEntropy would mix soft targets of one labelling with labels of others: write a term for each."
     )
     soft = [{"loss": "Soft", "memory": "rows"}]
     assert refused(labels=softened, objective=soft) == ""
@@ -417,7 +417,7 @@ def test_names_in_a_list_come_once(refused):
         {"objective": [{**TERM, "stream": "target", "memory": ["rows", "rows"]}]},
         {"memories": {"rows": {**ROWS, "stream": []}}, "objective": [{**TERM, "stream": "target"}]},
     ):
-        assert "a list of names holds each once, and one at least" in refused(streams=streams, **changes)
+        assert "the names in a list must be unique, and at least one is needed" in refused(streams=streams, **changes)
 
 
 def test_the_streams_of_a_memory(refused):
@@ -432,7 +432,7 @@ def test_the_streams_of_a_memory(refused):
 
 def test_views(refused):
     seen_again = stream(views={"again": {"type": "ReidAugment"}})
-    assert "say which stream it looks at (stream: target or again)." in refused(streams=seen_again)
+    assert "name its stream (stream: target or again)." in refused(streams=seen_again)
     assert refused(streams=seen_again, objective=[{**TERM, "stream": ["target", "again"]}]) == ""
     assert "'target' cannot be used as a name here" in refused(streams=stream(views={"target": {"type": "ReidAugment"}}))
     with pytest.raises(AssertionError, match=r"views.again.: unknown key 'flop'"):  # its message begins with the component
@@ -516,7 +516,7 @@ def test_nothing_to_train_on_or_for(refused):
 
 
 def test_clipping_to_nothing(refused):
-    assert "stages.0.clip_grad: gradients clipped to 0 move no weight;" in refused(clip_grad=0)
+    assert "stages.0.clip_grad: gradients clipped to 0 change no weight;" in refused(clip_grad=0)
     assert refused(clip_grad=0.1) == ""
 
 
@@ -634,7 +634,7 @@ def test_what_networks_see_must_be_there_and_be_seen_by_what_reads_it(refused):
     for streams, message in (
         ({"other": ["target"]}, "no network called 'other'"),
         ({"peer": ["third"]}, "no stream called 'third'"),
-        ({"peer": ["target", "target"]}, "a list of names holds each once"),
+        ({"peer": ["target", "target"]}, "the names in a list must be unique"),
         ({"student": ["second"]}, "network 'student' sees second (network_streams), not 'target'"),
     ):
         assert message in refused(**twice, teachers=PEERS, objective=[first], network_streams=streams)
@@ -670,7 +670,7 @@ def test_the_other_side_of_a_term_sees_another_view_of_the_same_images(refused):
         ({"teacher_stream": "plain"}, "plain does not show the images of target"),
         ({"teacher_stream": ["second", "target"]}, "second, target does not show the images of target"),
         ({"teacher_stream": "sceond"}, "Did you mean second?"),
-        ({"teacher_stream": "second", "teacher": None}, "say which network that is"),
+        ({"teacher_stream": "second", "teacher": None}, "a teacher's stream needs a teacher: name it"),
     ):
         assert message in refused(**base, objective=[{**term, **change}])
     assert "network 'mean' sees target (network_streams), not 'second'" in refused(

@@ -123,7 +123,7 @@ def test_a_config_that_is_not_there_or_not_yaml(refusal, tmp_path):
         ("labels.clusterer.eps=high", "'eps' (--set) is 'high' (str); expected float."),
         ("model.backbone.name=resnet5", ": stages.0.model.backbone): Timm: timm"),
         ("model.backbone.weights=none.pth", ": stages.0.model.backbone): weights: there is no file none.pth."),
-        ("init=none.pth", "--set: stages.0.init: there is no file none.pth (seen from "),
+        ("init=none.pth", "--set: stages.0.init: there is no file none.pth (relative to "),
         ("model.fusion.pool=mean", ": stages.0.model.fusion): There is no pooling 'mean'; there are"),
         ("streams.target.sampler.identities=0", ": stages.0.streams.target.sampler): PK: batches (2) and their size (0)"),
     ],
