@@ -1,7 +1,7 @@
-"""The processes of one job: how they start, what each has a share of, and how all come to hold the same.
+"""Collective operations between the processes of one job.
 
-A job of one process passes through all of this unchanged. Every function here that others must join ("together") has to
-be called by all processes in the same order.
+With a single process they return their input unchanged. Functions marked "collective" must be called by all processes
+in the same order.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from torch import Tensor
 from reidx.errors import ReidxError
 
 _Made = TypeVar("_Made")
-_CHUNK = 64 << 20  # bytes sent at a time, so that a bank needs no second copy on a device
+_CHUNK = 64 << 20  # bytes sent at a time, so that stored features need no second copy on a device
 
 
 def count() -> int:
-    """How many processes work together."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """Return the index of this process, from 0."""
     return dist.get_rank() if count() > 1 else 0
 
 
@@ -36,18 +36,18 @@ def rank() -> int:
 
 
 def edges(rows: int) -> list[int]:
-    """Where each process's consecutive share of ``rows`` begins, and the end: count() + 1 numbers."""
+    """Return the start of each process's consecutive share of ``rows``, and the end: count() + 1 numbers."""
     return np.linspace(0, rows, count() + 1).astype(int).tolist()
 
 
 def shard(rows: int) -> slice:
-    """This process's share of ``rows``."""
+    """Return this process's share of ``rows``."""
     borders = edges(rows)
     return slice(borders[rank()], borders[rank() + 1])
 
 
 def fill_shards_(features: Tensor) -> Tensor:
-    """``bank`` (N,…), of which each process has filled its :func:`shard`, filled in place with all shares; together."""
+    """Fill ``features`` (N,…), of which each process has filled its :func:`shard`, in place with all shards; collective."""
     if count() == 1:
         return features
     rows = max(1, _CHUNK // max(1, features[:1].numel() * features.element_size()))
@@ -55,7 +55,7 @@ def fill_shards_(features: Tensor) -> Tensor:
     for owner in range(count()):
         for start in range(borders[owner], borders[owner + 1], rows):
             part = features[start : min(start + rows, borders[owner + 1])]
-            sent = part.contiguous().view(torch.uint8).to(_place())  # bytes: gloo does not know every type
+            sent = part.contiguous().view(torch.uint8).to(_place())  # bytes: gloo does not support every type
             dist.broadcast(sent, src=owner)
             if owner != rank():
                 part.copy_(sent.to(features.device).view(features.dtype))
@@ -63,7 +63,7 @@ def fill_shards_(features: Tensor) -> Tensor:
 
 
 def all_gather_rows(part: Tensor) -> Tensor:
-    """The rows of all processes' ``part`` (B,…), in their order; together. Gradients flow to this process's own rows."""
+    """Concatenate ``part`` (B,…) of all processes, by rank; collective. Gradients flow to this process's own rows."""
     if count() == 1:
         return part
     sent = part.detach().contiguous().view(-1).view(torch.uint8).to(_place())
@@ -75,7 +75,7 @@ def all_gather_rows(part: Tensor) -> Tensor:
 
 
 def all_reduce_(tensors: list[Tensor]) -> None:
-    """Replace each tensor by its sum over the processes, in place; together. All of one type and device travel at once."""
+    """Sum each tensor over the processes, in place; collective. Tensors of one type and device are sent together."""
     if count() == 1 or not tensors:
         return
     kinds: dict[Any, list[Tensor]] = {}
@@ -89,7 +89,7 @@ def all_reduce_(tensors: list[Tensor]) -> None:
 
 
 def broadcast_(tensors: list[Tensor]) -> None:
-    """Replace each tensor by the first process's, in place; together. Shapes and types must be equal already."""
+    """Replace each tensor by that of rank 0, in place; collective. Shapes and types must be equal."""
     if count() == 1:
         return
     for tensor in tensors:
@@ -100,11 +100,11 @@ def broadcast_(tensors: list[Tensor]) -> None:
                 tensor.copy_(sent.to(tensor.device).view(tensor.dtype).view(tensor.shape))
 
 
-# ---- the first process's word
+# ---- work of rank 0
 
 
 def on_rank_zero(make: Callable[[], _Made]) -> _Made:
-    """What ``make`` returns in the first process, given to all; what it raises there, all raise. Together."""
+    """Call ``make`` on rank 0 and return its result, or raise its exception, on all processes; collective."""
     if count() == 1:
         return make()
     answer: list[Any] = [None, None]
@@ -121,19 +121,17 @@ def on_rank_zero(make: Callable[[], _Made]) -> _Made:
 
 
 def portable(error: Exception) -> Exception:
-    """The error, or where it cannot be sent to another process, one that says the same."""
+    """Return the error, or an error with the same message if it cannot be pickled."""
     try:
         ForkingPickler.dumps(error)
-        copy.copy(error)  # takes the error apart and makes it anew as the other process would
+        copy.copy(error)  # takes the error apart and rebuilds it, as unpickling does
     except Exception:
         return ReidxError(f"process 0: {type(error).__name__}: {error}")
     return error
 
 
 def rank_zero_first(make: Callable[[], _Made]) -> _Made:
-    """What ``make`` returns, called in the first process before the others: for what leaves files that they then find.
-
-    Together.
+    """Call ``make`` on rank 0 first, then on the other processes, which find the files that it left; collective.
     """
     made: list[_Made] = []
     on_rank_zero(lambda: made.append(make()))
@@ -141,7 +139,7 @@ def rank_zero_first(make: Callable[[], _Made]) -> _Made:
 
 
 def ranks_that_differ(key: str) -> list[int]:
-    """The processes whose ``key`` is not the first one's; together."""
+    """Return the ranks whose ``key`` differs from that of rank 0; collective."""
     keys: list[str] = [""] * count()
     if count() > 1:
         dist.all_gather_object(keys, key)

@@ -1,4 +1,4 @@
-"""What the user is told when something is wrong: one message, no traceback."""
+"""Errors with a message for the user, printed without a traceback, and helpers for messages."""
 
 import difflib
 import errno
@@ -6,41 +6,41 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 LONGEST = 4_000
-"""Characters of a message: what was given may be a name of megabytes."""
+"""Maximum length of a message in characters, since user input may be megabytes long."""
 
 
 MOST_NAMES = 2_000
-"""Names among which a misspelt one is looked for."""
+"""Maximum number of names searched for a similar one."""
 
 ALIKE = 0.65
-"""Share of common characters from which on two names may be meant for each other: ``esp`` and ``eps`` have two thirds."""
+"""Minimum share of common characters for a suggestion: ``esp`` and ``eps`` have two thirds."""
 
 NEAR_TIE = 0.06
-"""Difference to the best share up to which another name is suggested too."""
+"""Maximum difference to the best share for a further suggestion."""
 
 
 def excerpt(text: str, width: int = 200) -> str:
-    """``text`` for a message: what is longer than ``width`` characters is cut in its middle, and its length said."""
+    """Shorten ``text`` to about ``width`` characters for a message: cuts the middle and appends the length."""
     if len(text) <= width:
         return text
     return f"{text[: width // 2]} … {text[-width // 4 :]} ({len(text):,} characters)"
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """The question "Did you mean …?" with up to three of the ``known`` names; empty where none of them is close."""
+    """Ask "Did you mean …?" with up to three of the ``known`` names; empty if none is similar."""
     return did_you_mean(closest(name, known))
 
 
 def did_you_mean(names: Sequence[str]) -> str:
-    """The question for up to three names; empty for none."""
+    """Ask "Did you mean …?" with up to three names; empty for no names."""
     return f"Did you mean {' or '.join(map(excerpt, names[:3]))}?" if names else ""
 
 
 def closest(name: str, known: Iterable[str]) -> list[str]:
-    """Those of the ``known`` names that may be meant by ``name``, the closest first.
+    """Return the ``known`` names similar to ``name``, the closest first.
 
-    A name that differs in case alone, or before its last dot, is closest (``dbscan``, ``FusionModule``). Otherwise the
-    spelling decides, by the share of characters that two names have in common.
+    Names that differ only in case, or only before the last dot, are closest (``dbscan``, ``FusionModule``). Otherwise
+    names are compared by the share of characters that they have in common.
     """
     names = list(itertools.islice(dict.fromkeys(known), MOST_NAMES))
     wanted = name.casefold()
@@ -59,7 +59,7 @@ def _last_part(name: str) -> str:
 
 
 class ReidxError(Exception):
-    """A mistake in what was given (config, data, plugin, file); its message says what, where and what to do.
+    """An error in the user's input (config, data, plugin, file); its message names the fault, its place and a remedy.
 
     The command line prints the message alone (the traceback only under ``--debug``) and exits with 1.
     """
@@ -69,11 +69,11 @@ class ReidxError(Exception):
 
 
 class ConfigError(ReidxError):
-    """The experiment's configuration is wrong: unknown key, wrong type, parts that do not fit each other."""
+    """Invalid configuration: an unknown key, a wrong type, or components that do not fit each other."""
 
 
 class DataError(ReidxError):
-    """A data set is missing, empty, corrupt or cannot be evaluated as asked."""
+    """A data set is missing, empty or corrupt, or cannot be evaluated as requested."""
 
 
 class PluginError(ReidxError):
@@ -85,11 +85,11 @@ class CheckpointError(ReidxError):
 
 
 class RunError(ReidxError):
-    """A run broke though what was given is in order: memory, disk, a worker process, a loss that is no number."""
+    """A run failed although its input is valid: out of memory, disk full, a dead worker process, a NaN loss."""
 
 
 class Terminated(SystemExit):
-    """The process was asked to end (SIGTERM) in the middle of a run; left alone, it exits with 143."""
+    """The process received SIGTERM during a run; if not caught, it exits with 143."""
 
     def __init__(self, message: str) -> None:
         super().__init__(143)
@@ -97,32 +97,32 @@ class Terminated(SystemExit):
 
 
 class Exits(RuntimeError):
-    """Some code ended the program (``sys.exit``) where it has to come back with a result."""
+    """Code called ``sys.exit`` where it must return a result."""
 
 
 def told_elsewhere(error: BaseException) -> bool:
-    """Whether another process of the job has told this error (see :func:`reidx.machine.launchers.started`)."""
+    """Return True if another process of the job has reported this error (see :func:`reidx.machine.launchers.started`)."""
     return bool(vars(error).get("told_elsewhere"))
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory ran out: Python's or NumPy's, torch's on any device, or the kernel's."""
+    """Return True if an exception means out of memory: in Python or NumPy, in torch on any device, or in the kernel."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    # by name, as torch is not imported for it; its CPU allocator and CUDA's libraries raise plain RuntimeErrors
+    # by name, to avoid importing torch; its CPU allocator and CUDA's libraries raise plain RuntimeErrors
     known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return known or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY))
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Numbers of an :class:`OSError` for a disk that takes no more."""
+"""``errno`` values of a full disk."""
 
 PEER_GONE = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
-"""Signs, in a :class:`RuntimeError`, of another process of the job that can no longer be reached."""
+"""Texts in a :class:`RuntimeError` which show that another process of the job cannot be reached."""
 
 _NO_MEMORY = ("out of memory", "DefaultCPUAllocator", "STATUS_ALLOC_FAILED", "StandardGpuResources: alloc fail")
 
 
 class Broken(Exception):
-    """A component did not keep a promise; the message says which. Raised inside of :func:`reidx.registry.seam.call`,
-    which says whose it was."""
+    """A component violated its contract; the message says how. Raised inside :func:`reidx.registry.seam.call`, which adds
+    the name of the component."""

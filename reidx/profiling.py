@@ -1,4 +1,4 @@
-"""Named spans of a run's work, told to whoever measures it: a :class:`Stopwatch` that adds them up, or marks in a trace."""
+"""Named spans of a run's work, measured by a :class:`Stopwatch` or shown as marks in a profiler trace."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from torch.profiler import record_function
 
 Path = tuple[str, ...]
-"""Where time goes: the names of the spans around it, outermost first."""
+"""Names of nested spans, outermost first."""
 
 
 class Listener(Protocol):
-    """What is told of spans: :meth:`enter` when one begins, :meth:`leave` when the innermost one ends."""
+    """Receiver of spans: :meth:`enter` is called when one begins, :meth:`leave` when the innermost one ends."""
 
     def enter(self, name: str, images: int) -> None:
         """The span ``name`` begins."""
@@ -29,9 +29,9 @@ _listeners: list[Listener] = []
 
 
 class span(ContextDecorator):
-    """Context, or decorator, that names what is done inside; ``images`` says of how many images that is.
+    """Context or decorator that names a piece of work; ``images`` is the number of images that it processes.
 
-    Nobody listens in ordinary training, and then it costs nothing that could be measured.
+    In ordinary training there is no listener, and the cost is negligible.
     """
 
     def __init__(self, name: str, images: int = 0) -> None:
@@ -49,7 +49,7 @@ class span(ContextDecorator):
 
 @contextmanager
 def heard(listener: Listener) -> Iterator[None]:
-    """Context in which ``listener`` is told of all spans; opened and closed outside of spans."""
+    """Context in which ``listener`` receives all spans; must be opened and closed outside spans."""
     _listeners.append(listener)
     try:
         yield
@@ -58,7 +58,7 @@ def heard(listener: Listener) -> Iterator[None]:
 
 
 class Marks:
-    """Shows the spans in the trace of a torch profiler."""
+    """Listener that marks the spans in the trace of a torch profiler."""
 
     def __init__(self) -> None:
         self._open: list[record_function] = []
@@ -74,11 +74,11 @@ class Marks:
 
 
 class Stopwatch:
-    """Times the spans inside it: ``own`` seconds by path, those of spans further in not counted again.
+    """Timer of spans: ``own`` maps each path to its seconds, excluding inner spans.
 
-    The seconds of all paths, that of no span (``()``) among them, are the time that it was open as a context. ``calls``
-    and ``images`` are counted by path too. On an accelerator the queued work is waited for at every edge of a span, so
-    that a span is charged with what it started.
+    The seconds of all paths, including time outside spans (``()``), add up to the time that the stopwatch was open as a
+    context. ``calls`` and ``images`` are counted by path too. On an accelerator the stopwatch waits for the queued work at
+    every start and end of a span, so that each span is charged for the work that it started.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -90,11 +90,11 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """How long it was open."""
+        """Seconds for which the stopwatch was open."""
         return sum(self.own.values())
 
     def within(self, *path: str) -> float:
-        """The seconds of a span with all that is further in."""
+        """Return the seconds of a span including its inner spans."""
         return sum(seconds for at, seconds in self.own.items() if at[: len(path)] == path)
 
     def __enter__(self) -> Stopwatch:

@@ -1,4 +1,4 @@
-"""Data that components exchange, and declarations of what they need and give."""
+"""Data types that components exchange, and declarations of their inputs and outputs."""
 
 from reidx.contracts.declarations import (
     CAMERAS,

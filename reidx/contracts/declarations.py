@@ -1,7 +1,7 @@
-"""What the parts of an experiment hand to each other, and what a component declares about itself.
+"""Data types that components exchange, and the contract that a component declares.
 
-Tensors travel in :class:`Features` and :class:`Batch`, labellings in :class:`LabelSet`; a class says with
-``requires``, ``provides``, ``cameras``, ``outliers`` and so on how it wants to be wired (:func:`contract_of` reads that).
+:class:`Features` and :class:`Batch` hold tensors, :class:`LabelSet` a labelling; a class declares its connections by
+``requires``, ``provides``, ``cameras``, ``outliers`` and other attributes, which :func:`contract_of` reads.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class Features(dict[str, "Tensor"]):
-    """Named outputs of a network for one batch (or one bank), ``embed`` (B,D) among them.
+    """Named outputs of a network for a batch (or a whole domain), including the retrieval vector ``embed`` (B,D).
 
-    ``embed`` is the retrieval vector. Every tensor has the batch as its first axis; usual names are ``global`` (B,D),
-    ``parts`` (B,P,D), ``shared``, ``specific``. Raises :class:`ValueError` when ``embed`` is missing or the tensors
-    disagree about the batch: that is a fault of the fusion, not of the user.
+    The first axis of every tensor is the batch; usual names are ``global`` (B,D), ``parts`` (B,P,D), ``shared``,
+    ``specific``. Raises :class:`ValueError` if ``embed`` is missing or the batch sizes differ, which is a bug of the
+    fusion.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -35,13 +35,13 @@ class Features(dict[str, "Tensor"]):
             raise ValueError(f"Features disagree about the number of images: {sizes}.")
 
     def split(self, sizes: list[int]) -> list[Features]:
-        """The features of consecutive groups of images, of the given sizes."""
+        """Split the features into consecutive groups of images of the given sizes."""
         parts = {name: tensor.split(sizes) for name, tensor in self.items()}
         return [Features({name: part[i] for name, part in parts.items()}) for i in range(len(sizes))]
 
 
 def mean_normalized(features: Sequence[Tensor]) -> Tensor:
-    """What several networks say of the same images: the mean of their L2-normalised features; of one network its own."""
+    """Average the L2-normalised features of several networks; features of a single network are returned unchanged."""
     if len(features) == 1:
         return features[0]
     import torch  # here, as a config is checked without it
@@ -52,11 +52,11 @@ def mean_normalized(features: Sequence[Tensor]) -> Tensor:
 
 @dataclass
 class Batch:
-    """One batch of one stream: images (B,3,H,W) and what is known of them.
+    """One batch of one stream: images (B,3,H,W) with their labels and cameras.
 
-    ``index`` (B,) are positions in the domain's training split; ``targets`` (B,) are the stream's labels, absent when
-    the stream is unlabelled; ``weights`` (B,), ``soft_targets`` (B,K) and what is in ``extra``, by name (B,…), come from
-    refiners. Columns of other labellings of the images are in ``extra`` as ``NAME@LEVEL`` (:meth:`under`).
+    ``index`` (B,) are positions in the domain's training split; ``targets`` (B,) are the stream's labels, None for an
+    unlabelled stream; ``weights`` (B,), ``soft_targets`` (B,K) and the named arrays (B,…) in ``extra`` come from
+    refiners. ``extra`` also holds columns of other labellings of the images as ``NAME@LEVEL`` (:meth:`under`).
     """
 
     images: Tensor
@@ -71,17 +71,17 @@ class Batch:
         return self.each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory, which a GPU fetches from while the host goes on."""
+        """Copy the batch to page-locked memory, for asynchronous copies to a GPU."""
         return self.each(lambda tensor: tensor.pin_memory() if tensor.device.type == "cpu" else tensor)
 
     def under(self, level: str) -> Batch:
-        """The same images under another of their labellings."""
+        """Return the same images with the labels of another labelling."""
         own = {name.removesuffix(f"@{level}"): column for name, column in self.extra.items() if name.endswith(f"@{level}")}
         known = own.pop("labels"), self.cameras, own.pop("weights", None), own.pop("soft_targets", None)
         return Batch(self.images, self.index, *known, own)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """The batch with ``change`` made of each of its tensors."""
+        """Apply ``change`` to each tensor of the batch."""
         changed: dict[str, Any] = {
             name: None if value is None else change(value) for name, value in vars(self).items() if name != "extra"
         }
@@ -92,8 +92,8 @@ class Batch:
 class LabelSet:
     """A labelling of N images: ``labels`` (N,) int64, −1 = outlier, else 0..K−1 without gaps.
 
-    ``weights`` (N,) float32, ``soft_targets`` (N,K) float32 and what is in ``extra``, by name (N,…), are refiners'
-    additions; a loss gets each by naming it. ``report`` is what the epoch's log shows of the labelling.
+    Refiners add ``weights`` (N,) float32, ``soft_targets`` (N,K) float32 and named arrays (N,…) in ``extra``; a loss gets
+    each by naming it as an argument. ``report`` holds numbers for the epoch's log.
     """
 
     labels: np.ndarray
@@ -103,13 +103,13 @@ class LabelSet:
     report: dict[str, float] = field(default_factory=dict)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All of its arrays by name: ``labels``, and what refiners added."""
+        """Return all arrays by name: ``labels`` and the additions of refiners."""
         own = {"labels": self.labels, "weights": self.weights, "soft_targets": self.soft_targets}
         return {**{name: array for name, array in own.items() if array is not None}, **self.extra}
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray]) -> LabelSet:
-        """The inverse of :meth:`arrays`."""
+        """Build a label set from arrays by name; inverse of :meth:`arrays`."""
         extra = {k: v for k, v in arrays.items() if k not in ("labels", "weights", "soft_targets")}
         return cls(arrays["labels"], arrays.get("weights"), arrays.get("soft_targets"), extra)
 
@@ -129,10 +129,10 @@ def _no_cameras() -> np.ndarray:
 class RefinerContext:
     """Inputs of a refiner besides the labels.
 
-    ``features`` are those of all images by name, ``feature`` is the name of the one that was clustered, ``graph``
-    their distances (None for a clusterer of features; those beyond a refiner's ``reach``, if it has one, may be
-    missing), ``cluster(eps=0.5)`` clusters anew with settings of ``clusterer`` changed as a refiner announced in its
-    ``variations``, ``previous`` are the labels (N,) of the last labelling, ``cameras`` (N,).
+    ``features`` holds the features of all images by name, ``feature`` is the name of the clustered one, and ``graph`` has
+    their distances (None for a clusterer of features; distances beyond a refiner's ``reach``, if it has one, may be
+    missing). ``cluster(eps=0.5)`` clusters again with changed settings of ``clusterer``, which a refiner declares in its
+    ``variations``. ``previous`` (N,) are the labels of the last labelling, ``cameras`` (N,).
     """
 
     features: dict[str, Tensor]
@@ -156,7 +156,7 @@ INPUTS = (
     "cameras",
     "index",
 )
-"""What a loss may name as an argument of its ``forward``, beside what the stream's refiners and the term's memory provide."""
+"""Arguments that the ``forward`` of a loss may name, besides those that the stream's refiners and the term's memory provide."""
 
 CAMERAS = ("required", "used", "unused")
 OUTLIERS = ("", "emits", "never", "draw", "drop", "keep")
@@ -164,7 +164,7 @@ NEEDS = ("", "graph", "features", "tail")
 
 
 def inputs_of(loss: type) -> tuple[set[str], set[str]]:
-    """The inputs that a loss class must have, and those that it can do without, read from its ``forward``."""
+    """Return the required and the optional inputs of a loss class, read from its ``forward``."""
     parameters = list(inspect.signature(loss.forward).parameters.values())[1:]  # type: ignore[attr-defined]
     needed = {p.name for p in parameters if p.default is p.empty}
     return needed, {p.name for p in parameters} - needed
@@ -172,16 +172,16 @@ def inputs_of(loss: type) -> tuple[set[str], set[str]]:
 
 @dataclass(frozen=True)
 class Contract:
-    """What a component declares of itself; the fields are those of the class attributes of the same names.
+    """Declarations of a component; each field has the name of a class attribute.
 
-    ``requires`` and ``provides`` are names of features; of a refiner, ``provides`` names what it adds to each image,
-    of a memory the tensors that losses may read. ``cameras`` is one of :data:`CAMERAS`, ``outliers`` of
-    :data:`OUTLIERS`, ``needs`` of :data:`NEEDS`. ``part_features`` are a fusion's features (B,P,D) with a vector for
-    each part of an image. ``accepts_parts`` are the inputs of a memory (``features``) or a loss (``features``,
-    ``scores``, ``teacher``, ``teacher_scores``) that may be of parts, ``requires_parts`` those that must be.
-    ``column_meaning`` is what a label, or a column of scores, stands for: a cluster or an identity (""), or an image,
-    under its number in the domain (``images``). A clusterer declares it for its labels, a memory for its columns, a
-    loss for the columns that it can read; any other word is between a memory and its losses.
+    ``requires`` and ``provides`` are names of features; ``provides`` of a refiner names its additions per image, that of a
+    memory the tensors that losses may read. ``cameras`` is one of :data:`CAMERAS`, ``outliers`` of :data:`OUTLIERS`,
+    ``needs`` of :data:`NEEDS`. ``part_features`` are a fusion's features (B,P,D) with one vector per part of an image.
+    ``accepts_parts`` are the inputs of a memory (``features``) or a loss (``features``, ``scores``, ``teacher``,
+    ``teacher_scores``) that may be part features, ``requires_parts`` those that must be. ``column_meaning`` is the
+    meaning of a label or a column of scores: a cluster or an identity (""), or an image by its number in the domain
+    (``images``). A clusterer declares it for its labels, a memory for its columns, a loss for the columns that it reads;
+    other words are a convention between a memory and its losses.
     """
 
     requires: frozenset[str] = frozenset()
@@ -196,10 +196,10 @@ class Contract:
 
 
 def contract_of(component: type, params: Mapping[str, Any] | None = None) -> Contract:
-    """The contract of a class, for the given constructor arguments.
+    """Read the contract of a class for the given constructor arguments.
 
-    A class whose contract depends on its arguments has ``contract(**params)`` returning those fields that differ from the
-    class attributes.
+    A class whose contract depends on its arguments has ``contract(**params)``, which returns the fields that differ from
+    the class attributes.
     """
     declared = {
         name: getattr(component, name) for name in Contract.__dataclass_fields__ if hasattr(component, name)
@@ -217,9 +217,9 @@ def contract_of(component: type, params: Mapping[str, Any] | None = None) -> Con
 
 
 def overrides_update(memory: type) -> bool:
-    """Whether a memory class has an ``update`` of its own, and so changes with the images of a step.
+    """Return True if a memory class overrides ``update``, so that training steps change it.
 
-    Told by name, as ``memory`` may be an outline, of which the base class is another object.
+    Compared by name because ``memory`` may be an outline, whose base class is a different object.
     """
     update = getattr(memory, "update", None)
     return update is None or (update.__module__, update.__qualname__) != ("reidx.memories.base", "Memory.update")

@@ -1,13 +1,13 @@
 """The interface of each kind of component, as a typed protocol to implement against.
 
-A component need not inherit from these: a class with the same methods will do, and a type checker says whether it has them.
+A component need not inherit from these: a class with the same methods suffices, and a type checker can verify it.
 Most kinds also have a base class that does some of the work (:class:`reidx.memories.Memory`,
 :class:`reidx.alignments.FeatureAlignment`, :class:`reidx.data.samplers.BatchSampler`, :class:`reidx.data.transforms.Transform`,
 :class:`reidx.data.datasets.Dataset`, :class:`reidx.evaluation.Protocol`). Networks, memories, losses and alignments are
-``torch.nn.Module``. What a class declares of itself (``requires``, ``provides``, …) is listed at
+``torch.nn.Module``. Class-level declarations (``requires``, ``provides``, …) are listed at
 :class:`reidx.contracts.Contract`.
 
-Shapes: B images of a batch, N images of a domain, C channels, D numbers of a feature, P parts, K labels.
+Shapes: B images of a batch, N images of a domain, C channels, D dimensions of a feature, P parts, K labels.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class Split(Interface):
 
     paths: list[str]
     ids: np.ndarray | None
-    """Identities (N,) int64, or None where they are unknown."""
+    """Identities (N,) int64, or None if unknown."""
     cameras: np.ndarray
-    """Cameras (N,) int64, −1 where one is unknown."""
+    """Cameras (N,) int64, −1 for an unknown camera."""
 
 
 class Dataset(Interface):
-    """The images of a domain: paths, identities and cameras of three splits; empty splits where there are none."""
+    """Images of a domain: paths, identities and cameras of three splits, each of which may be empty."""
 
     train: Split
     query: Split
@@ -44,40 +44,40 @@ class Dataset(Interface):
 
 
 class Transform(Interface):
-    """Network input of images."""
+    """Conversion of images to network input."""
 
     def batch(self, images: Tensor) -> Tensor:
         """Return normalised images (B,3,H,W) float32 of ``images`` (B,3,H,W) uint8, on their device."""
 
 
 class Sampler(Interface):
-    """The batches of an epoch, as positions in a stream; an attribute ``size`` is the images of a step, over all processes."""
+    """Batches of an epoch, as positions in a stream; ``size``, if present, is the images per step, over all processes."""
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield this process's share of each batch, always the number of batches that the constructor was given."""
+        """Yield this process's share of each batch; the constructor fixes the number of batches."""
 
 
 class Backbone(Interface):
-    """The trunk of a network; ``mean`` and ``std`` (three numbers each) are what its weights expect of images."""
+    """Backbone of a network; ``mean`` and ``std`` (three numbers each) are the image normalisation of its weights."""
 
     out_channels: int
     nonnegative: bool
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the map (B,C,h,w) of normalised images (B,3,H,W)."""
+        """Return the feature map (B,C,h,w) of normalised images (B,3,H,W)."""
 
 
 class Fusion(Interface):
-    """Features of a backbone's map."""
+    """Named features of a backbone's map."""
 
     dims: Mapping[str, int]
-    """The width of each feature, by name; ``embed`` among them."""
+    """Dimension of each feature by name, including ``embed``."""
 
     def forward(self, maps: Tensor) -> Features:
         """Return named features of ``maps`` (B,C,h,w), each (B,D) or (B,P,D).
 
-        A fusion with a second argument ``teacher`` is given the map of the teacher there, None where no EMA follows
-        the network.
+        If ``forward`` has a second argument ``teacher``, it receives the teacher's map, or None if no EMA follows the
+        network.
         """
 
 
@@ -87,12 +87,12 @@ class Distance(Interface):
     def __call__(self, features: Tensor | Mapping[str, Tensor]) -> csr_array:
         """Return the sparse graph (N,N) of distances between features (N,D), or between several of them by name.
 
-        A distance with a keyword ``within`` may leave out pairs that lie farther apart.
+        A distance with a keyword ``within`` may omit pairs that are farther apart than that.
         """
 
 
 class Clusterer(Interface):
-    """Pseudo labels."""
+    """Pseudo labels from a graph or from features."""
 
     def __call__(self, graph: csr_array) -> np.ndarray:
         """Return labels (N,) int64, −1 for outliers, else 0..K−1 without gaps, of a graph (N,N), or of features (N,D) for a
@@ -100,14 +100,14 @@ class Clusterer(Interface):
 
 
 class Refiner(Interface):
-    """Better pseudo labels."""
+    """Refinement of pseudo labels."""
 
     def __call__(self, labels: LabelSet, context: RefinerContext) -> LabelSet:
         """Return new labels, weights (N,), soft targets (N,K) or arrays of its own (N,…), named in ``provides``."""
 
 
 class Memory(Interface):
-    """Scores of features against entries that outlive a step."""
+    """Scores of features against entries that persist across steps."""
 
     def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
         """Start from a new labelling: ``features`` (N,D) of all images, ``labels`` (N,), ``cameras`` (N,)."""
@@ -116,25 +116,25 @@ class Memory(Interface):
         """Return scores (B,K) of features (B,D), or (B,K,P) of parts (B,P,D)."""
 
     def update(self, features: Tensor, targets: Tensor, index: Tensor) -> None:
-        """Take in a step's features (B,D), without gradients, with their labels (B,) and positions in the domain (B,)."""
+        """Update the entries with a step's features (B,D), without gradients, labels (B,) and positions in the domain (B,)."""
 
 
 class Loss(Interface):
-    """A scalar to minimise. ``forward`` names its inputs: those of :data:`reidx.contracts.INPUTS`, and those that a refiner of
-    the labels, or the term's memory, provides. An input with a default is left out where there is none."""
+    """A scalar to minimise. The arguments of ``forward`` name its inputs: those of :data:`reidx.contracts.INPUTS`, and those
+    that a refiner of the labels or the term's memory provides. An argument with a default is an optional input."""
 
     forward: Any
 
 
 class Alignment(Interface):
-    """The distance between two domains, to be trained away."""
+    """Distance between two domains, to be minimised."""
 
     def forward(self, source: Features, target: Features) -> Tensor | Mapping[str, Tensor]:
-        """Return a scalar, or several by name whose sum counts, of the features of a batch of each domain."""
+        """Return a scalar, or several by name that are added up, from the features of one batch of each domain."""
 
 
 class Protocol(Interface):
-    """The rule by which rankings are judged."""
+    """Evaluation protocol: the gallery images ignored for each query."""
 
     def ignored(
         self, query_ids: np.ndarray, gallery_ids: np.ndarray, query_cams: np.ndarray, gallery_cams: np.ndarray
@@ -147,4 +147,4 @@ INTERFACES: dict[str, type] = {
     for name, value in list(globals().items())
     if isinstance(value, type) and value.__module__ == __name__ and value is not Split
 }
-"""The interface of each kind, which has its name."""
+"""The interface of each kind, by the name of the kind."""

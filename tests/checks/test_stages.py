@@ -207,7 +207,8 @@ def test_a_labelling_without_a_domain_or_a_distance_or_by_a_taken_name(refused):
 
 def test_a_memory_that_nothing_reaches(refused):
     assert refused(memories={"rows": {**ROWS, "labels": "identity"}}) == (
-        "labels: identity | stages.0.memories.rows.labels: no stream is labelled by 'identity', so this memory would stay empty."
+        "labels: identity | stages.0.memories.rows.labels: no stream is labelled by 'identity', so this memory "
+        "would stay empty."
     )
     # the label is the memory's default: then the memory is what the line is about
     assert refused(streams=stream(labels="identity")).startswith("rows: | stages.0.memories.rows.labels: no stream is labelled")
