@@ -688,7 +688,7 @@ def test_networks_that_agree_on_a_feature_are_there(refused):
     both = {"teachers": PEERS, "memories": {"rows": ROWS}, "objective": [TERM]}
     assert refused(labels=labels(network=["mean", "peer"]), **both) == ""
     assert "no network called 'men'" in refused(labels=labels(network=["men", "peer"]), **both)
-    assert "each once" in refused(labels=labels(network=["mean", "mean"]), **both)
+    assert "names in a list must be unique" in refused(labels=labels(network=["mean", "mean"]), **both)
 
 
 def test_a_domain_probe_tells_two_domains_apart(refused):
