@@ -1,8 +1,8 @@
-"""From a spec (``"Name"`` or ``{"type": "Name", key: value, …}``) to the component it describes.
+"""Construction of components from specs (``"Name"`` or ``{"type": "Name", key: value, …}``).
 
-The constructor's signature is the component's schema: a spec may set its keywords and nothing else, so that
-no misspelt key ever trains. Keywords that the experiment supplies itself (``in_channels``, …) come as
-*context*: they are passed where the constructor asks for them, and a spec may not set them.
+The constructor's signature is the schema of the spec: other keys are errors, so that no run trains with a misspelt key.
+The experiment supplies some keywords itself (``in_channels``, …) as *context*: they are passed if the constructor has
+them, and a spec may not set them.
 """
 
 from __future__ import annotations
@@ -33,12 +33,11 @@ Spec = str | Mapping[str, Any]
 
 
 def build(kind: str, spec: Spec, *, where: str = "", **context: Any) -> Any:
-    """The component of ``kind`` that ``spec`` describes; ``where`` is the place in the config that messages
-    name.
+    """Build the component of ``kind`` that ``spec`` describes; ``where`` is its place in the config, for messages.
 
-    Raises :class:`ConfigError` when the type is unknown, a key is unknown, missing or supplied by the
-    context, a value is of the wrong type, or the constructor refuses a value with :class:`ValueError`; all
-    faults of the keys at once. Other errors of reidx keep their class.
+    Raises :class:`ConfigError` if the type is unknown, a key is unknown, missing or supplied by the context, a value has
+    the wrong type, or the constructor rejects a value with :class:`ValueError`; one message lists all faults of the keys.
+    Other errors of reidx keep their class.
     """
     entry, given = _checked(kind, spec, context, where)
     known = signature_of(entry)
@@ -59,12 +58,12 @@ def _construct(label: str, component: Any, /, **arguments: Any) -> Any:
 
 
 def entry_of(kind: str, spec: Mapping[str, Any]) -> Entry:
-    """The registered component that a resolved spec names."""
+    """Return the registered component that a resolved spec names."""
     return registry().find(kind, spec["type"])
 
 
 def contract(kind: str, spec: Mapping[str, Any]) -> Contract:
-    """The contract of the component that a resolved spec names, for the settings in it."""
+    """Return the contract of the component in a resolved spec, under its settings."""
     settings = dict(spec)
     entry = registry().find(kind, settings.pop("type"))
     return seam.asked(entry, "its contract", functools.partial(contract_of, entry.declared()), settings)
@@ -78,11 +77,10 @@ def fill_defaults(
     where: str = "",
     places: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The spec as a dict with the constructor's defaults written out, in the constructor's order, ``type``
-    first.
+    """Write out the constructor's defaults in a spec: a dict in the constructor's order, ``type`` first.
 
-    Checked as by :func:`build`, without building. Left out are keys of the context, and defaults that are not
-    plain data (a config could not hold them). ``places`` says for the messages where a key stands that is not at ``where``.
+    Checks as :func:`build` does, without building. Keys of the context and defaults that are not plain data (a config
+    cannot hold them) are left out. ``places`` gives, for messages, the origin of keys that are not at ``where``.
     """
     entry, given = _checked(kind, spec, context_keys, where, places)
     filled: dict[str, Any] = {"type": entry.name}
@@ -95,9 +93,9 @@ def fill_defaults(
 
 
 def signature_of(entry: Entry) -> Mapping[str, Parameter]:
-    """The keywords that the entry's constructor names, in its order; ``**kwargs`` count for nothing.
+    """Return the keywords of the entry's constructor, in order, without ``**kwargs``.
 
-    Raises :class:`PluginError` when the class cannot be loaded or has no readable signature.
+    Raises :class:`PluginError` if the class cannot be loaded or has no readable signature.
     """
     try:
         return parameters_of(entry.declared())
@@ -107,7 +105,7 @@ def signature_of(entry: Entry) -> Mapping[str, Parameter]:
 
 
 def nested_in(kind: str, name: str) -> dict[str, str]:
-    """The keys of a component that hold another's spec (:class:`Nested`), each with the kind of that."""
+    """Return the keys of a component that hold another component's spec (:class:`Nested`), with its kind."""
     marked = {
         key: [mark for mark in typing.get_args(parameter.hint)[1:] if isinstance(mark, Nested)]
         for key, parameter in signature_of(registry().find(kind, name)).items()
@@ -123,7 +121,7 @@ def _checked(
     where: str,
     places: Mapping[str, str] | None = None,
 ) -> tuple[Entry, dict[str, Any]]:
-    """The entry a spec names and the keywords it sets, or a ConfigError with all that is wrong with them."""
+    """Return the entry and the keywords of a spec; raises ConfigError with all faults in them."""
     name, given = _split(kind, spec, where)
     try:
         entry = registry().find(kind, name)

@@ -1,4 +1,4 @@
-"""A component's constructor as the schema of its keys: what it names, what fits that, and what would never reach it."""
+"""Constructor signatures as schemas: keywords, type checks of values, and arguments that a config cannot set."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Annotated, Any
 from reidx.errors import excerpt
 
 REQUIRED: Any = inspect.Parameter.empty
-"""The default of a parameter that has none."""
+"""Marker for a parameter without a default."""
 
 
 @dataclass(frozen=True)
 class Nested:
-    """Says of a constructor's parameter, as ``Annotated[Spec, Nested(kind)]``, that it is the spec of another component.
+    """Annotation of a constructor's parameter that is the spec of another component: ``Annotated[Spec, Nested(kind)]``.
 
-    In a config that spec is checked as any, with its line and its defaults; the constructor builds it.
+    The nested spec in a config is checked like any other, with lines and defaults; the constructor builds it.
     """
 
     kind: str
@@ -29,21 +29,20 @@ class Nested:
 
 @dataclass(frozen=True)
 class File:
-    """Says of a text parameter that it is the path of a file whose content decides numbers; see :data:`FilePath`."""
+    """Annotation of a text parameter that is the path of a file whose content affects results; see :data:`FilePath`."""
 
 
 FilePath = Annotated[str, File()]
-"""The annotation of a constructor's parameter that is the path of a file: weights, a table, a list.
+"""Annotation of a constructor's parameter that is the path of a file: weights, a table, a list.
 
-The digest of the file then counts among the provenance of a run: with other content the run is not resumed and shares no
+The digest of the file becomes part of a run's provenance: if the content changes, the run is not resumed and shares no
 stage.
 """
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One keyword of a component's constructor; ``hint`` is what ``annotation`` (text) stands for, where it
-    resolves."""
+    """One keyword of a component's constructor; ``hint`` is the type of ``annotation`` (text), if it resolves."""
 
     name: str
     annotation: str
@@ -57,7 +56,7 @@ class Parameter:
 
 @functools.cache
 def parameters_of(component: Any) -> Mapping[str, Parameter]:
-    """The keywords that a class or function names, in its order; raises what :func:`inspect.signature` does."""
+    """Return the keywords of a class or function, in order; raises the errors of :func:`inspect.signature`."""
     signature = inspect.signature(component)
     constructor = component.__init__ if inspect.isclass(component) else component
     names = getattr(inspect.unwrap(constructor), "__globals__", {})
@@ -69,29 +68,29 @@ def parameters_of(component: Any) -> Mapping[str, Parameter]:
 
 
 def is_file(hint: Any) -> bool:
-    """Whether an annotation is :data:`FilePath`, or has it inside (``FilePath | None``, ``list[FilePath]``)."""
+    """Return True if an annotation is or contains :data:`FilePath` (``FilePath | None``, ``list[FilePath]``)."""
     return isinstance(hint, File) or any(map(is_file, typing.get_args(hint)))
 
 
 def place_of(thing: Any) -> str:
-    """Where a class (its own constructor), a function or a method is written, as ``file:line``; empty where nobody knows."""
+    """Return ``file:line`` of a function, a method or a class's own constructor; empty if unknown."""
     own = vars(thing).get("__init__") if inspect.isclass(thing) else getattr(thing, "__func__", thing)
     code = getattr(inspect.unwrap(own) if own is not None else None, "__code__", None)
     if code is not None and not code.co_filename.startswith("<"):
         return f"{code.co_filename}:{code.co_firstlineno}"
-    try:  # a constructor that is inherited, or that a dataclass made
+    try:  # an inherited constructor, or one generated for a dataclass
         return f"{inspect.getsourcefile(thing)}:{inspect.getsourcelines(thing)[1]}"
     except (OSError, TypeError):
         return ""
 
 
-# ---- arguments that nothing would reach
+# ---- arguments that a config cannot set
 
 
 def unusable(kind: str, component: Any, context: Mapping[str, Any]) -> str:
-    """Why a component of ``kind`` cannot be built from a config as its constructor is meant; empty if it can.
+    """Explain why a config cannot set all arguments of a component's constructor; empty if it can.
 
-    ``context`` has examples of what the core supplies, by name. Nothing is said of a class without a readable signature.
+    ``context`` has examples of the values that the core supplies, by name. A class without a readable signature passes.
     """
     try:
         known = parameters_of(component)
@@ -111,7 +110,7 @@ def unusable(kind: str, component: Any, context: Mapping[str, Any]) -> str:
 
 
 def hidden(kind: str, names: Collection[str]) -> str:
-    """Why an argument among ``names`` of a constructor never receives a value; empty if each can."""
+    """Explain why an argument among ``names`` of a constructor never receives a value; empty if each can."""
     if "type" not in names:
         return ""
     return (
@@ -128,7 +127,7 @@ def _described(example: Any) -> str:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether plain data ``value`` is what the annotation ``hint`` wants."""
+    """Return True if plain data ``value`` matches the annotation ``hint``."""
     try:
         fit(value, hint)
     except Misfit:
@@ -137,7 +136,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def bad_number(value: Any) -> str | None:
-    """What is wrong with a number that is infinite, none at all or wider than 64 bits, or with one inside; else None."""
+    """Describe the fault of an infinite, NaN or over-64-bit number in ``value``; None if there is none."""
     if isinstance(value, Mapping):
         return next((fault for fault in map(bad_number, value.values()) if fault), None)
     if isinstance(value, list | tuple):
@@ -153,24 +152,24 @@ _WIDEST = 2**63
 
 
 def quoting(value: Any, hint: Any) -> str:
-    """The advice to quote a scalar where text is wanted: YAML reads ``012`` as a number and ``true`` as a truth value."""
+    """Advise to quote a scalar where text is expected: YAML reads ``012`` as a number and ``true`` as a boolean."""
     if (value is None or isinstance(value, bool | int | float)) and fits("", hint):
         return """ If it is text, put it into quotes: "…", after --set 'KEY="…"'."""
     return ""
 
 
 class Misfit(Exception):
-    """A value is not what its annotation says."""
+    """A value does not match its annotation."""
 
 
 def fit(value: Any, hint: Any) -> Any:
-    """``value`` as the annotation ``hint`` wants it: as it is, but for lists where a tuple is expected.
+    """Return ``value`` in the type of the annotation ``hint``: unchanged, except that lists become tuples if expected.
 
-    A config holds plain data only, so an annotation of another class (or one not understood here) lets all
-    pass. Raises :class:`Misfit`.
+    A config holds plain data only, so annotations of other classes (or unsupported ones) accept every value. Raises
+    :class:`Misfit`.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:  # what a nested spec must be is said when that is checked, or built
+    if origin is typing.Annotated:  # a nested spec is checked separately
         return value if any(isinstance(mark, Nested) for mark in arguments[1:]) else fit(value, arguments[0])
     if origin in (typing.Union, types.UnionType):
         return _fit_any(value, arguments)
@@ -180,7 +179,7 @@ def fit(value: Any, hint: Any) -> Any:
         right = value is None
     elif hint in (bool, str):
         right = isinstance(value, hint)
-    elif hint in (int, float):  # bool is an int to Python, but `epochs: true` is a slip
+    elif hint in (int, float):  # bool is an int to Python, but `epochs: true` is a mistake
         right = isinstance(value, int | hint) and not isinstance(value, bool)
     elif (origin or hint) is tuple:
         return _fit_tuple(value, arguments)
@@ -225,19 +224,19 @@ def _items(value: Any) -> Sequence[Any]:
 
 
 def annotation_text(annotation: Any) -> str:
-    """An annotation as its source would write it; empty for none."""
+    """Format an annotation as in source code; empty for none."""
     if annotation is inspect.Parameter.empty:
         return ""
     return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
 
 
 def _resolve(annotation: Any, names: Mapping[str, Any]) -> Any:
-    """The type an annotation stands for; Any for none, and for names imported for type checking only."""
+    """Return the type of an annotation; Any for none, and for names imported only for type checking."""
     if annotation is inspect.Parameter.empty:
         return Any
     if not isinstance(annotation, str):
         return annotation
     try:
-        return eval(annotation, dict(names))  # no new trust: the module it stands in has been run
+        return eval(annotation, dict(names))  # no new trust: its module has already been run
     except Exception:
         return Any

@@ -1,4 +1,4 @@
-"""The core's own components, offered through the same hooks as a plugin's."""
+"""Components of the core, registered through the same hooks as those of a plugin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words for a message: what a value is, and what a stranger's error says, in one line of reasonable length."""
+"""One-line descriptions of values, calls and foreign errors for messages."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 LIMIT = 400
-"""Characters of a stranger's text that a message takes in."""
+"""Maximum length of foreign text in a message, in characters."""
 
 
 def plain(thing: object, limit: int = LIMIT) -> str:
-    """What an object says of itself, as one printable line of at most ``limit`` characters, even where it cannot say it."""
+    """Return ``str(thing)`` as one printable line of at most ``limit`` characters, even if ``str`` fails."""
     try:
         text = str(thing)
-    except BaseException as error:  # a stranger's __str__ may do anything, exit too
+    except BaseException as error:  # a foreign __str__ may do anything, even exit
         return f"(its message cannot be shown: str() raised {type(error).__name__})"
     text = re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]?", "", text[: 8 * limit])
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
@@ -25,23 +25,23 @@ def plain(thing: object, limit: int = LIMIT) -> str:
 
 
 def raised_on_purpose(error: BaseException) -> bool:
-    """Whether a ``raise`` statement raised an error: a Ctrl-C comes up between other instructions."""
+    """Return True if a ``raise`` statement raised an error; a Ctrl-C surfaces at other instructions."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     if last is None:
         return False
     code, at = last.tb_frame.f_code.co_code, last.tb_lasti
-    return code[at] == dis.opmap["RAISE_VARARGS"] and code[at + 1] > 0  # 0: it raises again what it caught
+    return code[at] == dis.opmap["RAISE_VARARGS"] and code[at + 1] > 0  # 0: a re-raise
 
 
 def described(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    """What a function was called with: each argument by its name, what it is, its shape and type."""
+    """Describe the arguments of a call: name, kind, shape and type of each."""
     return ", ".join(f"{name} {what(value)}" for name, value in named(function, args, kwargs).items())
 
 
 def named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by their names."""
+    """Return the arguments of a call by name."""
     try:
         names = [p.name for p in inspect.signature(function).parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
     except (TypeError, ValueError):
@@ -51,7 +51,7 @@ def named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[s
 
 
 def what(value: Any, depth: int = 0) -> str:
-    """One value: type, shape and device of an array, the parts of a mapping, else its type."""
+    """Describe one value: type, shape and device of an array, the items of a mapping, else its type."""
     try:
         if hasattr(value, "shape") and hasattr(value, "dtype"):
             kind = str(value.dtype).removeprefix("torch.")
@@ -69,14 +69,14 @@ def what(value: Any, depth: int = 0) -> str:
             return f"{type(value).__name__} of {len(value)}"
         labels: Any = getattr(value, "labels", None)
         return f"{type(value).__name__}{f' of {len(labels)} labels' if hasattr(labels, '__len__') else ''}"
-    except Exception:  # a message must come about whatever a stranger's object does
+    except Exception:  # a foreign object must not prevent the message
         return type(value).__name__
 
 
 def code_of(function: Any) -> Any:
-    """The function whose arguments and lines a message is about: of a module its ``forward``."""
+    """Return the function whose arguments and lines a message describes: ``forward`` of a module."""
     while isinstance(function, functools.partial):
-        function = function.args[-1]  # of :func:`call` and of the promises: what they call comes last
+        function = function.args[-1]  # wrappers (:func:`call`, the promises) take the wrapped function last
     if inspect.isclass(function):
         return function
     function = getattr(function, "forward", function)

@@ -1,9 +1,9 @@
-"""Finding the installed plugins, keeping the broken ones out, and saying why they are out.
+"""Discovery of installed plugins; broken plugins are skipped with a reason.
 
-One plugin's fault never reaches another plugin or the core: whatever goes wrong while a plugin is read
-becomes its ``problem``, it is skipped with one line, and everything that asks for one of its parts is told
-the reason. ``REIDX_PLUGINS=a,b`` reads only the named plugins (an empty value none),
-``REIDX_STRICT_PLUGINS=1`` makes a skipped plugin an error.
+A fault in one plugin never affects another plugin or the core: any error while a plugin is read becomes its
+``problem``, the plugin is skipped with one line, and requests for its components fail with that reason.
+``REIDX_PLUGINS=a,b`` reads only the named plugins (an empty value reads none); ``REIDX_STRICT_PLUGINS=1`` makes a
+skipped plugin an error.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ from reidx.registry.registry import Registry
 
 GROUP = "reidx.plugins"
 NAMESPACE = r"[a-z][a-z0-9_]*"
-CORE = "reidx"  # what the core is called where a namespace is written: reidx::demo.yaml
+CORE = "reidx"  # the namespace of the core in addresses: reidx::demo.yaml
 
 log = logging.getLogger(__name__)
 
 
 def registry() -> Registry:
-    """The components of the core and of all usable plugins.
+    """Return the components of the core and of all usable plugins.
 
-    Read once in a process; a line for each skipped plugin is logged then (on stderr, unless logging is set up).
-    Raises :class:`PluginError` when ``REIDX_PLUGINS`` names a plugin that is not installed, and under
-    ``REIDX_STRICT_PLUGINS=1`` when a plugin had to be skipped.
+    Read once per process; each skipped plugin is logged with one line (on stderr, unless logging is set up).
+    Raises :class:`PluginError` if ``REIDX_PLUGINS`` names a plugin that is not installed, and under
+    ``REIDX_STRICT_PLUGINS=1`` if a plugin is skipped.
     """
     _announce()
     return _found()[0]
 
 
 def plugins() -> list[Plugin]:
-    """The core and every plugin found, usable or not (see :attr:`Plugin.problem`); raises as :func:`registry`."""
+    """Return the core and every plugin found, usable or not (see :attr:`Plugin.problem`); raises as :func:`registry`."""
     return list(_found()[1])
 
 
 def config_root(namespace: str) -> Path:
-    """The folder that ``namespace::…`` reads its configs from.
+    """Return the folder of the configs ``namespace::…``.
 
-    Raises :class:`ConfigError` when there is no such plugin, it was skipped, or it brings no configs.
+    Raises :class:`ConfigError` if the plugin does not exist, was skipped, or has no configs.
     """
     known = registry()
     for plugin in plugins():
@@ -64,17 +64,17 @@ def config_root(namespace: str) -> Path:
 
 
 def config_roots() -> dict[str, Path]:
-    """The folders of configs of the core and of the usable plugins, by namespace; those that are missing left out."""
+    """Return the config folders of the core and of the usable plugins, by namespace; missing folders are left out."""
     roots = {}
     for plugin in plugins():
         if not plugin.problem and plugin.configs is not None:
-            with contextlib.suppress(ConfigError):  # `reidx plugins --check` tells it
+            with contextlib.suppress(ConfigError):  # `reidx plugins --check` reports it
                 roots[plugin.namespace or CORE] = _config_folder(plugin)
     return roots
 
 
 def check(plugin: Plugin) -> list[str]:
-    """What is wrong with a plugin once everything it promises is loaded; empty when all is well."""
+    """Load everything that a plugin declares and return the faults; empty if there are none."""
     if plugin.problem:
         return [plugin.problem] if plugin.chosen else []
     faults = []
@@ -92,7 +92,7 @@ def check(plugin: Plugin) -> list[str]:
 
 
 def owner_of(error: BaseException) -> str | None:
-    """The plugin whose code an error came through, its own line and what is in use of that module; None without one."""
+    """Name the plugin whose code an error passed through, with its line and components in use; None if there is none."""
     if not _results:
         return None
     from reidx.registry.seam import contract_of_kind, in_use
@@ -108,7 +108,7 @@ def owner_of(error: BaseException) -> str | None:
 
 
 def _own_frame(plugin: Plugin, error: BaseException) -> tuple[str, str] | None:
-    """The last module of a plugin's own packages that an error came through, and the line."""
+    """Return the last module and line in a plugin's own packages that an error passed through."""
     tops = {entry.component.target.partition(":")[0].partition(".")[0] for entry in plugin.entries}
     found: tuple[str, str] | None = None
     link: BaseException | None = error
@@ -122,7 +122,7 @@ def _own_frame(plugin: Plugin, error: BaseException) -> tuple[str, str] | None:
 
 
 def discover() -> tuple[Registry, list[Plugin]]:
-    """The core and the plugins installed at this moment, read anew (:func:`registry` keeps its first result)."""
+    """Read the core and the installed plugins without a cache (:func:`registry` keeps its first result)."""
     from reidx.registry import core_components as components
 
     claims: dict[str, list[importlib.metadata.EntryPoint]] = {}
@@ -153,7 +153,7 @@ def discover() -> tuple[Registry, list[Plugin]]:
 
 
 _results: list[tuple[Registry, list[Plugin]]] = []
-"""The result of :func:`discover`, once there is one, then the replacements that :func:`installed` made; the last counts."""
+"""The result of :func:`discover`, then the replacements by :func:`installed`; the last one is in effect."""
 
 
 def _found() -> tuple[Registry, list[Plugin]]:
@@ -164,7 +164,7 @@ def _found() -> tuple[Registry, list[Plugin]]:
 
 @contextlib.contextmanager
 def installed(known: Registry, read: Sequence[Plugin] | None = None) -> Iterator[None]:
-    """Replace the registry of the whole process, and its plugins where ``read`` is given, for the block: the door for tests."""
+    """Replace the process-wide registry, and its plugins if ``read`` is given, inside the context; meant for tests."""
     _results.append((known, plugins() if read is None else list(read)))
     try:
         yield
@@ -194,14 +194,14 @@ def _selection(claims: Mapping[str, Any]) -> set[str] | None:
 
 
 def _claimant(point: importlib.metadata.EntryPoint) -> Plugin:
-    """A plugin of which only the distribution is known (less than that where its metadata are damaged)."""
+    """Create a plugin from the metadata of its distribution, which may be damaged."""
     name = point.dist.name if point.dist else ""
     version = point.dist.version if point.dist else ""
     return Plugin(point.name, name or "(unnamed distribution)", version or "")
 
 
 def _claimed(points: list[importlib.metadata.EntryPoint], loading: Loading) -> list[Plugin]:
-    """The plugin of a namespace; where it cannot be used, one problem for every distribution that claims it."""
+    """Return the plugin of a namespace, or one with a problem for each distribution that claims an unusable namespace."""
     claimants = [_claimant(point) for point in points]
     namespace, problem = points[0].name, ""
     if namespace == CORE:

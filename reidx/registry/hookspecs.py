@@ -1,7 +1,7 @@
-"""The plugin API: the three hooks a plugin package may implement, and what they return.
+"""The plugin API: three hooks that a plugin package may implement, and their return types.
 
 A plugin is an installed distribution with an entry point in the group ``reidx.plugins``; the entry point's name is the
-plugin's namespace, its value an import-light module that carries the hook implementations (marked ``@hookimpl``).
+plugin's namespace, its value an import-light module with the hook implementations (marked ``@hookimpl``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pluggy
 from reidx.registry.registry import Component
 
 API = 1
-"""The number a plugin states in :class:`PluginInfo`; it changes when a hook or a seam changes incompatibly."""
+"""API version, which a plugin states in :class:`PluginInfo`; it changes with each incompatible change of the API."""
 
 hookspec = pluggy.HookspecMarker("reidx")
 hookimpl = pluggy.HookimplMarker("reidx")
@@ -22,7 +22,7 @@ hookimpl = pluggy.HookimplMarker("reidx")
 
 @dataclass(frozen=True)
 class Reported:
-    """One row of numbers: of the paper (``measured=False``, with its source) or measured with this plugin."""
+    """One row of results: reported by the paper (``measured=False``, with its source) or measured with this plugin."""
 
     setting: str
     metrics: Mapping[str, float]
@@ -32,9 +32,9 @@ class Reported:
 
 @dataclass(frozen=True)
 class PluginInfo:
-    """Who a plugin is: title, paper, licence, and the plugin API it was written for.
+    """Metadata of a plugin: title, paper, licence, and the plugin API that it targets.
 
-    ``deviations`` are sentences, each saying where the plugin departs from the paper or its released code.
+    ``deviations`` are sentences, each on one difference from the paper or its released code.
     """
 
     title: str
@@ -47,16 +47,16 @@ class PluginInfo:
 
 
 class ReidxSpec:
-    """The hooks. Each is called once for each plugin, at discovery, without importing torch."""
+    """Hook specifications; each hook is called once per plugin, at discovery, without importing torch."""
 
     @hookspec(firstresult=True)
     def reidx_plugin(self) -> PluginInfo:  # type: ignore[empty-body]
-        """The plugin's :class:`PluginInfo`. The only hook that must be there."""
+        """Return the plugin's :class:`PluginInfo`. The only required hook."""
 
     @hookspec(firstresult=True)
     def reidx_components(self) -> Sequence[Component]:  # type: ignore[empty-body]
-        """The components, unscoped: ``Component("loss", "GSL", "pkg.losses:GSL")`` of plugin ``gp`` becomes ``gp.GSL``."""
+        """Return the components, without namespace: ``Component("loss", "GSL", "p.losses:GSL")`` in ``gp`` is ``gp.GSL``."""
 
     @hookspec(firstresult=True)
     def reidx_configs(self) -> tuple[str, str]:  # type: ignore[empty-body]
-        """Package and folder of the plugin's configs: ``("reidx_lf2", "configs")`` is what ``lf2::…`` reads."""
+        """Return package and folder of the plugin's configs: ``lf2::…`` reads from ``("reidx_lf2", "configs")``."""

@@ -1,9 +1,8 @@
-"""Plugins that do not come back from being imported: named while it lasts, remembered, and kept out of the next start.
+"""Protection against plugins whose import crashes or hangs: report, remember and exclude them.
 
-Before a module is imported its plugin is noted in a small file of this process (:data:`NOTES`). A process that died, or was
-ended, while it imported leaves its note behind; the next start then tries that import in a process of its own. What kills
-that one too, or does not end, is kept out until the plugin changes. A process that was merely killed at that moment costs the
-next start one trial.
+Before it imports a plugin, the process writes a note to a small file (:data:`NOTES`). A process that dies during the import
+leaves its note behind; the next start then tries the import in a separate process. If that crashes or hangs too, the plugin
+is excluded until it changes. If the first process was merely killed at that moment, the next start costs one trial import.
 """
 
 from __future__ import annotations
@@ -27,41 +26,41 @@ from reidx.outline.source import find_spec
 T = TypeVar("T")
 
 PATIENCE = 2.0
-"""Seconds of importing one plugin after which a line says so."""
+"""Seconds after which a slow import of a plugin is reported."""
 
 TRIAL = 20.0
-"""Seconds that a module has to come back from a trial import."""
+"""Time limit of a trial import, in seconds."""
 
 NOTES = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reidx" / "plugins"
 
 
 class Loading:
-    """Watches the imports of the plugins of one start; ``everyone`` are the names of all that are installed."""
+    """Supervisor of the plugin imports of one start; ``everyone`` are the names of all installed plugins."""
 
     def __init__(self, everyone: Sequence[str]) -> None:
         self.everyone = list(everyone)
         self.note = NOTES / f"loading-{platform.node()}-{os.getpid()}.json"
 
     def way_out(self, namespace: str) -> str:
-        """How to start without a plugin."""
+        """Return the advice for starting without a plugin."""
         return f"leave it out with REIDX_PLUGINS={','.join(name for name in self.everyone if name != namespace)}"
 
     def load(self, namespace: str, origin: str, module: str, action: Callable[[], T]) -> T:
-        """What ``action``, the import of one plugin, returns.
+        """Run ``action``, the import of one plugin, and return its result.
 
-        After :data:`PATIENCE` a line on stderr says that it takes long; a crash of the interpreter shows where it was.
+        After :data:`PATIENCE` seconds a line on stderr reports the slow import; a crash of the interpreter shows its place.
         """
         self._write({"namespace": namespace, "module": module, "stamp": stamp(module, origin)})
         said = f"reidx: loading plugin {namespace} ({origin}, module {module})"
         return named(said, self.way_out(namespace), action, PATIENCE)
 
     def done(self) -> None:
-        """All are read: nothing is left to remember."""
+        """Remove the note, after all plugins have been read."""
         with contextlib.suppress(OSError):
             self.note.unlink()
 
     def kept_out(self, namespace: str, origin: str, module: str) -> str:
-        """Why a plugin is not imported, if an earlier start did not survive that; else empty."""
+        """Return the reason if a plugin is excluded because an earlier import crashed or hung; else empty."""
         verdict = NOTES / f"kept-out-{namespace}.json"
         mark = stamp(module, origin)
         if not (known := _read(verdict)):
@@ -77,7 +76,7 @@ class Loading:
                 return ""
             known = {"reason": reason, "stamp": mark}
             _put(verdict, known)
-        if known.get("stamp") != mark:  # it was reinstalled or mended
+        if known.get("stamp") != mark:  # it was reinstalled or edited
             with contextlib.suppress(OSError):
                 verdict.unlink()
             return ""
@@ -88,8 +87,10 @@ class Loading:
 
 
 def named(said: str, advice: str, action: Callable[[], T], patience: float) -> T:
-    """What ``action`` returns: it may not come back, so after ``patience`` seconds a line on stderr says what is done, and so
-    do the interpreter's last words before a crash, by the name of a frame."""
+    """Run ``action`` and return its result; after ``patience`` seconds a line on stderr names it.
+
+    The name also appears as a frame in the traceback of an interpreter crash.
+    """
     timer = threading.Timer(patience, _say, [f"{said} is taking long; {advice}"])
     timer.daemon = True
     timer.start()
@@ -101,7 +102,7 @@ def named(said: str, advice: str, action: Callable[[], T], patience: float) -> T
 
 
 def stamp(module: str, origin: str) -> str:
-    """A mark of a plugin that changes when it is reinstalled or its module is mended."""
+    """Return a stamp of a plugin that changes when it is reinstalled or its module is edited."""
     spec = find_spec(module)
     try:
         state = os.stat(spec.origin or "") if spec is not None else None
@@ -111,7 +112,7 @@ def stamp(module: str, origin: str) -> str:
 
 
 def _trial(module: str) -> str:
-    """What an import of ``module`` did to a process of its own; empty if it came back, with an error or without."""
+    """Import ``module`` in a separate process and describe a crash or hang; empty if the import returned or raised."""
     code = (
         f"import importlib, sys\ntry: importlib.import_module({module!r})\nexcept BaseException: pass\n"
         "print('\\nit came back', flush=True)"
@@ -139,7 +140,7 @@ def _trial(module: str) -> str:
 
 
 def _left_behind() -> list[Path]:
-    """The notes of processes of this machine that are no more."""
+    """Return the notes of dead processes of this machine."""
     found = []
     for path in NOTES.glob(f"loading-{platform.node()}-*.json") if NOTES.is_dir() else ():
         number = path.stem.rpartition("-")[2]
@@ -167,7 +168,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _put(path: Path, content: dict[str, Any]) -> None:
-    with contextlib.suppress(OSError):  # without a place for notes a plugin is tried each time
+    with contextlib.suppress(OSError):  # without a folder for notes a plugin is tried each time
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content), encoding="utf-8")
 
@@ -179,8 +180,11 @@ def _say(line: str) -> None:
 
 @contextlib.contextmanager
 def _as_it_was() -> Iterator[None]:
-    """Context of an import, which may print on stderr alone. Raises :class:`PluginError`, with all put back, if it changed the
-    working directory or who hears Ctrl-C and SIGTERM."""
+    """Context of an import, with its output sent to stderr.
+
+    Raises :class:`PluginError`, and restores the old state, if the import changes the working directory or the handlers of
+    Ctrl-C and SIGTERM.
+    """
     folder = os.path.realpath(os.curdir)
     heard = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with contextlib.redirect_stdout(sys.stderr):
@@ -198,7 +202,7 @@ def _as_it_was() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _faults_shown() -> Iterator[None]:
-    """Context in which a crash of the interpreter shows the line of Python that it came from."""
+    """Context in which an interpreter crash prints the Python traceback."""
     mine = not faulthandler.is_enabled()
     if mine:
         try:

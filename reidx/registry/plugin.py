@@ -1,4 +1,4 @@
-"""One plugin: what it brings, and how that is read from its hooks, or the reason why it cannot be used."""
+"""Plugins: their contents, read from their hooks, or the reason why a plugin is unusable."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Plugin:
-    """One plugin as found: who it is and what it brings, or the ``problem`` that keeps it out.
+    """A discovered plugin: its metadata and contents, or the ``problem`` that makes it unusable.
 
-    The core is one too, with the empty namespace. ``configs`` are package and folder.
+    The core is a plugin too, with the empty namespace. ``configs`` is package and folder.
     """
 
     namespace: str
@@ -34,7 +34,7 @@ class Plugin:
     entries: Sequence[Entry] = ()
     configs: tuple[str, str] | None = None
     problem: str = ""
-    chosen: bool = True  # False: not broken, but left out by REIDX_PLUGINS
+    chosen: bool = True  # False: usable, but excluded by REIDX_PLUGINS
 
     @property
     def origin(self) -> str:
@@ -43,10 +43,9 @@ class Plugin:
 
 
 def read_hooks(plugin: Plugin, module: object) -> Plugin:
-    """``plugin`` filled in by its hooks; raises :class:`PluginError` with the reason to skip it.
+    """Fill in ``plugin`` from its hooks; raises :class:`PluginError` with the reason to skip it.
 
-    Each plugin has a manager of its own: hooks are asked of one plugin at a time, and what one breaks stays
-    there.
+    Each plugin has a separate plugin manager, so that a fault in its hooks affects no other plugin.
     """
     manager = pluggy.PluginManager("reidx")
     manager.add_hookspecs(ReidxSpec)
@@ -85,7 +84,7 @@ def _check_hooks(manager: pluggy.PluginManager, module: object) -> None:
     for name, caller in sorted(vars(manager.hook).items()):
         if isinstance(caller, pluggy.HookCaller) and not caller.has_spec():
             hint = suggest(name, hooks) or f"The hooks are {', '.join(hooks)}."
-            raise PluginError(f"there is no hook {name}. {hint.rstrip('.')}")  # what tells it ends the sentence
+            raise PluginError(f"there is no hook {name}. {hint.rstrip('.')}")  # the caller ends the sentence
     for name in hooks:
         marked = getattr(manager.hook, name).get_hookimpls()
         if inspect.isfunction(getattr(module, name, None)) and not marked:
@@ -95,7 +94,7 @@ def _check_hooks(manager: pluggy.PluginManager, module: object) -> None:
 def _check_components(components: object, plugin: Plugin) -> list[Entry]:
     if not isinstance(components, list | tuple):
         raise PluginError(f"reidx_components returned {type(components).__name__}, not a list of Component")
-    unique = Registry()  # a plugin's entries go in together or not at all
+    unique = Registry()  # register all entries of a plugin or none
     for component in components:
         if not isinstance(component, Component):
             raise PluginError(f"reidx_components lists a {type(component).__name__}, not a Component")
@@ -121,8 +120,7 @@ def _check_target(what: str, target: object) -> None:
 
 
 def guarded(action: Callable[[], T], doing: str, own: str = "") -> T:
-    """``action()``, with anything it raises (SystemExit too) turned into a :class:`PluginError` that gives
-    the reason."""
+    """Call ``action`` and turn any exception (also SystemExit) into a :class:`PluginError` with the reason."""
     try:
         return action()
     except PluginError:
