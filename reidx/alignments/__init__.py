@@ -1,4 +1,4 @@
-"""Alignments: each a distance between the features of two domains that training makes small."""
+"""Alignments: distances between the features of two domains, minimised in training."""
 
 from reidx.alignments.base import FeatureAlignment
 

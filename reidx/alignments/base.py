@@ -1,4 +1,4 @@
-"""What the core's alignments share: they look at one feature of both domains, in fp32."""
+"""The base class of the core's alignments, which compare one feature of both domains in fp32."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from reidx.errors import ConfigError
 
 
 class FeatureAlignment(nn.Module, ABC):
-    """An alignment of one ``feature``. A subclass gives the distance between two batches of it in :meth:`gap`.
+    """Base of alignments of one ``feature``; a subclass defines the distance between two batches in :meth:`gap`.
 
-    Both batches come as fp32 (B,D), whatever the precision of the stage; their sizes may differ. Raises
+    Both batches are fp32 (B,D) at every precision of the stage; their sizes may differ. Raises
     :class:`ConfigError` for a feature of parts (B,P,D).
     """
 
@@ -25,7 +25,7 @@ class FeatureAlignment(nn.Module, ABC):
 
     @classmethod
     def contract(cls, feature: str = "embed", **_: object) -> dict[str, Any]:
-        """It requires the feature that it aligns."""
+        """The contract, which requires the aligned feature."""
         return {"requires": frozenset({feature})}
 
     def forward(self, source: Features, target: Features) -> Tensor:
@@ -40,4 +40,4 @@ class FeatureAlignment(nn.Module, ABC):
 
     @abstractmethod
     def gap(self, source: Tensor, target: Tensor) -> Tensor:
-        """The scalar that training makes small, of features (N,D) and (M,D)."""
+        """The scalar to minimise, for features (N,D) and (M,D)."""

@@ -1,4 +1,4 @@
-"""Maximum mean discrepancy: how far apart the means of two domains lie in the space of Gaussian kernels."""
+"""Maximum mean discrepancy: the distance between the means of two domains in the space of Gaussian kernels."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class MMD(FeatureAlignment):
     mean k(s,s') + mean k(t,t') − 2 mean k(s,t), the squared MMD, with k a mean of ``kernels`` Gaussian kernels.
 
     k(x,y) = (1/U) Σ_u exp(−‖x−y‖² / (b · factor^(u−⌊U/2⌋))), u = 0..U−1 (Gretton et al., JMLR 2012; several bandwidths: Long
-    et al., ICML 2015). It is the mean of the kernels, so that k(x,x) = 1 and the value lies between 0 and 2 for any U; the sum
-    that is in use too is U times this.
+    et al., ICML 2015). k is the mean of the kernels, so that k(x,x) = 1 and the value lies between 0 and 2 for any U; the
+    sum of the kernels, also in use, is U times this.
 
     b is ``bandwidth``, a squared distance, or the ``mean`` or ``median`` of the squared distances of all pairs of images of
-    both batches; that b follows the features' scale and carries no gradient. The mean is the default, since it is 0 only when
-    all images are alike.
+    both batches; that b follows the features' scale and carries no gradient. The mean is the default, since it is 0 only if
+    all features are equal.
 
     The default estimate is the biased one (means over all pairs, an image with itself too): a squared norm, so 0 at identical
     batches and never below. ``unbiased`` leaves an image's pair with itself out, which takes away what small batches add
@@ -74,7 +74,7 @@ class MMD(FeatureAlignment):
 
 
 def squared_distances(rows: Tensor) -> Tensor:
-    """Squared Euclidean distances (N,N) of rows (N,D); taken about their mean, where the products lose least."""
+    """Squared Euclidean distances (N,N) of rows (N,D), centred on their mean to reduce rounding errors."""
     rows = rows - rows.mean(0).detach()
     norms = rows.square().sum(1)
     return (norms[:, None] + norms[None] - 2.0 * rows @ rows.T).clamp(min=0.0)

@@ -1,4 +1,4 @@
-"""Adversarial alignment: a discriminator of the two domains, behind a layer that turns its gradient round."""
+"""Adversarial alignment: a discriminator of the two domains, behind a gradient reversal layer."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class GradientReversal(FeatureAlignment):
 
     d is a sigmoid over Linear(D, ``hidden``) – ReLU – Linear(``hidden``, 1), trained by the stage's optimiser. Its gradient
     reaches the features times −λ (DANN, Ganin et al., JMLR 2016). λ is ``strength``, or for ``strength: null`` the paper's
-    2/(1+exp(−10 p)) − 1, p = the training steps this alignment has taken, of all ``steps`` of the stage. Each domain counts
-    half, however large its batch; log 2 is what a discriminator comes to that cannot tell them.
+    2/(1+exp(−10 p)) − 1, p = the training steps this alignment has taken, of all ``steps`` of the stage. Each domain has
+    weight ½, independent of its batch size; log 2 is the value of a discriminator that cannot distinguish them.
     """
 
     step: Tensor
@@ -51,7 +51,7 @@ class GradientReversal(FeatureAlignment):
         return (F.softplus(-ours).mean() + F.softplus(theirs).mean()) / 2.0
 
     def reversal(self) -> Tensor:
-        """λ of the next step, a scalar; it stays on the device, so that no step waits for it."""
+        """λ of the next step, a scalar kept on the device to avoid synchronisation."""
         if self.strength is not None:
             return torch.full_like(self.step, self.strength, dtype=torch.float32)
         progress = (self.step / max(self.steps, 1)).clamp(max=1.0)
@@ -59,7 +59,7 @@ class GradientReversal(FeatureAlignment):
 
 
 class Turned(torch.autograd.Function):
-    """The features as they are; their gradient times −``strength``."""
+    """Identity on features, with the gradient multiplied by −``strength``."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, strength: Tensor) -> Tensor:

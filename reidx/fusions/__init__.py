@@ -1,1 +1,1 @@
-"""Fusion heads: what makes named features of a network's map."""
+"""Fusion heads, which turn a network's map into named features."""

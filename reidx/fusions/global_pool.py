@@ -1,4 +1,4 @@
-"""The plain head: one pooled, normalised vector of the whole map."""
+"""The plain fusion head: one pooled, normalised vector of the whole map."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from reidx.models.pooling import pooling
 class GlobalPool(nn.Module):
     """One pooled, batch-normalised vector an image; the plain choice.
 
-    ``global`` and ``embed``, the L2-normalised BatchNorm of the pooled map; ``pooled``, before the BatchNorm.
+    Provides ``global`` and ``embed``, the L2-normalised BatchNorm of the pooled map, and ``pooled``, before the BatchNorm.
 
-    All are (B,C). The BatchNorm ("BNNeck") starts at weight 1 and bias 0 and its bias stays 0 (LP section 1.1).
+    All are (B,C). The BatchNorm ("BNNeck") starts at weight 1 and bias 0 and its bias stays 0 (Luo et al., CVPRW 2019).
 
-    ``pool`` is ``gem``, ``avg``, ``max`` or ``avg+max``; ``neck: false`` leaves the BatchNorm out; ``normalize: false``
-    leaves the features at their length.
+    ``pool`` is ``gem``, ``avg``, ``max`` or ``avg+max``; ``neck: false`` omits the BatchNorm; ``normalize: false``
+    keeps the features at their length.
     """
 
     provides = frozenset({"embed", "global", "pooled"})

@@ -1,1 +1,1 @@
-"""Losses: each module one concept, each loss a small class that names its inputs in ``forward``."""
+"""Losses: small classes whose inputs are the arguments of ``forward``."""

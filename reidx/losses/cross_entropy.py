@@ -9,7 +9,7 @@ from torch import Tensor, nn
 def weighted_mean(losses: Tensor, weights: Tensor | None) -> Tensor:
     """The mean of per-image losses (B,), each multiplied by its weight; plain mean without weights.
 
-    The divisor is B, not the sum of weights: an image that counts less makes the batch count less.
+    The divisor is B, not the sum of weights: an image with a smaller weight lowers the weight of the batch.
     """
     return losses.mean() if weights is None else (losses * weights).mean()
 
@@ -17,11 +17,11 @@ def weighted_mean(losses: Tensor, weights: Tensor | None) -> Tensor:
 class CrossEntropy(nn.Module):
     """Cross-entropy of scores with hard, smoothed or soft targets.
 
-    −Σ_k q_k log softmax(scores / temperature)_k, averaged over the batch.
+    The loss is −Σ_k q_k log softmax(scores / temperature)_k, averaged over the batch.
 
     q is the one-hot target, smoothed as (1−ε)·onehot + ε/K with ``smoothing`` = ε, or the soft targets (B,K) where a
-    refiner gives them (these are not smoothed again). ``weights`` (B,) multiply the images' losses. Scores of parts
-    (B,K,P) have the image's target each, and an image's loss is their mean.
+    refiner gives them (these are not smoothed again). ``weights`` (B,) multiply the images' losses. With scores of parts
+    (B,K,P), each part has the image's target, and the image's loss is the mean over parts.
     """
 
     accepts_parts = frozenset({"scores"})
@@ -56,8 +56,8 @@ class MemoryContrast(CrossEntropy):
 
     The contrastive loss over a memory: cross-entropy of ``similarity / temperature`` (InfoNCE over its rows).
 
-    With unit features and unit rows, L = −log exp(f·c_y/τ) / Σ_k exp(f·c_k/τ) (Cluster Contrast, ACCV 2022; LP section
-    1.4).
+    With unit features and unit rows, L = −log exp(f·c_y/τ) / Σ_k exp(f·c_k/τ) (Dai et al.,
+    "Cluster Contrast", ACCV 2022).
     """
 
     def __init__(self, temperature: float = 0.05) -> None:

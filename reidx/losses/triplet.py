@@ -20,10 +20,10 @@ def euclidean(a: Tensor, b: Tensor) -> Tensor:
 class Triplet(nn.Module):
     """Batch-hard triplet loss, with a margin or in its soft form.
 
-    Batch-hard triplet loss: for each image the farthest of its own label, d⁺, and the nearest of another, d⁻.
+    For each image, d⁺ is the distance to the farthest image of its own label and d⁻ to the nearest of another label.
 
-    With a number as ``margin`` the mean of max(0, d⁺ − d⁻ + margin) (Hermans et al., 2017); with ``margin: null`` the
-    soft form, the mean of log(1 + exp(d⁺ − d⁻)) (LF2 section 3.3). Images without an image of another label in the
+    With a number as ``margin``, the loss is the mean of max(0, d⁺ − d⁻ + margin) (Hermans et al., 2017); with
+    ``margin: null``, the mean of log(1 + exp(d⁺ − d⁻)), the soft form. Images without an image of another label in the
     batch contribute 0.
     """
 

@@ -1,4 +1,4 @@
-"""Memories: what features are compared with. A bank of centroids, of instances, or a trainable classifier."""
+"""Memories, which score features: banks of centroids or instances, and trainable classifiers."""
 from reidx.memories.base import Memory
 
 __all__ = ["Memory"]

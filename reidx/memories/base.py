@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 
 class Memory(nn.Module, ABC):
-    """What batch features are scored against: ``reset`` at each relabelling, ``forward`` in a step, ``update`` after it.
+    """Scorer of batch features: ``reset`` at each relabelling, ``forward`` in a step, ``update`` after it.
 
-    A subclass declares ``outliers``: ``drop`` (the images labelled −1 take no part) or ``keep`` (it makes classes of
-    them), and ``needs_features``: whether ``reset`` wants the features of all images (false for a classifier that
-    starts at random, or once a memory has its own). One that holds an entry for each image has the property
-    ``images``, the tensor (N,D) of these, empty before the first reset: a level may cluster it. ``provides`` names
+    A subclass declares ``outliers``: ``drop`` (images labelled −1 are ignored) or ``keep`` (they become
+    classes), and ``needs_features``: whether ``reset`` needs the features of all images (false for a classifier with
+    random initialisation, or once a memory has its own features). A memory with an entry for each image has the property
+    ``images``, the tensor (N,D) of the entries, empty before the first reset: a level may cluster it. ``provides`` names
     attributes that a loss may ask for. ``accepts_parts`` holds ``features`` where it takes those of parts (B,P,D)
     too, ``requires_parts`` does where it takes no others. ``classes`` says what the columns of its scores stand for
     where these are not its labels (:class:`reidx.contracts.Contract`): ``images``, or a word of its own, which a loss
@@ -32,18 +32,21 @@ class Memory(nn.Module, ABC):
 
     @abstractmethod
     def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
-        """Take a new labelling: ``features`` (N,D), unit or raw, in the domain's order, ``labels`` (N,)."""
+        """Start a new labelling: ``features`` (N,D), unit or raw, in the domain's order, and ``labels`` (N,)."""
 
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
-        """Scores (B,K) of features (B,D) against the memory, or (B,K,P) of parts (B,P,D); gradients flow to the features."""
+        """Compute scores (B,K) of features (B,D) against the memory, or (B,K,P) of parts (B,P,D).
+
+        Gradients flow to the features.
+        """
 
     def update(self, features: Tensor, targets: Tensor, index: Tensor) -> None:
-        """Take in the images of a step: features (B,D) detached, targets (B,), index (B,); one with several views comes
-        as often."""
+        """Update the memory with a step: detached features (B,D), targets (B,) and index (B,); an image with several
+        views appears once for each."""
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Load what :meth:`state_dict` gave, whatever shapes the memory has now."""
+        """Load a state from :meth:`state_dict`; its shapes may differ from the memory's present ones."""
         own = dict(self.named_parameters()) | dict(self.named_buffers())
         if set(own) != set(state):
             raise ValueError(
@@ -63,7 +66,7 @@ class Memory(nn.Module, ABC):
 def centroids(features: Tensor, labels: Tensor) -> Tensor:
     """The L2-normalised mean feature (K,D) of each label 0..K−1; rows labelled −1 are left out.
 
-    Of a bank of parts (N,P,D) it is (K,P,D). Each label must have a member (labellings are without gaps).
+    For a bank of parts (N,P,D) the result is (K,P,D). Each label must have a member (labellings have no gaps).
     """
     kept = labels >= 0
     features, labels = features[kept], labels[kept]

@@ -1,4 +1,4 @@
-"""A linear classifier as a memory: rows that are trained instead of averaged."""
+"""A linear classifier as a memory, with rows that are trained instead of averaged."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from reidx.memories.base import Memory, centroids
 class LinearClassifier(Memory):
     """A linear classifier with a row for each label, without a bias.
 
-    Logits f·Wᵀ (B,K) without a bias, one row for each label; of parts (B,P,D), each by a W of its own, (B,K,P).
+    Logits are f·Wᵀ (B,K), with one row of W for each label; parts (B,P,D) have a separate W each and give (B,K,P).
 
-    ``rows`` says what a new labelling does to W: ``random`` draws N(0, 0.001²), ``uniform`` from ±1/√D as torch's own linear
-    layers, ``centroid`` takes the L2-normalised
-    class means of the bank, ``unit_centroid`` those of its features at unit length
-    (each part by itself), as PPLR's and OpenUnReID's released codes do. Rows are new parameters then, so the optimiser
-    forgets their moments.
-    ``normalize`` makes logits of unit features and unit rows, times ``scale``. ``parts`` is the P of random rows for a
-    feature that has parts; centroids are made of as many as the feature has.
+    ``rows`` is the initialisation of W at a new labelling: ``random`` draws from N(0, 0.001²), ``uniform`` from ±1/√D as
+    torch's own linear layers do, ``centroid`` takes the L2-normalised class means of the bank, and ``unit_centroid`` those
+    of its features at unit length (each part separately), as the released code of PPLR and OpenUnReID does. The rows are
+    then new parameters, so the optimiser discards their moments.
+    With ``normalize``, logits are those of unit features and unit rows, times ``scale``. ``parts`` is the number P of parts
+    for random rows; centroids follow the number of parts of the feature.
     """
 
     accepts_parts = frozenset({"features"})
@@ -64,7 +63,7 @@ class LinearClassifier(Memory):
                 f"LinearClassifier: its rows are of {made} numbers, the feature has {found}. Random rows of a feature of parts "
                 "need `parts`, those of any other must not have it."
             )
-        with torch.autocast(features.device.type, enabled=False):  # logits of some tens have no digits left in bf16
+        with torch.autocast(features.device.type, enabled=False):  # bf16 is too coarse for logits of several tens
             return self._logits(features.float(), weight)
 
     def _logits(self, features: Tensor, weight: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
-"""Data sets, a module each way of writing one down: folders in Market-1501's grammar, MSMT17's lists, a table, drawn;
-and one made of the cameras of another."""
+"""Data sets, one module per format: Market-1501's file grammar, MSMT17's lists, CSV tables, rendered images, and
+splits of another data set by camera."""
 
 from reidx.data.datasets.base import Dataset, Split
 from reidx.data.datasets.camera_split import CameraSplit

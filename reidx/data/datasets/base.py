@@ -1,6 +1,6 @@
-"""What a data set is: which images there are, and who is on them, seen by which camera.
+"""The data set contract: image paths with their identities and cameras.
 
-A data set never opens an image; it reads file names, lists or a table and checks them, so that a mistake shows at once.
+A data set never opens an image; it reads and checks file names, lists or a table, so that mistakes surface at once.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 from reidx.errors import DataError
 
 PASSED_OVER = "passed over"
-"""In ``dropped``: files of a data set's folders that are not read."""
+"""Key in ``dropped`` for files in a data set's folders that are not read."""
 LARGEST = 2**63 - 1
 
 
 def number(digits: str, what: str, where: str) -> int:
-    """The identity or camera that ``digits`` write; :class:`DataError` that begins with ``where`` for one beyond int64."""
+    """Parse ``digits`` as an identity or camera; raises :class:`DataError`, prefixed by ``where``, beyond int64."""
     shortest = digits.lstrip("0")
     if len(shortest) > 19 or int(shortest or "0") > LARGEST:
         shown = digits if len(digits) <= 40 else f"a number of {len(digits):,} digits"
@@ -44,7 +44,7 @@ class Split:
         return len(self.paths)
 
     def unlabelled(self) -> Split:
-        """The same images without identities: what training on an unlabelled domain is handed."""
+        """The same images without identities, for training on an unlabelled domain."""
         return replace(self, ids=None)
 
     def classes(self) -> np.ndarray:
@@ -57,7 +57,7 @@ class Split:
         return np.unique(self.ids, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
     def counts(self) -> dict[str, int]:
-        """How many images, identities (0 if unlabelled) and cameras (0 if none is known)."""
+        """Counts of images, identities (0 if unlabelled) and cameras (0 if none is known)."""
         cameras = np.unique(self.cameras)
         return {
             "images": len(self),
@@ -67,10 +67,10 @@ class Split:
 
 
 class Dataset:
-    """A domain: ``train``, ``query`` and ``gallery``, and where they come from.
+    """A domain: the splits ``train``, ``query`` and ``gallery``, and their origin.
 
-    A subclass sets ``name``, ``version`` and ``root``, the three splits, and counts in ``dropped`` what its rules left out.
-    ``remarks`` are sentences on what else a user may not expect, such as files that were passed over.
+    A subclass sets ``name``, ``version``, ``root`` and the three splits, and counts in ``dropped`` the images that its rules
+    exclude. ``remarks`` are sentences on other surprises for the user, such as files that were passed over.
     """
 
     name: str
@@ -83,13 +83,13 @@ class Dataset:
     remarks: Sequence[str] = ()
 
     def notes(self) -> list[str]:
-        """What is said of the data set each time it is read, a sentence each: what was left out, and ``remarks``."""
+        """Sentences reported each time the data set is read: the exclusions, then ``remarks``."""
         left = [f"{count:,} {what}" for what, count in self.dropped.items() if count and what != PASSED_OVER]
         return [*([f"left out: {', '.join(left)}"] if left else []), *self.remarks]
 
     @property
     def distractors(self) -> int:
-        """How many gallery images show somebody that no query looks for."""
+        """Number of gallery images whose identity is in no query."""
         if self.query.ids is None or self.gallery.ids is None:
             return 0
         return int(np.isin(self.gallery.ids, self.query.ids, invert=True).sum())
@@ -99,7 +99,7 @@ class Dataset:
         return camera
 
     def card(self) -> dict[str, Any]:
-        """What a result must say of its data: name, version, the counts of each split, what was left out."""
+        """Facts about the data that accompany a result: name, version, counts of each split, exclusions."""
         return {
             "name": self.name,
             "version": self.version,

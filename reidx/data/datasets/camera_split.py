@@ -1,4 +1,4 @@
-"""A data set made of another's cameras: two domains out of one, with other people in each."""
+"""Two domains made from one data set by splitting its cameras, with different people in each."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ DatasetSpec = Annotated[Spec, Nested("dataset")]
 class CameraSplit(Dataset):
     """Half of a data set's people, seen by some of its cameras.
 
-    ``of`` is the spec of that data set. ``seed`` halves its training identities by their numbers alone, whatever the order of
-    the files (an odd one goes to the source); ``side`` says whose half this is. ``cameras`` are its own, numbered as the data
-    set's names or lists do it; training images are those of the own half by the own cameras. Two sides of one ``seed`` share
-    no person; that they share no camera is for the config to see to.
+    ``of`` is the spec of that data set. ``seed`` splits its training identities into halves by number alone, independent of
+    the order of the files (with an odd count, the source gets one more); ``side`` selects the half. ``cameras`` selects the
+    cameras of this side, numbered as in the data set's file names or lists; training images are those of the half seen by
+    these cameras. Two sides of one ``seed`` share no person; the config must choose cameras so that they share none.
 
-    Query and gallery are those of the own cameras, of all test identities, which no training image shows. A query without the
-    same person under another own camera is left out, since a protocol with cameras could not score it; the card counts these
-    in ``dropped``. So one camera alone can be trained on, but has no query.
+    Query and gallery hold all test identities, which no training image shows, seen by the selected cameras. A query without
+    the same person under another selected camera is dropped, since a protocol with cameras could not score it; the card
+    counts these in ``dropped``. A single camera can therefore be trained on, but has no queries.
 
-    Raises :class:`DataError` for a data set without identities or cameras, a camera that it has not, a side with no images.
+    Raises :class:`DataError` for a data set without identities or cameras, an unknown camera, or a side without images.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class CameraSplit(Dataset):
         return self.whole.camera_number(camera)
 
     def card(self) -> dict[str, Any]:
-        """As of every data set, over what the whole one says of itself."""
+        """The usual card, added to that of the whole data set."""
         return {**self.whole.card(), **super().card()}
 
     def _own(self, cameras: list[int]) -> list[int]:
-        """The given cameras as the splits number them."""
+        """The given cameras, renumbered as in the splits."""
         known = {self.whole.camera_number(int(c)): int(c) for c in np.unique(self.whole.train.cameras) if c >= 0}
         if not known:
             raise DataError(f"{self.whole.name} does not say which camera took an image, so it cannot be split by cameras.")
@@ -80,9 +80,9 @@ class CameraSplit(Dataset):
 
 
 def halves(ids: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """The identities of each side: in an order drawn from ``seed``, the first half the source's, the rest the target's.
+    """The identities of each side: in an order drawn from ``seed``, the first half is the source's, the rest the target's.
 
-    The order is that of digests, which no version of a library changes.
+    The order is that of digests, so it is the same under every library version.
     """
     drawn = sorted(np.unique(ids).tolist(), key=lambda who: hashlib.sha256(f"{seed}/{who}".encode()).digest())
     middle = (len(drawn) + 1) // 2
@@ -102,13 +102,13 @@ def _ids(split: Split) -> np.ndarray:
 
 
 def _only(split: Split, kept: np.ndarray) -> Split:
-    """The images of a split that ``kept`` (N,) says."""
+    """The images of a split selected by the mask ``kept`` (N,)."""
     paths = [path for path, keep in zip(split.paths, kept) if keep]
     return Split(paths, _ids(split)[kept], split.cameras[kept])
 
 
 def _matched(query: Split, gallery: Split) -> np.ndarray:
-    """Whether each query's person is in the gallery under another camera, (Q,) bool."""
+    """Mask (Q,) of the queries whose person is in the gallery under another camera."""
     seen: dict[int, set[int]] = {}
     for who, camera in zip(_ids(gallery).tolist(), gallery.cameras.tolist()):
         seen.setdefault(who, set()).add(camera)

@@ -1,4 +1,4 @@
-"""What lies in a folder of images: their names, and what is passed over, which is counted."""
+"""Listing of an image folder: the image names, and counts of the files passed over."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 from reidx.data.decode import is_image
 
 OF_SYSTEMS = frozenset({"thumbs.db", "desktop.ini"})
-"""Files that file managers leave; those that are hidden (``.DS_Store``, ``._NAME``) do not count either."""
+"""Files left by file managers; these and hidden files (``.DS_Store``, ``._NAME``) are not counted."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """The ``names`` of a folder's images, sorted, of any format that is read, and ``passed_over``: how many of what else."""
+    """The sorted ``names`` of a folder's images in supported formats, and ``passed_over``, counts of other files by kind."""
 
     names: list[str]
     passed_over: dict[str, int]
 
     def remarks(self, folder: Path) -> list[str]:
-        """A sentence for what was passed over, and one for images that differ by their suffix alone."""
+        """Sentences on the files passed over, and on images whose names differ only by suffix."""
         listed = "; ".join(f"{count:,} {what}" for what, count in self.passed_over.items())
         stems = Counter(os.path.splitext(name)[0] for name in self.names)
         alike = sum(count for count in stems.values() if count > 1)
@@ -32,7 +32,7 @@ class Found:
 
 
 def images_in(folder: Path) -> Found:
-    """The images that lie in ``folder`` itself, and how many files do not count as such: in sub-folders, or of other kinds."""
+    """List the images directly in ``folder``, and count the other files: those in sub-folders or of other kinds."""
     names, hidden, below, other = [], 0, Counter[str](), Counter[str]()
     with os.scandir(folder) as entries:
         for entry in entries:

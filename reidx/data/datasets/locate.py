@@ -1,4 +1,4 @@
-"""Where a data set lies: under the given root, in one of the customary places, in one of its layouts."""
+"""Search for a data set under the given root, in its customary places and layouts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from reidx.errors import DataError
 def locate(
     name: str, root: str, places: Sequence[str], layouts: Mapping[str, Sequence[str]]
 ) -> list[tuple[str, Path]]:
-    """Each (layout, folder) where a whole layout lies, in the order of ``places``, then of ``layouts``; at least one.
+    """Find each (layout, folder) with a complete layout, in the order of ``places``, then of ``layouts``; at least one.
 
-    A layout is what it takes to be whole: names of folders, and of files, which have a suffix.
-    Raises :class:`DataError` that says what the nearest one lacks, or where all was looked for.
+    A layout lists its required folders and files; names with a suffix are files.
+    Raises :class:`DataError`, which lists the missing parts of the nearest layout, or all places searched.
     """
     top = Path(root).expanduser()
     bases = [top / place for place in places]

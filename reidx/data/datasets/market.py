@@ -1,4 +1,4 @@
-"""Data sets in the file grammar of Market-1501: a folder for each split, identity and camera in the names."""
+"""Data sets in the file grammar of Market-1501: one folder per split, identity and camera in the file names."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from reidx.errors import DataError
 class MarketGrammar(Dataset):
     """A folder in Market-1501's grammar: one folder for each split, names ``PPPP_cC….jpg`` (or another image format).
 
-    Id -1 is junk: dropped and counted. Where ``background`` says so, id 0 is nobody: it stays in the gallery, as nobody's
-    match, and is dropped elsewhere; else it is a person like any other. Cameras become 0..n-1 in the order of
-    ``camera_numbers`` (None: 1..n). Only the file's own name is read, since a folder may well be called ``2024_c3``.
-    Images in sub-folders and files of other formats are not read, which is said; what systems leave (``Thumbs.db``,
-    ``.DS_Store``) does not count.
+    Id -1 is junk: dropped and counted. With ``background``, id 0 is background: it stays in the gallery, where it matches
+    no query, and is dropped elsewhere; otherwise it is an ordinary person. Cameras become 0..n-1 in the order of
+    ``camera_numbers`` (None: 1..n). Only the file's own name is parsed, since a folder may be called ``2024_c3``.
+    Images in sub-folders and files of other formats are skipped and reported; system files (``Thumbs.db``,
+    ``.DS_Store``) are ignored.
 
     Raises :class:`DataError` for a missing or empty folder, a name that does not parse, a camera out of range.
     """
@@ -34,13 +34,13 @@ class MarketGrammar(Dataset):
         "gallery": "bounding_box_test",
     }
     places: ClassVar[tuple[str, ...]] = (".",)
-    """Where under the given root the folders may lie, in the order of looking."""
+    """Candidate locations of the folders under the given root, in search order."""
     camera_numbers: ClassVar[Sequence[int] | None] = None
-    """The numbers that the names give to the cameras."""
+    """Camera numbers used in the file names; None: 1..n."""
     background: ClassVar[bool] = True
     remarks: list[str]
     pattern: ClassVar[re.Pattern[str]] = re.compile(r"(-1|\d+)_c(\d+)", re.ASCII)
-    """What a name begins with: its groups are the identity and the camera."""
+    """Pattern of the start of a file name; its groups are the identity and the camera."""
     example: ClassVar[str] = "0002_c1s1_000451_03.jpg"
 
     def __init__(self, root: str) -> None:
@@ -83,7 +83,7 @@ class MarketGrammar(Dataset):
         return Split(list(paths), np.array(ids, np.int64), np.array(cameras, np.int64))
 
     def _camera(self, number: int, path: Path) -> int:
-        """The camera from 0 that a name's number stands for."""
+        """The camera, counted from 0, for a number in a file name."""
         known = self.camera_numbers
         if number < 1 or (known is not None and number not in known):
             numbers = "1 to n" if known is None else ", ".join(map(str, known))
@@ -110,8 +110,8 @@ class DukeMTMC(MarketGrammar):
     """DukeMTMC-reID, withdrawn by its authors; for old comparisons only.
 
     The data set was taken down in 2019, as people had been filmed, and their pictures published, without their consent. It
-    is here so that whoever holds a copy can compare with the numbers of earlier papers; reidx neither downloads it nor says
-    where to get it, and advises against new results on it. Source: Ristani et al., ECCVW 2016; Zheng et al., ICCV 2017.
+    is supported so that holders of a copy can compare with earlier papers; reidx neither downloads it nor says where to
+    get it, and advises against new results on it. Source: Ristani et al., ECCVW 2016; Zheng et al., ICCV 2017.
 
     16,522 training, 2,228 query and 17,661 gallery images, 8 cameras, names ``PPPP_cC_fFFFFFFF.jpg``; the gallery shows 408
     identities that no query does. ``root`` is its own folder or one above: ``DukeMTMC-reID``, ``dukemtmcreid``,
@@ -129,7 +129,7 @@ class DukeMTMC(MarketGrammar):
     )
     camera_numbers = range(1, 9)
     background = False
-    # the frame tells its names from those of Market-1501, whose folders are the same
+    # the frame number distinguishes its names from those of Market-1501, which has the same folders
     pattern = re.compile(r"(-1|\d+)_c(\d+)_f\d", re.ASCII)
     example = "0001_c2_f0046182.jpg"
 
@@ -156,8 +156,8 @@ class VeRi776(MarketGrammar):
     VeRi-776 (Liu et al., ICME 2016), vehicles: 37,778 training, 1,678 query and 11,579 gallery images, 20 cameras.
 
     Folders ``image_train``, ``image_query``, ``image_test``, names ``PPPP_cCCC_FFFFFFFF_V.jpg``. All images count: loaders
-    that leave out those without a viewpoint label evaluate on another set. Ranked image by image, those of the query's
-    own vehicle and camera ignored; the ranking of whole tracks is another protocol. ``root`` is its own folder or one above:
+    that drop those without a viewpoint label evaluate on a different set. Ranking is per image and ignores images of the
+    query's own vehicle and camera; the ranking of whole tracks is another protocol. ``root`` is its own folder or one above:
     ``VeRi``, ``VeRi-776``, ``veri``, ``veri/VeRi``.
     """
 

@@ -18,34 +18,34 @@ from reidx.errors import DataError
 
 CAMERAS = range(1, 16)
 IMAGES: Mapping[str, tuple[str, str]] = {"V1": ("train", "test"), "V2": ("mask_train_v2", "mask_test_v2")}
-"""The folders of each version, which is what the versions are told by."""
+"""Image folders of each version, which distinguish the versions."""
 LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
 REPACKED = "re-packed"
 LINE = re.compile(r"((?:[^/]+/)*[^/_]+_[^/_]+_(\d+)_[^/]+\.jpg)\s+(\d+)", re.ASCII)
-"""Path below the folder of images, with the camera as third field of the file's own name, and the identity."""
+"""A line of a list: the path below the image folder, whose file name has the camera as third field, and the identity."""
 NOT_COMPARABLE = "V2 has blurred faces; results on the two lie 3 to 4 mAP apart and are not comparable"
 
 
 class MSMT17(Dataset):
     """MSMT17, the largest usual benchmark: 4,101 people, 15 cameras.
 
-    MSMT17 (Wei et al., CVPR 2018), its version checked where the folders tell it, and said on the card.
+    MSMT17 (Wei et al., CVPR 2018). The version is checked where the folders reveal it, and stated on the card.
 
     As published, a folder holds ``list_{train,val,query,gallery}.txt`` and the images: ``train``, ``test`` (V1) or
-    ``mask_train_v2``, ``mask_test_v2`` (V2: faces blurred). ``version: auto`` takes the one that is there. A copy re-packed as
-    ``bounding_box_train``, ``query``, ``bounding_box_test`` with names ``PPPP_cNN….jpg`` is read too, if nothing else is
-    there; it does not tell its version, so that must be stated, and its training images are taken as they were packed.
+    ``mask_train_v2``, ``mask_test_v2`` (V2: faces blurred). ``version: auto`` takes the one present. A copy re-packed as
+    ``bounding_box_train``, ``query``, ``bounding_box_test`` with names ``PPPP_cNN….jpg`` is read if nothing else is
+    there; it does not reveal its version, which must be stated, and its training images are used as packed.
 
     ``train: trainval`` trains on list_train and list_val (32,621 images of 1,041 people), as published unsupervised
     results do; ``train: train`` on list_train alone (30,248). The test has 11,659 query and 82,161 gallery images of
-    3,060 others; 15 cameras. Identities are those of the lists, counted from 0 (a person like any other), and anew for
-    query and gallery: a number that training has too is another person there.
+    3,060 others; 15 cameras. Identities are those of the lists, counted from 0 (an ordinary person), and numbered
+    separately for training and test: the same number means a different person in query and gallery.
 
     ``root`` is the data set's own folder, or one above: ``MSMT17_V1``, ``MSMT17_V2``, ``MSMT17``, ``msmt17``, also the
     latter with one of the former two inside.
 
-    Raises :class:`DataError` for a version that is not the one there, is open or cannot be told; for a missing folder, list
-    or image, and a line that does not parse, by its number.
+    Raises :class:`DataError` for a version that is absent, ambiguous or unknown; for a missing folder, list or image; and
+    for a line that does not parse, by its number.
     """
 
     name = "MSMT17"
@@ -92,7 +92,7 @@ class MSMT17(Dataset):
         return CAMERAS[camera]
 
     def card(self) -> dict[str, Any]:
-        """As of every data set, and the layout that was read, and the lists that training images come from."""
+        """The usual card, with the layout and the lists of the training images."""
         return {**super().card(), "layout": self.layout, "train_lists": self.lists}
 
 
@@ -106,7 +106,7 @@ class _Repacked(MarketGrammar):
 
 
 def _choose(found: list[tuple[str, Path]], version: str) -> tuple[str, Path]:
-    """The (layout, folder) of the version that is asked for. Raises :class:`DataError` if there is none, or no telling."""
+    """The (layout, folder) of the requested version; raises :class:`DataError` if it is missing or ambiguous."""
     told = [(layout, base) for layout, base in found if layout != REPACKED]
     fitting = [(layout, base) for layout, base in told if version in (layout, "auto")]
     if len({layout for layout, _ in fitting}) > 1:
@@ -142,7 +142,7 @@ def _read(folder: Path, *lists: Path) -> Split:
 
 
 def _unlisted(base: Path, folders: tuple[str, str]) -> tuple[dict[str, int], list[str]]:
-    """What is left out for being in no list, and a sentence on it for each of the two folders."""
+    """Counts of the images that no list names, and a sentence on them for each of the two folders."""
     dropped: dict[str, int] = {}
     remarks = []
     for folder, lists in zip(folders, (LISTS[:2], LISTS[2:])):
@@ -164,7 +164,7 @@ def _lines(table: Path) -> list[str]:
 
 
 def _rows(folder: Path, table: Path) -> Iterator[tuple[str, str, int, int]]:
-    """Where it stands, path, identity and camera from 0 of each line of a list."""
+    """Location, path, identity and camera (from 0) of each line of a list."""
     empty = True
     for line_number, line in enumerate(_lines(table), start=1):
         if not line.strip():

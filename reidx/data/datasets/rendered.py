@@ -1,4 +1,4 @@
-"""The rendered domains as a data set: drawn when they are not there yet."""
+"""The synthetic domains as a data set, rendered on first use."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from reidx.data.datasets.market import MarketGrammar
 class Synthetic(MarketGrammar):
     """A small rendered domain, for trials without any download.
 
-    A rendered domain, ``source`` or ``target``, drawn into ``root/DOMAIN-seedSEED`` when it is not there yet.
+    A rendered domain, ``source`` or ``target``, drawn into ``root/DOMAIN-seedSEED`` on first use.
 
     ``identities`` are those of the training and of the test split, each seen ``images_per_camera`` times by each of
     ``cameras`` cameras; ``size`` is (height, width) in pixels. ``progress(done, total)`` is called while it is drawn.
 
-    Raises :class:`DataError` for arguments that make no benchmark, or when that folder holds something else.
+    Raises :class:`DataError` for arguments that make no valid benchmark, or if that folder holds something else.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The rows of a CSV file as text, each with its line; a file that is no clean table is refused, by line."""
+"""Strict reading of CSV files: rows as text with their line numbers, errors by line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ PACKED = {b"PK\3\4": "a zip file (a workbook of a spreadsheet is one)", b"\x1f\x
 
 
 def read_rows(table: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line (that where the row begins) and values of ``columns``, stripped, of each row below the first line.
+    """Read the first line number and the stripped values of ``columns`` of each row below the header.
 
-    That names the columns, in any order, with others between. Blank lines do not count. Commas separate, quotes are doubled
-    within quotes, the encoding is UTF-8.
+    The header names the columns in any order and may name others. Blank lines are skipped. Values are separated by commas,
+    quotes within quotes are doubled, and the encoding is UTF-8.
 
-    Raises :class:`DataError` with the line for text that is not so, a column that is missing or there twice, and a row with
-    more values than the first line or with fewer.
+    Raises :class:`DataError`, with the line, for malformed text, a missing or repeated column, and a row with more or
+    fewer values than the header.
     """
     reader = csv.reader(io.StringIO(_text(table), newline=""), skipinitialspace=True, strict=True)
     begins = 1
@@ -69,7 +69,7 @@ def _text(table: Path) -> str:
 
 
 def _other_mark(values: Sequence[str]) -> str | None:
-    """What separates the values of a table in place of commas, where something seems to."""
+    """The apparent separator of a table that uses no commas, if any."""
     return next((mark for mark in ";\t|" if any(mark in value for value in values)), None)
 
 

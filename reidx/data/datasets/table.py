@@ -1,4 +1,4 @@
-"""A data set as a table: one's own images, without code."""
+"""A data set in a CSV table, for the user's own images."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class CSV(Dataset):
     Its columns are ``path,pid,camid,split``, with split one of train, query, gallery; other columns are ignored.
 
     Relative paths start at ``root``, or else at the table's folder. ``camid`` is empty in every row (no cameras) or in
-    none; ``pid`` is empty in every training row (unlabelled) or in none, and never in query and gallery. Both are whole
-    numbers from 0, of any meaning (0 is an ordinary identity here). An image may be both query and gallery, where it is
-    not its own match, and both in training and in the test, which is said.
+    none; ``pid`` is empty in every training row (unlabelled) or in none, and never in query and gallery. Both are
+    whole numbers from 0 (0 is an ordinary identity here). An image may be both query and gallery, where it does not match
+    itself, and both in training and in the test, which is reported.
 
-    Raises :class:`DataError` naming the table's line for text that is no clean table, a missing column, value or image file,
-    a number that is written in two ways, and for a file that is twice in a split, or under two identities or cameras.
+    Raises :class:`DataError`, with the table's line, for malformed text; for a missing column, value or image file; for a
+    number written in two ways; and for a file listed twice in a split, or under two identities or cameras.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "query", "gallery")
@@ -48,7 +48,7 @@ class CSV(Dataset):
         self.dropped = {}
         self.root = str(Path(root).expanduser() if root is not None else self.table.parent)
         rows = self._rows()
-        # one line speaks for a column that must be full or empty throughout
+        # one line represents a column that must be full or empty throughout
         self._all_or_none("camid", rows)
         self._all_or_none("pid", [row for row in rows if row.split == "train"])
         for row in rows:
@@ -90,9 +90,9 @@ class CSV(Dataset):
         return rows
 
     def _check_files(self, rows: Sequence[_Row]) -> None:
-        """Raise :class:`DataError` for a row whose file is not there, or is that of an earlier row that it does not go with.
+        """Raise :class:`DataError` for a row whose file is missing, or conflicts with an earlier row of the same file.
 
-        Links are the file that they lead to.
+        Links count as their target.
         """
         earlier: dict[File, list[_Row]] = {}
         learnt_and_tested: set[str] = set()
