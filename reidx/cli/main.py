@@ -156,5 +156,5 @@ def _unexpected(error: Exception) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     said = f"unexpected {type(error).__name__}: {plain(error)} ({frame.filename}:{frame.lineno})."
     if (owner := owner_of(error)) is not None:
-        return f"{said} It came through {owner} This is a fault of the plugin, not of what was given: mend it there."
+        return f"{said} It came through {owner} This is a bug in the plugin, not in its input: fix it there."
     return f"{said} This is a fault of the program, not of what was given."

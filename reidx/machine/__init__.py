@@ -1,1 +1,1 @@
-"""The machine that reidx runs on: devices, threads, free memory, and processes that end with their parent."""
+"""Devices, threads, free memory, launchers and process lifetimes."""

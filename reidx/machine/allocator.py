@@ -1,4 +1,4 @@
-"""How the C library hands memory back, which decides half the speed of a CNN on a CPU."""
+"""Settings of the C library's allocator, which decide half the speed of a CNN on a CPU."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> bool:
-    """Whether the process now keeps memory that tensors have freed, to use it again.
+    """Make the process keep and reuse memory freed by tensors; returns True on success.
 
-    By default glibc returns every large block to the kernel and fetches it anew, zeroed page by page, for the next
-    activation: a step of a small CNN spends more time there than in arithmetic. Afterwards the process holds the
-    largest amount it ever had in use. Elsewhere than on glibc nothing is done and the answer is ``False``.
+    By default glibc returns every large block to the kernel and requests it again, zeroed page by page, for the next
+    activation: a step of a small CNN spends more time there than in arithmetic. With this setting the process keeps its
+    peak memory. Without glibc nothing changes and the result is ``False``.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

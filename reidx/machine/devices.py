@@ -1,4 +1,4 @@
-"""The device of this process, and how fast a device multiplies in bf16: by its features, and measured."""
+"""The device of this process, and bf16 support of a device: by its features, and by measured speed."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from torch import nn
 CPU = torch.device("cpu")
 
 UNITS = ("avx512_bf16", "amx_bf16")
-"""The features of a CPU that multiply bf16, in torch's names."""
+"""CPU features that multiply bf16, by their names in torch."""
 
 ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
-"""Environment variables by which a user limits the instructions of oneDNN, torch's library of products on a CPU."""
+"""Environment variables that limit the instruction set of oneDNN, torch's library for matrix products on a CPU."""
 
 WITHOUT_UNITS = ("sse41", "avx", "avx2", "avx2_vnni", "avx2_vnni_2", "avx512_core", "avx512_core_vnni")
-"""The limits that leave no instruction that multiplies bf16 faster than fp32."""
+"""Limits under which no instruction multiplies bf16 faster than fp32."""
 
 ROUNDS = 4
-"""Steps of each precision that are timed; the quickest counts."""
+"""Number of timed steps per precision; the fastest one counts."""
 
 
 def device_of_this_process() -> torch.device:
-    """The accelerator of this process if there is one, else the CPU."""
+    """Return the accelerator of this process if there is one, else the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def bf16_units(device: torch.device = CPU) -> str | None:
-    """The name of the units by which ``device`` multiplies bf16 faster than fp32; None without any, or any that may be used."""
+    """Return the name of the units of ``device`` that multiply bf16 faster than fp32; None if none is usable."""
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
         return f"CUDA capability {'.'.join(map(str, capability))}" if capability >= (8, 0) else None
@@ -38,7 +38,7 @@ def bf16_units(device: torch.device = CPU) -> str | None:
 
 
 def no_bf16_units(device: torch.device = CPU) -> str:
-    """Why :func:`bf16_units` is None, as a clause about the device."""
+    """Explain, in a clause about the device, why :func:`bf16_units` is None."""
     if device.type == "cuda":
         capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
         return f"this GPU has no bf16 units (CUDA capability {capability}, below 8.0)"
@@ -50,10 +50,10 @@ def no_bf16_units(device: torch.device = CPU) -> str:
 
 
 def bf16_speed(device: torch.device = CPU) -> float:
-    """How many times as fast as in fp32 a small convolutional step is in bf16, measured; 0 where torch refuses bf16.
+    """Measure the speed-up of a small convolutional step by bf16 over fp32; 0 if torch does not support bf16.
 
-    The step takes a few milliseconds, and some tens of those where bf16 is emulated. On a CPU one thread makes it, as several
-    would measure what else the machine does.
+    The step takes a few milliseconds, or some tens of milliseconds if bf16 is emulated. On a CPU it runs on one thread,
+    because several threads would also measure other work on the machine.
     """
     threads = torch.get_num_threads()
     try:
@@ -62,7 +62,7 @@ def bf16_speed(device: torch.device = CPU) -> float:
         quick, short = _step(device, low=False), _step(device, low=True)
         try:
             seconds = [(_seconds(quick, device), _seconds(short, device)) for _ in range(ROUNDS + 1)][1:]
-        except RuntimeError:  # torch's way to refuse: "… needs the cpu support …"
+        except RuntimeError:  # torch's error: "… needs the cpu support …"
             return 0.0
     finally:
         if torch.get_num_threads() != threads:
@@ -71,19 +71,19 @@ def bf16_speed(device: torch.device = CPU) -> float:
 
 
 def _built_in() -> str | None:
-    """The bf16 units of this CPU, may they be used or not."""
+    """Return the bf16 units of this CPU, whether or not they may be used."""
     known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return next((unit for unit in UNITS if known.get(unit)), None)
 
 
 def _limit() -> str | None:
-    """The limit of instructions that leaves no bf16 units, as it was set."""
+    """Return the environment setting that disables the bf16 units, if any."""
     given = {name: os.environ[name] for name in ISA_LIMITS if os.environ.get(name, "").lower() in WITHOUT_UNITS}
     return next((f"{name}={value}" for name, value in given.items()), None)
 
 
 def _taken_by_onednn() -> bool:
-    """Whether products in bf16 go to oneDNN; else torch multiplies them one by one."""
+    """Return True if bf16 products use oneDNN; otherwise torch multiplies element by element."""
     if not torch.backends.mkldnn.is_available():
         return False
     supported: Callable[[], bool] | None = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
@@ -91,7 +91,7 @@ def _taken_by_onednn() -> bool:
 
 
 def _step(device: torch.device, low: bool) -> Callable[[], None]:
-    """A step of two convolutions over 4 maps of 64×32×16, larger on a GPU. No random number is drawn."""
+    """Return a step of two convolutions over 4 maps of 64×32×16, larger on a GPU; draws no random numbers."""
     images, channels = (64, 256) if device.type == "cuda" else (4, 64)
     wide, narrow = (nn.utils.skip_init(nn.Conv2d, channels, channels, size, padding="same") for size in (3, 1))
     network = nn.Sequential(wide, nn.ReLU(), narrow).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

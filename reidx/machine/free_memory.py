@@ -1,4 +1,4 @@
-"""How much memory this process can still get."""
+"""Memory available to this process."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 def free_memory() -> float:
-    """Bytes of memory that can be had without swapping; infinite where the system does not say.
+    """Return the bytes of memory available without swapping; infinite if the system does not report it.
 
-    The least of the machine's own memory, of the limits of the control groups (containers, batch systems), and of the limit
+    The minimum of the machine's free memory, of the limits of the control groups (containers, batch systems), and of the limit
     of the process (`ulimit -v`).
     """
     cgroup = Path("/sys/fs/cgroup")
@@ -38,7 +38,7 @@ def _limit() -> float:
 
 
 def _group(folder: Path, limit: str, used: str) -> float:
-    """What a control group has left; files in the page cache count as free, as they give way."""
+    """Return the free memory of a control group; the page cache counts as free because it can be evicted."""
     try:
         left = float((folder / limit).read_text(encoding="ascii")) - float((folder / used).read_text(encoding="ascii"))
     except (OSError, ValueError):  # no such group, or no limit ("max")
@@ -48,7 +48,7 @@ def _group(folder: Path, limit: str, used: str) -> float:
 
 
 def _field(path: Path, name: str) -> float:
-    """The number behind a name in a file of names and numbers; infinite where there is none."""
+    """Return the number after a name in a file of names and numbers; infinite if the name is missing."""
     try:
         rows = [line.split() for line in path.read_text(encoding="ascii").splitlines()]
         return next((float(row[1]) for row in rows if row and row[0] == name), float("inf"))

@@ -1,4 +1,4 @@
-"""How the processes of one job start, and how they end together when one of them has an error."""
+"""Start of the processes of one job, and their joint end after an error."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from reidx.errors import ConfigError
 
 Launcher = Literal["auto", "none", "torchrun", "slurm"]
 LINGER = 5.0
-"""Seconds that a process with an error stays for the others to have theirs."""
+"""Seconds that a failed process waits for the errors of the others."""
 
 
 @contextlib.contextmanager
 def started(launcher: Launcher = "auto") -> Iterator[None]:
-    """Join the job that this process was started for, if any, and leave it at the end.
+    """Context in which this process is a member of its job, if it has one.
 
-    ``torchrun`` is recognised by its environment (``auto``), ``slurm`` (mmengine's launcher, one task a GPU) must be
-    asked for, as a login shell inside an allocation has its variables too. NCCL with GPUs, gloo without. Raises
-    :class:`ConfigError` where the environment is not the launcher's.
+    ``auto`` recognises ``torchrun`` by its environment; ``slurm`` (mmengine's launcher, one task per GPU) must be
+    explicit, because a login shell inside an allocation has the same variables. Uses NCCL with GPUs, gloo without. Raises
+    :class:`ConfigError` if the environment does not match the launcher.
 
-    An error that another process has had already is marked, for :func:`reidx.errors.told_elsewhere`: one of them tells it.
+    If another process already had the same error, this one is marked for :func:`reidx.errors.told_elsewhere`, so that it
+    is reported once.
     """
     by_torchrun = {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= set(os.environ)
     if launcher == "none" or (launcher == "auto" and not by_torchrun):
         yield
         return
-    import torch  # here, as a process by itself has no need of it before its config is checked
+    import torch  # here, because a single process needs it only after its config is checked
     import torch.distributed as dist
 
     if dist.is_initialized():
@@ -51,16 +52,16 @@ def started(launcher: Launcher = "auto") -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not isinstance(error, SystemExit):  # who is asked to end has no time, and has said so
+        if not isinstance(error, SystemExit):  # a terminated process has no time, and has reported it
             vars(error)["told_elsewhere"] = _had_before(error)
-        if dist.get_backend() != "nccl":  # which would wait for what the others still owe; it ends with the process
+        if dist.get_backend() != "nccl":  # NCCL would wait for pending operations of the others; it ends with the process
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()
 
 
 def _had_before(error: BaseException) -> bool:
-    """Whether another process has had the same error. All may be dead, so none is waited for longer than :data:`LINGER`."""
+    """Return True if another process had the same error; waits at most :data:`LINGER` seconds, since all may be dead."""
     import torch.distributed as dist
 
     from reidx.distributed import count, rank
@@ -71,12 +72,12 @@ def _had_before(error: BaseException) -> bool:
         store.set_timeout(timedelta(seconds=LINGER))
         before = store.add(f"reidx/error/{said}", 1) > 1
         until = time.monotonic() + LINGER
-        # without torchrun the store is the first process's own, and the others still have to ask it
+        # without torchrun the store is in the first process, and the others still need it
         keeps_it = rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         while keeps_it and time.monotonic() < until and store.add(f"reidx/error/{said}", 0) < count():
             time.sleep(0.05)
         return before
-    except Exception:  # the store's own process is gone: whoever is left speaks
+    except Exception:  # the process with the store is gone: report the error here
         return False
 
 

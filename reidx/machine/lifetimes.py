@@ -1,4 +1,4 @@
-"""What ends with the process that made it: its helpers, and the folders that it had not finished."""
+"""Child processes that end with their parent, and removal of unfinished files and folders."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PARENT = "REIDX_PARENT"
-"""The variable that tells a run which process (its number) it is to end with."""
+"""Environment variable with the id of the process that a run must end with."""
 
 EVERY = 0.5
-"""Seconds between two looks at the parent, where the kernel does not tell of its end."""
+"""Seconds between checks of the parent, if the kernel does not signal its end."""
 
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def end_with(parent: int, by: int = signal.SIGKILL) -> None:
-    """Have this process ended, by the signal ``by``, as soon as its parent (the process ``parent``) has.
+    """End this process by the signal ``by`` as soon as its parent (the process ``parent``) has ended.
 
-    To be called by the helper process itself, as early as possible: a process that is killed can tell its helpers nothing.
+    Call it in the child process as early as possible: a killed parent cannot notify its children.
     """
-    if sys.platform == "linux":  # the kernel's signal reaches also what is deep in a library's loop
+    if sys.platform == "linux":  # the kernel's signal also interrupts code deep in a library
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, by)
     else:
         threading.Thread(target=_watch, args=(parent, by), daemon=True).start()
-    if os.getppid() != parent:  # it ended before there was anybody to notice
+    if os.getppid() != parent:  # it ended before the signal was set up
         os.kill(os.getpid(), by)
 
 
@@ -46,10 +46,10 @@ def _watch(parent: int, by: int) -> None:
 
 @contextlib.contextmanager
 def draft(folder: Path) -> Iterator[Path]:
-    """Context with a new folder beside ``folder`` to make its content in; whoever finishes renames it to ``folder``.
+    """Context with a temporary folder next to ``folder``; the caller renames it to ``folder`` once it is complete.
 
-    Left unfinished it is removed, also by the next one who wants to make ``folder`` if this process is killed. A lock on the
-    folder says that its maker lives; where the file system has none, what others left is not touched.
+    An unfinished folder is removed; if this process is killed, the next writer of ``folder`` removes it. A lock on the folder
+    shows that its writer is alive; on file systems without locks, folders left by others are not touched.
     """
     for left in folder.parent.glob(f".{_escaped(folder.name)}.*.partial"):
         _remove_abandoned(left)
@@ -59,7 +59,7 @@ def draft(folder: Path) -> Iterator[Path]:
         holder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         with contextlib.suppress(OSError):
             fcntl.flock(holder, fcntl.LOCK_EX)
-        if path.exists():  # else another one took it for abandoned before it was locked
+        if path.exists():  # else another process removed it as abandoned before it was locked
             break
         os.close(holder)
     try:
@@ -70,7 +70,7 @@ def draft(folder: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove a draft whose maker is gone."""
+    """Remove the temporary folder of a dead process."""
     try:
         holder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
@@ -78,14 +78,14 @@ def _remove_abandoned(path: Path) -> None:
     try:
         fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(path, ignore_errors=True)
-    except OSError:  # its maker lives, or nobody can tell
+    except OSError:  # its writer is alive, or that cannot be determined
         pass
     finally:
         os.close(holder)
 
 
 def remove_partial_files(folder: Path, *patterns: str) -> None:
-    """Remove the files of such names in ``folder`` that a killed process had begun; nobody else may be writing there."""
+    """Remove files matching ``patterns`` that a killed process left in ``folder``; no other process may write there."""
     for left in [path for pattern in patterns for path in folder.glob(pattern)]:
         with contextlib.suppress(OSError):
             if left.is_file() and not left.is_symlink():
@@ -93,5 +93,5 @@ def remove_partial_files(folder: Path, *patterns: str) -> None:
 
 
 def _escaped(name: str) -> str:
-    """A name as a pattern that means itself alone."""
+    """Escape a name for use in a glob pattern."""
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)

@@ -1,8 +1,8 @@
-"""How many threads compute, and how they wait: what this process may use, less what others use of it.
+"""The number of compute threads, chosen by the load of the machine, and their waiting policy.
 
-Threads that spin while they wait (the default of OpenMP) take from each other what they wait for, as soon as there is other
-work on the machine: a step is then ten to fifty times slower. So they spin briefly, and there are no more of them than
-cores that are free. Another number of threads adds up in another order, so the card and the log say how many there were.
+Threads that spin while they wait (the default of OpenMP) compete for cores as soon as there is other work on the machine: a
+step is then ten to fifty times slower. So they spin only briefly, and there are no more of them than free cores. Sums round
+differently with another number of threads, so the card and the log record the number.
 """
 
 from __future__ import annotations
@@ -17,39 +17,38 @@ from pathlib import Path
 from typing import Literal
 
 Threads = int | Literal["auto"] | None
-"""A number of threads; ``auto``: as many as cores are free; None: as many as torch has."""
+"""A number of threads; ``auto``: one per free core; None: torch's default."""
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-"""Variables by which a user says how threads wait; each is read when the library that it is for is loaded."""
+"""Environment variables for the waiting policy of threads; each library reads its own when it is loaded."""
 
 NUMBER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-"""Variables by which a user says how many threads there are."""
+"""Environment variables for the number of threads."""
 
 LOOK = 0.25
-"""Seconds for which the load is looked at, at the least."""
+"""Minimum seconds over which the load is measured."""
 
 
 SPINS = 5000
-"""How often a thread of OpenMP looks for work before it sleeps: some 50 µs, where GNU's default is some ms. Threads that
-sleep at once make half the steps on an idle machine; threads that spin for ms take the cores of those they wait for."""
+"""Number of spins of a waiting OpenMP thread before it sleeps: some 50 µs, where GNU's default is some ms. Threads that
+sleep at once make half the steps on an idle machine; threads that spin for ms occupy the cores of those they wait for."""
 
 
 def wait_briefly() -> None:
-    """Have OpenMP's threads spin briefly and then sleep while they wait, unless the user has said how; before torch is
-    imported."""
+    """Make waiting OpenMP threads spin briefly, then sleep, unless the user has set a policy; call before importing torch."""
     if not any(name in os.environ for name in WAITING):
         os.environ["GOMP_SPINCOUNT"] = str(SPINS)
 
 
 def cores() -> set[int]:
-    """The cores that this process may run on."""
+    """Return the cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
 
 
 def available(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:
-    """How many cores' time this process may take: those it may run on, and no more than its cgroups' quota rounded up."""
+    """Return the number of usable cores: those it may run on, at most the quota of its cgroups rounded up."""
     allowed = len(cores())
     for quota in _quotas(root, membership):
         allowed = min(allowed, max(1, math.ceil(quota)))
@@ -57,7 +56,7 @@ def available(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/pro
 
 
 def _quotas(root: Path, membership: Path) -> list[float]:
-    """The quotas, in cores, of the control groups that this process is in (of both versions, and of those above them)."""
+    """Return the quotas, in cores, of the control groups (v1 and v2) of this process and of their parents."""
     found = []
     for line in _text(membership).splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
@@ -84,7 +83,7 @@ def _text(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Look:
-    """A look at the clock: seconds that passed, that the process's cores were busy, that it was busy itself."""
+    """A sample of the load, in seconds: wall time, busy time of the process's cores, busy time of the process."""
 
     passed: float
     busy: float
@@ -92,13 +91,13 @@ class Look:
 
 
 def look(stat: Path = Path("/proc/stat")) -> Look | None:
-    """The sums since the machine started; None where the system does not tell."""
+    """Sample the totals since the machine started; None if the system does not report them."""
     mine, busy = {f"cpu{number}" for number in cores()}, 0.0
     rows = [line.split() for line in _text(stat).splitlines()]
     times = [list(map(int, row[1:9])) for row in rows if row and row[0] in mine]
     if not times:
         return None
-    for user, nice, system, _, _, *rest in times:  # not idle, nor waiting for a disk
+    for user, nice, system, _, _, *rest in times:  # neither idle nor waiting for a disk
         busy += user + nice + system + sum(rest)
     spent = os.times()
     own = spent.user + spent.system + spent.children_user + spent.children_system
@@ -109,8 +108,10 @@ _at_start = look()
 
 
 def others(since: Look | None = None) -> float | None:
-    """How many of its cores others have kept busy since a look (by default since this module was imported); None where
-    the system does not tell. Waits until :data:`LOOK` seconds have passed."""
+    """Return the number of cores that other processes kept busy since a sample (default: import of this module).
+
+    None if the system does not report it. Waits until :data:`LOOK` seconds have passed.
+    """
     before = since or _at_start
     if before is None:
         return None
@@ -123,18 +124,21 @@ def others(since: Look | None = None) -> float | None:
 
 
 def fitting(taken: float | None) -> int:
-    """The number of threads beside others who keep so many cores busy: the cores that are free, one at the least."""
+    """Return the number of free cores, at least one, if other processes keep ``taken`` cores busy."""
     return max(1, min(available(), round(len(cores()) - (taken or 0.0))))
 
 
 def left_open(asked: Threads, alone: bool = True) -> bool:
-    """Whether nobody has said how many threads there are, so that the load decides; ``alone`` as in :func:`chosen`."""
+    """Return True if the user has not set the number of threads, so that the load decides; ``alone`` as in :func:`chosen`."""
     return asked == "auto" and alone and not any(name in os.environ for name in NUMBER)
 
 
 def chosen(asked: Threads, kept: int | None, say: Callable[[str], object], alone: bool = True) -> int:
-    """The number of threads that a run computes on: ``asked``, else that it was begun with (``kept``), else what fits the
-    machine. ``alone`` is whether no other process of the same job shares it; ``say`` gets a line where it is not plain."""
+    """Choose the number of threads of a run: ``asked``, else the number at its start (``kept``), else one that fits the load.
+
+    ``alone`` is True if no other process of the same job shares the machine; ``say`` receives a line if the choice needs an
+    explanation.
+    """
 
     if isinstance(asked, int):
         return asked
@@ -152,7 +156,7 @@ def chosen(asked: Threads, kept: int | None, say: Callable[[str], object], alone
 
 
 def number_of_threads() -> int:
-    """How many threads torch computes on."""
+    """Return the number of threads of torch."""
     import torch
 
     return torch.get_num_threads()
@@ -160,7 +164,7 @@ def number_of_threads() -> int:
 
 @contextmanager
 def computing_on(number: int) -> Iterator[None]:
-    """Context in which torch computes on so many threads."""
+    """Context in which torch uses ``number`` threads."""
     import torch
 
     before = number_of_threads()
@@ -172,16 +176,16 @@ def computing_on(number: int) -> Iterator[None]:
 
 
 class Watch:
-    """Chooses at the end of each epoch how many threads compute in the next one, by what others took in the last.
+    """Choice of the number of threads for the next epoch, from the load of other processes in the last one.
 
-    The choice is committed with the epoch: a resumed run computes on as many threads as if it had never been stopped.
+    The choice is committed with the epoch: a resumed run uses the same number of threads as an uninterrupted one.
     """
 
     def __init__(self, say: Callable[[str], object]) -> None:
         self.say, self.before = say, look()
 
     def __call__(self) -> int:
-        """The number of threads for the next epoch; the present one where the last was too short to tell."""
+        """Return the number of threads for the next epoch; unchanged if the last epoch was too short to measure."""
         now, number = look(), number_of_threads()
         if self.before is None or now is None or now.passed - self.before.passed < LOOK:
             return number
@@ -197,9 +201,9 @@ def _named(number: int) -> str:
 
 
 def _beside(taken: float | None) -> str:
-    quota = f", of {available()} that may be taken" if available() < len(cores()) else ""
+    quota = f", with a quota of {available()}" if available() < len(cores()) else ""
     return "" if taken is None else f": other work keeps {taken:.1f} of {len(cores())} cores busy{quota}"
 
 
 def _other(best: int) -> str:
-    return f"{best} would be faster now, but round differently: --resume --threads {best}"
+    return f"{best} would be faster now but would round differently: --resume --threads {best}"

@@ -1,7 +1,7 @@
-"""Classes of which the signatures are there and the code is not: what stands for them, and what may be asked of them.
+"""Placeholder classes with signatures but no code, and checks of their use.
 
-An outline (:mod:`reidx.outline.outline`) has methods that do nothing. Whoever calls one, or makes an instance of such
-a class, gets nothing in place of an answer, so an expression that may do so has no value here.
+An outline (:mod:`reidx.outline.outline`) has methods that do nothing. A call of such a method, or an instance of such a
+class, gives a wrong result, so expressions that may contain one are not evaluated.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Any
 from reidx.outline.syntax import Function, asked_names, last_name
 
 LOOK_AROUND = ("globals", "locals", "vars", "eval", "exec", "dir", "getattr", "setattr", "__import__")
-"""Functions that find by other ways what an expression does not name."""
+"""Functions that access names which an expression does not mention."""
 
-_STUBS = "__outlined__"  # the attribute of an outline that names the methods which do nothing
-_ASKED = "__asked__"  # that which names the attributes its contract asks for
+_STUBS = "__outlined__"  # attribute of an outline: names of its empty methods
+_ASKED = "__asked__"  # attribute of an outline: names of the attributes that its contract reads
 
 
 class OpenError(Exception):
-    """The source alone does not say what a name stands for."""
+    """The source alone does not determine the value of a name."""
 
 
 class Network:
-    """What :class:`torch.nn.Module` is to an outline."""
+    """Placeholder for :class:`torch.nn.Module` in outlines."""
 
     __module__ = "torch.nn.modules.module"
 
@@ -42,7 +42,7 @@ class Network:
 
 
 class Foreign(type):
-    """What stands for a class of a package that is not imported: an annotation by it lets every value pass."""
+    """Placeholder for a class of a package that is not imported; as an annotation it accepts every value."""
 
     def __getattr__(cls, name: str) -> Foreign:
         if name.startswith("__"):
@@ -51,8 +51,10 @@ class Foreign(type):
 
 
 def hollow(cls: type, node: ast.ClassDef, stubs: Collection[str]) -> None:
-    """Note of an outlined class which of its methods do nothing; raises :class:`OpenError` where its contract, or one that it
-    inherits, asks such a method."""
+    """Record the empty methods of an outlined class.
+
+    Raises :class:`OpenError` if its contract, or an inherited one, uses such a method.
+    """
     setattr(cls, _STUBS, frozenset(stubs))
     setattr(cls, _ASKED, _asked_by_contract(node))
     for used in frozenset[str]().union(*(vars(base).get(_ASKED, ()) for base in cls.__mro__)):
@@ -62,9 +64,9 @@ def hollow(cls: type, node: ast.ClassDef, stubs: Collection[str]) -> None:
 
 
 def check_use(node: ast.AST, known: Mapping[str, Any], signed: Collection[str]) -> None:
-    """Raise :class:`OpenError` where ``node`` may do more with a hollow class than to read what it has.
+    """Raise :class:`OpenError` if ``node`` may do more with a placeholder class than read its attributes.
 
-    ``known``: the values of the names in ``node``; ``signed``: the methods whose signatures are there.
+    ``known``: values of the names in ``node``; ``signed``: methods whose signatures are known.
     """
     if set(LOOK_AROUND).intersection(known) or (known.get("sys") is sys and "modules" in asked_names(node)):
         raise OpenError(ast.unparse(node))
@@ -77,23 +79,23 @@ def check_use(node: ast.AST, known: Mapping[str, Any], signed: Collection[str]) 
 
 
 def _alone(node: ast.AST, names: Collection[str]) -> bool:
-    """Whether ``node`` does anything with one of these names but to read an attribute of it."""
+    """Return True if ``node`` uses one of these names other than by reading an attribute."""
     uses = {id(part) for part in ast.walk(node) if isinstance(part, ast.Name) and part.id in names}
     return bool(uses - {id(part.value) for part in ast.walk(node) if isinstance(part, ast.Attribute)})
 
 
 def _stubs_of(value: Any) -> frozenset[str] | None:
-    """The methods of an outlined class that do nothing; None of anything else, and of a class that has none."""
+    """Return the empty methods of an outlined class; None for any other value, and for a class without empty methods."""
     if not isinstance(value, type):
         return None
     stubs = frozenset[str]().union(*(vars(base).get(_STUBS, ()) for base in value.__mro__))
-    if stubs and issubclass(value, enum.Enum):  # whose instances are attributes
+    if stubs and issubclass(value, enum.Enum):  # its instances are attributes
         raise OpenError(value.__name__)
     return stubs if stubs or issubclass(value, Network) else None
 
 
 def _asked_by_contract(node: ast.ClassDef) -> frozenset[str]:
-    """The attributes that the contract of a class asks for; raises :class:`OpenError` where it asks by other ways."""
+    """Return the attributes that the contract of a class reads; raises :class:`OpenError` for indirect access."""
     contract = next((s for s in node.body if isinstance(s, Function) and s.name == "contract"), None)
     if contract is None:
         return frozenset()

@@ -1,9 +1,8 @@
-"""The outline of a class: its signatures and what it declares, made from its source without importing what that imports.
+"""Outlines of classes: signatures and declarations, built from the source without its imports.
 
-To check the keys and the wiring of an experiment takes constructors' signatures, class attributes and ``contract``; to
-import the classes takes torch, which alone costs seconds. An outline has those and nothing else: its other methods do
-nothing. Where the source leaves anything open (a base of another package, a decorator, a value that torch gives), there
-is no outline, and the class itself has to be imported.
+The checks of an experiment need constructor signatures, class attributes and ``contract``; importing the classes needs
+torch, which takes seconds. An outline has exactly these; its other methods are empty. If the source leaves anything open (a
+base class of another package, a decorator, a value from torch), there is no outline, and the class itself must be imported.
 """
 
 from __future__ import annotations
@@ -36,18 +35,18 @@ from reidx.outline.syntax import (
 )
 
 SIGNED = ("__init__", "forward", "contract")
-"""Methods whose arguments are read: their defaults and annotations are kept; of ``contract`` the body too."""
+"""Methods whose signatures are kept, with defaults and annotations; ``contract`` also keeps its body."""
 
 _MARKS = ("staticmethod", "classmethod", "property", "abstractmethod", "cached_property", "override", "setter")
-_KEEP_SIGNATURE = ("no_grad", "enable_grad", "inference_mode", "span")  # decorators that may be left out
+_KEEP_SIGNATURE = ("no_grad", "enable_grad", "inference_mode", "span")  # decorators that an outline may omit
 _CHANGE_CLASSES = ("__new__", "__init_subclass__", "__getattr__", "__getattribute__", "__set_name__")
 _NETWORK = ("torch.nn.Module", "torch.nn.modules.Module", "torch.nn.modules.module.Module")
-_LIBRARIES = ("torch", "mmengine")  # of whose classes the constructor's signature is outlined alone
+_LIBRARIES = ("torch", "mmengine")  # outlines of their classes have only the constructor's signature
 _CLASS_MARKS = ("dataclass", "final", "total_ordering", "runtime_checkable")
 
 
 def outline(target: str) -> type | None:
-    """The outline of ``"module:Class"``, or None where the source does not tell all of it."""
+    """Return the outline of ``"module:Class"``, or None if the source leaves anything open."""
     module, _, name = target.partition(":")
     try:
         made = _source_of(module).value(name)
@@ -70,15 +69,15 @@ def _source_of(module: str) -> _Source:
 
 
 class _Source:
-    """The names of a module, each given its value when that is asked for."""
+    """The names of a module, evaluated on demand."""
 
     def __init__(self, name: str, file: str, package: str, tree: ast.Module) -> None:
         self.name, self.file, self.package, self.library = name, file, package, name.partition(".")[0] in _LIBRARIES
         self.module = types.ModuleType(name)
         self.names: dict[str, Any] = vars(self.module)
         self.defined: dict[str, ast.stmt] = {}
-        self.open: set[str] = set()  # bound in several places, changed later, or touched by what is not followed
-        self.foreign: set[str] = set()  # in `names` for the sake of annotations alone
+        self.open: set[str] = set()  # bound several times, changed later, or used by code that is not analysed
+        self.foreign: set[str] = set()  # in `names` only for annotations
         self.for_readers: set[str] = set()
         for statement in tree.body:
             bound = bound_names(statement)
@@ -91,7 +90,7 @@ class _Source:
         self.open.update(one for one in changed_names(tree) if not isinstance(self.defined.get(one), ast.Import))
 
     def value(self, name: str) -> Any:
-        """What a name of the module stands for; raises :class:`OpenError`."""
+        """Return the value of a name of the module; raises :class:`OpenError`."""
         special = name.startswith("__") and name != "__name__"
         if name in self.open or name in self.foreign or special or ("*" in self.defined and name not in self.defined):
             raise OpenError(name)
@@ -116,7 +115,7 @@ class _Source:
         elif isinstance(node, ast.FunctionDef):
             for part in (*node.decorator_list, *node.args.defaults, *node.args.kw_defaults):
                 self._need(part)
-            self._run([node], self.names)  # before what it calls is looked for: it may call itself
+            self._run([node], self.names)  # before the names that it calls: it may be recursive
             try:
                 self._need(node)
             except OpenError:
@@ -131,15 +130,17 @@ class _Source:
         return importlib.util.resolve_name("." * node.level + (node.module or ""), self.package)
 
     def _need(self, node: ast.AST | None, besides: Iterable[str] = ()) -> None:
-        """Give all names in ``node`` that are the module's their values; raises :class:`OpenError` where ``node`` may do
-        more with an outlined class than an outline can."""
+        """Evaluate the module's names in ``node``.
+
+        Raises :class:`OpenError` if ``node`` may do more with an outlined class than an outline supports.
+        """
         names = sorted(free_names(node) - set(besides))
         known = {name: self.value(name) for name in names}
         if node is not None and names:
             check_use(node, known, SIGNED)
 
     def _annotate(self, node: ast.AST | None) -> None:
-        """As :meth:`_need` of an annotation: classes of packages that are not imported are stood for by others."""
+        """Evaluate the names in an annotation, as :meth:`_need`, with placeholders for classes that are not imported."""
         for name in free_names(node):
             try:
                 self.value(name)
@@ -151,7 +152,7 @@ class _Source:
                     raise
 
     def _annotation(self, node: ast.expr | None) -> ast.expr | None:
-        """An annotation as the class has it: one in quotes is its text, unless all of the module's are text already."""
+        """Return an annotation in the form of the class: without quotes, unless all annotations of the module are text."""
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and "annotations" not in self.defined:
             text = node.value
             try:
@@ -162,7 +163,7 @@ class _Source:
         return node
 
     def _imports(self, decorator: ast.expr) -> bool:
-        """Whether a decorator is not of the module's own making."""
+        """Return True if a decorator is defined outside the module."""
         root = ast.unparse(decorator).partition("(")[0].partition(".")[0]
         return root not in self.open and isinstance(self.defined.get(root), ast.Import | ast.ImportFrom)
 
@@ -182,13 +183,13 @@ class _Source:
         stubs: set[str] = set()
         body: list[ast.stmt] = [statement for s in node.body if (statement := self._member(s, attributes, stubs))]
         cls = self._built(node.name, bases, body, node.keywords, node.decorator_list)
-        if (node.keywords and type(cls) is not abc.ABCMeta) or hasattr(cls, "_fields"):  # a tuple with names keeps no text
+        if (node.keywords and type(cls) is not abc.ABCMeta) or hasattr(cls, "_fields"):  # a named tuple keeps no text
             raise OpenError(node.name)
         hollow(cls, node, stubs)
         return cls
 
     def _constructor(self, node: ast.ClassDef) -> type:
-        """A class of a library that has its constructor alone."""
+        """Build the outline of a library's class: only its constructor."""
         init = [self._method(s, set()) for s in node.body if isinstance(s, ast.FunctionDef) and s.name == "__init__"]
         return self._built(node.name, [] if init else [self._base(base) for base in node.bases], init, [], [])
 
@@ -197,7 +198,7 @@ class _Source:
     ) -> type:
         known = {f"base{number}": base for number, base in enumerate(bases)}
         named: list[ast.expr] = [ast.Name(base, ast.Load()) for base in known]
-        made = ast.ClassDef(name, named, keywords, body or [ast.Pass()], decorators)  # the lines of what is kept stay its own
+        made = ast.ClassDef(name, named, keywords, body or [ast.Pass()], decorators)  # kept statements keep their line numbers
         if sys.version_info >= (3, 12):
             made.type_params = []
         return self._run([made], known)[name]
@@ -216,7 +217,7 @@ class _Source:
         return self._run([ast.Assign([ast.Name("base", ast.Store())], node)], {})["base"]
 
     def _member(self, node: ast.stmt, attributes: set[str], stubs: set[str]) -> ast.stmt | None:
-        """A statement of a class's body as it stands in the outline."""
+        """Convert a statement of a class body for the outline."""
         if isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
             return node
         if isinstance(node, Function) and node.name not in _CHANGE_CLASSES:
@@ -268,12 +269,12 @@ class _Source:
         return made
 
     def _run(self, statements: list[ast.stmt], into: dict[str, Any]) -> dict[str, Any]:
-        """``into`` with what statements bind, whose names have their values; annotations stay text."""
+        """Execute statements into ``into``, after evaluating their names; annotations stay text."""
         tree = ast.fix_missing_locations(ast.Module(statements, []))
         code = compile(tree, self.file, "exec", __future__.annotations.compiler_flag, dont_inherit=True)
         present = self.name in sys.modules
         if not present:
-            sys.modules[self.name] = self.module  # where dataclasses look for the names of annotations
+            sys.modules[self.name] = self.module  # dataclasses resolve annotations through sys.modules
         try:
             exec(code, self.names, into)  # no new trust: the module would be imported otherwise
         except Exception as error:
@@ -285,7 +286,7 @@ class _Source:
 
 
 def _of_module(module: str, name: str, asking: str) -> Any:
-    """What ``name`` of another module stands for; of one that must not be imported for it, as far as its source says so."""
+    """Return the value of ``name`` in another module; read from the source if the module must not be imported."""
     if _may_import(module):
         found = _imported(module, asking)
         if not hasattr(found, name):

@@ -1,7 +1,6 @@
-"""Looking into installed packages without importing them: where a module lies, and what its classes say of
-themselves.
+"""Inspection of installed packages without importing them: locations, docstrings, signatures and digests.
 
-``reidx list`` shows a line of every component's docstring; importing them all would import torch.
+``reidx list`` shows the first docstring line of every component; importing all components would import torch.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pathlib import Path
 
 
 def find_spec(module: str) -> ModuleSpec | None:
-    """The import spec of ``module``, or None; unlike importlib's it does not import the parent packages."""
+    """Return the import spec of ``module``, or None; unlike importlib, does not import the parent packages."""
     top, *parts = module.split(".")
     try:
         spec = importlib.util.find_spec(top)
@@ -29,7 +28,7 @@ def find_spec(module: str) -> ModuleSpec | None:
 
 
 def package_folder(package: str) -> Path | None:
-    """The folder of ``package``, or None when there is no such package."""
+    """Return the folder of ``package``, or None if there is no such package."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -37,7 +36,7 @@ def package_folder(package: str) -> Path | None:
 
 
 def source_digest(module: str) -> str:
-    """Twelve hex digits that stand for all Python source of a top-level package or module; empty where none is found."""
+    """Hash all Python source of a top-level package or module to twelve hex digits; empty if none is found."""
     folder, spec = package_folder(module), find_spec(module)
     if folder is not None:
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.py")}
@@ -53,7 +52,7 @@ def source_digest(module: str) -> str:
 
 
 def file_digest(path: str | Path) -> str:
-    """The SHA-256 of a file, in hex."""
+    """Return the SHA-256 of a file, in hex."""
     sha = hashlib.sha256()
     with open(path, "rb") as handle:
         while block := handle.read(1 << 20):
@@ -62,19 +61,18 @@ def file_digest(path: str | Path) -> str:
 
 
 def summary(target: str) -> str:
-    """The first line of the docstring of ``"module:Class"``; empty when there is no such class or
-    docstring."""
+    """Return the first line of the docstring of ``"module:Class"``; empty if there is no such class or docstring."""
     module, _, name = target.partition(":")
     return _summary(module, name, frozenset())
 
 
 def arguments(target: str) -> tuple[list[str], bool, str]:
-    """What the constructor of ``"module:Class"`` names, whether it takes ``**`` arguments, and its ``file:line``.
+    """Return the argument names of a constructor, whether it takes ``**`` arguments, and its ``file:line``.
 
-    Read from the source, without importing it: nothing is found of a class whose constructor is made while it runs.
+    Reads the source of ``"module:Class"`` without importing it, so generated constructors are not found.
     """
     module, _, name = target.partition(":")
-    for _ in range(16):  # from a class without a constructor to its first base
+    for _ in range(16):  # a class without a constructor: continue at its first base
         home, node = _definition(module, name, frozenset())
         if node is None:
             break
@@ -92,14 +90,14 @@ def arguments(target: str) -> tuple[list[str], bool, str]:
 
 
 def classes_in(module: str) -> list[str]:
-    """The names of the classes that a module defines, in its order."""
+    """Return the names of the classes that a module defines, in order."""
     spec = find_spec(module)
     statements = _statements(spec.origin or "") if spec else []
     return [node.name for node in statements if isinstance(node, ast.ClassDef)]
 
 
 def imported_in(package: str) -> dict[str, str]:
-    """What a package's ``__init__`` takes from its modules, each name as ``"module:name"``."""
+    """Return the names that a package's ``__init__`` imports from its modules, each as ``"module:name"``."""
     spec = find_spec(package)
     taken = [node for node in _statements(spec.origin or "") if isinstance(node, ast.ImportFrom)] if spec else []
     homes = {id(node): importlib.util.resolve_name("." * node.level + (node.module or ""), package) for node in taken}
@@ -114,7 +112,7 @@ def _summary(module: str, name: str, seen: frozenset[str]) -> str:
 def _definition(
     module: str, name: str, seen: frozenset[str]
 ) -> tuple[ModuleSpec | None, ast.ClassDef | ast.FunctionDef | None]:
-    """Where a class or function is defined, and the definition; the module may have imported it from another."""
+    """Return the module and the definition of a class or function, following imports."""
     spec = find_spec(module) if module else None
     if spec is None or module in seen:
         return None, None

@@ -1,4 +1,4 @@
-"""What a piece of source binds and uses, by its syntax alone."""
+"""Syntactic analysis of source: names bound, used and changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CHANGING -= {*vars(tuple), *vars(frozenset), "get", "items", "keys", "values", 
 
 
 def bound_names(node: ast.stmt) -> list[str] | None:
-    """The names that a module's statement binds, where it does nothing else; None for any other statement."""
+    """Return the names that a module-level statement binds if it does nothing else; None for other statements."""
     if isinstance(node, ast.Import):
         return [alias.asname or alias.name.partition(".")[0] for alias in node.names]
     if isinstance(node, ast.ImportFrom):
@@ -31,7 +31,7 @@ def bound_names(node: ast.stmt) -> list[str] | None:
 
 
 def names_for_readers(node: ast.stmt) -> list[str]:
-    """The names that a module's statement binds for annotations alone, under ``if TYPE_CHECKING``."""
+    """Return the names bound only for annotations, under ``if TYPE_CHECKING``."""
     return [name for part in node.body for name in bound_names(part) or ()] if _for_readers(node) else []
 
 
@@ -42,8 +42,11 @@ def _for_readers(node: ast.stmt) -> TypeGuard[ast.If]:
 
 
 def changed_names(tree: ast.Module) -> Iterator[str]:
-    """The names whose values a module may change after they were bound: by a statement in any of its functions, by an
-    assignment within an expression, or by a call that is given the value itself while the module is run."""
+    """Yield the names whose values a module may change after binding them.
+
+    A change is a statement in any function, an assignment within an expression, or a module-level call that receives the
+    value itself.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Global):
             yield from node.names
@@ -67,18 +70,18 @@ def _changes(node: ast.Attribute | ast.Subscript) -> bool:
 
 
 def _asks_alone(call: ast.Call) -> bool:
-    """Whether a call is one of Python's own functions that leave their arguments as they are."""
+    """Return True for a call of a built-in function that does not change its arguments."""
     name = call.func.id if isinstance(call.func, ast.Name) else ""
     return hasattr(builtins, name) and name not in ("setattr", "delattr", "exec", "eval")
 
 
 def _is_text(node: ast.expr) -> bool:
-    """Whether ``node`` is what a class says of itself to its readers alone."""
+    """Return True for the attributes ``__doc__`` and ``__module__``, which affect no behaviour."""
     return isinstance(node, ast.Attribute) and node.attr in ("__doc__", "__module__")
 
 
 def mentioned_names(node: ast.AST) -> Iterator[str]:
-    """All names in a statement, bound or used."""
+    """Yield all names in a statement, bound or used."""
     for part in ast.walk(node):
         if isinstance(part, ast.Name):
             yield part.id
@@ -89,7 +92,7 @@ def mentioned_names(node: ast.AST) -> Iterator[str]:
 
 
 def free_names(node: ast.AST | None) -> set[str]:
-    """The names that ``node`` uses and does not bind itself; annotations of functions in it are left out."""
+    """Return the names that ``node`` uses but does not bind, without annotations of functions in it."""
     if node is None:
         return set()
     inner = {a.arg for a in ast.walk(node) if isinstance(a, ast.arg)} | stored_names(node)
@@ -101,12 +104,12 @@ def free_names(node: ast.AST | None) -> set[str]:
 
 
 def asked_names(node: ast.AST) -> frozenset[str]:
-    """The names of the attributes that ``node`` asks anything for."""
+    """Return the names of all attributes that ``node`` mentions."""
     return frozenset(part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute))
 
 
 def stored_names(node: ast.AST) -> set[str]:
-    """The names that ``node``, or a function in it, binds."""
+    """Return the names that ``node``, or a function in it, binds."""
     stored = {part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
     stored |= {part.name for part in ast.walk(node) if part is not node and isinstance(part, Function | ast.ClassDef)}
     stored |= {part.name for part in ast.walk(node) if isinstance(part, ast.ExceptHandler) and part.name}
@@ -114,6 +117,6 @@ def stored_names(node: ast.AST) -> set[str]:
 
 
 def last_name(node: ast.expr) -> str:
-    """The last name of a decorator: ``no_grad`` of ``torch.no_grad()``."""
+    """Return the last name of a decorator: ``no_grad`` for ``torch.no_grad()``."""
     node = node.func if isinstance(node, ast.Call) else node
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""

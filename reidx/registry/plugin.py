@@ -56,7 +56,7 @@ def read_hooks(plugin: Plugin, module: object) -> Plugin:
 
     if not manager.hook.reidx_plugin.get_hookimpls():
         _check_hooks(manager, module)  # a misspelt or unmarked hook is the likelier reason
-        raise PluginError("it has no hook reidx_plugin, the one that must be there")
+        raise PluginError("it has no hook reidx_plugin, which is required")
     info = _check_info(ask("reidx_plugin"))
     _check_hooks(manager, module)  # after the API number: a newer API may have hooks unknown here
     described = replace(plugin, info=info)
@@ -72,10 +72,10 @@ def _check_info(info: object) -> PluginInfo:
         if not isinstance(getattr(info, field_name), str):
             raise PluginError(f"reidx_plugin gives as {field_name} {what(getattr(info, field_name))}, not a text")
     if not isinstance(info.api, int) or isinstance(info.api, bool):
-        raise PluginError(f"reidx_plugin gives as api {what(info.api)}, not a number; this reidx speaks {API}")
+        raise PluginError(f"reidx_plugin gives as api {what(info.api)}, not a number; this reidx has API {API}")
     if info.api != API:
         older = "reidx" if info.api > API else "the plugin"
-        raise PluginError(f"was written for plugin API {info.api}, this reidx speaks {API}: upgrade {older}")
+        raise PluginError(f"was written for plugin API {info.api}, but this reidx has API {API}: upgrade {older}")
     return info
 
 

@@ -1,7 +1,8 @@
-"""What a component of each kind has to return, and must leave alone: looked at where :mod:`reidx.registry.seam` calls it.
+"""Runtime checks of components: return values, and inputs and settings that they must not change.
 
-A check raises :class:`reidx.errors.Broken` with what is wrong, and :func:`reidx.registry.seam.call` says whose
-it is. Looking costs a second pass over the data, so a step is looked at once an epoch, a labelling always.
+:mod:`reidx.registry.seam` runs them at each call. A check raises :class:`reidx.errors.Broken` with the fault, and
+:func:`reidx.registry.seam.call` adds the name of the component. The full checks cost a second pass over the data, so they
+run for one step per epoch and for every labelling.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ from reidx.registry.describing import code_of, named, plain, what
 from reidx.registry.registry import KINDS, Entry
 
 HASHED = 16 << 20
-"""Bytes up to which a tensor is known by a checksum; a larger one by the sum of its words, which is faster."""
+"""Size in bytes up to which a tensor is fingerprinted by a checksum; above it by the sum of its words, which is faster."""
 
 _columns: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
 def expect_columns(memory: nn.Module, count: int) -> None:
-    """From now on a memory's scores must have ``count`` columns: as many as its labels."""
+    """Require ``count`` columns, the number of its labels, in the scores of a memory from now on."""
     _columns[memory] = count
 
 
 def kept(
     entry: Entry, component: Any, action: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any
 ) -> Any:
-    """What ``function`` returns, if the component changed nothing that is not its own and returns what its kind promises."""
+    """Call ``function`` with full checks: inputs and global settings unchanged, and the result as its kind requires."""
     given = named(code_of(function), args, kwargs)
     before = {name: mark(value) for name, value in given.items()}
     held = _held(component) if action == "update" else None
@@ -55,14 +56,14 @@ def kept(
     if (word := KINDS[entry.kind].results.get(action)) is not None:
         _CHECKS[word](component, result, given)
     if entry.namespace and not _all_finite(result) and all(map(_all_finite, given.values())):
-        raise Broken(f"it returned NaN or infinite numbers ({what(result)}), though all it was given is finite")
+        raise Broken(f"it returned NaN or infinite numbers ({what(result)}), although all its inputs are finite")
     return result
 
 
 def shaped(
     entry: Entry, component: Any, action: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any
 ) -> Any:
-    """What ``function`` returns, if a step can work with its type and shape; nothing that costs time is looked at."""
+    """Call ``function`` and check only type and shape of a step's result, which costs no time."""
     result = function(*args, **kwargs)
     if (word := KINDS[entry.kind].results.get(action)) in _EACH_STEP:
         _CHECKS[word](component, result, {**{str(at): value for at, value in enumerate(args)}, **kwargs})
@@ -77,11 +78,11 @@ def _settings() -> dict[str, Any]:
     }
 
 
-# ---- what must not change
+# ---- inputs and settings
 
 
 def mark(value: Any, depth: int = 0) -> Any:
-    """What stands for the content of arrays, tensors, sparse graphs and of what holds them; None for all else."""
+    """Return a fingerprint of arrays, tensors, sparse graphs and containers of them; None for other values."""
     if isinstance(value, Tensor):
         return _mark(value.detach()) if value.layout == torch.strided and value.device.type != "meta" else None
     if isinstance(value, np.ndarray):
@@ -115,13 +116,13 @@ def _mark_of(octets: np.ndarray) -> Any:
 
 
 def _held(memory: Any) -> Any:
-    """What a memory holds, or None where it takes nothing in or says by its momentum of 1 that nothing shall move."""
+    """Return a fingerprint of a memory's state; None if it has no ``update``, or if a momentum of 1 freezes it."""
     takes_in = overrides_update(type(memory)) and getattr(memory, "momentum", None) != 1
     return mark(dict(memory.state_dict())) if takes_in else None
 
 
 remarks: list[str] = []
-"""Sentences on what is odd, but may be meant: the stage says them."""
+"""Warnings about unusual but possibly intended behaviour; the stage prints them."""
 
 
 def _still(memory: Any, given: Mapping[str, Any]) -> None:
@@ -130,7 +131,7 @@ def _still(memory: Any, given: Mapping[str, Any]) -> None:
         remarks.append(f"memory {type(memory).__name__}: the update after a step changed nothing in it")
 
 
-# ---- what must come out
+# ---- results
 
 
 def _need(condition: bool, message: str) -> None:
@@ -165,7 +166,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _all_finite(value: Any) -> bool:
-    """Whether all floats in tensors and mappings of them are finite; of other things nothing is said."""
+    """Return True if all floats in tensors and mappings of them are finite; other values count as finite."""
     return all(
         bool(torch.isfinite(tensor).all())
         for tensor in _tensors(value)
@@ -310,4 +311,4 @@ _CHECKS: dict[str, Callable[[Any, Any, Mapping[str, Any]], None]] = {
 """The check of each word in :attr:`reidx.registry.registry.Kind.results`."""
 
 _EACH_STEP = ("network input", "map", "features", "scores", "scalar", "scalars")
-"""Results of a step, which are tensors: to look at their shapes costs nothing and waits for no device."""
+"""Tensor results of a step; checks of their shapes are free and do not synchronise with the device."""

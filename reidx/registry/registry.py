@@ -1,7 +1,7 @@
-"""The kinds of parts an experiment is made of, and the registry that finds a part by kind and name.
+"""The kinds of components, and the registry that finds a component by kind and name.
 
-Nothing here imports torch: a component is a *promise* (kind, name, ``"module:Class"``) that is only redeemed by
-:meth:`Entry.load`, so that listing a hundred components costs as much as reading their names.
+This module does not import torch: a component is a reference (kind, name, ``"module:Class"``) that :meth:`Entry.load`
+resolves, so that listing a hundred components costs no more than reading their names.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from reidx.registry.describing import plain, raised_on_purpose
 from reidx.registry.loading import named
 
 SLOW = 10.0
-"""Seconds of importing a component's module, with all that it needs, after which a line says so."""
+"""Seconds after which a slow import of a component's module, with its dependencies, is reported."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One swappable place of an experiment: what it is given, and what it returns."""
+    """A kind of component, with its inputs and results."""
 
     name: str
     given: str
     returns: str
     context: tuple[str, ...] = ()
-    """Constructor arguments that the core supplies where a class has them; a config cannot set these."""
+    """Constructor arguments that the core supplies if a class has them; a config cannot set these."""
     results: Mapping[str, str] = field(default_factory=dict)
-    """What each method of a component returns, in a word that :mod:`reidx.registry.promises` has a check for."""
+    """Result of each method, as the name of a check in :mod:`reidx.registry.promises`."""
     early: bool = False
-    """Whether :data:`CONTEXT` is enough to build one: its values are then tried before any data are read."""
+    """True if :data:`CONTEXT` suffices to build a component: its values are then checked before any data are read."""
 
 
 KINDS: dict[str, Kind] = {
@@ -132,22 +132,22 @@ CONTEXT: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("rank", "seed"), (0,)),
     **dict.fromkeys(("images", "batches", "world_size", "in_channels", "dim", "steps"), (1,)),
     **dict.fromkeys(("mean", "std"), ((0.5, 0.5, 0.5),)),
-    **dict.fromkeys(("labels", "cameras"), (object(), (0,))),  # arrays, which an annotation may call a sequence
+    **dict.fromkeys(("labels", "cameras"), (object(), (0,))),  # arrays, which an annotation may declare as a sequence
     **dict.fromkeys(("progress", "tail"), (object(),)),
     "image_size": ((256, 128),),
     "device": ("cpu",),
     "sharded": (False,),
     "dims": ({"embed": 1},),
 }
-"""Examples of what the core supplies under the names in :attr:`Kind.context`: an argument must be able to take one."""
+"""Example values for the names in :attr:`Kind.context`; an argument must accept at least one."""
 
 
 @dataclass(frozen=True)
 class Component:
-    """A part offered under a kind: where its class lives, and a small config that builds it.
+    """A component of a kind: the location of its class, and an example config.
 
-    ``target`` is ``"module:Class"``; ``example`` is the keyword part of a spec, used by ``reidx show`` and by the
-    conformance tests (what the core supplies itself, such as ``in_channels``, is left out).
+    ``target`` is ``"module:Class"``; ``example`` holds the keywords of a spec, for ``reidx show`` and the conformance
+    tests, without those that the core supplies (such as ``in_channels``).
     """
 
     kind: str
@@ -158,7 +158,7 @@ class Component:
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered component with its full name (``namespace.Name``, or ``Name`` for the core's own) and origin."""
+    """A registered component with its full name (``namespace.Name``, or ``Name`` in the core) and origin."""
 
     component: Component
     namespace: str
@@ -173,23 +173,23 @@ class Entry:
         return self.component.kind
 
     def load(self) -> type:
-        """The class behind the entry.
+        """Import and return the class.
 
-        Raises :class:`PluginError` naming the component and its distribution when the module cannot be imported,
-        has no such class, or one with an argument that would never get what a config says for it.
+        Raises :class:`PluginError` with the component and its distribution if the module cannot be imported, has no such
+        class, or the class has an argument that a config cannot set.
         """
         module_name, _, attribute = self.component.target.partition(":")
         where = f"{self.kind} {self.name} (from {self.distribution}, {self.component.target})"
         try:
             module = self._imported(module_name)
-        except BaseException as error:  # a module may call sys.exit: that, too, is its own fault only
+        except BaseException as error:  # a module may even call sys.exit
             if isinstance(error, KeyboardInterrupt) and not raised_on_purpose(error):
                 raise
             if isinstance(error, PluginError):
                 raise PluginError(f"{where}: {error}.") from error
             raise PluginError(
                 f"{where} cannot be imported: {type(error).__name__}: {plain(error)}. "
-                f"Install what is missing, or mend {module_name}."
+                f"Install the missing package, or fix {module_name}."
             ) from error
         try:
             component = getattr(module, attribute)
@@ -207,25 +207,27 @@ class Entry:
         return named(said, advice, lambda: importlib.import_module(module), SLOW)
 
     def declared(self) -> type:
-        """The class, or in a process that has no need of torch yet its outline (:mod:`reidx.outline.outline`): what
-        reads signatures and contracts can do with either. Raises as :meth:`load` where there is no outline."""
+        """Return the class, or its outline (:mod:`reidx.outline.outline`) if torch is not imported yet.
+
+        Both have the signatures and the contract. Raises as :meth:`load` if there is no outline.
+        """
         known = None if "torch" in sys.modules else outline(self.component.target)
         return self.load() if known is None or self._fault(known) else known
 
     def _fault(self, component: type) -> str:
-        """Why the class cannot be built from a config as its constructor is meant; empty if it can."""
+        """Explain why a config cannot set all arguments of the constructor; empty if it can."""
         return unusable(self.kind, component, {name: CONTEXT[name] for name in KINDS[self.kind].context})
 
 
 class Registry:
-    """All known components by kind and full name."""
+    """Registered components by kind and full name."""
 
     def __init__(self) -> None:
         self._entries: dict[tuple[str, str], Entry] = {}
-        self.absent: dict[str, str] = {}  # namespace -> why its components are not here
+        self.absent: dict[str, str] = {}  # namespace -> reason why its components are missing
 
     def add(self, entry: Entry) -> None:
-        """Register ``entry``; a second one of the same kind and name is a :class:`PluginError` that names both."""
+        """Register ``entry``; raises :class:`PluginError` if its kind and name are already registered."""
         if entry.kind not in KINDS:
             raise PluginError(
                 f"{entry.name} (from {entry.distribution}) is of unknown kind {entry.kind!r}; "
@@ -240,7 +242,7 @@ class Registry:
         self._entries[key] = entry
 
     def entries(self, kind: str | None = None) -> Iterator[Entry]:
-        """Entries in the order of the kinds, the core's before the plugins', then by name."""
+        """Yield the entries by kind, the core's before the plugins', then by name."""
         order = list(KINDS)
         for entry in sorted(
             self._entries.values(), key=lambda e: (order.index(e.kind), e.namespace != "", e.name.lower())
@@ -249,10 +251,10 @@ class Registry:
                 yield entry
 
     def find(self, kind: str, name: str) -> Entry:
-        """The entry of ``kind`` called ``name``.
+        """Return the entry of ``kind`` with the given name.
 
-        Raises :class:`ConfigError` saying what is known of the name: of another kind, from a plugin that is missing or
-        broken (and why), or spelt nearly like something that exists.
+        Raises :class:`ConfigError` with a hint: the name is of another kind, its plugin is missing or broken (and why), or
+        similar names exist.
         """
         if kind not in KINDS:
             raise ConfigError(f"There is no kind {kind!r}. The kinds are: {', '.join(KINDS)}.")
@@ -265,13 +267,13 @@ class Registry:
         raise ConfigError(f"There is no {kind} called {excerpt(name)!r}. {self._advice(name, kind)}")
 
     def named(self, name: str) -> list[Entry]:
-        """The entries called ``name``, of whatever kind; raises as :meth:`find` when there are none."""
+        """Return the entries with the given name, of all kinds; raises as :meth:`find` if there are none."""
         if found := [e for e in self.entries() if e.name == name]:
             return found
         raise ConfigError(f"There is no component called {name!r}. {self._advice(name)}")
 
     def explain_absence(self, namespace: str) -> str:
-        """A sentence on why nothing is known of a plugin, and how to get it."""
+        """Explain in a sentence why a plugin is missing, and how to install it."""
         if namespace in self.absent:
             return f"The plugin {namespace!r} is not in use: {self.absent[namespace]}."
         distribution = f"reidx-{namespace.replace('_', '-')}"

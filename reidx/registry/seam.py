@@ -1,10 +1,9 @@
-"""Where reidx calls a component: whoever is at fault when that breaks is named, and what it promised is looked at.
+"""Calls of components: errors are attributed to the component, and results are checked.
 
-:func:`call` is the one way in. What comes out of a component's code is one message: which component of which plugin, what
-broke, in which line of its own, what it was given, and what a component of its kind has to return. A fault of the core's own
-component stays the error that it is (the command line calls it a fault of the program), with a note that names the component.
-What a plugin's component returns is looked at for its type and shape each time; under :func:`watching` all that a component
-promised is checked (:mod:`reidx.registry.promises`).
+All calls go through :func:`call`. An error in a plugin's component becomes one message with the component, its plugin, the
+fault, the line in the plugin, the inputs, and the required result of its kind. An error in a core component keeps its type
+(the command line reports it as a bug of reidx), with a note that names the component. Type and shape of a plugin's results
+are checked at each call; under :func:`watching` all checks of :mod:`reidx.registry.promises` run.
 """
 
 from __future__ import annotations
@@ -29,25 +28,25 @@ from reidx.registry.registry import KINDS, Entry
 T = TypeVar("T")
 
 _built: dict[tuple[str, type], Entry] = {}
-"""The entries of the components that were built so far, by kind and class: an instance, or a copy, is found by its class."""
+"""Entries of the components built so far, by kind and class, so that copies of an instance are found too."""
 
 _watched: ContextVar[bool] = ContextVar("watched", default=False)
 
 
 def built(entry: Entry, component: Any) -> Any:
-    """``component``, from now on known as made by ``entry``."""
+    """Record that ``entry`` built ``component``, and return it."""
     _built[entry.kind, type(component)] = entry
     return component
 
 
 def kind_of(component: Any) -> str:
-    """The kind that an object was built as a component of; empty for one that no config made."""
+    """Return the kind of a component built from a config; empty for other objects."""
     return next((kind for kind, made in _built if made is type(component)), "")
 
 
 @contextlib.contextmanager
 def watching(on: bool = True) -> Iterator[None]:
-    """Context in which :func:`call` checks promises too; it costs a second look at all that is given and returned."""
+    """Context in which :func:`call` runs all checks, at the cost of a second pass over inputs and results."""
     before = _watched.set(on)
     try:
         yield
@@ -56,10 +55,10 @@ def watching(on: bool = True) -> Iterator[None]:
 
 
 def call(kind: str, component: Any, action: str, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-    """What ``function``, code of ``component``, returns; raises as :func:`asked` does.
+    """Call ``function`` of ``component`` and return its result; raises as :func:`asked` does.
 
-    ``action`` is the name of what is done, for messages and for :mod:`reidx.registry.promises`. Of a component that
-    no config made nothing is known: it is called, and no more.
+    ``action`` names the call, for messages and for :mod:`reidx.registry.promises`. An object that was not built from a
+    config is called without checks.
     """
     entry = _built.get((kind, type(component)))
     if entry is None:
@@ -67,23 +66,23 @@ def call(kind: str, component: Any, action: str, function: Callable[..., T], /, 
     watched = _watched.get()
     if not watched and not entry.namespace:
         return asked(entry, action, function, *args, **kwargs)
-    from reidx.registry.promises import kept, shaped  # takes torch
+    from reidx.registry.promises import kept, shaped  # imports torch
 
     look = kept if watched else shaped
     return asked(entry, action, functools.partial(look, entry, component, action, function), *args, **kwargs)
 
 
 def calling(kind: str, component: Any, action: str) -> Callable[..., Any]:
-    """The method ``action`` of a component, as a function that goes through :func:`call`."""
+    """Return the method ``action`` of a component as a function that goes through :func:`call`."""
     return functools.partial(call, kind, component, action, getattr(component, action))
 
 
 def asked(entry: Entry, action: str, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-    """What ``function``, code of the component of ``entry``, returns.
+    """Call ``function``, code of the component of ``entry``, and return its result.
 
-    What it raises is a :class:`PluginError` with all that there is to say, if the component is a plugin's. An error of reidx
-    stays what it is, with a note of the component, and so does any error of the core's own components. Memory that ran out, a
-    full disk, processes that ended and signals from outside are nobody's fault here: they pass.
+    An error in a plugin's component is raised as a :class:`PluginError` with all details. Errors of reidx, and any error of
+    a core component, keep their type and get a note that names the component. Out-of-memory errors, a full disk, dead
+    processes and signals are not the component's fault and pass unchanged.
     """
     try:
         return function(*args, **kwargs)
@@ -97,7 +96,7 @@ def asked(entry: Entry, action: str, function: Callable[..., T], /, *args: Any, 
 def blamed(
     entry: Entry, action: str, function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], error: BaseException
 ) -> BaseException:
-    """What shall be raised for an error on its way out of a component's code: see :func:`asked`."""
+    """Return the exception to raise for an error in a component's code (see :func:`asked`)."""
     if vars(error).get("blamed") or _outside(entry, error):
         return error
     vars(error)["blamed"] = True
@@ -107,7 +106,7 @@ def blamed(
     if isinstance(error, ReidxError):
         if entry.namespace:
             line = own_line(entry, error, code)
-            # what it raised itself is what it has to say; what came up deeper may be its own misuse of something
+            # an error that it raised itself is deliberate; one from deeper code may be a misuse of that code
             _note(error, f"It came out of {who}, {action} ({line}).{f' {contract}.' if 'raised in' in line else ''}")
         return error
     given = f"{contract}; it was given {described(code, args, kwargs) or 'nothing'}."
@@ -119,19 +118,21 @@ def blamed(
     said = f"{who} {how} {action}: {_said(error)}{at}. {given}"
     told: Exception = RuntimeError(said)
     if entry.namespace:
-        told = PluginError(f"{said} This is a fault of the plugin, not of what was given: mend it there, or tell its authors.")
+        told = PluginError(f"{said} This is a bug in the plugin, not in its input: fix it there, or report it to its authors.")
     vars(told)["blamed"] = True
     return told
 
 
 def in_use(module: str) -> list[Entry]:
-    """The entries of the components that were built of a module's classes."""
+    """Return the entries of the components built from a module's classes."""
     return [entry for entry in _built.values() if entry.component.target.partition(":")[0] == module]
 
 
 def own_line(entry: Entry, error: BaseException | None, code: Any = None) -> str:
-    """The last line of a component's own package that an error came through, as ``file:line``, and the line where it was
-    raised if that is another; where it came through none, the line where ``code`` begins, or the component's module."""
+    """Return the last ``file:line`` of a component's own package in a traceback, and the line of the raise if different.
+
+    If the traceback has no such line: the first line of ``code``, or the component's module.
+    """
     home, _, name = entry.component.target.partition(":")
     found = deepest = ""
     link = error
@@ -151,13 +152,13 @@ def own_line(entry: Entry, error: BaseException | None, code: Any = None) -> str
 
 
 def contract_of_kind(name: str) -> str:
-    """In one clause, what a component of a kind is called with and has to return."""
+    """Describe the inputs and the required result of a kind, in one clause."""
     kind = KINDS[name]
     return f"{'An' if name[0] in 'aeiou' else 'A'} {name} is given {kind.given} and returns {kind.returns}"
 
 
 def _is_own(entry: Entry, frame: Any) -> bool:
-    """Whether a frame runs code of a component's own package."""
+    """Return True if a frame runs code of a component's own package."""
     top = entry.component.target.partition(":")[0].partition(".")[0]
     if str(frame.f_globals.get("__name__", "")).partition(".")[0] == top:
         return True
@@ -165,14 +166,14 @@ def _is_own(entry: Entry, frame: Any) -> bool:
 
 
 def _folder(entry: Entry) -> str:
-    """The folder of a component's own package; of a module that is in none, its file."""
+    """Return the folder of a component's own package, or the file of a top-level module."""
     top = entry.component.target.partition(":")[0].partition(".")[0]
     home = str(getattr(sys.modules.get(top), "__file__", None) or "nowhere")
     return str(Path(home).parent) + os.sep if home.endswith("__init__.py") else home
 
 
 def _outside(entry: Entry, error: BaseException) -> bool:
-    """Whether an error is no doing of the component that it comes out of."""
+    """Return True if an error was not caused by the component that it passed through."""
     if isinstance(error, Terminated | BrokenExecutor) or out_of_memory(error):
         return True
     if isinstance(error, OSError) and error.errno in NO_ROOM:
@@ -192,7 +193,7 @@ def _outside(entry: Entry, error: BaseException) -> bool:
 
 
 def _raised_it(entry: Entry, error: BaseException) -> bool:
-    """Whether a plugin's own code raised an error itself."""
+    """Return True if a plugin's own code raised an error."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return bool(entry.namespace) and _is_own(entry, frames[-1]) and raised_on_purpose(error)
 
@@ -206,7 +207,7 @@ def _said(error: BaseException) -> str:
 
 
 def _note(error: BaseException, note: str) -> None:
-    vars(error).setdefault("__notes__", []).append(note)  # what add_note does, which Python 3.10 has not
+    vars(error).setdefault("__notes__", []).append(note)  # same as add_note, which Python 3.10 lacks
 
 
 def _in_brackets(text: str) -> str:

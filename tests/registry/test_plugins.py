@@ -28,15 +28,15 @@ BROKEN = {
     ),
     "newer API": (
         INFO.replace("api=1", "api=2"),
-        "was written for plugin API 2, this reidx speaks 1: upgrade reidx",
+        "was written for plugin API 2, but this reidx has API 1: upgrade reidx",
     ),
     "newer API with a hook of its own": (
         INFO.replace("api=1", "api=2") + "@hookimpl\ndef reidx_dashboards():\n    return []\n",
-        "was written for plugin API 2, this reidx speaks 1: upgrade reidx",
+        "was written for plugin API 2, but this reidx has API 1: upgrade reidx",
     ),
     "older API": (
         INFO.replace("api=1", "api=0"),
-        "was written for plugin API 0, this reidx speaks 1: upgrade the plugin",
+        "was written for plugin API 0, but this reidx has API 1: upgrade the plugin",
     ),
     "misspelt hook": (
         INFO + "@hookimpl\ndef reidx_componets():\n    return []\n",
@@ -58,7 +58,7 @@ BROKEN = {
         INFO + "@hookimpl\ndef reidx_components(registry):\n    return []\n",
         "Argument(s) {'registry'} are declared in the hookimpl but can not be found in the hookspec",
     ),
-    "no hook": ("x = 1", "it has no hook reidx_plugin, the one that must be there"),
+    "no hook": ("x = 1", "it has no hook reidx_plugin, which is required"),
     "SystemExit at import": (
         "import sys\nsys.exit(3)",
         "importing {module} exits the program (SystemExit: 3)",

@@ -86,7 +86,7 @@ def test_fault_of_a_plugin_names_all_there_is(made, kind):
     file = sys.modules[type(part).__module__].__file__
     assert said.startswith(f"{kind} mine.Part (from reidx-mine 0.1) failed in forward: ValueError: kaputt ({file}:10).")
     assert f"{kind} is given {KINDS[kind].given} and returns {KINDS[kind].returns}; it was given scores float32 8x3." in said
-    assert said.endswith("This is a fault of the plugin, not of what was given: mend it there, or tell its authors.")
+    assert said.endswith("This is a bug in the plugin, not in its input: fix it there, or report it to its authors.")
 
 
 @pytest.mark.parametrize("action", RAISED.values(), ids=RAISED)
@@ -106,7 +106,7 @@ def test_fault_of_the_core_stays_one_of_the_program(made, action):
         asked(made(action, namespace=""))
     said = " ".join([str(raised.value), *getattr(raised.value, "__notes__", ())])
     assert "loss Part (from reidx 1)" in said and "scores float32 8x3" in said
-    assert "fault of the plugin" not in said
+    assert "bug in the plugin" not in said
 
 
 def test_error_of_reidx_keeps_its_class_and_message(made):
