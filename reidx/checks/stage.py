@@ -67,7 +67,7 @@ class _StageCheck(StageChecker):
         for name, level in stage.labels.items():
             at = ("labels", "labellings", name)
             if name == "identity":
-                raise self.error(at, "'identity' are the data set's own labels; rename the labelling.")
+                raise self.error(at, "'identity' is reserved for the data set's own labels; rename the labelling.")
             self.level(at, level)
         if stage.clip_grad == 0:
             raise self.error(("clip_grad",), "gradients clipped to 0 change no weight; set null for no clipping.")
@@ -144,7 +144,7 @@ class _StageCheck(StageChecker):
             return
         at: KeyPath = ("optimization", "state_from")
         if _stage_of(reference) is None:
-            raise self.error(at, f"the state is that of a stage's optimiser: write stage:{reference}, if that is a stage.")
+            raise self.error(at, f"the optimiser's state comes from a stage: write stage:{reference}, if that is its name.")
         self.one_of(at, _stage_of(reference), self.earlier, "stage that trains before this one")
         other = self.called(reference).optimizer
         if (own["type"], own.get("amsgrad", False)) != (other["type"], other.get("amsgrad", False)):
@@ -189,7 +189,7 @@ class _StageCheck(StageChecker):
         if wanted is not None and wanted.default is wanted.empty and not averaged:
             raise self.error(
                 ("model", "fusion"),
-                f"{name} works on the map of a teacher too; give the stage one: teachers: {{mean: {{type: EMA}}}}.",
+                f"{name} needs the map of a teacher; add one to the stage: teachers: {{mean: {{type: EMA}}}}.",
             )
 
     def level(self, at: KeyPath, level: Labelling) -> None:

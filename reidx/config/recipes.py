@@ -1,4 +1,4 @@
-"""The experiments among the installed configs, as far as their files tell without a check."""
+"""Recipes: the trainable experiments among the installed configs, read without checks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reidx.errors import ReidxError
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A config that can be trained as it is: data sets by domain, epochs by stage, weights to begin with."""
+    """A config that is ready to train: data sets by domain, epochs by stage, initial weights."""
 
     namespace: str
     address: str
@@ -27,7 +27,7 @@ class Recipe:
 
 
 def recipes() -> Iterator[Recipe]:
-    """The installed configs that name data and stages, and are no grid. One with a fault is left out: loading it tells."""
+    """Yield the installed configs with data and stages, except grids; invalid configs are left out (loading reports them)."""
     bases = Bases()
     for file in installed_configs():
         with contextlib.suppress(ReidxError, KeyError, TypeError, AttributeError):
@@ -44,7 +44,7 @@ def _recipe(namespace: str, address: str, root: Node) -> Recipe | None:
     shared = Node({key: node for key, node in root.value.items() if key in keys}, root.origin)
     stages = [merge(shared, stage).plain() for stage in root.value["stages"].value]
     used = {stream["domain"] for stage in stages for stream in (stage.get("streams") or {}).values() if stream}
-    if not used <= set(domains):  # a method without its data
+    if not used <= set(domains):  # a config of a method alone, without data
         return None
     default = next(field.default for field in dataclasses.fields(Stage) if field.name == "epochs")
     epochs = {str(stage["name"]): int(stage.get("epochs", default)) for stage in stages}
@@ -53,7 +53,7 @@ def _recipe(namespace: str, address: str, root: Node) -> Recipe | None:
 
 
 def _set(domain: Any) -> str:
-    """The name of a domain's data set; of a side of another one, that with the numbers of its cameras."""
+    """Return the name of a domain's data set; for a camera split, that of the whole set with the camera numbers."""
     if isinstance(domain, str):
         return domain
     if "of" in domain:
@@ -63,7 +63,7 @@ def _set(domain: Any) -> str:
 
 
 def _weights(stage: Mapping[str, Any]) -> Iterator[str]:
-    """The files, and the models of timm's hub, that a stage begins with."""
+    """Yield the initial weights of a stage: files, and models from timm's hub."""
     backbone = stage["model"]["backbone"]
     own = backbone if isinstance(backbone, dict) else {}
     if own.get("weights"):

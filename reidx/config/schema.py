@@ -209,9 +209,9 @@ class AlignmentSlot:
 
     alignment: Spec = part("alignment")
     source: str = "source"
-    """The stream of the one domain."""
+    """The stream of the first domain."""
     target: str = "target"
-    """The stream of the other domain."""
+    """The stream of the second domain."""
     weight: float = 1.0
     """The factor of the alignment in the objective."""
     from_epoch: int = number(0, 0)
@@ -291,7 +291,7 @@ class Stage:
     """Gradient limit: on the norm over all trained parameters (``clip_by: norm``), or on each element (``value``); null:
     no clipping."""
     clip_by: Literal["norm", "value"] = "norm"
-    """Whether ``clip_grad`` limits the norm or each element of the gradients."""
+    """Quantity that ``clip_grad`` limits: the norm of the gradients, or the absolute value of each element."""
     grad_cache_chunks: int = number(1, 1, MOST)
     """Number of parts in which a step's batch passes through the networks: the loss is that of the whole batch, memory is
     needed for one part, and each image is passed forward twice. A part must hold whole groups of ``model.bn_group``."""

@@ -103,7 +103,7 @@ class Refiner(Interface):
     """Refinement of pseudo labels."""
 
     def __call__(self, labels: LabelSet, context: RefinerContext) -> LabelSet:
-        """Return new labels, weights (N,), soft targets (N,K) or arrays of its own (N,…), named in ``provides``."""
+        """Return new labels, weights (N,), soft targets (N,K) or further arrays (N,…), named in ``provides``."""
 
 
 class Memory(Interface):

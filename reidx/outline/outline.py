@@ -69,7 +69,7 @@ def _source_of(module: str) -> _Source:
 
 
 class _Source:
-    """The names of a module, evaluated on demand."""
+    """Names of a module, evaluated on demand."""
 
     def __init__(self, name: str, file: str, package: str, tree: ast.Module) -> None:
         self.name, self.file, self.package, self.library = name, file, package, name.partition(".")[0] in _LIBRARIES

@@ -308,7 +308,7 @@ _CHECKS: dict[str, Callable[[Any, Any, Mapping[str, Any]], None]] = {
     "label set": _refined,
     "ignored": _ignored,
 }
-"""The check of each word in :attr:`reidx.registry.registry.Kind.results`."""
+"""Checks by name, as used in :attr:`reidx.registry.registry.Kind.results`."""
 
 _EACH_STEP = ("network input", "map", "features", "scores", "scalar", "scalars")
 """Tensor results of a step; checks of their shapes are free and do not synchronise with the device."""

@@ -197,7 +197,7 @@ def test_a_labelling_without_a_domain_or_a_distance_or_by_a_taken_name(refused):
         labels=labels(distance=None)
     )
     assert refused(labels=labels(distance=None, clusterer={"type": "KMeans", "n_clusters": 5})) == ""
-    assert "'identity' are the data set's own labels; rename the labelling." in refused(
+    assert "'identity' is reserved for the data set's own labels; rename the labelling." in refused(
         labels=labels(labellings={"main": {}, "identity": {}})
     )
 
@@ -495,7 +495,7 @@ def test_an_optimiser_starts_from_the_state_of_a_stage_before(refused):
         place.format("stage:b") + "there is no stage that trains before this one called 'b'. There is: a."
     )
     assert second("a") == (
-        place.format("a") + "the state is that of a stage's optimiser: write stage:a, if that is a stage."
+        place.format("a") + "the optimiser's state comes from a stage: write stage:a, if that is its name."
     )
     for other in ({"type": "SGD"}, {"amsgrad": True}):
         assert second("stage:a", **other) == (
@@ -600,7 +600,7 @@ def test_a_fusion_that_needs_a_teacher_where_there_is_none(refused, register):
     register("fusion", Taught)
     model = {"backbone": {"type": "Timm", "name": "test_resnet"}, "fusion": {"type": "Taught"}}
     assert refused(model=model) == (
-        "fusion: | stages.0.model.fusion: Taught works on the map of a teacher too; give the stage one: "
+        "fusion: | stages.0.model.fusion: Taught needs the map of a teacher; add one to the stage: "
         "teachers: {mean: {type: EMA}}."
     )
     assert refused(model=model, teachers={"mean": {"type": "EMA"}}) == ""
