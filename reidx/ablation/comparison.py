@@ -13,7 +13,7 @@ from reidx.config.yaml_tree import load_tree
 from reidx.errors import ReidxError
 from reidx.runs.epoch_log import Report, epochs_in
 from reidx.runs.manifest import RECORD
-from reidx.runs.result import LABELS, METRICS
+from reidx.runs.result import LABELS, METRICS, RERANKED
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,9 @@ def _metrics(runs: Sequence[_Found]) -> list[tuple[str, ...]]:
     rows = []
     for stage, moment in dict.fromkeys(state for run in runs for state in run.states):
         reports = [run.states.get((stage, moment), {}) for run in runs]
-        for metric in (*METRICS, *LABELS):
+        for metric in (*METRICS, *RERANKED, *LABELS):
             if any(metric in report for report in reports):
-                scale = 100 if metric in METRICS else 1
+                scale = 1 if metric in LABELS else 100
                 values = [report.get(metric) for report in reports]
                 cells = [_cell(value, values[0], scale, n > 0, metric) for n, value in enumerate(values)]
                 rows.append((f"{stage}, {moment}", metric, *cells))

@@ -12,11 +12,13 @@ import numpy as np
 from reidx.config.config import Config
 from reidx.config.node import KeyPath, dotted
 from reidx.config.parts import Part, parts_of
-from reidx.config.schema import IDENTITY, AlignmentSlot, Evaluate, MemorySlot, Stage, Term
+from reidx.config.schema import IDENTITY, AlignmentSlot, Evaluate, MemorySlot, Rerank, Stage, Term
 from reidx.contracts import inputs_of
 from reidx.data.domains import Domains
 from reidx.errors import ConfigError, DataError
 from reidx.evaluation.protocols import counted, matched, no_match
+from reidx.evaluation.reranking import bytes_to_rerank
+from reidx.machine.free_memory import free_memory
 from reidx.registry.build import build, contract
 from reidx.registry.discovery import registry
 
@@ -35,9 +37,9 @@ def check_experiment(config: Config, domains: Domains) -> None:
         check.evaluation(stage)
 
 
-def check_evaluation(config: Config, domains: Domains, position: int) -> None:
-    """Check the files and data for the evaluation of one stage, as :func:`check_experiment` does."""
-    stage, check = config.experiment.stages[position], _DataChecker(config, domains, position)
+def check_evaluation(config: Config, domains: Domains, position: int, stage: Stage) -> None:
+    """Check the files and data for the evaluation of ``stage`` at ``position``, as :func:`check_experiment` does."""
+    check = _DataChecker(config, domains, position)
     check.files(stage)
     check.evaluation(stage)
 
@@ -105,6 +107,8 @@ class _DataChecker:
         found = matched(protocol, *known, own)
         if not found.any():
             raise DataError(f"{self.where(at)}: domain {domain!r}: {no_match(protocol, *known, own)}")
+        if settings.rerank is not None:
+            self.room_to_rerank(settings.rerank, len(query), len(gallery))
         if lost := len(found) - int(found.sum()):
             self.say(
                 f"{domain}: {lost:,} of {len(found):,} queries have no match in the gallery that counts under protocol "
@@ -114,6 +118,17 @@ class _DataChecker:
             self.say(
                 f"{domain}: {alike:,} of {len(found):,} queries are gallery images, too (the same file); an image is not its "
                 "own match and is left out of the ranking of that query"
+            )
+
+    def room_to_rerank(self, rerank: Rerank, queries: int, gallery: int) -> None:
+        """Raise :class:`ConfigError` where re-ranking may take more memory than is free."""
+        needed, free = bytes_to_rerank(queries + gallery, rerank.k1, rerank.k2), free_memory()
+        if needed > free:
+            at: KeyPath = ("evaluate", "rerank")
+            raise ConfigError(
+                f"{self.where(at)}: re-ranking {queries:,} queries and {gallery:,} gallery images with k1={rerank.k1} and "
+                f"k2={rerank.k2} may take {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free. Lower k1 or k2, or set "
+                "evaluate.rerank: null and re-rank later, with reidx test --rerank on a machine with more memory."
             )
 
     def say(self, line: str) -> None:

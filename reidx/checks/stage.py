@@ -125,8 +125,14 @@ class _StageCheck(StageChecker):
             self.domain(("evaluate", "domain"), evaluate.domain)
             self.one_of(("evaluate", "network"), evaluate.network, self.networks, "network")
             self.feature(("evaluate", "feature"), evaluate.feature)
-        if evaluate.domain_probe is not None and evaluate.domain is None:
-            raise self.error(("evaluate", "domain_probe"), "it is part of an evaluation: name its domain (domain: NAME).")
+        for key in ("domain_probe", "rerank"):
+            if getattr(evaluate, key) is not None and evaluate.domain is None:
+                raise self.error(("evaluate", key), "it is part of an evaluation: name its domain (domain: NAME).")
+        if evaluate.rerank is not None and evaluate.rerank.k2 > evaluate.rerank.k1 + 1:
+            raise self.error(
+                ("evaluate", "rerank", "k2"),
+                f"k2 is {evaluate.rerank.k2}; it must be at most k1 + 1, which is {evaluate.rerank.k1 + 1}.",
+            )
         if evaluate.domain_probe is not None:
             self.feature(("evaluate", "domain_probe"), evaluate.domain_probe)
             if len(stage.domains) != 2:

@@ -13,6 +13,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", type=Path, metavar="PATH", help="a checkpoint (default: what the last stage starts from)"
     )
+    parser.add_argument(
+        "--rerank",
+        action="store_true",
+        help="report re-ranked metrics too, with the config's evaluate.rerank or the paper's k1=20, k2=6, lambda=0.3 "
+        "(others: --set evaluate.rerank.k1=30)",
+    )
     add_threads_argument(parser)
     add_progress_argument(parser)
 
@@ -24,7 +30,11 @@ def run(arguments: argparse.Namespace) -> int:
     from reidx.engine import experiment  # takes torch, which a mistake in the config need not wait for
 
     result = experiment.test(
-        config, weights=arguments.weights, progress=arguments.progress, threads=arguments.threads or "auto"
+        config,
+        weights=arguments.weights,
+        progress=arguments.progress,
+        threads=arguments.threads or "auto",
+        rerank=arguments.rerank,
     )
     print(result.table())
     return 0

@@ -243,6 +243,18 @@ class Optimization:
 
 
 @dataclass
+class Rerank:
+    """k-reciprocal re-ranking (Zhong et al., CVPR 2017), whose metrics are reported beside the plain ones."""
+
+    k1: int = number(20, 1, MOST)
+    """Neighbours of an image, itself not counted, that may enter its encoding."""
+    k2: int = number(6, 1, MOST)
+    """Neighbours, the image itself counted, whose encodings are averaged; 1: none."""
+    lambda_: float = number(0.3, 0, 1)
+    """Weight of the original distance; the Jaccard distance has 1 − lambda."""
+
+
+@dataclass
 class Evaluate:
     """Retrieval on a domain's query and gallery."""
 
@@ -261,6 +273,8 @@ class Evaluate:
     """Evaluate also before the first epoch (direct transfer)."""
     every: int = number(0, 0)
     """Number of epochs between evaluations; 0: only after the last epoch."""
+    rerank: Rerank | None = None
+    """Report re-ranked metrics too; ``{}``: with the defaults of the paper; null: no re-ranking."""
     domain_probe: str | None = None
     """A feature on which a linear classifier is trained to tell the stage's two domains apart (reporting only); training and
     test identities are disjoint, by the identities of both data sets."""
@@ -356,7 +370,7 @@ class Experiment:
     )
     """Back-ends for the curves: ``tensorboard``, ``wandb``, ``mlflow``, each a name or a mapping with mmengine's options."""
     description: str = ""
-    """Free text."""
+    """Free text, which the card repeats."""
 
 
 def term_names(stage: Stage) -> list[str]:

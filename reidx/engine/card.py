@@ -65,6 +65,7 @@ def card_of(
             continue
     return {
         "experiment": config.experiment.name,
+        "description": config.experiment.description,
         "config_hash": config.hash,
         "seed": config.experiment.seed,
         "data": {name: domains[name].card() for name in config.experiment.data.domains},

@@ -15,7 +15,7 @@ from reidx import distributed
 from reidx.checks.data import check_evaluation, check_experiment
 from reidx.checks.dry_build import dry_build
 from reidx.config.config import Config
-from reidx.config.schema import Stage
+from reidx.config.schema import Rerank, Stage
 from reidx.data.domains import Domains
 from reidx.engine.card import card_of, seconds_of, stage_card
 from reidx.engine.precision import choose_precision
@@ -209,9 +209,8 @@ def _run(
     if taken:
         card["taken_over"] = taken
     whole = Result(folder, stages, card)
-    checkpoints.write_text(
-        folder / "result.json", json.dumps({"metrics": whole.metrics, "run": begun, "card": card}, indent=1)
-    )
+    metrics = {"metrics": whole.metrics, **({"reranked": whole.reranked} if whole.reranked else {})}
+    checkpoints.write_text(folder / "result.json", json.dumps({**metrics, "run": begun, "card": card}, indent=1))
     reporter.run_ends(whole.metrics, card["seconds"])
     return whole
 
@@ -266,10 +265,14 @@ def _refuse_stale(stages: list[Stage], finished: list[dict[str, Any] | None], pa
 
 
 def test(
-    config: Config, weights: str | Path | None = None, progress: Mode | None = None, threads: Threads = None
+    config: Config,
+    weights: str | Path | None = None,
+    progress: Mode | None = None,
+    threads: Threads = None,
+    rerank: bool = False,
 ) -> Result:
     """Evaluate the network that an experiment's last stage evaluates: with ``weights`` (a checkpoint of that stage, which
-    must fit as a whole), or as the stage starts.
+    must fit as a whole), or as the stage starts; with ``rerank`` also re-ranked, by default as the paper does.
 
     Nothing is trained, nothing written, and ``config`` stays as it is. Raises :class:`ConfigError` if the stage has no
     domain to evaluate on.
@@ -284,6 +287,8 @@ def test(
         stage = replace(stage, init=None, teachers=teachers)
     elif stage.init is not None and stage.init.startswith("stage:"):
         raise ConfigError(f"Stage {stage.name} starts from {stage.init}: say whose weights to test (--weights FILE).")
+    if rerank and stage.evaluate.rerank is None:
+        stage = replace(stage, evaluate=replace(stage.evaluate, rerank=Rerank()))
     keep_freed_memory()
     reporter = Reporter(progress)
     if weights is None and stage.init is None:
@@ -295,7 +300,7 @@ def test(
 def _tested(config: Config, stage: Stage, weights: str | Path | None, reporter: Reporter) -> Result:
     number = len(config.experiment.stages) - 1
     domains = Domains(config.data["data"], reporter.counted, reporter.say)
-    check_evaluation(config, domains, number)
+    check_evaluation(config, domains, number, stage)
     (stage,) = choose_precision([stage]).apply([stage])
     from reidx.engine.stage import StageRun
 

@@ -24,7 +24,7 @@ from reidx.engine.idle import idle_by_labels, idle_by_values, sentence
 from reidx.engine.loop import Report, StageLoop
 from reidx.engine.relabel import Extractor, Relabeller
 from reidx.engine.runner import ReidRunner
-from reidx.evaluation import Details, evaluate
+from reidx.evaluation import Details, Evaluation, Reranking, evaluate, rerank
 from reidx.evaluation.domain_probe import domain_probe
 from reidx.machine.devices import device_of_this_process
 from reidx.machine.threads import Watch
@@ -41,6 +41,7 @@ from reidx.runs import checkpoint as checkpoints
 from reidx.runs.epoch_log import EpochLog
 from reidx.runs.failures import error_context, oom_advice
 from reidx.runs.manifest import Resume
+from reidx.runs.result import RERANKED
 from reidx.runs.stamp import Stamp
 
 
@@ -270,27 +271,32 @@ class StageRun:
             )
             return banks[settings.feature]
 
-        banks = extracted("query"), extracted("gallery")
-        with span("rank"):
-            result = evaluate(
-                *banks,
-                query.ids,
-                gallery.ids,
-                query.cameras,
-                gallery.cameras,
-                build("protocol", settings.protocol, where="evaluate.protocol"),
-                settings.metric,
-                own=self.domains.own_images(settings.domain),
-                details=True,
+        features = extracted("query"), extracted("gallery")
+        protocol = build("protocol", settings.protocol, where="evaluate.protocol")
+        own = self.domains.own_images(settings.domain)
+
+        def ranked(reranking: Reranking | None = None) -> Evaluation:
+            people, cameras = (query.ids, gallery.ids), (query.cameras, gallery.cameras)
+            return evaluate(
+                *features, *people, *cameras, protocol, settings.metric, own=own, reranking=reranking, details=reranking is None
             )
+
+        with span("rank"):
+            result = ranked()
         self.details = result.details
         copies = self._copies(query, gallery, result.details)
-        metrics = {"mAP": result.mAP, "mINP": result.mINP}
-        metrics.update({f"rank-{k}": float(result.cmc[k - 1]) for k in (1, 5, 10)})
+        metrics = _metrics(result)
+        reranking = None
+        if (chosen := settings.rerank) is not None:
+            with span("rerank"):
+                reranking = rerank(*features, chosen.k1, chosen.k2, chosen.lambda_, settings.metric)
+                reranked = _metrics(ranked(reranking))
+            metrics |= {key: reranked[name] for key, name in RERANKED.items()}
         if settings.domain_probe is not None:
             metrics["domain_probe"] = self._probe(settings.network, settings.domain_probe)
         self.evaluation_card = {
             **result.card,
+            "reranking": None if reranking is None else reranking.card(),
             "queries_that_found_a_copy": copies,
             "flip": settings.flip,
             "feature": settings.feature,
@@ -327,3 +333,8 @@ class StageRun:
             return domain_probe(
                 *(features.flatten(1) for features in banks), seed=self.key[0], source_people=source, target_people=target
             )
+
+
+def _metrics(result: Evaluation) -> Report:
+    """mAP, mINP and rank-1/5/10 of a ranking, as fractions."""
+    return {"mAP": result.mAP, "mINP": result.mINP, **{f"rank-{k}": float(result.cmc[k - 1]) for k in (1, 5, 10)}}

@@ -95,10 +95,8 @@ def evaluate(
         raise ConfigError(f"evaluate: unknown metric {metric!r}; choose one of euclidean, cosine.")
     if metric == "cosine":
         query, gallery = unit(query, "query features"), unit(gallery, "gallery features")
-    if reranking is not None and reranking.jaccard.shape != (len(query), len(gallery)):
-        raise DataError(
-            f"evaluate: the re-ranking is of shape {reranking.jaccard.shape}, not {(len(query), len(gallery))}."
-        )
+    if reranking is not None and reranking.shape != (len(query), len(gallery)):
+        raise DataError(f"evaluate: the re-ranking is of shape {reranking.shape}, not {(len(query), len(gallery))}.")
 
     ap, inp = np.full(len(query), np.nan), np.full(len(query), np.nan)
     first = np.zeros(len(query), np.int64)

@@ -1,4 +1,4 @@
-"""k-reciprocal re-ranking, sparse: only the pairs whose encodings overlap are stored.
+"""k-reciprocal re-ranking in blocks of queries: memory grows with the number of images, not with that of pairs.
 
 Source: Zhong et al., CVPR 2017. Queries and gallery are encoded together as in `reidx.labels.distances.jaccard`, with lists of
 k1 + 1 (self included), and squared distances divided by the largest in the row, as the paper's published numbers were
@@ -12,33 +12,42 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
+from scipy.sparse import csc_array, csr_array
 from torch import Tensor
 
 from reidx.errors import ConfigError, DataError
-from reidx.labels.distances.jaccard import jaccard
-from reidx.labels.features import checked
+from reidx.labels.distances.jaccard import jaccard_between
+from reidx.labels.features import checked, unit
 from reidx.labels.neighbours.candidates import exact_products
 from reidx.labels.neighbours.encoding import encode
 from reidx.labels.neighbours.exact import nearest
 
+_ENTRY_BYTES = 32  # of an encoding's entry at the peak: before and after averaging, in parts and whole
+_PAIR_BYTES = 24  # of an entry of the neighbour lists: index, squared distance, reciprocal lists
+
 
 @dataclass(frozen=True)
 class Reranking:
-    """The parts of the re-ranked distance of each query to each gallery image, for `evaluate(reranking=…)`."""
+    """The encodings of queries and gallery, from which `evaluate(reranking=…)` computes the re-ranked distances."""
 
-    jaccard: csr_array  # (Q, G), the pairs closer than 1
+    queries: csr_array  # (Q, Q + G) encodings
+    gallery: csc_array  # (G, Q + G) encodings
     largest: np.ndarray  # (Q,) the query's largest squared distance to any image, query or gallery
     k1: int
     k2: int
     lambda_: float
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of queries and of gallery images."""
+        return self.queries.shape[0], self.gallery.shape[0]
+
     def block(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        """For these queries: factor (B,) and offset (B, G) so that factor · squared distance + offset is what ranks."""
-        part = self.jaccard[rows]
-        offset = np.full(part.shape, 1 - self.lambda_, np.float32)
-        owner = np.repeat(np.arange(part.shape[0]), np.diff(part.indptr))
-        offset[owner, part.indices] = (1 - self.lambda_) * part.data
+        """Factor (B,) and offset (B, G) of these queries: factor · squared distance + offset is the re-ranked distance."""
+        jaccard = jaccard_between(self.queries[rows], self.gallery)
+        offset = np.full(jaccard.shape, 1 - self.lambda_, np.float32)
+        owner = np.repeat(np.arange(jaccard.shape[0]), np.diff(jaccard.indptr))
+        offset[owner, jaccard.indices] = (1 - self.lambda_) * jaccard.data
         return self.lambda_ / self.largest[rows], offset
 
     def card(self) -> dict[str, Any]:
@@ -52,13 +61,15 @@ def rerank(
     k1: int = 20,
     k2: int = 6,
     lambda_: float = 0.3,
+    metric: str = "euclidean",
     *,
     backend: str = "auto",
     device: str | torch.device | None = None,
 ) -> Reranking:
     """The k-reciprocal re-ranking of a gallery (G, D) for queries (Q, D), to be passed to `evaluate`.
 
-    Distances are squared Euclidean on the features as they are: pass unit features to re-rank by cosine.
+    ``metric`` is that of `evaluate`: "euclidean", squared, on the features as they are, or "cosine", on unit features.
+    Raises ConfigError for parameters out of range, DataError for features that are not finite or differ in width.
     """
     if not 1 <= k2 <= k1 + 1 or not 0 <= lambda_ <= 1:
         raise ConfigError(
@@ -69,13 +80,25 @@ def rerank(
         raise DataError(
             f"rerank: query features have {query.shape[1]} columns, gallery features {gallery.shape[1]}."
         )
+    if metric == "cosine":
+        query, gallery = unit(query, "query features"), unit(gallery, "gallery features")
     both = torch.cat([query, gallery])
     largest = _largest_squared_distance(both, torch.device(device) if device is not None else both.device)
     squared, lists = nearest(both, k1 + 1, backend=backend, device=device)
     largest[largest == 0] = 1  # all rows are the same: every distance is 0 whatever divides it
     encodings = encode(both, squared, lists, k1 + 1, round(k1 / 2) + 1, k2, 1 / largest)
-    shared = jaccard(encodings, rows=len(query))[:, len(query) :]
-    return Reranking(csr_array(shared), largest[: len(query)], k1, k2, lambda_)
+    queries = len(query)
+    return Reranking(encodings[:queries], encodings[queries:].tocsc(), largest[:queries], k1, k2, lambda_)
+
+
+def bytes_to_rerank(images: int, k1: int, k2: int) -> float:
+    """The most memory that `rerank` takes for so many queries and gallery images, beside their features.
+
+    Each encoding has at most (k1 + 1) · (round(k1 / 2) + 2) entries, and k2 times as many once averaged.
+    """
+    width = min(k1 + 1, images)
+    entries = min(width * (round(k1 / 2) + 2) * (k2 if k2 > 1 else 1), images)
+    return float(images) * (_ENTRY_BYTES * entries + _PAIR_BYTES * width)
 
 
 def _largest_squared_distance(x: Tensor, place: torch.device) -> np.ndarray:

@@ -25,7 +25,7 @@ from reidx.runs.epoch_log import json_line
 
 Report = Mapping[str, float]
 
-TESTED = ("mAP", "mINP", "rank-")
+TESTED = ("mAP", "mINP", "rank-", "reranked_")
 """Prefixes of the names of retrieval metrics."""
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from reidx.runs.epoch_log import Report
 
 METRICS = ("mAP", "rank-1", "rank-5", "rank-10", "mINP")
+RERANKED = {f"reranked_{name}": name for name in METRICS}
+"""The names of the re-ranked metrics in the report of an epoch."""
 LABELS = ("clusters", "outliers", "ari")
 
 
@@ -43,18 +45,28 @@ class Result:
 
     @property
     def metrics(self) -> Report:
-        """mAP, rank-k and mINP (fractions) after the last epoch of the last stage."""
+        """mAP, rank-k and mINP (fractions) after the last epoch of the last stage, without re-ranking."""
         last = self.stages[-1].last or self.stages[-1].before
         return {name: last[name] for name in METRICS if name in last}
 
+    @property
+    def reranked(self) -> Report:
+        """The same metrics with re-ranking; empty without ``evaluate.rerank``."""
+        return reranked(self.stages[-1].last or self.stages[-1].before)
+
     def rows(self) -> list[tuple[str, Report]]:
-        """What the table shows: every evaluated state, by name."""
-        rows: list[tuple[str, Report]] = []
+        """Every evaluated state by name, each followed by its re-ranked metrics where there are any."""
+        states: list[tuple[str, Report]] = []
         for stage in self.stages:
             if stage.before:
-                rows.append((f"direct transfer (before {stage.name})" if stage.history else stage.name, stage.before))
+                states.append((f"direct transfer (before {stage.name})" if stage.history else stage.name, stage.before))
             if "mAP" in stage.last:
-                rows.append((f"{stage.name}, epoch {stage.last['epoch']:.0f} (last)", stage.last))
+                states.append((f"{stage.name}, epoch {stage.last['epoch']:.0f} (last)", stage.last))
+        rows: list[tuple[str, Report]] = []
+        for name, report in states:
+            rows.append((name, report))
+            if better := reranked(report):
+                rows.append(("  re-ranked", better))
         return rows
 
     def table(self) -> str:
@@ -69,3 +81,8 @@ class Result:
             cells.append(f"{report['ari']:9.3f}" if "ari" in report else f"{'-':>9}")
             lines.append(f"{name:<{width}}" + "".join(cells))
         return "\n".join(lines)
+
+
+def reranked(report: Report) -> Report:
+    """The re-ranked metrics in the report of an epoch, by the names of :data:`METRICS`."""
+    return {name: report[key] for key, name in RERANKED.items() if key in report}

@@ -136,6 +136,6 @@ def test_a_test_asks_only_for_what_it_reads(check, experiment):
     check()  # makes the data set known
     path = experiment(data={"domains": {"target": {"type": "Bare", "lacks": "training images"}}})
     config = reidx.load_config(path)
-    check_evaluation(config, Domains(config.data["data"]), 0)
+    check_evaluation(config, Domains(config.data["data"]), 0, config.experiment.stages[0])
     with pytest.raises(DataError, match="no train images"):
         check_experiment(config, Domains(config.data["data"]))

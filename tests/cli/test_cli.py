@@ -339,9 +339,9 @@ def test_train(capsys, calls, tmp_path):
 
 def test_test(capsys, calls, tmp_path):
     assert output(capsys, "test", "a.yaml", "--weights", str(tmp_path / "w.pth"))[:2] == (0, "mAP 50.0\n")
-    assert calls["test"] == (Config, {"weights": tmp_path / "w.pth", "progress": None, "threads": "auto"})
-    output(capsys, "test", "a.yaml", "--progress", "plain", "--threads", "3")
-    assert calls["test"] == (Config, {"weights": None, "progress": "plain", "threads": 3})
+    assert calls["test"] == (Config, {"weights": tmp_path / "w.pth", "progress": None, "threads": "auto", "rerank": False})
+    output(capsys, "test", "a.yaml", "--progress", "plain", "--threads", "3", "--rerank")
+    assert calls["test"] == (Config, {"weights": None, "progress": "plain", "threads": 3, "rerank": True})
 
 
 def test_config(capsys, calls):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from reidx.errors import ConfigError, DataError
 from reidx.evaluation import evaluate, rerank
+from reidx.evaluation.reranking import bytes_to_rerank
 
 
 def dense(query: np.ndarray, gallery: np.ndarray, k1: int, k2: int, share: float) -> np.ndarray:
@@ -127,10 +128,30 @@ def test_rows_close_together_and_far_from_zero_or_tiny(offset, spread):
 def test_many_rows_whose_weights_vanish_are_summed():
     """Weights of exp(-huge) are no holes in the encodings."""
     x = torch.from_numpy(1e4 + 1e-2 * np.random.default_rng(0).normal(size=(600, 2))).float()
-    assert np.isfinite(rerank(x[:300], x[300:], 30, 6).jaccard.data).all()
+    assert np.isfinite(rerank(x[:300], x[300:], 30, 6).block(slice(0, 300))[1]).all()
 
 
 def test_nothing_to_rerank():
     none = torch.zeros(0, 4)
-    assert rerank(none, none).jaccard.shape == (0, 0)
-    assert rerank(none, torch.ones(3, 4)).jaccard.shape == (0, 3)
+    assert rerank(none, none).shape == (0, 0)
+    assert rerank(none, torch.ones(3, 4)).shape == (0, 3)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_metric_and_blocks_do_not_change_distances(metric):
+    random = np.random.default_rng(2)
+    both = random.normal(size=(50, 6)).astype(np.float32)
+    unit = both / np.linalg.norm(both, axis=1, keepdims=True) if metric == "cosine" else both
+    found = rerank(both[:20], both[20:], 6, 3, 0.3, metric)
+    whole, expected = found.block(slice(0, 20))[1], dense(unit[:20], unit[20:], 6, 3, 0.3)
+    squared = ((unit[:20, None].astype(np.float64) - unit[20:]) ** 2).sum(axis=2)
+    assert np.abs(found.block(slice(0, 20))[0][:, None] * squared + whole - expected).max() < 1e-5
+    assert np.array_equal(np.concatenate([found.block(slice(i, i + 7))[1] for i in (0, 7, 14)]), whole)
+
+
+@pytest.mark.parametrize(("k1", "k2"), [(20, 6), (4, 1)])
+def test_memory_bound_covers_encodings_of_one_dense_cluster(k1, k2):
+    x = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32)
+    found = rerank(x[:100], x[100:], k1, k2)
+    stored = 8 * (found.queries.nnz + found.gallery.nnz)
+    assert stored < bytes_to_rerank(400, k1, k2) < 100 * stored

@@ -19,7 +19,7 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import csc_array, csr_array
 from torch import Tensor
 
 from reidx.errors import ConfigError, DataError
@@ -84,30 +84,32 @@ class Jaccard:
         return search(features, k, backend=self.backend, device=self.device)
 
 
-def jaccard(
-    encodings: csr_array, rows: int | None = None, within: float = 1.0, among: csr_array | None = None
-) -> csr_array:
-    """The distances (rows, N) of the first `rows` encodings to all, float32; by default all, then exactly symmetric.
+def jaccard(encodings: csr_array, within: float = 1.0, among: csr_array | None = None) -> csr_array:
+    """The distances (N, N) of all encodings, float32, exactly symmetric.
 
     Distances of 1, those beyond `within`, and of pairs not stored in `among` (symmetric) are left out.
     """
     n = encodings.shape[0]
     by_column = encodings.tocsc()  # the inverted index: for a column, the rows that have it, ascending
-    half = rows is None
     if among is not None and among.shape != (n, n):
         raise DataError(f"Jaccard: the pairs asked for are of {among.shape[0]} images, the features of {n}.")
     asked = _asked(among if among is None else checked_graph(among, n, "Jaccard: the pairs asked for"))
-    if half and n > _LARGE:
+    if n > _LARGE:
         _refuse_crowd(encodings, by_column, within, asked)
     parts = in_threads(
-        _share, n if rows is None else rows, encodings.indptr, encodings.indices, encodings.data,
-        by_column.indptr, by_column.indices, by_column.data, half, np.float32(within), *asked, chunks_per_thread=16,
+        _share, n, encodings.indptr, encodings.indices, encodings.data,
+        by_column.indptr, by_column.indices, by_column.data, True, np.float32(within), *asked, chunks_per_thread=16,
     )  # fmt: skip
-    upper = stacked(parts, n)
-    if not half:
-        upper.sort_indices()
-        return upper
-    return _mirrored(upper)
+    return _mirrored(stacked(parts, n))
+
+
+def jaccard_between(queries: csr_array, gallery: csc_array) -> csr_array:
+    """The distances (Q, G) of the encodings (Q, N) to the encodings (G, N), float32; distances of 1 are left out."""
+    parts = in_threads(
+        _share, queries.shape[0], queries.indptr, queries.indices, queries.data,
+        gallery.indptr, gallery.indices, gallery.data, False, np.float32(1), *_asked(None),
+    )  # fmt: skip
+    return stacked(parts, gallery.shape[0])
 
 
 def _asked(among: csr_array | None) -> tuple[np.ndarray, np.ndarray]:
