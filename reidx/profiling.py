@@ -19,10 +19,10 @@ class Listener(Protocol):
     """Receiver of spans: :meth:`enter` is called when one begins, :meth:`leave` when the innermost one ends."""
 
     def enter(self, name: str, images: int) -> None:
-        """The span ``name`` begins."""
+        """Begin the span ``name``."""
 
     def leave(self) -> None:
-        """The innermost span ends."""
+        """End the innermost span."""
 
 
 _listeners: list[Listener] = []
@@ -64,12 +64,12 @@ class Marks:
         self._open: list[record_function] = []
 
     def enter(self, name: str, images: int) -> None:
-        """The span ``name`` begins."""
+        """Begin the span ``name``."""
         self._open.append(record_function(name))
         self._open[-1].__enter__()
 
     def leave(self) -> None:
-        """The innermost span ends."""
+        """End the innermost span."""
         self._open.pop().__exit__(None, None, None)
 
 
@@ -108,14 +108,14 @@ class Stopwatch:
         self._heard.__exit__(None, None, None)
 
     def enter(self, name: str, images: int) -> None:
-        """The span ``name`` begins."""
+        """Begin the span ``name``."""
         self._charge()
         self._path = (*self._path, name)
         self.calls[self._path] += 1
         self.images[self._path] += images
 
     def leave(self) -> None:
-        """The innermost span ends."""
+        """End the innermost span."""
         self._charge()
         self._path = self._path[:-1]
 

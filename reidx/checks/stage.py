@@ -141,7 +141,7 @@ class _StageCheck(StageChecker):
                     f"it tells two domains apart, but the stage draws from {', '.join(stage.domains) or 'none'}.",
                 )
 
-    # ---- the parts
+    # ---- components
 
     def state_from(self) -> None:
         """Raise unless the optimiser can start from the state of an earlier stage's optimiser."""

@@ -217,7 +217,7 @@ def _default(field: dataclasses.Field[Any], node: Node, path: KeyPath) -> Node:
         return Node.of(field.default, DEFAULT)
     if field.default_factory is not dataclasses.MISSING:
         make = field.default_factory
-        # a section that lacks what it cannot do without is not made here: `_fill` says what it lacks
+        # a section with missing required keys is not built here: `_fill` reports them
         return Node({}, node.origin) if dataclasses.is_dataclass(make) else Node.of(make(), DEFAULT)
     what = field.metadata.get("kind", "value")
     raise ConfigError(f"{node.origin}: {dotted((*path, field.name))} is missing: a {what} must be given.")

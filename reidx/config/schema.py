@@ -74,7 +74,7 @@ class Data:
     workers: int = number(0, 0, 1000)
     """Number of processes that decode images; 0: threads of the main process decode them."""
     cache_gb: float = number(6.0, 0)
-    """Memory in GB for decoded images (uint8, at image_size) of all domains; images that do not fit are decoded each time."""
+    """Memory for decoded images (uint8, at image_size) of all domains, in GB of 2³⁰ bytes; others are decoded each time."""
     cache_on: Literal["host", "device"] = "host"
     """Location of the training images: ``device`` saves the copy to the GPU in each step, uses as much GPU memory as they take
     up, and is an error if they do not fit."""
