@@ -1,4 +1,4 @@
-"""From features to pseudo labels: neighbours, sparse distances, clusterers. Each part is imported on first use."""
+"""From features to pseudo labels: neighbours, sparse distances, clusterers. Modules are imported on first use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compiled loops: numba's over index lists and those of faiss, on as many threads as torch may use."""
+"""Compiled loops of numba and faiss, on as many threads as torch may use."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _REORDERED_SUMS = {"reassoc", "contract", "nsz"}
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` as machine code that releases the interpreter lock; the code is kept on disk between runs.
 
-    numba renews what it keeps when the function's own file changes, not when that of a function it calls does: after
-    a change to `squared_distance` delete the `*.nbi` files.
+    numba invalidates its cache when the function's own file changes, but not when the file of a called function does:
+    after a change to `squared_distance`, delete the `*.nbi` files.
     """
     options: dict[str, Any] = {"nogil": True, "fastmath": _REORDERED_SUMS}
     try:
         return njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder in which numba may write: an installation that is read-only
+    except RuntimeError:  # numba has no writable cache folder: the installation is read-only
         return njit(**options)(function)
 
 
 def in_threads(kernel: Callable[..., Any], rows: int, *args: Any, chunks_per_thread: int = 4) -> list[Any]:
     """`kernel(start, stop, *args)` for consecutive ranges that cover `rows`, results in the order of the ranges.
 
-    Each range writes rows of its own only, so the result does not depend on the number of threads.
+    Each range writes only its own rows, so the result does not depend on the number of threads.
     """
     threads = max(1, torch.get_num_threads())
     edges = np.linspace(0, rows, min(rows, threads * chunks_per_thread) + 1).astype(np.int64)
@@ -44,10 +44,10 @@ def in_threads(kernel: Callable[..., Any], rows: int, *args: Any, chunks_per_thr
 
 
 def side_by_side(work: Callable[..., None], threads: int, rows: int, *args: Any) -> None:
-    """`work(start, stop, *args)` in so many threads, each with one thread for its torch operations.
+    """Run `work(start, stop, *args)` in `threads` threads, each with one thread for its torch operations.
 
-    For work that goes to and fro between torch and compiled loops: torch's own threads, waiting for more to do, would
-    hold the cores that the loops need. A single thread is the caller's own.
+    For work that alternates between torch and compiled loops: torch's own threads, spinning while idle, would occupy the
+    cores that the loops need. With one thread the work runs in the caller's.
     """
     if threads == 1:
         work(0, rows, *args)
@@ -56,7 +56,7 @@ def side_by_side(work: Callable[..., None], threads: int, rows: int, *args: Any)
     before = torch.get_num_threads()
 
     def alone(start: int, stop: int) -> None:
-        torch.set_num_threads(1)  # each thread has a setting of its own
+        torch.set_num_threads(1)  # the setting is per thread
         work(start, stop, *args)
 
     try:
@@ -67,7 +67,7 @@ def side_by_side(work: Callable[..., None], threads: int, rows: int, *args: Any)
 
 
 def has_faiss() -> bool:
-    """Whether faiss is installed."""
+    """Return True if faiss is installed."""
     try:
         import faiss  # noqa: F401
     except ImportError:
@@ -77,7 +77,7 @@ def has_faiss() -> bool:
 
 @contextmanager
 def faiss_threads() -> Iterator[None]:
-    """As many threads for faiss as torch has, for the time being."""
+    """Set the number of faiss threads to that of torch inside the context."""
     import faiss
 
     before = faiss.omp_get_max_threads()

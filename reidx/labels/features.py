@@ -1,4 +1,4 @@
-"""What every distance asks of a bank of features: one row per image, float32, finite, and of length 1 for cosines."""
+"""Checks of feature banks: one row per image, float32, finite, and of length 1 for cosines."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _LARGEST = 1e15  # the squares of larger numbers, summed over a row, overflow fl
 
 
 def checked(features: Tensor | np.ndarray, name: str = "features") -> Tensor:
-    """The features as a contiguous float32 tensor (N, D) where they were; no copy where none is needed.
+    """Return the features as a contiguous float32 tensor (N, D) on their device, copied only if necessary.
 
-    Raises DataError for another shape, for what is not real numbers, and for NaN, infinity or numbers too large to be
-    squared, naming the first bad row.
+    Raises DataError, which names the first bad row, for another shape, for entries that are not real numbers, and for NaN,
+    infinity or numbers too large to be squared.
     """
     try:
         given = np.ascontiguousarray(features) if isinstance(features, np.ndarray) else features
@@ -43,13 +43,15 @@ def checked(features: Tensor | np.ndarray, name: str = "features") -> Tensor:
 
 
 def not_finite(features: Tensor) -> Tensor:
-    """Which rows (N,) hold NaN, infinity, or numbers so large that float32 cannot hold a distance between them."""
+    """Mask (N,) of the rows with NaN, infinity, or numbers so large that distances overflow float32."""
     return ~(torch.linalg.vector_norm(features.flatten(1), ord=torch.inf, dim=1).float() <= _LARGEST)
 
 
 def unit(features: Tensor, name: str = "features") -> Tensor:
-    """The rows scaled to length 1; the tensor itself where they already are. A row of zeros, or shorter than
-    1e-12, raises DataError."""
+    """Scale the rows to length 1; return the tensor itself if they already are.
+
+    Raises DataError for a row of zeros or shorter than 1e-12.
+    """
     norms = torch.linalg.vector_norm(features, dim=1)
     if bool(((norms - 1).abs() <= _UNIT).all()):
         return features

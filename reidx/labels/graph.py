@@ -1,4 +1,4 @@
-"""The neighbour graph: distances of the near pairs only, as a sparse matrix (N, N).
+"""The neighbour graph: the distances of near pairs, as a sparse matrix (N, N).
 
 A stored entry is the distance of that pair, zeros and the diagonal included; a pair that is not stored is at distance
 1 or more. So a graph may be cut at any distance below 1 without changing what a clusterer sees.
@@ -18,7 +18,7 @@ from reidx.machine.free_memory import free_memory
 
 
 def refuse_beyond(needed: float, what: str) -> None:
-    """Raise :class:`DataError` where ``what``, made of a graph, needs more bytes than are free."""
+    """Raise :class:`DataError` if ``what``, computed from a graph, needs more bytes than are free."""
     free = free_memory()
     if needed > free:
         raise DataError(
@@ -29,11 +29,11 @@ def refuse_beyond(needed: float, what: str) -> None:
 
 
 def checked_graph(graph: Any, images: int | None = None, name: str = "neighbour graph") -> csr_array:
-    """The graph as CSR, itself where it is one: sparse, (N, N), of floats of 32 or 64 bits, each pair stored at most once.
+    """Return the graph as CSR, uncopied if it is: sparse (N, N), floats of 32 or 64 bits, each pair stored at most once.
 
-    The compiled loops that follow read what indices point to, so no index is taken on trust, whoever made the graph:
-    one pass over its entries. `images` is the N that it must have; `name` says in messages whose graph it is. Raises
-    DataError otherwise, and for distances that are negative, infinite or NaN.
+    The compiled loops that follow do not check bounds, so every index is validated here, in one pass over the entries.
+    `images` is the expected N; `name` identifies the graph in messages. Raises DataError for any other graph, and for
+    distances that are negative, infinite or NaN.
     """
     if not issparse(graph):
         raise DataError(
@@ -52,11 +52,11 @@ def checked_graph(graph: Any, images: int | None = None, name: str = "neighbour 
     given = all(mine is its for mine, its in ((indptr, rows.indptr), (indices, rows.indices), (data, rows.data)))
     if given and ascending and isinstance(rows, csr_array):
         return rows
-    return csr_array((data, indices, indptr), shape=graph.shape)  # what scipy had noted of the order is not taken over
+    return csr_array((data, indices, indptr), shape=graph.shape)  # drops scipy's flags about the order
 
 
 def _as_rows(graph: Any, name: str) -> csr_array:
-    """A graph of another format as CSR. scipy's conversions trust indices too: what they would follow is checked before."""
+    """Convert a graph of another format to CSR; its indices are validated first, because scipy trusts them."""
     n = graph.shape[0]
     if graph.format == "csc":
         _entries(*_well_formed(graph.indptr, graph.indices, graph.data, n, name), name)
@@ -76,7 +76,7 @@ def _as_rows(graph: Any, name: str) -> csr_array:
 
 
 def _blocks(graph: Any, name: str) -> None:
-    """Raise DataError unless the blocks of a BSR array lie inside it and are all there."""
+    """Raise DataError unless the blocks of a BSR array lie inside it and are complete."""
     shape = np.shape(graph.data)
     if len(shape) != 3 or 0 in shape[1:] or graph.shape[0] % shape[1] or graph.shape[1] % shape[2]:
         raise DataError(f"{name}: blocks of shape {shape} do not tile {graph.shape}.")
@@ -106,7 +106,7 @@ def _coordinates(graph: Any, name: str) -> None:
 def _well_formed(
     indptr: Any, indices: Any, data: Any, rows: int, name: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The three arrays as the compiled loops take them; raises DataError unless `indptr` cuts the others into rows."""
+    """Return the three arrays in the types of the compiled loops; raises DataError unless `indptr` splits them into rows."""
     indptr, indices, data = np.asarray(indptr), np.asarray(indices), np.asarray(data)
     if indptr.dtype.kind not in "iu" or indices.dtype.kind not in "iu":
         raise DataError(f"{name}: indptr and indices must be integers, not {indptr.dtype} and {indices.dtype}.")
@@ -126,7 +126,7 @@ def _well_formed(
 
 
 def _entries(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, name: str) -> bool:
-    """Whether columns ascend in each row; raises DataError for the first entry that is no distance of a pair."""
+    """Return True if columns ascend in each row; raises DataError for the first invalid entry."""
     n = len(indptr) - 1
     found = in_threads(_first_fault, n, indptr, indices, data, chunks_per_thread=1)
     fault = next((fault for fault, _ in found if fault >= 0), -1)
@@ -144,7 +144,7 @@ def _entries(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, name: st
 
 @compiled
 def _first_fault(start, stop, indptr, indices, data):  # type: ignore[no-untyped-def]
-    """The place of the first entry that is no distance of a pair, or -1; and whether all columns before it ascend."""
+    """Find the position of the first invalid entry, or -1, and whether all columns before it ascend."""
     n = len(indptr) - 1
     seen = np.full(n, -1, np.int64)
     ascending = True
@@ -164,7 +164,7 @@ def fuse(graphs: Sequence[csr_array], weights: Sequence[float]) -> csr_array:
     """The weighted sum of the distances of several graphs of the same images, sparse: absent pairs count as 1.
 
     The weights must not be negative and must sum to 1, so that a pair absent everywhere stays at distance 1.
-    Used for the views of an image (LP section 1.2). Each graph is read once; the peak is the sum so far and one graph.
+    Combines the views of an image. Each graph is read once; peak memory is the running sum and one graph.
     """
     if len(graphs) != len(weights) or not graphs:
         raise ConfigError(f"fuse: {len(graphs)} graphs but {len(weights)} weights.")

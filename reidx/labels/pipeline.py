@@ -1,4 +1,4 @@
-"""From a bank of features to a label set: distance, clusterer, refiners, and the report of an epoch."""
+"""The label pipeline: distance, clusterer and refiners, from a bank of features to a label set and its report."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class LabelPipeline:
-    """Bank → :class:`LabelSet`, by ``distance`` (where the clusterer needs it), ``clusterer``, ``refiners`` in turn.
+    """Bank → :class:`LabelSet`, by ``distance`` (if the clusterer needs it), ``clusterer`` and ``refiners`` in turn.
 
-    ``vary(**settings)`` makes the clusterer anew with some of its settings changed.
+    ``vary(**settings)`` builds another clusterer with some of its settings changed.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class LabelPipeline:
 
     @property
     def parts(self) -> dict[str, Any]:
-        """The components that make labels, by their place: the clusterer, then the refiners by their number."""
+        """The components that make labels, by position: the clusterer, then the numbered refiners."""
         return {"clusterer": self.clusterer, **{str(number): refiner for number, refiner in enumerate(self.refiners)}}
 
     @property
@@ -61,8 +61,8 @@ class LabelPipeline:
     ) -> LabelSet:
         """Label every image of the bank.
 
-        Raises :class:`DataError` if features are not finite, or if not one cluster came out or was left, :class:`ReidxError`
-        if the processes of a distributed job come to different labels.
+        Raises :class:`DataError` if features are not finite or no cluster was found or kept, and :class:`ReidxError` if the
+        processes of a distributed job find different labels.
         """
         for name in self.views:
             wrong = not_finite(features[name])
@@ -103,7 +103,7 @@ class LabelPipeline:
         return labels
 
     def _reach(self) -> float:
-        """The largest distance that anyone looks at: nearly all the entries of a graph lie close below 1."""
+        """The largest distance in use; cutting there saves memory, as nearly all entries of a graph lie just below 1."""
         clusterers = [self.clusterer, *(clusterer for _, clusterer in self.varied)]
         return max(getattr(part, "reach", 1.0) for part in (*clusterers, *self.refiners))
 
@@ -117,7 +117,7 @@ class LabelPipeline:
         return call("distance", self.distance, "the graph that it returned", _sound, self.distance, graph, images)
 
     def _nothing(self, epoch: int, features: dict[str, Tensor] | None, images: int) -> str:
-        from scipy.sparse import csr_array  # needed here alone, and slow to import
+        from scipy.sparse import csr_array  # slow to import, and used only here
 
         advice = ""
         if features is not None:
@@ -156,19 +156,19 @@ def _sound(distance: Any, graph: Any, images: int) -> csr_array:
 
 
 def variations(refiner: Any, clusterer: Any) -> list[dict[str, Any]]:
-    """The settings of the clusterer that a refiner will ask for beside its own; none for most.
+    """The further settings of the clusterer that a refiner requests; none for most.
 
-    Raises :class:`ConfigError` where the clusterer has no such setting.
+    Raises :class:`ConfigError` if the clusterer has no such setting.
     """
     asked = getattr(refiner, "variations", None)
     return [] if asked is None else call("refiner", refiner, "variations", asked, clusterer)
 
 
 def varied(refiner: Part, built: Mapping[KeyPath, Any]) -> list[Part]:
-    """The clusterer at the other settings that a refiner asks for, at the place of the refiner.
+    """The clusterers with the other settings that a refiner requests, located at the refiner's key.
 
-    ``built`` has the components of the stage by their paths. Raises :class:`ConfigError`, which names no place, where the
-    clusterer has no such setting.
+    ``built`` holds the components of the stage by path. Raises :class:`ConfigError`, without a location, if the clusterer
+    has no such setting.
     """
     spec, at = refiner.holder.clusterer, (*refiner.path[:-2], "clusterer")
     others = variations(built[refiner.path], built[at])
@@ -182,7 +182,7 @@ def varied(refiner: Part, built: Mapping[KeyPath, Any]) -> list[Part]:
 
 
 def check_labels(labels: LabelSet, images: int) -> None:
-    """Raise :class:`ValueError` unless the labelling keeps the contract: see :class:`LabelSet`."""
+    """Raise :class:`ValueError` unless the labelling fulfils the contract of :class:`LabelSet`."""
     array = labels.labels
     if array.shape != (images,) or array.dtype != np.int64:
         raise ValueError(f"labels are {array.dtype} {array.shape}, not int64 ({images},)")
@@ -202,7 +202,7 @@ def check_labels(labels: LabelSet, images: int) -> None:
 
 
 def label_statistics(labels: np.ndarray, previous: np.ndarray | None = None) -> dict[str, float]:
-    """Clusters, outliers, largest and median size, and how much stayed since the last labelling.
+    """Numbers of clusters and outliers, largest and median cluster size, and stability since the last labelling.
 
     ``stability`` is the adjusted Rand index against ``previous`` over the images clustered in both.
     """
@@ -220,9 +220,9 @@ def label_statistics(labels: np.ndarray, previous: np.ndarray | None = None) -> 
 
 
 def quality(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """How pseudo labels compare with the true identities: ``ari`` over all images (each outlier a cluster of its own).
+    """Agreement of pseudo labels with the true identities: ``ari`` over all images (each outlier is a separate cluster).
 
-    For the report alone; nothing that trains may see it.
+    For reports only; training must not use it.
     """
     separate = labels.copy()
     outliers = separate < 0
@@ -232,6 +232,6 @@ def quality(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 def _rand(truth: np.ndarray, labels: np.ndarray) -> float:
     """The adjusted Rand index of two labellings."""
-    from sklearn.metrics import adjusted_rand_score  # here, as a config is checked without it
+    from sklearn.metrics import adjusted_rand_score  # imported here, because checking a config does not need it
 
     return float(adjusted_rand_score(truth, labels))

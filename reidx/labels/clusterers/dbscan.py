@@ -11,7 +11,7 @@ from reidx.errors import ConfigError, DataError
 from reidx.labels.compiled import compiled
 from reidx.labels.graph import checked_graph, refuse_beyond
 
-_BYTES = 20  # of a distance, while the smallest are looked for
+_BYTES = 20  # per distance, during the search for the smallest
 
 
 class DBSCAN:
@@ -19,7 +19,7 @@ class DBSCAN:
 
     Graph (N, N) to labels (N,) int64: clusters 0..K-1, -1 for outliers.
 
-    The semantics are scikit-learn's for `metric="precomputed"`, its order of clusters too: an image with at least
+    The semantics are scikit-learn's for `metric="precomputed"`, including its order of clusters: an image with at least
     `min_samples` images (itself included) at distance <= `eps` is a core; cores in reach of each other are one cluster;
     clusters are numbered by their first core; any other image in reach of a core joins the first such cluster.
     `eps` must lie below 1, because a graph does not hold the pairs beyond. Cost: the number of edges.
@@ -59,9 +59,9 @@ class AdaptiveDBSCAN(DBSCAN):
 
     DBSCAN whose eps is the mean of the smallest ``share`` of all pairwise distances at the first labelling, then kept.
 
-    Pairs at distance 0 (an image twice) are left out, pairs that the graph does not hold count as 1. It is remembered over a
-    resume. Raises DataError where that mean is not below 1. Source: Song et al., "Unsupervised Domain Adaptive
-    Re-Identification: Theory and Practice", Pattern Recognition 2020; also MMT's DBSCAN variant (LF2 section 6.1).
+    Pairs at distance 0 (an image twice) are left out; pairs absent from the graph count as 1. A resumed run keeps
+    its eps. Raises DataError where that mean is not below 1. Source: Song et al., "Unsupervised Domain Adaptive
+    Re-Identification: Theory and Practice", Pattern Recognition 2020; also in the DBSCAN variant of MMT.
     """
 
     def __init__(self, share: float = 1.6e-3, min_samples: int = 4) -> None:
@@ -76,27 +76,27 @@ class AdaptiveDBSCAN(DBSCAN):
         return self.eps if self.known else 1.0
 
     def __call__(self, graph: csr_array) -> np.ndarray:
-        """Labels (N,) int64 of a neighbour graph; the first that it is given decides on eps."""
+        """Labels (N,) int64 of a neighbour graph; the first graph determines eps."""
         if not self.known:
             self.eps, self.known = smallest(checked_graph(graph), self.share), True
         return super().__call__(graph)
 
     def notes(self) -> list[str]:
-        """What eps came to."""
+        """A sentence with the eps that was found."""
         return [f"AdaptiveDBSCAN: eps {self.eps:.4f} from the first labelling on"] if self.known else []
 
     def state_dict(self) -> dict[str, float]:
-        """The eps that was found, 0 before, and the share that it was found by."""
+        """The eps, 0 before it is found, and the share that determined it."""
         return {"eps": self.eps if self.known else 0.0, "share": self.share}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """The inverse of :meth:`state_dict`; an eps found by another share is not taken over."""
+        """Restore a state; an eps found with another share is discarded."""
         if state["eps"] > 0 and state["share"] == self.share:
             self.eps, self.known = float(state["eps"]), True
 
 
 def smallest(graph: csr_array, share: float) -> float:
-    """The mean of the smallest ``share`` of the distances of all different pairs, those at 0 left out."""
+    """The mean of the smallest ``share`` of all pairwise distances, without those of 0."""
     n = graph.shape[0]
     refuse_beyond(graph.nnz * _BYTES, f"AdaptiveDBSCAN: {graph.nnz:,} distances of {n:,} images")
     upper = triu(graph, k=1)

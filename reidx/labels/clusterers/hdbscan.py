@@ -1,4 +1,4 @@
-"""HDBSCAN on a sparse neighbour graph: scikit-learn's, given a graph it can span."""
+"""HDBSCAN on a sparse neighbour graph, by scikit-learn on a connected graph."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy.sparse import csgraph, csr_array
 from reidx.errors import ConfigError, ReidxError
 from reidx.labels.graph import checked_graph, refuse_beyond
 
-_BYTES = 150  # of a distance at the peak, scikit-learn's spanning tree included
+_BYTES = 150  # per distance at the peak, including scikit-learn's spanning tree
 
 
 class HDBSCAN:
@@ -81,7 +81,7 @@ def _spanned(graph: csr_array, least: int) -> csr_array:
     nearness.setdiag(1.0)
     entries = nearness.maximum(nearness.T).tocoo()
     rows, columns = entries.row.astype(np.int64), entries.col.astype(np.int64)
-    # Distance 0 is taken for "no edge" on the way through the spanning tree.
+    # The spanning tree code treats distance 0 as "no edge".
     distances = np.maximum(1 - entries.data, 1e-9)
 
     poor = np.nonzero(np.bincount(rows, minlength=n) < least)[0]

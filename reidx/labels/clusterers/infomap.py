@@ -1,4 +1,4 @@
-"""InfoMap: communities of the neighbour graph, as the places where a random walk stays."""
+"""InfoMap: communities of the neighbour graph in which a random walk tends to stay."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from reidx.errors import ConfigError, ReidxError
 from reidx.labels.graph import checked_graph, refuse_beyond
 from reidx.machine.lifetimes import end_with
 
-_BYTES = 400  # of a link at the peak, in both processes
+_BYTES = 400  # per link at the peak, in both processes
 
 
 class InfoMap:
@@ -25,8 +25,8 @@ class InfoMap:
 
     Pairs at distance <= 1 - `min_similarity` are links of weight 1 - distance, directed as the rows of the graph; the
     two-level map equation is minimised, the best of `trials`; communities of fewer than `min_size` images are outliers.
-    With `Cosine(k=15)` and the defaults this is LP section 5.1. The same seed gives the same labels.
-    Source: Rosvall and Bergstrom, PNAS 2008. Needs the package infomap, the extra `reidx[infomap]`.
+    The same seed gives the same labels. `Cosine(k=15)` and the defaults are the setting of Cluster Contrast (Dai et al.,
+    ACCV 2022). Source: Rosvall and Bergstrom, PNAS 2008. Needs the package infomap, the extra `reidx[infomap]`.
     """
 
     requires: frozenset[str] = frozenset()
@@ -64,7 +64,7 @@ class InfoMap:
         links = np.stack(
             [entries.row[linked], entries.col[linked], 1 - entries.data[linked].astype(np.float64)], axis=1
         )
-        module = -1 - np.arange(n)  # an image without links is a community of its own
+        module = -1 - np.arange(n)  # each image without links is a separate community
         if len(links):
             images, communities = _in_a_process_of_its_own(links, self.trials, self.seed)
             module[images] = communities
@@ -77,7 +77,7 @@ class InfoMap:
 
 
 def _in_a_process_of_its_own(links: np.ndarray, trials: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images and their communities. infomap and faiss share types of their wrappers (SWIG) and crash side by side."""
+    """Find communities in another process, because infomap and faiss share SWIG types and crash in one process."""
     given = io.BytesIO()
     np.savez(given, links=links, trials=trials, seed=seed)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -95,7 +95,7 @@ def _in_a_process_of_its_own(links: np.ndarray, trials: int, seed: int) -> tuple
 
 
 def _work() -> None:
-    """What that process does: links in by stdin, communities out by stdout."""
+    """Main function of that process: reads links from stdin and writes communities to stdout."""
     end_with(int(sys.argv[1]))
     from infomap import Infomap
 

@@ -1,4 +1,4 @@
-"""No clustering: each image is a class of its own."""
+"""Instance labels: each image is a separate class."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def _enough(features: Tensor, clusters: int, normalize: bool, who: str) -> np.nd
 
 
 def _of_each_kind(x: np.ndarray, label: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """The label of each row, one for all rows that are equal: between centroids equally near, rounding would choose."""
+    """Label each row, with one label for equal rows: among equidistant centroids, rounding would decide."""
     several = kinds(x, few=1)
     return label(x) if several is None else label(x[several.first])[several.kind]
 

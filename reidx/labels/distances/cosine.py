@@ -51,7 +51,7 @@ class Cosine:
 
 
 def _left_out(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each kind of more than `k` equal rows the first, and those that its list of `k` has no place for, as pairs."""
+    """Pairs of the first of more than `k` equal rows with each of those beyond its `k` nearest."""
     several = kinds(x, few=k)
     if several is None:
         return np.empty(0, np.int64), np.empty(0, np.int64)

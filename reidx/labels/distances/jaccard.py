@@ -1,7 +1,7 @@
 """The k-reciprocal Jaccard distance, exact and sparse.
 
 Source: Zhong et al., "Re-ranking person re-identification with k-reciprocal encoding", CVPR 2017, in the form that
-clustering-based re-ID uses (LP section 1.2). With S(i) the first k1 neighbours of i, itself included:
+clustering-based re-ID uses. With S(i) the first k1 neighbours of i, itself included:
 
     R(i)    = {j in S(i) : i in S(j)}, and Rh(i) the same on the first round(k1/2) + 1 neighbours
     E(i)    = R(i) with every Rh(c), c in R(i), of which more than 2/3 lies in R(i)
@@ -113,7 +113,7 @@ def jaccard_between(queries: csr_array, gallery: csc_array) -> csr_array:
 
 
 def _asked(among: csr_array | None) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs stored in `among` as the loop takes them, of one type whatever theirs is; empty for all pairs."""
+    """The pairs stored in `among`, in the index type of the loop; empty for all pairs."""
     if among is None:
         return np.empty(0, np.int64), np.empty(0, np.int32)
     return among.indptr.astype(np.int64, copy=False), among.indices.astype(np.int32, copy=False)
@@ -172,7 +172,7 @@ def _refuse_crowd(
     """Raise :class:`DataError` if a sample of rows has so many entries that the whole graph would not fit into memory.
 
     Also for a graph of more than `_MOST` bytes in which an image has a tenth of all others near it, and for more than
-    `_LOOKS` looks at pairs: they would come to a few giant clusters at best.
+    `_LOOKS` looks at pairs: the result would be a few giant clusters at best.
     """
     n = encodings.shape[0]
     looks = float((np.diff(by_column.indptr).astype(np.float64) ** 2).sum())
@@ -216,7 +216,7 @@ def _mirrored(upper: csr_array) -> csr_array:
 
 @compiled
 def _lengths(indptr, indices):  # type: ignore[no-untyped-def]
-    """How many entries each row of the symmetric matrix has whose upper half is given."""
+    """Number of entries in each row of the symmetric matrix, from its upper half."""
     lengths = np.diff(indptr).astype(np.int64)
     for i in range(len(lengths)):
         for p in range(indptr[i], indptr[i + 1]):

@@ -28,9 +28,9 @@ _SAMPLED = 500
 _MORE = 24  # candidates beyond k, because products are rounded
 _TRAINED_ON = 64  # rows a cell, for the k-means
 _FIRST = 8  # cells nearest to a row are looked into before the others, so that most of what those hold is refused
-_PRODUCTS = 1 << 24  # at a time, however many rows ask one cell and lie in it
+_PRODUCTS = 1 << 24  # at a time, for any number of queries and rows of a cell
 BLOCK = 1 << 18
-"""Rows that ask together: enough for a matrix product in each cell."""
+"""Queries per block: enough for a matrix product in each cell."""
 
 
 def ivf(
@@ -74,14 +74,14 @@ def ivf(
         where, _ = lists.best()
         found = numbers[where]
         found[where < 0] = -1
-        # A row with fewer candidates than neighbours asked for goes on to the comparison with all rows.
+        # A row with too few candidates is compared with all rows next.
         return found, np.full(len(rows), np.inf)
 
     return propose
 
 
 def _centred(gallery: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-    """Both less the middle of the gallery, if that makes its rows much shorter: products of shorter rows tell more apart."""
+    """Centre both on the gallery's mean if that shortens its rows much, since products of shorter rows are more exact."""
     middle = gallery[:4096].mean(0)
     around = max(float(torch.linalg.vector_norm(rows - middle, dim=1).max()) for rows in gallery.split(4096))
     if 2 * around > float(torch.linalg.vector_norm(gallery, dim=1).max()):

@@ -1,4 +1,4 @@
-"""Quick proposals for the neighbours of a row, each with a floor below which no other row can be."""
+"""Fast searches for candidate neighbours, with a lower bound on the distance of all other rows."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Search(NamedTuple):
 def searches(
     gallery: Tensor, queries: Tensor, k: int, backend: str, place: torch.device, everyone: bool
 ) -> Iterator[Search]:
-    """The searches of a backend, quickest first, each made when asked for; ConfigError for one unknown or not installed.
+    """The searches of a backend, fastest first, built on demand; ConfigError if it is unknown or not installed.
 
-    With `everyone` the queries are the gallery and all of them are going to be asked for.
+    With `everyone` the queries are the gallery, and all of them will be searched.
     """
     if backend not in BACKENDS:
         raise ConfigError(f"knn: unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}.")
@@ -69,7 +69,7 @@ def searches(
 
 
 def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 faster than float32."""
+    """Return True if this processor multiplies bfloat16 faster than float32."""
     return bf16_units() is not None
 
 
@@ -104,7 +104,7 @@ exact_products = _ExactProducts()
 
 
 def _allow_float32_alone() -> Callable[[], None]:
-    """What sets the precision of products back to what it was."""
+    """Force float32 products; return a function that restores the previous precision."""
     places: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
     if not all(hasattr(place, "fp32_precision") for place in places):  # before torch 2.9
         before = torch.get_float32_matmul_precision()

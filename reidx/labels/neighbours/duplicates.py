@@ -1,4 +1,4 @@
-"""Equal rows: found once, searched for once, and listed with all that equal them.
+"""Deduplication of equal rows: one search for each kind, with all equal rows listed.
 
 Of many equal rows all are equally near to everything, and no product can tell which of them come first: a bank that has
 collapsed to one point would be compared pair by pair. So one row of each kind is searched, and the lists are filled up.

@@ -52,7 +52,7 @@ def stacked(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]], columns: int
 
 
 def compressed(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, columns: int) -> csr_array:
-    """The sparse matrix of these arrays, in the one integer type for both that scipy wants: 32 bits where they do."""
+    """The sparse matrix of these arrays, with indices of the one integer type that scipy requires: 32 bits if possible."""
     whole = np.int64 if indptr[-1] > _NARROW else np.int32
     indptr, indices = indptr.astype(whole), indices.astype(whole, copy=False)
     return csr_array((data, indices, indptr), shape=(len(indptr) - 1, columns))
@@ -60,7 +60,7 @@ def compressed(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, column
 
 @compiled
 def room_for(entries, columns, values):  # type: ignore[no-untyped-def]
-    """The two with what they hold and room for so many entries; each growth doubles them."""
+    """Grow both arrays, by doubling, until they have room for `entries` entries."""
     have = len(columns)
     if entries <= have:
         return columns, values

@@ -7,7 +7,7 @@ below that floor the row is proven, otherwise it goes to the next, more precise 
 every row. The result is therefore the same on each backend, device, block size and number of processes, equal rows
 included.
 
-Cost: 2·Q·N·D operations in the product, half of them where on a CPU all rows ask for their neighbours among each other,
+Cost: 2·Q·N·D operations in the product, half of them if all rows are queries on a CPU,
 and Q·(k + margin)·D in the second look; memory one block of products, in that case room for 2·(k + margin) candidates
 a row instead.
 """
@@ -46,7 +46,7 @@ def knn(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distances (Q, k) float32 and indices (Q, k) int64 of the k nearest rows of `features`, nearest first.
 
-    Without `queries` each row of `features` (N, D) asks, and is its own first neighbour even where other rows equal it.
+    Without `queries` each row of `features` (N, D) is a query, and its own first neighbour even if other rows equal it.
     Equal distances are ordered by index. With fewer than k rows there are N columns. `metric` is "euclidean"
     (not squared) or "cosine" (1 - cosine, 0 to 2). `backend` proposes the candidates: "faiss" or "torch", "auto" takes
     torch, but faiss for `queries` on a processor without bfloat16 units; it changes the time, never the result.

@@ -1,4 +1,4 @@
-"""The neighbour search shared out over the processes of a job, and the check that all have the same labels."""
+"""Neighbour search distributed over the processes of a job, and the check that all have the same labels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def nearest_together(
     """As `nearest`, each process searching for its share of the rows; every process receives all of them.
 
     Every process must call it with the same features (N, D). Exact neighbours are the same for any number of processes;
-    those of backend `ivf` each process finds in an index of its own, made from the same seed.
+    with backend `ivf`, each process searches its own index, built from the same seed.
     """
     mine = distributed.shard(len(features))
     found = nearest(features, k, backend=backend, device=device, rows=mine)

@@ -1,4 +1,4 @@
-"""The best-scored candidates of many rows, kept while scores come in piece by piece."""
+"""The best-scored candidates of many rows, updated from blocks of scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Shortlists:
 
     A row's list has twice the room. What scores higher than the last cut is written behind the others, and when the room
     is used up all but the best `count` are cut: a candidate costs a comparison, one that is kept little more. Of equal
-    scores those shown first stay, if shown in ascending order. Threads may use one object for rows of their own.
+    scores those shown first stay, if shown in ascending order. Threads may share one object if each works on different rows.
     """
 
     def __init__(self, rows: int, count: int) -> None:
