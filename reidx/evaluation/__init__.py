@@ -1,4 +1,4 @@
-"""How good a ranking is: protocols, mAP / CMC / mINP, k-reciprocal re-ranking."""
+"""Evaluation of rankings: protocols, mAP / CMC / mINP, k-reciprocal re-ranking."""
 
 from reidx.evaluation.protocols import Market1501, NoCameraFilter, Protocol
 from reidx.evaluation.ranking import Details, Evaluation, evaluate

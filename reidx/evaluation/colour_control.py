@@ -1,4 +1,4 @@
-"""A control: how far colour alone gets on a domain."""
+"""A control experiment: the accuracy of colour alone on a domain."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from reidx.evaluation.ranking import evaluate
 def colour_control(data: Mapping[str, Any], domain: str) -> dict[str, float]:
     """mAP and rank-1 (fractions) of ranking a domain's gallery by colour histograms of whole images.
 
-    A trained network must leave this far behind, else it may have learnt little more than colours. ``data`` is the
+    A trained network must exceed this by far; otherwise it may have learnt little more than colours. ``data`` is the
     ``data`` section of a checked config.
     """
     dataset = Domains(data)[domain]

@@ -1,4 +1,4 @@
-"""The compiled loops of `evaluate`: the rank of each match by counting what is ahead of it, and the nearest images."""
+"""The compiled loops of `evaluate`: the rank of each match by counting the images ahead of it, and the nearest images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from reidx.labels.compiled import compiled, squared_distance
 
 @compiled
 def count_ranks(start, stop, block, error, skip, q_ids, g_ids, x, y, factor, offset, ap, inp, first, top):  # type: ignore[no-untyped-def]
-    """Fills ``ap``, ``inp``, ``first`` and ``top`` for the queries ``start`` to ``stop`` of a block of distances."""
+    """Fill ``ap``, ``inp``, ``first`` and ``top`` for the queries ``start`` to ``stop`` of a block of distances."""
     gallery = block.shape[1]
     shifted = offset.shape[1] > 0
     distances, matches = np.empty(gallery, np.float64), np.empty(gallery, np.int64)
@@ -62,7 +62,7 @@ def count_ranks(start, stop, block, error, skip, q_ids, g_ids, x, y, factor, off
 
 @compiled
 def _nearest(block, error, skip, x, y, factor, offset, top):  # type: ignore[no-untyped-def]
-    """The nearest gallery indices by (distance, index), exact distances where they can matter."""
+    """The nearest gallery indices by (distance, index), with exact distances where they can change the order."""
     shifted = offset.shape[0] > 0
     k, filled = top.shape[0], 0
     best = np.empty(k, np.float64)

@@ -1,4 +1,4 @@
-"""A probe of how much of the domain is left in features: can a linear classifier tell source from target?"""
+"""A domain probe: the accuracy of a linear classifier that separates source and target features."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from reidx.errors import DataError
 
 LIMIT = 2000
-"""The most images of a side that are looked at."""
+"""Maximum number of images per side."""
 
 
 def domain_probe(
@@ -19,18 +19,18 @@ def domain_probe(
     source_people: np.ndarray | None = None,
     target_people: np.ndarray | None = None,
 ) -> float:
-    """Balanced held-out accuracy of telling source (N,D) from target (M,D) by a linear classifier: 0.5 = cannot, 1 = can.
+    """Balanced held-out accuracy of a linear classifier of source (N,D) against target (M,D): 0.5 = chance, 1 = perfect.
 
-    A logistic regression on standardised features learns from one half of the images of each side and is tested on the other
-    half; both sides count alike. As many images of either are drawn by ``seed``, 2,000 at most; by chance alone the figure
-    leaves 0.5 by about 0.5/√n, n the images (or people) that are tested.
+    A logistic regression on standardised features is trained on half of the images of each side and tested on the other
+    half; both sides have equal weight. Equally many images of each are drawn by ``seed``, 2,000 at most; chance alone moves
+    the accuracy from 0.5 by about 0.5/√n, with n the number of tested images (or people).
 
-    Images of one person are much alike, and he is in one domain only: whom the classifier has learnt by heart it recognises in
-    the other half too, and the figure is near 1 though no domain is to be seen. With ``source_people`` (N,) and
-    ``target_people`` (M,), who is on each image (identities or pseudo labels, −1 is a person of his own), the halves are of
-    people, and those tested are new to it (of images where all are one person).
+    Images of one person are very similar, and each person is in one domain only: a classifier that memorises people
+    recognises them in the other half, and its accuracy is near 1 without any domain difference. With ``source_people`` (N,)
+    and ``target_people`` (M,), the person on each image (identities or pseudo labels, −1 is a separate person), the split
+    is by people, so that tested people are new (by images if a side has only one person).
 
-    Raises :class:`DataError` for fewer than 4 images of a side, columns that do not match, values not finite.
+    Raises :class:`DataError` for fewer than 4 images per side, different widths, or values that are not finite.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -63,7 +63,7 @@ def _rows(features: Tensor, name: str) -> np.ndarray:
 
 
 def _apart(people: np.ndarray | None, images: int) -> np.ndarray:
-    """Who is on each image (N,), those that are nobody's numbered below 0; without people each image is its own."""
+    """The person on each image (N,), with separate negative numbers for −1; without people each image is separate."""
     if people is None:
         return np.arange(images)
     if len(people) != images:
@@ -72,8 +72,8 @@ def _apart(people: np.ndarray | None, images: int) -> np.ndarray:
 
 
 def _first_half(people: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Which images (N,) show one of half of the people, drawn by ``random``."""
+    """Mask (N,) of the images of a random half of the people."""
     everybody = np.unique(people)
-    if len(everybody) < 2:  # clusters may collapse to one, which is no reason to end a run
+    if len(everybody) < 2:  # clusters may collapse to one, which should not end a run
         return np.arange(len(people)) < len(people) // 2
     return np.isin(people, random.permutation(everybody)[: len(everybody) // 2])

@@ -1,4 +1,4 @@
-"""Protocols: which gallery images are ignored for a query, and the words a result's card says it in."""
+"""Protocols: the gallery images ignored for each query, and their description on a result's card."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ JUNK = -1  # Market-1501's identity number for boxes that show no person well en
 
 @dataclass(frozen=True)
 class Protocol:
-    """The rule by which a ranking is judged. Subclass and override `ignored` for a rule of another kind.
+    """The rule of evaluation of a ranking; a subclass overrides `ignored`.
 
-    `version` changes whenever the numbers of one ranking would; results with different versions are not comparable.
+    `version` changes with every change to the metrics of a ranking; results with different versions are not comparable.
     """
 
     name: str
@@ -61,10 +61,10 @@ def matched(
     g_cams: np.ndarray,
     own: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Whether each query has a gallery image of its identity that counts, (Q,) bool.
+    """Mask (Q,) of the queries with a gallery image of their identity that counts.
 
-    ``own`` (M,2) are pairs of positions of a query and a gallery image that are one image: it is not its own match. The rule is
-    asked about the images of one identity at a time, which is why it costs little.
+    ``own`` (M,2) are pairs of positions of a query and a gallery image that are the same image, which is no match. The rule
+    is applied to the images of one identity at a time, which keeps the cost low.
     """
     counts = np.zeros(len(q_ids), np.int64)
     by_query, by_gallery = np.argsort(q_ids, kind="stable"), np.argsort(g_ids, kind="stable")
@@ -88,7 +88,7 @@ def counted(
     g_cams: np.ndarray,
     own: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Those of the pairs ``own`` (M,2) that are matches under the rule: there it has to be said that they do not count."""
+    """The pairs of ``own`` (M,2) that the rule counts as matches and the card must report as excluded."""
     if own is None:
         return np.zeros((0, 2), np.int64)
     kept = [
@@ -107,7 +107,7 @@ def no_match(
     g_cams: np.ndarray,
     own: np.ndarray | None = None,
 ) -> str:
-    """What stands on each side, and what to change, when no query has a match."""
+    """The error for no query with a match: the contents of both sides, and the remedy."""
 
     def few(values: np.ndarray) -> str:
         distinct = np.unique(values)

@@ -1,4 +1,4 @@
-"""A picture of rankings: each row a query and the gallery images nearest to it, right ones and wrong ones marked."""
+"""A picture of rankings: in each row a query and its nearest gallery images, marked as right or wrong."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GAP, FRAME, HEAD = 6, 3, 16
 
 
 def pick_queries(details: Details, rows: int) -> list[int]:
-    """Queries spread evenly from the best to the worst average precision; those without a match are left out."""
+    """Queries spread evenly from the best to the worst average precision; queries without a match are left out."""
     valid = np.flatnonzero(~np.isnan(details.ap))
     order = valid[np.argsort(-details.ap[valid], kind="stable")]
     places = np.linspace(0, len(order) - 1, min(rows, len(order))).round().astype(int)
@@ -32,9 +32,9 @@ def ranked_list(
     rows: int = 8,
     size: tuple[int, int] = (128, 64),
 ) -> Image.Image:
-    """A grid: at the left of each row a query, then the gallery images nearest to it, best first.
+    """Draw a grid: in each row a query at the left, then its nearest gallery images, best first.
 
-    A green frame is the query's identity, a red one another's; images that the protocol ignores are not shown. By
+    A green frame marks the query's identity, a red one another identity; images that the protocol ignores are not shown. By
     default ``rows`` queries from the best to the worst. ``size`` is (height, width) of a cell in pixels.
     """
     height, width = size

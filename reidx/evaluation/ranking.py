@@ -1,11 +1,11 @@
-"""mAP, mINP and CMC of a ranking, without the ranking: the rank of a match is one more than the images ahead of it.
+"""mAP, mINP and CMC of a ranking without sorting: the rank of a match is one more than the images ahead of it.
 
 For each query the distances to its matches are taken exactly; then every other gallery image is placed among them by a
-binary search and counted. Nothing is sorted but the few matches, and no more than a block of the distance matrix is in
-memory. Cost: 2·Q·G·D operations for the distances and Q·G·log(matches) comparisons.
+binary search and counted. Only the few matches are sorted, and memory holds one block of the distance matrix
+at a time. Cost: 2·Q·G·D operations for the distances and Q·G·log(matches) comparisons.
 
 The distances of a block come from a float32 matrix product, whose last bits depend on the machine and the block. Where
-they leave open which of two images is nearer, both are computed again in float64, in one order: the numbers are those
+they cannot decide which of two images is nearer, both are computed again in float64, in one order: the numbers are those
 of a stable sort by (distance, gallery index), on every machine.
 """
 
@@ -34,7 +34,7 @@ _RANKS = 50
 
 @dataclass(frozen=True)
 class Details:
-    """What each query got, in the order of the queries."""
+    """Results of each query, in the order of the queries."""
 
     ap: np.ndarray  # (Q,) average precision, NaN where the query has no match
     first_match: np.ndarray  # (Q,) rank of the first match, 1 is best, 0 where there is none
@@ -43,7 +43,7 @@ class Details:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The numbers of one ranking, fractions between 0 and 1, and the card that says how they came about."""
+    """Metrics of one ranking, fractions between 0 and 1, and the card of their conditions."""
 
     mAP: float
     mINP: float
@@ -69,15 +69,15 @@ def evaluate(
     top: int = 10,
     device: str | torch.device | None = None,
 ) -> Evaluation:
-    """mAP, mINP and CMC of ranking the gallery (G, D) for each query (Q, D).
+    """Compute mAP, mINP and CMC of the rankings of the gallery (G, D) for the queries (Q, D).
 
     Ids and cameras are integers, one per image. AP is the mean of the precision at each match, not interpolated; mINP
     the mean of matches / rank of the last match; both over the queries that have a match. Equal distances are ordered
     by gallery index. `protocol` is by default Market1501. `metric` is "euclidean", on the features as they are, or
-    "cosine". `own` (M, 2) are pairs of positions of a query and a gallery image that are one image: the query ignores it.
+    "cosine". `own` (M, 2) are pairs of positions of a query and a gallery image that are the same image, which is ignored.
     `reranking` is the result of `rerank` on the same features. With `details` the result also holds AP and the `top`
     nearest images of each query.
-    `device` says where the distances are computed, by default where the query features are.
+    Distances are computed on `device`, by default that of the query features.
 
     Raises DataError for features that are not finite, lengths that differ, and when no query has a match.
     """
@@ -144,10 +144,10 @@ def evaluate(
 
 
 def _without_own(skip: np.ndarray, own: np.ndarray | None, start: int) -> np.ndarray:
-    """``skip`` (B, G) of the queries from ``start`` on, with each query's own image skipped, too."""
+    """Add each query's own image to ``skip`` (B, G), the mask of the queries from ``start`` on."""
     if own is None or not len(own):
         return skip
-    skip = np.array(skip, order="C")  # a rule may return a view
+    skip = np.array(skip, order="C")  # copy, because a rule may return a view
     here = own[(own[:, 0] >= start) & (own[:, 0] < start + len(skip))]
     skip[here[:, 0] - start, here[:, 1]] = True
     return skip
@@ -194,7 +194,7 @@ def _distance_blocks(
 
 
 def _reranked(reranking: Reranking | None, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-    """What makes a squared distance d of the block the ranked distance: factor (B,) * d + offset (B, G or 0)."""
+    """Factor (B,) and offset (B, G or 0) from squared distances d of the block to ranked ones: factor · d + offset."""
     if reranking is None:
         return np.ones(rows.stop - rows.start), np.zeros((rows.stop - rows.start, 0), np.float32)
     factor, offset = reranking.block(rows)

@@ -232,6 +232,6 @@ def quality(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 def _rand(truth: np.ndarray, labels: np.ndarray) -> float:
     """The adjusted Rand index of two labellings."""
-    from sklearn.metrics import adjusted_rand_score  # imported here, because checking a config does not need it
+    from sklearn.metrics import adjusted_rand_score  # slow, and not needed to check a config
 
     return float(adjusted_rand_score(truth, labels))

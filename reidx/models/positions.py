@@ -1,8 +1,8 @@
-"""Position embeddings and bias tables of timm models, and how they move from one image size to another.
+"""Position embeddings and bias tables of timm models, and their resizing to another image size.
 
-Such a tensor has an entry for each place of a grid, or for each displacement within a window. Its shape tells how many
-there are, and not always in which rows and columns: 16 x 4 and 8 x 8 are both 64 places. So a tensor is moved with the
-two layouts in hand, which are those of the same model built at each of the two image sizes.
+Such a tensor has an entry for each place of a grid, or for each displacement within a window. Its shape gives
+their number, but not always their rows and columns: 16 x 4 and 8 x 8 are both 64 places. So a tensor is resized between
+two known layouts, those of the same model built at each of the two image sizes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Layout(NamedTuple):
 
 
 class Positions:
-    """The tensors of a timm model that follow the image size: ``names`` of those whose shapes differ between image sizes.
+    """The tensors of a timm model that depend on the image size; ``names`` are those whose shapes differ between sizes.
 
     ``skeleton(size)`` builds the model for images of a size, without values (on torch's meta device); it may refuse some of
     ``sizes``, which are those compared.
@@ -51,7 +51,7 @@ class Positions:
         for size in dict.fromkeys(sizes):
             try:
                 self.shapes(size)
-            except Exception:  # each family has demands of its own on the size
+            except Exception:  # each family has its own requirements for the size
                 continue
         known = list(self._shapes.values())
         self.names = {name for name in set().union(*known) if len({shapes.get(name) for shapes in known}) > 1}
@@ -65,7 +65,7 @@ class Positions:
         return self._shapes[size]
 
     def fits(self, state: Mapping[str, Tensor], size: Size) -> bool:
-        """Whether what ``state`` has of these tensors has the shapes of images of ``size``."""
+        """Return True if these tensors in ``state`` have the shapes for images of ``size``."""
         try:
             shapes = self.shapes(size)
         except Exception:
@@ -77,7 +77,7 @@ class Positions:
         return {name: self._layout(name, size) for name in sorted(self.names)}
 
     def alike(self, one: Size, other: Size) -> bool:
-        """Whether nothing has to move between two image sizes."""
+        """Return True if no tensor differs between two image sizes."""
         return one == other or self.layouts(one) == self.layouts(other)
 
     def grid(self, state: Mapping[str, Tensor]) -> str | None:
@@ -88,8 +88,10 @@ class Positions:
         return None
 
     def moved(self, state: Mapping[str, Tensor], old: Size, new: Size) -> tuple[dict[str, Tensor], list[str]]:
-        """``state`` with these tensors moved from images of size ``old`` to images of size ``new``; and the names of those
-        for which there is no known way, which are left as they are."""
+        """Resize these tensors of ``state`` from image size ``old`` to ``new``.
+
+        Also returns the names of the tensors that cannot be resized, which stay unchanged.
+        """
         out, stuck = dict(state), []
         for name in sorted(self.names & state.keys()):
             before, after = self._layout(name, old), self._layout(name, new)
@@ -129,12 +131,12 @@ class Positions:
 
 
 def _move(value: Tensor, old: Layout, new: Layout, shape: Shape) -> Tensor | None:
-    """``value`` in the layout ``new``, as timm's own resizing makes it; None where timm knows none."""
+    """Resize ``value`` to the layout ``new`` with timm's own functions; None if timm has none for it."""
     if old.kind != new.kind or old.axes != new.axes:
         return None
     if old.kind == "grid":
         prefix = value.shape[1] - old.size[0] * old.size[1]
-        # timm returns the values as they are where the counts agree, unless it knows the old grid too
+        # timm returns the values unchanged if the counts agree, unless the old grid is given
         return resample_abs_pos_embed(value, list(new.size), list(old.size), num_prefix_tokens=prefix)
     if old.kind == "window":
         return resize_rel_pos_bias_table(value, new.size, shape, old_window_size=old.size)
@@ -156,10 +158,10 @@ def _pair(size: Any) -> Size:
 
 
 def seen_grid(places: Tensor) -> Size | None:
-    """The rows and columns in which the embeddings (N, C) of N places lie, where their values show it; else None.
+    """Infer the rows and columns of the embeddings (N, C) of N places from their values; None if unclear.
 
     Embeddings that were trained are most alike between neighbours. Entry i and entry i + w are vertical neighbours in a
-    grid of w columns, and of all divisors of N the right one is that at which they differ least. Clear is a difference
+    grid of w columns, and of all divisors of N the right one is that at which they differ least. A clear minimum is
     at least a tenth below that at any other divisor, and at w - 1 and w + 1, where the neighbours are diagonal ones.
     """
     count = len(places)

@@ -19,20 +19,20 @@ from reidx.models.timm_models import create, pretrained_source
 from reidx.models.weights import part_of, read_weights
 
 SAY = "weights_image_size: [HEIGHT, WIDTH]"
-"""How a config says at which image size weights were trained."""
+"""The config line that states the image size of weights, for messages."""
 
 
 def with_weights(
     name: str, settings: dict[str, Any], image_size: Size, path: str | None, trained_at: Size | None
 ) -> tuple[Any, list[str]]:
-    """The model ``name`` for images of ``image_size`` with the weights of the file ``path`` (None: timm's hub), and what was
-    assumed about these.
+    """Build the model ``name`` for images of ``image_size``, with weights from the file ``path`` (None: timm's hub).
 
-    Position embeddings and bias tables are moved from the image size of the weights: ``trained_at`` where it is given, that
-    of timm's record for the hub, and for a file what :func:`_trained_at` concludes.
+    Also returns the assumptions made about the weights. Position embeddings and bias tables are resized from the image
+    size of the weights: ``trained_at`` if given, else that of timm's record for the hub, or the conclusion of
+    :func:`_trained_at` for a file.
 
-    Raises :class:`ConfigError` for weights that cannot be had, :class:`CheckpointError` for a file that is unreadable, not
-    of this model, or of an image size that is not known.
+    Raises :class:`ConfigError` for unavailable weights, :class:`CheckpointError` for a file that is unreadable, belongs to
+    another model, or has an unknown image size.
     """
     source = pretrained_source(name)
     state: dict[str, Tensor] | None = None
@@ -66,7 +66,7 @@ def with_weights(
         given = _exact(load(trained, trained), state, positions)
     weights, stuck = positions.moved(given.state_dict(), trained, image_size)
     if stuck and trained[0] == trained[1] and image_size[0] == image_size[1]:
-        return load(image_size, trained), said  # some families resize their own tables, of squares
+        return load(image_size, trained), said  # some families resize their own square tables
     if stuck:
         raise CheckpointError(cannot_move(f"{path or 'the pretrained weights'}", stuck, trained, image_size, name))
     model = create(name, {**settings, "img_size": image_size})
@@ -83,7 +83,7 @@ def _parameters(name: str) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=8)
 def positions_of(name: str, image_size: Size, trained_at: Size | None = None) -> Positions:
-    """The tensors of the model ``name`` that follow the image size, with their layouts at the sizes that matter."""
+    """The tensors of the model ``name`` that follow the image size, with their layouts at the relevant sizes."""
     source = pretrained_source(name)
     recorded: Size = tuple(source["input_size"][-2:])
     if not source.get("fixed_input_size"):
@@ -101,10 +101,10 @@ def positions_of(name: str, image_size: Size, trained_at: Size | None = None) ->
 def _trained_at(
     positions: Positions, state: Mapping[str, Tensor], recorded: Size, image_size: Size, where: str, name: str
 ) -> tuple[Size, list[str]]:
-    """The image size of the weights ``state``, from what there is to go by, and a sentence that says what was assumed.
+    """Infer the image size of the weights ``state``; also returns a sentence on the assumptions made.
 
-    By its shapes it may be the size that timm records for the model, unless the values of the position embeddings show
-    another grid; else the size that they show. Raises :class:`CheckpointError` where that leaves it open.
+    If the shapes fit, it is the size that timm records for the model, unless the values of the position embeddings show
+    another grid; otherwise it is the size that they show. Raises :class:`CheckpointError` if the size remains unclear.
     """
     shown = _shown(positions, state, image_size)
     assumed = None
@@ -146,7 +146,7 @@ def _misfit(
     name: str,
     image_size: Size | None = None,
 ) -> str:
-    """Why the image size of the weights is not known, or is not the one that is given."""
+    """The error for weights whose image size is unknown, or differs from the one given."""
     size = trained_at or image_size
     assert size is not None
     shapes, layouts = positions.shapes(size), positions.layouts(size)
@@ -170,7 +170,7 @@ def _misfit(
 
 
 def cannot_move(what: str, stuck: list[str], old: Size, new: Size, name: str) -> str:
-    """That there is no way to move the tensors ``stuck`` between two image sizes."""
+    """The message for tensors ``stuck`` that cannot be resized between two image sizes."""
     more = f" and {len(stuck) - 1} more" if len(stuck) > 1 else ""
     return (
         f"{what}: {stuck[0]}{more} of {name} were trained for images of {old[0]}x{old[1]} and cannot be moved to "
@@ -179,9 +179,9 @@ def cannot_move(what: str, stuck: list[str], old: Size, new: Size, name: str) ->
 
 
 def _exact(model: Any, state: Mapping[str, Tensor] | None, positions: Positions) -> Any:
-    """``model`` with these tensors as they are in the file, where the shapes agree.
+    """Copy these tensors unchanged from the file to ``model`` where the shapes agree.
 
-    Some of timm's filters for files take a table of 7 x 63 for one of 21 x 21.
+    Some of timm's file filters mistake a table of 7 x 63 for one of 21 x 21.
     """
     own = model.state_dict()
     for name in positions.names & (state or {}).keys() & own.keys():
@@ -193,7 +193,7 @@ def _exact(model: Any, state: Mapping[str, Tensor] | None, positions: Positions)
 def _without_classifier(state: dict[str, Tensor], source: Mapping[str, Any]) -> dict[str, Tensor]:
     classifier = source.get("classifier") or ()
     for head in (classifier,) if isinstance(classifier, str) else classifier:
-        # files older than timm's own layout call "head.fc" plainly "head"
+        # older files name "head.fc" simply "head"
         for key in (
             f"{head}.weight",
             f"{head}.bias",
@@ -213,7 +213,7 @@ def _from_file(
         model = create(name, settings, pretrained=True, pretrained_cfg_overlay=overlay)
     except ConfigError:
         raise
-    except Exception as error:  # timm's filters trip over foreign files in many ways
+    except Exception as error:  # timm's filters fail on foreign files in many ways
         lines = str(error).replace("\t", "").splitlines() or [type(error).__name__]
         listing = "\n  ".join(line if len(line) < 400 else line[:400] + "…" for line in lines[:12])
         raise CheckpointError(f"weights: {path} does not fit timm's {name}:\n  {listing}") from error
@@ -238,7 +238,7 @@ def _from_hub(name: str, source: dict[str, Any], settings: dict[str, Any]) -> An
 
 @contextmanager
 def _no_retries_offline() -> Iterator[None]:
-    """The hub in its offline mode (cached files only) while it cannot be reached: its retries take a minute."""
+    """Switch the hub to offline mode (cached files only) if it is unreachable, since its retries take a minute."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE

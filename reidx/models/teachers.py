@@ -8,11 +8,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class EMA:
-    """Keeps a teacher the exponential moving average of a student: θ_T ← w θ_T + (1−w) θ_S after each step t.
+    """Exponential moving average of a student: θ_T ← w θ_T + (1−w) θ_S after each step t.
 
-    w is ``momentum``, or with ``warmup`` min(1 − 1/(t+1), momentum), so that step 0 copies the student (LF2 section 2.4).
-    ``batch_norm`` says what becomes of running statistics: ``own`` leaves those that the teacher's own forward passes
-    make, ``copy`` takes the student's. The step count is the caller's, as it lives in the checkpoint.
+    w is ``momentum``, or with ``warmup`` min(1 − 1/(t+1), momentum), so that step 0 copies the student.
+    ``batch_norm`` selects the running statistics: ``own`` keeps those of the teacher's own forward passes, ``copy`` takes
+    the student's. The caller provides the step count, which is stored in the checkpoint.
     """
 
     def __init__(self, momentum: float = 0.999, warmup: bool = True, batch_norm: str = "own") -> None:
@@ -27,7 +27,7 @@ class EMA:
     @torch.no_grad()
     def update(self, teacher: nn.Module, student: nn.Module, step: int) -> None:
         """Move the teacher's parameters towards the student's."""
-        # parameters are read from the modules each time: tensors kept from before a .to(device) would go stale
+        # read parameters from the modules each time: tensors kept from before a .to(device) would be stale
         mine, theirs = list(teacher.parameters()), list(student.parameters())
         torch._foreach_lerp_(
             [p.data for p in mine], [p.data.to(m.dtype) for p, m in zip(theirs, mine)], 1.0 - self.weight(step)
@@ -38,9 +38,9 @@ class EMA:
 
 
 def freeze(network: nn.Module, statistics: str) -> None:
-    """Put a frozen network in the mode its BatchNorms shall work in: ``batch`` or ``running`` statistics.
+    """Set the statistics that the BatchNorms of a frozen network use: ``batch`` or ``running``.
 
-    With ``batch`` the running statistics drift with each forward pass, which has no effect on it.
+    With ``batch`` the running statistics drift with each forward pass, which does not affect its outputs.
     """
     network.eval()
     if statistics == "batch":

@@ -1,4 +1,4 @@
-"""The feature map of a timm model: where it comes from, why there is none, and what of the image it does not see."""
+"""Feature maps of timm models: extraction, diagnosis of failures, and image pixels outside the receptive field."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from reidx.models.timm_models import create, pretrained_source, why
 
 
 class NoMap(ValueError):
-    """A model has no map at any image size; the message says why."""
+    """Error for a model without a map at any image size; the message gives the reason."""
 
 
 def raw_map(model: Any, images: Tensor, tokens: bool) -> Tensor:
-    """The map of ``images`` before the norm that stands behind the pooling, where a model has one; of models that work on
-    tokens (B,C,h,w) behind the final norm, of others as they lay it out.
+    """Compute the map of ``images`` before the pooling, and before a norm that follows the pooling.
+
+    For token models the map is (B,C,h,w), after the final norm; other models keep their own order of dimensions.
 
     Raises :class:`NoMap` for a model that gives something else.
     """
@@ -40,10 +41,10 @@ def raw_map(model: Any, images: Tensor, tokens: bool) -> Tensor:
 
 
 def head_norm_first(model: Any, features: Any) -> bool:
-    """Whether the head of ``model`` has a norm that its features meet before anything else with parameters.
+    """Return True if the first layer with parameters in the head of ``model`` is a norm.
 
-    Then to norm each place of the map and pool is what the model is made of, but for their order. InceptionNeXt's
-    norm stands behind a linear layer, of other channels, and has no meaning for the map.
+    The norm can then be applied to each place of the map before pooling; only the order differs. InceptionNeXt's
+    norm follows a linear layer with other channels, and cannot be applied to the map.
     """
     head = getattr(model, "head", None)
     norm = getattr(head, "norm", None)
@@ -62,7 +63,7 @@ def head_norm_first(model: Any, features: Any) -> bool:
 
 
 def no_map(name: str, size: Size, error: Exception) -> ConfigError:
-    """The error for a model that gave no map of images of ``size``: is that for the size, or would none do?"""
+    """The error for a model without a map of images of ``size``, which says whether another size would work."""
     asked, own = _text(size), _text(recorded_size(name))
     if isinstance(error, NoMap):
         return ConfigError(f"Timm: {name} gives no feature map at any image size: {error}. Choose another model.")
@@ -88,7 +89,7 @@ def recorded_size(name: str) -> Size:
 
 
 def _fails_at(name: str, size: Size) -> Exception | None:
-    """What goes wrong when the model is to give a map of one image of ``size``; None if nothing does."""
+    """The error of computing the map of one image of ``size``; None if there is none."""
     fixed = {"img_size": size} if pretrained_source(name).get("fixed_input_size") else {}
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -102,9 +103,9 @@ def _fails_at(name: str, size: Size) -> Exception | None:
 
 
 def lost_pixels(name: str, backbone: nn.Module, model: Any, size: Size) -> list[str]:
-    """A sentence on the rows and columns at the images' edge that no entry of the map depends on; none where all are seen.
+    """Sentences on the rows and columns at the image edge that do not affect the map; empty if all do.
 
-    ``backbone`` is in evaluation mode. A pixel that is NaN makes all that depends on it NaN, whatever the weights are.
+    ``backbone`` is in evaluation mode. A NaN pixel makes every output that depends on it NaN, for any weights.
     """
     rows, columns = (_seen(backbone, size, axis) for axis in (2, 3))
     height, width = size
@@ -124,18 +125,18 @@ def lost_pixels(name: str, backbone: nn.Module, model: Any, size: Size) -> list[
 
 @torch.no_grad()
 def _seen(backbone: nn.Module, size: Size, axis: int) -> int:
-    """Up to which row (``axis`` 2) or column (3) images matter to the map."""
+    """Number of leading rows (``axis`` 2) or columns (3) that affect the map."""
     whole = size[axis - 2]
 
     def matters(first: int) -> bool:
-        """Whether the map depends on anything from ``first`` on."""
+        """Return True if the map depends on any row or column from ``first`` on."""
         images = torch.zeros(1, 3, *size)
         images.narrow(axis, first, whole - first).fill_(float("nan"))
         return bool(backbone(images).isnan().any())
 
     if matters(whole - 1):
         return whole
-    low, high = 0, whole - 1  # it depends on what comes after low, and not on what comes after high
+    low, high = 0, whole - 1  # the map depends on pixels from low on, but not on any from high on
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if matters(middle) else (low, middle)

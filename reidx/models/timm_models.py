@@ -1,4 +1,4 @@
-"""timm's models by name: their records, and building them."""
+"""timm's models by name: their records and construction."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from reidx.errors import ConfigError, suggest
 
 
 def pretrained_source(name: str) -> dict[str, Any]:
-    """timm's record of a model's weights: where they are, their image size and normalisation, the classifier's name."""
+    """timm's record of a model's weights: location, image size and normalisation, the classifier's name."""
     if not timm.is_model(name):
         hint = suggest(name.partition(".")[0], timm.list_models()) or "timm.list_models() lists them."
         raise ConfigError(f"Timm: timm {timm.__version__} has no model {name!r}. {hint}")
     try:
         cfg = timm.get_pretrained_cfg(name)
-    except RuntimeError as error:  # the tag behind the dot is wrong
+    except RuntimeError as error:  # the tag after the dot is wrong
         known = timm.list_pretrained(name.partition(".")[0] + ".*")
         raise ConfigError(
             f"Timm: {name.partition('.')[0]} has no weights tagged {name.partition('.')[2]!r}; "
@@ -27,14 +27,14 @@ def pretrained_source(name: str) -> dict[str, Any]:
 
 
 def create(name: str, settings: dict[str, Any], **weights: Any) -> Any:
-    """The model, with timm's own arguments ``settings``; :class:`ConfigError` for those that it does not take."""
+    """Build the model with timm's own arguments ``settings``; :class:`ConfigError` for those it does not accept."""
     try:
         return timm.create_model(name, **settings, **weights)
     except TypeError as error:
         if "drop_path_rate" in settings and "drop_path_rate" in str(error):
             raise ConfigError(f"Timm: {name} has no drop path; leave `drop_path` out.") from error
         raise
-    except AssertionError as error:  # a family's demand of the image size
+    except AssertionError as error:  # a family's requirement for the image size
         if "img_size" not in settings:
             raise
         height, width = settings["img_size"]
@@ -44,7 +44,7 @@ def create(name: str, settings: dict[str, Any], **weights: Any) -> Any:
 
 
 def why(error: Exception) -> str:
-    """What an error says; of one that says nothing the line of code that raised it."""
+    """The text of an error; for an empty one, the line of code that raised it."""
     if str(error):
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)

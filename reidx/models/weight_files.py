@@ -1,4 +1,4 @@
-"""Files of tensors from anywhere: what they are, how large, and whether they are whole, before anything of them is loaded."""
+"""Safe loading of tensor files of any origin: type, size and integrity are checked before the content is loaded."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ UNREADABLE = (
 )
 
 ROOM = 1 << 30
-"""Bytes that any file may unpack to; a compressed file of more is compared with its network."""
+"""Unpacked size in bytes that is always accepted; a larger compressed file is compared with its network."""
 
 TIMES = 8
-"""How many times the network a file may unpack to: weights of several networks, moments, memories."""
+"""Maximum unpacked size in multiples of the network: weights of several networks, moments, memories."""
 
 REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
@@ -43,12 +43,12 @@ def load_tensors(
 ) -> Any:
     """The content of a ``.safetensors`` file, or of a PyTorch file, read without running code.
 
-    ``network_bytes`` is the size of the network that the file is for, as far as it is known; ``unreadable`` what is said of a
-    damaged one. ``lazily``: what tensors hold is read from the disk when it is asked for.
+    ``network_bytes`` is the size of the network that the file is for, if known; ``unreadable`` is the message for a damaged
+    file. With ``lazily``, tensor data is read from the disk on first access.
 
     Raises:
-        CheckpointError: there is no such file; it is no regular file, takes more memory than there is or than any weights
-            of that network could need, is damaged, or holds more than plain data.
+        CheckpointError: the file is missing or no regular file, needs more memory than is free or than any
+            weights of that network could, is damaged, or holds more than plain data.
     """
     path = Path(os.path.expanduser(path))
     size = _size_of_regular(path)
@@ -74,10 +74,10 @@ def load_tensors(
 
 
 def verify_checksum(path: Path) -> None:
-    """Compare a file with the SHA-256 beside it, if there is one: ``NAME.sha256`` or ``NAME.EXT.sha256``.
+    """Verify a file against the SHA-256 file next to it, if any: ``NAME.sha256`` or ``NAME.EXT.sha256``.
 
-    Both the bare number and the lines of ``sha256sum`` are understood; lines about other files count for nothing. Raises
-    :class:`CheckpointError` where the file is another one, or the checksum cannot be read.
+    Both the bare number and the lines of ``sha256sum`` are understood; lines about other files are ignored.
+    Raises :class:`CheckpointError` if the checksum differs or cannot be read.
     """
     for beside in (path.with_name(f"{path.name}.sha256"), path.with_suffix(".sha256")):
         if beside == path or not beside.is_file():
@@ -103,8 +103,8 @@ def verify_checksum(path: Path) -> None:
 def refuse_unusable(state: Mapping[str, Tensor], source: str | Path, buffers: Collection[str] = ()) -> None:
     """Raise :class:`CheckpointError` with the first names of tensors that cannot be weights, and why.
 
-    That is of tensors that are complex, sparse, quantised, nested, without data, or that stand for far more numbers than are
-    stored; and of numbers that are NaN, or infinite in other tensors than ``buffers`` (masks).
+    Unusable are complex, sparse, quantised and nested tensors, those without data, and those of far more numbers than are
+    stored; and NaN, or infinity in tensors other than ``buffers`` (masks).
     """
     for check in (_not_plain, lambda name, tensor: _not_finite(tensor, name in buffers)):
         faults = {name: why for name, tensor in state.items() if (why := check(name, tensor))}
@@ -137,7 +137,7 @@ def _not_plain(name: str, tensor: Tensor) -> str:
 def _not_finite(tensor: Tensor, may_be_infinite: bool) -> str:
     if tensor.dtype not in REAL:
         return ""
-    numbers = tensor.float()  # what a network computes with: doubles beyond its range count as infinite
+    numbers = tensor.float()  # the precision of networks: doubles beyond its range count as infinite
     if bool(numbers.isnan().any()):
         return "holds NaN (not a number)"
     return "holds infinite numbers" if not may_be_infinite and bool(numbers.isinf().any()) else ""
@@ -157,7 +157,7 @@ def _size_of_regular(path: Path) -> int:
 
 
 def _unpacked(path: Path, size: int) -> int:
-    """Bytes that a file takes in memory: of a zip, which PyTorch's files are, what its directory says."""
+    """Bytes that a file needs in memory; for a zip, such as PyTorch's files, the sizes in its directory."""
     if size > free_memory():  # not even its directory is read
         return size
     try:
@@ -171,7 +171,7 @@ def _unpacked(path: Path, size: int) -> int:
 
 
 def _asks_for_more(error: BaseException, held: int) -> bool:
-    """Whether an error of torch's allocator is about more than the whole file holds: then the file is at fault."""
+    """Return True if torch's allocator failed on more bytes than the file holds, a sign of a damaged file."""
     asked = re.search(r"allocate (\d+) bytes", str(error))
     return asked is not None and int(asked[1]) > 2 * held
 

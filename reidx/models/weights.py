@@ -1,4 +1,4 @@
-"""Weight files: read safely, loaded whole or not at all."""
+"""Weight files: safe reading and all-or-nothing loading."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from reidx.models.weight_files import load_tensors, refuse_unusable, size_of, ve
 def read_weights(path: str | Path, module: nn.Module | None = None) -> dict[str, Tensor]:
     """The tensors of a weight file by name (``.safetensors``, or a PyTorch file read with ``weights_only=True``).
 
-    What training scripts wrap around them is taken off: an outer ``state_dict``, ``model`` or ``params`` entry, and
-    the ``module.`` prefix of data-parallel training. ``module`` is what they are for, where it is built already: its
-    size bounds that of the file, and those that are its buffers may be infinite.
+    Wrappers of training scripts are removed: an outer ``state_dict``, ``model`` or ``params`` entry, and the
+    ``module.`` prefix of data-parallel training. ``module``, if given, is the target of the weights: its size bounds
+    that of the file, and its buffers may be infinite.
 
     Raises:
         CheckpointError: the file is missing, unreadable, far too large, holds more than tensors, or holds none; it does not
-            fit the checksum beside it; a tensor is no weight: NaN, infinite, complex, sparse, quantised.
+            match its checksum file; a tensor is no weight: NaN, infinite, complex, sparse, quantised.
     """
-    path = Path(os.path.expanduser(path))  # unlike Path's, which raises for ~ of nobody
+    path = Path(os.path.expanduser(path))  # Path.expanduser raises for an unknown user
     try:
         content = load_tensors(path, 0 if module is None else size_of(module))
         verify_checksum(path)
@@ -42,11 +42,10 @@ def read_weights(path: str | Path, module: nn.Module | None = None) -> dict[str,
 
 
 def part_of(state: dict[str, Tensor], names: Collection[str], source: str | Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a network with the parameters ``names``, where a file keeps it within another one, and a sentence on
-    what is left out.
+    """Extract the network with the parameters ``names`` from a file of a larger one; also returns a sentence on the rest.
 
-    All names of such a network begin alike (``backbone.``, ``_orig_mod.``). ``state`` comes back as it is where it has one of
-    ``names``, or does not have them all behind one beginning. Raises :class:`CheckpointError` for several such beginnings.
+    All names of such a network share a prefix (``backbone.``, ``_orig_mod.``). ``state`` is returned unchanged if it has one
+    of ``names``, or lacks a prefix common to all. Raises :class:`CheckpointError` for several such prefixes.
     """
     first = next(iter(names), "")
     starts = {key.removesuffix(first) for key in state if key.endswith(f".{first}")}
@@ -63,7 +62,7 @@ def part_of(state: dict[str, Tensor], names: Collection[str], source: str | Path
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Copies ``state`` into ``module``; every name and shape has to match, and nothing is copied otherwise.
+    """Copy ``state`` into ``module``, only if every name and shape matches.
 
     Raises:
         CheckpointError: names are missing or left over, or shapes differ; each kind is listed.
@@ -90,7 +89,7 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str | Pat
     if any(problems.values()):
         listing = "; ".join(f"{kind}: {_some(names)}" for kind, names in problems.items() if names)
         raise CheckpointError(f"weights: {source} does not fit {type(module).__name__}: {listing}.")
-    module.load_state_dict(state, strict=False)  # strict but for the counters checked above
+    module.load_state_dict(state, strict=False)  # strict except for the counters checked above
 
 
 def _some(names: list[str], shown: int = 6) -> str:
