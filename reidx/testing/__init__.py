@@ -1,1 +1,1 @@
-"""What plugin authors (and reidx's own tests) test with: tiny domains, tiny experiments."""
+"""Test helpers for plugin authors and reidx's own tests: conformance checks, tiny domains, tiny experiments."""

@@ -1,4 +1,4 @@
-"""The checks of an alignment: what it makes of the features of two domains, in which precision, and after a checkpoint."""
+"""Conformance checks of alignments: values and gradients, precision, and restoring from a checkpoint."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ SIZES = [(6, 8), (8, 6), (5, 5)]
 STEPS = 10
 SIDES = ("source", "target")
 BYSTANDER = "bystander"
-"""A feature that no alignment asks for."""
+"""Name of a feature that no alignment requires."""
 
 Pair = tuple[Features, Features]
 
 
 def aligns_two_domains(entry: Entry) -> None:
-    """Finite scalars, whatever the sizes of the batches; within some steps a gradient reaches what is required of both sides.
+    """Check for finite scalars at all batch sizes, and gradients of the required features of both sides within some steps.
 
-    A class may name in ``detached`` the side (``source``, ``target``) that shall get none.
+    A class may name in ``detached`` the side (``source``, ``target``) that receives no gradient.
     """
     detached: frozenset[str] = getattr(entry.load(), "detached", frozenset())
     alignment = begun(entry)
@@ -51,7 +51,7 @@ def aligns_two_domains(entry: Entry) -> None:
 
 
 def leaves_other_features_alone(entry: Entry) -> None:
-    """What it does not require has no part in its value: neither ``embed``, which is always there, nor any other."""
+    """Check that features it does not require do not affect its value, including ``embed``, which is always present."""
     alignment, pair = begun(entry), batches(entry, SIZES[0])
     required = declared(entry).requires
     for _ in range(3):
@@ -61,7 +61,7 @@ def leaves_other_features_alone(entry: Entry) -> None:
 
 
 def stays_finite_where_all_is_equal(entry: Entry) -> None:
-    """Both domains of the same batch, and of one image over and over: finite, and so is the gradient."""
+    """Check for finite values and gradients when both domains share a batch, and when all images are the same."""
     for alike in (False, True):
         alignment = begun(entry)
         for _ in range(3):
@@ -73,7 +73,7 @@ def stays_finite_where_all_is_equal(entry: Entry) -> None:
 
 
 def aligns_in_fp32(entry: Entry) -> None:
-    """Features in bf16 under autocast are compared in float32: as accurately as the same numbers in float32."""
+    """Check that bf16 features under autocast are compared as accurately as the same numbers in float32."""
     sides = batches(entry, SIZES[0])
     coarse, fine = (
         tuple(Features({name: t.detach().bfloat16().to(dtype) for name, t in side.items()}) for side in sides)
@@ -91,7 +91,7 @@ def aligns_in_fp32(entry: Entry) -> None:
 
 
 def goes_on_from_a_checkpoint(entry: Entry) -> None:
-    """A new one with another's state goes on as the other does: the same values and gradients, without another ``begin``."""
+    """Check that a restored state continues with the same values and gradients, without another ``begin``."""
     saved = begun(entry)
     for sizes in SIZES:
         step(saved, batches(entry, sizes))
@@ -108,11 +108,11 @@ def goes_on_from_a_checkpoint(entry: Entry) -> None:
         expect(all(map(torch.equal, one, other)), "with the state of a checkpoint it does not go on as before")
 
 
-# ---- what the checks do with it
+# ---- helpers of the checks
 
 
 def made(entry: Entry, seed: int = 0) -> Any:
-    """The alignment, in training mode, of a stage of 10 steps."""
+    """Build the alignment, in training mode, for a stage of 10 steps."""
     names = {"embed", BYSTANDER, *declared(entry).requires}
     torch.manual_seed(seed)
     return built(entry, dims=dict.fromkeys(names, DIM), steps=STEPS).train()
@@ -143,7 +143,7 @@ def batches(entry: Entry, sizes: tuple[int, int], same: bool = False, alike: boo
 
 
 def values(given: Tensor | dict[str, Tensor]) -> list[Tensor]:
-    """The scalars of which the sum counts."""
+    """The scalars whose sum is the loss."""
     found = list(given.values()) if isinstance(given, dict) else [given]
     expect(bool(found), "it returned no value at all")
     for value in found:
@@ -166,7 +166,7 @@ def backward(alignment: nn.Module, pair: Pair, what: str = "a batch") -> dict[st
 
 
 def step(alignment: nn.Module, pair: Pair) -> list[Tensor]:
-    """The values and gradients of a step, after which the alignment's own parameters have moved."""
+    """Run a step, which updates the alignment's own parameters; return its values and gradients."""
     found = values(alignment(*pair))
     own = [parameter for parameter in alignment.parameters() if parameter.requires_grad]
     gradients = torch.autograd.grad(torch.stack(found).sum(), [*own, *_all(pair)], allow_unused=True)

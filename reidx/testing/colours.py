@@ -1,4 +1,4 @@
-"""Rendered people of two colours, on which a tiny network learns within seconds."""
+"""Rendered people in two colours, which a tiny network learns within seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 NEUTRAL = ((1.0, 1.0, 1.0),) * 3
 CASTS = ((1.05, 1.0, 0.95), (0.95, 1.05, 1.0), (1.0, 0.95, 1.05))
-"""How bright each camera shows red, green and blue, which a network must learn to overlook."""
+"""Gains of red, green and blue for each camera, a difference that a network must learn to ignore."""
 
 
 def coloured_people(
@@ -25,8 +25,8 @@ def coloured_people(
     """Write images of people with one colour above and one below; return their table, for the data set ``CSV``.
 
     Three cameras show 12 people for training, 9 images each, and 8 others for the test, 6 images each; with ``known`` the test
-    shows the first 12 instead. ``noise`` is the deviation of fine and of coarse noise; the default is more than an untrained
-    network overlooks.
+    shows the first 12 instead. ``noise`` is the deviation of fine and of coarse noise; the default confuses an untrained
+    network.
     """
     folder.mkdir(exist_ok=True)
     random = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""What every component of a kind must do, as checks that a plugin's tests run over the plugin's own components.
+"""Conformance checks for every kind of component, which a plugin's tests run on its own components.
 
     from reidx.testing import conformance
 
@@ -6,8 +6,8 @@
     def test_contract(entry, check):
         check(entry)
 
-A check builds the component from its ``example`` and raises :class:`AssertionError` that says what it did wrong. What a
-component is called with, and what it returns, is said in the table of ``docs/plugins.md``.
+A check builds the component from its ``example`` and raises :class:`AssertionError` with the fault it finds. The table in
+``docs/plugins.md`` lists the arguments and results of each kind.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _OF_KIND: dict[str, list[Check]] = {
 
 
 def checks_for(kind: str) -> list[Check]:
-    """The checks of a kind: those of all components first, then what is asked of this kind."""
+    """The checks of a kind: those of all components first, then the specific ones."""
     return [
         feature_checks.loads,
         feature_checks.is_documented,
@@ -53,7 +53,7 @@ def checks_for(kind: str) -> list[Check]:
 
 
 def cases(namespace: str | None = None) -> list[tuple[Entry, Check]]:
-    """Every registered component of a plugin (of the core for ``""``, of all for None) with each check it must pass."""
+    """Every registered component of a plugin (of the core for ``""``, of all for None) paired with each check it must pass."""
     entries = [e for e in registry().entries() if namespace is None or e.namespace == namespace]
     return [(entry, check) for entry in entries for check in checks_for(entry.kind)]
 

@@ -1,4 +1,4 @@
-"""Plugins made up on the spot, to test what becomes of healthy and of broken ones."""
+"""Temporary plugins, to test the discovery of working and of broken ones."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class FakePlugins:
         (info / "entry_points.txt").write_text(f"[reidx.plugins]\n{namespace} = {module}\n", encoding="utf-8")
 
     def discover(self) -> tuple[Registry, dict[str, list[Plugin]]]:
-        """The registry, and the plugins by namespace, as a new process would find them."""
+        """Discover the registry and the plugins by namespace, as a new process would."""
         importlib.invalidate_caches()
         registry, plugins = discover()
         found: dict[str, list[Plugin]] = {}
@@ -68,7 +68,7 @@ class FakePlugins:
         return registry, found
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """``python -m reidx`` (or ``python -c …`` for a first argument ``-c``) in a process that has the plugins."""
+        """Run ``python -m reidx`` (or ``python -c …`` for a first argument ``-c``) in a process with the plugins."""
         command = arguments if arguments[0] == "-c" else ("-m", "reidx", *arguments)
         path = [str(self.folder), str(Path(reidx.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
         return subprocess.run(

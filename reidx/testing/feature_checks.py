@@ -1,4 +1,4 @@
-"""The checks of all components, and of what turns images into features: transform, sampler, backbone, fusion."""
+"""Conformance checks of all components, and of transforms, samplers, backbones and fusions."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ from reidx.testing.given import (
 
 
 def loads(entry: Entry) -> None:
-    """The module is importable and has the class."""
+    """Check that the module is importable and has the class."""
     expect(isinstance(entry.load(), type), "what the registry names is no class")
 
 
 def is_documented(entry: Entry) -> None:
-    """The class's own docstring starts with a line that says what comes out."""
+    """Check that the class has its own docstring, whose first line describes the result."""
     text = vars(entry.load()).get("__doc__") or ""
     expect(bool(text.strip()), "the class has no docstring")
     expect(bool(text.split("\n")[0].strip()), "the docstring must start on its first line, with the result")
 
 
 def example_is_complete(entry: Entry) -> None:
-    """The example is a spec that is accepted, and still is with the defaults written out."""
+    """Check that the example is a valid spec, also with the defaults written out."""
     context = KINDS[entry.kind].context
     filled = fill_defaults(entry.kind, spec_of(entry), context)
     expect(fill_defaults(entry.kind, filled, context) == filled, "its defaults are not accepted as values")
 
 
 def declares_a_contract(entry: Entry) -> None:
-    """Requires, provides, cameras, outliers and needs are of the right types and values."""
+    """Check that requires, provides, cameras, outliers and needs have valid types and values."""
     contract = declared(entry)
     names = contract.requires | contract.provides
     expect(all(isinstance(name, str) for name in names), "requires and provides are names of features")
@@ -70,7 +70,7 @@ def declares_a_contract(entry: Entry) -> None:
 
 
 def makes_network_input(entry: Entry) -> None:
-    """uint8 (B,3,H,W) become float32 of the same shape, the same for the same seed, and stay as they were."""
+    """Check that uint8 (B,3,H,W) become float32 of the same shape, reproducibly, with the input unchanged."""
     transform = built(entry, image_size=IMAGE_SIZE, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3))
     images = torch.randint(0, 256, (4, 3, *IMAGE_SIZE), dtype=torch.uint8, generator=seeded())
     given = images.clone()
@@ -89,7 +89,7 @@ def makes_network_input(entry: Entry) -> None:
 
 
 def fills_every_batch(entry: Entry) -> None:
-    """As many batches as asked for, all of one size, of positions there are, the same for the same seed."""
+    """Check for the requested number of batches, all of one size, of valid positions, and the same for the same seed."""
     labels = known_labels()
     labels[::9] = -1
     given = {"labels": labels, "cameras": np.arange(len(labels)) % 3, "images": len(labels), "batches": 7}
@@ -111,7 +111,7 @@ def fills_every_batch(entry: Entry) -> None:
     try:
         halves = [drawn(rank, 2) for rank in (0, 1)]
     except ConfigError:
-        return  # the example cannot be shared by two processes, and it says so
+        return  # the example cannot be shared by two processes, and raises an error that says so
     joined = [a + b for a, b in zip(*halves)]
     expect(
         [sorted(b) for b in joined] == [sorted(b) for b in batches],
@@ -120,7 +120,7 @@ def fills_every_batch(entry: Entry) -> None:
 
 
 def gives_a_map(entry: Entry) -> None:
-    """Images (B,3,H,W) become a map (B,C,h,w) with C as declared; image by image alike in evaluation mode."""
+    """Check for a map (B,C,h,w) with C as declared, which in evaluation mode treats each image independently."""
     torch.manual_seed(0)
     backbone = built(entry, image_size=IMAGE_SIZE).eval()
     images = torch.randn(3, 3, *IMAGE_SIZE, generator=seeded())
@@ -148,7 +148,7 @@ def gives_a_map(entry: Entry) -> None:
 
 
 def trains_every_parameter(entry: Entry) -> None:
-    """A gradient reaches each trainable parameter of a backbone."""
+    """Check that each trainable parameter of a backbone receives a gradient."""
     torch.manual_seed(0)
     backbone = built(entry, image_size=IMAGE_SIZE).train()
     maps = backbone(torch.randn(4, 3, *IMAGE_SIZE, generator=seeded()))
@@ -158,7 +158,7 @@ def trains_every_parameter(entry: Entry) -> None:
 
 
 def gives_the_features_it_declares(entry: Entry) -> None:
-    """Features named as in ``provides``, as wide as in ``dims``, ``embed`` (B,D) among them, in float32 and bf16."""
+    """Check for features named as in ``provides`` with widths ``dims``, including ``embed`` (B,D), in fp32 and bf16."""
     fusion, arguments = built_fusion(entry)
     contract = declared(entry)
     for mode in (True, False):
@@ -190,9 +190,9 @@ def gives_the_features_it_declares(entry: Entry) -> None:
 
 
 def features_are_an_images_own(entry: Entry) -> None:
-    """In evaluation mode the features of an image do not hang on its batch; in training a gradient reaches the map."""
+    """Check that evaluation features are independent of the batch, and that in training a gradient reaches the map."""
     fusion, arguments = built_fusion(entry)
-    fusion.train()(*arguments)  # running statistics that are not those of a new BatchNorm
+    fusion.train()(*arguments)  # makes the running statistics differ from those of a new BatchNorm
     together = fusion.eval()(*arguments)
     alone = fusion(*(a[:1] for a in arguments))
     for name, tensor in together.items():

@@ -1,6 +1,6 @@
-"""Fixtures of pytest that the core's tests and those of plugins share.
+"""Pytest fixtures shared by the tests of the core and of plugins.
 
-``pytest_plugins = ["reidx.testing.fixtures"]`` in the topmost ``conftest.py`` makes them known.
+``pytest_plugins = ["reidx.testing.fixtures"]`` in the topmost ``conftest.py`` makes them available.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What conformance checks give to components, and how they say what went wrong."""
+"""Inputs of the conformance checks, and their assertions."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from reidx.registry.registry import KINDS, Entry
 IMAGE_SIZE = (64, 32)
 DIM = 16
 GROUPS, MEMBERS = 64, 8
-"""The bank of features that distances, clusterers and memories are given: so many groups of so many alike."""
+"""Numbers of groups, and of similar features per group, in the bank given to distances, clusterers and memories."""
 
 
 def expect(condition: bool, message: str) -> None:
-    """Raises :class:`AssertionError` with ``message`` unless ``condition`` holds."""
+    """Raise :class:`AssertionError` with ``message`` unless ``condition`` holds."""
     if not condition:
         raise AssertionError(message)
 
 
 def expect_labelling(labels: LabelSet, images: int) -> None:
-    """Raises unless a label set keeps its contract for ``images`` images."""
+    """Raise :class:`AssertionError` unless a label set fulfils its contract for ``images`` images."""
     try:
         check_labels(labels, images)
     except ValueError as error:
@@ -40,7 +40,7 @@ def expect_labelling(labels: LabelSet, images: int) -> None:
 
 
 def expect_finite(tensor: Tensor, what: str) -> None:
-    """Raises unless every entry of ``tensor`` is finite."""
+    """Raise :class:`AssertionError` unless every entry of ``tensor`` is finite."""
     expect(bool(torch.isfinite(tensor).all()), f"{what}: not all finite")
 
 
@@ -50,7 +50,7 @@ def in_order(names: Any) -> str:
 
 
 def seeded(seed: int = 0) -> torch.Generator:
-    """A generator of its own, so that checks do not hang on their order."""
+    """A new generator, so that results do not depend on the order of the checks."""
     return torch.Generator().manual_seed(seed)
 
 
@@ -65,13 +65,13 @@ def built(entry: Entry, **context: Any) -> Any:
 
 
 def declared(entry: Entry) -> Contract:
-    """The contract, for the defaults written out, as an experiment reads it."""
+    """The contract with the defaults written out, as in an experiment."""
     filled = fill_defaults(entry.kind, spec_of(entry), KINDS[entry.kind].context)
     return contract_of(entry.load(), {key: value for key, value in filled.items() if key != "type"})
 
 
 def built_fusion(entry: Entry) -> tuple[Any, list[Tensor]]:
-    """The fusion, and what it is called with: the maps, and a teacher's where it asks for them."""
+    """Build the fusion and its arguments: the maps, and the teacher's maps if its forward takes them."""
     torch.manual_seed(0)
     fusion = built(entry, in_channels=64)
     asks = set().union(*inputs_of(type(fusion)))
@@ -85,18 +85,18 @@ def known_labels() -> np.ndarray:
 
 
 def clustered_anew(**_: object) -> np.ndarray:
-    """What other settings of the clusterer would find: pairs of groups as one cluster."""
+    """The clustering at other settings: each pair of groups is one cluster."""
     return known_labels() // 2
 
 
 def bank_of_groups() -> Tensor:
-    """Unit features (N, 16), those of a group close together."""
+    """Unit features (N, 16), close together within each group."""
     middle = torch.randn(GROUPS, DIM, generator=seeded(5))[torch.from_numpy(known_labels())]
     return F.normalize(middle + 0.1 * torch.randn(middle.shape, generator=seeded(6)))
 
 
 def bank_views(names: Iterable[str]) -> dict[str, Tensor]:
-    """The bank under each name; ``parts`` and ``patch`` (N,3,16), as three times that."""
+    """The bank under each name; ``parts`` and ``patch`` (N,3,16) repeat it three times."""
     return {
         name: bank_of_groups()[:, None].repeat(1, 3, 1) if name in ("parts", "patch") else bank_of_groups()
         for name in sorted(names)
@@ -112,9 +112,9 @@ def graph_of_groups(within: float = 0.5) -> csr_array:
 
 
 def loss_inputs(alike: bool, classes: int = 4, parts: Collection[str] = ()) -> dict[str, Tensor]:
-    """All that the engine itself gives a loss, of 8 images of 4 labels; ``alike``: of 8 times the same image.
+    """The engine's own inputs of a loss, for 8 images of 4 labels; with ``alike``, for the same image 8 times.
 
-    Inputs named in ``parts`` are those of three parts: features (8,3,D), scores (8,K,3).
+    Inputs named in ``parts`` have three parts: features (8,3,D), scores (8,K,3).
     """
 
     def rows(width: int, seed: int) -> Tensor:
@@ -140,9 +140,9 @@ def loss_inputs(alike: bool, classes: int = 4, parts: Collection[str] = ()) -> d
 
 
 def provided_to(entry: Entry, names: Collection[str]) -> tuple[dict[str, Tensor], Memory | None]:
-    """What a loss asks for beyond the engine's own inputs, of the first 8 images of the bank, and the memory it lies in.
+    """The further inputs of a loss for the first 8 images of the bank, and the memory that provides them, if any.
 
-    It comes from an installed refiner or memory that provides it, of the loss's own plugin if there is one.
+    They come from an installed refiner or memory that provides them, preferably of the loss's own plugin.
     """
     found: dict[str, Tensor] = {}
     memory: Memory | None = None
@@ -161,7 +161,7 @@ def provided_to(entry: Entry, names: Collection[str]) -> tuple[dict[str, Tensor]
 
 
 def filled_memory(entry: Entry) -> Memory:
-    """A memory of the bank and its groups, seen by three cameras."""
+    """A memory filled with the bank and its groups, seen by three cameras."""
     memory: Memory = built(entry, dim=DIM)
     labels = torch.from_numpy(known_labels())
     memory.reset(bank_for(memory) if memory.needs_features else None, labels, torch.arange(len(labels)) % 3)
@@ -169,12 +169,12 @@ def filled_memory(entry: Entry) -> Memory:
 
 
 def bank_for(memory: Memory) -> Tensor:
-    """The bank (N,D), or that of three parts (N,3,D) for a memory of parts."""
+    """The bank (N,D), or one with three parts (N,3,D) for a memory of parts."""
     return bank_views(["parts" if memory.requires_parts else "embed"]).popitem()[1]
 
 
 def refined_by(entry: Entry, labels: np.ndarray, previous: np.ndarray | None = None) -> LabelSet:
-    """What a refiner makes of labels of the bank, clustered by DBSCAN."""
+    """The labels of the bank, clustered by DBSCAN, after a refiner."""
     refiner = built(entry)
     clusterer = DBSCAN()
     variations(refiner, clusterer)
@@ -187,7 +187,7 @@ def refined_by(entry: Entry, labels: np.ndarray, previous: np.ndarray | None = N
 
 
 def expect_gradients(value: Tensor, trained: list[Tensor], when: str) -> None:
-    """Raises unless gradients of ``value`` reach all that is trained, and are finite."""
+    """Raise :class:`AssertionError` unless all of ``trained`` receive finite gradients of ``value``."""
     expect(value.requires_grad, "it carries no gradient")
     gradients = [g for g in torch.autograd.grad(value, trained, allow_unused=True) if g is not None]
     expect(bool(gradients), "no gradient reaches what it was given")

@@ -1,4 +1,4 @@
-"""The checks of what labels images and of what learns from labels: distance to loss, and the protocol."""
+"""Conformance checks of distances, clusterers, refiners, memories, losses and protocols."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from reidx.testing.given import (
 
 
 def gives_a_graph(entry: Entry) -> None:
-    """Features become a sparse graph (N,N), float, no distance below 0, the nearer ones within groups; twice the same."""
+    """Check for a sparse float graph (N,N) without negative distances, nearer within groups, and reproducible."""
     distance = built(entry, device="cpu")
     views = declared(entry).requires
     features, same = bank_of_groups(), known_labels()[:, None] == known_labels()
@@ -52,7 +52,7 @@ def gives_a_graph(entry: Entry) -> None:
         checked_graph(graph, len(same), "the graph")
     except DataError as error:
         raise AssertionError(str(error)) from error
-    dense = np.ones(graph.shape)  # what is not stored is at distance 1
+    dense = np.ones(graph.shape)  # absent pairs are at distance 1
     entries = graph.tocoo()
     dense[entries.row, entries.col] = entries.data
     expect(dense[same].mean() < dense[~same].mean(), "images that are alike are not nearer than others")
@@ -71,7 +71,7 @@ def gives_a_graph(entry: Entry) -> None:
 
 
 def gives_labels(entry: Entry) -> None:
-    """Labels (N,) int64, −1 or 0..K−1 without gaps, the same for the same input; no −1 unless declared."""
+    """Check for labels (N,) int64, −1 or 0..K−1 without gaps, reproducible, and −1 only if declared."""
     contract = declared(entry)
     given = graph_of_groups() if contract.needs == "graph" else bank_of_groups()
 
@@ -89,7 +89,7 @@ def gives_labels(entry: Entry) -> None:
 
 
 def refines_labels(entry: Entry) -> None:
-    """A LabelSet becomes a LabelSet that keeps the contract, with and without a history; the given one stays."""
+    """Check for a LabelSet that fulfils the contract, with and without a history, and an unchanged input."""
     truth = known_labels()
     for previous in (None, np.roll(truth, 3)):
         labels = truth.copy()
@@ -122,8 +122,10 @@ def refines_labels(entry: Entry) -> None:
 
 
 def keeps_the_memory_cycle(entry: Entry) -> None:
-    """reset, forward, update, and a reset to other labels: scores (B,K), or (B,K,P) of parts, with a gradient for the
-    features; an image may be seen twice in an update."""
+    """Check the cycle of reset, forward, update and another reset, with an image twice in an update.
+
+    Scores are (B,K), or (B,K,P) of parts, and carry a gradient for the features.
+    """
     memory = built(entry, dim=DIM)
     expect(isinstance(memory, Memory), "it is no subclass of reidx.memories.Memory")
     bank, truth = bank_for(memory), torch.from_numpy(known_labels())
@@ -153,7 +155,7 @@ def keeps_the_memory_cycle(entry: Entry) -> None:
 
 
 def comes_back_from_a_checkpoint(entry: Entry) -> None:
-    """A new memory that is restored from another's state scores alike, whatever size it had, and can be updated."""
+    """Check that a memory of any size, restored from another's state, gives the same scores and can be updated."""
     saved, fresh, labels = filled_memory(entry), built(entry, dim=DIM), torch.from_numpy(known_labels())
     features = bank_for(saved)
     fresh.restore(saved.state_dict())
@@ -164,7 +166,7 @@ def comes_back_from_a_checkpoint(entry: Entry) -> None:
 
 
 def is_a_scalar_with_a_gradient(entry: Entry) -> None:
-    """A loss of the inputs that its forward names: one finite number, with a finite gradient, with the optional ones too."""
+    """Check that a loss is one finite number with a finite gradient, with and without its optional inputs."""
     loss = built(entry)
     needed, optional = inputs_of(type(loss))
     others = (needed | optional) - set(INPUTS)
@@ -192,7 +194,7 @@ def is_a_scalar_with_a_gradient(entry: Entry) -> None:
 
 
 def ignores_row_by_row(entry: Entry) -> None:
-    """Bool (Q,G), each query's row the same whatever the other queries are; somebody's match is left."""
+    """Check for a mask (Q,G) in which rows are independent of the other queries and some match remains."""
     protocol = built(entry)
     random = np.random.default_rng(0)
     query_ids, gallery_ids = random.integers(0, 6, 20), random.integers(-1, 6, 50)

@@ -1,4 +1,4 @@
-"""Networks small enough to be looked through in a test."""
+"""Networks small enough for tests to inspect."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TinyHead(nn.Module):
 
 
 class TeachingHead(TinyHead):
-    """``embed`` also takes in the teacher's map, where there is one."""
+    """A head whose ``embed`` also uses the teacher's map, if given."""
 
     def forward(self, maps: Tensor, teacher: Tensor | None = None) -> Features:
         pooled = maps.mean((2, 3))

@@ -19,7 +19,7 @@ from reidx.runs.stamp import STAMP
 
 
 def assert_resumes(config: Config, folder: Path, steps: Sequence[int], whole: Path | None = None) -> None:
-    """Raise :class:`AssertionError` unless a run that is interrupted and resumed equals one that is not.
+    """Raise :class:`AssertionError` unless an interrupted and resumed run equals an uninterrupted one.
 
     The first session is interrupted in the step with the first number of ``steps``, counted from 1, the second session in that
     with the second number, and so on. ``whole`` is the folder of the uninterrupted run, if there is one already.
@@ -73,7 +73,7 @@ def assert_same_run(folder: Path, other: Path) -> None:
 
 
 def assert_same(a: Any, b: Any, path: str = "") -> None:
-    """Raise :class:`AssertionError` at the first place where two trees of plain data and tensors differ."""
+    """Raise :class:`AssertionError` at the first difference between two trees of plain data and tensors."""
     if isinstance(a, torch.Tensor):
         assert isinstance(b, torch.Tensor) and a.dtype == b.dtype, path
         assert torch.equal(a, b), f"{path} differs"

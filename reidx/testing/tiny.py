@@ -1,4 +1,4 @@
-"""Experiments small enough for a test: two rendered domains, a network that trains in seconds."""
+"""Experiments small enough for tests: two rendered domains and a network that trains in seconds."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def tiny_experiment(root: str | Path, **changes: Any) -> dict[str, Any]:
             "backbone": {"type": "Timm", "name": "test_resnet"},
             "fusion": {"type": "GlobalPool", "pool": "avg"},
         },
-        "precision": "fp32",  # tests mean the same on every machine
+        "precision": "fp32",  # the same results on every machine
         "streams": {
             "target": {
                 "domain": "target",
@@ -88,7 +88,7 @@ def shrunk(experiment: Mapping[str, Any], root: str | Path, backbone: str = "tes
     """A resolved experiment (``Config.data``) at a size that trains in seconds: the same parts, wired as they were.
 
     Domains become tiny ones of the same names, the backbone a tiny one of timm's, each stage at most one epoch of two steps
-    of a few images, in which every term counts. Clusterers get settings that find clusters among so few.
+    of a few images, with every term active. Clusterers get settings that find clusters among so few images.
     """
     small = copy.deepcopy(dict(experiment))
     domains = {name: tiny_domain(root, name) for name in small["data"]["domains"]}
@@ -109,16 +109,16 @@ def shrunk(experiment: Mapping[str, Any], root: str | Path, backbone: str = "tes
 
 
 def _replace(spec: dict[str, Any], values: Mapping[str, Any]) -> None:
-    """Set those of ``values`` that ``spec`` has."""
+    """Replace the values of those keys that ``spec`` has."""
     spec.update({key: value for key, value in values.items() if key in spec})
 
 
 def write_experiment(path: Path, experiment: Mapping[str, Any]) -> Path:
-    """Write an experiment as a YAML file; the path."""
+    """Write an experiment as a YAML file; return the path."""
     path.write_text(yaml.safe_dump(dict(experiment), sort_keys=False), encoding="utf-8")
     return path
 
 
 def load_experiment(folder: Path, experiment: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
-    """Return the checked experiment, which is written to ``experiment.yaml`` in ``folder`` for the purpose."""
+    """Return the checked experiment, after writing it to ``experiment.yaml`` in ``folder``."""
     return load_config(write_experiment(folder / "experiment.yaml", experiment), overrides)

@@ -1,4 +1,4 @@
-"""What a synthetic person looks like: body, clothes, hair and bags, drawn from a wardrobe of few colours."""
+"""The appearance of a synthetic person: body, clothes, hair and bags, drawn from a wardrobe of few colours."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Appearance:
 
 @dataclass(frozen=True)
 class Wardrobe:
-    """The fashion of a domain: what its people wear and in which few colours. Weights follow the names."""
+    """The fashion of a domain: its people's garments and their few colours. Weights follow the names."""
 
     upper_colours: tuple[RGB, ...]
     lower_colours: tuple[RGB, ...]

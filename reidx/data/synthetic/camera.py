@@ -1,4 +1,4 @@
-"""A synthetic camera: where it stands, how its detector crops, and what its sensor does to colours and detail."""
+"""A synthetic camera: its position, its detector's crops, and its sensor's effects on colour and detail."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def sample_camera(rng: np.random.Generator, domain: str, index: int) -> Camera:
 
 @lru_cache(maxsize=16)
 def _panorama(backdrop: Backdrop, height: int) -> np.ndarray:
-    """The backdrop, painted once a process: every crop of a camera is cut from the same place."""
+    """The backdrop, painted once per process: every crop of a camera is cut from the same place."""
     return backdrop.paint(int(height * 1.15), height * 4)
 
 
@@ -85,7 +85,7 @@ def render_person(
     size: tuple[int, int] = (128, 64),
     passer_by: Appearance | None = None,
 ) -> Image.Image:
-    """One detector crop of `size` (height, width) of a person as `camera` sees them.
+    """One detector crop of `size` (height, width) of a person seen by `camera`.
 
     Pose, box, background and occluders come from `rng`. `passer_by` is who may walk in front or behind; without
     `appearance` the box holds no person, or a part of one: a false alarm of the detector.

@@ -116,7 +116,7 @@ def add_arms(figure: Figure) -> tuple[Joint, Joint]:
 
 
 def _stride(figure: Figure) -> float:
-    """How far the knees reach forward in this phase of the walk, in metres."""
+    """Forward reach of the knees in this phase of the walk, in metres."""
     return 0.4 * figure.leg * float(np.sin(figure.pose.stride * abs(np.sin(figure.pose.phase))))
 
 

@@ -1,4 +1,4 @@
-"""Colour histograms: the control that a synthetic domain must not be solvable by."""
+"""Colour histograms, a control that must fail on a synthetic domain."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def colour_histogram(
 ) -> np.ndarray:
     """Histograms of colours as unit vectors, float32 (N, stripes * bins**3).
 
-    Each of `stripes` equal horizontal stripes is counted on its own over `bins` levels of each channel of `space`
+    Each of `stripes` equal horizontal stripes is counted separately over `bins` levels of each channel of `space`
     (a three-channel Pillow mode: `"RGB"`, `"HSV"`, `"LAB"`). Entries are square roots of shares, so that the dot
     product of two rows is their mean Bhattacharyya coefficient. Arrays are uint8 (H, W, 3), RGB.
     """

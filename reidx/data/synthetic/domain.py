@@ -22,14 +22,14 @@ from reidx.machine.lifetimes import draft, end_with
 from reidx.machine.threads import available
 
 VERSION = 1
-"""Raised whenever the same arguments render different pictures."""
+"""Format version, incremented whenever the same arguments render different pictures."""
 
 MANIFEST = "synthetic.json"
 FIRST_PID = {"source": 1, "target": 5001}
 MAX_IDENTITIES = 4999
 DISTRACTOR = 0
 IMAGES_PER_WORKER = 200
-"""Below this many pictures a further process costs more to start than it saves."""
+"""Minimum number of pictures per worker; below it, starting another process costs more than it saves."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def render_domain(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """The folder `root` holding `bounding_box_train`, `query` and `bounding_box_test` of a synthetic domain.
+    """Render a synthetic domain into the folder `root`: `bounding_box_train`, `query` and `bounding_box_test`.
 
     `domain` is `"source"` or `"target"`: other people, wardrobe, places, cameras and light. `identities` are
     those of the training and of the test split, each seen `images_per_camera` times by each of `cameras`
@@ -70,7 +70,7 @@ def render_domain(
     called as pictures arrive.
 
     The folder appears only when complete, with a manifest `synthetic.json`; one of the same arguments is reused.
-    Raises DataError for arguments that make no benchmark, and when `root` holds anything else.
+    Raises DataError for arguments that make no valid benchmark, and if `root` holds anything else.
     """
     root = Path(root)
     _check(domain, identities, images_per_camera, cameras, size)
@@ -151,7 +151,7 @@ def _shots(domain: str, identities: tuple[int, int], images_per_camera: int, cam
 
 
 def _is_finished(root: Path, manifest: dict[str, object]) -> bool:
-    """Whether `root` holds exactly this rendering; DataError if it holds something else."""
+    """Return True if `root` holds exactly this rendering; DataError if it holds something else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     remedy = "Choose another folder, or delete this one to render it anew."
@@ -191,7 +191,7 @@ def _write(root: Path, domain: str, size: tuple[int, int], seed: int, shot: Shot
     code = FIRST_PID[domain]
     camera = _camera(seed, domain, shot.camera)
     rng = np.random.default_rng([seed, code, 2, shot.pid, shot.camera, shot.index])
-    # passers-by come from nowhere in the splits, so that nobody's picture shows another identity of the benchmark
+    # passers-by are in no split, so that no picture shows another identity of the benchmark
     passer_by = sample_appearance(
         np.random.default_rng([seed, code, 3, int(rng.integers(2**31))]), WARDROBES[domain]
     )

@@ -16,7 +16,7 @@ Joint = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Pose:
-    """How the person stands to the camera: `yaw` 0 shows the front, pi the back; `phase` is that of the walk.
+    """The person's pose relative to the camera: `yaw` 0 shows the front, pi the back; `phase` is that of the walk.
 
     `stride` is the swing of the legs in radians, `pitch` the angle at which the camera looks down.
     """
@@ -31,7 +31,7 @@ class Figure:
     """One person on one canvas; `feet` is the pixel between the feet, `unit` the pixels of a metre.
 
     Parts are given in metres of the body and collected with their depth (metres towards the camera), so that
-    nobody has to think of what hides what: `bias` lifts cloth over skin, `depth` overrules a part's own.
+    occlusion follows by itself: `bias` lifts cloth over skin, `depth` overrules a part's own.
     """
 
     def __init__(self, canvas: Canvas, look: Appearance, pose: Pose, feet: Point, unit: float) -> None:

@@ -1,4 +1,4 @@
-"""The matrix: do installed parts work together? All pairs of them, in few combinations, each trained for two steps.
+"""The compatibility matrix: every pair of installed components, in few combinations, each trained for two steps.
 
     from reidx.testing import matrix
 
@@ -40,7 +40,7 @@ def combinations(involving: str | None = None) -> list[Combination]:
 
 
 def refusals(involving: str | None = None) -> dict[tuple[Choice, Choice], str]:
-    """The pairs of parts that no allowed combination was found for, each with what its experiment is refused for."""
+    """The pairs of parts without an allowed combination, each with the reason of the refusal."""
     values = list(axes().values())
     return {(values[a][i], values[b][j]): why for ((a, i), (b, j)), why in _covered(involving).refused.items()}
 
@@ -55,8 +55,8 @@ def pairs(involving: str | None = None) -> list[tuple[Choice, Choice]]:
 def train(combination: Combination, folder: Path) -> Result:
     """The result of a combination's experiment, run in ``folder``: one labelling, two steps, one evaluation, on the CPU.
 
-    Raises :class:`AssertionError` where something that is logged, or a gradient, is not finite, a term's gradient does not
-    reach what the features that it reads hang on, or the backbone gets none; and whatever the run raises.
+    Raises :class:`AssertionError` if a logged value or a gradient is not finite, if a term's gradient does not reach the
+    parameters behind its features, or if the backbone receives none; and any error of the run.
     """
     config = config_of(combination, _domains())
     with watched(config.experiment.stages[0]) as seen:
@@ -93,5 +93,5 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def _domains() -> str:
-    """Where the domains of this process lie, which are rendered on first use."""
+    """The folder of this process's domains, which are rendered on first use."""
     return _folder().name

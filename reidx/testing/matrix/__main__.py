@@ -1,4 +1,4 @@
-"""``python -m reidx.testing.matrix [NAMESPACE]``: which share of the pairs of installed parts is allowed, and why not all."""
+"""``python -m reidx.testing.matrix [NAMESPACE]``: the share of allowed pairs, and reasons for the others."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The axes of the matrix: what is installed of each kind that papers swap, at settings for a handful of images."""
+"""The axes of the matrix: the installed components of each kind, at settings for a handful of images."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from reidx.registry.registry import KINDS, Entry
 
 AXES = ("backbone", "fusion", "alignment", "clusterer", "refiner", "memory")
 OPTIONAL = ("alignment", "refiner")
-"""Of these an experiment may have none."""
+"""Kinds that an experiment may omit."""
 
 FAMILIES = {"Timm": [{"name": "test_resnet"}, {"name": "test_vit"}, {"name": "test_convnext"}]}
-"""One network of each family of a backbone that stands for many; other backbones are taken as their examples are."""
+"""One network per family for backbones that wrap many; other backbones use their examples."""
 
 FOR_FEW_IMAGES: dict[str, dict[str, Any]] = {
     "clusterer": {"n_clusters": 6, "eps": 0.7, "share": 0.03, "min_samples": 2, "min_cluster_size": 2, "min_size": 2},
@@ -50,11 +50,11 @@ class Choice:
 
     @functools.cached_property
     def contract(self) -> Contract:
-        """How it wants to be wired, at these settings; nothing of none."""
+        """The contract at these settings; empty for no component."""
         return Contract() if self.entry is None else _contract(self.entry, self.spec)
 
     def argument(self, name: str) -> Any:
-        """What an argument of the constructor is set to, or is by default; None where there is no such argument."""
+        """The value or default of a constructor argument; None if there is no such argument."""
         assert self.entry is not None
         known = signature_of(self.entry)
         return self.spec.get(name, known[name].default) if name in known else None
@@ -87,7 +87,7 @@ def _of(entry: Entry) -> Iterator[Choice]:
     yield Choice(entry.kind, entry.name, entry, example)
     try:
         otherwise = _contract(entry, bare) != _contract(entry, example)
-    except ConfigError:  # it cannot do without arguments
+    except ConfigError:  # it requires arguments
         return
     if otherwise:
         yield Choice(entry.kind, f"{entry.name} by default", entry, bare)

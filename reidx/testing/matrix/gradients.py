@@ -1,4 +1,4 @@
-"""Do gradients reach what an objective is declared to train? Watched from outside, while it trains."""
+"""A check that gradients reach all parameters that an objective declares to train, by hooks during training."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from reidx.testing.given import expect, expect_finite, in_order
 
 
 class Gradients:
-    """What each term trains, by its name: ``declared`` are parameters that what it reads hangs on, ``reached`` those that a
-    gradient of it reached, with whether it was anything but 0; ``values`` are what the term came to.
+    """The parameters that each term trains, by the term's name: ``declared`` are those behind its inputs, ``reached`` those
+    that its gradient reached, with a flag for a non-zero gradient; ``values`` are the values of the term.
 
     A term reads its ``feature``, and the trained parameters of memories that score these; an alignment reads
-    the features that it ``requires``, of both sides but those ``detached``, and has parameters of its own.
+    the features that it ``requires``, of both sides but those ``detached``, and has its own parameters.
     """
 
     def __init__(self, stage: Stage) -> None:
@@ -110,6 +110,6 @@ def _hang_on(features: Iterable[Tensor], parameters: Mapping[str, Tensor]) -> se
 
 
 def _gradients(value: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The gradient of each parameter that ``value`` hangs on."""
+    """The gradient of each parameter that ``value`` depends on."""
     found = torch.autograd.grad(value, list(parameters.values()), retain_graph=True, allow_unused=True)
     return {name: gradient for name, gradient in zip(parameters, found) if gradient is not None}

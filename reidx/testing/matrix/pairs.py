@@ -18,7 +18,7 @@ Pair = tuple[Value, Value]
 TRIES = 60
 """Combinations that are made up for a pair, the best of which is taken."""
 ASKED = 8
-"""How many of them are asked about at most."""
+"""Maximum number of these that are checked."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class _Search:
         self.refused[pair] = self.answers[mixed] or ""
 
     def best(self, pair: Pair, left: set[Pair]) -> Combination:
-        """An allowed combination that holds a pair and, beside it, many of those that are left."""
+        """An allowed combination that holds a pair and many of the remaining ones."""
         made = {self.grown(pair, left) for _ in range(TRIES)}
         ordered = sorted(made, key=lambda combination: (-_gain(combination, left), combination))
         fallback = self.with_pair[pair]

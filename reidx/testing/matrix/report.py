@@ -1,4 +1,4 @@
-"""What the contracts allow, as Markdown: the share of each pair of axes, and the refused pairs with their reasons."""
+"""The Markdown report of the matrix: the share allowed of each pair of axes, and the refused pairs with reasons."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Chosen = tuple[Choice, Choice]
 
 
 def report(axes: Mapping[str, Sequence[Choice]], pairs: Sequence[Chosen], refused: Mapping[Chosen, str], trained: int) -> str:
-    """The page: the axes, the share of ``pairs`` that is allowed, and what is ``refused``; ``trained`` counts combinations."""
+    """The page: the axes, the allowed share of ``pairs``, and the ``refused`` ones; ``trained`` counts combinations."""
     listed = [f"* {kind}: {', '.join(map(str, axes[kind]))}" for kind in AXES]
     allowed = len(pairs) - len(refused)
     share = f"{allowed} of {len(pairs)} pairs ({allowed / len(pairs):.1%}) are allowed; {trained} combinations hold them."
@@ -29,11 +29,11 @@ def _shares(pairs: Sequence[Chosen], refused: Mapping[Chosen, str]) -> str:
 
 
 def _reasons(refused: Mapping[Chosen, str]) -> str:
-    """A row for each part that is refused beside others: beside which of an axis, and why, in the words for the first."""
+    """A row per refused part: its incompatible partners of an axis, and the reason for the first."""
     partners = Counter((one, other.kind) for a, b in refused for one, other in ((a, b), (b, a)))
     grouped: dict[tuple[Choice, str], list[tuple[Choice, str]]] = defaultdict(list)
     for (a, b), why in refused.items():
-        # told once, as a row of the one that is refused beside more
+        # reported once, in the row of the part with more refused partners
         one, other = (a, b) if partners[a, b.kind] > partners[b, a.kind] else (b, a)
         grouped[one, other.kind].append((other, why))
     rows = ["| part | is refused beside | the first for this reason |", "|---|---|---|"]
