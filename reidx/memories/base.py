@@ -18,7 +18,7 @@ class Memory(nn.Module, ABC):
     ``images``, the tensor (N,D) of the entries, empty before the first reset: a level may cluster it. ``provides`` names
     attributes that a loss may ask for. ``accepts_parts`` holds ``features`` where it takes those of parts (B,P,D)
     too, ``requires_parts`` does where it takes no others. ``classes`` says what the columns of its scores stand for
-    where these are not its labels (:class:`reidx.contracts.Contract`): ``images``, or a word of its own, which a loss
+    where these are not its labels (:class:`reidx.contracts.Contract`): ``images``, or another word, which a loss
     must then name too. State lies in buffers and parameters; it may change its shape at a reset, and is saved and
     restored whole.
     """

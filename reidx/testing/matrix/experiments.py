@@ -160,7 +160,7 @@ def _arguments_of(fusion: Choice) -> set[str]:
 
 
 def _fitted(part: Choice, fusion: Choice) -> list[dict[str, Any]]:
-    """The list of an alignment or refiner, which is none or one, that is told which feature to take where it can be.
+    """A list with the alignment or refiner, if any, whose feature arguments are set to features of the fusion.
 
     An argument ``feature`` names a feature, ``parts`` one of parts: its own where the fusion gives that, else
     ``embed``, and the first of parts.

@@ -38,7 +38,7 @@ def cover(
 
     ``refusal`` says why a combination is not allowed, None if it is. A pair counts as refused when all mixtures of an allowed
     combination that has its one value and an allowed one that has the other are, and all that differ by one more value from
-    the more unusual of these two with the pair put into it, whose reason is told. Combinations grow greedily, pair by pair,
+    the more unusual of these two with the pair put into it, whose reason is kept. Combinations grow greedily, pair by pair,
     as in AETG (Cohen et al., IEEE Transactions on Software Engineering 1997): of some made up at random the allowed one that
     holds most of what is not held yet.
     """
