@@ -88,7 +88,7 @@ def counted(
     g_cams: np.ndarray,
     own: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The pairs of ``own`` (M,2) that the rule counts as matches and the card must report as excluded."""
+    """The pairs of ``own`` (M,2) that the rule alone would count as matches, so that they must be excluded."""
     if own is None:
         return np.zeros((0, 2), np.int64)
     kept = [
@@ -107,7 +107,7 @@ def no_match(
     g_cams: np.ndarray,
     own: np.ndarray | None = None,
 ) -> str:
-    """The error for no query with a match: the contents of both sides, and the remedy."""
+    """The message for queries without any match: the contents of both sides, and the remedy."""
 
     def few(values: np.ndarray) -> str:
         distinct = np.unique(values)

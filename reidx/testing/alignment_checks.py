@@ -119,7 +119,7 @@ def made(entry: Entry, seed: int = 0) -> Any:
 
 
 def begun(entry: Entry) -> Any:
-    """The alignment as a stage's first epoch finds it: told of all training images, if it asks for that."""
+    """The alignment at a stage's first epoch, after ``begin`` with the features of all training images, if it has one."""
     alignment = made(entry)
     if hasattr(alignment, "begin") and getattr(alignment, "needs_features", True):
         features = bank_views(declared(entry).requires)
