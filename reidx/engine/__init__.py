@@ -1,1 +1,1 @@
-"""The engine: an experiment from its config to its result, on mmengine."""
+"""Training and evaluation of experiments, on mmengine."""

@@ -1,4 +1,4 @@
-"""The parts of a stage, from its section of the config: networks, memories, objective, levels."""
+"""Construction of a stage's parts from its config: networks, memories, objective, labellings."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from reidx.runs import checkpoint as checkpoints
 
 
 class Assembly:
-    """Builds the parts of ``stage``; ``resolve`` turns ``stage:NAME`` or a path into the checkpoint file of weights."""
+    """Builder of the parts of ``stage``; ``resolve`` maps ``stage:NAME`` or a path to a checkpoint file."""
 
     def __init__(self, stage: Stage, domains: Domains, seed: int, resolve: Callable[[str], Path]) -> None:
         self.stage, self.domains, self.seed, self.resolve = stage, domains, seed, resolve
 
     def model(self) -> StageModel:
-        """Networks, memories and objective, on the CPU, with the weights that they begin with."""
+        """Build networks, memories and objective on the CPU, with their initial weights."""
         stage, size = self.stage, self.domains.size
         student = build_network(dataclasses.asdict(stage.model), size, domains=stage.domains)
         if stage.init is not None:
@@ -63,12 +63,12 @@ class Assembly:
         )
 
     def _teacher(self, name: str, networks: Mapping[str, Network]) -> Network:
-        """A teacher as it begins: an EMA as the network it follows, a frozen one and a peer with weights of their own."""
+        """Build a teacher: an EMA copies the network that it follows, a frozen network or a peer loads its own weights."""
         stage, teacher = self.stage, self.stage.teachers[name]
         if teacher.type == "EMA":
             return copy.deepcopy(networks[teacher.of])
         network = copy.deepcopy(networks["student"])
-        if teacher.type == "Peer":  # what no weights are given for begins otherwise than in the student
+        if teacher.type == "Peer":  # layers without given weights are initialised differently from the student's
             network = build_network(dataclasses.asdict(stage.model), self.domains.size, domains=stage.domains)
         weights = teacher.weights if teacher.weights is not None else stage.init
         if weights is not None:
@@ -95,7 +95,7 @@ class Assembly:
         return terms
 
     def _transforms(self, network: Network) -> dict[str, Callable[[Tensor], Tensor]]:
-        """What makes network input of the images of each stream and of each view."""
+        """Build the transform from images to network input, for each stream and each view."""
         context = {
             "mean": network.mean,
             "std": network.std,
@@ -113,7 +113,7 @@ class Assembly:
         return made
 
     def levels(self, device: torch.device) -> dict[str, LevelPlan]:
-        """How each level is labelled."""
+        """Build the label pipeline of each labelling."""
         plans = {}
         for name, level in self.stage.labels.items():
             where = f"labels.labellings.{name}"
@@ -133,7 +133,7 @@ class Assembly:
 
 
 def in_order(teachers: Mapping[str, Teacher]) -> list[str]:
-    """The names of the teachers, each EMA after what it follows."""
+    """Names of the teachers, each EMA after the network that it follows."""
     order: list[str] = []
     while len(order) < len(teachers):
         order += [

@@ -1,4 +1,4 @@
-"""BatchNorm statistics of the data before anything is labelled or trained."""
+"""Calibration of BatchNorm statistics before the first labelling."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reidx.engine.step import StageModel
 from reidx.reporting.reporter import Reporter
 
 BATCH = 64
-"""Images of a stream that pass at a time."""
+"""Images per stream and batch."""
 
 
 @torch.no_grad()
@@ -25,17 +25,17 @@ def calibrate(
     batches: int,
     reporter: Reporter,
 ) -> None:
-    """Let ``batches`` batches of each stream's domain pass through all networks in training mode, without training.
+    """Estimate BatchNorm statistics: pass ``batches`` batches per stream through all networks in training mode.
 
-    A BatchNorm that no weights were had for begins with a mean of 0 and a variance of 1, which no data has: features
-    in evaluation mode, from which labels and memories are made, are then others than those of the first steps.
-    ``streams`` names each one's domain. After Li et al., "Revisiting Batch Normalization For Practical Domain Adaptation",
-    ICLR Workshop 2017.
+    A BatchNorm without pretrained statistics starts with mean 0 and variance 1, which match no data: the features in
+    evaluation mode, from which labels and memories are computed, would then differ from those of the first steps. No weight
+    is changed. ``streams`` maps each stream to its domain. After Li et al., "Revisiting Batch Normalization For Practical
+    Domain Adaptation", ICLR Workshop 2017.
     """
     training = model.training
     model.train()
     stores = {stream: domains.images(domain, "train") for stream, domain in streams.items()}
-    order = {stream: torch.randperm(len(store)) for stream, store in stores.items()}  # alike in each process
+    order = {stream: torch.randperm(len(store)) for stream, store in stores.items()}  # the same in every process
     mine = torch.arange(BATCH)[distributed.shard(BATCH)]
     with reporter.work("statistics of the domains", batches, "batches") as work:
         for batch in range(batches):

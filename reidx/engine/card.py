@@ -1,4 +1,4 @@
-"""The card of a result: what its numbers need beside them to mean something."""
+"""The card of a result: the facts needed to interpret its numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def stage_card(stage: Stage, stage_run: StageRun) -> dict[str, Any]:
-    """How a stage's numbers came about."""
+    """Card of a stage: settings and conditions behind its numbers."""
     return {
         "epochs": stage.epochs,
         "iters": stage.iters,
@@ -38,7 +38,7 @@ def stage_card(stage: Stage, stage_run: StageRun) -> dict[str, Any]:
 
 
 def _samples_by_cameras(stage: Stage, domains: Domains) -> bool:
-    """Whether cameras have a say in what is drawn: a sampler looks at them, and its domain has more than one."""
+    """Return true if cameras affect sampling: a sampler uses them, and its domain has more than one."""
     return any(
         contract("sampler", dict(stream.sampler)).cameras != "unused"
         and domains.split(stream.domain, "train").counts()["cameras"] > 1
@@ -47,7 +47,7 @@ def _samples_by_cameras(stage: Stage, domains: Domains) -> bool:
 
 
 def seconds_of(stages: list[StageResult]) -> float:
-    """How long the work took that counts, in whatever sessions: all committed epochs, and the evaluations before them."""
+    """Total time, over all sessions, of the committed epochs and of the evaluations before them."""
     entries = [entry for stage in stages for entry in (stage.before, *stage.history)]
     return sum(value for entry in entries for name, value in entry.items() if name.startswith("seconds_"))
 
@@ -55,7 +55,7 @@ def seconds_of(stages: list[StageResult]) -> float:
 def card_of(
     config: Config, domains: Domains, stages: dict[str, Any], seconds: float, sessions: int = 1
 ) -> dict[str, Any]:
-    """What a number needs beside it to mean something. ``sessions``: one more than the run was resumed."""
+    """Card of an experiment; ``sessions`` is the number of resumptions plus one."""
     packages = ("reidx", "torch", "torchvision", "timm", "mmengine", "numpy", "faiss-gpu", "faiss-cpu")
     versions = {}
     for package in packages:

@@ -1,4 +1,4 @@
-"""A whole experiment: its stages in order, each finished one remembered, and the result with its card."""
+"""Execution of an experiment: its stages in order, and the result with its card."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from reidx.runs.stage_cache import Shared, trained_in
 from reidx.runs.stage_key import stage_key
 from reidx.runs.stamp import Stamp, read_sealed, refuse_foreign, write_sealed
 
-if TYPE_CHECKING:  # what takes mmengine's runner and timm is imported once the config and the data were found in order
+if TYPE_CHECKING:  # modules that need mmengine's runner and timm are imported after config and data have been checked
     from reidx.reporting.curves import Curves
 
 
@@ -46,25 +46,27 @@ def run(
     share: str | Path | None = None,
     threads: Threads = None,
 ) -> Result:
-    """Run an experiment to its end, stage after stage.
+    """Run all stages of an experiment.
 
-    Everything is written under ``work_dir`` (default ``runs/NAME-HASH``): the resolved config, a folder a stage with its
-    checkpoints and log, the result with its card. A folder that holds a run already is only gone on with when ``resume``
-    is set, and then only under the same provenance: config, content of the data, code, number of processes; or under
-    others too when it is ``"anyway"``, which the card says. ``resume`` skips finished stages and goes on from the last
-    whole checkpoint of the unfinished one, to the same numbers as a run that was never stopped (bit for bit on a CPU).
+    Everything is written under ``work_dir`` (default ``runs/NAME-HASH``): the resolved config, a folder per stage with its
+    checkpoints and log, the result with its card.
 
-    ``share`` is a folder in which runs leave each other what they have in common: a stage that another run has finished
-    alike (same keys, seed, data, code, earlier stages) is taken over instead of trained, features that networks begin with
-    are not extracted twice. The numbers are the same, bit for bit; the card says what was taken over.
+    ``resume`` continues the run in ``work_dir``: finished stages are skipped, and the unfinished one continues from its last
+    complete checkpoint, with the same numbers as an uninterrupted run (bit for bit on a CPU). It requires the same
+    provenance (config, content of the data, code, number of processes); ``"anyway"`` accepts changes and records them on the
+    card.
 
-    ``threads`` is how many compute on the CPU: a number, ``auto`` (the cores that nothing else keeps busy, as the commands
-    have it), or None (as many as torch has). A resumed run keeps that it was begun with, unless a number is given: another
-    one rounds otherwise, which is said and on the card.
+    ``share`` is a folder that runs have in common: a stage finished by another run (same keys, seed, data, code, earlier
+    stages) is copied instead of trained, and initial features are extracted once. The numbers are identical bit for bit; the
+    card lists the copied stages.
 
-    Raises :class:`ConfigError` for a folder of another run, :class:`RunError` where memory, disk, a worker process or the
-    numbers failed, :class:`Terminated` (a ``SystemExit``) upon SIGTERM, and whatever the stages raise. A run that fails
-    before anything is committed gives the folder free again. ``docs/faults.md`` has what becomes of each fault.
+    ``threads`` is the number of CPU threads: a number, ``auto`` (the idle cores, the default of the commands), or None
+    (torch's default). A resumed run keeps its number unless one is given; another number changes the rounding, which is
+    reported and recorded on the card.
+
+    Raises :class:`ConfigError` for a folder of another run, :class:`RunError` for failures of memory, disk or a worker
+    process and for numbers that diverge, :class:`Terminated` (a ``SystemExit``) on SIGTERM, and the errors of the stages. A
+    run that fails before its first commit releases the folder. ``docs/faults.md`` lists all faults.
     """
     keep_freed_memory()
     record = RunManifest(folder_of(config, work_dir), config, resume)
@@ -75,7 +77,7 @@ def run(
             "name": config.experiment.name,
             "hash": config.hash,
             "work_dir": str(record.folder),
-            "resumed": record.goes_on,
+            "resumed": record.is_resumed,
         }
         number = distributed.on_rank_zero(lambda: chosen(threads, record.threads, reporter.say, distributed.count() == 1))
         try:
@@ -83,7 +85,7 @@ def run(
                 domains = distributed.rank_zero_first(lambda: _checked(config, reporter))
                 from reidx.reporting.curves import Curves
 
-                # a stage that runs share is of one number of threads
+                # a shared stage needs a fixed number of threads
                 watch = Watch(reporter.say) if share is None and left_open(threads, distributed.count() == 1) else None
                 with Curves(config, record.folder, reporter) as curves:
                     return _run(config, domains, record, reporter, curves, None if share is None else Path(share), watch)
@@ -93,12 +95,12 @@ def run(
 
 
 def folder_of(config: Config, work_dir: str | Path | None) -> Path:
-    """The folder of an experiment's run: ``work_dir``, or if it is None ``runs/NAME-HASH``."""
+    """Folder of an experiment's run: ``work_dir``, by default ``runs/NAME-HASH``."""
     return Path(work_dir) if work_dir is not None else Path("runs") / f"{config.experiment.name}-{config.hash}"
 
 
 def _checked(config: Config, reporter: Reporter) -> Domains:
-    """The data, once they and the parts of all stages were found in order."""
+    """Check the data and the parts of all stages, and return the data."""
     domains = Domains(config.data["data"], reporter.counted, reporter.say)
     check_experiment(config, domains)
     dry_build(config, domains)
@@ -180,7 +182,7 @@ def _run(
             with computing_on(begun_with):
                 result.history = stage_run.run(resume, EpochLog(path / "log.jsonl", curves.of(stage), reporter.say, of))
         if stage_run.details is None:
-            stage_run.evaluate()  # killed between the last commit and here: the picture and the card are still due
+            stage_run.evaluate()  # after a kill between the last commit and here, the picture and the card are missing
         stages.append(result)
         cards[stage.name] = stage_card(stage, stage_run)
         counts = [entry["threads"] for entry in result.history if "threads" in entry]
@@ -216,37 +218,37 @@ def _run(
 
 
 def _shared(folder: Path, config: Config, record: RunManifest, reporter: Reporter) -> Shared | None:
-    """What the run shares with others; nothing where it has a history that its config does not tell."""
+    """The run's cache of shared stages; None if the run was resumed under changed provenance."""
     known = distributed.on_rank_zero(lambda: record.provenance)
     if distributed.on_rank_zero(lambda: record.resumed):
-        reporter.say(f"{record.folder} was gone on with under other provenance: it shares nothing with other runs")
+        reporter.say(f"{record.folder} was resumed under different provenance: it shares nothing with other runs")
         return None
     return Shared(folder / "stages", config, known, reporter.say)
 
 
 def _finished(done: Path, stage: Stage) -> dict[str, Any] | None:
-    """What a stage that was finished earlier came to; None for one that has epochs left, also by being given more since."""
+    """Record of a finished stage; None if epochs are left, including epochs added to the config since."""
     earlier = read_sealed(done) if done.is_file() else None
     return earlier if earlier is not None and len(earlier["history"]) >= stage.epochs else None
 
 
 def _refuse_foreign(folder: Path, paths: list[Path], stamps: Mapping[str, Stamp | None]) -> None:
-    """Raise :class:`CheckpointError` for a file in the run's folder that another run has made."""
+    """Raise :class:`CheckpointError` for a file in the run's folder that belongs to another run."""
     for path, stamp in zip(paths, stamps.values()):
         if stamp is not None:
             refuse_foreign(path, stamp)
     result = folder / "result.json"
     own = {stamp.run for stamp in stamps.values() if stamp is not None}
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # a damaged one is written again
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # a damaged file is rewritten later
         theirs = json.loads(result.read_text(encoding="utf-8")).get("run")
         if own and theirs is not None and theirs not in own:
-            raise CheckpointError(f"{result} is of another run (config {theirs}), not of {min(own)}. Move it away.")
+            raise CheckpointError(f"{result} belongs to another run (config {theirs}), not to {min(own)}. Move it away.")
 
 
 def _refuse_stale(stages: list[Stage], finished: list[dict[str, Any] | None], paths: list[Path]) -> None:
-    """Raise :class:`ConfigError` for a finished stage that began with the weights of one that is going to be trained on.
+    """Raise :class:`ConfigError` for a finished stage whose initial weights are outdated.
 
-    That is a stage which was finished too, and has been given more epochs.
+    They come from another finished stage that now has more epochs to train.
     """
     unfinished = {
         f"stage:{stage.name}": stage.name
@@ -259,8 +261,8 @@ def _refuse_stale(stages: list[Stage], finished: list[dict[str, Any] | None], pa
         if earlier is not None and sources:
             source = unfinished[min(filter(None, sources))]
             raise ConfigError(
-                f"Stage {stage.name} is finished and began with the weights of stage {source}, which is now given more "
-                f"epochs. Delete {path} to have it trained anew from those."
+                f"Stage {stage.name} is finished and started from the weights of stage {source}, which now has more epochs. "
+                f"Delete {path} to train it again from the new weights."
             )
 
 
@@ -271,28 +273,28 @@ def test(
     threads: Threads = None,
     rerank: bool = False,
 ) -> Result:
-    """Evaluate the network that an experiment's last stage evaluates: with ``weights`` (a checkpoint of that stage, which
-    must fit as a whole), or as the stage starts; with ``rerank`` also re-ranked, by default as the paper does.
+    """Evaluate the network of an experiment's last stage.
 
-    Nothing is trained, nothing written, and ``config`` stays as it is. Raises :class:`ConfigError` if the stage has no
-    domain to evaluate on.
+    ``weights`` is a checkpoint of that stage, which must match completely; without it, the stage's initial weights are used.
+    ``rerank`` adds re-ranked metrics, with the paper's values unless ``evaluate.rerank`` sets others. Nothing is trained or
+    written, and ``config`` is not modified. Raises :class:`ConfigError` if the stage has no domain to evaluate on.
     """
     stage = config.experiment.stages[-1]
     if stage.evaluate.domain is None:
-        raise ConfigError(f"Stage {stage.name} names no domain to test on: set stages.{stage.name}.evaluate.domain.")
+        raise ConfigError(f"Stage {stage.name} has no domain to test on: set stages.{stage.name}.evaluate.domain.")
     if weights is not None:
         if not Path(weights).expanduser().is_file():
             raise CheckpointError(f"--weights: there is no file {weights}.")
         teachers = {name: replace(teacher, weights=None) for name, teacher in stage.teachers.items()}
         stage = replace(stage, init=None, teachers=teachers)
     elif stage.init is not None and stage.init.startswith("stage:"):
-        raise ConfigError(f"Stage {stage.name} starts from {stage.init}: say whose weights to test (--weights FILE).")
+        raise ConfigError(f"Stage {stage.name} starts from {stage.init}: give the weights to test (--weights FILE).")
     if rerank and stage.evaluate.rerank is None:
         stage = replace(stage, evaluate=replace(stage.evaluate, rerank=Rerank()))
     keep_freed_memory()
     reporter = Reporter(progress)
     if weights is None and stage.init is None:
-        reporter.say(f"stage {stage.name} as it starts: its backbone as built. --weights FILE tests a checkpoint.")
+        reporter.say(f"testing stage {stage.name} with its initial weights; --weights FILE tests a checkpoint")
     with computing_on(chosen(threads, None, reporter.say, distributed.count() == 1)):
         return _tested(config, stage, weights, reporter)
 
@@ -309,7 +311,7 @@ def _tested(config: Config, stage: Stage, weights: str | Path | None, reporter: 
     if weights is not None:
         name = stage.evaluate.network
         model = stage_run.model
-        follower = model.teacher_of(name) if model.networks[name].wants_teacher else None  # its map is looked at, too
+        follower = model.teacher_of(name) if model.networks[name].wants_teacher else None  # its feature map is used too
         for needed in filter(None, (name, follower)):
             checkpoints.load_weights(model.networks[needed], weights, needed, whole=True)
     metrics, _ = stage_run.evaluate()
@@ -319,13 +321,13 @@ def _tested(config: Config, stage: Stage, weights: str | Path | None, reporter: 
 
 
 def checkpoint_of(reference: str, folder: Path, stages: list[Stage]) -> Path:
-    """The checkpoint that ``stage:NAME`` (its last) or a path stands for."""
+    """Resolve ``stage:NAME`` (its last checkpoint) or a path to a checkpoint file."""
     if not reference.startswith("stage:"):
         return Path(reference).expanduser()
     name = reference.removeprefix("stage:")
     number = next(i for i, stage in enumerate(stages) if stage.name == name)
     last = folder / f"{number + 1}-{name}" / f"epoch_{stages[number].epochs}.pth"
-    if checkpoints.newest(last.parent) != last:  # an earlier one would be another teacher, unsaid
+    if checkpoints.newest(last.parent) != last:  # an earlier one would silently be another teacher
         raise CheckpointError(f"{reference}: its last checkpoint {last} is missing or damaged. Run that stage again.")
     return last
 

@@ -1,4 +1,4 @@
-"""Features of a whole split: the one way images become a bank, for labelling and for evaluation."""
+"""Feature extraction for a whole split, for labelling and for evaluation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from reidx.registry.seam import watching
 from reidx.reporting.reporter import Reporter
 
 BATCH = {"cpu": 64, "cuda": 256}
-"""Images a forward pass, by device: small batches stay in a CPU's caches."""
+"""Images per forward pass, by device; small batches fit a CPU's caches."""
 
 
 @torch.no_grad()
@@ -38,15 +38,15 @@ def extract(
     reporter: Reporter | None = None,
     what: str = "features",
 ) -> dict[str, Tensor]:
-    """The named features (N,…), ``kept`` in that type on the CPU, of all images of ``store``, in its order.
+    """Extract the named features (N,…) of all images of ``store``, in its order, on the CPU with dtype ``kept``.
 
-    Several processes each extract a share and all receive the whole. ``network`` must be in evaluation mode. ``flip``
-    adds the features of each mirror image and halves the sum; the mean is not normalised again. Whether features
-    are finite is checked where they are used.
+    Each process extracts a share and receives all features. ``network`` must be in evaluation mode. ``flip`` averages the
+    features of each image and its mirror image, without normalising the mean. Non-finite features are detected where they
+    are used. Raises :class:`DataError` for fewer images than processes.
     """
     view = LabelledView(store, np.full(len(store), -1, dtype=np.int64), None)
     if len(store) < distributed.count():
-        raise DataError(f"{what}: {len(store)} images cannot be shared by {distributed.count()} processes.")
+        raise DataError(f"{what}: {len(store)} images cannot be distributed over {distributed.count()} processes.")
     mine = range(len(store))[distributed.shard(len(store))]
     order = BatchSampler(mine, BATCH.get(device.type, 64), drop_last=False)
     banks: dict[str, Tensor] = {}
@@ -64,7 +64,7 @@ def extract(
                     features = [*features, network(images.flip(-1))]
             for name in names:
                 rows = torch.stack([f[name].float() for f in features]).mean(0)
-                if name not in banks:  # the width is known with the first batch
+                if name not in banks:  # the first batch determines the shape
                     banks[name] = torch.empty(len(store), *rows.shape[1:], dtype=kept)
                 banks[name][filled : filled + len(rows)] = rows
             filled += len(images)

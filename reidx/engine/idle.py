@@ -1,4 +1,4 @@
-"""Terms of an objective from which nothing can be learnt, with the reason: by an epoch's labels, and by its values."""
+"""Detection of idle terms, which cannot train anything, from an epoch's labels and from its values."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from reidx.registry.build import contract
 
 Terms = Sequence[BoundTerm | BoundAlignment]
 
-LESS_FAR = (
+STRICTER = (
     "Make the clusterer stricter (a smaller eps or share, a larger min_samples, more clusters), or start from better "
     "weights"
 )
 
 
 def idle_by_labels(stage: Stage, terms: Terms, labels: Mapping[str, LabelSet], epoch: int) -> dict[str, str]:
-    """The terms due in ``epoch`` that nothing can be learnt from with these labels, by name, and why.
+    """Terms due in ``epoch`` that are idle with these labels, by name, with the reason.
 
-    ``labels`` are those of the stage's levels, and of ``identity``.
+    ``labels`` holds the label sets of the stage's labellings and ``identity``.
     """
     found = {}
     for term in terms:
@@ -37,9 +37,9 @@ def idle_by_labels(stage: Stage, terms: Terms, labels: Mapping[str, LabelSet], e
 
 
 def idle_by_values(terms: Terms, means: Mapping[str, float], steps: int, epoch: int) -> dict[str, str]:
-    """The terms due in ``epoch`` that were 0 in all its ``steps``, by name, and what that may mean.
+    """Terms due in ``epoch`` that were 0 in all its ``steps``, by name, with possible reasons.
 
-    ``means`` are the terms' values over the steps.
+    ``means`` holds the terms' mean values over the steps.
     """
     why = (
         f"its value was 0 in each of {steps} steps. Either its goal is met, or it has nothing to compare: check the "
@@ -49,8 +49,8 @@ def idle_by_values(terms: Terms, means: Mapping[str, float], steps: int, epoch: 
 
 
 def sentence(name: str, why: str, epoch: int) -> str:
-    """A line about an idle term."""
-    return f"epoch {epoch + 1}: nothing can be learnt from {name}: {why}."
+    """Message about an idle term."""
+    return f"epoch {epoch + 1}: the term {name} trains nothing: {why}."
 
 
 def _why(stage: Stage, term: BoundTerm, labels: Mapping[str, LabelSet]) -> str | None:
@@ -62,7 +62,7 @@ def _why(stage: Stage, term: BoundTerm, labels: Mapping[str, LabelSet]) -> str |
     where = f"of {' and '.join(named)}"
     for what, given in (("weights", [its.weights for its in sets]), ("soft_targets", [its.soft_targets for its in sets])):
         if what in term.inputs and all(array is not None and not array.any() for array in given):
-            return f"all {what.replace('_', ' ')} {where} are 0; check the refiners of that level"
+            return f"all {what.replace('_', ' ')} {where} are 0; check the refiners of this labelling"
     if "scores" in term.inputs and term.memories:
         return _one_column(stage, term, labels)
     if {"features", "targets"} <= term.needed and "scores" not in term.needed:
@@ -71,38 +71,38 @@ def _why(stage: Stage, term: BoundTerm, labels: Mapping[str, LabelSet]) -> str |
 
 
 def _one_column(stage: Stage, term: BoundTerm, labels: Mapping[str, LabelSet]) -> str | None:
-    """Why a term has one score an image, which is always the highest: its memories hold one cluster in all."""
+    """Reason for a term with a single score per image: its memories hold one cluster in total."""
     memories = [stage.memories[name] for name in term.memories]
     if any(contract("memory", spec.memory).column_meaning for spec in memories):
-        return None  # a column stands for something else than a cluster
+        return None  # columns are not clusters
     held = [labels[spec.labels] for spec in memories if spec.labels in labels]
     if len(held) < len(memories) or sum(its.count for its in held) != 1:
         return None
     (one,) = (its for its in held if its.count == 1)
     inside = int((one.labels >= 0).sum())
-    return f"{inside} of {len(one.labels)} images are in one cluster, and there is no other to compare it with. {LESS_FAR}"
+    return f"{inside} of {len(one.labels)} images are in one cluster, and there is no other to compare with. {STRICTER}"
 
 
 def _no_pairs(stage: Stage, term: BoundTerm, sets: Sequence[LabelSet], where: str) -> str | None:
-    """Why a loss that compares the images of a batch by their labels finds none of another, or none of the same."""
+    """Reason for a pairwise loss without negatives or without positives in a batch."""
     known = np.concatenate([its.labels[its.labels >= 0] for its in sets])
     names, sizes = np.unique(known, return_counts=True)
     if len(names) == 1:
-        return f"all {len(known)} labelled images {where} have one label, but it compares images of different ones. {LESS_FAR}"
+        return f"all {len(known)} labelled images {where} have one label, but it compares different labels. {STRICTER}"
     samplers = [stage.sources[stream].sampler for stream in term.streams]
     if len(samplers) == 1 and samplers[0].get("identities") == 1:
         return (
-            "a batch has images of one label, but it compares images of different labels. Set identities of the sampler "
-            "to 2 or more"
+            "a batch has images of one label, but it compares images of different labels. Set the sampler's identities to 2 "
+            "or more"
         )
     if all(sampler.get("instances") == 1 for sampler in samplers):
         return (
-            "a batch has one image of each label, but it compares images of the same label. Set instances of the sampler "
-            "to 2 or more"
+            "a batch has one image of each label, but it compares images of the same label. Set the sampler's instances to 2 "
+            "or more"
         )
     if len(sizes) and sizes.max() == 1:
         return (
             f"no two of {len(known)} labelled images {where} share a label, but it compares images of the same label. Make "
-            "the clusterer less strict, or use a loss of single images"
+            "the clusterer less strict, or use a loss that needs no pairs"
         )
     return None

@@ -1,4 +1,4 @@
-"""The loop of a stage: seed, relabel, steps, evaluate, commit; epoch after epoch."""
+"""Training loop of a stage; each epoch seeds, relabels, trains, evaluates and commits."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from reidx.runs.failures import DIVERGED, error_context
 from reidx.runs.training_state import TrainingState
 
 LOOKED_AT = 50
-"""Steps between two looks at the losses: each look waits for the device."""
+"""Steps between two checks of the losses; each check synchronises with the device."""
 
 
 class StageLoop(BaseLoop):
-    """Runs ``epochs`` epochs of ``len(loader)`` steps.
+    """Loop over ``epochs`` epochs of ``len(loader)`` steps.
 
-    ``prepare(epoch)`` relabels what is due, gives the loader its views and returns what the report says of it;
-    ``evaluate(epoch)`` returns the metrics of an epoch, empty when none are due. ``key`` seeds each epoch, with its number.
-    ``conclude(epoch, trained)`` is given the mean values of the steps and may add to the report. ``state`` and ``restore``
-    carry what ``prepare`` keeps between epochs. ``choose_threads()`` gives at the end of an epoch the number of threads for the
-    next. Each committed epoch goes into ``journal``.
+    ``prepare(epoch)`` relabels if due, gives the loader its views and returns the figures of the labels;
+    ``evaluate(epoch)`` returns the metrics of an epoch, empty if no evaluation is due. Each epoch is seeded from ``key`` and
+    its number. ``conclude(epoch, trained)`` receives the mean values of the steps and returns additions to the report.
+    ``state`` and ``restore`` save and load the state of ``prepare``. ``choose_threads()`` is called at the end of an epoch and
+    returns the number of threads for the next. ``journal`` logs each committed epoch.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class StageLoop(BaseLoop):
         self.choose_threads = choose_threads
         self.threads: int | None = None
         self.history: list[Report] = []
-        # what mmengine's hooks look at
+        # attributes that mmengine's hooks read
         self.stop_training, self.val_begin, self.val_interval, self.val_loop = False, 1, 1, None
 
     @property
@@ -91,7 +91,7 @@ class StageLoop(BaseLoop):
         return runner.model
 
     def run_epoch(self) -> None:
-        """One epoch, from its seed to its checkpoint."""
+        """Run one epoch, from its seed to its checkpoint."""
         runner, epoch = self.runner, self._epoch
         self.reporter.epoch_starts(epoch)
         seed_everything(*self.key, epoch)  # the same in each process
@@ -136,7 +136,7 @@ class StageLoop(BaseLoop):
 
     @error_context("training")
     def _steps(self, epoch: int, report: Report) -> Report:
-        """The steps of an epoch: the means of all losses, and how many images they took."""
+        """Run the steps of an epoch; returns the means of all losses and the number of images."""
         runner, steps = self.runner, len(self.dataloader)
         sums: dict[str, torch.Tensor] = {}
         images = looked = 0
@@ -146,7 +146,7 @@ class StageLoop(BaseLoop):
             def so_far() -> Report:
                 speed = {"images_per_second": images * distributed.count() / work.seconds}
                 losses = means(sums, work.done)
-                shown = losses if len(losses) > 2 else {"loss": losses["loss"]}  # of one term, the sum says all
+                shown = losses if len(losses) > 2 else {"loss": losses["loss"]}  # with one term, the total suffices
                 return {**speed, **shown, **clusters, **gpu_memory()}
 
             batches = iter(self.dataloader)
@@ -172,7 +172,7 @@ class StageLoop(BaseLoop):
         return {**means(sums, steps), "images": images * distributed.count()}
 
     def state_dict(self) -> dict[str, Any]:
-        """The fields of :class:`TrainingState` that the loop keeps: history, threads, and what ``state`` returns."""
+        """Fields of :class:`TrainingState` that the loop owns: history, threads, and the fields from ``state``."""
         return {"history": self.history, "threads": self.threads, **self._state()}
 
     def load_state_dict(self, state: TrainingState) -> None:
@@ -184,37 +184,37 @@ class StageLoop(BaseLoop):
 
 
 def means(sums: Mapping[str, torch.Tensor], steps: int) -> Report:
-    """The values of a step on average; read from the device all at once, because each reading waits for it."""
+    """Mean values per step, read from the device in one transfer because each transfer synchronises."""
     totals = torch.stack([total.float() for total in sums.values()]).tolist()
     return {name: total / steps for name, total in zip(sums, totals)}
 
 
 def gpu_memory() -> Report:
-    """The most memory (GiB) that tensors took up on this process's GPU since the epoch began; nothing without a GPU."""
+    """Peak memory (GiB) of tensors on this process's GPU since the start of the epoch; empty without a GPU."""
     return {"gpu_gb": torch.cuda.max_memory_allocated() / (1 << 30)} if torch.cuda.is_available() else {}
 
 
 def refuse_not_finite(sums: Mapping[str, Tensor], steps: str) -> None:
-    """Raise :class:`RunError` if one of the losses summed up is NaN or infinite, since ``steps``: when they were not yet."""
-    totals = torch.stack([total.float() for total in sums.values()]).tolist()  # one wait for the device, not one a loss
+    """Raise :class:`RunError` if a sum of losses is NaN or infinite; ``steps`` names the steps since the last check."""
+    totals = torch.stack([total.float() for total in sums.values()]).tolist()  # one synchronisation for all losses
     wrong = {name: total for name, total in zip(sums, totals, strict=True) if not math.isfinite(total)}
     if wrong:
-        said = ", ".join(f"{name} became {total}" for name, total in wrong.items())
-        raise RunError(f"{said} in {steps}; nothing of this epoch was saved. {DIVERGED}")
+        values = ", ".join(f"{name} became {total}" for name, total in wrong.items())
+        raise RunError(f"{values} in {steps}; nothing of this epoch was saved. {DIVERGED}")
 
 
 def refuse_odd_rates(rates: Mapping[str, list[float]]) -> None:
-    """Raise :class:`RunError` if a learning rate is NaN, infinite or negative, whatever made it so."""
+    """Raise :class:`RunError` if a learning rate is NaN, infinite or negative."""
     odd = sorted({float(rate) for each in rates.values() for rate in each if not 0 <= float(rate) < math.inf}, key=str)
     if odd:
         raise RunError(
-            f"the learning rate is {', '.join(map(str, odd))}, so nothing was trained in this epoch. Mend `schedule` or "
+            f"the learning rate is {', '.join(map(str, odd))}, so nothing was trained in this epoch. Correct `schedule` or "
             "`optimizer`, and use --resume-anyway."
         )
 
 
 def line(entry: Report, epochs: int) -> str:
-    """An epoch in one line for a person."""
+    """Summary of an epoch in one line."""
     shown = [f"epoch {entry['epoch']}/{epochs}"]
     if "clusters" in entry:
         shown.append(f"{entry['clusters']:.0f} clusters, {entry['outliers']:.0f} outliers")

@@ -1,4 +1,4 @@
-"""The objective: a weighted sum of terms, each a loss wired to features, labels, a memory, a teacher."""
+"""The objective: a weighted sum of terms, each a loss wired to features, labels, memories and a teacher."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Outputs = Mapping[str, Mapping[str, Features]]
 
 
 class BoundTerm(nn.Module):
-    """A loss with its wiring: ``forward`` gives the scalar of one step.
+    """A loss with its wiring; ``forward`` returns a scalar.
 
-    ``wiring`` has the keys of :class:`reidx.config.schema.Term`; ``target_memory`` says for each stream which of
-    several memories holds the labels that it is looked at under. What comes from a teacher carries no gradient, and a
-    teacher that averages a network is scored by the average of a memory that is trained (:func:`average_of`). An
-    input that the loss can do without, and the wiring cannot supply, is left out.
+    ``wiring`` has the keys of :class:`reidx.config.schema.Term`; ``target_memory`` maps each stream to the memory that holds
+    its labels, where a term has several memories. Inputs from a teacher carry no gradient, and an EMA teacher is scored by
+    its average of a trainable memory (:func:`average_of`). Optional inputs that the wiring cannot supply are omitted.
+    ``forward`` raises :class:`ConfigError` if a required input is missing.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class BoundTerm(nn.Module):
         self, outputs: Outputs, batches: Mapping[str, Batch], memories: Mapping[str, nn.Module]
     ) -> Tensor:
         streams = [batches[name].under(self.labels) if self.labels else batches[name] for name in self.streams]
-        features = _end_to_end(outputs[self.network][name][self.feature] for name in self.streams)
+        features = _join_rows(outputs[self.network][name][self.feature] for name in self.streams)
 
         @functools.cache
         def columns() -> list[Tensor]:
@@ -59,7 +59,7 @@ class BoundTerm(nn.Module):
 
         def teacher() -> Tensor:
             seen = (outputs[self.teacher][name][self.teacher_feature] for name in self.teacher_streams)  # type: ignore[index]
-            return _end_to_end(seen).detach()
+            return _join_rows(seen).detach()
 
         def teacher_memories() -> list[nn.Module]:
             averages = [average_of(name, self.teacher or "") for name in self.teacher_memories]
@@ -67,10 +67,10 @@ class BoundTerm(nn.Module):
 
         sources: dict[str, Callable[[], Any]] = {
             "features": lambda: features,
-            "scores": lambda: _side_by_side(columns()),
+            "scores": lambda: _join_columns(columns()),
             "teacher": teacher,
-            # a trainable memory would else be trained by what is only its target
-            "teacher_scores": lambda: _side_by_side([_scored(memory, teacher()) for memory in teacher_memories()]).detach(),
+            # detached: otherwise a trainable memory would be trained by its own target
+            "teacher_scores": lambda: _join_columns([_scored(memory, teacher()) for memory in teacher_memories()]).detach(),
             "targets": lambda: self._targets(streams, columns),
             "weights": lambda: _weights(streams),
             "soft_targets": lambda: _all(batch.soft_targets for batch in streams),
@@ -81,17 +81,17 @@ class BoundTerm(nn.Module):
         for name in sorted(self.inputs):
             value = sources[name]() if name in sources else self._provided(name, streams, memories)
             if value is None and name in self.needed:
-                raise ConfigError(f"{self.name} needs {name!r}, which {' and '.join(self.streams)} does not have.")
+                raise ConfigError(f"{self.name} needs {name!r}, which is missing in {' and '.join(self.streams)}.")
             if value is not None:
                 given[name] = value
         return call("loss", self.loss, "forward", self.loss, **given)
 
     def due(self, epoch: int) -> bool:
-        """Whether the term counts in ``epoch``."""
+        """Return true if the term is active in ``epoch``."""
         return self.from_epoch <= epoch and (self.until_epoch is None or epoch < self.until_epoch)
 
     def _targets(self, streams: Sequence[Batch], columns: Callable[[], list[Tensor]]) -> Tensor | None:
-        """The labels, each counted from the first column of the memory that holds its stream's labels."""
+        """Targets (B,), offset by the first column of the memory that holds the labels of each stream."""
         if len(self.memories) < 2:
             return _all(batch.targets for batch in streams)
         shifted = []
@@ -100,12 +100,12 @@ class BoundTerm(nn.Module):
             before = self.memories.index(self.target_memory[name])
             begin = sum(scores.shape[1] for scores in columns()[:before])
             shifted.append(torch.where(batch.targets >= 0, batch.targets + begin, batch.targets))
-        return _end_to_end(shifted)
+        return _join_rows(shifted)
 
     def _provided(self, name: str, streams: Sequence[Batch], memories: Mapping[str, nn.Module]) -> Tensor | None:
-        """What refiners give of each image under ``name``, or what a memory has under it."""
+        """The input ``name`` from the refiners' values per image, or from an attribute of a memory."""
         if all(name in batch.extra for batch in streams):
-            return _end_to_end(batch.extra[name] for batch in streams)
+            return _join_rows(batch.extra[name] for batch in streams)
         holders = [memories[m] for m in self.memories if name in getattr(memories[m], "provides", ())]
         return call("memory", holders[0], f"its {name}", getattr, holders[0], name) if holders else None
 
@@ -114,36 +114,36 @@ def _scored(memory: nn.Module, features: Tensor) -> Tensor:
     return call("memory", memory, "forward", memory, features)
 
 
-def _end_to_end(parts: Iterable[Tensor]) -> Tensor:
+def _join_rows(parts: Iterable[Tensor]) -> Tensor:
     parts = list(parts)
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _all(parts: Iterable[Tensor | None]) -> Tensor | None:
-    """The streams' columns laid end to end; None if one of them has none."""
+    """Concatenate the streams' columns; None if one of them is missing."""
     there = list(parts)
-    return None if any(part is None for part in there) else _end_to_end(part for part in there if part is not None)
+    return None if any(part is None for part in there) else _join_rows(part for part in there if part is not None)
 
 
 def _weights(streams: Sequence[Batch]) -> Tensor | None:
-    """The images' weights, 1 where only other streams have some; None without any."""
+    """Weights of the images, 1 for streams without weights; None if no stream has weights."""
     if all(batch.weights is None for batch in streams):
         return None
     ones = [torch.ones(len(batch.index), device=batch.index.device) for batch in streams]
-    return _end_to_end(one if batch.weights is None else batch.weights for one, batch in zip(ones, streams))
+    return _join_rows(one if batch.weights is None else batch.weights for one, batch in zip(ones, streams))
 
 
-def _side_by_side(columns: Sequence[Tensor]) -> Tensor:
+def _join_columns(columns: Sequence[Tensor]) -> Tensor:
     return columns[0] if len(columns) == 1 else torch.cat(list(columns), dim=1)
 
 
 def average_of(memory: str, teacher: str) -> str:
-    """The name of the average that ``teacher``, an EMA, keeps of a memory with trained parameters."""
+    """Name of the average of a trainable memory that the EMA ``teacher`` maintains."""
     return f"{memory}@{teacher}"
 
 
 class BoundAlignment(nn.Module):
-    """An alignment with its wiring: two streams' features, by the names it requires."""
+    """An alignment with its wiring: the features of two streams."""
 
     def __init__(self, name: str, alignment: nn.Module, wiring: Mapping[str, Any]):
         super().__init__()
@@ -152,7 +152,7 @@ class BoundAlignment(nn.Module):
         self.weight, self.from_epoch = float(wiring["weight"]), int(wiring["from_epoch"])
 
     def due(self, epoch: int) -> bool:
-        """Whether the alignment counts in ``epoch``."""
+        """Return true if the alignment is active in ``epoch``."""
         return self.from_epoch <= epoch
 
     def forward(
@@ -164,7 +164,7 @@ class BoundAlignment(nn.Module):
 
 
 class Objective(nn.Module):
-    """The sum over terms of weight · value; terms that are not due count nothing and are not computed."""
+    """The sum of weight · value over all active terms; other terms are not computed."""
 
     def __init__(self, terms: list[BoundTerm | BoundAlignment]) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ class Objective(nn.Module):
     def forward(
         self, outputs: Outputs, batches: Mapping[str, Batch], memories: Mapping[str, nn.Module]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total, and each term's unweighted value by its name; of an alignment's several values each by its own."""
+        """Return the total and each term's unweighted value by name; an alignment may have several, as ``NAME.PART``."""
         total: Tensor | None = None
         values: dict[str, Tensor] = {}
         for term in self.terms:

@@ -1,4 +1,4 @@
-"""In which precision the stages of a run compute: what ``precision: auto`` comes to on this device."""
+"""Choice of the precision of a run's stages on this device (``precision: auto``)."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from reidx.machine import devices
 from reidx.machine.devices import device_of_this_process
 
 TRIES = 3
-"""Measurements that may find bf16 slower on a device with units for it, before that is believed."""
+"""Measurements of bf16 on a device with bf16 units; fp32 is chosen only if all of them find bf16 no faster."""
 
 
 @dataclass(frozen=True)
 class Precisions:
-    """The precision of each stage, by its name: ``of``. ``auto`` are those that the config left open; ``notes`` say why."""
+    """Precision ``of`` each stage by name; ``auto`` holds those chosen here, ``notes`` the reasons."""
 
     of: Mapping[str, str]
     auto: Mapping[str, str]
     notes: Sequence[str]
 
     def apply(self, stages: Sequence[Stage]) -> list[Stage]:
-        """The stages, each with its precision."""
+        """Return copies of the stages with their precision set."""
         return [replace(stage, precision=self.of[stage.name]) for stage in stages]  # type: ignore[arg-type]
 
 
 def choose_precision(
     stages: Sequence[Stage], kept: Mapping[str, str] | None = None, finished: Collection[str] = ()
 ) -> Precisions:
-    """The precisions of a run's stages that :func:`choose` finds for the first process, on its device; together."""
+    """Choose the precisions of a run's stages (:func:`choose`) on the first process's device, for all processes."""
     return distributed.on_rank_zero(lambda: choose(stages, device_of_this_process(), kept, finished))
 
 
@@ -43,10 +43,10 @@ def choose(
     kept: Mapping[str, str] | None = None,
     finished: Collection[str] = (),
 ) -> Precisions:
-    """The precision of each of a run's stages on ``device``.
+    """Choose the precision of each stage on ``device``.
 
-    ``auto`` is what ``kept`` has for the stage, that in which the run was begun, else what :func:`fastest` finds. Raises
-    :class:`ConfigError` where a stage that is not ``finished`` must compute in bf16 and the device refuses that.
+    For ``auto``, this is the precision that the run started with (``kept``, by stage), otherwise that of :func:`fastest`.
+    Raises :class:`ConfigError` if a stage not in ``finished`` requires bf16 and torch refuses it on the device.
     """
     notes = []
     auto = {stage.name: (kept or {}).get(stage.name, "") for stage in stages if stage.precision == "auto"}
@@ -60,12 +60,12 @@ def choose(
     if bound and devices.bf16_units(device) is None:
         notes.append(_emulated(device, begun=begun.issuperset(bound)))
     elif begun.difference(finished):
-        notes.append(f"precision auto: {' and '.join(sorted({auto[name] for name in begun}))}, as the run was begun")
+        notes.append(f"precision auto: {' and '.join(sorted({auto[name] for name in begun}))}, as when the run started")
     return Precisions(of, auto, notes)
 
 
 def fastest(device: torch.device) -> tuple[str, str]:
-    """The faster precision on a device, and a note with the reason: bf16 where it has units that a measured step confirms."""
+    """The faster precision on a device, with the reason: bf16 if the device has bf16 units and a measured step is faster."""
     units = devices.bf16_units(device)
     if units is None:
         return "fp32", f"precision auto: fp32, as {devices.no_bf16_units(device)}"
@@ -79,10 +79,10 @@ def fastest(device: torch.device) -> tuple[str, str]:
 
 
 def _emulated(device: torch.device, begun: bool) -> str:
-    """The warning that stages compute in bf16 without units for it; raises :class:`ConfigError` where torch refuses them."""
+    """Warning for bf16 on a device without bf16 units; raises :class:`ConfigError` if torch refuses bf16."""
     why, speed = devices.no_bf16_units(device), devices.bf16_speed(device)
-    whose = "the run was begun in bf16 and stays in it" if begun else "the config asks for bf16"
-    way = "go on in fp32 with --set precision=fp32 --resume-anyway" if begun else "set precision: auto (or fp32)"
+    whose = "the run started in bf16 and keeps it" if begun else "the config sets bf16"
+    way = "continue with --set precision=fp32 --resume-anyway" if begun else "set precision: auto (or fp32)"
     if not speed:
         raise ConfigError(f"precision: {whose}, which torch refuses here: {why}. To compute in fp32, {way}.")
     if speed > 1:

@@ -1,4 +1,4 @@
-"""Where the time of an experiment goes: the first epoch of each stage by the stopwatch, a few of its steps as a trace."""
+"""Profile of an experiment: times of each stage's first epoch, and a trace of a few steps."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from reidx.runs import checkpoint as checkpoints
 from reidx.runs.lock import alone_in
 
 STEPS = 20
-"""Steps of an epoch that are timed: enough for a mean, few enough to wait for."""
+"""Timed steps per epoch."""
 
 TRACED = 5
-"""Steps in a trace: one of a large network has ten thousands of events."""
+"""Traced steps; a step of a large network has tens of thousands of events."""
 
 
 @dataclass
 class Row:
-    """A kind of work: its ``seconds`` in all, how often it was done, of how many images (0: not counted)."""
+    """A kind of work: total ``seconds``, number of ``calls``, and number of ``images`` (0: not counted)."""
 
     name: str
     seconds: float
@@ -50,10 +50,10 @@ class Row:
 
 
 def rows_of(watch: Stopwatch) -> list[Row]:
-    """Where a stopwatch's time went, phase by phase; the seconds add up to all that it was open.
+    """Summarise a stopwatch by phase; the seconds add up to its total.
 
-    A row is the innermost span of a phase (the outermost): ``relabel: neighbours`` is the same work wherever it is
-    called. What a phase spends outside of its spans is its ``other``, and what is outside of all phases the last row.
+    A phase is an outermost span, and a row sums one kind of innermost span within it: ``relabel: neighbours`` is the same
+    work wherever it is called. Time of a phase outside its spans is its ``other``; time outside all phases is the last row.
     """
     phases = list(dict.fromkeys(path[0] for path in watch.own if path))
     inner = {path[0] for path in watch.own if len(path) > 1}
@@ -70,7 +70,7 @@ def rows_of(watch: Stopwatch) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows with their share of the whole, which is the last line."""
+    """Format the rows with their share of the total, which is the last line."""
     whole = sum(row.seconds for row in rows)
     width = max(len(row.name) for row in rows)
     lines = [f"{'':<{width}}{'seconds':>11}{'share':>9}{'times':>8}{'images/s':>11}"]
@@ -84,9 +84,9 @@ def table(rows: Sequence[Row]) -> str:
 
 
 class ProfiledLoop(StageLoop):
-    """A :class:`StageLoop` whose epochs a stopwatch times; then a few more steps are made and traced into ``path``.
+    """A :class:`StageLoop` that times its epochs, then traces a few more steps into ``path``.
 
-    They are traced after they were timed, since a profiler slows down what it looks at.
+    Tracing is separate from timing because a profiler slows down the code.
     """
 
     def __init__(self, *args: Any, watch: Stopwatch, path: Path, **kwargs: Any) -> None:
@@ -94,7 +94,7 @@ class ProfiledLoop(StageLoop):
         self.watch, self.path = watch, path
 
     def run_epoch(self) -> None:
-        """One epoch, timed; then the trace."""
+        """Time one epoch, then write the trace."""
         with self.watch:
             super().run_epoch()
         self.reporter.say(f"tracing {min(TRACED, len(self.dataloader))} steps …")
@@ -110,11 +110,11 @@ class ProfiledLoop(StageLoop):
 
 
 def profile(config: Config, work_dir: str | Path | None = None, progress: Mode | None = None) -> str:
-    """The tables of times of all stages, which are also written into the folder ``profile`` of the run's.
+    """Profile all stages and return their tables of times, also written to ``profile/times.txt`` in the run's folder.
 
-    Of each stage the first epoch is run with :data:`STEPS` of its steps at most, its relabelling and an evaluation; on the
-    way to the next its checkpoint is kept. Beside the table lies ``N-STAGE.trace.json``, a trace of :data:`TRACED` steps
-    for Perfetto or ``chrome://tracing``. The run itself is not touched. Raises whatever :func:`reidx.run` raises.
+    Each stage runs its first epoch with at most :data:`STEPS` steps, its relabelling and an evaluation. ``N-STAGE.trace.json``
+    in the same folder is a trace of :data:`TRACED` steps for Perfetto or ``chrome://tracing``. The run itself is not
+    modified. Raises the errors of :func:`reidx.run`.
     """
     folder = folder_of(config, work_dir) / "profile"
     scratch = folder / "run"
@@ -174,18 +174,18 @@ def _profile(config: Config, folder: Path, scratch: Path, reporter: Reporter) ->
 
 
 def _shortened(stage: Stage) -> Stage:
-    """The stage with one epoch of a few steps, at the rates of its first."""
-    rates = schedules(stage.schedule, stage.epochs)  # with the ends that they have in the whole stage
+    """Shorten a stage to a few steps of its first epoch."""
+    rates = schedules(stage.schedule, stage.epochs)  # with the ends of the full stage
     return replace(stage, epochs=min(stage.epochs, 1), iters=min(stage.iters, STEPS), schedule=rates)
 
 
 def _outlook(watch: Stopwatch, timed: Stage, whole: Stage) -> str:
-    """What an epoch of the whole length would take by these times."""
+    """Estimated time of a full epoch, from the measured times."""
     if not timed.epochs:
         return "This stage only evaluates."
     steps = watch.within("train") * whole.iters / timed.iters
     return (
-        f"The first epoch, {timed.iters} of its {whole.iters} steps; it waits for much that is made once. A whole one by "
-        f"these times: {steps:.1f} s of steps, {watch.within('relabel'):.1f} s to relabel, "
+        f"Measured: {timed.iters} of {whole.iters} steps of the first epoch, including one-time start-up costs. Estimate for "
+        f"a full epoch: {steps:.1f} s of steps, {watch.within('relabel'):.1f} s to relabel, "
         f"{watch.within('evaluate'):.1f} s to evaluate."
     )

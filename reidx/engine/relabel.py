@@ -31,15 +31,15 @@ from reidx.runs.failures import error_context, oom_advice
 from reidx.runs.training_state import TrainingState
 
 First = Callable[..., dict[str, Tensor]]
-"""Gives features that were extracted before, see :class:`reidx.runs.feature_cache.FirstFeatures`."""
+"""Cache of initial features, see :class:`reidx.runs.feature_cache.FirstFeatures`."""
 
 Source = tuple[str, str, bool]
-"""What one extraction is made of: domain, network, mirrored images too."""
+"""Key of one extraction: domain, network, flip."""
 
 
 @dataclass
 class LevelPlan:
-    """A level with what it is carried out by."""
+    """A labelling with its pipeline."""
 
     settings: Labelling
     pipeline: LabelPipeline
@@ -50,12 +50,12 @@ class LevelPlan:
         return self.settings.domain
 
     def due(self, epoch: int, known: bool) -> bool:
-        """Whether the level is labelled anew at the start of ``epoch``."""
+        """Return true if the domain must be relabelled at the start of ``epoch``."""
         return not known or epoch % self.settings.relabel_every == 0
 
 
 class Extractor:
-    """Banks of features of a domain's training images, by a stage's networks in evaluation mode."""
+    """Feature extraction with a stage's networks in evaluation mode."""
 
     def __init__(
         self,
@@ -69,16 +69,16 @@ class Extractor:
         self.model, self.domains, self.transforms = model, domains, transforms
         self.precision, self.kept, self.reporter = precision, kept, reporter
         self.first: First | None = None
-        """Asked, as long as no step was made, for what other runs have extracted from the same."""
+        """Cache of features shared with other runs, used before the first training step."""
 
     @error_context("extracting features")
     @oom_advice("Lower data.image_size.")
     def bank(
         self, domain: str, split: str, network: str, names: set[str], flip: bool, what: str
     ) -> dict[str, Tensor]:
-        """The named features of a split, by network ``network``; see :func:`reidx.engine.extract.extract`.
+        """Extract the named features of a split with ``network``; see :func:`reidx.engine.extract.extract`.
 
-        Query and gallery are always extracted and kept in fp32: half precision moves a rank here and there.
+        Query and gallery are always extracted and stored in fp32, because half precision changes some ranks.
         """
         store = self.domains.images(domain, split)
 
@@ -108,14 +108,14 @@ class Extractor:
             how = {"weights": self._weights(network), "flip": flip, **{name: str(v) for name, v in settings.items()}}
             state = torch.get_rng_state()
             banks = self.first(domain, split, how, names, extracted)
-            if torch.equal(state, torch.get_rng_state()):  # nothing was extracted: draw the seed that a loader would have
+            if torch.equal(state, torch.get_rng_state()):  # cache hit: draw the seed that a loader would have drawn
                 iter(batches(LabelledView(store, self.domains.split(domain, split).cameras, None), [], 0))
             return banks
         finally:
             self.model.train(training)
 
     def _weights(self, name: str) -> str:
-        """What stands for the weights that a network's features come from."""
+        """Digest of the weights that a network's features depend on."""
         network = self.model.networks[name]
         teacher = self.model.teacher_of(name) if network.wants_teacher else None
         return digest_of([n.state_dict() for n in (network, self.model.networks[teacher] if teacher else None) if n])
@@ -132,7 +132,7 @@ class Extractor:
 
 
 class Relabeller:
-    """Keeps the label sets of a stage's levels, and its memories, up to date with its networks."""
+    """Relabelling of a stage: updates its label sets and resets its memories."""
 
     def __init__(
         self,
@@ -148,14 +148,14 @@ class Relabeller:
         self.labels: dict[str, LabelSet] = {}
 
     def identity(self, domain: str) -> LabelSet:
-        """The data set's own labels of a domain's training images."""
+        """Ground-truth labels of a domain's training images."""
         return LabelSet(self.domains.split(domain, "train").classes())
 
     def run(self, epoch: int, identity_domains: Mapping[str, str]) -> dict[str, float]:
-        """Label what is due at the start of ``epoch`` and reset its memories; the numbers of the report.
+        """Run the labellings due at the start of ``epoch``, reset their memories, and return the figures for the report.
 
-        ``identity_domains`` gives the domain of each stream that carries identities. Labels of those, and memories of
-        them, are set once.
+        ``identity_domains`` maps each stream with ground-truth labels to its domain. These labels and their memories are set
+        once.
         """
         report: dict[str, float] = {}
         due = {n: plan for n, plan in self.levels.items() if plan.due(epoch, n in self.labels)}
@@ -193,7 +193,7 @@ class Relabeller:
         }
 
     def _wanted(self, due: Mapping[str, LevelPlan]) -> dict[Source, set[str]]:
-        """The features to extract, by source: what is clustered, and what memories are reset with."""
+        """Names of the features to extract, by source, for clustering and for resetting memories."""
         wanted: dict[Source, set[str]] = {}
         for level, plan in due.items():
             asked = [(plan.settings.network, view) for view in self._views(plan)]
@@ -204,11 +204,11 @@ class Relabeller:
         return wanted
 
     def _views(self, plan: LevelPlan) -> frozenset[str]:
-        """The features that are extracted for a level's labelling: all it looks at but what its memory holds."""
+        """Names of the features to extract for a labelling; entries of its memory need no extraction."""
         return plan.pipeline.views - ({plan.settings.feature} if self._held(plan) is not None else set())
 
     def _held(self, plan: LevelPlan) -> Tensor | None:
-        """What the level's memory holds of all images, where it labels that and there is something yet."""
+        """Entries (N,…) of the memory that a labelling clusters, on the CPU; None without a memory or if it is empty."""
         if plan.settings.memory is None:
             return None
         memory = self.model.memories[plan.settings.memory]
@@ -216,7 +216,7 @@ class Relabeller:
         return images.cpu() if len(images) else None
 
     @error_context("clustering")
-    @oom_advice("Lower k1 of the distance, or set bank: fp16.")
+    @oom_advice("Lower k1 of the distance, or set feature_dtype: fp16.")
     def _label(self, name: str, plan: LevelPlan, features: dict[str, Tensor], epoch: int) -> dict[str, float]:
         domain = plan.domain
         split = self.domains.split(domain, "train")
@@ -247,10 +247,10 @@ class Relabeller:
             distributed.broadcast_(list(call("memory", memory, "state_dict", memory.state_dict).values()))  # type: ignore[arg-type]
             self.model.follow(name)
 
-    # ---- what a checkpoint keeps
+    # ---- state in checkpoints
 
     def _remembering(self) -> dict[str, Any]:
-        """The components of labellings that have a state, by labelling, place and class."""
+        """Stateful components of the labellings, by labelling, position and class."""
         parts = {
             f"{name}.{place}.{type(part).__name__}": part
             for name, plan in self.levels.items()
@@ -259,12 +259,12 @@ class Relabeller:
         return {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
 
     def _images(self, level: str) -> int | None:
-        """How many images a level labels; None for the data sets' own labels."""
+        """Number of images of a labelling; None for ground-truth labels."""
         domain = self.levels[level].settings.domain if level in self.levels else None
         return None if domain is None else len(self.domains.split(domain, "train"))
 
     def state_dict(self) -> dict[str, Any]:
-        """The label sets as tensors, and what refiners remember."""
+        """Label sets as tensors, and the state of refiners."""
         return {
             "labels": {
                 name: {key: torch.from_numpy(array) for key, array in labels.arrays().items()}
@@ -278,10 +278,10 @@ class Relabeller:
     def load_state_dict(self, state: TrainingState) -> None:
         """The inverse of :meth:`state_dict`."""
         for name, refiner in self._remembering().items():
-            if name not in state.refiners:  # only a changed config can come here
+            if name not in state.refiners:  # happens only with a changed config
                 raise CheckpointError(
-                    f"The checkpoint knows nothing of {name}, which remembers earlier labellings. Put the config back "
-                    "as it was, or start anew in another folder (--work-dir)."
+                    f"The checkpoint has no state of {name}, which depends on earlier labellings. Restore the config, or "
+                    "start a new run in another folder (--work-dir)."
                 )
             call(kind_of(refiner), refiner, "load_state_dict", refiner.load_state_dict, state.refiners[name])
         self.labels = {}
@@ -290,8 +290,8 @@ class Relabeller:
             images = self._images(name)
             if images not in (None, len(arrays["labels"])):
                 raise CheckpointError(
-                    f"The checkpoint labels {len(arrays['labels'])} images ({name}), but there are {images} now. "
-                    "Put the data back as it was, or start anew in another folder (--work-dir)."
+                    f"The checkpoint has labels of {len(arrays['labels'])} images ({name}), but there are {images} now. "
+                    "Restore the data, or start a new run in another folder (--work-dir)."
                 )
             self.labels[name] = LabelSet.of(arrays)
 
@@ -299,5 +299,5 @@ class Relabeller:
 def _of(
     banks: Mapping[Source, Mapping[str, Tensor]], domain: str, network: str | list[str], flip: bool, name: str
 ) -> Tensor:
-    """The feature ``name`` of a domain's images, by one network or agreed on by several."""
+    """The feature ``name`` of a domain's images, from one network or as the normalised mean of several."""
     return mean_normalized([banks[domain, one, flip][name] for one in listed(network)])

@@ -1,17 +1,18 @@
-"""mmengine's Runner, with each of its behaviours corrected that would change a result without saying so.
+"""mmengine's Runner without the behaviours that would silently change a result.
 
 Corrections (mmengine 0.10.7), each with a regression test in ``tests/engine/test_traps.py``:
 
-* ``train()`` calls ``init_weights`` of every child, which overwrites timm's pretrained weights: not called.
-* checkpoints of another shape are skipped with a warning: loading is strict.
-* buffers whose size depends on the number of clusters are not restored: memories travel beside the ``state_dict``.
-* checkpoints are unpickled as code: read with ``weights_only=True``; the message hub, which needs pickles, stays out.
-* checkpoints are overwritten in place: written beside, checked, renamed; the last two are kept.
-* a ``TypeError`` in a hook is raised anew ``from None``, which hides its line: hooks are called plainly.
-* every loss is read at every step for a message hub that nobody asks, which makes the host wait for the device: the hooks
-  that do so (and log the same again) are left out; the loop tells how training goes, the journal and the curves keep it.
-* an empty log file a stage stays open as long as the process lives: none is made, its folder goes.
-* a config is dumped through a code formatter, the machine is probed for seconds: both left out; the run's own record has it.
+* ``train()`` calls ``init_weights`` of every child, which overwrites timm's pretrained weights: not called here.
+* Checkpoint entries of another shape are skipped with a warning: loading is strict here.
+* Buffers whose size depends on the number of clusters are not restored: memories are stored apart from the ``state_dict``.
+* Checkpoints are unpickled, which can run code: read with ``weights_only=True``, without the message hub, which needs pickles.
+* Checkpoints are overwritten in place: written atomically with a checksum, and the last two are kept.
+* A ``TypeError`` in a hook is re-raised ``from None``, which hides its line: hooks are called directly.
+* Every loss is read at every step for an unused message hub, which synchronises host and device: the hooks involved are
+  disabled; the loop reports progress, and the epoch log and the curves record it.
+* An empty log file per stage stays open until the process ends: none is created, and its folder is removed.
+* The config is dumped through a code formatter, and the machine is probed for seconds: both are disabled; the run's own
+  record holds this information.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from reidx.runs.training_state import KEY, TrainingState
 
 
 class StateHook(Hook):
-    """Puts what is not weights into a checkpoint (loop, memories, step count) and takes it out again."""
+    """Hook that saves and restores the :class:`TrainingState` of a checkpoint: loop, memories, step count."""
 
     priority = "LOWEST"
 
@@ -59,7 +60,7 @@ class StateHook(Hook):
             world_size=runner.world_size,
             stamp=None if self.stamp is None else asdict(self.stamp),
         ).put_into(checkpoint)
-        # history buffers are pickled objects, and all they hold is the smoothing of the log
+        # history buffers are pickled objects and only smooth mmengine's log
         checkpoint["message_hub"] = {}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
@@ -67,7 +68,7 @@ class StateHook(Hook):
         if state.world_size != runner.world_size and not self.anyway:
             raise CheckpointError(
                 f"The checkpoint was written by {state.world_size} processes, this run has {runner.world_size}: "
-                "the batches would differ. Resume with as many, or with --resume-anyway."
+                "the batches would differ. Resume with the same number, or with --resume-anyway."
             )
         model = stage_model(runner)
         for name, memory in model.memories.items():
@@ -75,15 +76,15 @@ class StateHook(Hook):
             with replacing_parameters(memory, runner.optim_wrapper.optimizer):
                 try:
                     memory.restore(state.memories[name])
-                except (KeyError, ValueError) as error:  # only a changed config can come here
-                    raise CheckpointError(f"The checkpoint has no memory {name} as it is now: {error}.") from error
+                except (KeyError, ValueError) as error:  # happens only with a changed config
+                    raise CheckpointError(f"The checkpoint has no matching memory {name}: {error}.") from error
         model.steps = state.steps
         runner.train_loop.load_state_dict(state)  # type: ignore[attr-defined]
         checkpoint["message_hub"] = runner.message_hub.state_dict()
 
 
 class CommitHook(Hook):
-    """Ends each epoch with its checkpoint, which is what commits the epoch."""
+    """Hook that commits each epoch by writing its checkpoint."""
 
     priority = "VERY_LOW"  # after the schedulers have stepped
 
@@ -92,7 +93,7 @@ class CommitHook(Hook):
 
 
 def stage_model(runner: Runner) -> StageModel:
-    """The model of a runner, without a wrapper for many devices."""
+    """The model of a runner, unwrapped from any distributed wrapper."""
     model = runner.model
     return model.module if hasattr(model, "module") else model
 
@@ -100,8 +101,9 @@ def stage_model(runner: Runner) -> StageModel:
 class ReidRunner(Runner):
     """The Runner of one stage.
 
-    ``anyway``: resuming takes rates and schedules from the config instead of the checkpoint, whatever processes wrote it; an
-    optimiser of another kind starts with empty state, and ``say`` gets a line. ``stamp`` names the run of the checkpoints.
+    With ``anyway``, resuming takes learning rates and schedules from the config instead of the checkpoint, for any number of
+    processes; an optimiser of another kind starts with empty state, reported through ``say``. ``stamp`` goes into each
+    checkpoint.
     """
 
     def __init__(
@@ -135,16 +137,16 @@ class ReidRunner(Runner):
             Path(self._log_dir).rmdir()
 
     def _init_model_weights(self) -> None:
-        """Nothing: components initialise themselves when they are built."""
+        """Do nothing: components initialise themselves when they are built."""
 
     def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> MMLogger:
         return MMLogger.get_instance(self._experiment_name, log_level=log_level)
 
     def dump_config(self) -> None:
-        """Nothing: the run's folder holds the whole config with its origins already."""
+        """Do nothing: the run's folder already holds the config with its origins."""
 
     def _log_env(self, env_cfg: dict) -> None:
-        """Nothing: versions are on the run's card."""
+        """Do nothing: versions are on the run's card."""
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         for hook in self._hooks:
@@ -154,7 +156,7 @@ class ReidRunner(Runner):
     def load_checkpoint(  # type: ignore[override]
         self, filename: str, map_location: Any = "cpu", strict: bool = True, revise_keys: Any = None
     ) -> dict[str, Any]:
-        # not mmengine's own, which announces on stdout what it unpickles
+        # not mmengine's own loader, which unpickles, and prints to stdout
         checkpoint = checkpoints.load(filename, map_location)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         refuse_another_size(stage_model(self), checkpoint, filename)
@@ -177,8 +179,8 @@ class ReidRunner(Runner):
             for group, own in zip(self.optim_wrapper.param_groups, settings):
                 group.update(own)
         else:
-            self.say(f"the optimiser is another than that of {filename}: it starts with nothing remembered")
-        self.optim_wrapper._global_step = self.iter  # else schedulers warn of a step that comes too early
+            self.say(f"the optimiser differs from that of {filename}: it starts with empty state")
+        self.optim_wrapper._global_step = self.iter  # otherwise schedulers warn about a premature step
         for _ in range(self.epoch):
             for scheduler in self.param_schedulers or []:
                 scheduler.step()
@@ -200,29 +202,29 @@ class ReidRunner(Runner):
         others = distributed.ranks_that_differ(checkpoints.digest_of(states)) if distributed.count() > 1 else []
         if others:
             raise ReidxError(
-                f"Epoch {self.epoch + 1}: the weights of processes {', '.join(map(str, others))} are no longer those of "
-                "process 0. A part of the model treats its share of a batch as the whole; nothing was saved."
+                f"Epoch {self.epoch + 1}: the weights of processes {', '.join(map(str, others))} no longer equal those of "
+                "process 0. A part of the model treats its share of a batch as the whole batch; nothing was saved."
             )
         distributed.on_rank_zero(lambda: checkpoints.save(Path(out_dir) / filename, checkpoint))
 
 
 def refuse_not_finite(model: StageModel, state: Mapping[str, Any]) -> None:
-    """Raise :class:`RunError` if what is to be saved of ``model`` is no number: a loss may have been finite a last time."""
+    """Raise :class:`RunError` if ``state`` of ``model`` contains NaN or infinities; the last loss may still be finite."""
     wrong = checkpoints.not_finite(state, {name for name, _ in model.named_parameters()})
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise RunError(f"{', '.join(wrong[:3])}{more} became NaN or infinite and will not be saved. {DIVERGED}")
+        raise RunError(f"{', '.join(wrong[:3])}{more} became NaN or infinite and were not saved. {DIVERGED}")
 
 
 def image_size(model: StageModel) -> tuple[int, int] | None:
-    """The size of the images that the networks of a stage were built for, where it is known."""
+    """Image size (H, W) that the networks of a stage were built for, or None."""
     return model.networks["student"].image_size  # type: ignore[return-value]
 
 
 def refuse_another_size(model: StageModel, checkpoint: Mapping[str, Any], filename: str) -> None:
-    """Raise :class:`CheckpointError` for a stage that was trained with images of another size, where weights follow that size.
+    """Raise :class:`CheckpointError` for a checkpoint of another image size if weights depend on it.
 
-    What the optimiser knows of these weights cannot be moved with them.
+    Such weights could be resampled, but the optimiser's state for them cannot.
     """
     trained, own = checkpoints.image_size_of(checkpoint), image_size(model)
     if trained is None or own is None or trained == own:
@@ -233,6 +235,6 @@ def refuse_another_size(model: StageModel, checkpoint: Mapping[str, Any], filena
         if any(moved[key] is not weights[key] for key in weights):
             raise CheckpointError(
                 f"{filename} was trained on images of {trained[0]}x{trained[1]}, but data.image_size is now "
-                f"{own[0]}x{own[1]}: its position embeddings would be misplaced. Restore data.image_size, or begin a "
-                "new run with init: FILE, which moves them."
+                f"{own[0]}x{own[1]}: its position embeddings would be misplaced. Restore data.image_size, or start a "
+                "new run with init: FILE, which resamples them."
             )

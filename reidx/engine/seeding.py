@@ -1,8 +1,8 @@
-"""One seed for every epoch: the whole story of randomness and resuming.
+"""One seed per epoch, which makes resumed runs identical to uninterrupted ones.
 
-Each epoch starts by seeding every generator from (seed, stage, epoch). So an epoch comes out the same whether the run
-got there in one go or was killed and resumed, and nothing about generators has to be in a checkpoint. The seed is the
-same in each process of a job: what is random about an image is drawn by all, and each takes what concerns its own.
+Each epoch starts by seeding every generator from (seed, stage, epoch). An epoch therefore gives the same result whether or
+not the run was killed and resumed before it, and checkpoints need no generator state. All processes of a job use the same
+seed: each draws the random numbers of the whole batch and uses those of its own images.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import torch
 
 
 def seed_everything(*key: int) -> int:
-    """Seed Python, NumPy and torch (every device) from a tuple of integers of 32 bits, not negative; the seed made of
-    them."""
-    # SeedSequence fills short keys up with zeros: without their length, (s, k) would be the same as (s, k, 0, 0)
+    """Seed Python, NumPy and torch (every device) from non-negative 32-bit integers; returns the combined seed."""
+    # SeedSequence pads short keys with zeros: without the length, (s, k) would equal (s, k, 0, 0)
     seed = int(np.random.SeedSequence((len(key), *key)).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed)

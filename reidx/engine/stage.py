@@ -1,4 +1,4 @@
-"""A stage at work: relabelling, steps and evaluation of its assembled parts, by a loop in a Runner."""
+"""Execution of one stage: relabelling, training steps and evaluation."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ from reidx.runs.stamp import Stamp
 
 
 class StageRun:
-    """One stage, ready to train: ``run`` does, ``test`` only evaluates.
+    """One stage, ready to train (:meth:`run`) or to evaluate (:meth:`evaluate`).
 
-    ``resolve`` turns ``stage:NAME`` or a path into the checkpoint file of weights.
+    ``resolve`` maps ``stage:NAME`` or a path to a checkpoint file.
     """
 
     def __init__(
@@ -65,8 +65,9 @@ class StageRun:
         self.key = (seed, number)
         self.resolve = resolve
         self.stamp: Stamp | None = None
+        """Run and stage that own the files, set by a run that keeps them."""
         self.watch: Watch | None = None
-        """Whose the stage's files are, where a run keeps them."""
+        """Choice of the number of threads for the next epoch; None if the number is fixed."""
         assembly = Assembly(stage, domains, seed, resolve)
         self.model = assembly.model().to(device_of_this_process())
         distributed.broadcast_(list(self.model.state_dict().values()))
@@ -96,9 +97,9 @@ class StageRun:
     def run(
         self, resume: Resume, journal: EpochLog | None = None, loop: Callable[..., StageLoop] = StageLoop
     ) -> list[Report]:
-        """Train the stage to its end; the report of each epoch. ``resume`` goes on from its newest whole checkpoint.
+        """Train the stage and return the report of each epoch; ``resume`` continues from its newest complete checkpoint.
 
-        ``journal`` keeps the epochs (by default in the log of ``work_dir``); ``loop`` runs them.
+        ``journal`` logs the epochs (by default in ``work_dir``); ``loop`` is the class of the training loop.
         """
         stage = self.stage
         optimizer = build_optimizer(self.model, stage.optimizer, stage.optimization)
@@ -151,11 +152,11 @@ class StageRun:
         return stage_loop.history
 
     def _smaller_steps(self) -> str:
-        """How to need less memory in a step."""
+        """Advice for running out of memory in a step."""
         plans = {name: loader.batch_sampler or [[]] for name, loader in self.loader.loaders.items()}
         sizes = [f"{len(next(iter(plan)))} images of {name}" for name, plan in plans.items()]
-        taken = f"A step takes {' and '.join(sizes)}: take fewer (streams.NAME.sampler)" if sizes else "Take a smaller model"
-        return f"{taken}, lower data.image_size, or set precision: bf16."
+        batch = f"A step takes {' and '.join(sizes)}: take fewer (streams.NAME.sampler)" if sizes else "Take a smaller model"
+        return f"{batch}, lower data.image_size, or set precision: bf16."
 
     @error_context("relabelling")
     @watching()
@@ -179,14 +180,14 @@ class StageRun:
         return report
 
     def _conclude(self, epoch: int, trained: Report) -> Report:
-        """Say which terms were 0 throughout the epoch; how many taught nothing, if any did."""
+        """Report terms that were 0 throughout the epoch; returns the number of idle terms, if any."""
         zero = idle_by_values(self.model.objective.terms, trained, self.stage.iters, epoch)
         self._say_idle({name: why for name, why in zero.items() if name not in self._idle}, epoch)
         idle = {**zero, **self._idle}
         return {"idle_terms": float(len(idle))} if idle else {}
 
     def _say_idle(self, idle: dict[str, str], epoch: int) -> None:
-        """In each epoch, as a sentence of the first is long out of sight in the tenth."""
+        """Report idle terms, in every epoch: a message from the first is out of sight by the tenth."""
         for name, why in idle.items():
             self.reporter.say(sentence(name, why, epoch))
 
@@ -197,7 +198,7 @@ class StageRun:
             calibrate(self.model, self.domains, domains, transform, batches, self.reporter)
 
     def _begin_alignments(self) -> None:
-        """Show each alignment that asks for it what all training images of its two domains look like."""
+        """Call ``begin`` of each alignment that has one, with the features of all training images of its two domains."""
         for bound in self.model.objective.terms:
             alignment: Any = getattr(bound, "alignment", None)
             if not hasattr(alignment, "begin") or not getattr(alignment, "needs_features", True):
@@ -212,7 +213,7 @@ class StageRun:
             distributed.broadcast_(list(alignment.state_dict().values()))
 
     def _say_notes(self) -> None:
-        """Say what parts of the stage have to say of themselves (``notes``), each sentence once."""
+        """Report the ``notes`` of the stage's parts, each once."""
         labellers = [part for plan in self.relabeller.levels.values() for part in plan.pipeline.parts.values()]
         speaking = [part for part in (*self.model.modules(), *labellers) if hasattr(part, "notes")]
         notes = [call(kind_of(part), part, "notes", lambda part: list(part.notes()), part) for part in speaking]
@@ -221,7 +222,7 @@ class StageRun:
         remarks.clear()
 
     def _say(self, note: str) -> None:
-        """Say a sentence, once in a stage."""
+        """Report ``note`` once per stage."""
         if note not in self._said:
             self._said.add(note)
             self.reporter.say(note)
@@ -257,7 +258,7 @@ class StageRun:
     @error_context("evaluation")
     @watching()
     def evaluate(self) -> tuple[Report, dict[str, Any]]:
-        """The retrieval metrics of the network as it is, and the evaluation's card; empty without a domain to test on."""
+        """Evaluate the current network; returns the retrieval metrics and the card, both empty without a domain."""
         settings: Evaluate = self.stage.evaluate
         self._say_notes()
         if settings.domain is None:
@@ -305,7 +306,7 @@ class StageRun:
         return metrics, self.evaluation_card
 
     def _copies(self, query: Split, gallery: Split, details: Details | None) -> int:
-        """How many queries have a copy of their own file as their nearest match; this is said, as it makes their score."""
+        """Count, and report, the queries whose nearest match is a copy of their own file, which inflates their scores."""
         assert details is not None and query.ids is not None and gallery.ids is not None
         copies = sum(
             is_copy(query.paths[place], gallery.paths[found])
@@ -314,15 +315,15 @@ class StageRun:
         )
         if copies:
             self._say(
-                f"{copies:,} of {len(query):,} queries have a copy of their own file as the nearest match in the gallery: "
-                "their scores are of that copy; take such copies out"
+                f"{copies:,} of {len(query):,} queries have a copy of their own file as the nearest match in the gallery, "
+                "which inflates their scores; remove such copies"
             )
         return copies
 
     def _probe(self, network: str, feature: str) -> float:
-        """How well a linear classifier tells the stage's two domains apart by a feature of their training images.
+        """Accuracy of a linear classifier that separates the stage's two domains by a feature of their training images.
 
-        Who is on them is read from the data sets, for this figure alone: so that it means the same at all times.
+        Identities are read from the data sets, for this figure alone, so that its meaning does not change during training.
         """
         banks = [
             self.extractor.bank(domain, "train", network, {feature}, False, f"{feature} of {domain}")[feature].float()

@@ -1,4 +1,4 @@
-"""What one step does: forward of all networks on all streams, the objective, and the updates after the step."""
+"""A training step: forward of all networks on all streams, the objective, and the updates after the step."""
 
 from __future__ import annotations
 
@@ -28,13 +28,12 @@ from reidx.registry.seam import call
 class StageModel(BaseModel):
     """The networks, memories and objective of a stage, trained together.
 
-    ``networks`` holds ``student``, ``teachers`` the rest by name with their settings (``type`` EMA, Frozen or Peer);
-    ``transforms`` makes network input of a stream's uint8 images, on the device; ``memory_wiring`` says which
-    network's which feature, under which labels, of which streams, a memory takes in, and when
-    (:class:`reidx.config.schema.MemorySlot`); ``stream_labels`` names the labels of each stream, ``domains`` the
-    domain where networks have a BatchNorm for each. ``grad_cache_chunks`` is the number of parts in which images pass
-    through the networks (:mod:`reidx.models.forward`); ``network_streams`` names the streams of those networks that do not see
-    all.
+    ``networks`` maps names to networks, including ``student``; ``teachers`` maps the others to their settings (``type`` EMA,
+    Frozen or Peer). ``transforms`` maps each stream to the transform from uint8 images to network input, on the device.
+    ``memory_wiring`` maps each memory to its network, feature, labels, streams and time of update
+    (:class:`reidx.config.schema.MemorySlot`). ``stream_labels`` maps each stream to its labels, ``domains`` to its domain if
+    BatchNorm is per domain. ``grad_cache_chunks`` is the number of chunks in which images pass through the networks
+    (:mod:`reidx.models.forward`). ``network_streams`` maps networks to their streams; other networks see all streams.
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class StageModel(BaseModel):
 
     @property
     def trained(self) -> list[str]:
-        """The networks that the optimiser moves: the student and its peers."""
+        """Names of the networks with trained weights: the student and its peers."""
         return [n for n in self.networks if n == "student" or self.teachers[n]["type"] == "Peer"]
 
     @property
@@ -98,12 +97,14 @@ class StageModel(BaseModel):
         return self
 
     def teacher_of(self, name: str) -> str | None:
-        """The EMA that follows network ``name``: whose map a fusion that asks for a teacher is given."""
+        """Name of the EMA that follows network ``name``, or None; fusions with a teacher input receive its feature map."""
         return next((t for t in self.averages if self.teachers[t]["of"] == name), None)
 
     def needed(self) -> list[str]:
-        """The networks that a step must forward, teachers first: what is trained, read by a term or a memory, or keeps
-        its own BatchNorm statistics."""
+        """Names of the networks that a step must forward, teachers first.
+
+        These are the trained networks, those read by a term or a memory, and EMAs with their own BatchNorm statistics.
+        """
         trained = self.trained
         read: set[str | None] = {getattr(term, "teacher", None) for term in self.objective.terms}
         read |= {network for wiring in self.memory_wiring.values() for network in listed(wiring["network"])}
@@ -112,14 +113,14 @@ class StageModel(BaseModel):
         return [n for n in self.networks if n not in trained and n in read | own] + trained
 
     def follow(self, memory: str) -> None:
-        """Let the averages of a memory, which EMAs keep of one that is trained, begin anew as its copies."""
+        """Reset the EMA averages of a trainable memory to copies of it."""
         for of, teacher in sorted(self.averaged):
             if of == memory:
                 copied = copy.deepcopy(self.memories[memory]).requires_grad_(False)
                 self.memories[average_of(memory, teacher)] = copied
 
     def features(self, images: Mapping[str, Tensor]) -> dict[str, dict[str, Features]]:
-        """Features by network, then by the streams it sees; without gradients for networks that are not trained."""
+        """Compute features by network and stream, without gradients for untrained networks."""
         if not self.joint or len(images) < 2:
             return self._features_of(images, self.needed(), self.network_streams, self.grad_cache_chunks)
         sizes = [len(x) for x in images.values()]
@@ -133,7 +134,7 @@ class StageModel(BaseModel):
 
     @torch.no_grad()
     def take_statistics(self, images: Mapping[str, Tensor]) -> None:
-        """Let images pass, stream by stream, through all networks for the sake of their BatchNorms."""
+        """Pass images, stream by stream, through all networks to update their BatchNorm statistics."""
         averages_first = sorted(self.networks, key=lambda name: name in self.trained)
         self._features_of(images, averages_first, {}, parts=1)
 
@@ -150,7 +151,7 @@ class StageModel(BaseModel):
             with torch.set_grad_enabled(torch.is_grad_enabled() and name in trained):
                 for stream in sees.get(name, images):
                     x = images[stream]
-                    with statistics_in_order(network):  # of each pass by itself: one process ends it before the next
+                    with statistics_in_order(network):  # each pass updates the statistics before the next one
                         domain = self.domains.get(stream)
                         made[stream] = in_parts(network, x, teacher.get(stream), parts, domain)
             maps[name] = {stream: its for stream, (its, _) in made.items()}
@@ -158,14 +159,14 @@ class StageModel(BaseModel):
         return outputs
 
     def forward(self, streams: Mapping[str, Batch], mode: str = "loss") -> dict[str, Tensor]:  # type: ignore[override]
-        """The terms' values of a step, and their weighted sum under ``loss``."""
+        """Compute the values of all terms, and their weighted sum as ``loss``."""
         with span("transform"):
             images = {
                 name: self.transforms[name](batch.images).contiguous(memory_format=self.memory_format)
                 for name, batch in streams.items()
             }
-        # Each process computes the whole batch's objective, as one process would, and moves what its own images moved;
-        # the optimiser's wrapper adds that up.
+        # Each process computes the objective of the whole batch and the gradients through its own images; the optimiser
+        # wrapper sums these gradients over processes.
         with span("forward"):
             outputs = {
                 network: {stream: gather_features(features) for stream, features in by.items()}
@@ -177,12 +178,12 @@ class StageModel(BaseModel):
                 for network, by in outputs.items()
             }
             self._last_step = seen, dict(streams)
-            self._take_in("before")
+            self._update_memories("before")
             total, values = self.objective(outputs, streams, self.memories)
         return {"loss": total, **values, **self._figures(seen)}
 
     def _figures(self, seen: Mapping[str, Mapping[str, Features]]) -> dict[str, Tensor]:
-        """The means over each stream's images of what the fusions of trained networks want to have shown (``figures``)."""
+        """Mean, per stream, of the features that the fusions of trained networks list in ``figures``."""
         return {
             f"{'' if network == 'student' else network + '.'}{stream}.{name}": features[name].float().mean()
             for network in self.trained
@@ -191,9 +192,9 @@ class StageModel(BaseModel):
         }
 
     def train_step(self, data: Mapping[str, Batch], optim_wrapper: OptimWrapper) -> dict[str, Tensor]:  # type: ignore[override]
-        """One step: losses, optimiser, then the updates of memories and averages; the detached values for the log."""
+        """Run one step: losses, optimiser, updates of memories and averages; returns the detached values for the log."""
         with span("to device"):
-            different = {id(batch): batch for batch in data.values()}  # views share theirs
+            different = {id(batch): batch for batch in data.values()}  # the views of a stream share its batch
             moved = {key: batch.to(self.device) for key, batch in different.items()}
             streams = {name: moved[id(batch)] for name, batch in data.items()}
         with optim_wrapper.optim_context(self):
@@ -205,9 +206,9 @@ class StageModel(BaseModel):
     @span("memory")
     @torch.no_grad()
     def after_step(self) -> None:
-        """Bring memories and averages up to date with the step just made."""
-        # not between the objective and backward: a memory changed there would change under the graph
-        self._take_in("after")
+        """Update memories and averages after an optimiser step."""
+        # after backward: an update before it would modify tensors that autograd still needs
+        self._update_memories("after")
         self._last_step = None
         for name, average in self.averages.items():
             average.update(self.networks[name], self.networks[self.teachers[name]["of"]], self.steps)
@@ -215,10 +216,9 @@ class StageModel(BaseModel):
                 average.update(self.memories[average_of(memory, name)], self.memories[memory], self.steps)
         self.steps += 1
 
-
     @torch.no_grad()
-    def _take_in(self, when: str) -> None:
-        """Let the memories that are updated ``when`` (before, after) take in what the step has seen: one call each."""
+    def _update_memories(self, when: str) -> None:
+        """Update, with one call each, the memories whose ``when`` (before, after) matches, from the current step."""
         assert self._last_step is not None
         outputs, streams = self._last_step
         for name, wiring in self.memory_wiring.items():
@@ -236,9 +236,9 @@ class StageModel(BaseModel):
 
 
 def interleave_for_bn(sizes: list[int], group: int | None) -> Tensor:
-    """The order (B,) that gives each BatchNorm group its share of every stream, of streams laid end to end.
+    """Permutation (B,) of concatenated streams that gives each BatchNorm group an equal share of every stream.
 
-    Streams that cannot be shared out evenly stay as they are.
+    Returns the identity if a stream cannot be divided evenly.
     """
     total = sum(sizes)
     groups = 1 if group is None else max(1, total // group)
@@ -249,14 +249,14 @@ def interleave_for_bn(sizes: list[int], group: int | None) -> Tensor:
 
 
 def gather_features(features: Features) -> Features:
-    """The features of all processes' images; gradients flow to this one's."""
+    """Gather the features of all processes; gradients flow to the local rows."""
     if distributed.count() == 1:
         return features
     return Features({name: distributed.all_gather_rows(value) for name, value in features.items()})
 
 
 def gather_batch(batch: Batch) -> Batch:
-    """What is known of all processes' images; the images themselves stay where they are."""
+    """Gather a batch's labels and other columns from all processes; images are not gathered."""
     if distributed.count() == 1:
         return batch
     return replace(replace(batch, images=batch.index).each(distributed.all_gather_rows), images=batch.images)

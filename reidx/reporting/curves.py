@@ -30,7 +30,7 @@ TESTED = ("mAP", "mINP", "rank-", "reranked_")
 
 
 def scalars(entry: Report, terms: Sequence[str]) -> dict[str, float]:
-    """Map an epoch's entry to tags: ``train/…`` (losses, learning rate, speed), ``labels/…``, ``test/…``, ``seconds/…``.
+    """Map an epoch's entry to tags: ``train/…`` (losses, rate, speed), ``labels/…``, ``test/…``, ``seconds/…``.
 
     ``terms`` are the names of the objective's terms. Tags contain only characters that all back-ends accept.
     """

@@ -1,1 +1,1 @@
-"""Files that a run leaves on disk."""
+"""Files of a run on disk."""

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without running code, verified before they are trusted."""
+"""Checkpoints: written atomically, read without running code, verified by checksum."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from reidx.outline.source import file_digest as digest
 from reidx.runs.failures import GONE
 
 KEEP = 2
-"""How many of the newest checkpoints of a stage are kept."""
+"""Number of checkpoints kept per stage, the newest."""
 
 UNREADABLE = "is not a readable checkpoint{why}. It is damaged, or holds pickled objects, which are not loaded."
 
@@ -33,11 +33,11 @@ _NAME = re.compile(r"epoch_(\d+)\.pth")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, flush it to the disk, and only then give it the name ``path``.
+    """Write a file atomically: ``write`` fills a temporary file in the same folder, which is synced and renamed to ``path``.
 
-    A reader sees the old file or the new one. The folder must be there: one that was deleted or unmounted under a run is
-    not made anew, elsewhere as it were. Raises :class:`RunError` when it is gone, or the disk is full or refuses; what was
-    there before stays.
+    A reader sees either the old file or the new one. The folder must exist: a folder that was deleted or unmounted during
+    a run is not recreated, since it might end up on another disk. Raises :class:`RunError` if the folder is gone, the disk is
+    full, or the system refuses the write; the earlier file stays.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -48,36 +48,36 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except OSError as error:
         if not path.parent.is_dir():
             raise RunError(f"{path} cannot be written: {GONE}") from error
-        kept = f"The earlier {path.name} is untouched." if path.exists() else "Nothing was left half-written."
+        kept = f"The earlier {path.name} is untouched." if path.exists() else "No partial file was left behind."
         why, remedy = _why(path.parent, error), _remedy(error)
-        raise RunError(f"{path} cannot be written: {why}. {kept} {remedy} and go on with --resume.") from error
+        raise RunError(f"{path} cannot be written: {why}. {kept} {remedy} and continue with --resume.") from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
 
 
 def _why(folder: Path, error: OSError) -> str:
-    """Why a file cannot be written to a folder, and how much room there is, where the error is about that."""
-    said = str(error.strerror or error)
+    """Describe a write error, with the free space of ``folder`` if space is the cause."""
+    reason = str(error.strerror or error)
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return said
+        return reason
     if error.errno == errno.ENOSPC and os.statvfs(folder).f_favail == 0 < os.statvfs(folder).f_files:
-        return f"{said} (the file system has no inode left for another file)"
-    return f"{said} ({shutil.disk_usage(folder).free / 1e6:,.1f} MB are free in {folder})"
+        return f"{reason} (the file system has no free inodes)"
+    return f"{reason} ({shutil.disk_usage(folder).free / 1e6:,.1f} MB are free in {folder})"
 
 
 def _remedy(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "Make room"
+        return "Free some space"
     if error.errno == errno.EFBIG:
         return "Allow larger files (ulimit -f)"
     if error.errno == errno.EROFS:
-        return "Mount the file system writable"
-    return "Make the folder writable" if error.errno in (errno.EACCES, errno.EPERM) else "Mend that"
+        return "Remount the file system read-write"
+    return "Make the folder writable" if error.errno in (errno.EACCES, errno.EPERM) else "Fix the cause"
 
 
 class _File(io.BufferedWriter):
-    """A file that remembers why it could not be written: torch's writer raises a RuntimeError that does not say so."""
+    """A file that keeps its first write error, because torch's writer raises a RuntimeError without the cause."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(path, "w"))
@@ -95,7 +95,7 @@ class _File(io.BufferedWriter):
 
 
 def save_tensors(content: Mapping[str, Any], path: Path) -> None:
-    """``torch.save``; raises the :class:`OSError` that the system had, also where torch only says that it failed."""
+    """Save with ``torch.save``; raises the system's :class:`OSError` where torch raises an unspecific RuntimeError."""
     file = _File(path)
     try:
         torch.save(content, file)
@@ -106,20 +106,20 @@ def save_tensors(content: Mapping[str, Any], path: Path) -> None:
     finally:
         try:
             file.close()
-        except OSError:  # the rest of its buffer does not fit either
+        except OSError:  # flushing the rest of the buffer fails too
             if file.refused is None:
                 raise
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small text file atomically; the first process does it for all."""
+    """Write a small text file atomically, on the first process only."""
     if distributed.rank() > 0:
         return
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def digest_of(states: Iterable[Mapping[str, Tensor]]) -> str:
-    """The SHA-256 of tensors, in hex: their names and every bit of them."""
+    """SHA-256, in hex, over the names and bytes of tensors."""
     sha = hashlib.sha256()
     for state in states:
         for name, tensor in state.items():
@@ -129,9 +129,9 @@ def digest_of(states: Iterable[Mapping[str, Tensor]]) -> str:
 
 
 def save(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Write a checkpoint and its checksum, then drop all but the newest :data:`KEEP` of the folder.
+    """Write a checkpoint and its checksum, then delete all but the newest :data:`KEEP` of the folder.
 
-    The checksum is written first, so that the checkpoint's own appearance is what commits it.
+    The checksum is written first, so that the appearance of the checkpoint commits it.
     """
 
     def write(partial: Path) -> None:
@@ -146,9 +146,9 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
 
 
 def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """The contents of a checkpoint; only plain data and tensors are read, never code.
+    """Load a checkpoint of plain data and tensors; code is never executed.
 
-    Raises :class:`CheckpointError` if the file is missing, damaged, or holds anything else.
+    Raises :class:`CheckpointError` if the file is missing, damaged, or contains other objects.
     """
     return load_tensors(path, map_location=map_location, unreadable=UNREADABLE)
 
@@ -159,37 +159,34 @@ def _numbered(folder: Path) -> list[tuple[int, Path]]:
 
 
 def numbered(folder: Path) -> list[Path]:
-    """The checkpoints of a stage's folder, whole or not, the oldest first."""
+    """Checkpoints in a stage's folder, oldest first, complete or not."""
     return [path for _, path in _numbered(folder)]
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a stage's folder, or None.
-
-    One whose checksum does not fit is passed over for the one before it.
-    """
+    """Newest complete checkpoint in a stage's folder, or None; those with a wrong checksum are skipped."""
     return next((path for path in reversed(numbered(folder)) if is_complete(path)), None)
 
 
 def is_complete(path: Path) -> bool:
-    """Whether a file is the one that the checksum written with it was made of."""
+    """Return true if a file matches the checksum written with it."""
     with contextlib.suppress(OSError):
         return checksum_of(path) == digest(path)
     return False
 
 
 def checksum_of(path: Path) -> str | None:
-    """The checksum that was written with a checkpoint; None where there is none."""
+    """The checksum written with a checkpoint, or None."""
     with contextlib.suppress(OSError):
         return path.with_suffix(".sha256").read_bytes().strip().decode(errors="replace")
     return None
 
 
 def to_resume_from(folder: Path, say: Callable[[str], None]) -> Path | None:
-    """The newest whole checkpoint of a stage's folder; None where there is none at all. What is passed over is said.
+    """Newest complete checkpoint in a stage's folder, or None if there are no checkpoints.
 
-    Raises :class:`CheckpointError` where there are checkpoints and none is whole: to train the stage from its start is
-    then for the user to decide.
+    Reports damaged checkpoints through ``say``. Raises :class:`CheckpointError` if checkpoints exist but none is complete,
+    because only the user can decide to train the stage from its start.
     """
     there, found = numbered(folder), newest(folder)
     damaged = [path.name for path in there if found is None or there.index(path) > there.index(found)]
@@ -198,17 +195,17 @@ def to_resume_from(folder: Path, say: Callable[[str], None]) -> Path | None:
     names = f"{' and '.join(damaged)} in {folder}"
     if found is None:
         raise CheckpointError(
-            f"{names}: damaged, or without the checksum written with them, and there is no other checkpoint. Restore one "
-            "of them, or delete them to train the stage from its start."
+            f"{names}: damaged, or missing their checksums, and there is no other checkpoint. Restore one of them, or delete "
+            "them to train the stage from its start."
         )
-    say(f"{names}: damaged, or without its checksum; going on from {found.name}")
+    say(f"{names}: damaged, or missing its checksum; continuing from {found.name}")
     return found
 
 
 def not_finite(state: Mapping[str, Any], parameters: Collection[str] = ()) -> list[str]:
-    """The names of the tensors that hold NaN, or infinity where they are among ``parameters``.
+    """Names of the tensors that contain NaN, or infinity if they are among ``parameters``.
 
-    A buffer may well hold an infinity, as masks do.
+    Buffers may contain infinities (masks do).
     """
     found = []
     for name, value in state.items():
@@ -220,12 +217,12 @@ def not_finite(state: Mapping[str, Any], parameters: Collection[str] = ()) -> li
 
 
 def strip_prefix(state: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """The entries whose key starts with ``prefix``, without it."""
+    """Entries whose key starts with ``prefix``, with the prefix removed."""
     return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
 
 
 def image_size_of(checkpoint: Any) -> tuple[int, int] | None:
-    """The height and width of the images that a checkpoint was trained with; None where it does not say."""
+    """Height and width of the images that a checkpoint was trained on, or None if it has no record of them."""
     meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
     size = meta.get("image_size") if isinstance(meta, Mapping) else None
     return (int(size[0]), int(size[1])) if isinstance(size, list | tuple) and len(size) == 2 else None
@@ -234,11 +231,11 @@ def image_size_of(checkpoint: Any) -> tuple[int, int] | None:
 def load_weights(
     network: Network, path: str | Path, name: str = "student", whole: bool = False
 ) -> None:
-    """Load a network's weights (backbone and fusion) from those of network ``name`` in a checkpoint of a stage.
+    """Load the weights of network ``name`` (backbone and fusion) from a checkpoint of a stage into ``network``.
 
-    The backbone must fit exactly. Parts of another fusion head may be missing or left over, as a later stage may have
-    another head, unless the ``whole`` network must fit. Position embeddings are moved from the image size that the checkpoint
-    was trained at to that of the network. Raises :class:`CheckpointError` listing what does not fit.
+    The backbone must match exactly. Weights of the fusion may be missing or superfluous, because a later stage may have
+    another head, unless ``whole`` is set. Position embeddings are resampled from the checkpoint's image size to the
+    network's. Raises :class:`CheckpointError` with a list of all mismatches.
     """
     path = Path(path).expanduser()
     content = load_tensors(path, size_of(network), unreadable=UNREADABLE)

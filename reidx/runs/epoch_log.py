@@ -1,4 +1,4 @@
-"""The epochs of a stage as they are committed: a JSON line each in its ``log.jsonl``; and how many sessions a run took."""
+"""Log of a stage's committed epochs, one JSON line each in ``log.jsonl``; session count of a run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Report = dict[str, float]
 
 
 class EpochLog:
-    """Writes what a stage's epochs came to into ``path``, and hands it to ``also`` (the curves).
+    """Log of a stage's epochs at ``path``; ``also`` (the curves) receives each entry.
 
-    The checkpoints hold the same history and decide: :meth:`begin` writes the file anew from it. So a line that a kill
-    has torn, or that was not written any more, does no harm; one that cannot be written (which is told to ``say``) ends no
-    run, and is written with the next. Each line ends with ``of``, which says whose it is.
+    The checkpoints hold the same history and take precedence: :meth:`begin` rewrites the file from it, so a torn or missing
+    last line does no harm. A line that cannot be written is reported through ``say`` and written with the next one; the run
+    continues. Each line ends with the fields of ``of``, which identify the run.
     """
 
     def __init__(
@@ -36,14 +36,14 @@ class EpochLog:
         self._whole = True
 
     def begin(self, history: list[Report]) -> None:
-        """The stage begins with these epochs committed already."""
+        """Rewrite the log with the epochs committed so far."""
         self._entries = list(history)
         self._write()
         for entry in history:
             self.also(entry)
 
     def add(self, entry: Report) -> None:
-        """One more epoch is committed."""
+        """Append a committed epoch."""
         if distributed.rank() > 0:
             return
         self._entries.append(entry)
@@ -55,7 +55,7 @@ class EpochLog:
             self._whole = True
         except (OSError, RunError) as error:
             self._whole = False
-            self.say(f"{self.path} lacks epoch {entry['epoch']:.0f}, which the checkpoint has: {error}")
+            self.say(f"{self.path} is missing epoch {entry['epoch']:.0f}, which the checkpoint has: {error}")
         self.also(entry)
 
     def _write(self) -> None:
@@ -69,16 +69,16 @@ class EpochLog:
 
 
 def epochs_in(path: Path) -> list[Report]:
-    """The epochs that a journal holds, none if there is no file; a last line that a kill has torn does not count.
+    """Read the epochs of a log; empty without a file, and an incomplete last line is ignored.
 
-    Raises :class:`ValueError` for another line that is none of a journal's.
+    Raises :class:`ValueError` for any other malformed line.
     """
     lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
-    return [dict(json.loads(line)) for line in lines[:-1]]  # what is behind the last line's end is torn, or nothing
+    return [dict(json.loads(line)) for line in lines[:-1]]  # text after the last newline is an incomplete line, or empty
 
 
 def json_line(facts: Mapping[str, Any]) -> str:
-    """Strict JSON on one line: numbers that JSON does not know (infinite, not a number) become null."""
+    """Encode ``facts`` as one line of strict JSON; infinities and NaN become null."""
     return json.dumps(_strict(facts), ensure_ascii=False, default=str)
 
 
@@ -91,7 +91,7 @@ def _strict(value: Any) -> Any:
 
 
 def count_session(record: Path) -> int:
-    """How many times the run of a record has been started or resumed, this time included; noted in the record."""
+    """Increment the number of sessions in a run's record and return it."""
     known = json.loads(record.read_text(encoding="utf-8"))
     known["sessions"] = sessions_of(record) + 1
     checkpoints.write_text(record, json.dumps(known, indent=1))
@@ -99,5 +99,5 @@ def count_session(record: Path) -> int:
 
 
 def sessions_of(record: Path) -> int:
-    """How many times the run of a record has been started or resumed so far."""
+    """Number of sessions in a run's record: how often the run was started or resumed."""
     return int(json.loads(record.read_text(encoding="utf-8")).get("sessions", 0))

@@ -1,4 +1,4 @@
-"""Features that networks begin with, extracted once by runs that share a folder: the same weights see the same images."""
+"""Cache of initial features, shared by runs that start from the same weights and images."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from reidx.runs.stage_key import with_effect
 
 
 class FirstFeatures:
-    """The features that the networks of a stage begin with, kept in ``folder`` for all runs in which they are the same.
+    """Features of a stage's networks before training, cached in ``folder`` for all runs.
 
-    They are found by what decides them: weights, architecture, images, how these are read, code, torch, kind of device.
+    The cache key is a hash of weights, architecture, images, image settings, code, torch version and kind of device.
     """
 
     def __init__(
@@ -38,9 +38,10 @@ class FirstFeatures:
     def __call__(
         self, domain: str, split: str, how: Mapping[str, Any], names: set[str], extract: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """The named features of a split: another run's, or what ``extract`` returns, kept for others.
+        """Return the named features of a split from the cache, or call ``extract`` and cache its result.
 
-        ``how`` is all that decides them beside the model, the data and the code. Whoever comes second waits for the first.
+        ``how`` holds everything else that determines the features, apart from the model, the data and the code. A second
+        process waits for the first.
         """
         facts = self._facts(domain, split, how)
         name = self.folder / tree_hash(facts)
@@ -62,7 +63,7 @@ class FirstFeatures:
                 for feature, path in kept.items():
                     checkpoints.save(path, {"bank": banks[feature], "of": name.name, "feature": feature})
             except (OSError, RunError) as error:
-                self.say(f"{self.folder}: features cannot be kept for other runs ({error})")
+                self.say(f"{self.folder}: features cannot be saved for other runs ({error})")
             return banks
 
     def _facts(self, domain: str, split: str, how: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,7 +85,7 @@ class FirstFeatures:
 
 
 def _read(path: Path, key: str, feature: str, images: int) -> Tensor:
-    """The rows (N,…) of a feature as they were kept; raises :class:`CheckpointError` where they are not those."""
+    """Read the rows (N,…) of a cached feature; raises :class:`CheckpointError` for a damaged or foreign file."""
     if checkpoints.is_complete(path):
         content = checkpoints.load(path)
         features = content.get("bank") if isinstance(content, Mapping) else None
@@ -92,4 +93,4 @@ def _read(path: Path, key: str, feature: str, images: int) -> Tensor:
         floats = isinstance(features, Tensor) and features.is_floating_point() and features.ndim > 1
         if own and isinstance(features, Tensor) and floats and len(features) == images:
             return features
-    raise CheckpointError(f"{path} is damaged, or not the features of these {images:,} images")
+    raise CheckpointError(f"{path} is damaged, or does not hold the features of these {images:,} images")

@@ -1,4 +1,4 @@
-"""A file that one process at a time may hold, for as long as it lives."""
+"""Lock files held by one process at a time, until it ends."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from typing import IO
 from reidx.errors import ConfigError
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""The errors of file systems without locks."""
+"""Error numbers of file systems without locks."""
 
 LOCK = ".lock"
-"""The lock file of a folder."""
+"""Name of a folder's lock file."""
 
 _held: set[int] = set()
 
 
 class InUse(ConfigError):
-    """A lock is held by another process, the ``holder`` (its number and machine)."""
+    """Raised for a lock held by another process; ``holder`` is its number and machine."""
 
     def __init__(self, message: str, holder: str) -> None:
         super().__init__(message)
@@ -33,15 +33,15 @@ class InUse(ConfigError):
 
 @contextlib.contextmanager
 def locked(path: Path, wait: bool = False, say: Callable[[str], object] = lambda text: None) -> Iterator[IO[str]]:
-    """Context in which this process alone holds the lock file ``path``, which is made if need be and stays.
+    """Context manager that holds the lock file ``path`` exclusively; the file is created if missing and stays.
 
-    The kernel frees the lock when its process ends, however that happens. A program that is handed the open file
-    (``pass_fds``) holds it too; a forked child does not. With ``wait`` the context waits until the lock is free. On a file
-    system without locks ``say`` gets a warning, and the context is entered without one.
+    The kernel releases the lock when the process ends for any reason. A program that inherits the open file (``pass_fds``)
+    holds the lock too; a forked child does not. ``wait`` blocks until the lock is free. On a file system without locks,
+    ``say`` receives a warning and no lock is taken.
 
     Raises:
-        InUse: another process holds it, and ``wait`` is not set.
-        OSError: the file cannot be opened, or is no regular file.
+        InUse: another process holds the lock, and ``wait`` is not set.
+        OSError: the file cannot be opened, or is not a regular file.
     """
     with open(path, "a+", encoding="utf-8", errors="replace", opener=_open_regular) as file:
         try:
@@ -52,7 +52,7 @@ def locked(path: Path, wait: bool = False, say: Callable[[str], object] = lambda
                 raise InUse(f"{path} is held by {holder}", holder) from None
             if error.errno not in NO_LOCKS:
                 raise
-            say(f"{path.parent}: its file system has no locks. Make sure that no other process works in this folder.")
+            say(f"{path.parent}: the file system has no locks. Make sure that no other process works in this folder.")
             yield file
             return
         _held.add(file.fileno())
@@ -66,7 +66,7 @@ def locked(path: Path, wait: bool = False, say: Callable[[str], object] = lambda
 
 @contextlib.contextmanager
 def alone_in(folder: Path, work: str, say: Callable[[str], object] = lambda text: None) -> Iterator[IO[str]]:
-    """Context in which this process alone does ``work`` ("being trained in") in ``folder``, which is made if need be.
+    """Context manager that locks ``folder``, created if missing, for ``work`` ("being trained in").
 
     Raises :class:`InUse` with a message for the user, and :class:`OSError` as :func:`locked` does.
     """
@@ -75,22 +75,22 @@ def alone_in(folder: Path, work: str, say: Callable[[str], object] = lambda text
         try:
             file = stack.enter_context(locked(folder / LOCK, say=say))
         except InUse as error:
-            message = f"{folder} is {work} ({error.holder}). Wait until that ends, end it, or name another folder (--work-dir)."
+            message = f"{folder} is {work} ({error.holder}). Wait for it to end, stop it, or name another folder (--work-dir)."
             raise InUse(message, error.holder) from None
         yield file
 
 
 def _open_regular(path: str, flags: int) -> int:
-    """Open a file that is neither a link to somewhere else nor a pipe or device."""
+    """Open a regular file; raises :class:`OSError` for links, pipes and devices."""
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is not a regular file", path)
+        raise OSError(errno.EINVAL, "not a regular file", path)
     return descriptor
 
 
 def _note(file: IO[str], text: str) -> None:
-    """Write down who holds the lock, where the disk lets it be written."""
+    """Write the holder of the lock into its file; errors are ignored."""
     with contextlib.suppress(OSError):
         file.truncate(0)
         file.write(text)
@@ -105,7 +105,7 @@ def _holder(file: IO[str]) -> str:
 
 
 def _let_go() -> None:
-    """Let a forked child hold no lock: else one that outlives its parent would keep others out."""
+    """Release all locks in a forked child, which could otherwise keep them after its parent has ended."""
     for descriptor in _held:
         with contextlib.suppress(OSError), open(os.devnull, "rb") as nothing:
             os.dup2(nothing.fileno(), descriptor, inheritable=False)

@@ -1,4 +1,4 @@
-"""What a run's folder says of the run: its config, and the provenance that its numbers come from."""
+"""The record of a run in its folder: config and provenance."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ from reidx.runs.record_form import FORMAT, is_record, refuse_other_format
 from reidx.runs.stamp import Stamp
 
 RECORD = "experiment.json"
-"""The file that makes a folder a run's."""
+"""File that marks a folder as a run's."""
 
 Resume = bool | Literal["anyway"]
-"""Whether a run is gone on with: only under the provenance it was begun in, or under others too."""
+"""Resume mode: no, under unchanged provenance only, or under any (``"anyway"``)."""
 
 WITHOUT_EFFECT = re.compile(
     r"config\.(name|description|log(\..+)?|data\.(workers|cache_gb|cache_on|domains\.[^.]+\.(of\.)*(root|path)))"
 )
-"""Keys of a config that touch no number. Where a data set lies is one: what it holds is compared itself."""
+"""Keys of a config that change no number. The path of a data set is one, because its content is compared."""
 
 WARNED = ("torch", "threads")
-"""What may differ without being asked: torch's version and the number of threads move last digits."""
+"""Provenance that may differ with a warning: torch's version and the number of threads change the last digits."""
 
 
 class RunManifest:
-    """The record of a run in its folder: read, compared, and written when the folder becomes the run's.
+    """The record of a run in its folder: read, compared with the present provenance, and written.
 
-    ``resumed`` are the provenance that changed when the run was gone on with, a mapping each time: what differed, and
-    how. Once the folder is claimed, ``provenance`` are those of now, and ``stamps`` say by the name of each stage whose its
-    files must be: None for one that was begun while there was no record of it.
+    ``resumed`` lists the changes of provenance, one mapping (name to ``old → new``) per resumption. Once the folder is
+    claimed, ``provenance`` is the present one, and ``stamps`` holds the stamp that each stage's files must have, by stage
+    name; None for a stage that was started without a record.
     """
 
     def __init__(self, folder: Path, config: Config, resume: Resume) -> None:
@@ -64,40 +64,39 @@ class RunManifest:
         self._claimed = False
 
     @property
-    def goes_on(self) -> bool:
-        """Whether the folder holds a run already, which is gone on with; known once it is admitted."""
+    def is_resumed(self) -> bool:
+        """True if the folder holds a run to be resumed; valid after :meth:`admit`."""
         return self._earlier is not None
 
     @property
     def precision(self) -> dict[str, str]:
-        """What ``precision: auto`` came to when the run was begun, by stage; nothing for a new one."""
+        """Precision chosen for ``precision: auto`` when the run started, by stage; empty for a new run."""
         provenance = (self._earlier or {}).get("provenance")
         kept = provenance.get("precision") if isinstance(provenance, dict) else None
         found = kept.items() if isinstance(kept, dict) else ()
         return {stage: precision for stage, precision in found if precision in ("fp32", "bf16")}
 
     def admit(self, say: Callable[[str], object] = lambda text: None) -> None:
-        """Lock the folder, made if need be, and look at it; :meth:`close` gives it free.
+        """Create and lock the folder, and read its record; :meth:`close` unlocks it. Cheap, so it precedes reading the data.
 
-        Raises :class:`ConfigError` if it can be no run's, is another's, or is being trained in. Costs nothing, and so comes
-        before the data are read.
+        Raises :class:`ConfigError` if the folder is unusable, holds another run, or is being trained in.
         """
         try:
             self._lock.enter_context(alone_in(self.folder, "being trained in", say))
             text = self.path.read_text(encoding="utf-8") if self.path.exists() else None
         except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "its record is no text"
+            why = error.strerror if isinstance(error, OSError) else "its record is not a text file"
             raise ConfigError(
-                f"{self.folder} cannot be the run's folder: {why}. Mend that, or name another (--work-dir)."
+                f"{self.folder} cannot be used as the run's folder: {why}. Fix this, or name another (--work-dir)."
             ) from error
         if not os.access(self.folder, os.R_OK | os.W_OK | os.X_OK):
             raise ConfigError(
-                f"{self.folder} cannot be the run's folder: it may not be written to. Name another (--work-dir)."
+                f"{self.folder} cannot be used as the run's folder: it is not writable. Name another (--work-dir)."
             )
         if text is not None:
             if not self.resume:
                 raise ConfigError(
-                    f"{self.folder} holds a run already. Go on with it (--resume), or name another folder (--work-dir)."
+                    f"{self.folder} already holds a run. Resume it (--resume), or name another folder (--work-dir)."
                 )
             remove_partial_files(self.folder, ".*.partial", "[0-9]*-*/.*.partial")
             self._earlier = self._parsed(text)
@@ -110,7 +109,7 @@ class RunManifest:
 
     @property
     def threads(self) -> int | None:
-        """The number of threads that the run was begun with; None of a new one. Known once it is admitted."""
+        """Number of threads that the run started with, None for a new run; valid after :meth:`admit`."""
         known = (self._earlier or {}).get("provenance", {})
         number = known.get("threads") if isinstance(known, dict) else None
         return number if isinstance(number, int) and number > 0 else None
@@ -122,13 +121,13 @@ class RunManifest:
         key: Callable[[int, Mapping[str, Any]], str],
         precision: Mapping[str, str] | None = None,
     ) -> list[dict[str, str]]:
-        """Make the folder this run's, and return what had changed each time it was resumed.
+        """Write the run's record into the folder and return the changes of provenance, one mapping per resumption.
 
-        ``domains`` are those it uses, read already; ``key`` gives the key of a stage by its number and the provenance;
-        ``precision`` is what ``auto`` is for the stages that leave it open.
+        ``domains`` are the run's domains, already read; ``key`` maps a stage's number and the provenance to its key;
+        ``precision`` is the precision of the stages with ``auto``.
 
-        Raises :class:`ConfigError` with all that differs from the provenance in which the run was begun, unless it is
-        to go on anyway; that is noted then. Another version of torch and another number of threads are only said.
+        Raises :class:`ConfigError` with all differences from the provenance that the run started with, unless ``resume`` is
+        ``"anyway"``, which records them instead. Another version of torch or number of threads is only a warning.
         """
         now = self.provenance = provenance(self.config, domains, precision)
         if self._earlier is not None:
@@ -137,9 +136,9 @@ class RunManifest:
             if refused and self.resume != "anyway":
                 listing = "".join(f"\n  {name}: {how}" for name, how in refused.items())
                 raise ConfigError(
-                    f"{self.folder} was begun under other provenance:{listing}\n"
-                    "Make them what they were, name another folder (--work-dir), or go on all the same with "
-                    "--resume-anyway, which the result's card will say."
+                    f"{self.folder} was started with different provenance:{listing}\n"
+                    "Restore it, name another folder (--work-dir), or continue all the same with --resume-anyway, which the "
+                    "result's card records."
                 )
             self.stamps = self._stamps(now, key)
             same = self._earlier.get("hash") == self.config.hash and self._earlier.get("stages") == self._kept_stamps()
@@ -147,7 +146,7 @@ class RunManifest:
                 return self.resumed
             if changed:
                 listing = "; ".join(f"{name}: {how}" for name, how in changed.items())
-                say(f"{self.folder} was begun under other provenance: {listing}")
+                say(f"{self.folder} was started with different provenance: {listing}")
                 self.resumed.append(changed)
             checkpoints.write_text(self.folder / "config.yaml", self.config.render())
         else:
@@ -170,11 +169,11 @@ class RunManifest:
 
     @property
     def begun(self) -> str:
-        """The hash of the config that the run was begun with, which is what its files call it."""
+        """Hash of the config that the run started with; its files name the run by it."""
         return str(self._earlier.get("begun", self._earlier["hash"])) if self._earlier else self.config.hash
 
     def _stamps(self, now: Mapping[str, Any], key: Callable[[int, Mapping[str, Any]], str]) -> dict[str, Stamp | None]:
-        """Whose the files of each stage are: of one that was begun as it was then, of another as it is now."""
+        """Stamps of all stages: the recorded one for a stage that was started earlier, a new one otherwise."""
         stamps: dict[str, Stamp | None] = {}
         for number, stage in enumerate(self.config.experiment.stages):
             folder = self.folder / f"{number + 1}-{stage.name}"
@@ -189,14 +188,14 @@ class RunManifest:
         return {name: None if stamp is None else asdict(stamp) for name, stamp in self.stamps.items()}
 
     def refuse_changed_files(self, stage: Any) -> None:
-        """Raise :class:`RunError` if a file that (the section of) a stage names has changed since the run was started."""
+        """Raise :class:`RunError` if a file named in a stage's section has changed since the run started."""
         changed = _other_files({**self.provenance["files"]}, digests_of(stage))
         if changed:
             listing = "; ".join(f"{name}: {how}" for name, how in changed.items())
-            raise RunError(f"{listing} since the run was started. Put it back, and go on with --resume.")
+            raise RunError(f"{listing} since the run was started. Restore it and continue with --resume.")
 
     def stage_folder(self, name: str) -> Path:
-        """The folder of a stage, made if need be; raises :class:`RunError` where that of the run is gone by now."""
+        """Create the folder of a stage if missing; raises :class:`RunError` if the run's folder is gone."""
         folder = self.folder / name
         try:
             self.path.stat()
@@ -204,17 +203,17 @@ class RunManifest:
         except OSError as error:
             raise RunError(
                 f"{folder} cannot be used: {error.strerror} ({error.filename}). If the run's folder was deleted, moved or "
-                "unmounted, put it back; then go on with --resume."
+                "unmounted, restore it; then continue with --resume."
             ) from error
         return folder
 
     def release(self) -> None:
-        """Give the folder free again if this run has claimed it and has nothing saved in it yet."""
+        """Delete the record if this run created it and has saved nothing yet."""
         if self._claimed and not any(self.folder.glob("*/epoch_*.pth")) and not any(self.folder.glob("*/*.json")):
             self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Give the folder free for other processes."""
+        """Unlock the folder."""
         self._lock.close()
 
     def _parsed(self, text: str) -> dict[str, Any]:
@@ -231,14 +230,14 @@ class RunManifest:
     def _without(self, what: str) -> None:
         if self.resume != "anyway":
             raise ConfigError(
-                f"{self.path} {what}, so nothing says what the checkpoints in {self.folder} are of. Restore it, name another "
-                "folder (--work-dir), or go on with them all the same (--resume-anyway)."
+                f"{self.path} {what}, so the checkpoints in {self.folder} cannot be identified. Restore it, name another "
+                "folder (--work-dir), or continue from them all the same (--resume-anyway)."
             )
 
     def _changed(self, now: Mapping[str, Any]) -> dict[str, str]:
         assert self._earlier is not None
         if not self._earlier:
-            return {RECORD: "missing or damaged → made anew"}
+            return {RECORD: "missing or damaged → recreated"}
         changed = {}
         if self._earlier["hash"] != self.config.hash:
             changed = self._changed_config(self._earlier["hash"], now)
@@ -250,7 +249,7 @@ class RunManifest:
         return changed
 
     def _changed_config(self, theirs: str, now: Mapping[str, Any]) -> dict[str, str]:
-        """The keys of the config that differ; the hashes where the earlier one cannot be read any more."""
+        """Keys of the config that differ; the hashes if the earlier config is unreadable."""
         try:
             earlier = load_tree(self.folder / "config.yaml").data
         except (ReidxError, OSError):
@@ -260,14 +259,14 @@ class RunManifest:
         assert self._earlier is not None
         files = self._earlier.get("provenance", {}).get("files", {})
         found = differences(earlier, self.config.data, "config")
-        # the same file by another path decides the same
+        # the same file at another path makes no difference
         other = differences(by_content(earlier, files), by_content(self.config.data, now["files"]), "config")
         return {name: how for name, how in found.items() if name in other and not WITHOUT_EFFECT.fullmatch(name)}
 
 
 def provenance(config: Config, domains: Domains, precision: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """What decides the numbers of a run beside its config: processes, the files that it names, the data's content, the code
-    that runs, torch, and the ``precision`` of the stages that leave it open."""
+    """Provenance of a run's numbers apart from its config: processes, content of named files and data, source code, torch,
+    threads, and the ``precision`` of the stages with ``auto``."""
     code = {"reidx": f"{__version__}, source {source_digest('reidx')}"}
     for plugin in _used_plugins(config):
         modules = sorted({entry.component.target.partition(":")[0].partition(".")[0] for entry in plugin.entries})
@@ -284,7 +283,7 @@ def provenance(config: Config, domains: Domains, precision: Mapping[str, str] | 
 
 
 def differences(before: Any, after: Any, of: str) -> dict[str, str]:
-    """Where two trees of plain data differ: ``old → new`` by the dotted path of each leaf, under the name ``of``."""
+    """Differences between two trees of plain data: dotted path (from ``of``) of each leaf to ``old → new``."""
     old, new = _leaves(before, of), _leaves(after, of)
     return {
         name: f"{old.get(name, 'absent')} → {new.get(name, 'absent')}"
@@ -302,7 +301,7 @@ def _leaves(value: Any, name: str) -> dict[str, str]:
 
 
 def _other_files(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str]:
-    """The files of the same path with other content, and the digests of both."""
+    """Files at the same path with different content, with both digests."""
     return {
         f"file {path}": f"SHA-256 {before[path][:12]} → {after.get(path, 'missing')[:12]}"
         for path in before
@@ -311,19 +310,19 @@ def _other_files(before: Mapping[str, str], after: Mapping[str, str]) -> dict[st
 
 
 def _other_data(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, str]:
-    """The splits of the domains whose fingerprints differ, and in what."""
+    """Splits whose fingerprints differ, with the kinds of difference."""
     changed = {}
     for domain, split in dict.fromkeys((d, s) for data in (before, after) for d in data for s in data[d]):
         old, new = (data.get(domain, {}).get(split, {}) for data in (before, after))
         if old != new:
             counts = " → ".join(f"{side.get('images', '?')} images" if side else "unknown" for side in (old, new))
             others = [key for key in ("files", "sizes", "ids", "cameras") if old.get(key) != new.get(key)]
-            changed[f"data.{domain}.{split}"] = f"{counts}, other {', '.join(others)}"
+            changed[f"data.{domain}.{split}"] = f"{counts}, different {', '.join(others)}"
     return changed
 
 
 def _used_plugins(config: Config) -> list[Plugin]:
-    """The plugins that bring a component of the config."""
+    """Plugins that provide a component of the config."""
     named = namespaces(config.data)
     return [plugin for plugin in plugins() if plugin.namespace in named]
 
@@ -334,12 +333,12 @@ def _credits(plugin: Plugin) -> dict[str, str]:
 
 
 def namespaces(data: Any) -> set[str]:
-    """The namespaces of the plugins whose components are named in (a part of) a resolved config."""
+    """Namespaces of the plugins whose components a (part of a) resolved config names."""
     return {name.partition(".")[0] for name in _components(data) if "." in name}
 
 
 def _components(data: Any) -> set[str]:
-    """The names of all components in a resolved config."""
+    """Names of all components in a resolved config."""
     if isinstance(data, list):
         return set().union(*map(_components, data))
     if not isinstance(data, dict):

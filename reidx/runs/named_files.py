@@ -1,4 +1,4 @@
-"""The files that a config names: their content decides numbers, so it is part of what a run's numbers come from."""
+"""Files named in a config, whose content is part of a run's provenance."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from reidx.registry.registry import KINDS
 
 
 def digests_of(data: Any) -> dict[str, str]:
-    """The SHA-256 of each file that (a part of) a resolved config names, by its path as it is written there.
+    """SHA-256 of each file that a (part of a) resolved config names, by its path as written in the config.
 
-    Those are all paths of files that are there: those given to arguments that their component declares as
-    :data:`~reidx.registry.constructor.FilePath`, and every other value that reads as a path and is one of a file.
-    What lies in folders belongs to the data sets (:func:`reidx.data.fingerprint.fingerprint`).
+    A value names a file if its argument is declared as :data:`~reidx.registry.constructor.FilePath`, or if it looks like a
+    path, and if the file exists. The content of folders belongs to the data sets
+    (:func:`reidx.data.fingerprint.fingerprint`).
     """
     digests: dict[str, str] = {}
     for path in _paths(data, ""):
@@ -29,16 +29,16 @@ def digests_of(data: Any) -> dict[str, str]:
 
 
 def digest_of(path: str) -> str:
-    """The SHA-256 of the file at ``path``, ``~`` expanded; empty where there is no regular file that can be read."""
+    """SHA-256 of the file at ``path``, ``~`` expanded; empty if it is not a readable regular file."""
     try:
         place = Path(path).expanduser()
         return file_digest(place) if stat.S_ISREG(place.stat().st_mode) else ""
-    except (OSError, ValueError, RuntimeError):  # RuntimeError: ~ of nobody
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: ~ of an unknown user
         return ""
 
 
 def by_content(data: Any, digests: Mapping[str, str]) -> Any:
-    """The part of a config with the digest of each file in place of its path."""
+    """Replace the path of each file in a part of a config by its digest."""
     if isinstance(data, Mapping):
         return {key: by_content(value, digests) for key, value in data.items()}
     if isinstance(data, list | tuple):
@@ -64,6 +64,6 @@ def _reads_as_path(text: str) -> bool:
 
 
 def _declared(name: str) -> frozenset[str]:
-    """The keys that components called ``name``, of whatever kind, declare as paths of files."""
+    """Keys that the components ``name``, of any kind, declare as file paths."""
     entries = [entry for kind in KINDS for entry in builder.registry().entries(kind) if entry.name == name]
     return frozenset(key for entry in entries for key, own in builder.signature_of(entry).items() if is_file(own.hint))

@@ -1,4 +1,4 @@
-"""The form of a run's record: whether a file holds one that can be compared."""
+"""Format of a run's record, and its validation."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from reidx.errors import ConfigError
 
 FORMAT = 2
-"""The form of the files that a run leaves. Version 0.1 wrote none; its keys and fields had other names."""
+"""Format version of a run's files. reidx 0.1 wrote no version, and its keys and fields had other names."""
 
 
 def is_record(found: Any) -> bool:
-    """Whether ``found`` is what :meth:`reidx.runs.manifest.RunManifest.claim` writes; what it does not need may be missing."""
+    """Return true if ``found`` has the form that :meth:`RunManifest.claim` writes; fields that are not read may be missing."""
 
     def mapping(value: Any, of: Callable[[Any], bool]) -> bool:
         return isinstance(value, dict) and all(map(of, value.values()))
@@ -41,10 +41,10 @@ def is_record(found: Any) -> bool:
 
 
 def refuse_other_format(found: Any, folder: Path) -> None:
-    """Raise :class:`ConfigError` if ``found``, the record of the run in a folder, is of another version of reidx."""
+    """Raise :class:`ConfigError` if ``found``, the record of the run in ``folder``, has another format version."""
     if not isinstance(found, dict) or not isinstance(found.get("hash"), str) or found.get("format") == FORMAT:
         return
     raise ConfigError(
-        f"{folder} was begun by another version of reidx (its format is {found.get('format', 1)}, not {FORMAT}) and cannot be "
-        "resumed by this one. Name another folder (--work-dir), or resume it with the version that began it."
+        f"{folder} was started by another version of reidx (its format is {found.get('format', 1)}, not {FORMAT}) and cannot "
+        "be resumed by this one. Name another folder (--work-dir), or resume it with the version that started it."
     )

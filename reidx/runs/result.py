@@ -1,4 +1,4 @@
-"""The result of an experiment: what each stage came to, as a table, with the card of the whole."""
+"""Result of an experiment: the metrics of each stage, their table, and the card."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LABELS = ("clusters", "outliers", "ari")
 
 @dataclass
 class StageResult:
-    """What a stage came to: ``before`` (metrics before its first epoch, if asked for), the ``history`` of its epochs."""
+    """Result of a stage: metrics ``before`` the first epoch (empty if not evaluated) and the ``history`` of its epochs."""
 
     name: str
     before: Report = field(default_factory=dict)
@@ -24,13 +24,13 @@ class StageResult:
 
     @property
     def last(self) -> Report:
-        """The report of the last epoch; empty for a stage without one."""
+        """Report of the last epoch; empty for a stage without epochs."""
         return self.history[-1] if self.history else {}
 
 
 @dataclass
 class Result:
-    """The result of an experiment: its stages, its card, and the folder that holds everything else."""
+    """Result of an experiment: its stages, its card, and its folder."""
 
     work_dir: Path
     stages: list[StageResult]
@@ -38,14 +38,14 @@ class Result:
 
     @property
     def ranked_list(self) -> Path | None:
-        """The picture of ranked lists of the last stage that was evaluated, if there is one."""
+        """Picture of the ranked lists of the last evaluated stage, or None."""
         folders = [self.work_dir / f"{i + 1}-{stage.name}" for i, stage in enumerate(self.stages)]
         pictures = [folder / "ranked.png" for folder in folders if (folder / "ranked.png").is_file()]
         return pictures[-1] if pictures else None
 
     @property
     def metrics(self) -> Report:
-        """mAP, rank-k and mINP (fractions) after the last epoch of the last stage, without re-ranking."""
+        """mAP, rank-k and mINP, as fractions, after the last epoch of the last stage, without re-ranking."""
         last = self.stages[-1].last or self.stages[-1].before
         return {name: last[name] for name in METRICS if name in last}
 
@@ -55,7 +55,7 @@ class Result:
         return reranked(self.stages[-1].last or self.stages[-1].before)
 
     def rows(self) -> list[tuple[str, Report]]:
-        """Every evaluated state by name, each followed by its re-ranked metrics where there are any."""
+        """Rows of the table: every evaluated state by name, followed by its re-ranked metrics, if any."""
         states: list[tuple[str, Report]] = []
         for stage in self.stages:
             if stage.before:
@@ -70,7 +70,7 @@ class Result:
         return rows
 
     def table(self) -> str:
-        """The states of the experiment, a line each: mAP, rank-1/5/10, mINP in percent; clusters, outliers, ARI."""
+        """Table of all evaluated states, one per line: mAP, rank-1/5/10 and mINP in percent; clusters, outliers, ARI."""
         rows = self.rows()
         width = max((len(name) for name, _ in rows), default=0)
         head = ["mAP", "rank-1", "rank-5", "rank-10", "mINP", "clusters", "outliers", "ARI"]

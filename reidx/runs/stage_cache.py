@@ -1,4 +1,4 @@
-"""Stages that runs have in common, trained once: a shared folder keeps finished ones by all that decides their outcome."""
+"""Cache of finished stages, shared by runs and keyed by everything that determines a stage's outcome."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from reidx.runs.stage_key import stage_key
 from reidx.runs.stamp import Stamp, read_sealed, refuse_foreign, sealed, write_sealed
 
 ORIGIN = "shared.json"
-"""In the folder of a stage that is shared: the run that it was taken over from, if it was. It is written last."""
+"""File in a shared stage's folder, written last, with the run that trained the stage if it was another."""
 
 
 class Shared:
-    """The finished stages of all runs that share a folder.
+    """Finished stages of all runs that share ``folder``, by :func:`stage_key`.
 
-    A stage is found by its :func:`stage_key`, so it is only taken over where it would come out the same.
+    Equal keys mean equal outcomes, so a stage is copied only where training would give the same result.
     """
 
     def __init__(self, folder: Path, config: Config, provenance: Mapping[str, Any], say: Callable[[str], None]) -> None:
@@ -34,8 +34,10 @@ class Shared:
             raise ConfigError(f"--share {folder}: {error.strerror} ({error.filename}). Name another folder.") from error
 
     def take(self, number: int, path: Path) -> bool:
-        """Make ``path`` the folder of stage ``number`` as another run has finished it; False where none has, or the stage
-        was begun in ``path`` already."""
+        """Copy stage ``number``, finished by another run, to ``path``.
+
+        Returns false if the cache does not hold the stage, its copy is damaged, or ``path`` exists.
+        """
         there = self._stage(number)
         stage = self.config.experiment.stages[number]
         if path.exists() or not there.is_dir():
@@ -46,19 +48,19 @@ class Shared:
         except (CheckpointError, OSError) as error:
             self.say(f"stage {stage.name}: its shared copy in {there} is damaged; the stage is trained again ({error})")
             return False
-        self.say(f"stage {stage.name}: taken over from {trained_in(path)}, which has trained the same")
+        self.say(f"stage {stage.name}: reused from {trained_in(path)}, which trained the same stage")
         return True
 
     def leave(self, number: int, path: Path, stamp: Stamp | None) -> None:
-        """Let other runs take over stage ``number``, finished in ``path``. That it cannot be left ends no run."""
+        """Copy stage ``number``, finished in ``path``, into the cache; a failure is only reported."""
         there = self._stage(number)
-        if stamp is None or stamp.key != self._key(number):  # it was begun under other provenance
+        if stamp is None or stamp.key != self._key(number):  # started with different provenance
             return
         try:
             try:
                 _copy(path, there, {ORIGIN: sealed({"trained_in": str(path.parent.resolve())}, stamp)})
             except OSError:
-                if not there.is_dir():  # else another run was first, with the same
+                if not there.is_dir():  # otherwise another run has stored the same stage first
                     raise
             write_sealed(path / ORIGIN, {"trained_in": None}, stamp)
         except (OSError, RunError) as error:
@@ -71,7 +73,7 @@ class Shared:
         return stage_key(self.config, number, self.provenance)
 
     def _verify(self, number: int, there: Path) -> None:
-        """Raise :class:`CheckpointError` unless ``there`` is stage ``number``, whole and as it was left."""
+        """Raise :class:`CheckpointError` unless ``there`` holds stage ``number``, complete and unmodified."""
         stage = self.config.experiment.stages[number]
         stamp = Stamp(self.config.hash, self.config.experiment.seed, stage.name, self._key(number))
         if stage.epochs and checkpoints.newest(there) != there / f"epoch_{stage.epochs}.pth":
@@ -79,14 +81,14 @@ class Shared:
         refuse_foreign(there, stamp)
         done = read_sealed(there / "done.json", stamp)
         if done.get("checkpoint") != checkpoints.checksum_of(there / f"epoch_{stage.epochs}.pth"):
-            raise CheckpointError(f"its last checkpoint is not the one that {there / 'done.json'} was written with")
+            raise CheckpointError(f"its last checkpoint does not match {there / 'done.json'}")
         if len(done["history"]) != stage.epochs:
-            raise CheckpointError(f"{there / 'done.json'} has another number of epochs")
+            raise CheckpointError(f"{there / 'done.json'} has a different number of epochs")
         trained_in(there)
 
 
 def trained_in(path: Path) -> str | None:
-    """The folder of the run that a stage, in folder ``path``, was taken over from; None if it was trained there."""
+    """Folder of the run that trained the stage in ``path``; None if the stage was trained in place."""
     origin = path / ORIGIN
     return read_sealed(origin)["trained_in"] if origin.is_file() else None
 
@@ -95,12 +97,12 @@ def trained_in(path: Path) -> str | None:
 
 
 def _copy(source: Path, folder: Path, more: Mapping[str, str] | None = None) -> None:
-    """Make ``folder`` as a copy of a stage's, whole or not at all; ``more`` are further files by their text.
+    """Copy a stage's folder to ``folder`` atomically; ``more`` maps names of additional files to their text.
 
-    Checkpoints are replaced and never written to, so the copy has the same files by another name where the disk can.
+    Checkpoints are replaced and never modified in place, so they are hard-linked where the file system allows it.
     """
     with draft(folder) as made, os.scandir(source) as entries:
-        for entry in entries:  # neither folders nor links, which lead elsewhere
+        for entry in entries:  # neither folders nor symbolic links, which may point elsewhere
             if entry.is_file(follow_symlinks=False):
                 _link(entry.path, str(made / entry.name))
         for name, text in (more or {}).items():

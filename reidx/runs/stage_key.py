@@ -1,4 +1,4 @@
-"""What decides the outcome of a stage, as one short key: equal where two runs come to the same."""
+"""Key of a stage: a hash of everything that determines its outcome."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from reidx.runs.named_files import by_content, digests_of
 
 
 def stage_facts(config: Config, number: int) -> dict[str, Any]:
-    """What of a config the outcome of stage ``number`` (from 0) depends on: its own keys, its place, the seed, the domains
-    that it uses, and the same of each stage that it goes on from."""
+    """Parts of a config that determine the outcome of stage ``number`` (from 0): its own keys, its position, the seed, its
+    domains, and the same for each stage that it starts from."""
     experiment, stage = config.experiment, config.experiment.stages[number]
     domains = {name: config.data["data"]["domains"][name] for name in sorted(_domains(stage))}
     return {
@@ -31,16 +31,16 @@ def stage_facts(config: Config, number: int) -> dict[str, Any]:
 
 
 def stage_key(config: Config, number: int, provenance: Mapping[str, Any] | None = None) -> str:
-    """Twelve hex digits: equal where a stage comes out the same in two runs.
+    """Key of twelve hex digits, equal for two runs in which the stage has the same outcome.
 
-    Under ``provenance`` (:func:`reidx.runs.manifest.provenance`) these count too, as far as they concern the stage:
-    the content of its data, the code of reidx and of the plugins in it, torch, processes, the kind of device, what ``precision:
-    auto`` came to, and the content of the files that it names, wherever they lie. Without, the key is of the config alone.
+    With ``provenance`` (:func:`reidx.runs.manifest.provenance`) the key also covers, as far as they concern the stage: the
+    content of its data, the code of reidx and of its plugins, torch, threads, processes, the kind of device, the precision
+    chosen for ``auto``, and the content of the files that it names, at any path. Without it, the key covers the config alone.
     """
     facts: dict[str, Any] = stage_facts(config, number)
     if provenance is not None:
         facts = with_precision(facts, provenance.get("precision", {}))
-        facts = {**by_content(facts, digests_of(facts)), "provenance": _circumstances(facts, provenance)}
+        facts = {**by_content(facts, digests_of(facts)), "provenance": _relevant_provenance(facts, provenance)}
     return tree_hash(facts)
 
 
@@ -50,7 +50,7 @@ def _domains(stage: Stage) -> set[str]:
 
 
 def _earlier(config: Config, number: int) -> list[int]:
-    """The stages whose weights, or whose optimiser's moments, a stage begins with."""
+    """Stages that provide the initial weights or optimiser state of a stage."""
     stages = config.experiment.stages
     stage = stages[number]
     begun = (stage.init, stage.optimization.state_from, *(teacher.weights for teacher in stage.teachers.values()))
@@ -58,8 +58,8 @@ def _earlier(config: Config, number: int) -> list[int]:
     return [n for n, other in enumerate(stages[:number]) if other.name in names]
 
 
-def _circumstances(facts: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that concern a stage and the stages before it."""
+def _relevant_provenance(facts: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of ``provenance`` that concerns a stage and the stages before it."""
     data, code = provenance["data"], provenance["code"]
     concerned = {"reidx", *namespaces(facts)}
     return {
@@ -73,7 +73,7 @@ def _circumstances(facts: Mapping[str, Any], provenance: Mapping[str, Any]) -> d
 
 
 def with_precision(facts: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str, Any]:
-    """The facts of a stage, and of those before it, with the precision that they computed in for ``auto``."""
+    """Replace ``precision: auto`` by the precision ``chosen``, in the facts of a stage and of those before it."""
     stage = facts["stage"]
     precision = chosen.get(stage["name"], stage["precision"])
     earlier = [with_precision(before, chosen) for before in facts["earlier"]]
@@ -85,7 +85,7 @@ def _all_domains(facts: Mapping[str, Any]) -> set[str]:
 
 
 def with_effect(domain: str, spec: Mapping[str, Any], at: KeyPath = ()) -> dict[str, Any]:
-    """The spec of a domain without the keys that touch no number, those of a data set inside it (``of``) too."""
+    """Spec of a domain without the keys that change no number, including those of a nested data set (``of``)."""
     kept = {}
     for key, value in spec.items():
         if not WITHOUT_EFFECT.fullmatch(dotted(("config", "data", "domains", domain, *at, key))):

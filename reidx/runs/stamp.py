@@ -1,4 +1,4 @@
-"""Whose a file of a run is: each says so itself, that another run's is never taken for it; and records that show an edit."""
+"""Stamps that name the run of each file, and records that detect edits."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from reidx.runs.checkpoint import numbered, write_text
 from reidx.runs.training_state import KEY
 
 STAMP = "stamp"
-"""The key of the stamp in a file."""
+"""Key of the stamp in a file."""
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """Whose the files of a stage are: the ``run`` (the hash of the config it began with), its ``seed``, the ``stage``.
+    """Owner of a stage's files: the ``run`` (hash of the config that it started with), its ``seed`` and the ``stage``.
 
-    ``key`` (:func:`reidx.runs.stage_key.stage_key`) stands for all that decides the outcome: a stage that another run has
-    trained with the same key is the same stage.
+    ``key`` (:func:`reidx.runs.stage_key.stage_key`) covers everything that determines the outcome: stages with the same key
+    are interchangeable between runs.
     """
 
     run: str
@@ -32,20 +32,20 @@ class Stamp:
     key: str
 
     def refuse_other(self, path: Path, found: Any) -> None:
-        """Raise :class:`CheckpointError` unless ``found``, the stamp in file ``path``, is of this stage."""
+        """Raise :class:`CheckpointError` unless ``found``, the stamp of the file ``path``, has the same key."""
         if isinstance(found, Mapping) and found.get("key") == self.key:
             return
-        theirs = f"is of another run ({_said(found)})" if isinstance(found, Mapping) else "does not name its run"
+        theirs = f"belongs to another run ({_described(found)})" if isinstance(found, Mapping) else "does not name its run"
         raise CheckpointError(
-            f"{path} {theirs}; this run is {_said(asdict(self))}. Put this run's file back, or delete {path.parent} to train "
-            "the stage again."
+            f"{path} {theirs}; this run is {_described(asdict(self))}. Restore this run's file, or delete {path.parent} to "
+            "train the stage again."
         )
 
 
 def refuse_foreign(folder: Path, stamp: Stamp) -> None:
-    """Raise :class:`CheckpointError` for the first file in the folder of a stage that is of another run.
+    """Raise :class:`CheckpointError` for the first file in a stage's folder that belongs to another run.
 
-    Files that are damaged are passed over: what becomes of them is decided where they are read.
+    Damaged checkpoints are skipped here and handled where they are loaded.
     """
     for name in ("done.json", "before.json", "shared.json"):
         if (folder / name).is_file():
@@ -62,7 +62,7 @@ def refuse_foreign(folder: Path, stamp: Stamp) -> None:
 
 
 def stamp_of(checkpoint: Path) -> Any:
-    """The stamp in a checkpoint, None if it has none; weights stay on the disk. Raises as :func:`load_tensors` does."""
+    """Read the stamp of a checkpoint, None without one, without loading weights; raises as :func:`load_tensors` does."""
     content = load_tensors(checkpoint, lazily=True)
     own = content.get(KEY) if isinstance(content, Mapping) else None
     return own.get(STAMP) if isinstance(own, Mapping) else None
@@ -77,7 +77,7 @@ def _first_line(log: Path) -> Mapping[str, Any]:
     return row if isinstance(row, Mapping) else {}
 
 
-def _said(of: Mapping[str, Any]) -> str:
+def _described(of: Mapping[str, Any]) -> str:
     names = {"stage": "stage", "seed": "seed", "run": "config", "key": "key"}
     return ", ".join(f"{name} {of[key]}" for key, name in names.items() if key in of)
 
@@ -86,7 +86,7 @@ def _said(of: Mapping[str, Any]) -> str:
 
 
 def sealed(content: Mapping[str, Any], stamp: Stamp | None) -> str:
-    """A record of a stage as JSON: its stamp, the content, and the checksum of both."""
+    """Encode a record of a stage as JSON: its stamp, the content, and a checksum of both."""
     whole = {STAMP: None if stamp is None else asdict(stamp), **content}
     return json.dumps({**whole, "sha256": _sum(whole)}, indent=1)
 
@@ -97,9 +97,9 @@ def write_sealed(path: Path, content: Mapping[str, Any], stamp: Stamp | None) ->
 
 
 def read_sealed(path: Path, stamp: Stamp | None = None) -> dict[str, Any]:
-    """The content of a record of a stage.
+    """Read the content of a record of a stage.
 
-    Raises :class:`CheckpointError` where it is damaged, was edited, or is not of ``stamp`` (None: of any stage).
+    Raises :class:`CheckpointError` if it is damaged, was edited, or does not match ``stamp`` (None accepts any).
     """
     why, whole = "", None
     try:
@@ -110,10 +110,10 @@ def read_sealed(path: Path, stamp: Stamp | None = None) -> dict[str, Any]:
         if not isinstance(whole, dict) or "sha256" not in whole:
             why = "it is not a complete record of a stage"
         elif whole.pop("sha256") != _sum(whole):
-            why = "it was edited or damaged: its checksum does not fit"
+            why = "it was edited or damaged: its checksum does not match"
     if why or whole is None:
         raise CheckpointError(
-            f"{path} cannot be read ({why}). Delete it and use --resume, which makes it again from the last checkpoint."
+            f"{path} cannot be read ({why}). Delete it and use --resume, which recreates it from the last checkpoint."
         )
     found = whole.pop(STAMP, None)
     if stamp is not None:

@@ -1,4 +1,4 @@
-"""The fields of a checkpoint beyond weights, optimiser and schedules, all listed in one place."""
+"""Fields of a checkpoint beyond weights, optimiser and schedules."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from torch import Tensor
 from reidx.errors import CheckpointError
 
 KEY = "reidx"
-"""The key of a checkpoint under which these fields stand, beside mmengine's own."""
+"""Key of these fields in a checkpoint, in addition to mmengine's own."""
 
 
 @dataclass(frozen=True)
 class TrainingState:
     """State of a stage after an epoch, as plain data and tensors.
 
-    A run that is resumed from it continues as if it had never been stopped; randomness needs no field, as each epoch has a
-    seed of its own.
+    A run resumed from this state gives the same results as an uninterrupted one. Random generators need no field, because
+    each epoch is seeded separately.
     """
 
     history: list[dict[str, float]]
-    """The log's entry of each epoch so far."""
+    """Log entries of all epochs so far."""
     threads: int | None
-    """The number of threads chosen for the next epoch; None where the number is fixed."""
+    """Number of threads chosen for the next epoch; None if the number is fixed."""
     labels: dict[str, dict[str, Tensor]]
-    """The arrays of each labelling, by name."""
+    """Arrays of each labelling, by name."""
     refiners: dict[str, dict[str, Any]]
-    """The state of each clusterer and refiner that has one, by labelling, place and class."""
+    """State of each clusterer and refiner that has one, by labelling, position and class."""
     memories: dict[str, dict[str, Tensor]]
-    """The state of each memory, by name."""
+    """State of each memory, by name."""
     steps: int
     """Optimiser steps so far."""
     parameters: list[str]
-    """The names of the optimiser's parameters, in the order of its state."""
+    """Names of the optimiser's parameters, in the order of its state."""
     world_size: int
-    """Processes that made each step."""
+    """Number of processes in the job."""
     stamp: dict[str, Any] | None
-    """The run, seed, stage and key that the checkpoint belongs to."""
+    """Run, seed, stage and key that the checkpoint belongs to."""
 
     def put_into(self, checkpoint: dict[str, Any]) -> None:
         """Add the fields to a checkpoint."""
@@ -47,7 +47,7 @@ class TrainingState:
 
     @classmethod
     def of(cls, checkpoint: Mapping[str, Any]) -> TrainingState:
-        """The fields in a checkpoint; raises :class:`CheckpointError` where it lacks one, or has one more."""
+        """Read the fields of a checkpoint; raises :class:`CheckpointError` for missing or additional fields."""
         found = checkpoint.get(KEY)
         if not isinstance(found, Mapping):
             raise CheckpointError("This checkpoint was not written by reidx and cannot be resumed from.")

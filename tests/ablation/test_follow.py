@@ -58,8 +58,8 @@ def test_the_reason_of_a_failure_is_its_error(tmp_path: Path) -> None:
     tell(log, "error: an old one")
     at = log.stat().st_size
     tell(log, {"event": "run_start"}, "Traceback")
-    tell(log, "error: x was begun under other provenance:", "  code: a → b", {"event": "x"})
-    assert reason_in(log, at) == "x was begun under other provenance: code: a → b"
+    tell(log, "error: x was started with different provenance:", "  code: a → b", {"event": "x"})
+    assert reason_in(log, at) == "x was started with different provenance: code: a → b"
     at = log.stat().st_size
     assert reason_in(log, at) == "it ended without a word"
     tell(log, "Segmentation fault")

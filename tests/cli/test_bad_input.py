@@ -182,12 +182,12 @@ def test_a_corrupt_image_met_while_evaluating_costs_one_epoch(experiment, run, r
     path = str(experiment(data=market(images), stages=STAGES))
     message = refusal("train", path, "--work-dir", "run")
     assert message.startswith(f"{bad} cannot be read as an image: ")
-    assert "This was in stage adapt, epoch 2/2, evaluation, extracting features; " in message
-    assert message.endswith("go on with --resume.")
+    assert "This happened in stage adapt, epoch 2/2, evaluation, extracting features; " in message
+    assert message.endswith("continue with --resume.")
     assert checkpoints.newest(Path("run/1-adapt")) == Path("run/1-adapt/epoch_1.pth")
     shutil.copy(tmp_path / "whole" / "query" / bad.name, bad)
     message = refusal("train", path, "--work-dir", "run", "--resume", lines=3)  # it had been damaged when the run began
-    assert "data.target.query: 18 images → 18 images, other sizes" in message
+    assert "data.target.query: 18 images → 18 images, different sizes" in message
     code, out, err = run("train", path, "--work-dir", "run", "--resume-anyway")
     assert (code, err) == (0, "") and "adapt, epoch 2 (last)" in out
 
@@ -222,7 +222,7 @@ def test_data_that_changed_under_a_run(experiment, run, refusal, images, monkeyp
         assert run("train", path, "--work-dir", "run")[0] == 130
     sorted((images / "bounding_box_train").glob("*.jpg"))[0].unlink()
     message = refusal("train", path, "--work-dir", "run", "--resume", lines=3)
-    assert "data.target.train: 144 images → 143 images, other files, sizes, ids, cameras" in message
+    assert "data.target.train: 144 images → 143 images, different files, sizes, ids, cameras" in message
     message = refusal("train", path, "--work-dir", "run", "--resume-anyway")
     assert message.startswith("The checkpoint labels 144 images (main), but there are 143 now.")
 
@@ -238,7 +238,7 @@ def test_no_cluster_in_the_first_epoch(experiment, refusal):
     path = str(experiment(stages=STAGES))
     message = refusal("train", path, "--work-dir", "run", "--set", "labels.clusterer.min_samples=100")
     assert message.startswith("Epoch 1: DBSCAN found no cluster among 144 images, all are outliers. The nearest pairs lie at ")
-    assert "a smaller min_samples), or start from better weights. This was in stage adapt, epoch 1" in message
+    assert "a smaller min_samples), or start from better weights. This happened in stage adapt, epoch 1" in message
 
 
 def test_no_cluster_in_a_later_epoch_keeps_the_earlier_ones(experiment, refusal, monkeypatch):
@@ -290,10 +290,10 @@ def test_a_full_disk_while_saving_loses_nothing(experiment, run, tmp_path):
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
-    why = "epoch_2.pth cannot be written: File too large. Nothing was left half-written."
+    why = "epoch_2.pth cannot be written: File too large. No partial file was left behind."
     assert done.stderr.startswith("error: stage adapt, epoch 2/2, saving: ") and why in done.stderr
     assert done.stderr.count("\n") == 1
-    assert "Allow larger files (ulimit -f) and go on with --resume." in done.stderr
+    assert "Allow larger files (ulimit -f) and continue with --resume." in done.stderr
     assert_whole(tmp_path)
     assert checkpoints.newest(tmp_path / "run/1-adapt") == tmp_path / "run/1-adapt/epoch_1.pth"
     assert not (tmp_path / "run/1-adapt/epoch_2.sha256").exists()
@@ -306,12 +306,12 @@ def test_a_work_dir_that_cannot_be_written(experiment, refusal, tmp_path):
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     for folder in ("file", "file/run"):
         message = refusal("train", path, "--work-dir", folder)
-        assert message.startswith(f"{folder} cannot be the run's folder: ") and "--work-dir" in message
+        assert message.startswith(f"{folder} cannot be used as the run's folder: ") and "--work-dir" in message
     assert (tmp_path / "file").read_text() == "mine"
     if os.geteuid() == 0:
         return  # to root every folder is writable
     (tmp_path / "closed").mkdir(mode=0o500)
-    assert "it may not be written to" in refusal("train", path, "--work-dir", "closed")
+    assert "it is not writable" in refusal("train", path, "--work-dir", "closed")
 
 
 def test_a_work_dir_that_holds_a_run(experiment, run, refusal):
@@ -319,10 +319,10 @@ def test_a_work_dir_that_holds_a_run(experiment, run, refusal):
     assert run("train", path, "--work-dir", "run")[0] == 0
     before = {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()}
     assert refusal("train", path, "--work-dir", "run") == (
-        "run holds a run already. Go on with it (--resume), or name another folder (--work-dir)."
+        "run already holds a run. Resume it (--resume), or name another folder (--work-dir)."
     )
     message = refusal("train", path, "--work-dir", "run", "--resume", "--set", "seed=2", lines=3)
-    assert message.startswith("run was begun under other provenance:\n  config.seed: 1 → 2\n")
+    assert message.startswith("run was started with different provenance:\n  config.seed: 1 → 2\n")
     assert {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()} == before
 
 

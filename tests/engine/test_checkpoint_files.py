@@ -19,13 +19,13 @@ from reidx.runs import checkpoint as checkpoints
 CONTENT = {"state_dict": {"w": torch.zeros(200_000)}}
 
 REMEDIES = {
-    errno.ENOSPC: "Make room",
-    errno.EDQUOT: "Make room",
+    errno.ENOSPC: "Free some space",
+    errno.EDQUOT: "Free some space",
     errno.EFBIG: "Allow larger files (ulimit -f)",
-    errno.EROFS: "Mount the file system writable",
+    errno.EROFS: "Remount the file system read-write",
     errno.EACCES: "Make the folder writable",
-    errno.EIO: "Mend that",
-    errno.ESTALE: "Mend that",
+    errno.EIO: "Fix the cause",
+    errno.ESTALE: "Fix the cause",
 }
 
 
@@ -60,7 +60,7 @@ def test_reason_is_what_the_system_said(code: int, when: str, tmp_path: Path, mo
         checkpoints.save(tmp_path / "epoch_1.pth", CONTENT)
     message = str(refused.value)
     assert message.startswith(f"{tmp_path / 'epoch_1.pth'} cannot be written: {os.strerror(code)}")
-    assert message.endswith(f"Nothing was left half-written. {REMEDIES[code]} and go on with --resume.")
+    assert message.endswith(f"No partial file was left behind. {REMEDIES[code]} and continue with --resume.")
     assert (" MB are free" in message) == (code in (errno.ENOSPC, errno.EDQUOT))
     assert not list(tmp_path.iterdir())
 
@@ -84,7 +84,7 @@ def test_file_system_without_room_for_a_file_is_told_as_such(tmp_path: Path, mon
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "statvfs", lambda folder: NoInodes())
-    with pytest.raises(RunError, match=r"No space left on device \(the file system has no inode left for another file\)"):
+    with pytest.raises(RunError, match=r"No space left on device \(the file system has no free inodes\)"):
         checkpoints.write_atomically(tmp_path / "done.json", refuse)
 
 

@@ -95,7 +95,7 @@ def test_sigterm(moment: str, whole: Whole, struck: Struck, tmp_path: Path, caps
         go(whole[0], tmp_path)
     assert ended.value.code == 143
     place = f" in {PLACES[moment]}" if PLACES[moment] else ""
-    said = f"terminated (SIGTERM){place}; epochs saved in {tmp_path} are kept: go on with --resume\n"
+    said = f"terminated (SIGTERM){place}; epochs saved in {tmp_path} are kept: continue with --resume\n"
     assert capsys.readouterr().err == said
     assert_kept(tmp_path, moment)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -126,7 +126,7 @@ def test_sigterm_ends_the_command_with_143(whole: Whole, tmp_path: Path) -> None
     process.terminate()
     out, err = process.communicate()
     assert (process.returncode, out) == (143, ""), err
-    assert err.startswith("terminated (SIGTERM)") and err.endswith("go on with --resume\n") and err.count("\n") == 1
+    assert err.startswith("terminated (SIGTERM)") and err.endswith("continue with --resume\n") and err.count("\n") == 1
     go(whole[0], tmp_path, resume=True)
     assert_same_run(tmp_path, whole[1])
 
@@ -169,7 +169,7 @@ def test_sigkill(moment: str, whole: Whole, struck: Struck, tmp_path: Path) -> N
 
 LOWER = {
     "extraction": "Lower data.image_size.",
-    "clustering": "Lower k1 of the distance, or set bank: fp16.",
+    "clustering": "Lower k1 of the distance, or set feature_dtype: fp16.",
     "step": "A step takes 8 images of target: take fewer (streams.NAME.sampler), lower data.image_size, or",
     "between stages": "Lower data.image_size, data.cache_gb or data.workers.",
 }
@@ -208,7 +208,7 @@ def test_a_disk_that_takes_no_more(code: int, whole: Whole, struck: Struck, tmp_
     message = str(ended.value)
     assert f"{tmp_path / '2-adapt' / 'epoch_2.pth'} cannot be written: {os.strerror(code)}" in message
     assert (f" MB are free in {tmp_path / '2-adapt'})" in message) == (code in (errno.ENOSPC, errno.EDQUOT))
-    assert message.startswith("stage adapt, epoch 2/2, saving: ") and message.endswith("go on with --resume.")
+    assert message.startswith("stage adapt, epoch 2/2, saving: ") and message.endswith("continue with --resume.")
     assert_kept(tmp_path, "save")
     go(whole[0], tmp_path, resume=True)
     assert_same_run(tmp_path, whole[1])
@@ -232,7 +232,7 @@ def test_a_folder_that_vanishes(moment: str, whole: Whole, struck: Struck, tmp_p
     folder, away = tmp_path / "run", tmp_path / "away"
     with struck(moment, lambda *args, **kwargs: folder.rename(away)), pytest.raises(RunError) as ended:
         go(whole[0], folder)
-    assert str(folder) in str(ended.value) and "Put it back" in str(ended.value) and "--resume" in str(ended.value)
+    assert str(folder) in str(ended.value) and "Restore it" in str(ended.value) and "--resume" in str(ended.value)
     assert not folder.exists(), "nothing is written where the folder was"
     away.rename(folder)
     assert_kept(folder, moment)
@@ -286,7 +286,7 @@ def test_weights_that_are_nan_after_the_last_step(whole: Whole, tmp_path: Path, 
         due = StageRun._evaluate_if_due  # an evaluation would meet the NaN first
         patch.setattr(StageRun, "_evaluate_if_due", lambda self, epoch: {} if epoch else due(self, epoch))
         go(whole[0], tmp_path)
-    assert "became NaN or infinite and will not be saved" in str(ended.value)
+    assert "became NaN or infinite and were not saved" in str(ended.value)
     assert str(ended.value).startswith("stage adapt, epoch 2/2, saving: networks.student.")
     assert_kept(tmp_path, "save")
     go(whole[0], tmp_path, resume=True)
@@ -323,7 +323,7 @@ def test_images_that_are_lost(how: str, moment: str, whole: Whole, images: Path,
     with struck(moment, lose), pytest.raises(CorruptImage) as ended:
         go(config, tmp_path / "run")
     assert str(images / "bounding_box_train") in str(ended.value) and ".jpg cannot be read as an image" in str(ended.value)
-    note = f"This was in {PLACES[moment]}; epochs that are saved are kept: go on with --resume."
+    note = f"This happened in {PLACES[moment]}. Saved epochs are kept: continue with --resume."
     assert ended.value.__notes__ == [note]
     assert_kept(tmp_path / "run", moment)
     shutil.copytree(saved, images / "bounding_box_train", dirs_exist_ok=True)
@@ -343,7 +343,7 @@ def test_a_data_worker_that_dies(labelled: bool, whole: Whole, images: Path, tmp
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LabelledView, "__getitems__", deadly)
-        with pytest.raises(RunError, match=r"a process that reads .* died .*DataLoader worker.*data\.workers") as ended:
+        with pytest.raises(RunError, match=r"a process that loads .* died .*DataLoader worker.*data\.workers") as ended:
             reidx.run(reidx.load_config(config, ["data.workers=1"]), folder, progress="quiet")
     assert str(ended.value).startswith(PLACES["step" if labelled else "extraction"]) and "--resume" in str(ended.value)
     assert_kept(folder, "step")
@@ -374,7 +374,7 @@ def test_a_damaged_checkpoint(damage: str, whole: Whole, tmp_path: Path, capsys:
     (folder / "2-adapt/done.json").unlink()
     DAMAGES[damage](folder / "2-adapt/epoch_2.pth")
     reidx.run(reidx.load_config(whole[0]), folder, resume=True, progress="plain")
-    said = f"epoch_2.pth in {folder / '2-adapt'}: damaged, or without its checksum; going on from epoch_1.pth\n"
+    said = f"epoch_2.pth in {folder / '2-adapt'}: damaged, or missing its checksum; continuing from epoch_1.pth\n"
     assert said in capsys.readouterr().err
     assert_same_run(folder, whole[1])
 

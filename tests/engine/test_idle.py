@@ -47,7 +47,7 @@ ONE, TWO = [0, 0, 0, -1], [0, 0, 1, 1]
 @pytest.mark.parametrize(
     ("term", "sampler", "labels", "why"),
     [
-        (CLASSES, PK, labelled(ONE), "3 of 4 images are in one cluster, and there is no other to compare it with"),
+        (CLASSES, PK, labelled(ONE), "3 of 4 images are in one cluster, and there is no other to compare with"),
         (CLASSES, PK, labelled(TWO), None),
         (CLASSES, PK | {"identities": 1}, labelled(TWO), None),  # a batch of one cluster learns from the centroids of all
         (CLASSES, PK, labelled([0, 1, 2, 3]), None),
@@ -56,8 +56,8 @@ ONE, TWO = [0, 0, 0, -1], [0, 0, 1, 1]
         (CLASSES, PK, labelled(TWO, soft_targets=np.zeros((4, 2), np.float32)), "all soft targets of main are 0"),
         (CLASSES | {"weight": 0.0}, PK, labelled(TWO), "its weight is 0"),
         (PAIRS, PK, labelled(ONE), "all 3 labelled images of main have one label"),
-        (PAIRS, PK | {"identities": 1}, labelled(TWO), "a batch has images of one label, .* Set identities"),
-        (PAIRS, PK | {"instances": 1}, labelled(TWO), "a batch has one image of each label, .* Set instances"),
+        (PAIRS, PK | {"identities": 1}, labelled(TWO), "a batch has images of one label, .* Set the sampler's identities"),
+        (PAIRS, PK | {"instances": 1}, labelled(TWO), "a batch has one image of each label, .* Set the sampler's instances"),
         (PAIRS, PK, labelled([0, 1, 2, -1]), "no two of 3 labelled images of main share a label"),
         (PAIRS, PK, labelled(TWO), None),
         (CLASSES | {"from_epoch": 1}, PK, labelled(ONE), None),  # not due
@@ -109,7 +109,7 @@ def test_one_giant_cluster_is_told_in_each_epoch_in_the_log_and_on_the_card(
     said = capsys.readouterr().err
     for epoch in (1, 2):
         for name in ("CrossEntropy", "Triplet"):
-            assert said.count(f"epoch {epoch}: nothing can be learnt from {name}") == 1
+            assert said.count(f"epoch {epoch}: the term {name} trains nothing") == 1
     assert said.count("144 of 144 images are in one cluster") == 2
     rows = [json.loads(line) for line in (tmp_path / "run/1-adapt/log.jsonl").read_text().splitlines()]
     assert [row["idle_terms"] for row in rows] == [2, 2] and [row["loss"] for row in rows] == [0, 0]

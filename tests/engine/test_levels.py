@@ -160,7 +160,7 @@ def test_a_refiner_that_remembers_and_that_the_checkpoint_does_not_know(
     without = {**plain, "labels": {**plain["labels"], "refiners": []}}
     reidx.run(reidx.load_config(experiment(**without)), tmp_path / "run", progress="quiet")
     more = {**plain, "stages": [{"name": "adapt", "epochs": 2, "iters": 1}]}
-    with pytest.raises(CheckpointError, match=r"knows nothing of main.0.Remembers, which remembers earlier labellings"):
+    with pytest.raises(CheckpointError, match=r"has no state of main.0.Remembers, which depends on earlier labellings"):
         reidx.run(reidx.load_config(experiment(**more)), tmp_path / "run", resume="anyway", progress="quiet")
 
 

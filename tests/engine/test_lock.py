@@ -113,7 +113,7 @@ def test_file_system_without_locks_is_said_and_used(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     reidx.run(reidx.load_config(whole[0]), unfinished, resume=True, progress="plain")
-    assert f"{unfinished}: its file system has no locks. Make sure" in capsys.readouterr().err
+    assert f"{unfinished}: the file system has no locks. Make sure" in capsys.readouterr().err
     assert_same_run(unfinished, whole[1])
 
 
@@ -126,7 +126,7 @@ def test_lock_file_of_another_kind_is_refused(make: Callable[[Path], object], wh
     (unfinished / ".lock").unlink(missing_ok=True)
     make(unfinished / ".lock")
     record = (unfinished / "experiment.json").read_bytes()
-    with pytest.raises(ConfigError, match="cannot be the run's folder: "):
+    with pytest.raises(ConfigError, match="cannot be used as the run's folder: "):
         go(whole[0], unfinished, resume=True)
     assert (unfinished / "experiment.json").read_bytes() == record
 

@@ -269,7 +269,7 @@ def test_what_one_of_the_streams_lacks_is_left_out() -> None:
     given["target"].weights = given["target"].cameras = None
     loss = Everything()
     term = bound(loss, stream=["source", "target"], memory="bank", teacher="mean")
-    with pytest.raises(ConfigError, match="term needs 'cameras', which source and target does not have"):
+    with pytest.raises(ConfigError, match="term needs 'cameras', which is missing in source and target"):
         term(outputs(), given, memories())
     given["source"].cameras, given["target"].cameras = torch.tensor([1, 2]), torch.tensor([3, 4])
     term(outputs(), given, memories())

@@ -132,12 +132,12 @@ def test_resume_keeps_the_precision_on_another_machine(
     assert used == [begun, begun] and result.card["stages"]["adapt"]["precision"] == begun and not left
     said = capsys.readouterr().err
     assert ("10.0 times slower than in fp32" in said) == (begun == "bf16")
-    assert begun == "bf16" or "precision auto: fp32, as the run was begun" in said
+    assert begun == "bf16" or "precision auto: fp32, as when the run started" in said
 
 
 def test_resume_of_a_run_in_bf16_that_torch_refuses_is_an_error(machine, config) -> None:
     machine(None, 0.0)
-    with pytest.raises(ConfigError, match=r"begun in bf16.*--set precision=fp32 --resume-anyway"):
+    with pytest.raises(ConfigError, match=r"started in bf16.*--set precision=fp32 --resume-anyway"):
         precision.choose(stages_of(config), CPU, {"warm": "bf16", "adapt": "bf16"})
 
 

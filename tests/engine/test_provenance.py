@@ -39,7 +39,7 @@ def refused(whole: Whole, folder: Path, overrides: tuple[str, ...] = ()) -> list
         go(whole, folder, overrides=overrides)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     first, *lines, last = str(error.value).splitlines()
-    assert first == f"{folder} was begun under other provenance:" and "--resume-anyway" in last
+    assert first == f"{folder} was started with different provenance:" and "--resume-anyway" in last
     return [line.strip() for line in lines]
 
 
@@ -117,7 +117,7 @@ def test_a_moved_root_with_other_content_is_refused(
     image = sorted((folder / "bounding_box_train").glob("*.jpg"))[0]
     image.write_bytes(image.read_bytes() + b"\0")
     lines = refused(whole, unfinished, (f"data.domains.target.root={folder.parent}",))
-    assert lines == ["data.target.train: 144 images → 144 images, other sizes"]
+    assert lines == ["data.target.train: 144 images → 144 images, different sizes"]
 
 
 def test_resume_anyway_goes_on_and_the_card_says_so(whole: Whole, unfinished: Path) -> None:
@@ -142,7 +142,7 @@ def test_resume_anyway_gives_a_finished_stage_its_new_epochs(whole: Whole, tmp_p
 
 def test_a_finished_stage_that_began_with_weights_which_change_is_refused(whole: Whole, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(whole[1], tmp_path / "run"))
-    with pytest.raises(ConfigError, match=r"adapt is finished .* stage warm, .* Delete .*2-adapt to have it"):
+    with pytest.raises(ConfigError, match=r"adapt is finished .* stage warm, .* Delete .*2-adapt to train it"):
         go(whole, folder, resume="anyway", overrides=("stages.0.epochs=3",))
     go(whole, folder)  # all is as it was
     shutil.rmtree(folder / "2-adapt")
@@ -168,7 +168,7 @@ def test_resume_anyway_with_another_optimiser(
     config = reidx.load_config(whole[0], [change])
     result = reidx.run(config, unfinished, resume="anyway", progress="plain")
     assert len(result.stages[1].history) == 2
-    assert ("it starts with nothing remembered" in capsys.readouterr().err) == (not kept)
+    assert ("it starts with empty state" in capsys.readouterr().err) == (not kept)
     state = checkpoints.load(unfinished / "2-adapt" / "epoch_2.pth")["optimizer"]["state"]
     steps = {int(moments["step"]) for moments in state.values() if "step" in moments}
     assert steps <= ({3, 6} if kept else {3})  # rows of a memory are new parameters each epoch
@@ -193,11 +193,12 @@ def test_resume_anyway_steps_through_a_new_schedule(whole: Whole, unfinished: Pa
 def test_a_lost_record_is_refused(whole: Whole, unfinished: Path) -> None:
     for damage in (lambda path: path.write_text("{"), lambda path: path.unlink()):
         damage(unfinished / "experiment.json")
-        with pytest.raises(ConfigError, match=r"experiment.json is (damaged|missing), so nothing says what the checkpoints"):
+        message = r"experiment.json is (damaged|missing), so the checkpoints in .* cannot be identified"
+        with pytest.raises(ConfigError, match=message):
             go(whole, unfinished)
     result = go(whole, unfinished, resume="anyway")
     assert_same_run(unfinished, whole[1])
-    assert result.card["resumed_anyway"] == [{"experiment.json": "missing or damaged → made anew"}]
+    assert result.card["resumed_anyway"] == [{"experiment.json": "missing or damaged → recreated"}]
 
 
 # ---- what stands for a data set

@@ -231,5 +231,5 @@ def test_a_log_that_takes_no_more_ends_no_run_and_is_made_whole(
     journal.add({"epoch": 5})
     assert journal.path.read_text() == "".join(f'{{"epoch": {epoch}}}\n' for epoch in (1, 2, 3, 4, 5))
     assert handed == [1, 2, 3, 4, 5]
-    assert ["lacks epoch 2" in said[0], "No space left" in said[0], "lacks epoch 3" in said[1]] == [True] * 3
+    assert ["is missing epoch 2" in said[0], "No space left" in said[0], "is missing epoch 3" in said[1]] == [True] * 3
     assert len(said) == 2

@@ -111,14 +111,14 @@ def without_record(folder: Path, other: Path) -> None:
 
 
 FOREIGN = {
-    stage: "1-warm/done.json is of another run (stage warm, seed 77, ",
-    checkpoint: "2-adapt/epoch_1.pth is of another run (stage adapt, seed 77, ",
-    newer_checkpoint: "2-adapt/epoch_2.pth is of another run (stage adapt, seed 77, ",
-    checkpoint_of_another_stage: "2-adapt/epoch_1.pth is of another run (stage warm, seed 1, ",
-    finished: "2-adapt/done.json is of another run (stage adapt, seed 77, ",
-    weights_of_a_finished_stage: "1-warm/epoch_1.pth is of another run (stage warm, seed 77, ",
-    log: "2-adapt/log.jsonl is of another run (",
-    result: "result.json is of another run (config ",
+    stage: "1-warm/done.json belongs to another run (stage warm, seed 77, ",
+    checkpoint: "2-adapt/epoch_1.pth belongs to another run (stage adapt, seed 77, ",
+    newer_checkpoint: "2-adapt/epoch_2.pth belongs to another run (stage adapt, seed 77, ",
+    checkpoint_of_another_stage: "2-adapt/epoch_1.pth belongs to another run (stage warm, seed 1, ",
+    finished: "2-adapt/done.json belongs to another run (stage adapt, seed 77, ",
+    weights_of_a_finished_stage: "1-warm/epoch_1.pth belongs to another run (stage warm, seed 77, ",
+    log: "2-adapt/log.jsonl belongs to another run (",
+    result: "result.json belongs to another run (config ",
     unstamped: "2-adapt/epoch_1.pth does not name its run",
 }
 
@@ -134,7 +134,7 @@ def test_file_of_another_run_is_refused(
 
 def test_finished_stage_in_a_folder_without_a_record_is_refused(whole: Whole, unfinished: Path, other: Path) -> None:
     without_record(unfinished, other)
-    with pytest.raises(CheckpointError, match=r"1-warm/done\.json is of another run \(stage warm, seed 77"):
+    with pytest.raises(CheckpointError, match=r"1-warm/done\.json belongs to another run \(stage warm, seed 77"):
         go(whole, unfinished)
 
 
@@ -221,7 +221,8 @@ def test_edited_origin_of_a_stage_is_refused(text: str, whole: Whole, unfinished
 )  # fmt: skip
 def test_damaged_record_of_a_run_is_refused(text: str, whole: Whole, unfinished: Path) -> None:
     (unfinished / "experiment.json").write_text(text.replace('"H"', json.dumps(reidx.load_config(whole[0]).hash)))
-    assert refused(whole, unfinished).startswith(f"{unfinished / 'experiment.json'} is damaged, so nothing says")
+    message = f"{unfinished / 'experiment.json'} is damaged, so the checkpoints in {unfinished} cannot be identified."
+    assert refused(whole, unfinished).startswith(message)
     go(whole, unfinished, "anyway")
     assert_same_run(unfinished, whole[1])
 
@@ -231,7 +232,7 @@ def test_seal_and_stamp_of_a_record(tmp_path: Path) -> None:
     (tmp_path / "done.json").write_text(sealed({"x": [1.5, None]}, stamp))
     assert read_sealed(tmp_path / "done.json", stamp) == {"x": [1.5, None]}
     assert read_sealed(tmp_path / "done.json", Stamp("b", 2, "other", "k")), "the same stage by another run"
-    with pytest.raises(CheckpointError, match="is of another run"):
+    with pytest.raises(CheckpointError, match="belongs to another run"):
         read_sealed(tmp_path / "done.json", Stamp("a", 1, "adapt", "l"))
 
 

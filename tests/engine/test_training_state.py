@@ -52,6 +52,6 @@ def test_run_of_another_format_is_refused(whole: Whole, unfinished: Path, theirs
     with pytest.raises(ConfigError) as error:
         reidx.run(reidx.load_config(whole[0]), unfinished, resume=resume, progress="quiet")  # type: ignore[arg-type]
     said = str(error.value)
-    assert said.startswith(f"{unfinished} was begun by another version of reidx (its format is {theirs or 1}, not {FORMAT})")
+    assert said.startswith(f"{unfinished} was started by another version of reidx (its format is {theirs or 1}, not {FORMAT})")
     assert "\n" not in said
     assert {file: file.read_bytes() for file in unfinished.rglob("*") if file.is_file()} == before
