@@ -1,1 +1,1 @@
-"""Ablations: the runs of a grid planned, carried out on one machine or many, and compared."""
+"""Ablations: planning, execution (on one machine or many) and comparison of the runs of a grid."""

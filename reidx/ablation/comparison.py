@@ -1,4 +1,4 @@
-"""What differs between finished or unfinished runs: config, provenance, and metrics paired over their stages."""
+"""Comparison of runs, finished or not: config, provenance, and metrics by stage."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from reidx.runs.result import LABELS, METRICS, RERANKED
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows of text for tables: ``names`` are the columns of the runs."""
+    """Rows of text for tables; ``names`` are the headings of the runs' columns."""
 
     names: list[str]
     about: list[tuple[str, ...]]
     config: list[tuple[str, ...]]
-    """Keys of the config in which the runs differ, with the value in each."""
+    """Keys of the config that differ, with the value in each run."""
     provenance: list[tuple[str, ...]]
-    """The same of code, data, processes, versions and machine."""
+    """Code, data, processes, versions and machine that differ, with the value in each run."""
     metrics: list[tuple[str, ...]]
-    """A stage's state (before its first epoch; its last; the one it has come to), a metric, its value in each run."""
+    """State of a stage (before the first epoch, last epoch, or latest epoch so far), a metric, its value in each run."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class _Found:
 
 
 def compare(folders: Sequence[Path]) -> Comparison:
-    """What differs between the runs in ``folders``.
+    """Compare the runs in ``folders``.
 
-    Raises :class:`ReidxError` for fewer than two, for one given twice, and for a folder that is no run's.
+    Raises :class:`ReidxError` for fewer than two folders, for duplicates, and for a folder without a run.
     """
     if len(folders) < 2:
         raise ReidxError("Name at least two runs to compare.")
@@ -58,14 +58,14 @@ def compare(folders: Sequence[Path]) -> Comparison:
         (name, str(run.folder), str(run.record["hash"]), str(seed), state)
         for name, run, seed, state in zip(names, runs, seeds, states)
     ]
-    said = [{key: run.card[key] for key in ("versions", "machine") if key in run.card} if run.card else {} for run in runs]
-    around = [{**run.record.get("provenance", {}), **own} for run, own in zip(runs, said)]
-    unknown = None if all(run.card for run in runs) else "not said yet"
+    cards = [{key: run.card[key] for key in ("versions", "machine") if key in run.card} if run.card else {} for run in runs]
+    provenances = [{**run.record.get("provenance", {}), **own} for run, own in zip(runs, cards)]
+    unknown = None if all(run.card for run in runs) else "not known yet"
     return Comparison(
         names,
         about,
         _differing([run.config for run in runs], None),
-        _differing(around, unknown),
+        _differing(provenances, unknown),
         _metrics(runs),
     )
 
@@ -73,12 +73,12 @@ def compare(folders: Sequence[Path]) -> Comparison:
 def _read(folder: Path) -> _Found:
     record = folder / RECORD
     if not folder.is_dir():
-        raise ReidxError(f"{folder} is no run: {'it is a file' if folder.exists() else 'there is no such folder'}.")
+        raise ReidxError(f"{folder} is not a run: {'it is a file' if folder.exists() else 'there is no such folder'}.")
     if not record.is_file():
         inside = sorted(path.parent.relative_to(folder) for path in folder.glob(f"*/{RECORD}"))
         inside += sorted(path.parent.relative_to(folder) for path in folder.glob(f"runs/*/{RECORD}"))
-        hint = f" It holds runs: {', '.join(str(folder / name) for name in inside[:5])}." if inside else ""
-        raise ReidxError(f"{folder} is no run: it has no {RECORD}.{hint}")
+        hint = f" It contains runs: {', '.join(str(folder / name) for name in inside[:5])}." if inside else ""
+        raise ReidxError(f"{folder} is not a run: it has no {RECORD}.{hint}")
     try:
         read = json.loads(record.read_text(encoding="utf-8"))
         result = folder / "result.json"
@@ -87,12 +87,12 @@ def _read(folder: Path) -> _Found:
         assert isinstance(read["hash"], str) and isinstance(read.get("provenance", {}), dict)
         assert card is None or isinstance(card, dict)
     except (OSError, ValueError, KeyError, AssertionError, TypeError, AttributeError) as error:
-        raise ReidxError(f"{folder} is no whole run: its record or results cannot be read ({error}).") from error
+        raise ReidxError(f"{folder} is not a complete run: its record or results cannot be read ({error}).") from error
     return _Found(folder, read, load_tree(folder / "config.yaml").data, card, states)
 
 
 def _states(folder: Path) -> dict[tuple[str, str], Report]:
-    """By stage and moment: what it began with and its last epoch, or as far as it has come."""
+    """Metrics by stage and moment: before the first epoch, and the last epoch or the latest so far."""
     states: dict[tuple[str, str], Report] = {}
     stages = (path for path in folder.iterdir() if path.is_dir() and path.name.partition("-")[0].isdecimal())
     for path in sorted(stages, key=lambda path: int(path.name.partition("-")[0])):
@@ -108,18 +108,18 @@ def _states(folder: Path) -> dict[tuple[str, str], Report]:
 
 
 def _numbers(report: Report) -> Report:
-    """What of a report can be compared; AttributeError if it is no report."""
+    """Numeric entries of a report; raises :class:`AttributeError` if it is not a mapping."""
     return {name: value for name, value in report.items() if isinstance(value, (int, float))}
 
 
 def _names(runs: Sequence[_Found]) -> list[str]:
-    """Short names: those of the folders, as long as they differ."""
+    """Short names of runs: folder names if they are distinct, otherwise paths."""
     short = [run.folder.resolve().name for run in runs]
     return short if len(set(short)) == len(short) else [str(run.folder) for run in runs]
 
 
 def _differing(trees: Sequence[Mapping[str, Any]], absent: str | None) -> list[tuple[str, ...]]:
-    """The leaves in which plain trees differ: the dotted path, then the value in each."""
+    """Leaves in which plain trees differ: the dotted path, then the value in each tree."""
     leaves = [dict(_leaves(tree, "")) for tree in trees]
     rows = []
     for path in dict.fromkeys(path for one in leaves for path in one):
@@ -130,7 +130,7 @@ def _differing(trees: Sequence[Mapping[str, Any]], absent: str | None) -> list[t
 
 
 def _leaves(value: Any, path: str) -> list[tuple[str, str]]:
-    """Dotted paths with their values in one line; of items with a name, by that."""
+    """Dotted paths of all leaves with their values as text; list items with a ``name`` are addressed by it."""
     if isinstance(value, Mapping) and value:
         children = [(str(key), child) for key, child in value.items()]
     elif isinstance(value, list) and value:

@@ -1,4 +1,4 @@
-"""How far a run is, by the events that it tells in its log; and how long all that is left takes."""
+"""Progress of runs from the events in their logs, and the remaining time of an ablation."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from reidx.ablation.plan import Run
 
 
 class LogTail:
-    """Reads the events that a run appends to its log from now on."""
+    """Reader of the events that a run appends to its log after construction."""
 
     def __init__(self, log: Path) -> None:
         self.log = log
         self.stage: str | None = None
         self.epoch = 0
         self.left: float | None = None
-        """Seconds that the run says are left of it."""
+        """Remaining seconds, as estimated by the run; None if not known."""
         self.metrics: dict[str, float] = {}
         self._plan: list[dict[str, Any]] = []
         self._at = log.stat().st_size if log.exists() else 0
         self._rest = b""
 
     def look(self) -> None:
-        """Take in what was told since the last look."""
+        """Read the events since the last call."""
         if not self.log.exists():
             return
         with open(self.log, "rb") as handle:
@@ -53,7 +53,7 @@ class LogTail:
 
     @property
     def share(self) -> float:
-        """How much of the steps of its stages are committed, from 0 to 1."""
+        """Committed fraction of the run's steps, from 0 to 1."""
         names = [stage["name"] for stage in self._plan]
         if self.stage not in names:
             return 0.0
@@ -63,7 +63,7 @@ class LogTail:
 
     @property
     def where(self) -> str:
-        """The stage, and how many of its epochs are committed."""
+        """Current stage with its committed epochs: ``adapt 3/50``."""
         epochs = next((stage["epochs"] for stage in self._plan if stage["name"] == self.stage), None)
         return "starting" if epochs is None else f"{self.stage} {self.epoch}/{epochs}"
 
@@ -71,9 +71,9 @@ class LogTail:
 def seconds_left(
     waiting: Iterable[Run], under_way: Iterable[tuple[Run, LogTail]], done: Collection[tuple[Run, float]], slots: int
 ) -> float | None:
-    """How long the runs that wait and are under way take on ``slots`` places; None as long as there is nothing to go by.
+    """Estimate the remaining seconds of waiting and running runs on ``slots`` slots; None without any measurement.
 
-    A step takes as long as those of the runs ``done`` (run, seconds) and under way did. A stage that runs share counts once.
+    The time of a step is the mean over the runs ``done`` (run, seconds) and under way. A shared stage counts once.
     """
     running = list(under_way)
     known: list[tuple[float, float]] = [(sum(_steps(run).values()), seconds) for run, seconds in done]
@@ -91,5 +91,5 @@ def seconds_left(
 
 
 def _steps(run: Run) -> dict[str, int]:
-    """The steps of each stage, by its key."""
+    """Number of steps of each stage, by stage key."""
     return {key: stage.epochs * stage.iters for key, stage in zip(run.stages, run.config.experiment.stages)}

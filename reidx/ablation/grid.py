@@ -1,4 +1,4 @@
-"""A grid: an experiment file with a section ``ablate`` that says what is varied, read into the changes of each combination."""
+"""Grids: experiment files whose section ``ablate`` lists the variations, read into the changes of each combination."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SHORT = {
     for key in (place.removesuffix(".0") for place in places().values())
     if "NAME" not in key and not key.split(".")[-2].isdigit()
 }
-"""Short names of the keys that hold components, alone or before a dot: ``backbone.name`` is ``model.backbone.name``."""
+"""Short names of keys that hold components, alone or before a dot: ``backbone.name`` means ``model.backbone.name``."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """One value of an axis: what the tables call it, and what it changes in the config."""
+    """One value of an axis: its label in the tables, and its changes to the config."""
 
     label: str
     changes: tuple[Override, ...]
@@ -36,19 +36,19 @@ class Value:
 
 @dataclass(frozen=True)
 class Axis:
-    """Something that is varied; the first of its values is the base's."""
+    """A dimension of variation; its first value belongs to the base."""
 
     name: str
     values: tuple[Value, ...]
 
 
 Combination = tuple[Value, ...]
-"""A value of each axis."""
+"""One value per axis."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What is to be run: the base experiment, the axes, how they are combined, and the seeds of each combination."""
+    """An ablation: the base experiment, the axes, the design that combines them, and the seeds of each combination."""
 
     path: str
     root: Node
@@ -57,20 +57,20 @@ class Grid:
     axes: tuple[Axis, ...]
     seeds: tuple[int, ...]
     left_out: tuple[str, ...] = ()
-    """What the grid sets to null: axes, named values, runs."""
+    """Axes, named values and runs that the grid sets to null."""
 
     @property
     def name(self) -> str:
-        """What the grid is called: the name of its file."""
+        """Name of the grid: the stem of its file."""
         return Path(self.path.rpartition("::")[2]).stem
 
     @property
     def base(self) -> Combination:
-        """The combination that the others are compared with: the first value of each axis."""
+        """Reference combination: the first value of each axis."""
         return tuple(axis.values[0] for axis in self.axes)
 
     def combinations(self) -> Iterator[Combination]:
-        """All combinations, the base first."""
+        """Iterate over all combinations, the base first."""
         if self.design == "full":
             yield from itertools.product(*(axis.values for axis in self.axes))
             return
@@ -80,11 +80,11 @@ class Grid:
                 yield (*self.base[:place], value, *self.base[place + 1 :])
 
     def changes(self, combination: Combination) -> list[Override]:
-        """What makes the config of a combination of the root."""
+        """Overrides that turn the root into the config of a combination."""
         return [*self.overrides, *(change for value in combination for change in value.changes)]
 
     def called(self, combination: Combination) -> str:
-        """A name of a combination: ``base``, or where it differs from that: ``fusion=lp.MultiView, eps=0.5``."""
+        """Name of a combination: ``base``, or its differences from the base: ``fusion=lp.MultiView, eps=0.5``."""
         parts = [
             value.label if self.design == "list" else f"{axis.name}={value.label}"
             for axis, value, own in zip(self.axes, combination, self.base)
@@ -94,11 +94,13 @@ class Grid:
 
 
 def read_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
-    """The grid of a file (or ``namespace::file.yaml``); ``overrides`` (``key.path=value``) change the base experiment, or,
-    from ``ablate.`` on, the grid itself. What is null in the grid (an axis, a named value, a run) is left out of it.
+    """Read a grid from a file (or ``namespace::file.yaml``).
 
-    Raises :class:`ConfigError` with file and line for what is no grid: no section ``ablate``, an unknown key or design, an
-    axis without values or with two of one name, a seed among what is varied, seeds that are no numbers or given twice.
+    ``overrides`` (``key.path=value``) change the base experiment, or the grid itself if they start with ``ablate.``. An axis,
+    a named value or a run that is null is omitted.
+
+    Raises :class:`ConfigError` with file and line for an invalid grid: no section ``ablate``, an unknown key or design, an
+    axis without values or with duplicate names, an axis over seeds, seeds that are not numbers or are duplicates.
     """
     whole = load_node(path)
     given_by_user = [_override(text, whole.value.get(SECTION)) for text in overrides]
@@ -107,7 +109,7 @@ def read_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
         whole = override.applied_to(whole)
     section = whole.value.get(SECTION)
     if section is None:
-        raise ConfigError(f"{path}:1: there is no section {SECTION!r}, which says what is varied (docs/ablations.md).")
+        raise ConfigError(f"{path}:1: there is no section {SECTION!r}, which lists the variations (docs/ablations.md).")
     _mapping(section, SECTION)
     section = _without_nulls(section)
     root = Node({key: node for key, node in whole.value.items() if key != SECTION}, whole.origin)
@@ -119,11 +121,11 @@ def read_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
         raise ConfigError(f"{design.origin}: there is no design {design.plain()!r}. {_hint(str(design.plain()), DESIGNS)}")
     wanted, other = ("runs", "axes") if design.value == "list" else ("axes", "runs")
     if wanted not in section.value or other in section.value:
-        raise ConfigError(f"{design.origin}: the design {design.value} takes {SECTION}.{wanted}, and no {SECTION}.{other}.")
+        raise ConfigError(f"{design.origin}: the design {design.value} takes {SECTION}.{wanted}, not {SECTION}.{other}.")
     _mapping(section.value[wanted], f"{SECTION}.{wanted}")
     given = _without_nulls(section.value[wanted])
     if not given.value:
-        raise ConfigError(f"{given.origin}: {SECTION}.{wanted} is empty; there is nothing to be varied.")
+        raise ConfigError(f"{given.origin}: {SECTION}.{wanted} is empty; there is nothing to vary.")
     axes = [_sets("run", given)] if design.value == "list" else [_axis(name, node) for name, node in given.value.items()]
     from_user = tuple(override for override in given_by_user if override not in of_grid)
     if "seeds" in section.value and (one := next((given for given in from_user if given.names == ["seed"]), None)):
@@ -131,13 +133,13 @@ def read_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
     seeds = _seeds(section, tree_of(root, from_user).data)
     grid = Grid(str(path), root, from_user, design.value, tuple(axes), seeds, tuple(_nulls(section)))
     for place, axis in enumerate(grid.axes):
-        for value in axis.values:  # what can be put into no config is a mistake of the grid, not a combination to leave out
+        for value in axis.values:  # a change that fits no config is an error of the grid, not a refused combination
             tree_of(root, grid.changes((*grid.base[:place], value, *grid.base[place + 1 :])))
     return grid
 
 
 def _override(text: str, section: Node | None) -> Override:
-    """An override from the command line; names of axes and of runs may have dots and equals signs in them."""
+    """Parse an override from the command line; names of axes and runs may contain dots and equals signs."""
     given = section.value if section is not None and isinstance(section.value, dict) else {}
     named = [(SECTION, kind, str(name)) for kind in ("axes", "runs") if kind in given for name, _ in given[kind].children()]
     begun = [keys for keys in named if text.startswith((f"{'.'.join(keys)}=", f"{'.'.join(keys)}."))]
@@ -160,7 +162,7 @@ def _section_at(path: KeyPath) -> Section:
 
 
 def _axis(name: str, node: Node) -> Axis:
-    """An axis: a config key with a list of values, or a name of its own with sets of changes by name."""
+    """Read an axis: a config key with a list of values, or a free name with named sets of changes."""
     if isinstance(node.value, dict):
         return _sets(name, node)
     if not isinstance(node.value, list):
@@ -199,7 +201,7 @@ def _change(key: str, value: Node, axis: str) -> Override:
     path = f"{SHORT.get(first, first)}{dot}{rest}"
     if path == "seed":
         raise ConfigError(
-            f"{value.origin}: axis {axis}: seed is not varied by an axis; list the seeds that each combination is run with in "
+            f"{value.origin}: axis {axis}: seeds cannot be an axis; list the seeds of every combination in "
             f"{SECTION}.seeds: [1, 2, 3]."
         )
     return Override(f"+{path}" if key.startswith("+") else path, value, f"{value.origin}: axis {axis}", section_at)
@@ -211,14 +213,14 @@ def _seeds(section: Node, base: dict[str, Any]) -> tuple[int, ...]:
         return (base.get("seed", 1),)
     seeds = node.plain()
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds):
-        raise ConfigError(f"{node.origin}: {SECTION}.seeds must be a list of whole numbers from 0 on: [1, 2, 3].")
+        raise ConfigError(f"{node.origin}: {SECTION}.seeds must be a list of non-negative whole numbers: [1, 2, 3].")
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"{node.origin}: {SECTION}.seeds has a number twice.")
     return tuple(seeds)
 
 
 def label_of(value: Any) -> str:
-    """What the tables call a value: a name, ``GlobalPool(pool=gem)``, ``A + B`` for a list of parts, ``none``."""
+    """Label of a value in the tables: a name, ``GlobalPool(pool=gem)``, ``A + B`` for a list of parts, ``none``."""
     if value is None or value == []:
         return "none"
     if isinstance(value, list):
@@ -232,7 +234,7 @@ def label_of(value: Any) -> str:
 
 
 def _named(value: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The name of the component that a mapping is, or holds as a term or an alignment, and the other settings of both."""
+    """Name of the component in a mapping (itself, a term's or an alignment's), and all other settings."""
     key = next((key for key in ("type", "loss", "alignment") if key in value), None)
     rest = {name: setting for name, setting in value.items() if name != key}
     if key is None:
@@ -244,12 +246,12 @@ def _named(value: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _without_nulls(node: Node) -> Node:
-    """The mapping, less what a file over it or the command line has set to null."""
+    """Copy of a mapping without null values."""
     return Node({key: child for key, child in node.value.items() if child.value is not None}, node.origin)
 
 
 def shortened(name: str, width: int) -> str:
-    """A name cut in its middle to ``width`` characters: what it ends with tells combinations apart."""
+    """Shorten a name to ``width`` characters in its middle, because its end distinguishes combinations."""
     left = width // 3
     return name if len(name) <= width else f"{name[:left]}…{name[len(name) - (width - left - 1) :]}"
 

@@ -1,6 +1,6 @@
-"""Runs on the machines of a Ray cluster, which must see the folder of the ablation and have reidx and its plugins installed.
+"""Executor on a Ray cluster, whose machines need access to the ablation's folder and an installation of reidx and its plugins.
 
-Ray places the runs and starts those again whose worker, or whose machine, died: they go on from their last checkpoint.
+Ray schedules the runs and restarts those whose worker or machine died; they resume from their last checkpoint.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from reidx.ablation.plan import Run
 from reidx.errors import ReidxError
 
 RETRIES = 3
-"""How often a run is taken up again whose worker died."""
+"""Restarts of a run whose worker died."""
 
 
 class OnRay:
-    """Runs on a Ray cluster: that at ``address``, or the one that RAY_ADDRESS names, or one started on this machine.
+    """Executor on a Ray cluster: at ``address``, at RAY_ADDRESS, or started on this machine.
 
-    A run takes a GPU where the cluster has any, else a CPU; ``slots`` are by default as many as there are of these. Raises
+    A run takes a GPU if the cluster has any, otherwise a CPU; ``slots`` defaults to their number. Raises
     :class:`ReidxError` if Ray is not installed or the cluster cannot be reached.
     """
 
@@ -52,15 +52,15 @@ class OnRay:
         there = ray.cluster_resources()
         on_gpus = there.get("GPU", 0) >= 1
         self.slots = slots or max(1, int(there["GPU" if on_gpus else "CPU"]))
-        # a worker serves one run, so that what a run leaves behind in its process is nobody else's
+        # one run per worker process, so that no run inherits another's global state
         gpus = 1 if on_gpus else 0
         self._train: Any = ray.remote(max_calls=1, max_retries=RETRIES, num_cpus=1, num_gpus=gpus)(train)
 
     def start(self, run: Run) -> OnRayHandle:
-        """Begin a run, or go on with it from its last checkpoint."""
+        """Start a run, or resume it from its last checkpoint."""
         prepare(run)
         begun_at = run.log.stat().st_size if run.log.exists() else 0
-        # paths, and the working directory that those in the config start at, as every machine sees them
+        # absolute paths, and the working directory for relative ones in the config, valid on every machine
         home = run.home.resolve()
         there = Run(run.config, home)
         reference = self._train.remote(arguments_of(there), os.getcwd(), str(there.log))
@@ -72,16 +72,18 @@ class OnRay:
 
 
 def keep_to_itself(environment: MutableMapping[str, str], local: bool) -> None:
-    """Set what Ray reads when it is imported: no usage statistics, and for a cluster of this machine alone no other
-    address than the loopback one. Where the user's environment says otherwise, it stays so."""
+    """Set the variables that Ray reads on import: no usage statistics, and only the loopback address for a local cluster.
+
+    Variables that the user has set are kept.
+    """
     environment.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if local:  # Ray's own switch for a cluster of one machine; an address that is handed to ray.init is made reachable
+    if local:  # Ray's switch for one machine; an address given to ray.init would be made reachable from outside
         environment.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 @contextlib.contextmanager
 def _signals_kept() -> Iterator[None]:
-    """SIGTERM does afterwards what it did before: Ray would have it leave at once, with the runs still there."""
+    """Context manager that restores the SIGTERM handler: Ray's handler would exit at once and leave the runs behind."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     if threading.current_thread() is threading.main_thread():
@@ -95,34 +97,34 @@ class OnRayHandle:
         self.ray, self.reference, self.run, self.begun_at = ray, reference, run, begun_at
 
     def outcome(self) -> Outcome | None:
-        """How it ended; None while it goes on."""
+        """Return the outcome of the run, or None while it is running."""
         ready, _ = self.ray.wait([self.reference], timeout=0)
         if not ready:
             return None
         try:
             code = self.ray.get(self.reference)
         except self.ray.exceptions.RayError as error:
-            said = str(error).strip().splitlines() or [type(error).__name__]
-            return Outcome(f"Ray gave it up ({type(error).__name__}: {said[0]}); it goes on from its last checkpoint next time")
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            return Outcome(f"Ray gave up ({type(error).__name__}: {lines[0]}); the next call resumes from the last checkpoint")
         return Outcome() if code == 0 else Outcome(reason_in(self.run.log, self.begun_at))
 
     def stop(self) -> None:
-        """End it at once; what it has committed stays."""
+        """Stop the run at once; its committed epochs are kept."""
         self.ray.cancel(self.reference, force=True)
 
 
 def train(arguments: list[str], folder: str, log: str) -> int:
-    """The exit code of ``reidx`` with these arguments, in a worker of Ray; what it tells goes to ``log``."""
+    """Run ``reidx`` with ``arguments`` in a Ray worker, with its output in ``log``; returns the exit code."""
     os.chdir(folder)
     Path(log).parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as told:
+    with open(log, "ab") as output:
         kept = [os.dup(stream) for stream in (1, 2)]
         for stream in (1, 2):
-            os.dup2(told.fileno(), stream)
+            os.dup2(output.fileno(), stream)
         given = sys.argv
         sys.argv = ["reidx", *arguments]
         try:
-            runpy.run_module("reidx", run_name="__main__")  # as in a process of its own, which would outlive a killed worker
+            runpy.run_module("reidx", run_name="__main__")  # not a subprocess, which would outlive a killed worker
             return 0
         except SystemExit as end:
             return end.code if isinstance(end.code, int) else int(end.code is not None)

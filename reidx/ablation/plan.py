@@ -1,4 +1,4 @@
-"""The runs of a grid: which combinations are allowed, which are refused and why, what is done, what runs have in common."""
+"""Plan of a grid: its runs, refused combinations with reasons, finished runs and shared stages."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from reidx.runs.stage_cache import ORIGIN, stage_key
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a combination under one seed, in a folder of its own that is named by the config's hash."""
+    """One training: a combination with one seed, in a folder named by the config's hash."""
 
     config: Config
     home: Path
 
     @cached_property
     def hash(self) -> str:
-        return self.config.hash  # worked out anew at each access, while a live table asks for it all the time
+        return self.config.hash  # Config computes it at every access, and the live table reads it constantly
 
     @property
     def seed(self) -> int:
@@ -36,41 +36,41 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where the run is written."""
+        """Folder of the run."""
         return self.home / "runs" / self.hash
 
     @property
     def config_file(self) -> Path:
-        """The resolved config, with the origin of every value."""
+        """File of the resolved config, with the origin of every value."""
         return self.home / "configs" / f"{self.hash}.yaml"
 
     @property
     def log(self) -> Path:
-        """What its process tells: events, and at last why it failed."""
+        """Log of its process: events, and the error of a failed run."""
         return self.home / "logs" / f"{self.hash}.log"
 
     @cached_property
     def stages(self) -> tuple[str, ...]:
-        """What stands for the outcome of each stage, by its config: equal in runs that share it."""
+        """Keys of its stages, from the config alone; equal in runs that share a stage."""
         return tuple(stage_key(self.config, number) for number in range(len(self.config.experiment.stages)))
 
     def stage_done(self, number: int) -> bool:
-        """Whether a stage is finished, and left for other runs."""
+        """Return true if a stage is finished and available to other runs."""
         return (self.folder / f"{number + 1}-{self.config.experiment.stages[number].name}" / ORIGIN).is_file()
 
     def result(self) -> dict[str, Any] | None:
-        """What the run came to; None as long as it is not done."""
+        """Read the result of the run; None if it is not finished."""
         try:
             result = json.loads((self.folder / "result.json").read_text(encoding="utf-8"))
             whole = all(math.isfinite(value) for value in result["metrics"].values())
             return result if whole and result["card"]["config_hash"] == self.hash else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # also of a file that something else has written
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # or another program wrote the file
             return None
 
 
 @dataclass
 class Row:
-    """A combination: its name, the label of each axis, its runs by seed, or why there are none."""
+    """A combination: its name, the label of each axis, and its runs by seed or the reason for its refusal."""
 
     name: str
     labels: dict[str, str]
@@ -80,7 +80,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """A grid in ``home``, the folder of all its runs and results. The first row is the base."""
+    """Plan of a grid in ``home``, the folder of its runs and results; the first row is the base."""
 
     grid: Grid
     home: Path
@@ -88,7 +88,7 @@ class Plan:
 
     @property
     def runs(self) -> list[Run]:
-        """All runs, each once: combinations that come to the same config share theirs."""
+        """All runs, without duplicates: combinations with the same config share their runs."""
         return list({run.hash: run for row in self.rows for run in row.runs.values()}.values())
 
     @property
@@ -96,7 +96,7 @@ class Plan:
         return [row for row in self.rows if row.refused is not None]
 
     def shared(self) -> dict[str, int]:
-        """How many trainings of a stage are saved as runs share it, by the stage's name; those of runs that are alike."""
+        """Number of trainings that sharing saves, by stage name."""
         saved: dict[str, int] = {}
         seen: set[str] = set()
         for run in self.runs:
@@ -108,10 +108,10 @@ class Plan:
 
 
 def plan_of(grid: Grid, home: Path) -> Plan:
-    """The plan of a grid. Nothing is written.
+    """Plan a grid without writing anything.
 
-    A combination whose parts do not fit each other is a row that is refused, with the reason. Raises :class:`ConfigError`
-    if that is the base, with which all others are to be compared.
+    A combination with incompatible parts becomes a refused row with the reason. Raises :class:`ConfigError` if the base is
+    refused, because all others are compared with it.
     """
     rows: list[Row] = []
     for combination in grid.combinations():
@@ -129,13 +129,13 @@ def plan_of(grid: Grid, home: Path) -> Plan:
 
 
 def _seeded(config: Config, seed: int) -> Config:
-    """A config under another seed, which fits or not whatever the seed is."""
+    """Copy of a config with another seed; its validity does not depend on the seed."""
     tree = Tree({**config.data, "seed": seed}, {**config.tree.origins, ("seed",): Origin("ablate.seeds")})
     return replace(config, experiment=replace(config.experiment, seed=seed), tree=tree)
 
 
 def held_by(run: Run, under_way: Sequence[Run]) -> Run | None:
-    """The run under way that is training a stage which ``run`` shares, and which is better waited for; None if none is."""
+    """Running run that is training an unfinished stage shared by ``run``, which should wait for it; None if there is none."""
     for other in under_way:
         for number, key in enumerate(run.stages):
             if key in other.stages and not run.stage_done(number) and not other.stage_done(other.stages.index(key)):

@@ -1,4 +1,4 @@
-"""The results as pictures: each combination's scores with its difference to the base, and a map of a design of two axes."""
+"""Plots of results: scores of each combination with its difference from the base, and a map of two-axis designs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BASE, OTHER, LINE = "#444444", "#1f6fb4", "#bbbbbb"
 
 
 def pictures(results: Results) -> dict[Path, Callable[[Path], None]]:
-    """A picture of each plotted metric, and a map where a full design has two axes: by its file, what draws it into one."""
+    """Drawing functions by file: a plot of each metric, and a map if a full design has two axes."""
     figures: dict[str, Callable[[], Any]] = {
         f"scores-{metric}.png": partial(scores, results, metric)
         for metric in PLOTTED
@@ -34,7 +34,7 @@ def _draw(figure: Callable[[], Any], path: Path) -> None:
 
 
 def scores(results: Results, metric: str) -> Any:
-    """Two panels over the same rows: the score of each seed with their mean; the paired difference with its interval."""
+    """Plot two panels over the same rows: scores per seed with their mean, and paired differences with intervals."""
     rows = [row for row in results.plan.rows if results.scores(row, metric)]
     places = np.arange(len(rows))
     longest = max(len(row.name) for row in rows)
@@ -65,7 +65,7 @@ def scores(results: Results, metric: str) -> Any:
 
 
 def two_axes(results: Results, metric: str) -> Any:
-    """The mean score of each pair of values of two axes; a pair that was refused, or is not done, stays empty."""
+    """Plot the mean score of each pair of values of two axes; refused and unfinished pairs stay empty."""
     down, across = (axis for axis in results.plan.grid.axes if len(axis.values) > 1)
     table = np.full((len(down.values), len(across.values)), np.nan)
     labels = [[value.label for value in axis.values] for axis in (down, across)]
@@ -89,7 +89,7 @@ def two_axes(results: Results, metric: str) -> Any:
 
 
 def _figure(rows: int, columns: int, size: tuple[float, float]) -> Any:
-    """A figure with its axes, drawn without a window."""
+    """Create a figure and its axes without a window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

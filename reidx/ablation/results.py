@@ -1,4 +1,4 @@
-"""What the runs of a plan came to: a record of each, and the scores of each combination by seed."""
+"""Results of a plan: a record of each run, and the scores of each combination by seed."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from reidx.runs.manifest import RECORD, differences
 from reidx.runs.result import METRICS
 
 SHOWN = ("mAP", "rank-1", "mINP")
-"""The metrics of the tables; the records hold all."""
+"""Metrics in the tables; the records hold all."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A value of an axis compared with the axis' first: the difference over all pairs of rows that differ in nothing else.
+    """Comparison of a value of an axis with the axis's first value, over all pairs of rows that are equal otherwise.
 
-    ``of_pairs`` has the difference of each pair, a mean over the seeds of ``difference``: how far it depends on the other axes.
-    None and empty as long as there is no seed in which all pairs are done.
+    ``of_pairs`` holds the difference of each pair, averaged over the seeds of ``difference``; its range shows the dependence
+    on the other axes. ``difference`` is None and ``of_pairs`` empty until all pairs are done for some seed.
     """
 
     axis: str
@@ -43,36 +43,37 @@ class Choice:
 
 @dataclass(frozen=True)
 class Results:
-    """The results of a plan so far; ``failed`` says why a run failed, by its hash."""
+    """Results of a plan so far; ``failed`` holds the reasons of failed runs, by hash."""
 
     plan: Plan
     failed: Mapping[str, str]
 
     @cached_property
     def found(self) -> dict[str, dict[str, Any]]:
-        """What each run that is done came to, by its hash; as it was when it was first asked for."""
+        """Results of the finished runs, by hash; read once, at the first access."""
         return {run.hash: result for run in self.plan.runs if (result := run.result()) is not None}
 
     def scores(self, row: Row, metric: str) -> dict[int, float]:
-        """A metric of a combination by seed, in percent, of the runs that are done."""
+        """Metric of a combination's finished runs, in percent, by seed."""
         known = {seed: self.found[run.hash]["metrics"] for seed, run in row.runs.items() if run.hash in self.found}
         return {seed: 100 * metrics[metric] for seed, metrics in known.items() if metric in metrics}
 
     def spread(self, row: Row, metric: str) -> Spread | None:
-        """Mean and deviation over the seeds; None if no run is done."""
+        """Mean and standard deviation over seeds; None if no run is finished."""
         return spread(self.scores(row, metric))
 
     def difference(self, row: Row, metric: str) -> Difference | None:
-        """What a combination has more than the base, paired by seed; None for the base itself, and where nothing is paired."""
+        """Difference from the base, paired by seed; None for the base itself and without common seeds."""
         base = self.plan.rows[0]
         return None if row is base else paired(self.scores(row, metric), self.scores(base, metric))
 
     def choices(self, metric: str) -> list[Choice]:
-        """Each value of each axis of a full design against the axis' first, over all settings of the other axes.
+        """Compare each value of each axis of a full design with the axis's first, over all settings of the other axes.
 
-        Seeds are the samples: in each one the differences of all pairs are averaged first, as they share its chance. Only
-        those seeds count in which all pairs are done, so that each has the same pairs. A choice that no pair is allowed for
-        is left out. Empty for other designs, and where fewer than two axes have several values: the rows say it all then.
+        The seeds are the samples: the differences of all pairs are averaged within a seed first, because they share its
+        randomness. Only seeds in which all pairs are done count, so that every seed has the same pairs. A choice without an
+        allowed pair is omitted. Empty for other designs and for fewer than two axes with several values, where the rows
+        suffice.
         """
         axes = self.plan.grid.axes
         if self.plan.grid.design != "full" or sum(len(axis.values) > 1 for axis in axes) < 2:
@@ -97,7 +98,7 @@ class Results:
         return found
 
     def card(self, row: Row) -> Path:
-        """The page of a combination's runs, below the plan's folder."""
+        """Path of the page of a combination's runs, relative to the plan's folder."""
         slug = re.sub(r"[^A-Za-z0-9]+", "-", row.name).strip("-").lower()[-32:].strip("-")
         return Path("cards") / f"{self.plan.rows.index(row) + 1:02d}-{slug}.md"
 
@@ -106,9 +107,9 @@ class Results:
         return "done" if run.hash in self.found else "failed" if run.hash in self.failed else "not run"
 
     def records(self) -> list[dict[str, Any]]:
-        """A flat record for each combination and seed, and one for each combination that was refused.
+        """Flat records, one per combination and seed, and one per refused combination.
 
-        The column of an axis is called as the axis is; ``axis NAME`` where another column has that name.
+        The column of an axis has the axis's name, or ``axis NAME`` if another column has that name.
         """
         found: list[tuple[Row, dict[str, Any]]] = []
         for row in self.plan.rows:
@@ -145,14 +146,14 @@ class Results:
             for row, facts in found
         ]
 
-    def other_circumstances(self) -> list[str]:
-        """In what the runs differ beside their configs (code, data, torch), where they were not made at one time."""
+    def other_provenance(self) -> list[str]:
+        """Differences in provenance (code, data, torch) between the finished runs."""
         found: dict[str, None] = {}
-        known = [c for run in self.plan.runs if run.hash in self.found and (c := _circumstances(run))]
+        known = [c for run in self.plan.runs if run.hash in self.found and (c := _provenance_of(run))]
         for other in known[1:]:
             shared = {key: known[0][key] for key in known[0] if key in other}
             now = {key: other[key] for key in shared}
-            for part in ("code", "data", "files", "precision"):  # what only one of the two uses cannot differ
+            for part in ("code", "data", "files", "precision"):  # entries used by only one of the two cannot differ
                 both = shared.get(part, {}).keys() & now.get(part, {}).keys()
                 shared[part], now[part] = ({key: side[part][key] for key in both} for side in (shared, now))
             for name, change in differences(shared, now, "runs").items():
@@ -161,7 +162,7 @@ class Results:
 
 
 def last_epoch(run: Run) -> dict[str, float]:
-    """What the last epoch of the last stage of a run that is done came to: losses, clusters, metrics."""
+    """Report of the last epoch of a finished run: losses, clusters, metrics."""
     stages = run.config.experiment.stages
     done = run.folder / f"{len(stages)}-{stages[-1].name}" / "done.json"
     try:
@@ -176,13 +177,15 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
 def as_text(value: str) -> str:
-    """A string as a cell of a CSV file that no spreadsheet takes for a formula: with a ``'`` before it where it begins like
-    one, or with a ``'`` of its own. Dropping a leading ``'`` gives the string back."""
+    """Escape a string as a CSV cell that no spreadsheet evaluates as a formula.
+
+    A ``'`` is prepended if the string starts like a formula or with a ``'``; removing it restores the string.
+    """
     return f"'{value}" if _FORMULA.match(value) and not _NUMBER.fullmatch(value) else value
 
 
 def write_records(results: Results) -> list[Path]:
-    """``results.csv``, and ``results.parquet`` where pyarrow is installed; the files written."""
+    """Write ``results.csv``, and ``results.parquet`` if pyarrow is installed; returns the files written."""
     records, home = results.records(), results.plan.home
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -200,11 +203,11 @@ def write_records(results: Results) -> list[Path]:
 
 
 def relative(path: Path, folder: Path) -> str:
-    """``path`` as it is linked to from a page in ``folder``."""
+    """Relative link to ``path`` from a page in ``folder``."""
     return Path(os.path.relpath(path, folder)).as_posix()
 
 
-def _circumstances(run: Run) -> dict[str, Any]:
+def _provenance_of(run: Run) -> dict[str, Any]:
     try:
         found = json.loads((run.folder / RECORD).read_text(encoding="utf-8"))["provenance"]
         return found if all(isinstance(found.get(part, {}), dict) for part in ("code", "data", "precision")) else {}

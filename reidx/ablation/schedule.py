@@ -1,4 +1,4 @@
-"""The runs of a plan carried out: as many at a time as there is room for, those that share a stage after who trains it."""
+"""Execution of a plan: as many concurrent runs as slots; runs that share a stage wait for the one that trains it."""
 
 from __future__ import annotations
 
@@ -17,113 +17,113 @@ from reidx.errors import Terminated
 from reidx.reporting.displays import Stderr
 
 EVERY = 0.5
-"""Seconds between two looks at the runs."""
+"""Seconds between two polls of the runs."""
 
 
 @dataclass
 class SweepState:
-    """Where an ablation stands."""
+    """State of an ablation: its waiting, running, finished and failed runs."""
 
     plan: Plan
     slots: int = 1
     waiting: list[Run] = field(default_factory=list)
     under_way: dict[str, tuple[Run, LogTail]] = field(default_factory=dict)
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """What each run that is done came to (its ``result.json``), by its hash."""
+    """Results of the finished runs (``result.json``), by hash."""
     failed: dict[str, str] = field(default_factory=dict)
-    """Why a run failed, by its hash."""
+    """Reasons of the failed runs, by hash."""
 
     @property
     def seconds_left(self) -> float | None:
-        """How long all that is left takes, as far as that can be told."""
+        """Estimated remaining seconds; None if not known."""
         done = [(run, self.done[run.hash]["card"]["seconds"]) for run in self.plan.runs if run.hash in self.done]
         return seconds_left(self.waiting, self.under_way.values(), done, self.slots)
 
 
 class SweepListener:
-    """Is told how an ablation goes on; this one tells nobody."""
+    """Receiver of progress events; the base class ignores them."""
 
-    def began(self, standing: SweepState, run: Run) -> None:
-        """A run was started, or is gone on with."""
+    def began(self, sweep: SweepState, run: Run) -> None:
+        """Handle a run that was started or resumed."""
 
-    def ended(self, standing: SweepState, run: Run) -> None:
-        """A run is done, or has failed."""
+    def ended(self, sweep: SweepState, run: Run) -> None:
+        """Handle a run that finished or failed."""
 
-    def looked(self, standing: SweepState) -> None:
-        """Time has passed."""
+    def looked(self, sweep: SweepState) -> None:
+        """Handle a poll of the running runs."""
 
     def close(self) -> None:
-        """There is nothing more to be told, be it that all is done or that the ablation was ended."""
+        """Handle the end of the ablation, complete or interrupted."""
 
 
 def sweep_state_of(plan: Plan) -> SweepState:
-    """Where a plan stands before anything of it is started: what earlier ablations have left is done."""
-    standing = SweepState(plan)
+    """Initial state of a plan, in which the results of earlier sessions count as done."""
+    sweep = SweepState(plan)
     for run in plan.runs:
         result = run.result()
         if result is None:
-            standing.waiting.append(run)
+            sweep.waiting.append(run)
         else:
-            standing.done[run.hash] = result
-    return standing
+            sweep.done[run.hash] = result
+    return sweep
 
 
-def carry_out(standing: SweepState, executor: Executor, watcher: SweepListener) -> None:
-    """Carry out all runs that wait. One that fails is noted, and the others go on.
+def carry_out(sweep: SweepState, executor: Executor, watcher: SweepListener) -> None:
+    """Execute all waiting runs; a failed run is recorded, and the others continue.
 
-    Ctrl-C and SIGTERM end the runs under way before they end this: whatever was committed is gone on with the next time.
+    Ctrl-C and SIGTERM stop the running runs first; the next call resumes them from their last checkpoints.
     """
-    standing.slots = executor.slots
+    sweep.slots = executor.slots
     handles: dict[str, Handle] = {}
     with _terminating(), closing(watcher), closing(executor):
         try:
-            while standing.waiting or handles:
-                for run, _ in list(standing.under_way.values()):
+            while sweep.waiting or handles:
+                for run, _ in list(sweep.under_way.values()):
                     outcome = handles[run.hash].outcome()
                     if outcome is not None:
                         del handles[run.hash]
-                        _end(standing, run, outcome)
-                        watcher.ended(standing, run)
-                while len(handles) < executor.slots and (free := _next(standing)) is not None:
-                    standing.waiting.remove(free)
-                    standing.under_way[free.hash] = free, LogTail(free.log)
-                    watcher.began(standing, free)
+                        _end(sweep, run, outcome)
+                        watcher.ended(sweep, run)
+                while len(handles) < executor.slots and (free := _next(sweep)) is not None:
+                    sweep.waiting.remove(free)
+                    sweep.under_way[free.hash] = free, LogTail(free.log)
+                    watcher.began(sweep, free)
                     handles[free.hash] = executor.start(free)
-                for _, follower in standing.under_way.values():
+                for _, follower in sweep.under_way.values():
                     follower.look()
-                watcher.looked(standing)
+                watcher.looked(sweep)
                 if handles:
                     time.sleep(EVERY)
         finally:
             threads = [threading.Thread(target=handle.stop) for handle in handles.values()]
-            for thread in threads:  # all at once: each may take a while to end
+            for thread in threads:  # in parallel, because each may take a while to end
                 thread.start()
             for thread in threads:
                 thread.join()
 
 
-def _next(standing: SweepState) -> Run | None:
-    """The first run that waits for no other."""
-    busy = [run for run, _ in standing.under_way.values()]
-    return next((run for run in standing.waiting if held_by(run, busy) is None), None)
+def _next(sweep: SweepState) -> Run | None:
+    """First waiting run that does not depend on a running one."""
+    busy = [run for run, _ in sweep.under_way.values()]
+    return next((run for run in sweep.waiting if held_by(run, busy) is None), None)
 
 
-def _end(standing: SweepState, run: Run, outcome: Outcome) -> None:
-    del standing.under_way[run.hash]
+def _end(sweep: SweepState, run: Run, outcome: Outcome) -> None:
+    del sweep.under_way[run.hash]
     result = run.result()
     if outcome.reason is None and result is not None:
-        standing.done[run.hash] = result
+        sweep.done[run.hash] = result
     else:
-        standing.failed[run.hash] = outcome.reason or f"it ended well but has left no result in {run.folder}"
+        sweep.failed[run.hash] = outcome.reason or f"it exited without an error but left no result in {run.folder}"
 
 
 @contextmanager
 def _terminating() -> Iterator[None]:
-    """SIGTERM raises :class:`Terminated` inside, where this process does not listen to it otherwise."""
+    """Context manager in which SIGTERM raises :class:`Terminated`; a handler of the program stays in place."""
 
     def end(number: int, _: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the way out is taken already
-        print("terminated (SIGTERM); call it again to go on", file=Stderr(), flush=True)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # shutdown has started
+        print("terminated (SIGTERM); run the command again to resume", file=Stderr(), flush=True)
         raise Terminated("")
 
     mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

@@ -1,4 +1,4 @@
-"""What several seeds say: mean and spread of a metric, and its difference to the base, paired by seed, with an interval."""
+"""Statistics over seeds: mean and deviation of a metric, and its paired difference from the base with an interval."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Spread:
-    """A mean over ``count`` seeds with their standard deviation (of a sample, n − 1); None of a single one."""
+    """Mean over ``count`` seeds and their sample standard deviation (n − 1), None for a single seed."""
 
     mean: float
     deviation: float | None
@@ -23,10 +23,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference over the ``count`` seeds that both have.
+    """Mean difference over the ``count`` common seeds.
 
-    ``low`` and ``high`` bound it with 95 % confidence, if differences are normal: mean ± t(0.975, n − 1) · s / √n with s
-    the standard deviation of the n differences. None of fewer than two.
+    ``low`` and ``high`` are the 95 % confidence interval for normal differences: mean ± t(0.975, n − 1) · s / √n, where s
+    is the standard deviation of the n differences; None for a single seed.
     """
 
     mean: float
@@ -36,7 +36,7 @@ class Difference:
 
 
 def spread(values: Mapping[int, float]) -> Spread | None:
-    """The spread of a metric by seed; None without any."""
+    """Mean and deviation of a metric given by seed; None without values."""
     if not values:
         return None
     found = list(values.values())
@@ -44,7 +44,7 @@ def spread(values: Mapping[int, float]) -> Spread | None:
 
 
 def paired(values: Mapping[int, float], base: Mapping[int, float]) -> Difference | None:
-    """The difference of a metric to the base's, seed by seed; None if they have no seed in common."""
+    """Difference of a metric from the base's, paired by seed; None without common seeds."""
     differences = {seed: values[seed] - base[seed] for seed in values if seed in base}
     whole = spread(differences)
     if whole is None:

@@ -1,4 +1,4 @@
-"""The results for people: a Markdown page whose cells lead to the cards of their runs, those cards, and a LaTeX table."""
+"""Readable results: a Markdown page with links to the cards of its runs, these cards, and a LaTeX table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from reidx.runs.result import METRICS
 
 
 def write_tables(results: Results, pictures: list[Path]) -> list[Path]:
-    """``results.md``, ``results.tex`` and the cards of all combinations; the first two. ``pictures`` are shown in the page."""
+    """Write ``results.md``, ``results.tex`` and the cards of all combinations; returns the first two.
+
+    The page shows ``pictures``.
+    """
     home = results.plan.home
     (home / "cards").mkdir(exist_ok=True)
     for row in results.plan.rows:
@@ -25,7 +28,7 @@ def write_tables(results: Results, pictures: list[Path]) -> list[Path]:
 
 
 def markdown(results: Results, pictures: list[str] | None = None) -> str:
-    """The page of results: the table, what is missing in it, pictures."""
+    """Render the page of results: the table, failed and refused combinations, pictures."""
     plan = results.plan
     done = len(results.found)
     seeds = ", ".join(map(str, plan.grid.seeds))
@@ -42,13 +45,13 @@ def markdown(results: Results, pictures: list[str] | None = None) -> str:
             lines.append(_line([*cells, *_scores(results, row)]))
     lines += [
         "",
-        "Percent, last epoch: mean ± standard deviation over seeds, each leading to the cards of its runs. Δ: mean difference "
-        "to the first row (the base), paired by seed, with its 95 % interval (t), each for one comparison by itself; n where "
-        "seeds are missing in it.",
+        "Percent, last epoch: mean ± standard deviation over seeds, linked to the cards of the runs. Δ: mean difference "
+        "from the first row (the base), paired by seed, with its 95 % interval (t, not corrected for multiple comparisons); n "
+        "is given where seeds are missing.",
     ]
     lines += _choices(results)
-    if changed := results.other_circumstances():
-        lines += ["", "**These runs were not made under the same provenance:**", "", *(f"* {_escaped(c)}" for c in changed)]
+    if changed := results.other_provenance():
+        lines += ["", "**These runs differ in provenance:**", "", *(f"* {_escaped(c)}" for c in changed)]
     failed = [
         f"* {_escaped(row.name)}, seed {seed} ([log]({relative(run.log, plan.home)})): {_escaped(results.failed[run.hash])}"
         for row in plan.rows
@@ -59,14 +62,14 @@ def markdown(results: Results, pictures: list[str] | None = None) -> str:
         lines += ["", "## Failed", "", *failed]
     if plan.refused:
         refused = [f"* {_escaped(row.name)}: {_escaped(row.refused or '')}" for row in plan.refused]
-        lines += ["", "## Refused, with what does not fit or is not there", "", *refused]
+        lines += ["", "## Refused combinations", "", *refused]
     for picture in pictures or []:
         lines += ["", f"![{Path(picture).stem}]({picture})"]
     return "\n".join(lines) + "\n"
 
 
 def card(results: Results, row: Row) -> str:
-    """The page of a combination: its runs by seed, each leading to all that is known of it, and how the numbers came about."""
+    """Render the page of a combination: its runs by seed, with links to their files, and the card of the first one."""
     folder = results.plan.home / "cards"
     axes = (f"* {_escaped(name)}: {_escaped(label)}" for name, label in row.labels.items())
     lines = [f"# {_escaped(row.name)}", "", *axes, ""]
@@ -84,18 +87,18 @@ def card(results: Results, row: Row) -> str:
         lines.append(_line([str(seed), results.state(run), *scores, f"`{run.hash}` {' '.join(links)}"]))
     if facts:
         shown = {key: value for key, value in facts.items() if key not in ("seed", "config_hash")}
-        lines += ["", "The card of the first run that is done:", "", "```json", json.dumps(shown, indent=1), "```"]
+        lines += ["", "Card of the first finished run:", "", "```json", json.dumps(shown, indent=1), "```"]
     return "\n".join(lines) + "\n"
 
 
 def latex(results: Results) -> str:
-    """The table for a paper (booktabs); behind each row, as a comment, the hashes of its runs."""
+    """Render the table for a paper (booktabs); a comment after each row lists the hashes of its runs."""
     names = _axes(results) or ["combination"]
     head = [_tex(name) for name in names]
     for metric in SHOWN:
         head += [_tex(metric), rf"$\Delta$ {_tex(metric)}"]
     lines = [
-        "% percent, last epoch: mean +- standard deviation over seeds; Delta: to the first row, paired by seed, 95 % interval",
+        "% percent, last epoch: mean +- standard deviation over seeds; Delta from the first row, paired by seed, 95% interval",
         rf"\begin{{tabular}}{{{'l' * len(names)}{'rr' * len(SHOWN)}}}",
         r"\toprule",
         " & ".join(head) + r" \\",
@@ -116,14 +119,14 @@ def latex(results: Results) -> str:
 
 
 def _choices(results: Results) -> list[str]:
-    """What each choice does, over all settings of the other axes; nothing where there are none."""
+    """Render the effect of each choice over all settings of the other axes; empty without choices."""
     of_metrics = [results.choices(metric) for metric in SHOWN]
     if not of_metrics[0]:
         return []
     head = ["axis", "choice", "against", "pairs"]
     for metric in SHOWN:
         head += [f"Δ {metric}", "smallest … largest"]
-    lines = ["", "## What each choice does", "", _line(head), _line(["---"] * 3 + ["--:"] * (1 + 2 * len(SHOWN)))]
+    lines = ["", "## Effect of each choice", "", _line(head), _line(["---"] * 3 + ["--:"] * (1 + 2 * len(SHOWN)))]
     for same in zip(*of_metrics):
         cells = [_escaped(same[0].axis), _escaped(same[0].label), _escaped(same[0].against), str(same[0].pairs)]
         for choice in same:
@@ -133,21 +136,21 @@ def _choices(results: Results) -> list[str]:
     return [
         *lines,
         "",
-        "Against the first value of the axis, all other choices being equal: the mean difference of all pairs of rows that are "
-        "allowed, with its 95 % interval over seeds (t), and the smallest and the largest of those pairs (means over seeds). "
-        "Only seeds in which all pairs are done count: – where there is none, n where there are fewer than planned. Choices "
-        "with other numbers of pairs are means over other settings.",
+        "Compared with the first value of the axis, all other choices being equal: the mean difference over all allowed pairs "
+        "of rows, with its 95 % interval over seeds (t), and the smallest and largest pair (means over seeds). Only seeds in "
+        "which all pairs are done count: – if there are none, n if there are fewer than planned. Choices with different "
+        "numbers of pairs are means over different settings.",
     ]
 
 
 def _axes(results: Results) -> list[str]:
-    """The axes that have a column of their own: of a full design; elsewhere a row's name says what it is."""
+    """Axes with a separate column: all of a full design; other designs name their rows instead."""
     grid = results.plan.grid
     return [axis.name for axis in grid.axes] if grid.design == "full" else []
 
 
 def _scores(results: Results, row: Row) -> list[str]:
-    """The cells of a row after its name, each number leading to the row's card."""
+    """Cells of a row after its name, each linked to the row's card."""
     to = results.card(row).as_posix()
     count = len(results.scores(row, SHOWN[0]))
     cells = [f"[{count}]({to})" if count == len(row.runs) else f"[{count} of {len(row.runs)}]({to})"]
@@ -173,7 +176,7 @@ def _delta(difference: Difference | None, none: str) -> str:
 
 
 def _fewer(found: Spread | Difference | None, planned: int) -> str:
-    """Of how many seeds a number is, where these are not all."""
+    """Number of seeds behind a value, if some are missing."""
     return "" if found is None or found.count == planned else f", n = {found.count}"
 
 
@@ -182,7 +185,7 @@ def _line(cells: list[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text as it is shown by Markdown, on one line."""
+    """Escape text for Markdown, on one line."""
     return " ".join("".join(f"\\{c}" if c in r"\`*_[]<>|&~$#" else c for c in text).split())
 
 
@@ -191,6 +194,6 @@ _TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciic
 
 
 def _tex(text: str) -> str:
-    """Text as LaTeX shows it."""
+    """Escape text for LaTeX, on one line."""
     shown = "".join(_TEX.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in " ".join(text.split()))
-    return f"{{}}{shown}" if shown[:1] in ("[", "*") else shown  # behind a line's end these would be its arguments
+    return f"{{}}{shown}" if shown[:1] in ("[", "*") else shown  # after a line break these would be its arguments

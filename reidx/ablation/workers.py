@@ -1,4 +1,4 @@
-"""Runs on this machine: each a process of its own, one a device, so that a crash takes only its run."""
+"""Executor on this machine: one process per run, so that a crash affects only its run."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from reidx.machine.threads import available
 from reidx.runs.lock import alone_in
 
 PATIENCE = 30.0
-"""Seconds that a run has to end by itself once it is asked to."""
+"""Seconds between SIGTERM and SIGKILL when a run is stopped."""
 
 
 class Workers:
-    """``slots`` runs at a time on this machine, by default one a GPU (one without GPUs), each with a GPU of its own.
+    """Executor with ``slots`` concurrent runs on this machine, by default one per GPU (one without GPUs).
 
-    Without GPUs several runs share the cores evenly, unless OMP_NUM_THREADS says otherwise. If this process is
-    killed, each run is asked to end (SIGTERM); it keeps ``lock`` open until it has.
+    Runs are assigned to the GPUs in turn. Without GPUs, concurrent runs share the cores evenly, unless OMP_NUM_THREADS is
+    set. If this process is killed, each run receives SIGTERM; it keeps ``lock`` open until it ends.
     """
 
     def __init__(self, slots: int | None, lock: IO[str]) -> None:
@@ -36,13 +36,13 @@ class Workers:
         self._free = list(range(self.slots))
 
     def start(self, run: Run) -> Worker:
-        """Begin a run, or go on with it from its last checkpoint."""
+        """Start a run, or resume it from its last checkpoint."""
         prepare(run)
         slot = self._free.pop(0)
         return Worker(run, self._environment(slot), self.lock, lambda: self._free.append(slot))
 
     def close(self) -> None:
-        """Nothing is left to be closed."""
+        """Do nothing: there are no resources to release."""
 
     def _environment(self, slot: int) -> dict[str, str]:
         own = {**os.environ, PARENT: str(os.getpid())}
@@ -54,7 +54,7 @@ class Workers:
 
 
 class Worker:
-    """The process of one run; ``freed`` is called when it has ended."""
+    """Process of one run; ``freed`` is called after it has ended."""
 
     def __init__(self, run: Run, environment: dict[str, str], lock: IO[str], freed: object) -> None:
         self.run, self._freed = run, freed
@@ -67,11 +67,11 @@ class Worker:
                 stderr=log,
                 env=environment,
                 pass_fds=[lock.fileno()],
-                start_new_session=True,  # a Ctrl-C is for the one who waits, who then asks each run to end
+                start_new_session=True,  # Ctrl-C reaches only the parent, which then stops each run
             )
 
     def outcome(self) -> Outcome | None:
-        """How it ended; None while it goes on."""
+        """Return the outcome of the run, or None while it is running."""
         code = self.process.poll()
         if code is None:
             return None
@@ -82,11 +82,11 @@ class Worker:
             return Outcome()
         if code < 0:
             killed = signal.Signals(-code).name
-            return Outcome(f"its process was killed ({killed}); it goes on from its last checkpoint next time")
+            return Outcome(f"its process was killed ({killed}); the next call resumes from the last checkpoint")
         return Outcome(reason_in(self.run.log, self._begun_at))
 
     def stop(self) -> None:
-        """Ask it to end (SIGTERM), and kill it if it has not within :data:`PATIENCE` seconds."""
+        """Send SIGTERM, and SIGKILL if the process has not ended within :data:`PATIENCE` seconds."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -98,20 +98,20 @@ class Worker:
 
 @contextmanager
 def claimed(home: Path) -> Iterator[IO[str]]:
-    """Context in which no other ablation works in ``home``; the lock is held by all processes that have its file open.
+    """Context manager that locks ``home`` for one ablation; every process with the lock file open holds the lock.
 
-    Raises :class:`ConfigError` when another does, or runs that it has left behind.
+    Raises :class:`ConfigError` if another ablation, or a run that it has left behind, holds the lock.
     """
     with ExitStack() as stack:
         try:
             lock = stack.enter_context(alone_in(home, "in use by another ablation, or by runs of one that was killed"))
         except OSError as error:
-            raise ConfigError(f"{home} cannot hold the runs: {error.strerror}. Name another folder (--work-dir).") from error
+            raise ConfigError(f"{home} cannot be used: {error.strerror}. Name another folder (--work-dir).") from error
         yield lock
 
 
 def _gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """GPUs available to this process, as named by CUDA_VISIBLE_DEVICES."""
     import torch
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -1,4 +1,4 @@
-"""All that an ablation leaves for its reader, written anew each time: records, pages, pictures."""
+"""Output files of an ablation, rewritten each time: records, pages, pictures."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from reidx.runs.checkpoint import write_atomically
 
 
 def write_results(results: Results) -> list[Path]:
-    """Write what the runs came to so far into the plan's folder; the files, the page of results first.
+    """Write the results so far into the plan's folder; returns the files, the page of results first.
 
-    Pages and pictures of earlier plans that are no longer of this one are deleted.
+    Pages and pictures of earlier plans that do not belong to this one are deleted.
     """
     home = results.plan.home
     home.mkdir(parents=True, exist_ok=True)
@@ -26,20 +26,20 @@ def write_results(results: Results) -> list[Path]:
     for pattern in ("cards/[0-9][0-9]*-*.md", "scores-*.png", "map-*.png"):
         for old in set(home.glob(pattern)) - kept:
             old.unlink()
-    for path, draw in drawn.items():  # last: a picture that cannot be drawn shall cost nobody the numbers
+    for path, draw in drawn.items():  # last, so that a failing plot cannot prevent the numbers
         write_atomically(path, draw)
     return [*files, *drawn]
 
 
 class Reporting(SweepListener):
-    """Writes the results whenever a run has ended, beside telling another watcher of everything."""
+    """Listener that rewrites the results after every run and forwards all events to another listener."""
 
     def __init__(self, watcher: SweepListener) -> None:
         self.watcher = watcher
         self.began, self.looked, self.close = watcher.began, watcher.looked, watcher.close  # type: ignore[method-assign]
 
-    def ended(self, standing: SweepState, run: Run) -> None:
-        """A run is done, or has failed."""
-        self.watcher.ended(standing, run)
-        with contextlib.suppress(Exception):  # ends no run: what is written in the end says what is wrong
-            write_results(Results(standing.plan, standing.failed))
+    def ended(self, sweep: SweepState, run: Run) -> None:
+        """Forward the event and rewrite the results."""
+        self.watcher.ended(sweep, run)
+        with contextlib.suppress(Exception):  # must not end the runs; the final write reports the error
+            write_results(Results(sweep.plan, sweep.failed))

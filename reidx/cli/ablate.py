@@ -53,15 +53,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     grid = read_grid(arguments.grid, arguments.overrides)
     plan = plan_of(grid, arguments.work_dir or Path("runs") / f"ablate-{grid.name}")
-    standing = sweep_state_of(plan)
-    _show(plan, standing)
+    sweep = sweep_state_of(plan)
+    _show(plan, sweep)
     if arguments.dry_run:
         return 0
-    _carry_out(arguments, plan, standing)
-    return 1 if standing.failed else 0
+    _carry_out(arguments, plan, sweep)
+    return 1 if sweep.failed else 0
 
 
-def _carry_out(arguments: argparse.Namespace, plan: Plan, standing: SweepState) -> None:
+def _carry_out(arguments: argparse.Namespace, plan: Plan, sweep: SweepState) -> None:
     from reidx.ablation.results import Results
     from reidx.ablation.schedule import carry_out
     from reidx.ablation.screen import summary, watcher
@@ -70,29 +70,29 @@ def _carry_out(arguments: argparse.Namespace, plan: Plan, standing: SweepState) 
 
     with claimed(plan.home) as lock:
         try:
-            if standing.waiting:
+            if sweep.waiting:
                 if arguments.executor == "ray":
                     from reidx.ablation.on_ray import OnRay
 
-                    carry_out(standing, OnRay(arguments.workers, arguments.address), Reporting(watcher(arguments.progress)))
+                    carry_out(sweep, OnRay(arguments.workers, arguments.address), Reporting(watcher(arguments.progress)))
                 else:
-                    carry_out(standing, Workers(arguments.workers, lock), Reporting(watcher(arguments.progress)))
+                    carry_out(sweep, Workers(arguments.workers, lock), Reporting(watcher(arguments.progress)))
         finally:  # what there is by now, also after a Ctrl-C
-            files = write_results(Results(plan, standing.failed))
-        print(f"\n{summary(standing)}")
+            files = write_results(Results(plan, sweep.failed))
+        print(f"\n{summary(sweep)}")
         for run in plan.runs:
-            if run.hash in standing.failed:
-                print(f"failed: {run.hash}: {standing.failed[run.hash]}")
+            if run.hash in sweep.failed:
+                print(f"failed: {run.hash}: {sweep.failed[run.hash]}")
         print("\n".join(f"  {path}" for path in files))
 
 
-def _show(plan: Plan, standing: SweepState) -> None:
+def _show(plan: Plan, sweep: SweepState) -> None:
     """The plan: each combination with its runs, what is refused, what is trained once for several."""
     grid = plan.grid
     print_heading(f"{grid.name}: {grid.design}, {len(plan.rows)} combinations, seeds {', '.join(map(str, grid.seeds))}")
     rows = []
     for row in plan.rows:
-        done = sum(run.hash in standing.done for run in row.runs.values())
+        done = sum(run.hash in sweep.done for run in row.runs.values())
         begun = sum((run.folder / "experiment.json").is_file() for run in row.runs.values()) - done
         state = f"{done} of {len(row.runs)} done" + (f", {begun} begun" if begun > 0 else "")
         rows.append((row.name, "refused" if row.refused else state, " ".join(run.hash for run in row.runs.values())))

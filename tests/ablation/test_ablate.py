@@ -116,7 +116,7 @@ def test_ended_in_the_middle_it_goes_on_to_the_same(
         time.sleep(0.05)
     begun.send_signal(signal.SIGTERM)
     _, told = begun.communicate(timeout=120)
-    assert begun.returncode == 143 and "terminated (SIGTERM); call it again to go on" in told
+    assert begun.returncode == 143 and "terminated (SIGTERM); run the command again to resume" in told
     with claimed(tmp_path / "home"):  # no run was left behind
         pass
     assert subprocess.run(command, env=own, check=False, capture_output=True, timeout=600).returncode == 0
@@ -129,7 +129,7 @@ def test_two_ablations_do_not_share_a_folder(tmp_path: Path) -> None:
     with claimed(tmp_path), again, claimed(tmp_path):
         pass
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="cannot hold the runs"), claimed(tmp_path / "file"):
+    with pytest.raises(ConfigError, match="file cannot be used"), claimed(tmp_path / "file"):
         pass
 
 
@@ -147,11 +147,11 @@ def test_a_worker_that_is_killed_takes_only_its_run(
         workers.subprocess, "Popen", lambda command, **kwargs: original([sys.executable, "-c", code[command[-1]]], **kwargs)
     )
     finish(well, mAP=0.5)
-    standing = schedule.SweepState(plan, waiting=list(plan.runs))
+    sweep = schedule.SweepState(plan, waiting=list(plan.runs))
     with open(tmp_path / "lock", "w") as lock:
-        schedule.carry_out(standing, workers.Workers(2, lock), schedule.SweepListener())
-    assert standing.failed == {doomed.hash: "its process was killed (SIGKILL); it goes on from its last checkpoint next time"}
-    assert list(standing.done) == [well.hash]
+        schedule.carry_out(sweep, workers.Workers(2, lock), schedule.SweepListener())
+    assert sweep.failed == {doomed.hash: "its process was killed (SIGKILL); the next call resumes from the last checkpoint"}
+    assert list(sweep.done) == [well.hash]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_an_unfinished_run_is_compared_as_far_as_it_is(runs: list[Run]) -> None:
     (runs[1].folder / "1-adapt/done.json").unlink()
     found = compare([run.folder for run in runs])
     assert [row[-1] for row in found.about] == ["done", "unfinished"]
-    assert ("versions.torch", '"2"', "not said yet") in found.provenance
+    assert ("versions.torch", '"2"', "not known yet") in found.provenance
     assert ("adapt, last epoch", "mAP", "50.00", "–") in found.metrics
 
 
@@ -71,11 +71,11 @@ def test_what_is_no_run_is_said(runs: list[Run], tmp_path: Path, capsys: pytest.
     for folders, message in (
         ([one], "Name at least two runs"),
         ([one, one], "is named twice"),
-        ([one, tmp_path / "no"], "no is no run: there is no such folder"),
-        ([one, tmp_path / "file"], "file is no run: it is a file"),
-        ([one, tmp_path / "empty"], r"empty is no run: it has no experiment\.json\.$"),
-        ([one, one.parent], f"It holds runs: .*{one.name}"),
-        ([one, one.parent.parent], f"It holds runs: .*{one.name}"),
+        ([one, tmp_path / "no"], "no is not a run: there is no such folder"),
+        ([one, tmp_path / "file"], "file is not a run: it is a file"),
+        ([one, tmp_path / "empty"], r"empty is not a run: it has no experiment\.json\.$"),
+        ([one, one.parent], f"It contains runs: .*{one.name}"),
+        ([one, one.parent.parent], f"It contains runs: .*{one.name}"),
     ):
         with pytest.raises(ReidxError, match=message):
             compare(folders)
@@ -87,10 +87,10 @@ def test_what_is_no_run_is_said(runs: list[Run], tmp_path: Path, capsys: pytest.
     for name, text in {"experiment.json": json.dumps({"name": "x"}), **damaged}.items():
         (two / "experiment.json").write_text(whole)
         (two / name).write_text(text)
-        with pytest.raises(ReidxError, match="is no whole run"):
+        with pytest.raises(ReidxError, match="is not a complete run"):
             compare([one, two])
     (two / "experiment.json").write_text('{"hash": "a", "provenance": []}')
-    with pytest.raises(ReidxError, match="is no whole run"):
+    with pytest.raises(ReidxError, match="is not a complete run"):
         compare([one, two])
     assert main(["compare", str(one), str(tmp_path / "no")]) == 1
-    assert "no is no run" in capsys.readouterr().err
+    assert "no is not a run" in capsys.readouterr().err

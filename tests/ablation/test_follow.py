@@ -61,6 +61,6 @@ def test_the_reason_of_a_failure_is_its_error(tmp_path: Path) -> None:
     tell(log, "error: x was started with different provenance:", "  code: a → b", {"event": "x"})
     assert reason_in(log, at) == "x was started with different provenance: code: a → b"
     at = log.stat().st_size
-    assert reason_in(log, at) == "it ended without a word"
+    assert reason_in(log, at) == "it ended without a message"
     tell(log, "Segmentation fault")
     assert reason_in(log, at) == "Segmentation fault"

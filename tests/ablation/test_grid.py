@@ -63,7 +63,7 @@ def test_parts_that_do_not_fit_are_refused_with_the_reason(planned: Planned) -> 
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({}, r"takes ablate\.axes, and no ablate\.runs"),
+        ({}, r"takes ablate\.axes, not ablate\.runs"),
         ({"axes": {}}, r"ablate\.axes is empty"),
         ({"axes": {"fusion": []}}, "the axis fusion has no values"),
         ({"axes": {"fusion": "GlobalPool"}}, "the axis fusion is a string; write a list of values"),
@@ -74,12 +74,12 @@ def test_parts_that_do_not_fit_are_refused_with_the_reason(planned: Planned) -> 
         ({"axes": {"epochs": [1]}, "design": "ful"}, r"there is no design 'ful'\. Did you mean full\?"),
         ({"axes": {"epochs": [1]}, "design": "list"}, r"the design list takes ablate\.runs"),
         ({"axes": {"epochs": [1]}, "sedes": [1]}, r"unknown key ablate\.sedes\. Did you mean seeds\?"),
-        ({"axes": {"epochs": [1]}, "seeds": [1, "x"]}, r"ablate\.seeds must be a list of whole numbers"),
+        ({"axes": {"epochs": [1]}, "seeds": [1, "x"]}, r"ablate\.seeds must be a list of non-negative whole numbers"),
         ({"axes": {"epochs": [1]}, "seeds": [1, 1]}, r"ablate\.seeds has a number twice"),
-        ({"axes": {"seed": [1, 2]}}, r"axis seed: seed is not varied by an axis; list the seeds .* in ablate\.seeds"),
-        ({"axes": {"+seed": [1, 2]}}, r"axis \+seed: seed is not varied by an axis"),
-        ({"axes": {"luck": {"one": {}, "two": {"seed": 2}}}}, r"axis luck: seed is not varied by an axis"),
-        ({"runs": {"one": {}, "two": {"seed": 2}}, "design": "list"}, r"axis run: seed .* in ablate\.seeds"),
+        ({"axes": {"seed": [1, 2]}}, r"axis seed: seeds cannot be an axis; list the seeds .* in ablate\.seeds"),
+        ({"axes": {"+seed": [1, 2]}}, r"axis \+seed: seeds cannot be an axis"),
+        ({"axes": {"luck": {"one": {}, "two": {"seed": 2}}}}, r"axis luck: seeds cannot be an axis"),
+        ({"runs": {"one": {}, "two": {"seed": 2}}, "design": "list"}, r"axis run: seeds .* in ablate\.seeds"),
     ],
 )
 def test_mistakes_are_told_with_file_and_line(written: Callable[..., Path], section: dict, message: str) -> None:

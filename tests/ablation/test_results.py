@@ -54,7 +54,7 @@ def test_the_page_says_mean_spread_and_paired_difference(results: Results) -> No
 
 
 def test_choices_are_compared_all_else_being_equal(results: Results) -> None:
-    page = markdown(results).partition("## What each choice does")[2]
+    page = markdown(results).partition("## Effect of each choice")[2]
     head, _, *rows = cells(page)
     assert head[:6] == ["axis", "choice", "against", "pairs", "Δ mAP", "smallest … largest"]
     # with refiners none alone, as GlobalPool is not allowed with the other; as in the first table
@@ -101,7 +101,7 @@ def test_a_choice_without_a_whole_seed_is_shown_as_missing(planned: Callable[...
         if row.name != "fusion=pplr.Stripes":  # it is in the only pair of either choice
             for run in row.runs.values():
                 finish(run, mAP=0.5)
-    _, _, *rows = cells(markdown(Results(plan, {})).partition("## What each choice does")[2])
+    _, _, *rows = cells(markdown(Results(plan, {})).partition("## Effect of each choice")[2])
     assert [row[:6] for row in rows] == [
         ["fusion", "pplr.Stripes", "GlobalPool", "1", "–", "–"],
         ["refiners", "pplr.CrossAgreement(k=5)", "none", "1", "–", "–"],
@@ -126,7 +126,7 @@ def test_without_other_axes_there_are_no_choices_to_average(
     plan = planned(**section)
     for run in plan.runs:
         finish(run, mAP=0.5)
-    assert Results(plan, {}).choices("mAP") == [] and "What each choice does" not in markdown(Results(plan, {}))
+    assert Results(plan, {}).choices("mAP") == [] and "Effect of each choice" not in markdown(Results(plan, {}))
 
 
 def test_what_is_missing_is_said_with_its_reason(results: Results) -> None:
@@ -215,7 +215,7 @@ def test_labels_of_any_text(planned: Callable[..., Plan], finish: Callable[..., 
         finish(run, mAP=0.5)
     names = {path.name for path in write_results(Results(plan, {}))}
     assert {"results.md", "results.csv", "scores-mAP.png", "map-mAP.png"} <= names
-    of_rows, of_choices = markdown(Results(plan, {})).split("## What each choice does")
+    of_rows, of_choices = markdown(Results(plan, {})).split("## Effect of each choice")
     for page, first in ((of_rows, r" a\|b "), (of_choices, " axis ")):
         head, _, *rows = (re.split(r"(?<!\\)\|", line) for line in page.splitlines() if line.startswith("|"))
         assert {len(head)} == {len(row) for row in rows} and head[1] == first
@@ -228,17 +228,17 @@ def test_results_are_written_whenever_a_run_ends_and_end_none(results: Results, 
     told: list[str] = []
 
     class Told(SweepListener):
-        def ended(self, standing: SweepState, run: Run) -> None:
+        def ended(self, sweep: SweepState, run: Run) -> None:
             told.append(run.hash)
 
-    standing = sweep_state_of(results.plan)
+    sweep = sweep_state_of(results.plan)
     reporting, run = Reporting(Told()), results.plan.runs[0]
-    reporting.ended(standing, run)
+    reporting.ended(sweep, run)
     page = results.plan.home / "results.md"
     assert "5 of 6 runs done" in page.read_text(encoding="utf-8") and told == [run.hash]
     page.unlink()
     monkeypatch.setattr("reidx.ablation.plots.scores", lambda *_: 1 / 0)
-    reporting.ended(standing, run)
+    reporting.ended(sweep, run)
     assert page.is_file() and len(told) == 2
     with pytest.raises(ZeroDivisionError):
         write_results(results)
@@ -279,8 +279,8 @@ def test_runs_of_other_code_are_not_compared_in_silence(planned: Callable[..., P
     plan = planned(axes={"fusion": ["GlobalPool", "pplr.Stripes"]})
     for run, code in zip(plan.runs, ({"reidx": "a"}, {"reidx": "b", "pplr": "c"})):
         finish(run, {"code": code, "torch": "2"}, mAP=0.5)
-    assert Results(plan, {}).other_circumstances() == ['code.reidx: "a" → "b"']
-    assert "not made under the same provenance" in markdown(Results(plan, {}))
+    assert Results(plan, {}).other_provenance() == ['code.reidx: "a" → "b"']
+    assert "These runs differ in provenance" in markdown(Results(plan, {}))
 
 
 def test_nothing_done_yet_is_a_page_too(planned: Callable[..., Plan]) -> None:

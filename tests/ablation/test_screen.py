@@ -23,7 +23,7 @@ from reidx.errors import Terminated
 
 
 @pytest.fixture
-def standing(planned: Callable[..., Plan]) -> SweepState:
+def sweep(planned: Callable[..., Plan]) -> SweepState:
     """Of five runs one is done, one running, one failed, two wait; a combination is refused."""
     refiners = {"off": {}, "on": {"labels.refiners": [{"type": "pplr.CrossAgreement"}]}}
     plan = planned(axes={"clusterer.eps": [0.7, 0.6, 0.5, 0.4, 0.3], "refiner": refiners})
@@ -35,10 +35,10 @@ def standing(planned: Callable[..., Plan]) -> SweepState:
     return SweepState(plan, 1, rest, {two.hash: (two, follower)}, done, {three.hash: "out of memory"})
 
 
-def test_the_table_has_all_runs_with_their_places(standing: SweepState) -> None:
+def test_the_table_has_all_runs_with_their_places(sweep: SweepState) -> None:
     told = io.StringIO()
     table = LiveTable(Console(file=told, width=140, height=40, force_terminal=True, color_system=None))
-    table.looked(standing)
+    table.looked(sweep)
     table.close()
     lines = {line.split(", seed")[0].strip(): line for line in told.getvalue().splitlines() if ", seed" in line}
     assert "adapt 1/4 ━━━╌╌╌╌╌╌╌╌╌" in lines["clusterer.eps=0.6"] and "90 s" not in lines["base"]
@@ -59,11 +59,11 @@ def test_long_names_are_cut_in_their_middle(planned: Callable[..., Plan]) -> Non
     assert all(len(line) <= 80 for line in told.getvalue().splitlines() if "seed" in line)
 
 
-def test_a_low_terminal_shows_those_under_way_first(standing: SweepState) -> None:
+def test_a_low_terminal_shows_those_under_way_first(sweep: SweepState) -> None:
     told = io.StringIO()
-    standing.failed = dict.fromkeys(standing.failed, "out of memory, as the images are too many " * 5)
+    sweep.failed = dict.fromkeys(sweep.failed, "out of memory, as the images are too many " * 5)
     table = LiveTable(Console(file=told, width=80, height=9, force_terminal=True, color_system=None))
-    table.looked(standing)
+    table.looked(sweep)
     table.close()
     assert "adapt 1/4" in told.getvalue() and "… and 1 more" in told.getvalue()
     assert "50.00" in told.getvalue()  # a long reason is cut, numbers are not
@@ -111,56 +111,56 @@ def test_the_terminal_is_given_back_however_it_ends(
     stuck: bool,
 ) -> None:
     monkeypatch.setattr(schedule, "EVERY", 0.01)
-    standing = schedule.sweep_state_of(planned(axes={"clusterer.eps": [0.7, 0.6]}))
+    sweep = schedule.sweep_state_of(planned(axes={"clusterer.eps": [0.7, 0.6]}))
     told, before = io.StringIO(), (sys.stdout, sys.stderr)
     table = LiveTable(Console(file=told, width=140, height=40, force_terminal=True, color_system=None))
     try:
         with pytest.raises(OSError if stuck else error):
-            carry_out(standing, Breaking(how, stuck), table)
+            carry_out(sweep, Breaking(how, stuck), table)
         assert (sys.stdout, sys.stderr) == before and "running" in told.getvalue()
         assert told.getvalue().endswith("\x1b[?25h")  # the cursor is back
     finally:
         table.live.stop()
 
 
-def test_a_closed_table_does_not_begin_again(standing: SweepState) -> None:
+def test_a_closed_table_does_not_begin_again(sweep: SweepState) -> None:
     told, before = io.StringIO(), sys.stdout
     table = LiveTable(Console(file=told, width=140, height=40, force_terminal=True, color_system=None))
-    table.looked(standing)
+    table.looked(sweep)
     table.close()
     shown = told.getvalue()
     try:
-        table.looked(standing)
+        table.looked(sweep)
         table.close()
         assert told.getvalue() == shown and sys.stdout is before
     finally:
         table.live.stop()
 
 
-def test_the_hash_of_a_run_is_worked_out_once(standing: SweepState, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hash_of_a_run_is_worked_out_once(sweep: SweepState, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     known = config.experiment_hash
     monkeypatch.setattr(config, "experiment_hash", lambda data: asked.append(known(data)) or asked[-1])
-    runs = [Run(run.config, run.home) for run in standing.plan.runs]
-    assert [run.hash for run in runs] == [run.hash for run in standing.plan.runs] == asked
+    runs = [Run(run.config, run.home) for run in sweep.plan.runs]
+    assert [run.hash for run in runs] == [run.hash for run in sweep.plan.runs] == asked
     table = LiveTable(Console(file=io.StringIO(), width=140, height=40, force_terminal=True, color_system=None))
-    table.looked(standing)
-    table.looked(standing)
+    table.looked(sweep)
+    table.looked(sweep)
     table.close()
     assert [run.folder.name for run in runs] == asked and len(asked) == 5
 
 
-def test_lines_and_events_say_the_same(standing: SweepState) -> None:
+def test_lines_and_events_say_the_same(sweep: SweepState) -> None:
     told = io.StringIO()
-    one, two, three, *_ = standing.plan.runs
+    one, two, three, *_ = sweep.plan.runs
     for watcher in (Lines(Console(file=told)), Events(Console(file=told))):
-        watcher.began(standing, two)
-        watcher.ended(standing, one)
-        watcher.ended(standing, three)
+        watcher.began(sweep, two)
+        watcher.ended(sweep, one)
+        watcher.ended(sweep, three)
     started, done, failed, *events = told.getvalue().splitlines()
     assert started == f"started clusterer.eps=0.6, seed 1 ({two.hash})"
-    assert done == f"done base, seed 1: mAP 50.00, rank-1 75.00 · {summary(standing)}"
-    assert failed == f"FAILED clusterer.eps=0.5, seed 1: out of memory · {summary(standing)}"
+    assert done == f"done base, seed 1: mAP 50.00, rank-1 75.00 · {summary(sweep)}"
+    assert failed == f"FAILED clusterer.eps=0.5, seed 1: out of memory · {summary(sweep)}"
     facts = [json.loads(event) for event in events]
     assert [fact["event"] for fact in facts] == ["run_began", "run_done", "run_failed"]
     assert facts[1]["metrics"] == {"mAP": 0.5, "rank-1": 0.75} and facts[2]["reason"] == "out of memory"
