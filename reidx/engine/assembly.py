@@ -16,7 +16,7 @@ from reidx import distributed
 from reidx.config.schema import Labelling, Stage, Teacher, listed, term_names
 from reidx.data.domains import Domains
 from reidx.engine.objective import BoundAlignment, BoundTerm, Objective
-from reidx.engine.relabel import LevelPlan
+from reidx.engine.relabel import LabellingPlan
 from reidx.engine.step import StageModel
 from reidx.labels.pipeline import LabelPipeline
 from reidx.memories import Memory
@@ -112,24 +112,24 @@ class Assembly:
                 made[view] = calling("transform", transform, "batch")
         return made
 
-    def levels(self, device: torch.device) -> dict[str, LevelPlan]:
+    def labellings(self, device: torch.device) -> dict[str, LabellingPlan]:
         """Build the label pipeline of each labelling."""
         plans = {}
-        for name, level in self.stage.labels.items():
+        for name, labelling in self.stage.labels.items():
             where = f"labels.labellings.{name}"
             place = {"device": str(device), "sharded": distributed.count() > 1}
             distance = (
-                build("distance", level.distance, where=f"{where}.distance", **place)
-                if level.distance is not None
+                build("distance", labelling.distance, where=f"{where}.distance", **place)
+                if labelling.distance is not None
                 else None
             )
-            vary = partial(self._clusterer, level, f"{where}.clusterer")
-            refiners = [build("refiner", spec, where=f"{where}.refiners", **place) for spec in level.refiners]
-            plans[name] = LevelPlan(level, LabelPipeline(level.feature, distance, vary(), refiners, vary))
+            vary = partial(self._clusterer, labelling, f"{where}.clusterer")
+            refiners = [build("refiner", spec, where=f"{where}.refiners", **place) for spec in labelling.refiners]
+            plans[name] = LabellingPlan(labelling, LabelPipeline(labelling.feature, distance, vary(), refiners, vary))
         return plans
 
-    def _clusterer(self, level: Labelling, where: str, **settings: Any) -> Any:
-        return build("clusterer", {**level.clusterer, **settings}, where=where, seed=self.seed)
+    def _clusterer(self, labelling: Labelling, where: str, **settings: Any) -> Any:
+        return build("clusterer", {**labelling.clusterer, **settings}, where=where, seed=self.seed)
 
 
 def in_order(teachers: Mapping[str, Teacher]) -> list[str]:

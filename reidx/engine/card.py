@@ -31,7 +31,7 @@ def stage_card(stage: Stage, stage_run: StageRun) -> dict[str, Any]:
         "lr_batch": stage.optimization.lr_batch,
         "bn_group": stage.model.bn_group,
         "cameras_in_sampling": stage_run.runner is not None and _samples_by_cameras(stage, stage_run.domains),
-        "label_monitor": any(level.monitor for level in stage.labels.values()),
+        "label_monitor": any(labelling.monitor for labelling in stage.labels.values()),
         "selection": "last epoch",
         "evaluation": stage_run.evaluation_card,
     }

@@ -49,7 +49,7 @@ def extract(
         raise DataError(f"{what}: {len(store)} images cannot be distributed over {distributed.count()} processes.")
     mine = range(len(store))[distributed.shard(len(store))]
     order = BatchSampler(mine, BATCH.get(device.type, 64), drop_last=False)
-    banks: dict[str, Tensor] = {}
+    extracted: dict[str, Tensor] = {}
     filled = mine.start
     reporter = reporter or Reporter("quiet")
     if workers == 0:
@@ -64,9 +64,9 @@ def extract(
                     features = [*features, network(images.flip(-1))]
             for name in names:
                 rows = torch.stack([f[name].float() for f in features]).mean(0)
-                if name not in banks:  # the first batch determines the shape
-                    banks[name] = torch.empty(len(store), *rows.shape[1:], dtype=kept)
-                banks[name][filled : filled + len(rows)] = rows
+                if name not in extracted:  # the first batch determines the shape
+                    extracted[name] = torch.empty(len(store), *rows.shape[1:], dtype=kept)
+                extracted[name][filled : filled + len(rows)] = rows
             filled += len(images)
             work.advance(len(images))
-    return {name: distributed.fill_shards_(bank) for name, bank in banks.items()}
+    return {name: distributed.fill_shards_(rows) for name, rows in extracted.items()}

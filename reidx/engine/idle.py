@@ -54,11 +54,11 @@ def sentence(name: str, why: str, epoch: int) -> str:
 
 
 def _why(stage: Stage, term: BoundTerm, labels: Mapping[str, LabelSet]) -> str | None:
-    levels = [term.labels or stage.sources[stream].labels for stream in term.streams]
-    named = list(dict.fromkeys(level for level in levels if level is not None and level in labels))
-    if None in levels or not named:
+    labellings = [term.labels or stage.sources[stream].labels for stream in term.streams]
+    named = list(dict.fromkeys(labelling for labelling in labellings if labelling is not None and labelling in labels))
+    if None in labellings or not named:
         return None
-    sets = [labels[level] for level in named]
+    sets = [labels[labelling] for labelling in named]
     where = f"of {' and '.join(named)}"
     for what, given in (("weights", [its.weights for its in sets]), ("soft_targets", [its.soft_targets for its in sets])):
         if what in term.inputs and all(array is not None and not array.any() for array in given):

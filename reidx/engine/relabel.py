@@ -38,7 +38,7 @@ Source = tuple[str, str, bool]
 
 
 @dataclass
-class LevelPlan:
+class LabellingPlan:
     """A labelling with its pipeline."""
 
     settings: Labelling
@@ -73,7 +73,7 @@ class Extractor:
 
     @error_context("extracting features")
     @oom_advice("Lower data.image_size.")
-    def bank(
+    def features(
         self, domain: str, split: str, network: str, names: set[str], flip: bool, what: str
     ) -> dict[str, Tensor]:
         """Extract the named features of a split with ``network``; see :func:`reidx.engine.extract.extract`.
@@ -82,7 +82,7 @@ class Extractor:
         """
         store = self.domains.images(domain, split)
 
-        def extracted() -> dict[str, Tensor]:
+        def extract_all() -> dict[str, Tensor]:
             return extract(
                 self._forward(network, domain),
                 store,
@@ -104,13 +104,13 @@ class Extractor:
         self.model.eval()
         try:
             if self.first is None or self.model.steps > 0 or distributed.count() > 1:
-                return extracted()
+                return extract_all()
             how = {"weights": self._weights(network), "flip": flip, **{name: str(v) for name, v in settings.items()}}
             state = torch.get_rng_state()
-            banks = self.first(domain, split, how, names, extracted)
+            extracted = self.first(domain, split, how, names, extract_all)
             if torch.equal(state, torch.get_rng_state()):  # cache hit: draw the seed that a loader would have drawn
                 iter(batches(LabelledView(store, self.domains.split(domain, split).cameras, None), [], 0))
-            return banks
+            return extracted
         finally:
             self.model.train(training)
 
@@ -136,14 +136,14 @@ class Relabeller:
 
     def __init__(
         self,
-        levels: Mapping[str, LevelPlan],
+        labellings: Mapping[str, LabellingPlan],
         model: StageModel,
         domains: Domains,
         extractor: Extractor,
         optimizer: Callable[[], torch.optim.Optimizer],
         reporter: Reporter,
     ) -> None:
-        self.levels, self.model, self.domains, self.extractor = levels, model, domains, extractor
+        self.labellings, self.model, self.domains, self.extractor = labellings, model, domains, extractor
         self.optimizer, self.reporter = optimizer, reporter
         self.labels: dict[str, LabelSet] = {}
 
@@ -158,19 +158,19 @@ class Relabeller:
         once.
         """
         report: dict[str, float] = {}
-        due = {n: plan for n, plan in self.levels.items() if plan.due(epoch, n in self.labels)}
-        banks: dict[Source, dict[str, Tensor]] = {}
+        due = {n: plan for n, plan in self.labellings.items() if plan.due(epoch, n in self.labels)}
+        extracted: dict[Source, dict[str, Tensor]] = {}
         for source, names in self._wanted(due).items():
             domain, network, flip = source
             what = f"epoch {epoch + 1}: features of {domain}"
-            banks[source] = self.extractor.bank(domain, "train", network, names, flip, what)
+            extracted[source] = self.extractor.features(domain, "train", network, names, flip, what)
         for name, plan in due.items():
             settings, held = plan.settings, self._held(plan)
-            features = {view: _of(banks, plan.domain, settings.network, settings.flip, view) for view in self._views(plan)}
+            features = {view: _of(extracted, plan.domain, settings.network, settings.flip, view) for view in self._views(plan)}
             if held is not None:
                 features = {**features, settings.feature: held}
             report.update(self._label(name, plan, features, epoch))
-            self._reset(name, plan.domain, banks, plan.settings.flip)
+            self._reset(name, plan.domain, extracted, plan.settings.flip)
         for domain in dict.fromkeys(identity_domains.values()):
             if IDENTITY not in self.labels:
                 self.labels[IDENTITY] = self.identity(domain)
@@ -180,34 +180,35 @@ class Relabeller:
                         wanted.setdefault(network, set()).add(wiring["feature"])
                 for network, names in wanted.items():
                     what = f"features of {domain}"
-                    features = self.extractor.bank(domain, "train", network, names, False, what)
-                    banks[domain, network, False] = features
-                self._reset(IDENTITY, domain, banks, False)
+                    features = self.extractor.features(domain, "train", network, names, False, what)
+                    extracted[domain, network, False] = features
+                self._reset(IDENTITY, domain, extracted, False)
         return report
 
-    def _memories(self, level: str, features_only: bool = False) -> dict[str, Mapping[str, str]]:
+    def _memories(self, labelling: str, features_only: bool = False) -> dict[str, Mapping[str, str]]:
         return {
             name: wiring
             for name, wiring in self.model.memory_wiring.items()
-            if wiring["labels"] == level and (not features_only or self.model.memories[name].needs_features)
+            if wiring["labels"] == labelling and (not features_only or self.model.memories[name].needs_features)
         }
 
-    def _wanted(self, due: Mapping[str, LevelPlan]) -> dict[Source, set[str]]:
+    def _wanted(self, due: Mapping[str, LabellingPlan]) -> dict[Source, set[str]]:
         """Names of the features to extract, by source, for clustering and for resetting memories."""
         wanted: dict[Source, set[str]] = {}
-        for level, plan in due.items():
-            asked = [(plan.settings.network, view) for view in self._views(plan)]
-            asked += [(wiring["network"], wiring["feature"]) for wiring in self._memories(level, features_only=True).values()]
-            for networks, name in asked:
+        for labelling, plan in due.items():
+            memories = self._memories(labelling, features_only=True).values()
+            needed = [(plan.settings.network, view) for view in self._views(plan)]
+            needed += [(wiring["network"], wiring["feature"]) for wiring in memories]
+            for networks, name in needed:
                 for network in listed(networks):
                     wanted.setdefault((plan.domain, network, plan.settings.flip), set()).add(name)
         return wanted
 
-    def _views(self, plan: LevelPlan) -> frozenset[str]:
+    def _views(self, plan: LabellingPlan) -> frozenset[str]:
         """Names of the features to extract for a labelling; entries of its memory need no extraction."""
         return plan.pipeline.views - ({plan.settings.feature} if self._held(plan) is not None else set())
 
-    def _held(self, plan: LevelPlan) -> Tensor | None:
+    def _held(self, plan: LabellingPlan) -> Tensor | None:
         """Entries (N,…) of the memory that a labelling clusters, on the CPU; None without a memory or if it is empty."""
         if plan.settings.memory is None:
             return None
@@ -217,7 +218,7 @@ class Relabeller:
 
     @error_context("clustering")
     @oom_advice("Lower k1 of the distance, or set feature_dtype: fp16.")
-    def _label(self, name: str, plan: LevelPlan, features: dict[str, Tensor], epoch: int) -> dict[str, float]:
+    def _label(self, name: str, plan: LabellingPlan, features: dict[str, Tensor], epoch: int) -> dict[str, float]:
         domain = plan.domain
         split = self.domains.split(domain, "train")
         previous = self.labels[name].labels if name in self.labels else None
@@ -227,23 +228,23 @@ class Relabeller:
         self.labels[name] = labels
         if plan.settings.monitor and split.ids is not None:
             labels.report.update(quality(labels.labels, split.ids))
-        prefix = "" if len(self.levels) == 1 else f"{name}/"
+        prefix = "" if len(self.labellings) == 1 else f"{name}/"
         return {f"{prefix}{key}": value for key, value in labels.report.items()}
 
     @span("reset")
-    def _reset(self, level: str, domain: str, banks: Mapping[Source, dict[str, Tensor]], flip: bool) -> None:
+    def _reset(self, labelling: str, domain: str, extracted: Mapping[Source, dict[str, Tensor]], flip: bool) -> None:
         device = self.model.device
         cameras = torch.from_numpy(self.domains.split(domain, "train").cameras)
-        labels = torch.from_numpy(self.labels[level].labels)
-        for name, wiring in self._memories(level).items():
+        labels = torch.from_numpy(self.labels[labelling].labels)
+        for name, wiring in self._memories(labelling).items():
             memory = self.model.memories[name]
             features = None
             if memory.needs_features:
-                features = _of(banks, domain, wiring["network"], flip, wiring["feature"])
+                features = _of(extracted, domain, wiring["network"], flip, wiring["feature"])
             with replacing_parameters(memory, self.optimizer()):  # type: ignore[arg-type]
                 given = None if features is None else features.to(device, torch.float32), labels.to(device), cameras.to(device)
                 call("memory", memory, "reset", memory.reset, *given)  # type: ignore[arg-type]
-            expect_columns(memory, self.labels[level].count)
+            expect_columns(memory, self.labels[labelling].count)
             distributed.broadcast_(list(call("memory", memory, "state_dict", memory.state_dict).values()))  # type: ignore[arg-type]
             self.model.follow(name)
 
@@ -253,14 +254,14 @@ class Relabeller:
         """Stateful components of the labellings, by labelling, position and class."""
         parts = {
             f"{name}.{place}.{type(part).__name__}": part
-            for name, plan in self.levels.items()
+            for name, plan in self.labellings.items()
             for place, part in plan.pipeline.parts.items()
         }
         return {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
 
-    def _images(self, level: str) -> int | None:
+    def _images(self, labelling: str) -> int | None:
         """Number of images of a labelling; None for ground-truth labels."""
-        domain = self.levels[level].settings.domain if level in self.levels else None
+        domain = self.labellings[labelling].settings.domain if labelling in self.labellings else None
         return None if domain is None else len(self.domains.split(domain, "train"))
 
     def state_dict(self) -> dict[str, Any]:
@@ -297,7 +298,7 @@ class Relabeller:
 
 
 def _of(
-    banks: Mapping[Source, Mapping[str, Tensor]], domain: str, network: str | list[str], flip: bool, name: str
+    extracted: Mapping[Source, Mapping[str, Tensor]], domain: str, network: str | list[str], flip: bool, name: str
 ) -> Tensor:
     """The feature ``name`` of a domain's images, from one network or as the normalised mean of several."""
-    return mean_normalized([banks[domain, one, flip][name] for one in listed(network)])
+    return mean_normalized([extracted[domain, one, flip][name] for one in listed(network)])

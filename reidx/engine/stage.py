@@ -85,8 +85,8 @@ class StageRun:
         self.images_a_step: dict[str, int] = {}
         views = {view: name for name, stream in stage.streams.items() for view in stream.views}
         self.loader = StreamLoader(stage.iters, views)
-        levels = assembly.levels(self.model.device)
-        self.relabeller = Relabeller(levels, self.model, domains, self.extractor, self._optimizer, reporter)
+        labellings = assembly.labellings(self.model.device)
+        self.relabeller = Relabeller(labellings, self.model, domains, self.extractor, self._optimizer, reporter)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         assert self.runner is not None
@@ -203,18 +203,19 @@ class StageRun:
             alignment: Any = getattr(bound, "alignment", None)
             if not hasattr(alignment, "begin") or not getattr(alignment, "needs_features", True):
                 continue
-            banks = []
+            names = set(getattr(alignment, "requires", ()))
+            of_both = []
             for stream in (bound.source, bound.target):  # type: ignore[union-attr]
                 domain = self.stage.sources[stream].domain
                 what = f"features of {domain} for {bound.name}"
-                features = self.extractor.bank(domain, "train", "student", set(getattr(alignment, "requires", ())), False, what)
-                banks.append({name: rows.to(self.model.device, torch.float32) for name, rows in features.items()})
-            call("alignment", alignment, "begin", alignment.begin, *banks)
+                features = self.extractor.features(domain, "train", "student", names, False, what)
+                of_both.append({name: rows.to(self.model.device, torch.float32) for name, rows in features.items()})
+            call("alignment", alignment, "begin", alignment.begin, *of_both)
             distributed.broadcast_(list(alignment.state_dict().values()))
 
     def _say_notes(self) -> None:
         """Report the ``notes`` of the stage's parts, each once."""
-        labellers = [part for plan in self.relabeller.levels.values() for part in plan.pipeline.parts.values()]
+        labellers = [part for plan in self.relabeller.labellings.values() for part in plan.pipeline.parts.values()]
         speaking = [part for part in (*self.model.modules(), *labellers) if hasattr(part, "notes")]
         notes = [call(kind_of(part), part, "notes", lambda part: list(part.notes()), part) for part in speaking]
         for note in (*itertools.chain(*notes), *remarks):
@@ -235,7 +236,7 @@ class StageRun:
         if self.domains.on_device:
             with self.reporter.counted(f"train of {stream.domain}: decoding") as progress:
                 store.hold(self.model.device, progress)
-        others = {level: self.relabeller.labels[level] for level in self.stage.named_labellings(name)}
+        others = {labelling: self.relabeller.labels[labelling] for labelling in self.stage.named_labellings(name)}
         view = LabelledView(store, cameras, labels, others)
         sampler = build(
             "sampler",
@@ -267,10 +268,10 @@ class StageRun:
 
         def extracted(split: str) -> Tensor:
             what = f"{split} of {settings.domain}"
-            banks = self.extractor.bank(
+            features = self.extractor.features(
                 settings.domain or "", split, settings.network, {settings.feature}, settings.flip, what
             )
-            return banks[settings.feature]
+            return features[settings.feature]
 
         features = extracted("query"), extracted("gallery")
         protocol = build("protocol", settings.protocol, where="evaluate.protocol")
@@ -325,14 +326,14 @@ class StageRun:
 
         Identities are read from the data sets, for this figure alone, so that its meaning does not change during training.
         """
-        banks = [
-            self.extractor.bank(domain, "train", network, {feature}, False, f"{feature} of {domain}")[feature].float()
+        of_both = [
+            self.extractor.features(domain, "train", network, {feature}, False, f"{feature} of {domain}")[feature].float()
             for domain in self.stage.domains
         ]
         source, target = (self.domains.split(domain, "train").ids for domain in self.stage.domains)
         with span("rank"):
             return domain_probe(
-                *(features.flatten(1) for features in banks), seed=self.key[0], source_people=source, target_people=target
+                *(features.flatten(1) for features in of_both), seed=self.key[0], source_people=source, target_people=target
             )
 
 

@@ -26,7 +26,7 @@ def work_of(stage: Stage, epoch: int) -> Counter[str]:
     every, done = stage.evaluate.every, epoch + 1
     due = done == stage.epochs or (every > 0 and done % every == 0)
     return Counter(
-        relabel=sum(epoch % level.relabel_every == 0 for level in stage.labels.values()),
+        relabel=sum(epoch % labelling.relabel_every == 0 for labelling in stage.labels.values()),
         step=stage.iters,
         evaluate=int(tested and due),
         commit=1,
@@ -150,7 +150,7 @@ def _work_from(stage: Stage, epoch: int) -> Counter[str]:
     tested, every = stage.evaluate.domain is not None, stage.evaluate.every
     due = _multiples(every, first + 1, stage.epochs) + (every == 0 or stage.epochs % every > 0) if left else 0
     rest = Counter(
-        relabel=sum(_multiples(level.relabel_every, first, stage.epochs - 1) for level in stage.labels.values()),
+        relabel=sum(_multiples(labelling.relabel_every, first, stage.epochs - 1) for labelling in stage.labels.values()),
         step=stage.iters * left,
         evaluate=tested * due,
         commit=left,

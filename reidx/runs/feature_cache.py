@@ -58,13 +58,13 @@ class FirstFeatures:
                     return {feature: _read(path, name.name, feature, images) for feature, path in kept.items()}
             except CheckpointError as error:
                 self.say(f"{error}; the features are extracted again")
-            banks = extract()
+            features = extract()
             try:
                 for feature, path in kept.items():
-                    checkpoints.save(path, {"bank": banks[feature], "of": name.name, "feature": feature})
+                    checkpoints.save(path, {"bank": features[feature], "of": name.name, "feature": feature})
             except (OSError, RunError) as error:
                 self.say(f"{self.folder}: features cannot be saved for other runs ({error})")
-            return banks
+            return features
 
     def _facts(self, domain: str, split: str, how: Mapping[str, Any]) -> dict[str, Any]:
         data, code = self.config.experiment.data, self.provenance["code"]

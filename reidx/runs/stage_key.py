@@ -45,7 +45,7 @@ def stage_key(config: Config, number: int, provenance: Mapping[str, Any] | None 
 
 
 def _domains(stage: Stage) -> set[str]:
-    used = {stage.evaluate.domain, *(level.domain for level in stage.labels.values()), *stage.domains}
+    used = {stage.evaluate.domain, *(labelling.domain for labelling in stage.labels.values()), *stage.domains}
     return {name for name in used if name is not None}
 
 

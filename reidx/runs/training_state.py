@@ -54,7 +54,7 @@ class TrainingState:
         names = {field.name for field in fields(cls)}
         if wrong := sorted(map(str, names ^ set(found))):
             raise CheckpointError(
-                f"This checkpoint was written by another version of reidx (its fields differ in {', '.join(wrong)}) and cannot "
-                "be resumed from."
+                f"This checkpoint was written by another version of reidx (its fields differ in {', '.join(wrong)}) and "
+                "cannot be resumed from."
             )
         return cls(**found)

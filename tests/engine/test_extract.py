@@ -125,39 +125,39 @@ def test_a_stages_network_is_used_in_evaluation_mode_and_left_as_it_was(domains_
     extractor_ = extractor(domains_root)
     model = extractor_.model.train()
     state = copy.deepcopy(model.state_dict())
-    features = extractor_.bank("target", "query", name, {"embed"}, False, "test")["embed"]
+    features = extractor_.features("target", "query", name, {"embed"}, False, "test")["embed"]
     assert model.training and all(network.training for network in model.networks.values())
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     reference = copy.deepcopy(model.networks[name]).eval()
     expected = one_by_one(reference, extractor_.domains.images("target", "query"), "embed", False)
     assert torch.allclose(features, expected, atol=1e-4)
     model.eval()
-    extractor_.bank("target", "query", name, {"embed"}, False, "test")
+    extractor_.features("target", "query", name, {"embed"}, False, "test")
     assert not model.training
 
 
 def test_training_features_are_kept_in_half_precision_where_asked_those_of_evaluation_never(domains_root: Path) -> None:
     halved, full = extractor(domains_root, "fp16"), extractor(domains_root)
-    features, exact = (e.bank("target", "train", "student", {"embed"}, False, "test")["embed"] for e in (halved, full))
+    features, exact = (e.features("target", "train", "student", {"embed"}, False, "test")["embed"] for e in (halved, full))
     assert features.dtype == torch.float16 and exact.dtype == torch.float32
     assert torch.equal(features, exact.half())
-    assert halved.bank("target", "query", "student", {"embed"}, False, "test")["embed"].dtype == torch.float32
+    assert halved.features("target", "query", "student", {"embed"}, False, "test")["embed"].dtype == torch.float32
 
 
 def test_training_mode_comes_back_after_an_error(domains_root: Path) -> None:
     extractor_ = extractor(domains_root)
     extractor_.model.train()
     with pytest.raises(KeyError):
-        extractor_.bank("target", "query", "student", {"missing"}, False, "test")
+        extractor_.features("target", "query", "student", {"missing"}, False, "test")
     assert extractor_.model.training
 
 
 def test_the_bank_shows_the_weights_of_its_moment(domains_root: Path) -> None:
     extractor_ = extractor(domains_root)
-    before = extractor_.bank("target", "query", "student", {"embed"}, False, "test")["embed"]
+    before = extractor_.features("target", "query", "student", {"embed"}, False, "test")["embed"]
     with torch.no_grad():
         extractor_.model.networks["student"].fusion.scale.mul_(2.0)
-    after = extractor_.bank("target", "query", "student", {"embed"}, False, "test")["embed"]
+    after = extractor_.features("target", "query", "student", {"embed"}, False, "test")["embed"]
     assert torch.allclose(after, 2.0 * before, atol=1e-5)
 
 
@@ -165,7 +165,7 @@ def test_a_fusion_that_asks_for_a_teacher_is_given_the_averages_map(domains_root
     extractor_ = extractor(domains_root)
     model = extractor_.model
     model.networks["student"] = tiny_network(0, teaching=True)
-    features = extractor_.bank("target", "query", "student", {"embed"}, False, "test")["embed"]
+    features = extractor_.features("target", "query", "student", {"embed"}, False, "test")["embed"]
     student, mean = model.networks["student"].eval(), model.networks["mean"].eval()
     store = extractor_.domains.images("target", "query")
     with torch.no_grad():

@@ -208,7 +208,7 @@ def test_the_level_labels_what_both_averages_agree_on(mutual_run, tmp_path: Path
 
     extracted: dict[str, Tensor] = {}
     shown: list[Tensor] = []
-    features, label = Extractor.bank, LabelPipeline.__call__
+    features, label = Extractor.features, LabelPipeline.__call__
 
     def note(self: Extractor, domain: str, split: str, network: str, names: set[str], flip: bool, what: str) -> Any:
         made = features(self, domain, split, network, names, flip, what)
@@ -220,7 +220,7 @@ def test_the_level_labels_what_both_averages_agree_on(mutual_run, tmp_path: Path
         shown.append(given["embed"].clone())
         return label(self, given, **rest)
 
-    monkeypatch.setattr(Extractor, "bank", note)
+    monkeypatch.setattr(Extractor, "features", note)
     monkeypatch.setattr(LabelPipeline, "__call__", watch)
     reidx.run(mutual_run(), tmp_path / "run", progress="quiet")
     assert set(extracted) == {"mean", "peer_mean"}

@@ -46,7 +46,7 @@ class Run:
 def run(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Run:
     seen = Run(tmp_path_factory.mktemp("run") / "run")
     memory: type[Memory] = registry().find("memory", "cluster_contrast.ClusterMemory").load()  # type: ignore[assignment]
-    features, reset = Extractor.bank, memory.reset
+    features, reset = Extractor.features, memory.reset
 
     def extract(self: Extractor, domain: str, split: str, network: str, *rest: Any) -> dict[str, Tensor]:
         if split == "train":
@@ -58,7 +58,7 @@ def run(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Run:
         seen.resets.append(self.state_dict()["rows"].clone())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Extractor, "bank", extract)
+        patch.setattr(Extractor, "features", extract)
         patch.setattr(memory, "reset", remember)
         seen.result = reidx.run(tiny("lp::usl.yaml", "stages.warmup.iters=6"), seen.folder, progress="quiet")
     return seen
