@@ -193,7 +193,7 @@ def _run(
         if stage_run.details is not None and stage.evaluate.domain is not None and distributed.rank() == 0:
             tested = domains[stage.evaluate.domain]
             picture = ranked_list(tested.query, tested.gallery, stage_run.details)
-            checkpoints.write_atomically(path / "ranked.png", partial(picture.save, format="PNG"))
+            checkpoints.write_atomically(path / "ranked.png", partial(picture.save, format="PNG", compress_level=1))
         outcome = {
             "before": result.before,
             "history": result.history,

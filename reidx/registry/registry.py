@@ -244,11 +244,8 @@ class Registry:
     def entries(self, kind: str | None = None) -> Iterator[Entry]:
         """Yield the entries by kind, the core's before the plugins', then by name."""
         order = list(KINDS)
-        for entry in sorted(
-            self._entries.values(), key=lambda e: (order.index(e.kind), e.namespace != "", e.name.lower())
-        ):
-            if kind is None or entry.kind == kind:
-                yield entry
+        wanted = (entry for entry in self._entries.values() if kind in (None, entry.kind))
+        yield from sorted(wanted, key=lambda e: (order.index(e.kind), e.namespace != "", e.name.lower()))
 
     def find(self, kind: str, name: str) -> Entry:
         """Return the entry of ``kind`` with the given name.

@@ -28,7 +28,7 @@ MANIFEST = "synthetic.json"
 FIRST_PID = {"source": 1, "target": 5001}
 MAX_IDENTITIES = 4999
 DISTRACTOR = 0
-IMAGES_PER_WORKER = 200
+IMAGES_PER_WORKER = 400
 """Minimum number of pictures per worker; below it, starting another process costs more than it saves."""
 
 
