@@ -6,6 +6,7 @@ resolves, so that listing a hundred components costs no more than reading their 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from collections.abc import Iterator, Mapping
@@ -216,7 +217,12 @@ class Entry:
 
     def _fault(self, component: type) -> str:
         """Explain why a config cannot set all arguments of the constructor; empty if it can."""
-        return unusable(self.kind, component, {name: CONTEXT[name] for name in KINDS[self.kind].context})
+        return _fault_of(self.kind, component)
+
+
+@functools.cache  # a config looks at the same few classes thousands of times
+def _fault_of(kind: str, component: type) -> str:
+    return unusable(kind, component, {name: CONTEXT[name] for name in KINDS[kind].context})
 
 
 class Registry:
