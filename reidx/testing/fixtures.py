@@ -18,6 +18,7 @@ def fixed_threads() -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    os.environ.pop("COLUMNS", None)  # which xdist sets; tables in a pipe are as wide as they need
 
 
 @pytest.fixture(scope="session")

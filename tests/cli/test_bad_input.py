@@ -182,7 +182,7 @@ def test_a_corrupt_image_met_while_evaluating_costs_one_epoch(experiment, run, r
     path = str(experiment(data=market(images), stages=STAGES))
     message = refusal("train", path, "--work-dir", "run")
     assert message.startswith(f"{bad} cannot be read as an image: ")
-    assert "This happened in stage adapt, epoch 2/2, evaluation, extracting features; " in message
+    assert "This happened in stage adapt, epoch 2/2, evaluation, extracting features. Saved epochs are kept: " in message
     assert message.endswith("continue with --resume.")
     assert checkpoints.newest(Path("run/1-adapt")) == Path("run/1-adapt/epoch_1.pth")
     shutil.copy(tmp_path / "whole" / "query" / bad.name, bad)
@@ -224,7 +224,7 @@ def test_data_that_changed_under_a_run(experiment, run, refusal, images, monkeyp
     message = refusal("train", path, "--work-dir", "run", "--resume", lines=3)
     assert "data.target.train: 144 images → 143 images, different files, sizes, ids, cameras" in message
     message = refusal("train", path, "--work-dir", "run", "--resume-anyway")
-    assert message.startswith("The checkpoint labels 144 images (main), but there are 143 now.")
+    assert message.startswith("The checkpoint has labels of 144 images (main), but there are 143 now.")
 
 
 def _interrupt(*_: Any) -> None:

@@ -184,7 +184,7 @@ def test_the_inner_data_set_is_checked_and_filled_in_as_any(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("inner", "message"),
     [
-        ({"type": "MSMT17", "root": ".", "rot": "."}, r"yaml:6: data\.domains\.target\.of\): .*'rot' \(.*yaml:9\); did you"),
+        ({"type": "MSMT17", "root": ".", "rot": "."}, r"yaml:6: data\.domains\.target\.of\): .*'rot' \(.*yaml:9\)\. Did you"),
         ({"type": "MSMT17", "root": ".", "version": "V3"}, r"yaml:6: data\.domains\.target\.of\): 'version' .* is 'V3'"),
         ({"type": "Market"}, r"exp\.yaml:6: data\.domains\.target\.of: There is no dataset called 'Market'"),
         ({"type": "DBSCAN"}, r"DBSCAN is a clusterer, not a dataset"),

@@ -83,7 +83,7 @@ def test_a_profile(profiled):
     seconds = [float(line[20:].split()[0]) for line in second if "%" in line]
     assert sum(seconds[:-1]) == pytest.approx(seconds[-1], abs=0.0005 * len(seconds))
     assert any(line.startswith("train: forward") and line.split()[-1] == "6" for line in second), "as many as were asked for"
-    assert "6 of its 30 steps" in shown
+    assert "6 of 30 steps" in shown
 
     events = json.loads((folder / "profile" / "2-adapt.trace.json").read_text())["traceEvents"]
     marks = Counter(event["name"] for event in events if event.get("cat") == "user_annotation")

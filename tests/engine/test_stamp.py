@@ -16,6 +16,7 @@ import reidx
 from reidx.engine.experiment import run
 from reidx.errors import CheckpointError, ReidxError
 from reidx.runs import checkpoint as checkpoints
+from reidx.runs.record_form import FORMAT
 from reidx.runs.stamp import Stamp, read_sealed, sealed, stamp_of
 from reidx.testing.runs import assert_same_run
 
@@ -220,7 +221,8 @@ def test_edited_origin_of_a_stage_is_refused(text: str, whole: Whole, unfinished
      '{"hash": "H", "provenance": {"files": ["a"]}}', '{"hash": "H", "begun": 3}'],
 )  # fmt: skip
 def test_damaged_record_of_a_run_is_refused(text: str, whole: Whole, unfinished: Path) -> None:
-    (unfinished / "experiment.json").write_text(text.replace('"H"', json.dumps(reidx.load_config(whole[0]).hash)))
+    own = json.dumps(reidx.load_config(whole[0]).hash)
+    (unfinished / "experiment.json").write_text(text.replace('"H"', f'{own}, "format": {FORMAT}'))
     message = f"{unfinished / 'experiment.json'} is damaged, so the checkpoints in {unfinished} cannot be identified."
     assert refused(whole, unfinished).startswith(message)
     go(whole, unfinished, "anyway")

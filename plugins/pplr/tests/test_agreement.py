@@ -18,8 +18,8 @@ from reidx.labels.pipeline import check_labels
 
 def labelling(whole: Tensor, parts: Tensor) -> RefinerContext:
     return RefinerContext(
-        bank={"global": whole, "parts": parts},
-        on="global",
+        features={"global": whole, "parts": parts},
+        feature="global",
         graph=None,
         clusterer=None,
         cluster=lambda **_: np.zeros(0, np.int64),
