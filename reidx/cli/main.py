@@ -7,6 +7,7 @@ that broke), or a fault of the program, with its traceback; 2 a mistake in the c
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import io
 import itertools
@@ -37,6 +38,7 @@ COMMANDS = {
     "show": "one component: keys, contract, source, an example",
     "plugins": "the installed plugins, and why one is not in use",
     "new-plugin": "write a plugin to begin with: a component, a config, tests",
+    "completion": "print the script that completes commands in a shell",
 }
 """The commands; each is a module here, ``_`` for ``-``, with ``add_arguments(parser)`` and
 ``run(arguments) -> exit code``."""
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         end_with(int(parent), signal.SIGTERM)
     words = list(sys.argv[1:] if argv is None else argv)
     before = list(itertools.takewhile(lambda word: word.startswith("-"), words))
-    own = _own_parser()
+    own = own_parser()
     flags = own.parse_args(before)
     debug = flags.debug or "--debug" in words
     try:
@@ -93,7 +95,8 @@ class _NoCommand(ReidxError):
     """The command line names no command that there is."""
 
 
-def _own_parser() -> Parser:
+def own_parser() -> Parser:
+    """The parser of the options before a command."""
     parser = Parser(
         prog="reidx",
         usage="reidx [--help] [--version] [--debug] COMMAND …",
@@ -116,11 +119,15 @@ def _command_table() -> str:
 
 def parser_of(name: str) -> Parser:
     """The parser of a command of the core, by its name in :data:`COMMANDS`."""
-    command = _module_of(name)
-    parser = Parser(prog=f"reidx {name}", description=command.__doc__, allow_abbrev=False)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    command.add_arguments(parser)
+    parser = Parser(prog=f"reidx {name}", description=_module_of(name).__doc__, allow_abbrev=False)
+    add_command_arguments(parser, name)
     return parser
+
+
+def add_command_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add the arguments of a command to its parser."""
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    _module_of(name).add_arguments(parser)
 
 
 def _module_of(name: str) -> ModuleType:

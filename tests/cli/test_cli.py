@@ -52,6 +52,7 @@ def test_cheap_commands_import_nothing_heavy(fake_plugins, words):
         "scipy",
         "sklearn",
         "PIL",
+        "shtab",
     }
 
 
