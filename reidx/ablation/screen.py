@@ -13,7 +13,7 @@ from rich.text import Text
 from reidx.ablation.grid import shortened
 from reidx.ablation.plan import Run
 from reidx.ablation.schedule import SweepListener, SweepState
-from reidx.reporting.displays import Mode, Stderr, duration
+from reidx.reporting.displays import Mode, Stderr, duration, timestamped
 from reidx.runs.epoch_log import json_line
 
 COLOURS = {"running": "cyan", "failed": "red", "done": "green", "waiting": "dim"}
@@ -49,7 +49,7 @@ def summary(sweep: SweepState) -> str:
 
 
 class Lines(SweepListener):
-    """Lines for runs that start, finish or fail."""
+    """Lines for runs that start, finish or fail, each with date and time."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -67,7 +67,7 @@ class Lines(SweepListener):
         self._print(f"{text} · {summary(sweep)}")
 
     def _print(self, text: str) -> None:
-        print(text, file=self.console.file, flush=True)
+        print(timestamped(text), file=self.console.file, flush=True)
 
 
 class Events(SweepListener):

@@ -125,7 +125,7 @@ class Display:
 
 
 class Lines(Display):
-    """Lines for a log: one when a task begins, then one a minute while it runs."""
+    """Lines for a log, each with date and time: one when a task begins, then one a minute while it runs."""
 
     every = 60.0
 
@@ -141,7 +141,7 @@ class Lines(Display):
         self._print(" · ".join([*parts, *described(work.facts), *remaining(self.forecast)]))
 
     def _print(self, text: str) -> None:
-        print(text, file=self.console.file, flush=True)
+        print(timestamped(text), file=self.console.file, flush=True)
 
 
 class Events(Display):
@@ -284,6 +284,11 @@ def remaining(forecast: Forecast) -> list[str]:
     """Remaining time of the run as text, or nothing: ``about 12 min left``; ``over`` if some work was never measured."""
     left = forecast.seconds_left()
     return [] if left is None else [f"{'about' if left[1] else 'over'} {duration(left[0])} left"]
+
+
+def timestamped(text: str) -> str:
+    """Prepend the local date and time: ``2026-11-30 23:41:02 epoch 3/8``."""
+    return f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}"
 
 
 def duration(seconds: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -157,11 +158,13 @@ def test_lines_and_events_say_the_same(sweep: SweepState) -> None:
         watcher.began(sweep, two)
         watcher.ended(sweep, one)
         watcher.ended(sweep, three)
-    started, done, failed, *events = told.getvalue().splitlines()
+    *lines, began, ended, broke = told.getvalue().splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in lines)
+    started, done, failed = (line.split(maxsplit=2)[2] for line in lines)
     assert started == f"started clusterer.eps=0.6, seed 1 ({two.hash})"
     assert done == f"done base, seed 1: mAP 50.00, rank-1 75.00 · {summary(sweep)}"
     assert failed == f"FAILED clusterer.eps=0.5, seed 1: out of memory · {summary(sweep)}"
-    facts = [json.loads(event) for event in events]
+    facts = [json.loads(event) for event in (began, ended, broke)]
     assert [fact["event"] for fact in facts] == ["run_began", "run_done", "run_failed"]
     assert facts[1]["metrics"] == {"mAP": 0.5, "rank-1": 0.75} and facts[2]["reason"] == "out of memory"
     assert facts[0]["runs"] == 5 and facts[0]["done"] == 1

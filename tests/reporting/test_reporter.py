@@ -9,6 +9,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,13 @@ def text_of(screen: io.StringIO) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
 
 
+def without_times(text: str) -> list[str]:
+    """The lines of a log without their date and time, which each must have."""
+    lines = [re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (.+)", line) for line in text.splitlines()]
+    assert None not in lines, text
+    return [line[1] for line in lines if line]
+
+
 def stage(name: str, epochs: int = 2) -> Stage:
     model = Model(backbone={"type": "Timm"})
     return Stage(name, epochs=epochs, iters=10, model=model, labels={"main": Labelling(domain="target")})
@@ -90,12 +98,14 @@ def test_a_closed_terminal_ends_no_run(experiment: Callable[..., Path], tmp_path
 def test_a_log_is_told_when_work_begins(capsys):
     reporter = Reporter("plain")
     with reporter.work("features of target", 12936) as work:
-        assert capsys.readouterr().err == "features of target (12,936 images) …\n"
+        assert without_times(capsys.readouterr().err) == ["features of target (12,936 images) …"]
         work.advance(64)
     with reporter.work("epoch 1: training", 200, "steps"):
         pass
     reporter.say("epoch 1 [bold]done[/bold]")
-    assert capsys.readouterr() == ("", "epoch 1: training (200 steps) …\nepoch 1 [bold]done[/bold]\n")
+    shown = capsys.readouterr()
+    assert without_times(shown.err) == ["epoch 1: training (200 steps) …", "epoch 1 [bold]done[/bold]"]
+    assert shown.out == ""
 
 
 def test_a_log_is_given_a_sign_of_life_in_long_work(capsys, clock):
@@ -111,7 +121,7 @@ def test_a_log_is_given_a_sign_of_life_in_long_work(capsys, clock):
         for _ in range(10):  # 100 steps in 20 seconds: 1000 take 200
             clock.now += 20
             work.advance(100, facts)
-    assert capsys.readouterr().err.splitlines() == [
+    assert without_times(capsys.readouterr().err) == [
         "training: 300 of 1,000 steps, 2 min left · loss 1.500 · 7 clusters · 3.1 GB",
         "training: 600 of 1,000 steps, 80 s left · loss 1.500 · 7 clusters · 3.1 GB",
         "training: 900 of 1,000 steps, 20 s left · loss 1.500 · 7 clusters · 3.1 GB",
@@ -124,7 +134,18 @@ def test_images_are_shown_with_their_speed(capsys, clock):
         capsys.readouterr()
         clock.now += 60
         work.advance(600)
-    assert capsys.readouterr().err == "features: 600 of 1,000 images, 40 s left · 10 images/s\n"
+    assert without_times(capsys.readouterr().err) == ["features: 600 of 1,000 images, 40 s left · 10 images/s"]
+
+
+def test_lines_of_a_log_begin_with_the_time(capsys, monkeypatch):
+    class Fixed(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 11, 30, 23, 41, 2, 999999)
+
+    monkeypatch.setattr(displays, "datetime", Fixed)
+    Reporter("plain").say("epoch 3/8")
+    assert capsys.readouterr().err == "2026-11-30 23:41:02 epoch 3/8\n"
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0, "0 s"), (89, "89 s"), (120, "2 min"), (5399, "90 min"), (5400, "1.5 h")])
@@ -140,7 +161,7 @@ def test_work_that_counts_itself_is_shown_only_when_there_is_some(capsys):
     with reporter.counted("decoding") as tell:
         tell(1, 20)
         tell(20, 20)
-    assert capsys.readouterr().err == "decoding (20 images) …\n"
+    assert without_times(capsys.readouterr().err) == ["decoding (20 images) …"]
 
 
 def test_without_a_terminal_lines_are_the_default():
@@ -184,7 +205,8 @@ def test_bars_show_and_vanish_and_lines_stay(clock):
     assert bars.progress is None
     shown, text = screen.getvalue(), text_of(screen)
     assert re.search(r"^103 images/s · loss 1\.234$", text.replace("\r", ""), re.MULTILINE), "under the bars, not beside them"
-    assert "a line that stays" in text and "epoch 1: training [a/b]" in text and "1/3" in text
+    assert not re.search(r"\d:\d\d:\d\d", text), "no times in a terminal"
+    assert "epoch 1: training [a/b]" in text and "1/3" in text
     assert "\x1b[2K" in shown[shown.rindex("a line that stays") :]  # erased
 
 
