@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from reidx.config.yaml_text import write_scalar
 from reidx.config.yaml_tree import load_tree
 from reidx.errors import ReidxError
+from reidx.runs.conditions import condition_lines, conditions_of
 from reidx.runs.epoch_log import Report, epochs_in
 from reidx.runs.manifest import RECORD
 from reidx.runs.result import LABELS, METRICS, RERANKED
@@ -28,6 +29,8 @@ class Comparison:
     """Code, data, processes, versions and machine that differ, with the value in each run."""
     metrics: list[tuple[str, ...]]
     """State of a stage (before the first epoch, last epoch, or latest epoch so far), a metric, its value in each run."""
+    conditions: list[str]
+    """Lines on the conditions of the metrics: what all runs share, then the conditions that differ with the runs of each."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class _Found:
     config: dict[str, Any]
     card: dict[str, Any] | None
     states: dict[tuple[str, str], Report]
+    conditions: dict[str, dict[str, str]]
+    """Conditions of each stage that is finished or has an evaluation; empty where its card is not written yet."""
 
 
 def compare(folders: Sequence[Path]) -> Comparison:
@@ -67,6 +72,7 @@ def compare(folders: Sequence[Path]) -> Comparison:
         _differing([run.config for run in runs], None),
         _differing(provenances, unknown),
         _metrics(runs),
+        _conditions(names, runs),
     )
 
 
@@ -84,11 +90,12 @@ def _read(folder: Path) -> _Found:
         result = folder / "result.json"
         card = json.loads(result.read_text(encoding="utf-8"))["card"] if result.is_file() else None
         states = _states(folder)
+        conditions = _conditions_in(folder, card or {}, dict.fromkeys(stage for stage, _ in states))
         assert isinstance(read["hash"], str) and isinstance(read.get("provenance", {}), dict)
         assert card is None or isinstance(card, dict)
     except (OSError, ValueError, KeyError, AssertionError, TypeError, AttributeError) as error:
         raise ReidxError(f"{folder} is not a complete run: its record or results cannot be read ({error}).") from error
-    return _Found(folder, read, load_tree(folder / "config.yaml").data, card, states)
+    return _Found(folder, read, load_tree(folder / "config.yaml").data, card, states, conditions)
 
 
 def _states(folder: Path) -> dict[tuple[str, str], Report]:
@@ -105,6 +112,27 @@ def _states(folder: Path) -> dict[tuple[str, str], Report]:
             entry = _numbers(committed[-1])
             states[stage, f"epoch {entry['epoch']} so far"] = entry
     return states
+
+
+def _conditions_in(folder: Path, card: dict[str, Any], stages: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Conditions by stage, from the card of the run or, while it is unfinished, from those of its finished stages."""
+    cards = dict(card.get("stages", {}))
+    for path in folder.glob("*-*/done.json"):
+        cards.setdefault(path.parent.name.partition("-")[2], json.loads(path.read_text(encoding="utf-8")).get("card", {}))
+    return {stage: conditions_of(card, cards.get(stage, {}), seed=False) for stage in stages}
+
+
+def _conditions(names: Sequence[str], runs: Sequence[_Found]) -> list[str]:
+    """Lines on the conditions of the runs, once for all stages that have the same ones."""
+    by_lines: dict[tuple[str, ...], list[str]] = {}
+    for stage in dict.fromkeys(stage for run in runs for stage in run.conditions):
+        of_stage = {name: run.conditions.get(stage, {}) for name, run in zip(names, runs)}
+        lines = condition_lines(of_stage, "differs by run")
+        if unknown := [name for name, facts in of_stage.items() if not facts and lines]:
+            lines.append(f"not known yet: {', '.join(unknown)}")
+        by_lines.setdefault(tuple(lines), []).append(stage)
+    heads = {lines: f"{', '.join(stages)}:" for lines, stages in by_lines.items() if lines}
+    return [line for lines, head in heads.items() for line in ([head, *lines] if len(heads) > 1 else lines)]
 
 
 def _numbers(report: Report) -> Report:

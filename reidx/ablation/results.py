@@ -18,6 +18,7 @@ from typing import Any
 from reidx.ablation.plan import Plan, Row, Run
 from reidx.ablation.statistics import Difference, Spread, paired, spread
 from reidx.runs.checkpoint import write_atomically, write_text
+from reidx.runs.conditions import condition_lines, conditions_of
 from reidx.runs.manifest import RECORD, differences
 from reidx.runs.result import METRICS
 
@@ -146,6 +147,16 @@ class Results:
             for row, facts in found
         ]
 
+    def conditions(self) -> list[str]:
+        """Lines on the conditions of the finished runs: what all share, then each that differs with its combinations."""
+        rows = {row.name: {seed: run for seed, run in row.runs.items() if run.hash in self.found} for row in self.plan.rows}
+        found: dict[str, dict[str, str]] = {}
+        for name, runs in rows.items():
+            of_seeds = {seed: run_conditions(self.found[run.hash]["card"]) for seed, run in runs.items()}
+            alike = len({tuple(facts.items()) for facts in of_seeds.values()}) == 1
+            found |= {name if alike else f"{name}, seed {seed}": facts for seed, facts in of_seeds.items()}
+        return condition_lines(found, "differs by combination")
+
     def other_provenance(self) -> list[str]:
         """Differences in provenance (code, data, torch) between the finished runs."""
         found: dict[str, None] = {}
@@ -159,6 +170,12 @@ class Results:
             for name, change in differences(shared, now, "runs").items():
                 found[f"{name.removeprefix('runs.')}: {change}"] = None
         return list(found)
+
+
+def run_conditions(card: Mapping[str, Any]) -> dict[str, str]:
+    """Conditions of the metrics of a run, which are those of its last stage, without the seed."""
+    stages = card.get("stages")
+    return conditions_of(card, list(stages.values())[-1], seed=False) if isinstance(stages, dict) and stages else {}
 
 
 def last_epoch(run: Run) -> dict[str, float]:

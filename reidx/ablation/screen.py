@@ -12,8 +12,10 @@ from rich.text import Text
 
 from reidx.ablation.grid import shortened
 from reidx.ablation.plan import Run
+from reidx.ablation.results import run_conditions
 from reidx.ablation.schedule import SweepListener, SweepState
 from reidx.reporting.displays import Mode, Stderr, duration, timestamped
+from reidx.runs.conditions import condition_lines
 from reidx.runs.epoch_log import json_line
 
 COLOURS = {"running": "cyan", "failed": "red", "done": "green", "waiting": "dim"}
@@ -46,6 +48,13 @@ def summary(sweep: SweepState) -> str:
     parts += [f"{refused} combination{'s' * (refused != 1)} refused"] if refused else []
     left = sweep.seconds_left if sweep.waiting or sweep.under_way else None
     return ", ".join(parts) + ("" if left is None else f" · about {duration(left)} left")
+
+
+def conditions(sweep: SweepState) -> list[str]:
+    """Lines on the conditions of the finished runs' metrics: what all share, then what differs with the runs."""
+    names = names_of(sweep)
+    found = {names[hash_]: run_conditions(result["card"]) for hash_, result in sweep.done.items()}
+    return condition_lines(found, "differs by run")
 
 
 class Lines(SweepListener):
@@ -115,14 +124,17 @@ class LiveTable(SweepListener):
             return
         if not self.live.is_started:
             self.live.start()
-        self.live.update(Group(self._table(sweep), Text(summary(sweep), style="bold")), refresh=True)
+        lines = conditions(sweep)
+        above = [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in lines]
+        shown = Group(*above, self._table(sweep, len(lines)), Text(summary(sweep), style="bold"))
+        self.live.update(shown, refresh=True)
 
     def close(self) -> None:
         """Leave the table as it is and release the terminal."""
         self.closed = True
         self.live.stop()
 
-    def _table(self, sweep: SweepState) -> Table:
+    def _table(self, sweep: SweepState, above: int) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")
         names, order = names_of(sweep), {"running": 0, "failed": 1, "done": 2, "waiting": 3}
         own = min(max(map(len, names.values())), self.console.width // 2)
@@ -131,7 +143,7 @@ class LiveTable(SweepListener):
             justify: JustifyMethod = "right" if column in ("mAP", "left") else "left"
             table.add_column(column, no_wrap=True, overflow="ellipsis", justify=justify, width=width)
         rows = sorted(((self._state(sweep, run), run) for run in sweep.plan.runs), key=lambda row: order[row[0]])
-        room = max(4, self.console.height - 5)
+        room = max(4, self.console.height - 5 - above)
         for state, run in rows[:room]:
             cells = [shortened(names[run.hash], own), state, *self._cells(sweep, state, run)]
             table.add_row(*(Text(cell, style=COLOURS[state] if place == 1 else "") for place, cell in enumerate(cells)))

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 from reidx.ablation.plan import Row
-from reidx.ablation.results import SHOWN, Results, relative
+from reidx.ablation.results import SHOWN, Results, relative, run_conditions
 from reidx.ablation.statistics import Difference, Spread
 from reidx.runs.checkpoint import write_text
+from reidx.runs.conditions import condition_lines
 from reidx.runs.result import METRICS
 
 
@@ -34,6 +35,8 @@ def markdown(results: Results, pictures: list[str] | None = None) -> str:
     seeds = ", ".join(map(str, plan.grid.seeds))
     lines = [f"# {_escaped(plan.grid.name)}", ""]
     lines += [f"{done} of {len(plan.runs)} runs done; design {plan.grid.design}, seeds {seeds}.", ""]
+    if conditions := results.conditions():
+        lines += [*(f"* {_escaped(line)}" for line in _unfolded(conditions)), ""]
     names = _axes(results)
     head = [*(names or ["combination"]), "seeds"]
     for metric in SHOWN:
@@ -73,6 +76,10 @@ def card(results: Results, row: Row) -> str:
     folder = results.plan.home / "cards"
     axes = (f"* {_escaped(name)}: {_escaped(label)}" for name, label in row.labels.items())
     lines = [f"# {_escaped(row.name)}", "", *axes, ""]
+    cards = {f"seed {seed}": results.found[run.hash]["card"] for seed, run in row.runs.items() if run.hash in results.found}
+    conditions = condition_lines({name: run_conditions(facts) for name, facts in cards.items()}, "differs by seed")
+    if conditions:
+        lines += [*(f"* {_escaped(line)}" for line in _unfolded(conditions)), ""]
     lines += [_line(["seed", "state", *METRICS, "run"]), _line(["---", "---", *["--:"] * len(METRICS), "---"])]
     facts: dict[str, object] = {}
     for seed, run in row.runs.items():
@@ -99,6 +106,7 @@ def latex(results: Results) -> str:
         head += [_tex(metric), rf"$\Delta$ {_tex(metric)}"]
     lines = [
         "% percent, last epoch: mean +- standard deviation over seeds; Delta from the first row, paired by seed, 95% interval",
+        *(f"% {line}" for line in results.conditions()),
         rf"\begin{{tabular}}{{{'l' * len(names)}{'rr' * len(SHOWN)}}}",
         r"\toprule",
         " & ".join(head) + r" \\",
@@ -141,6 +149,11 @@ def _choices(results: Results) -> list[str]:
         "which all pairs are done count: – if there are none, n if there are fewer than planned. Choices with different "
         "numbers of pairs are means over different settings.",
     ]
+
+
+def _unfolded(lines: list[str]) -> list[str]:
+    """Lines with the indented ones appended to those before them."""
+    return "\n".join(lines).replace("\n  ", " ").splitlines()
 
 
 def _axes(results: Results) -> list[str]:

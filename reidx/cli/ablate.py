@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _carry_out(arguments: argparse.Namespace, plan: Plan, sweep: SweepState) -> None:
     from reidx.ablation.results import Results
     from reidx.ablation.schedule import carry_out
-    from reidx.ablation.screen import summary, watcher
+    from reidx.ablation.screen import conditions, summary, watcher
     from reidx.ablation.workers import Workers, claimed
     from reidx.ablation.writing import Reporting, write_results
 
@@ -79,7 +79,7 @@ def _carry_out(arguments: argparse.Namespace, plan: Plan, sweep: SweepState) -> 
                     carry_out(sweep, Workers(arguments.workers, lock), Reporting(watcher(arguments.progress)))
         finally:  # what there is by now, also after a Ctrl-C
             files = write_results(Results(plan, sweep.failed))
-        print(f"\n{summary(sweep)}")
+        print("\n".join(["", *conditions(sweep), summary(sweep)]))
         for run in plan.runs:
             if run.hash in sweep.failed:
                 print(f"failed: {run.hash}: {sweep.failed[run.hash]}")

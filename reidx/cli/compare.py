@@ -26,6 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
             print("no difference")
     print_heading(f"metrics in percent; in brackets the difference to {names[0]}")
     if found.metrics:
+        print("".join(f"{line}\n" for line in [*found.conditions, ""] if found.conditions), end="")
         print_table(("stage", "metric", *names), found.metrics)
     else:
         print("none of the runs was evaluated yet")

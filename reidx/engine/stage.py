@@ -298,6 +298,7 @@ class StageRun:
             metrics["domain_probe"] = self._probe(settings.network, settings.domain_probe)
         self.evaluation_card = {
             **result.card,
+            "domain": settings.domain,
             "reranking": None if reranking is None else reranking.card(),
             "queries_that_found_a_copy": copies,
             "flip": settings.flip,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reidx.runs.conditions import condition_lines, conditions_of
 from reidx.runs.epoch_log import Report
 
 METRICS = ("mAP", "rank-1", "rank-5", "rank-10", "mINP")
@@ -59,9 +61,9 @@ class Result:
         states: list[tuple[str, Report]] = []
         for stage in self.stages:
             if stage.before:
-                states.append((f"direct transfer (before {stage.name})" if stage.history else stage.name, stage.before))
+                states.append((f"before {stage.name}" if stage.history else stage.name, stage.before))
             if "mAP" in stage.last:
-                states.append((f"{stage.name}, epoch {stage.last['epoch']:.0f} (last)", stage.last))
+                states.append((f"{stage.name}, epoch {stage.last['epoch']:.0f}", stage.last))
         rows: list[tuple[str, Report]] = []
         for name, report in states:
             rows.append((name, report))
@@ -69,18 +71,40 @@ class Result:
                 rows.append(("  re-ranked", better))
         return rows
 
+    def conditions(self) -> list[str]:
+        """Lines of at most 80 columns on the conditions of the numbers, above the table: protocol, distance, weights, …"""
+        cards = self.card.get("stages", {})
+        evaluated = [stage.name for stage in self.stages if stage.before or "mAP" in stage.last]
+        return condition_lines({name: conditions_of(self.card, cards.get(name, {})) for name in evaluated}, "by stage")
+
     def table(self) -> str:
-        """Table of all evaluated states, one per line: mAP, rank-1/5/10 and mINP in percent; clusters, outliers, ARI."""
+        """Conditions, then a table of all evaluated states, one per line.
+
+        Columns: mAP, rank-1/5/10 and mINP in percent; clusters, outliers and ARI of stages with pseudo labels.
+        """
         rows = self.rows()
         width = max((len(name) for name, _ in rows), default=0)
-        head = ["mAP", "rank-1", "rank-5", "rank-10", "mINP", "clusters", "outliers", "ARI"]
-        lines = [" " * width + "".join(f"{name:>9}" for name in head)]
+        shown = [column for column in COLUMNS if column in METRICS or any(column in report for _, report in rows)]
+        head = {column: "ARI" if column == "ari" else column for column in shown}
+        lines = [" " * width + "".join(head[column].rjust(_width(column)) for column in shown)]
         for name, report in rows:
-            cells = [f"{100 * report[m]:9.2f}" if m in report else f"{'-':>9}" for m in METRICS]
-            cells += [f"{report[m]:9.0f}" if m in report else f"{'-':>9}" for m in LABELS[:2]]
-            cells.append(f"{report['ari']:9.3f}" if "ari" in report else f"{'-':>9}")
-            lines.append(f"{name:<{width}}" + "".join(cells))
-        return "\n".join(lines)
+            cells = (COLUMNS[column](report[column]) if column in report else "-" for column in shown)
+            lines.append(f"{name:<{width}}" + "".join(cell.rjust(_width(column)) for cell, column in zip(cells, shown)))
+        conditions = self.conditions()
+        return "\n".join([*conditions, *([""] if conditions else []), *lines])
+
+
+COLUMNS: dict[str, Callable[[float], str]] = {
+    **dict.fromkeys(METRICS, lambda value: f"{100 * value:.2f}"),
+    **dict.fromkeys(("clusters", "outliers"), lambda value: f"{value:.0f}"),
+    "ari": lambda value: f"{value:.3f}",
+}
+"""Columns of the table, each with the format of its cells."""
+
+
+def _width(column: str) -> int:
+    """Width of a column with the space before it: few, as the table must fit 80 columns."""
+    return max(len(column), len("100.00")) + 1
 
 
 def reranked(report: Report) -> Report:

@@ -52,3 +52,18 @@ def finish() -> Callable[..., None]:
         (run.folder / "config.yaml").write_text(run.config.render())
 
     return finish
+
+
+@pytest.fixture
+def evaluated() -> Callable[..., None]:
+    """Adds the card of an evaluation to a run that is done; gives conditions that differ from the usual ones."""
+
+    def evaluated(run: Run, **conditions: Any) -> None:
+        path = run.folder / "result.json"
+        result = json.loads(path.read_text())
+        evaluation = {"protocol": "market1501", "camera_filter": True, "metric": "euclidean", "flip": False, **conditions}
+        stage = run.config.experiment.stages[-1].name
+        result["card"]["stages"] = {stage: {"selection": "last epoch", "precision": "fp32", "evaluation": evaluation}}
+        path.write_text(json.dumps(result))
+
+    return evaluated

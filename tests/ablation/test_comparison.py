@@ -35,6 +35,26 @@ def test_differences_key_by_key_and_metrics_stage_by_stage(runs: list[Run], caps
     assert "52.50 (+2.50)" in said and "clusterer.eps" in said
 
 
+def test_conditions_stand_above_the_metrics(
+    runs: list[Run], evaluated: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluated(runs[0])
+    evaluated(runs[1], metric="cosine")
+    assert main(["compare", *(str(run.folder) for run in runs)]) == 0
+    metrics = capsys.readouterr().out.partition("\nmetrics in percent")[2].splitlines()
+    one, two = (run.hash for run in runs)
+    assert metrics[1] == "protocol market1501 (own camera ignored) · no flip · last epoch · fp32"
+    assert metrics[2] == f"differs by run: euclidean distance ({one}); cosine distance"
+    assert metrics[3:5] == [f"  ({two})", ""]
+    assert metrics[5].startswith("stage")
+
+
+def test_conditions_of_an_unfinished_stage_are_not_known(runs: list[Run], evaluated: Callable[..., None]) -> None:
+    evaluated(runs[0])
+    (runs[1].folder / "result.json").unlink()
+    assert compare([run.folder for run in runs]).conditions[-1] == f"not known yet: {runs[1].hash}"
+
+
 def test_an_unfinished_run_is_compared_as_far_as_it_is(runs: list[Run]) -> None:
     (runs[1].folder / "result.json").unlink()
     (runs[1].folder / "1-adapt/done.json").unlink()

@@ -53,6 +53,20 @@ def test_the_page_says_mean_spread_and_paired_difference(results: Results) -> No
     assert rows[0][7] == "[–](cards/01-base.md)"  # mINP is not known
 
 
+def test_conditions_stand_above_each_table(results: Results, evaluated: Callable[..., None]) -> None:
+    runs = [run for row in results.plan.rows for run in row.runs.values() if run.result() is not None]
+    for run in runs:
+        evaluated(run, **({"metric": "cosine"} if run is runs[0] else {}))
+    write_results(results)
+    home = results.plan.home
+    page, card = (home / "results.md").read_text(), (home / "cards/01-base.md").read_text()
+    shared = "* protocol market1501 (own camera ignored) · no flip · last epoch · fp32\n"
+    above = page.partition("\n| ")[0]
+    assert f"{shared}* differs by combination: cosine distance (base, seed 1); euclidean distance (base, seed 2 / " in above
+    assert f"{shared}* differs by seed: cosine distance (seed 1); euclidean distance (seed 2)\n\n| seed" in card
+    assert "% differs by combination: cosine distance (base, seed 1)" in (home / "results.tex").read_text()
+
+
 def test_choices_are_compared_all_else_being_equal(results: Results) -> None:
     page = markdown(results).partition("## Effect of each choice")[2]
     head, _, *rows = cells(page)

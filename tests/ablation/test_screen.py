@@ -50,6 +50,20 @@ def test_the_table_has_all_runs_with_their_places(sweep: SweepState) -> None:
     assert told.getvalue().endswith("\x1b[?25h")  # the cursor is back
 
 
+def test_conditions_stand_above_the_table(sweep: SweepState) -> None:
+    (done,) = sweep.done.values()
+    evaluation = {"protocol": "market1501", "camera_filter": True, "metric": "cosine"}
+    done["card"]["stages"] = {"adapt": {"precision": "fp32", "evaluation": evaluation}}
+    told = io.StringIO()
+    table = LiveTable(Console(file=told, width=140, height=8, force_terminal=True, color_system=None))
+    table.looked(sweep)
+    table.close()
+    lines = told.getvalue().splitlines()
+    assert "protocol market1501 (own camera ignored) · cosine distance · fp32" in lines[0]
+    assert lines[1].split() == ["run", "state", "where", "mAP", "left"]
+    assert "… and 1 more" in told.getvalue()
+
+
 def test_long_names_are_cut_in_their_middle(planned: Callable[..., Plan]) -> None:
     told = io.StringIO()
     table = LiveTable(Console(file=told, width=80, height=40, force_terminal=True, color_system=None))

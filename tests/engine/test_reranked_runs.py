@@ -86,9 +86,12 @@ def test_run_and_test_report_both_metrics(
     assert result.reranked == pytest.approx(expected, abs=1e-9)
     assert result.metrics == plain.metrics != result.reranked, "plain metrics decide"
 
-    lines = result.table().splitlines()
+    conditions, _, table = result.table().partition("\n\n")
+    assert f"re-ranked only where named (k1 {K1}, k2 {K2}, lambda {WEIGHT})" in conditions
+    assert "no re-ranking" in plain.table()
+    lines = table.splitlines()
     assert [line[:14].strip() for line in lines[1:]] == ["adapt, epoch 2", "re-ranked"]
-    assert f"{100 * expected['mAP']:9.2f}" in lines[2] and f"{100 * plain.metrics['mAP']:9.2f}" in lines[1]
+    assert f"{100 * expected['mAP']:.2f}" in lines[2] and f" {100 * plain.metrics['mAP']:.2f}" in lines[1]
     written = json.loads((tmp_path / "run/result.json").read_text(encoding="utf-8"))
     assert written["metrics"] == result.metrics and written["reranked"] == result.reranked
     assert written["card"]["stages"]["adapt"]["evaluation"]["reranking"] == CARD
