@@ -1,1 +1,1 @@
-"""The ``reidx`` command: one module a command, imported on use."""
+"""The ``reidx`` command: one module per command, imported on use."""

@@ -1,4 +1,4 @@
-"""Run a grid of experiments that differ in some parts, and compare them; run again, it goes on with what is missing."""
+"""Run a grid of experiments that differ in some parts, and compare them. Run it again to resume or extend the grid."""
 
 from __future__ import annotations
 
@@ -21,32 +21,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s GRID [--set KEY=VALUE …] [options]"
     parser.add_argument("grid", metavar="GRID", help="an experiment file with a section `ablate` (docs/ablations.md)")
     add_set_argument(parser, "change a value of the base experiment (epochs=2) or of the grid (ablate.seeds=[1])")
-    parser.add_argument("--work-dir", type=Path, metavar="D", help="where all of it is written (default runs/ablate-GRID)")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be run, what is refused and why; run nothing")
+    parser.add_argument("--work-dir", type=Path, metavar="D", help="folder of the runs and results (default runs/ablate-GRID)")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the planned runs, and refused combinations with the reasons; run nothing",
+    )
     parser.add_argument(
         "--workers",
         type=whole_number(0, MOST),
         metavar="N",
-        help="runs at a time (default: one a GPU, or one; with Ray as many as fit)",
+        help="simultaneous runs (default: one per GPU, or 1 without a GPU; with Ray: all that fit)",
     )
     parser.add_argument(
         "--executor",
         choices=("local", "ray"),
         default="local",
-        help="where the runs go: processes on this machine, or the machines of a Ray cluster that share its folder",
+        help="run on this machine, or on a Ray cluster whose machines share the work directory",
     )
-    parser.add_argument("--address", help="the Ray cluster (default: RAY_ADDRESS, or one started on this machine)")
+    parser.add_argument(
+        "--address", help="address of the Ray cluster (default: RAY_ADDRESS, or a cluster started on this machine)"
+    )
     add_threads_argument(parser)
     add_progress_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.workers == 0:
-        raise ReidxError("--workers 0: at least one run at a time.")
+        raise ReidxError("--workers 0: give at least 1.")
     if arguments.address is not None and arguments.executor != "ray":
-        raise ReidxError("--address is of a Ray cluster: add --executor ray.")
+        raise ReidxError("--address names a Ray cluster: add --executor ray.")
     if arguments.threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # that of each run
+        os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # inherited by every run
     from reidx.ablation.grid import read_grid
     from reidx.ablation.plan import plan_of
     from reidx.ablation.schedule import sweep_state_of
@@ -77,7 +83,7 @@ def _carry_out(arguments: argparse.Namespace, plan: Plan, sweep: SweepState) -> 
                     carry_out(sweep, OnRay(arguments.workers, arguments.address), Reporting(watcher(arguments.progress)))
                 else:
                     carry_out(sweep, Workers(arguments.workers, lock), Reporting(watcher(arguments.progress)))
-        finally:  # what there is by now, also after a Ctrl-C
+        finally:  # also after Ctrl-C: the results so far
             files = write_results(Results(plan, sweep.failed))
         print("\n".join(["", *conditions(sweep), summary(sweep)]))
         for run in plan.runs:
@@ -87,22 +93,22 @@ def _carry_out(arguments: argparse.Namespace, plan: Plan, sweep: SweepState) -> 
 
 
 def _show(plan: Plan, sweep: SweepState) -> None:
-    """The plan: each combination with its runs, what is refused, what is trained once for several."""
+    """Print the plan: combinations with their runs, refused combinations with the reasons, shared stages."""
     grid = plan.grid
     print_heading(f"{grid.name}: {grid.design}, {len(plan.rows)} combinations, seeds {', '.join(map(str, grid.seeds))}")
     rows = []
     for row in plan.rows:
         done = sum(run.hash in sweep.done for run in row.runs.values())
         begun = sum((run.folder / "experiment.json").is_file() for run in row.runs.values()) - done
-        state = f"{done} of {len(row.runs)} done" + (f", {begun} begun" if begun > 0 else "")
+        state = f"{done} of {len(row.runs)} done" + (f", {begun} started" if begun > 0 else "")
         rows.append((row.name, "refused" if row.refused else state, " ".join(run.hash for run in row.runs.values())))
     print_table(("combination", "state", "runs"), rows)
     for stage, saved in plan.shared().items():
-        print(f"Stage {stage} is trained once where runs share it: {saved} training{'s' * (saved != 1)} saved.")
+        print(f"Stage {stage} is trained once for all runs that share it, which saves {saved} training{'s' * (saved != 1)}.")
     if grid.left_out:
-        print(f"Left out, as null in the grid: {', '.join(grid.left_out)}.")
+        print(f"Omitted, because the grid sets them to null: {', '.join(grid.left_out)}.")
     for row in plan.refused:
         print(f"refused: {row.name}: {row.refused}")
     alike = sum(len(row.runs) for row in plan.rows) - len(plan.runs)
     if alike:
-        print(f"{alike} run{'s' * (alike != 1)} of combinations that come to the same config are made once.")
+        print(f"{alike} run{'s' * (alike != 1)} with the config of another run: not repeated.")

@@ -1,4 +1,4 @@
-"""Say what differs between runs: in their configs, in code, versions and data, then in their metrics, stage by stage."""
+"""Compare runs: differences in config, code, versions and data, then the metrics by stage, with their conditions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from reidx.cli.console import print_heading, print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run; two or more")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run; give two or more")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -24,10 +24,10 @@ def run(arguments: argparse.Namespace) -> int:
             print_table((title.partition(",")[0], *names), rows)
         else:
             print("no difference")
-    print_heading(f"metrics in percent; in brackets the difference to {names[0]}")
+    print_heading(f"metrics in percent, with the difference from {names[0]} in brackets")
     if found.metrics:
         print("".join(f"{line}\n" for line in [*found.conditions, ""] if found.conditions), end="")
         print_table(("stage", "metric", *names), found.metrics)
     else:
-        print("none of the runs was evaluated yet")
+        print("no run has been evaluated yet")
     return 0

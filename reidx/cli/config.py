@@ -1,4 +1,4 @@
-"""Print a config as it would be run: bases merged, overrides applied, defaults filled in, everything checked."""
+"""Print a config in full: bases merged, overrides applied, defaults filled in, everything checked."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from reidx.cli.experiment import add_config_arguments
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
-    parser.add_argument("--changed", action="store_true", help="leave out the defaults: only what the files and --set say")
-    parser.add_argument("--no-origins", action="store_true", help="leave out the file and line of each value")
+    parser.add_argument("--changed", action="store_true", help="omit defaults: print only the keys from files and --set")
+    parser.add_argument("--no-origins", action="store_true", help="omit the file and line of each value")
 
 
 def run(arguments: argparse.Namespace) -> int:

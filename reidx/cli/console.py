@@ -1,4 +1,4 @@
-"""Tables, headings and paragraphs as wide as the terminal; in a pipe the same text without colours or cuts."""
+"""Tables, headings and paragraphs that fit the terminal; in a pipe, the same text without colours or cuts."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from rich.table import Table
 from rich.text import Text
 
 UNLIMITED = 10_000
-"""Columns of a table in a pipe, where each row is one line for other programs."""
+"""Columns of a table in a pipe, so that other programs read each row as one line."""
 
 READABLE = 100
-"""Columns of a paragraph at most: longer lines are hard to read."""
+"""Maximum columns of a paragraph; longer lines are hard to read."""
 
 NARROWEST = 40
-"""Columns that a layout may count on."""
+"""Minimum columns of a layout."""
 
 
 def columns(in_a_pipe: int) -> int:
-    """The width of the terminal, or of ``COLUMNS``; ``in_a_pipe`` where there is neither."""
+    """Return the width of the terminal, or ``COLUMNS`` if set; ``in_a_pipe`` without either."""
     return max(shutil.get_terminal_size((in_a_pipe, 24)).columns, NARROWEST)
 
 
 def console() -> Console:
-    """A console on the present stdout; in a pipe or file without colours, and as wide as ``COLUMNS`` or without limit."""
+    """Return a console on the current stdout; in a pipe or file without colours, and as wide as ``COLUMNS`` or unlimited."""
     if sys.stdout.isatty():
         return Console(highlight=False)
     return Console(highlight=False, color_system=None, force_terminal=False, width=columns(UNLIMITED))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows under headings; on a narrow terminal the last column wraps, the others are never cut."""
+    """Print rows under headings. On a narrow terminal the last column wraps; the others are never cut."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns[:-1]:
         table.add_column(column, no_wrap=True, style="cyan" if column == columns[0] else "")
@@ -45,7 +45,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def print_entries(entries: Sequence[tuple[str, str]]) -> None:
-    """Print names, indented, each with its text behind it, or below it where the names take more than half of the width."""
+    """Print indented names with their texts: to the right, or below if the names take more than half of the width."""
     width = columns(UNLIMITED)
     edge = max((len(name) for name, _ in entries), default=0) + 4
     below = edge > width // 2
@@ -58,12 +58,12 @@ def print_entries(entries: Sequence[tuple[str, str]]) -> None:
 
 
 def print_heading(text: str) -> None:
-    """Print a heading, with an empty line before it."""
+    """Print a heading after an empty line."""
     _print(Text(f"\n{text}", style="bold"))
 
 
 def _print(shown: RenderableType) -> None:
-    """Print as rich does, less the spaces that it pads lines with, and its exit from a closed pipe."""
+    """Print like rich, but without trailing spaces, and without its exit if the pipe is closed."""
     screen = console()
     with screen.capture() as captured:
         screen.print(shown)
@@ -72,13 +72,13 @@ def _print(shown: RenderableType) -> None:
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print lines, each wrapped at the edge with its rest indented."""
+    """Print lines, wrapped with a hanging indent."""
     for line in lines:
         print(textwrap.fill(line, columns(READABLE), subsequent_indent="  ", break_on_hyphens=False))
 
 
 def print_paragraphs(text: str) -> None:
-    """Print an indented text (a docstring) with its paragraphs, bullets and sections filled to the width."""
+    """Print an indented text (a docstring); wrap its paragraphs, bullets and sections to the width."""
     width = min(columns(READABLE), READABLE)
     for item in _items(text.splitlines()):
         depth = _depth(item)
@@ -91,7 +91,7 @@ BULLETS = ("* ", "- ")
 
 
 def _items(lines: Iterable[str]) -> Iterable[str]:
-    """The paragraphs, bullets, and lines of a section, each as one line; an empty one stands between paragraphs."""
+    """Yield paragraphs, bullets and section entries, each as one line, with an empty line between paragraphs."""
     item = ""
     for line in lines:
         begins = line.lstrip().startswith(BULLETS) or _depth(line) < _depth(item) or 0 < _depth(line) == _depth(item)

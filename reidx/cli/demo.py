@@ -1,4 +1,4 @@
-"""Show the whole of it: render two synthetic domains, train on one, adapt to the other without labels, evaluate."""
+"""Run the demo: render two synthetic domains, train on one, adapt to the other without labels, evaluate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reidx.cli.parser import whole_number
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     seeds = whole_number(0, 2**32 - 1)
     parser.add_argument("--seed", type=seeds, default=1, metavar="N", help="seed of the training (default 1)")
-    parser.add_argument("--work-dir", type=Path, default=None, help="where the run is written (default runs/demo-SEED)")
+    parser.add_argument("--work-dir", type=Path, default=None, help="folder of the run (default runs/demo-SEED)")
     add_resume_anyway_argument(parser)
     add_threads_argument(parser)
     add_progress_argument(parser)
@@ -35,5 +35,5 @@ def run(arguments: argparse.Namespace) -> int:
     print(result.table())
     print(f"\nControl: a colour histogram of the target's images reaches mAP {100 * control['mAP']:.2f}.")
     print(f"Ranked lists: {result.ranked_list}")
-    print(f"Everything else (config, checkpoints, log, card): {result.work_dir}")
+    print(f"Config, checkpoints, log, card: {result.work_dir}")
     return 0

@@ -1,4 +1,4 @@
-"""List the components that experiments are made of, the core's and the plugins', each with one sentence."""
+"""List the components of the core and of the plugins, each with one sentence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reidx.registry.registry import KINDS, Entry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", nargs="?", metavar="KIND", help=f"one kind alone: {', '.join(KINDS)}")
+    parser.add_argument("kind", nargs="?", metavar="KIND", help=f"list only this kind: {', '.join(KINDS)}")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -26,15 +26,15 @@ def run(arguments: argparse.Namespace) -> int:
         print_heading(kind)
         print_entries([(entry.name, _sentence(entry)) for entry in entries])
     if found:
-        print("\n`reidx show NAME` describes one of them.")
+        print("\n`reidx show NAME` describes a component.")
     else:
         empty = KINDS[arguments.kind]
-        print(f"No {empty.name} is installed (given {empty.given}; returns {empty.returns}).")
+        print(f"No {empty.name} is installed (takes {empty.given}; returns {empty.returns}).")
     return 0
 
 
 def _sentence(entry: Entry) -> str:
-    """The first line of a component's docstring, or the fault by which its source shows that it cannot be used."""
+    """Return the first line of a component's docstring, or the reason if its source shows that it cannot be used."""
     names, _, place = arguments(entry.component.target)
     if fault := hidden(entry.kind, names):
         return f"CANNOT BE USED: {fault} ({place})"

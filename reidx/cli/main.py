@@ -1,8 +1,8 @@
-"""The frame of the command line: finds the command, runs it, and turns errors into one message and an exit code.
+"""Entry point of the command line: run a command, and report an error as one message and an exit code.
 
-Exit codes: 0 done; 1 an error, told in one message (every :class:`~reidx.errors.ReidxError`: config, data, files, a run
-that broke), or a fault of the program, with its traceback; 2 a mistake in the command line itself; 130 interrupted
-(SIGINT); 143 terminated (SIGTERM). Of the processes of one job, the first to have an error tells it for all that have it.
+Exit codes: 0 success; 1 an error, reported in one message (every :class:`~reidx.errors.ReidxError`: config, data, files, a
+failed run), or a bug in the program, reported with its traceback; 2 a mistake in the command line itself; 130 interrupted
+(SIGINT); 143 terminated (SIGTERM). If several processes of a job have the same error, only the first reports it.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from reidx.registry.describing import plain
 
 COMMANDS = {
     "train": "run an experiment, or resume it",
-    "demo": "two synthetic domains: train on one, adapt to the other, evaluate",
+    "demo": "train on one synthetic domain, adapt to another, evaluate",
     "test": "evaluate weights under an experiment's config",
     "ablate": "run a grid of experiments that differ in some parts; compare them",
-    "compare": "what differs between runs: config, code, data, metrics",
-    "config": "print a config merged and checked, with the origin of every value",
-    "recipes": "the configs that can be trained as they are: data, stages, weights",
-    "list": "the components that experiments are made of",
-    "show": "one component: keys, contract, source, an example",
-    "plugins": "the installed plugins, and why one is not in use",
-    "new-plugin": "write a plugin to begin with: a component, a config, tests",
+    "compare": "compare runs: config, code, data, metrics",
+    "config": "print a config, merged and checked, with the origin of every value",
+    "recipes": "list the configs that are ready to train: data, stages, weights",
+    "list": "list the components",
+    "show": "show a component: keys, contract, source, example",
+    "plugins": "list the installed plugins, and why one is not in use",
+    "new-plugin": "write a new plugin from a template: a component, a config, tests",
     "completion": "print the script that completes commands in a shell",
 }
-"""The commands; each is a module here, ``_`` for ``-``, with ``add_arguments(parser)`` and
+"""The commands. Each is a module of this package (``_`` for ``-``) with ``add_arguments(parser)`` and
 ``run(arguments) -> exit code``."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``reidx`` with the given arguments (of the process by default) and return the exit code."""
+    """Run ``reidx`` with the given arguments (default: those of the process) and return the exit code."""
     _print_anything()
     wait_briefly()
     if parent := os.environ.pop(PARENT, ""):
@@ -60,13 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(own.format_help() + _command_table())
             return 0 if flags.help else 2
         code = _dispatch(words[len(before)], words[len(before) + 1 :])
-        sys.stdout.flush()  # a reader that has gone away is noticed here, not at exit
+        sys.stdout.flush()  # raises here, not at exit, if the reader is gone
         return code
     except KeyboardInterrupt as interrupt:
         if not told_elsewhere(interrupt):
             print(f"\ninterrupted{_way_to_resume(words)}", file=sys.stderr)
         return 130
-    except Terminated as end:  # its line is out
+    except Terminated as end:  # already reported
         return int(str(end.code))
     except BrokenPipeError:  # `reidx list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print_anything() -> None:
-    """Make stdout write what its encoding does not have as ``\\u2013``, as stderr does; a stdout that is closed takes all."""
+    """Escape characters that stdout cannot encode (``\\u2013``), as stderr does; ignore output to a closed stdout."""
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -92,11 +92,11 @@ def _print_anything() -> None:
 
 
 class _NoCommand(ReidxError):
-    """The command line names no command that there is."""
+    """The command line names an unknown command."""
 
 
 def own_parser() -> Parser:
-    """The parser of the options before a command."""
+    """Return the parser of the options before a command."""
     parser = Parser(
         prog="reidx",
         usage="reidx [--help] [--version] [--debug] COMMAND …",
@@ -104,7 +104,7 @@ def own_parser() -> Parser:
         add_help=False,
     )
     parser.add_argument(
-        "-h", "--help", action="store_true", help="show this message (after a command: its own)"
+        "-h", "--help", action="store_true", help="show this message; after a command, the help of the command"
     )
     parser.add_argument("--version", action="version", version=f"reidx {reidx.__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -114,11 +114,11 @@ def own_parser() -> Parser:
 def _command_table() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
-    return "\n".join(["", "commands:", *lines, "", "`reidx COMMAND --help` tells more about one."])
+    return "\n".join(["", "commands:", *lines, "", "`reidx COMMAND --help` describes a command."])
 
 
 def parser_of(name: str) -> Parser:
-    """The parser of a command of the core, by its name in :data:`COMMANDS`."""
+    """Return the parser of a command, by its name in :data:`COMMANDS`."""
     parser = Parser(prog=f"reidx {name}", description=_module_of(name).__doc__, allow_abbrev=False)
     add_command_arguments(parser, name)
     return parser
@@ -141,8 +141,8 @@ def _dispatch(name: str, words: list[str]) -> int:
             return int(_module_of(name).run(arguments))
         except (Exception, KeyboardInterrupt, Terminated):
             raise
-        except BaseException as end:  # a SystemExit(0) would pass for success, and nothing has come of it
-            raise Exits(f"the program was ended by {type(end).__name__}({plain(end)}) before it was done") from end
+        except BaseException as end:  # SystemExit(0) would look like success
+            raise Exits(f"{type(end).__name__}({plain(end)}) ended the program before it was done") from end
     hint = suggest(name, COMMANDS) or "`reidx --help` lists the commands."
     raise _NoCommand(f"There is no command {name!r}. {hint}")
 
@@ -152,16 +152,16 @@ def _way_to_resume(words: Sequence[str]) -> str:
     if command not in ("train", "demo", "ablate"):
         return ""
     given = any(word.startswith("--resume") for word in words)
-    resume = ["--resume"] if command == "train" and not given else []  # the others always go on
-    return f"; go on from the last checkpoint with: reidx {shlex.join([*words, *resume])}"
+    resume = ["--resume"] if command == "train" and not given else []  # the others always resume
+    return f"; resume from the last checkpoint with: reidx {shlex.join([*words, *resume])}"
 
 
 def _unexpected(error: Exception) -> str:
-    """One message of an error that nobody foresaw: a plugin's fault where its code was on the way, else the program's."""
+    """Return the message for an unexpected error, which blames a plugin if the traceback passes through its code."""
     from reidx.registry.discovery import owner_of
 
     frame = traceback.extract_tb(error.__traceback__)[-1]
     said = f"unexpected {type(error).__name__}: {plain(error)} ({frame.filename}:{frame.lineno})."
     if (owner := owner_of(error)) is not None:
-        return f"{said} It came through {owner} This is a bug in the plugin, not in its input: fix it there."
-    return f"{said} This is a fault of the program, not of what was given."
+        return f"{said} It came from {owner} This is a bug in the plugin, not in its input: fix it there."
+    return f"{said} This is a bug in reidx, not in its input."

@@ -1,6 +1,6 @@
-"""Write a plugin to begin with: a package with a loss, a config that trains by it, and tests of both.
+"""Write a new plugin from a template: a package with a loss, a config that trains with it, and tests of both.
 
-What is yours to change is in capitals; docs/plugins.md says what each kind of component is given and returns.
+Replace the words in capitals. docs/plugins.md lists the inputs and outputs of each kind of component.
 """
 
 from __future__ import annotations
@@ -17,18 +17,26 @@ from reidx.registry.discovery import CORE, NAMESPACE, plugins
 from reidx.registry.hookspecs import API
 
 TEMPLATE = Path(__file__).parents[1] / "template"
-SUFFIX = ".in"  # of the template's files, which are no modules, tests or configs of reidx
+SUFFIX = ".in"  # keeps the template's files from being taken for modules, tests or configs of reidx
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="what configs will call it: lower-case letters, digits, underscores")
-    parser.add_argument("--into", type=Path, default=Path(), metavar="FOLDER", help="where its folder is made (here)")
+    parser.add_argument(
+        "name", metavar="NAME", help="name of the plugin in configs: lower-case letters, digits, underscores"
+    )
+    parser.add_argument(
+        "--into",
+        type=Path,
+        default=Path(),
+        metavar="FOLDER",
+        help="parent of the new folder (default: the current folder)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     name = arguments.name
     if not re.fullmatch(NAMESPACE, name):
-        raise ReidxError(f"No plugin is called {name!r}: write lower-case letters, digits and underscores, a letter first.")
+        raise ReidxError(f"{name!r} is not a valid plugin name: use a-z, 0-9 and _, starting with a letter.")
     distribution, package = f"reidx-{name.replace('_', '-')}", f"reidx_{name}"
     taken = [plugin.origin for plugin in plugins() if (plugin.namespace or CORE) == name]
     if importlib.util.find_spec(package) is not None:
@@ -37,16 +45,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise ReidxError(f"The name {name} is taken by {taken[0]}, which is installed; choose another.")
     home = arguments.into / distribution
     if home.exists():
-        raise ReidxError(f"{home} is there already; nothing was written.")
+        raise ReidxError(f"{home} already exists; nothing was written.")
     _write(TEMPLATE, home, {"name": name, "distribution": distribution, "package": package, "api": str(API)})
-    print(*sorted(path for path in home.rglob("*") if path.is_file()), "\nGo on with:", sep="\n")
+    print(*sorted(path for path in home.rglob("*") if path.is_file()), "\nNext steps:", sep="\n")
     install, test = shlex.join(["pip", "install", "-e", f"{home}[test]"]), shlex.join(["pytest", str(home)])
     print(install, f"reidx show {name}.Focal", f"reidx train {name}::demo.yaml", test, sep="\n")
     return 0
 
 
 def _write(source: Path, home: Path, names: dict[str, str]) -> None:
-    """A folder of the template, with its names filled in."""
+    """Write a folder of the template, with the names filled in."""
     home.mkdir(parents=True)
     for found in source.iterdir():
         if found.is_dir():

@@ -1,4 +1,4 @@
-"""List the installed plugins, what each brings, and why one is not in use."""
+"""List the installed plugins with their components, and why one is not in use."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="load everything the plugins promise; exit with 1 when something is wrong",
+        help="load everything that the plugins declare; exit with 1 if something fails",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     found = plugins()
-    print_table(("plugin", "from", "what it is"), [_row(plugin) for plugin in found])
+    print_table(("plugin", "from", "description"), [_row(plugin) for plugin in found])
     if not arguments.check:
         return 0
     faults = [f"{plugin.namespace or CORE}: {fault}" for plugin in found for fault in check(plugin)]

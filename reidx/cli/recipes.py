@@ -1,7 +1,7 @@
-"""List the configs that can be trained as they are, with their data, the epochs of their stages, and the weights they need.
+"""List the configs that are ready to train, with their data, the epochs of their stages, and the weights they need.
 
-The first column is what `reidx train` takes. Data sets and files of weights must be on this machine; of timm's models the
-weights are fetched from the Hugging Face hub, unless its cache has them.
+The first column is the argument of `reidx train`. Data sets and weight files must be on this machine; weights of timm's
+models are downloaded from the Hugging Face hub unless its cache has them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from reidx.registry.discovery import CORE, plugins
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("method", nargs="?", metavar="METHOD", help="the plugin of one method alone: lp, spcl, …")
+    parser.add_argument("method", nargs="?", metavar="METHOD", help="list only the plugin of this method: lp, spcl, …")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -28,7 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
     for namespace, group in groupby(found, lambda recipe: recipe.namespace):
         print_heading(titles[namespace])
         print_entries([(recipe.address, _facts(recipe)) for recipe in group])
-    print("\n`reidx config RECIPE --changed` prints one, `reidx train RECIPE` trains it." if found else "There is no recipe.")
+    hint = "\n`reidx config RECIPE --changed` prints a recipe, `reidx train RECIPE` trains it."
+    print(hint if found else "There is no recipe.")
     return 0
 
 

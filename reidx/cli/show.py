@@ -1,4 +1,4 @@
-"""Show one component: its keys with types and defaults, its contract, where it comes from, and an example."""
+"""Show a component: its keys with types and defaults, its contract, its source, and an example."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from reidx.registry.registry import KINDS, Entry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="as `reidx list` prints it: DBSCAN, lf2.FusionModule")
+    parser.add_argument("name", metavar="NAME", help="a component by its name in `reidx list`: DBSCAN, lf2.FusionModule")
     parser.add_argument(
-        "--kind", choices=tuple(KINDS), metavar="KIND", help=f"one of several that share the name: {', '.join(KINDS)}"
+        "--kind",
+        choices=tuple(KINDS),
+        metavar="KIND",
+        help=f"kind, where several components share the name: {', '.join(KINDS)}",
     )
 
 
@@ -50,12 +53,12 @@ def _show(entry: Entry) -> None:
     else:
         print("none")
     if entry.kind in SLOTS:
-        beside = [field for field in dataclasses.fields(SLOTS[entry.kind]) if field.name != entry.kind]
-        print_heading(f"keys of its slot beside {entry.kind}")
-        print_table(("key", "default", "type"), [(f.name, repr(f.default), str(f.type)) for f in beside])
+        others = [field for field in dataclasses.fields(SLOTS[entry.kind]) if field.name != entry.kind]
+        print_heading(f"other keys of its slot, next to {entry.kind}")
+        print_table(("key", "default", "type"), [(f.name, repr(f.default), str(f.type)) for f in others])
 
     print_heading("contract")
-    print_lines([f"given {kind.given}; returns {kind.returns}", *contract_lines(entry, component)])
+    print_lines([f"takes {kind.given}; returns {kind.returns}", *contract_lines(entry, component)])
 
     print_heading("example")
     print(yaml.safe_dump(example_of(entry), sort_keys=False, width=10_000, allow_unicode=True), end="")
@@ -78,7 +81,7 @@ def _row(parameter: Parameter, context: tuple[str, ...]) -> tuple[str, str, str]
 
 
 def contract_lines(entry: Entry, component: type) -> list[str]:
-    """The contract of a component with the arguments of its example, a line for each declaration that says something."""
+    """Return the contract of a component with the arguments of its example, one line per non-empty declaration."""
     from reidx.contracts import contract_of
 
     try:
@@ -97,12 +100,12 @@ def _inputs(loss: type) -> list[str]:
     from reidx.contracts import inputs_of
 
     needed, optional = inputs_of(loss) if hasattr(loss, "forward") else (set(), set())
-    rows = {"asks for": needed, "uses if there": optional}
+    rows = {"requires": needed, "uses if available": optional}
     return [f"{what}: {', '.join(sorted(names))}" for what, names in rows.items() if names]
 
 
 def example_of(entry: Entry) -> object:
-    """The component as it stands in an experiment."""
+    """Return the component in its place in an experiment."""
     example: object = {"type": entry.name, **entry.component.example}
     for key in reversed(places()[entry.kind].split(".")):
         example = [example] if key == "0" else {key: example}
@@ -110,6 +113,6 @@ def example_of(entry: Entry) -> object:
 
 
 def _text(docstring: str) -> str:
-    """A docstring without its markup."""
+    """Return a docstring without its markup."""
     plain = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", inspect.cleandoc(docstring))
     return plain.replace("``", "`")

@@ -11,13 +11,13 @@ from reidx.cli.experiment import add_config_arguments, add_progress_argument, ad
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument(
-        "--weights", type=Path, metavar="PATH", help="a checkpoint (default: what the last stage starts from)"
+        "--weights", type=Path, metavar="PATH", help="a checkpoint (default: the initial weights of the last stage)"
     )
     parser.add_argument(
         "--rerank",
         action="store_true",
-        help="report re-ranked metrics too, with the config's evaluate.rerank or the paper's k1=20, k2=6, lambda=0.3 "
-        "(others: --set evaluate.rerank.k1=30)",
+        help="also report re-ranked metrics, with the config's evaluate.rerank or the paper's k1=20, k2=6, lambda=0.3 "
+        "(to change them: --set evaluate.rerank.k1=30)",
     )
     add_threads_argument(parser)
     add_progress_argument(parser)
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     import reidx
 
     config = reidx.load_config(arguments.config, arguments.overrides)
-    from reidx.engine import experiment  # takes torch, which a mistake in the config need not wait for
+    from reidx.engine import experiment  # imports torch, so after the config is checked
 
     result = experiment.test(
         config,

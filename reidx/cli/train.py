@@ -15,30 +15,30 @@ from reidx.cli.experiment import (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
-    parser.add_argument("--work-dir", type=Path, metavar="D", help="where the run is written")
+    parser.add_argument("--work-dir", type=Path, metavar="D", help="folder of the run (default runs/NAME-HASH)")
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint of the work directory"
+        "--resume", action="store_true", help="resume from the last checkpoint in the work directory"
     )
     add_resume_anyway_argument(how)
     how.add_argument(
         "--profile",
         action="store_true",
-        help="instead of training, say where the time goes: the first epoch of each stage with a few of its steps, "
-        "as a table, and a trace of steps (in the work directory's folder profile)",
+        help="instead of training, measure where the time goes: a few steps of the first epoch of each stage, as a table "
+        "and a trace (in the folder profile of the work directory)",
     )
     parser.add_argument(
         "--share",
         type=Path,
         metavar="D",
-        help="a folder in which runs leave each other what they have in common: stages that another run has trained alike, "
-        "and the features that networks begin with, are taken from there",
+        help="a cache folder for several runs: a stage that another run has trained identically, and the features of "
+        "initial networks, are reused from it",
     )
     parser.add_argument(
         "--launcher",
         choices=("auto", "none", "torchrun", "slurm"),
         default="auto",
-        help="who started the processes of this job (default: torchrun if its variables are set, else none)",
+        help="launcher of this job's processes (default: torchrun if its variables are set, else none)",
     )
     add_threads_argument(parser)
     add_progress_argument(parser)

@@ -63,7 +63,7 @@ def test_each_run_is_done_or_said_to_have_failed(carried_out: tuple[Path, Path, 
     assert {label: run.result() is not None for label, run in runs.items()} == {"plain": True, "longer": True, "lost": False}
     assert re.search(rf"failed: {runs['lost'].hash}: .*there is no file nowhere\.pth", told)
     assert re.search(r"refused: recipe=misfit: .*grid\.yaml:\d+", told)
-    assert "Stage warm is trained once where runs share it: 1 training saved." in told
+    assert "Stage warm is trained once for all runs that share it, which saves 1 training." in told
     assert "2 of 3 runs done, 1 failed" in told
 
 
@@ -157,7 +157,7 @@ def test_a_worker_that_is_killed_takes_only_its_run(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--workers", "0"], "at least one run at a time"),
+        (["--workers", "0"], "give at least 1"),
         (["--address", "auto"], "add --executor ray"),
         (["--set", "stages.adapt.epochs=x"], r"epochs is 'x' \(a string\)"),
         (["--set", "epochz=1"], "has no key 'epochz'"),

@@ -1,4 +1,4 @@
-"""Whatever is wrong with what was given: exit code 2, one message that names file or line, and nothing lost."""
+"""Bad input: an exit code, one message that names file or line, and no lost work."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """``reidx …`` in this process: exit code, stdout, stderr."""
+    """Run ``reidx …`` in this process; returns exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
 
     def run(*words: str) -> tuple[int, str, str]:
@@ -44,12 +44,14 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
 
 @pytest.fixture
 def refusal(run: Run) -> Callable[..., str]:
-    """The message of a command that must fail for what it was given, and leave nothing half-written."""
+    """Return the message of a command that must fail without leaving partial files."""
 
     def refusal(*words: str, code: int = 1, lines: int = 1) -> str:
         found, out, err = run(*words)
         assert (found, out) == (code, ""), err
-        assert err.startswith("error: ") and err.count("error: ") == 1 and err.count("\n") == lines, err
+        assert err.startswith("error: "), err
+        assert err.count("error: ") == 1, err
+        assert err.count("\n") == lines, err
         assert "Traceback" not in err
         assert_whole(Path("."))
         return err.removeprefix("error: ").strip()
@@ -58,7 +60,7 @@ def refusal(run: Run) -> Callable[..., str]:
 
 
 def assert_whole(folder: Path) -> None:
-    """Nothing half-written lies about: checkpoints load and fit their checksums, JSON parses."""
+    """Assert that no file is partial: checkpoints load and match their checksums, JSON parses."""
     assert not list(folder.rglob("*.partial"))
     for path in folder.rglob("epoch_*.pth"):
         checkpoints.load(path)
@@ -70,7 +72,7 @@ def assert_whole(folder: Path) -> None:
 
 @pytest.fixture
 def images(domains_root: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny target domain, to be damaged."""
+    """Copy of the tiny target domain, for damage."""
     reidx.build("dataset", tiny_domain(domains_root))
     return Path(shutil.copytree(domains_root / "target-seed0", tmp_path / "images"))
 
@@ -80,7 +82,7 @@ def market(root: Path | str) -> dict[str, Any]:
 
 
 def table(images: Path, path: Path, cameras: bool = True, other_ids: bool = False) -> dict[str, Any]:
-    """The data of an experiment on the same images, by a CSV table."""
+    """Return the data section of an experiment on the same images, listed in a CSV table."""
     splits = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -103,7 +105,7 @@ def truncate(folder: Path) -> Path:
 # ---- the command line and the config
 
 
-def test_a_config_that_is_not_there_or_not_yaml(refusal, tmp_path):
+def test_missing_or_invalid_config(refusal, tmp_path):
     assert refusal("train", "nowhere.yaml").startswith("nowhere.yaml does not exist.")
     (tmp_path / "broken.yaml").write_text("name: x\nmodel: {backbone: {type: Timm\n", encoding="utf-8")
     assert refusal("train", "broken.yaml").startswith("broken.yaml:3:1: not valid YAML: ")
@@ -133,7 +135,7 @@ def test_wrong_values(experiment, refusal, override, said):
     line = next(i for i, row in enumerate(path.read_text().splitlines(), 1) if "backbone:" in row)
     message = refusal("train", str(path), "--set", override, "--work-dir", "run")
     assert said.format(line=line) in message
-    assert not Path("run", "experiment.json").exists()  # a mended config may have the folder
+    assert not Path("run", "experiment.json").exists()  # a corrected config may use the folder
 
 
 def test_debug_shows_the_traceback_too(experiment, run):
@@ -145,7 +147,7 @@ def test_debug_shows_the_traceback_too(experiment, run):
         assert err.endswith("\nerror: --set: seed is 'many' (a string); expected int.\n")
 
 
-def test_a_separate_process_says_no_more(experiment, tmp_path):
+def test_separate_process_prints_one_message(experiment, tmp_path):
     command = [sys.executable, "-m", "reidx", "train", str(experiment()), "--set", "seed=many"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
@@ -155,7 +157,7 @@ def test_a_separate_process_says_no_more(experiment, tmp_path):
 # ---- data
 
 
-def test_a_missing_or_empty_or_halved_data_folder(experiment, refusal, images):
+def test_missing_empty_or_partial_data_folder(experiment, refusal, images):
     def message(root: Path | str) -> str:
         return refusal("train", str(experiment(data=market(root))), "--work-dir", "run")
 
@@ -168,7 +170,7 @@ def test_a_missing_or_empty_or_halved_data_folder(experiment, refusal, images):
     assert not Path("run", "experiment.json").exists()
 
 
-def test_a_corrupt_image_met_while_training(experiment, refusal, images):
+def test_corrupt_image_while_training(experiment, refusal, images):
     bad = truncate(images / "bounding_box_train")
     message = refusal("train", str(experiment(data=market(images))), "--work-dir", "run")
     assert message.startswith(f"{bad} cannot be read as an image: ")
@@ -176,7 +178,7 @@ def test_a_corrupt_image_met_while_training(experiment, refusal, images):
     assert refusal("train", str(experiment(data=data)), "--work-dir", "run").startswith(f"{bad} cannot be read as an image: ")
 
 
-def test_a_corrupt_image_met_while_evaluating_costs_one_epoch(experiment, run, refusal, images, tmp_path):
+def test_corrupt_image_while_evaluating_costs_one_epoch(experiment, run, refusal, images, tmp_path):
     shutil.copytree(images, tmp_path / "whole")
     bad = truncate(images / "query")
     path = str(experiment(data=market(images), stages=STAGES))
@@ -186,13 +188,13 @@ def test_a_corrupt_image_met_while_evaluating_costs_one_epoch(experiment, run, r
     assert message.endswith("continue with --resume.")
     assert checkpoints.newest(Path("run/1-adapt")) == Path("run/1-adapt/epoch_1.pth")
     shutil.copy(tmp_path / "whole" / "query" / bad.name, bad)
-    message = refusal("train", path, "--work-dir", "run", "--resume", lines=3)  # it had been damaged when the run began
+    message = refusal("train", path, "--work-dir", "run", "--resume", lines=3)  # it was damaged when the run started
     assert "data.target.query: 18 images → 18 images, different sizes" in message
     code, out, err = run("train", path, "--work-dir", "run", "--resume-anyway")
     assert (code, err) == (0, "") and "adapt, epoch 2 " in out
 
 
-def test_a_data_set_without_cameras_under_a_protocol_that_needs_them(experiment, refusal, run, images, tmp_path):
+def test_protocol_refuses_data_without_cameras(experiment, refusal, run, images, tmp_path):
     data = table(images, tmp_path / "people.csv", cameras=False)
     path = str(experiment(data=data, stages=[{"name": "adapt", "epochs": 1, "iters": 1}]))
     message = refusal("train", path, "--work-dir", "run")
@@ -205,7 +207,7 @@ def test_a_data_set_without_cameras_under_a_protocol_that_needs_them(experiment,
     assert run("train", path, "--work-dir", "run", "--set", "evaluate.protocol=NoCameraFilter")[0] == 0
 
 
-def test_no_query_has_a_match_is_known_before_the_training(experiment, refusal, images, tmp_path):
+def test_missing_matches_are_found_before_training(experiment, refusal, images, tmp_path):
     data = table(images, tmp_path / "people.csv", other_ids=True)
     message = refusal("train", str(experiment(data=data)), "--work-dir", "run")
     assert "stages.0.evaluate: domain 'target': evaluate: no query has a match in the gallery." in message
@@ -213,7 +215,7 @@ def test_no_query_has_a_match_is_known_before_the_training(experiment, refusal, 
     assert not list(Path("run").rglob("*.pth"))
 
 
-def test_data_that_changed_under_a_run(experiment, run, refusal, images, monkeypatch):
+def test_data_changed_during_a_run(experiment, run, refusal, images, monkeypatch):
     labels = {"domain": "target", "distance": {"type": "Jaccard", "k1": 8, "k2": 2}, "relabel_every": 5}
     labels["clusterer"] = {"type": "DBSCAN", "eps": 0.7, "min_samples": 2}
     path = str(experiment(data=market(images), stages=STAGES, labels=labels))
@@ -231,7 +233,7 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-# ---- while it runs
+# ---- during a run
 
 
 def test_no_cluster_in_the_first_epoch(experiment, refusal):
@@ -241,7 +243,7 @@ def test_no_cluster_in_the_first_epoch(experiment, refusal):
     assert "a smaller min_samples), or start from better weights. This happened in stage adapt, epoch 1" in message
 
 
-def test_no_cluster_in_a_later_epoch_keeps_the_earlier_ones(experiment, refusal, monkeypatch):
+def test_no_cluster_later_keeps_earlier_epochs(experiment, refusal, monkeypatch):
     calls, cluster = [], DBSCAN.__call__
 
     def fading(self: DBSCAN, graph: Any) -> Any:
@@ -255,7 +257,7 @@ def test_no_cluster_in_a_later_epoch_keeps_the_earlier_ones(experiment, refusal,
     assert checkpoints.newest(Path("run/1-adapt")) == Path("run/1-adapt/epoch_1.pth")
 
 
-def test_a_loss_that_is_no_number(experiment, refusal):
+def test_loss_becomes_nan(experiment, refusal):
     words = ["train", str(experiment(stages=STAGES)), "--work-dir", "run", "--set", "optimizer={type: SGD, lr: 1e+30}"]
     message = refusal(*words)
     assert message.startswith("stage adapt, epoch 1/2, training: loss became nan, CrossEntropy became nan in steps 1 to ")
@@ -273,7 +275,7 @@ save, calls = checkpoint.save, []
 
 def filling_up(path, content):
     calls.append(path)
-    if len(calls) == 2:  # no file may grow beyond this from now on: to the program, a disk that is full
+    if len(calls) == 2:  # limit the file size, which looks like a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
     save(path, content)
 
@@ -282,7 +284,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_a_full_disk_while_saving_loses_nothing(experiment, run, tmp_path):
+def test_full_disk_while_saving_loses_nothing(experiment, run, tmp_path):
     path = str(experiment(stages=STAGES))
     words = ["train", path, "--work-dir", "run"]
     done = subprocess.run(
@@ -301,7 +303,7 @@ def test_a_full_disk_while_saving_loses_nothing(experiment, run, tmp_path):
     assert (code, err) == (0, "") and "adapt, epoch 2 " in out
 
 
-def test_a_work_dir_that_cannot_be_written(experiment, refusal, tmp_path):
+def test_unwritable_work_dir(experiment, refusal, tmp_path):
     path = str(experiment())
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     for folder in ("file", "file/run"):
@@ -309,12 +311,12 @@ def test_a_work_dir_that_cannot_be_written(experiment, refusal, tmp_path):
         assert message.startswith(f"{folder} cannot be used as the run's folder: ") and "--work-dir" in message
     assert (tmp_path / "file").read_text() == "mine"
     if os.geteuid() == 0:
-        return  # to root every folder is writable
+        return  # root can write to every folder
     (tmp_path / "closed").mkdir(mode=0o500)
     assert "it is not writable" in refusal("train", path, "--work-dir", "closed")
 
 
-def test_a_work_dir_that_holds_a_run(experiment, run, refusal):
+def test_work_dir_with_a_run(experiment, run, refusal):
     path = str(experiment(stages=[{"name": "adapt", "epochs": 1, "iters": 1}]))
     assert run("train", path, "--work-dir", "run")[0] == 0
     before = {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()}
@@ -345,16 +347,18 @@ def test_weights_that_do_not_fit(experiment, run, refusal, tmp_path):
     assert "plain.pth is not a checkpoint of a stage" in refusal("test", path, "--weights", "plain.pth")
     other = ["--set", "model.backbone.name=test_efficientnet"]
     message = refusal("test", path, "--weights", good, *other)
-    assert message.startswith(f"{good} does not fit the model: ") and "backbone." in message and "more)" in message
+    assert message.startswith(f"{good} does not fit the model: ")
+    assert "backbone." in message
+    assert "more)" in message
     for weights in ("text.pth", "plain.pth"):
         assert weights in refusal("train", path, "--work-dir", "next", "--set", f"init={weights}")
     assert run("train", path, "--work-dir", "next", "--set", f"init={good}")[0] == 0
 
 
-# ---- the user's own hand
+# ---- interrupts
 
 
-# a shell's background job ignores SIGINT, and its children inherit that
+# background jobs of a shell ignore SIGINT, and so do their children
 LISTENING = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -363,7 +367,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_ctrl_c_says_how_to_go_on_and_that_is_true(experiment, run, tmp_path):
+def test_ctrl_c_prints_a_working_resume_command(experiment, run, tmp_path):
     path = str(experiment(stages=[{"name": "adapt", "epochs": 12, "iters": 40}]))
     words = ["train", path, "--work-dir", "run"]
     process = subprocess.Popen(
@@ -379,7 +383,7 @@ def test_ctrl_c_says_how_to_go_on_and_that_is_true(experiment, run, tmp_path):
     out, err = process.communicate()
     assert (process.returncode, out) == (130, ""), err
     *_, last = err.splitlines()
-    assert last == f"interrupted; go on from the last checkpoint with: reidx {' '.join(words)} --resume"
+    assert last == f"interrupted; resume from the last checkpoint with: reidx {' '.join(words)} --resume"
     assert "Traceback" not in err
     assert_whole(tmp_path)
     code, out, err = run(*words, "--resume")

@@ -1,4 +1,4 @@
-"""The command line: what each command prints, what an error looks like, and that nothing heavy is imported for it."""
+"""The command line: output of each command, form of the errors, no heavy imports."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def output(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, s
 
 
 def imported(fake_plugins, *words: str) -> set[str]:
-    """The top-level modules in a process after a command."""
+    """Return the top-level modules in a process after a command."""
     code = (
         f"import sys\nfrom reidx.cli.main import main\ntry:\n    main({list(words)!r})\n"
-        "except SystemExit:\n    pass\n"  # argparse leaves that way after --help
+        "except SystemExit:\n    pass\n"  # raised by argparse after --help
         "print('', *{name.partition('.')[0] for name in sys.modules}, sep='\\n')\n"
     )
     return set(fake_plugins.run("-c", code).stdout.splitlines())
@@ -60,7 +60,7 @@ def test_help_lists_commands_without_complaints(fake_plugins):
     fake_plugins.add("ill", "import torchfoo")
     done = fake_plugins.run("--help")
     assert done.returncode == 0
-    assert done.stderr == ""  # help is not the place for complaints about plugins
+    assert done.stderr == ""  # no complaints about plugins in the help
     for name in COMMANDS:
         assert f"\n  {name} " in done.stdout
 
@@ -79,7 +79,9 @@ def test_help_fits_and_explains_each_option(capsys, monkeypatch, name):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_its_module(name):
     module = importlib.import_module(f"reidx.cli.{name.replace('-', '_')}")
-    assert module.__doc__ and module.add_arguments and module.run
+    assert module.__doc__
+    assert module.add_arguments
+    assert module.run
 
 
 def test_no_command_prints_the_help_and_fails(capsys):
@@ -95,11 +97,13 @@ def test_version(capsys):
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """The one line of a mistake in the command line."""
+    """Return the one line that reports a mistake in the command line."""
     with pytest.raises(SystemExit) as exit:
         main(words)
     line = capsys.readouterr().err
-    assert exit.value.code == 2 and line.count("\n") == 1 and len(line) < 600
+    assert exit.value.code == 2
+    assert line.count("\n") == 1
+    assert len(line) < 600
     return line
 
 
@@ -107,21 +111,21 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     "given", ["9" * 20_000, "-" + "9" * 20_000, "-1", "1e3", "1.0", "1_000", "\u0663", "", "x\ny", str(2**64)]
 )
 @pytest.mark.parametrize("option", ["demo --seed", "demo --threads", "train a.yaml --threads", "ablate a.yaml --workers"])
-def test_what_is_no_whole_number_is_refused_in_one_line(capsys, option, given):
+def test_non_integer_is_refused_in_one_line(capsys, option, given):
     *words, name = option.split()
     line = refused(capsys, *words, f"{name}={given}")
     assert f"reidx {words[0]}: error: argument {name}: {given[:20]!r}"[:-1] in line or given == "x\ny"
-    assert "is no whole number from" in line
+    assert "is not an integer from" in line
 
 
-def test_seed_of_the_demo_is_one_that_a_config_takes(capsys):
+def test_demo_seed_has_the_range_of_configs(capsys):
     assert "from 0 to 4294967295" in refused(capsys, "demo", "--seed", str(2**32))
     assert whole_number(0, 2**32 - 1)("+" + "0" * 5_000 + "7") == 7
 
 
 @pytest.mark.parametrize("words", [["--" + "x" * 20_000], ["demo", "x" * 20_000], ["demo", "--progress", "x\n" * 9_000]])
 def test_mistake_in_the_command_line_is_one_line(capsys, words):
-    assert "--help` shows what there is" in refused(capsys, *words)
+    assert "(see `" in refused(capsys, *words)
 
 
 def test_unknown_command(capsys):
@@ -169,12 +173,12 @@ def test_list_of_a_kind(capsys):
         code, out, _ = output(capsys, "list", "alignment")
     assert (code, out) == (
         0,
-        "No alignment is installed (given source and target features; returns a scalar, or several by name; "
+        "No alignment is installed (takes source and target features; returns a scalar, or several by name; "
         "may own parameters).\n",
     )
 
 
-def test_show_tells_keys_contract_origin_and_an_example_that_is_yaml(capsys):
+def test_show_prints_keys_contract_origin_and_example(capsys):
     code, out, _ = output(capsys, "show", "GlobalPool")
     assert code == 0
     assert f"reidx.fusions.global_pool:GlobalPool, from reidx {reidx.__version__}" in out
@@ -185,11 +189,11 @@ def test_show_tells_keys_contract_origin_and_an_example_that_is_yaml(capsys):
     assert yaml.safe_load(out.partition("\nexample\n")[2]) == {"model": {"fusion": {"type": "GlobalPool"}}}
 
 
-def test_show_of_what_the_experiment_wires_tells_those_keys_and_an_example_that_can_be_pasted(capsys):
+def test_show_prints_slot_keys_and_valid_example(capsys):
     out = output(capsys, "show", "CrossEntropy")[1]
-    wiring = out.partition("\nkeys of its slot beside loss\n")[2].partition("\ncontract\n")[0]
+    wiring = out.partition("\nother keys of its slot, next to loss\n")[2].partition("\ncontract\n")[0]
     assert {line.split()[0] for line in wiring.splitlines()[1:] if line} == {field.name for field in fields(Term)} - {"loss"}
-    assert "\nasks for: scores, targets\nuses if there: soft_targets, weights\n" in out
+    assert "\nrequires: scores, targets\nuses if available: soft_targets, weights\n" in out
     assert yaml.safe_load(out.partition("\nexample\n")[2]) == {"objective": [{"loss": {"type": "CrossEntropy"}}]}
     out = output(capsys, "show", "LinearClassifier")[1]
     assert yaml.safe_load(out.partition("\nexample\n")[2]) == {
@@ -234,10 +238,12 @@ def test_show_suggests_no_distant_name(capsys):
     assert output(capsys, "show", "nope") == (1, "", said)
 
 
-def test_show_of_a_name_that_several_kinds_share(capsys):
+def test_show_of_a_shared_name(capsys):
     assert output(capsys, "show", "Market1501")[1].count("Market1501, from reidx") == 2
     code, out, _ = output(capsys, "show", "Market1501", "--kind", "protocol")
-    assert code == 0 and "protocol Market1501" in out and "dataset Market1501" not in out
+    assert code == 0
+    assert "protocol Market1501" in out
+    assert "dataset Market1501" not in out
 
 
 def test_show_of_an_unknown_name(capsys):
@@ -246,7 +252,7 @@ def test_show_of_an_unknown_name(capsys):
     assert err == "error: There is no component called 'dbscan'. Did you mean DBSCAN?\n"
 
 
-def test_plugins_tells_what_is_wrong_once(fake_plugins):
+def test_plugins_reports_each_fault_once(fake_plugins):
     fake_plugins.add("well")
     fake_plugins.add("ill", "import torchfoo")
     fake_plugins.add("out")
@@ -258,14 +264,14 @@ def test_plugins_tells_what_is_wrong_once(fake_plugins):
     assert "NOT IN USE: REIDX_PLUGINS leaves it out" in rows["out"]
 
 
-def test_plugins_check_loads_what_is_promised(fake_plugins):
+def test_plugins_check_loads_declared_components(fake_plugins):
     fake_plugins.add("late", "__import__('fake_gone')")
     done = fake_plugins.run("plugins", "--check", REIDX_PLUGINS="late")
     assert done.returncode == 1
     assert "\nlate: needs fake_gone, which is not installed\n" in done.stdout
 
 
-def test_a_reader_that_leaves_early_is_no_error(fake_plugins):
+def test_closed_reader_is_no_error(fake_plugins):
     code = (
         "import subprocess, sys\n"
         "writer = subprocess.Popen([sys.executable, '-m', 'reidx', 'list'], stdout=-1, stderr=-1)\n"
@@ -275,7 +281,7 @@ def test_a_reader_that_leaves_early_is_no_error(fake_plugins):
     assert fake_plugins.run("-c", code, REIDX_PLUGINS="").stdout == "b'' 0\n"
 
 
-# --- commands about an experiment: what they hand to the engine
+# --- commands about an experiment: arguments for the engine
 
 
 class Config:
@@ -294,7 +300,7 @@ class Result:
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The calls of load_config, run and test, which do nothing."""
+    """Calls of load_config, run and test, which are replaced by stubs."""
     seen: dict[str, tuple] = {}
 
     def load_config(path, overrides=()):
@@ -380,24 +386,26 @@ def test_debug_shows_the_traceback(capsys, monkeypatch, words):
     assert err.startswith("Traceback") and err.endswith("\nerror: wrong.\n")
 
 
-def test_fault_of_the_program_says_so(capsys, monkeypatch):
+def test_bug_is_reported_with_its_traceback(capsys, monkeypatch):
     fails_with(monkeypatch, KeyError("x"))
     code, _, err = output(capsys, "config", "a.yaml")
     assert code == 1
     trace, _, message = err.partition("\nerror: ")
     assert trace.startswith("Traceback (most recent call last)") and trace.endswith("KeyError: 'x'")
-    assert message.startswith("unexpected KeyError: 'x' (") and message.count("\n") == 1
+    assert message.startswith("unexpected KeyError: 'x' (")
+    assert message.endswith(" This is a bug in reidx, not in its input.\n")
+    assert message.count("\n") == 1
 
 
-def test_interrupt_says_how_to_resume(capsys, monkeypatch):
+def test_interrupt_prints_the_resume_command(capsys, monkeypatch):
     fails_with(monkeypatch, KeyboardInterrupt())
     code, _, err = output(capsys, "train", "my exp.yaml", "--set", "a=1")
     assert code == 130
-    assert err.endswith("go on from the last checkpoint with: reidx train 'my exp.yaml' --set a=1 --resume\n")
+    assert err.endswith("resume from the last checkpoint with: reidx train 'my exp.yaml' --set a=1 --resume\n")
     assert output(capsys, "train", "a.yaml", "--resume")[2].endswith("reidx train a.yaml --resume\n")
     assert output(capsys, "config", "a.yaml")[2] == "\ninterrupted\n"
 
 
-def test_interrupted_demo_goes_on_by_itself(capsys, monkeypatch):
+def test_interrupted_demo_resumes_by_itself(capsys, monkeypatch):
     fails_with(monkeypatch, KeyboardInterrupt())
     assert output(capsys, "demo", "--seed", "2")[2].endswith("reidx demo --seed 2\n")

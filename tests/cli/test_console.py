@@ -1,4 +1,4 @@
-"""Text laid out for a terminal: entries, lines and paragraphs within its width."""
+"""Layout of entries, lines and paragraphs within the width of a terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Rules:
 
 @pytest.fixture
 def printed(capsys, monkeypatch):
-    """The lines that a call prints at a width."""
+    """Return the lines that a call prints at a width."""
 
     def printed(width, function, *arguments):
         monkeypatch.setenv("COLUMNS", str(width))

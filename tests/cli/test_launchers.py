@@ -19,7 +19,7 @@ AS_SLURM_TASK = """
 import torch
 from reidx.machine import launchers
 from reidx import distributed
-torch.cuda.set_device = lambda device: print("device", device)  # a task of Slurm takes the GPU of its number
+torch.cuda.set_device = lambda device: print("device", device)  # a Slurm task uses the GPU with its number
 launchers._join_slurm("gloo")
 print(distributed.rank(), distributed.count(), distributed.all_gather_rows(torch.tensor([distributed.rank()])).tolist())
 torch.distributed.destroy_process_group()
@@ -50,7 +50,7 @@ def finished(run: subprocess.Popen[str]) -> str:
 
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_torchrun_with_two_processes(nodes: int, experiment: Callable[..., Path], tmp_path: Path) -> None:
-    """As one node with two processes, and as two nodes with one each, which meet over the loopback interface."""
+    """One node with two processes, and two nodes with one process each, connected over the loopback interface."""
     path, folder = experiment(), tmp_path / "run"
     job = ["-m", "reidx", "train", str(path), "--work-dir", str(folder), "--progress", "quiet"]
     meeting = ["--nnodes", str(nodes), "--nproc-per-node", str(2 // nodes), "--master-addr", "127.0.0.1"]
@@ -59,13 +59,13 @@ def test_torchrun_with_two_processes(nodes: int, experiment: Callable[..., Path]
     runs = [started([*launch, str(node), *job]) for node in range(nodes)]
     said = [finished(run) for run in runs]
     tables = [text for text in said if "mAP" in text]
-    assert len(tables) == 1 and tables[0].count("mAP") == 1  # only the first process speaks
+    assert len(tables) == 1 and tables[0].count("mAP") == 1  # only the first process prints
     card = json.loads((folder / "result.json").read_text())
     assert card["card"]["processes"] == 2
 
 
 def test_slurm_tasks_find_each_other(tmp_path: Path) -> None:
-    """The host that all meet at is the first that `scontrol` names for the list of nodes."""
+    """The rendezvous host is the first one that `scontrol` lists."""
     scontrol = tmp_path / "scontrol"
     scontrol.write_text('#!/bin/sh\n[ "$1 $2 $3" = "show hostname node[1-2]" ] && echo 127.0.0.1 && echo elsewhere\n')
     scontrol.chmod(0o755)
@@ -84,7 +84,7 @@ def test_slurm_tasks_find_each_other(tmp_path: Path) -> None:
     ("launcher", "message"),
     [("torchrun", "was not started by it. Run: torchrun"), ("slurm", "SLURM_PROCID, SLURM_NTASKS, .* is not set")],
 )
-def test_a_launcher_that_did_not_start_this_process(
+def test_wrong_launcher_is_refused(
     launcher: launchers.Launcher, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in list(os.environ):

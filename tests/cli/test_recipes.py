@@ -1,4 +1,4 @@
-"""The list of recipes: each can be trained as it is, and is described by what its config holds."""
+"""The list of recipes: each is ready to train, and its description matches its config."""
 
 from __future__ import annotations
 

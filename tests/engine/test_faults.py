@@ -138,7 +138,7 @@ def test_ctrl_c_ends_the_command_with_130(
     with struck("step", raises(KeyboardInterrupt())):
         assert main(words) == 130
     said = capsys.readouterr().err.strip()
-    assert said.startswith("interrupted; go on from the last checkpoint with: ") and said.endswith("--resume")
+    assert said.startswith("interrupted; resume from the last checkpoint with: ") and said.endswith("--resume")
     assert_kept(tmp_path, "step")
     assert main([*words, "--resume"]) == 0
     assert_same_run(tmp_path, whole[1])

@@ -60,7 +60,7 @@ def test_loss_that_exits_is_no_success(register, experiment, tmp_path, capsys):
     assert main(["train", str(path), "--work-dir", str(tmp_path / "run"), "--progress", "quiet"]) == 1
     text = capsys.readouterr().err
     assert "loss Exits (from the test) failed in forward: it exits the program (SystemExit: 0)" in text
-    assert "This happened in stage adapt, epoch 1/2, training" in text and "fault of the program" in text
+    assert "This happened in stage adapt, epoch 1/2, training" in text and "This is a bug in reidx" in text
 
 
 def test_promises_are_looked_at_once_an_epoch(register, experiment, tmp_path, monkeypatch):
