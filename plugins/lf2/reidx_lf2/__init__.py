@@ -1,4 +1,4 @@
-"""LF2: a teacher's whole view of a person fused with a student's halves, each clustered by itself (Ding, Zhou, ICPR 2022)."""
+"""LF2: a teacher's global feature fused with a student's halves, each clustered separately (Ding, Zhou, ICPR 2022)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ def reidx_plugin() -> PluginInfo:
         url="https://arxiv.org/abs/2205.09495",
         licence="Apache-2.0",
         deviations=(
-            "The last epoch is reported, of both stages; the released code keeps the epoch that is best on the target's test "
-            "set, and begins to adapt from the one that is best on the source's.",
+            "Both stages report their last epoch; the released code reports the epoch that is best on the target's test set, "
+            "and starts the adaptation from the epoch that is best on the source's.",
             "The classifier's rows are the normalised means of the features of each cluster's images; the released code "
-            "takes the centres that mini-batch k-means ends at.",
-            "Every BatchNorm takes its statistics from groups of 32 images and its running ones from all groups; on the two "
-            "devices of the released code only the first group counts, and those of the fused features see all 64 images.",
-            "Each k-means begins from the run's seed in every epoch, its starts chosen from 900 images or three a cluster; the "
-            "released code draws on, and has 1500 images for the global feature.",
+            "takes the final centres of mini-batch k-means.",
+            "Every BatchNorm takes its batch statistics from groups of 32 images, and all groups update its running "
+            "statistics; on the two devices of the released code only the first group does, and the norms of the fused "
+            "features see all 64 images.",
+            "Each k-means restarts from the run's seed in every epoch and chooses its initial centres among 900 images or "
+            "three per cluster; the released code continues its random stream, and uses 1500 images for the global feature.",
         ),
         results=(
             Reported(

@@ -1,4 +1,4 @@
-"""The Fusion Module: a network's whole and halves, and its halves let into the teacher's whole."""
+"""The Fusion Module: features of a network's map and its halves, and the halves fused with the teacher's map."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reidx_lf2.gate import ChannelGate, HalfGate, Order
 
 HALVES = ("upper", "lower")
 FUSED = ("phi0", "phi1", "phi2")
-"""The features that are clustered: of the teacher's whole, and of it with each half of the student's."""
+"""The clustered features: the teacher's global feature, and its fusions with each half of the student."""
 
 Mode = Literal["fused", "local", "global"]
 Gate = Literal["frozen", "const", "part_head", "fusion_triplet"]
@@ -23,34 +23,34 @@ Gate = Literal["frozen", "const", "part_head", "fusion_triplet"]
 class FusionModule(nn.Module):
     """Part features fused with a mean teacher's global map, as in LF2.
 
-    ``global``, ``upper``, ``lower`` (B,C), to be trained; ``phi0``, ``phi1``, ``phi2`` (B,C), to be clustered; ``pooled``;
-    ``embed``.
+    Features to train: ``global``, ``upper``, ``lower`` (B,C). Features to cluster: ``phi0``, ``phi1``, ``phi2`` (B,C).
+    Also ``pooled`` (B,C) and ``embed`` (B,3C).
 
-    With a(·), m(·) the average and the maximum of a map and p = a + m, M the network's own map and M_1, M_2 its upper and lower
-    half (of H rows the first H // 2 and the next H // 2), ``teacher`` the map T of the network's average for the same images
-    (without one T = M; no gradient reaches T):
+    a(·) and m(·) are the average and the maximum of a map, p = a + m. M is the network's own map; M_1 and M_2 are its upper and
+    lower half (of H rows the first H // 2 and the next H // 2). ``teacher`` is the map T of the network's average for the same
+    images; without it T = M. No gradient reaches T.
 
     * ``pooled`` = p(M), ``global`` = BN(p(M)); ``upper``, ``lower`` = BN(A_j [a(M_j); m(M_j)] + b_j), with
       ``part_input: sum`` BN(A_j p(M_j) + b_j);
-    * ``phi0`` = BN(p(T)), ``phi_j`` = BN(p(T · z_j)) with z_j the vector that ``gate`` makes of M_j
-      (:class:`reidx_lf2.gate.ChannelGate`), multiplied into each place of T;
-    * ``embed`` = ``global``, ``upper`` and ``lower`` one after the other, at unit length (B,3C).
+    * ``phi0`` = BN(p(T)), ``phi_j`` = BN(p(T · z_j)), where ``gate`` computes the vector z_j from M_j
+      (:class:`reidx_lf2.gate.ChannelGate`) and z_j multiplies T at every position;
+    * ``embed`` = [``global``; ``upper``; ``lower``] at unit length (B,3C).
 
-    No other feature is at unit length. Each BatchNorm is one by itself, its bias stays 0.
+    No other feature has unit length. Each feature has its own BatchNorm, whose bias stays 0.
 
-    ``pool: avg`` does without maxima, as the paper writes it (the sum is the code's): m = 0 in all of this, for backbones
-    whose maxima nothing has trained, such as those that were pooled by the average so far.
+    ``pool: avg`` sets m = 0 everywhere: the paper writes the average, the released code uses the sum. Use it for backbones
+    that were not trained with maximum pooling.
 
-    ``mode: local`` clusters the teacher's own halves, ``phi_j`` = BN(p(T_j)) (the paper's "w/o FM"); ``mode: global`` does
-    without halves at all: there are ``global`` = ``embed`` up to its length, ``pooled`` and ``phi0`` (the paper's baseline).
+    ``mode: local`` clusters the teacher's own halves, ``phi_j`` = BN(p(T_j)) (the paper's "w/o FM"). ``mode: global`` has no
+    halves: it provides ``global``, ``embed`` (``global`` at unit length), ``pooled`` and ``phi0`` (the paper's baseline).
 
-    ``gate`` says what trains the gates: ``frozen`` nothing does, as in the released code, whose gates lie on no path to the
-    loss; ``const`` there are none, z_j = p(M_j) / 2; ``part_head`` the losses of ``upper`` and ``lower``, which are made of
-    z_j in place of p(M_j); ``fusion_triplet`` a loss of ``phi1`` and ``phi2``, which the objective then must have.
-    ``order`` and ``reduction`` are the gate's.
+    ``gate`` selects the training of the gates. ``frozen``: none, as in the released code, whose gates are on no path to the
+    loss. ``const``: no gates, z_j = p(M_j) / 2. ``part_head``: ``upper`` and ``lower`` are computed from z_j in place of
+    p(M_j), so their losses train the gates. ``fusion_triplet``: a loss of ``phi1`` and ``phi2``, which the objective must
+    contain. ``order`` and ``reduction`` are arguments of the gate.
 
-    Raises :class:`ValueError` for settings that exclude each other, :class:`DataError` for a map of one row (LF2 sections 2.2,
-    2.3 and 5.1).
+    Raises :class:`ValueError` for settings that exclude each other, :class:`DataError` for a map of one row. Source: Fig. 3 and
+    Eq. 5 of the paper, and the released code.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class FusionModule(nn.Module):
         if mode != "fused" and (gate, order) != ("frozen", "gate_then_mul"):
             raise ValueError(f"mode: {mode} has no gates; leave gate and order out.")
         if gate == "const" and order != "gate_then_mul":
-            raise ValueError(f"gate: const multiplies by one half; order: {order} would have nothing to do. Leave it out.")
+            raise ValueError(f"gate: const multiplies by one half; order: {order} would have no effect. Leave it out.")
         if gate == "part_head" and part_input != "sum":
             raise ValueError("gate: part_head gives the part heads one vector, z; set part_input: sum.")
         if pool == "avg" and mode != "global" and part_input != "sum":
-            raise ValueError("pool: avg has no maximum to lay beside the average; set part_input: sum.")
+            raise ValueError("pool: avg has no maximum to concatenate with the average; set part_input: sum.")
         self.mode, self.gate, self.pool, self.part_input = mode, gate, pool, part_input
         self.halves = () if mode == "global" else HALVES
         self.fused = FUSED[: 1 + len(self.halves)]
@@ -115,7 +115,7 @@ class FusionModule(nn.Module):
         return Features({"embed": embed, "pooled": pooled, **made})
 
     def _pools(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Average and maximum (B,C) of a map, float32; zeros where maxima do not count."""
+        """Average and maximum (B,C) of a map, float32; zeros in place of the maximum with ``pool: avg``."""
         if self.pool == "avg+max":
             return _pools(maps)
         average = maps.mean((2, 3), dtype=torch.float32)
@@ -127,26 +127,27 @@ class FusionModule(nn.Module):
         return average + maximum
 
     def notes(self) -> list[str]:
-        """What a reader of the run's log must know of the gates."""
+        """A note for the log if the gates are frozen."""
         if self.mode != "fused" or self.gate != "frozen":
             return []
         return [
             "lf2.FusionModule: the gates are frozen at their random initialisation (gate: frozen), as in the released code, "
-            "where no loss reaches them: what is clustered is a fixed product of teacher and student, no learned attention."
+            "where no loss reaches them. The clustered features are a fixed product of teacher and student, "
+            "not learned attention."
         ]
 
 
 def provided(mode: Mode) -> frozenset[str]:
-    """The names of the features that a module of this ``mode`` gives."""
+    """Names of the features that a module of this ``mode`` provides."""
     whole = {"embed", "global", "pooled", "phi0"}
     return frozenset(whole if mode == "global" else {*whole, *HALVES, *FUSED})
 
 
 def pooled_product(maps: Tensor, z: Tensor) -> Tensor:
-    """p(M · z) (B,C) of a map M (B,C,h,w) and a vector z (B,C), without the product being made.
+    """p(M · z) (B,C) of a map M (B,C,h,w) and a vector z (B,C), without computing the product.
 
-    A channel's z is one number in all places, so that a(M z) = a(M) z, and m(M z) is m(M) z where z ≥ 0, the minimum of M times
-    z where z < 0. With nothing below 0 in M and z this is p(M) z (LF2 section 2.3).
+    z has one number per channel, so a(M z) = a(M) z; m(M z) = m(M) z where z ≥ 0, and min(M) z where z < 0. If neither M nor z
+    has negative entries, the result is p(M) z.
     """
     average, maximum = _pools(maps)
     minimum = maps.amin((2, 3)).float()
@@ -162,8 +163,8 @@ def _rows(maps: Tensor, half: str) -> Tensor:
     height = maps.shape[2] // 2
     if height == 0:
         raise DataError(
-            "lf2.FusionModule: the backbone's map is 1 row high and has no halves. Raise data.image_size, or take a backbone "
-            "of a smaller stride."
+            "lf2.FusionModule: the backbone's map is 1 row high and has no halves. Raise data.image_size, or use a backbone "
+            "with a smaller stride."
         )
     return maps[:, :, :height] if half == "upper" else maps[:, :, height : 2 * height]
 

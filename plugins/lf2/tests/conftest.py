@@ -14,12 +14,12 @@ from reidx.testing.tiny import load_experiment, tiny_recipe
 Tiny = Callable[..., Config]
 
 LEVELS = {"direct": "", "baseline": "g"}
-"""The levels of the configs that have not all three."""
+"""Levels of the configs that have fewer than three."""
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory, domains_root: Path) -> Tiny:
-    """``tiny(names, *overrides)``: published configs, one over the other, made small: batches of 8, 2 epochs of 3 steps."""
+    """``tiny(names, *overrides)``: published configs, merged in this order, made small: batches of 8, 2 epochs of 3 steps."""
     folder = tmp_path_factory.mktemp("tiny")
     few = {"sampler": {"identities": 4, "instances": 2}, "transform": {"pad": 2}}
     pretrain = {"epochs": 2, "iters": 3, "schedule": [],

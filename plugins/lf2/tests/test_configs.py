@@ -1,4 +1,4 @@
-"""The configs as they resolve: the differences between the variants, and the rates of the first stage."""
+"""The resolved configs: the differences between the variants, and the learning rates of the first stage."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_first_stage_rates_rise_for_ten_epochs() -> None:
     stage = stages(reidx.load_config("lf2::duke_to_market1501.yaml"))["pretrain"]
     warmup, steps = stage.schedule
     assert steps == {"type": "MultiStepLR", "milestones": [40, 70], "gamma": 0.1}
-    # a line that begins at a hundredth and is whole in the eleventh epoch: its last value is that of epoch end - 1
+    # linear from a hundredth of the rate to the full rate in the eleventh epoch; the last value is that of epoch end - 1
     assert warmup == {"type": "LinearLR", "start_factor": 0.01, "end": 11}
     for epoch in range(10):
         reached = warmup["start_factor"] + (1 - warmup["start_factor"]) * epoch / (warmup["end"] - 1)
@@ -56,7 +56,8 @@ def test_variant_changes_its_own_keys_alone(name: str, tiny: Tiny) -> None:
     more = [("Triplet", "u", "phi1", None, 0.5), ("Triplet", "l", "phi2", None, 0.5)] if name == "fusion_triplet" else []
     assert terms(adapt) == [IDENTITY, *TRIPLETS, *more]
     same = replace(adapt, model=plain["adapt"].model, objective=plain["adapt"].objective)
-    assert same == plain["adapt"] and adapt.objective[:4] == plain["adapt"].objective
+    assert same == plain["adapt"]
+    assert adapt.objective[:4] == plain["adapt"].objective
     assert pretrain.objective[1].loss["margin"] == (0.5 if name == "paper" else None)
     assert replace(pretrain, objective=plain["pretrain"].objective) == plain["pretrain"]
 

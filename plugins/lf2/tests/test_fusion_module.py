@@ -1,4 +1,4 @@
-"""The Fusion Module: each feature against loops over the cells of a map, and what its variants are made of."""
+"""The Fusion Module: each feature against loops over the cells of a map, and the properties of its variants."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def cells(x: Tensor, image: int, channel: int, rows: range) -> list[float]:
 
 
 def pools(x: Tensor, rows: range, pool: str = "avg+max") -> tuple[Tensor, Tensor]:
-    """Average and maximum of some rows of a map, cell by cell; 0 in place of maxima that do not count."""
+    """Average and maximum of some rows of a map, cell by cell; 0 in place of the maximum with ``avg``."""
     average, maximum = torch.zeros(2, *x.shape[:2])
     for b in range(x.shape[0]):
         for c in range(x.shape[1]):
@@ -63,7 +63,7 @@ def standardised(vectors: Tensor) -> Tensor:
 
 
 def by_loops(fusion: FusionModule, x: Tensor, teacher: Tensor) -> dict[str, Tensor]:
-    """All features of a new module in training mode, as LF2 sections 2.2 and 2.3 write them down."""
+    """All features of a new module in training mode, by the formulas of the paper's Fig. 3 and Eq. 5."""
     height = x.shape[2]
     halves = {"upper": range(height // 2), "lower": range(height // 2, 2 * (height // 2))}
     average, maximum = pools(x, range(height), fusion.pool)
@@ -110,7 +110,7 @@ def test_each_feature_against_loops(settings: dict[str, Any], low: float, height
 
 
 @torch.no_grad()
-def test_without_halves_there_is_the_whole_alone() -> None:
+def test_global_mode_has_no_halves() -> None:
     fusion, full = module(mode="global"), module()
     features, others = fusion(maps(1), maps(2)), full(maps(1), maps(2))
     assert set(features) == {"embed", "global", "pooled", "phi0"} == set(fusion.dims)
@@ -121,7 +121,7 @@ def test_without_halves_there_is_the_whole_alone() -> None:
 
 
 @torch.no_grad()
-def test_the_shapes_of_the_paper() -> None:
+def test_shapes_match_the_paper() -> None:
     torch.manual_seed(0)
     fusion, x = FusionModule(2048), torch.rand(4, 2048, 16, 8)
     features = fusion(x, x)
@@ -131,14 +131,14 @@ def test_the_shapes_of_the_paper() -> None:
     assert fusion.experts["upper"].weight.shape == (2048, 4096)
     assert FusionModule(2048, part_input="sum").experts["upper"].weight.shape == (2048, 2048)
     assert sum(p.numel() for p in fusion.gates["upper"].parameters()) == 2_097_152
-    # fan_out of 2048: a standard deviation of sqrt(2 / 2048)
+    # a fan_out of 2048 gives a standard deviation of sqrt(2 / 2048)
     assert fusion.experts["upper"].weight.std().item() == pytest.approx((2 / 2048) ** 0.5, rel=0.01)
     assert not fusion.experts["upper"].bias.any()
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_the_product_is_pooled_without_being_made(sign: float) -> None:
-    # maps of any sign: the maximum of a product with a number below 0 is that number times the minimum
+def test_pooled_product_equals_pooling_the_product(sign: float) -> None:
+    # maps of both signs: the maximum of a product with a negative number is that number times the minimum
     x = maps(1, low=-1.0)
     z = sign * torch.rand(6, 4, generator=torch.Generator().manual_seed(3))
     z[0] = 0.0
@@ -146,13 +146,13 @@ def test_the_product_is_pooled_without_being_made(sign: float) -> None:
     assert torch.allclose(pooled_product(x, z), product.mean((2, 3)) + product.amax((2, 3)), atol=1e-6)
 
 
-def test_with_nothing_below_0_the_pooled_product_is_the_product_of_the_pooled() -> None:
+def test_nonnegative_pooled_product_factorises() -> None:
     x, z = maps(1), torch.rand(6, 4, generator=torch.Generator().manual_seed(3))
     assert torch.allclose(pooled_product(x, z), (x.mean((2, 3)) + x.amax((2, 3))) * z, atol=1e-6)
     assert torch.allclose(pooled_product(x, z), sum(p * z for p in (x.mean((2, 3)), x.amax((2, 3)))), atol=1e-6)
 
 
-def test_new_norms_leave_the_first_clustering_the_plain_vectors() -> None:
+def test_new_norms_leave_clustered_vectors_unchanged() -> None:
     fusion = module().eval()
     features = fusion(maps(1), maps(2))
     whole = maps(2).mean((2, 3)) + maps(2).amax((2, 3))
@@ -162,7 +162,7 @@ def test_new_norms_leave_the_first_clustering_the_plain_vectors() -> None:
     assert torch.allclose(features["phi1"], whole * z, atol=1e-4)
 
 
-def test_who_looks_at_whom() -> None:
+def test_each_feature_depends_on_its_map() -> None:
     fusion = module().eval()
     before = fusion(maps(1), maps(2))
     other_upper, other_teacher = maps(1).clone(), maps(2) + 1
@@ -177,23 +177,24 @@ def test_who_looks_at_whom() -> None:
     assert changed == {"embed", "pooled", "global", "upper"}  # the teacher's own halves are clustered
 
 
-def test_without_a_teacher_the_own_map_stands_in() -> None:
+def test_own_map_replaces_a_missing_teacher() -> None:
     fusion = module().eval()
     for name, vector in fusion(maps(1)).items():
         assert torch.equal(vector, fusion(maps(1), maps(1))[name]), name
 
 
-def test_each_norm_is_one_by_itself_and_its_bias_stays_zero() -> None:
+def test_norms_are_separate_without_bias() -> None:
     fusion = group_batch_norm(module(), 4)
     fusion(maps(1), maps(2))
     norms = [m for m in fusion.modules() if isinstance(m, nn.BatchNorm1d)]
-    assert len(norms) == 6 == len({tuple(m.running_mean.tolist()) for m in norms})  # type: ignore[union-attr]
+    assert len(norms) == 6
+    assert len({tuple(m.running_mean.tolist()) for m in norms}) == 6  # type: ignore[union-attr]
     for norm in norms:
         assert not norm.bias.requires_grad and not norm.bias.any()
         assert int(norm.num_batches_tracked) == 2  # type: ignore[arg-type]
 
 
-def test_a_map_of_one_row_has_no_halves() -> None:
+def test_map_of_one_row_is_refused() -> None:
     with pytest.raises(DataError, match=r"map is 1 row high and has no halves\. Raise data\.image_size"):
         module()(maps(height=1))
     assert set(module(mode="global")(maps(height=1))) == {"embed", "global", "pooled", "phi0"}
@@ -210,31 +211,32 @@ def test_a_map_of_one_row_has_no_halves() -> None:
         ("fusion_triplet", {"gates.upper", "gates.lower", "fused_norms.phi1", "fused_norms.phi2"}),
     ],
 )
-def test_what_of_the_fusion_may_learn(name: str, expected: set[str]) -> None:
-    # whatever loss someone puts on a fused feature
+def test_trainable_parameters_of_each_variant(name: str, expected: set[str]) -> None:
+    # regardless of the losses on the fused features
     found = {".".join(n.split(".")[:2]) for n, p in module(**VARIANTS[name]).named_parameters() if p.requires_grad}
     own = {"experts.upper", "experts.lower", "norms.global", "norms.upper", "norms.lower"}
     assert found == own | expected
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"mode": "local", "gate": "const"}, "mode: local has no gates"),
         ({"mode": "global", "order": "mul_then_gate"}, "mode: global has no gates"),
         ({"gate": "const", "order": "mul_then_gate"}, "gate: const multiplies by one half"),
         ({"gate": "part_head"}, "set part_input: sum"),
-        ({"pool": "avg"}, "no maximum to lay beside the average; set part_input: sum"),
+        ({"pool": "avg"}, "no maximum to concatenate with the average; set part_input: sum"),
     ],
 )
-def test_settings_that_exclude_each_other_are_refused(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_settings_that_exclude_each_other_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         module(**settings)
 
 
-def test_it_is_said_that_the_gates_are_frozen_where_they_are() -> None:
+def test_note_reports_frozen_gates() -> None:
     for settings in ({}, {"order": "mul_then_gate"}):
         (note,) = module(**settings).notes()
-        assert "gates are frozen" in note and "no learned attention" in note
+        assert "gates are frozen" in note
+        assert "not learned attention" in note
     for name in ("const", "part_head", "fusion_triplet", "local"):
         assert module(**VARIANTS[name]).notes() == []

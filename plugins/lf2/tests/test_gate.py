@@ -1,4 +1,4 @@
-"""The gates against loops over single numbers, and by hand."""
+"""The gates against loops over single numbers, and against values by hand."""
 
 from __future__ import annotations
 
@@ -45,35 +45,36 @@ def test_each_order_against_loops(order: Order) -> None:
 
 
 def test_by_hand() -> None:
-    # U = 1, V = ln 3: of a = 0 and m = 1 the gate is sigmoid(ln 3) = 3/4, and 3/4 of a + m is 3/4
+    # U = 1, V = ln 3: for a = 0 and m = 1 the gate is sigmoid(ln 3) = 3/4, and 3/4 of a + m is 3/4
     gate = ChannelGate(1, reduction=1)
     gate.reduce.weight.data.fill_(1.0)
     gate.expand.weight.data.fill_(math.log(3))
     assert gate(torch.zeros(1, 1), torch.ones(1, 1)).item() == pytest.approx(0.75)
-    # Eq. 5 looks at the average alone: sigmoid(0) of a = 0, and of a = 1 sigmoid(ln 3 * 1)
+    # Eq. 5 uses only the average: sigmoid(0) for a = 0, and sigmoid(ln 3 * 1) for a = 1
     gate.order = "mul_then_gate"
     assert gate(torch.zeros(1, 1), torch.ones(1, 1)).item() == pytest.approx(0.5)
     assert gate(torch.ones(1, 1), torch.zeros(1, 1)).item() == pytest.approx(0.75)
 
 
-def test_a_gate_without_weights_to_speak_of_is_the_constant_one() -> None:
+def test_gate_of_zero_weights_is_constant() -> None:
     gate = ChannelGate(4, reduction=2)
     gate.expand.weight.data.zero_()
     assert torch.allclose(gate(rows(1), rows(2)), HalfGate()(rows(1), rows(2)))
     assert HalfGate()(torch.tensor([[1.0]]), torch.tensor([[2.0]])).item() == 1.5
 
 
-def test_a_new_gate_of_the_papers_width_is_about_one_half_everywhere() -> None:
-    # LF2 section 0: why the released module is close to a plain product
+def test_new_gate_is_about_one_half() -> None:
+    # the reason why the released module is close to a plain product
     torch.manual_seed(0)
     gate = ChannelGate(2048)
     assert [tuple(p.shape) for p in gate.parameters()] == [(512, 2048), (2048, 512)]
     average = torch.rand(8, 2048) * 0.5
     values = gate(average, 2 * average) / (3 * average)
-    assert 0.45 < values.mean().item() < 0.55 and values.std(1).max().item() < 0.25
+    assert 0.45 < values.mean().item() < 0.55
+    assert values.std(1).max().item() < 0.25
 
 
 @pytest.mark.parametrize("reduction", [0, 5])
-def test_a_hidden_layer_of_nothing_is_refused(reduction: int) -> None:
-    with pytest.raises(ValueError, match=f"reduction is {reduction}; it must lie between 1 and the 4 channels"):
+def test_empty_hidden_layer_is_refused(reduction: int) -> None:
+    with pytest.raises(ValueError, match=f"reduction is {reduction}; it must be between 1 and the 4 channels"):
         ChannelGate(4, reduction)

@@ -56,7 +56,7 @@ STATED = [
                     {"loss": {"type": "Triplet", "margin": None}, "stream": "source", "feature": "pooled", "memory": None},
                 ],
                 "optimization.restart_every": None,
-                # rates rise from a hundredth to all in ten epochs
+                # the rate rises from a hundredth to its full value in ten epochs
                 "schedule": [
                     {"type": "LinearLR", "start_factor": 0.01, "end": 11},
                     {"type": "MultiStepLR", "milestones": [40, 70], "gamma": 0.1},
@@ -93,7 +93,7 @@ STATED = [
     ),
     *(
         Stated(
-            "the released code, settings of a pair of data sets; of MSMT17 those of MMT",
+            "the released code, settings of a pair of data sets; for MSMT17 those of MMT",
             [f"lf2::{name}.yaml"],
             {
                 "data.domains": {"source.type": source, "target.type": target},
@@ -103,7 +103,7 @@ STATED = [
         for name, (source, target, clusters) in PAIRS.items()
     ),
     Stated(
-        "the released code, from weights that are given",
+        "the released code, from given weights",
         ["lf2::market1501.yaml"],
         {
             "stages.adapt": {
@@ -115,7 +115,7 @@ STATED = [
             }
         },
     ),
-    Stated("the released code, also where training is short", SMALL, {"stages.adapt.objective": LOSSES}),
+    Stated("the released code, also in short training", SMALL, {"stages.adapt.objective": LOSSES}),
 ]
 
 

@@ -1,4 +1,4 @@
-"""One step: what each term trains and what it must not, what the average is, and which labels reach which branch."""
+"""One step: the parameters that each term trains, the average, and the branch that the labels of each level reach."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ AVERAGE = {"type": "EMA", "of": "student", "momentum": 0.999, "warmup": True, "b
 
 
 class Trunk(nn.Module):
-    """Images (B,3,H,W) to a map (B,4,H,W) with nothing below 0, whose cells are those of the image at the same place."""
+    """Maps images (B,3,H,W) to a map (B,4,H,W) without negative entries, pixel by pixel."""
 
     out_channels = CHANNELS
     nonnegative = True
@@ -54,7 +54,7 @@ class Trunk(nn.Module):
 
 
 def people(count: int = 48, seed: int = 0) -> Tensor:
-    """Images (B,3,4,2) of 6 people in turn, each of one colour above and one below, and noise."""
+    """Noisy images (B,3,4,2) of 6 people in turn, each with one colour above and another below."""
     generator = torch.Generator().manual_seed(seed)
     clothes = torch.randn(PEOPLE, 3, 2, generator=torch.Generator().manual_seed(9))
     images = clothes[torch.arange(count) % PEOPLE].repeat_interleave(2, dim=2)[..., None]
@@ -62,7 +62,7 @@ def people(count: int = 48, seed: int = 0) -> Tensor:
 
 
 def batches(labels: dict[str, Tensor] | None = None, seed: int = 0, count: int = 12) -> dict[str, Batch]:
-    """A batch of each stream, other images in each; ``labels`` in place of who they are."""
+    """A batch per stream, each with different images; ``labels`` replace their identities."""
     given = {}
     for place, level in enumerate("gul"):
         targets = (labels or {}).get(level, torch.arange(count) % PEOPLE)
@@ -71,7 +71,7 @@ def batches(labels: dict[str, Tensor] | None = None, seed: int = 0, count: int =
 
 
 def step(terms: list[dict[str, Any]] | None = None, **settings: Any) -> StageModel:
-    """The model of a stage, wired as the configs are, in training mode: a student with that Fusion Module and its average."""
+    """The model of a stage in training mode, wired as in the configs: a student with that Fusion Module, and its average."""
     torch.manual_seed(0)
     networks = {
         name: Network(Trunk(), FusionModule(CHANNELS, reduction=2, **settings)) for name in ("student", "mean")
@@ -96,16 +96,16 @@ HEADS = {f"norms.{name}.weight" for name in ("global", "upper", "lower")}
 EXPERTS = {f"experts.{half}.weight" for half in ("upper", "lower")}
 OFFICIAL = TRUNK | HEADS | EXPERTS | {"memories.ids.weight"}
 OF_NO_EFFECT = {"backbone.conv.bias", "experts.upper.bias", "experts.lower.bias"}
-"""The norms behind these take them out: their gradient is rounding."""
+"""The norms after these parameters cancel them: their gradient is only rounding."""
 
 
 def moved(model: StageModel) -> set[str]:
-    """The parameters of all networks and memories that a gradient which is not 0 has reached."""
+    """The parameters of all networks and memories with a gradient that is not 0."""
     return {name for name, p in model.named_parameters() if p.grad is not None and bool(p.grad.any())}
 
 
 def trained(model: StageModel, **given: Any) -> set[str]:
-    """The student's parameters that one step's loss reaches."""
+    """The student's parameters that the loss of one step reaches."""
     model(batches(**given))["loss"].backward()
     found = moved(model)
     assert not any(name.startswith("networks.mean") for name in found)
@@ -124,16 +124,16 @@ def trained(model: StageModel, **given: Any) -> set[str]:
         ({"gate": "part_head", "part_input": "sum", "order": "mul_then_gate"}, GATES),
     ],
 )
-def test_what_the_losses_of_the_paper_train(settings: dict[str, Any], more: set[str]) -> None:
+def test_paper_losses_train_official_parameters(settings: dict[str, Any], more: set[str]) -> None:
     assert trained(step(**settings)) == OFFICIAL | more
 
 
-def test_a_triplet_of_the_fused_features_trains_gates_and_their_norms() -> None:
+def test_fusion_triplet_trains_gates_and_norms() -> None:
     model = step([*OBJECTIVE, *FUSED_TRIPLETS], gate="fusion_triplet")
     assert trained(model) == OFFICIAL | GATES | FUSED_NORMS - {"fused_norms.phi0.weight"}
 
 
-def test_the_baseline_is_the_whole_alone() -> None:
+def test_baseline_trains_only_the_global_branch() -> None:
     model = step(OBJECTIVE[:2], mode="global")
     assert trained(model) == TRUNK | {"norms.global.weight", "memories.ids.weight"}
 
@@ -143,7 +143,9 @@ def test_no_gradient_reaches_the_teachers_map() -> None:
     own, teacher = (torch.rand(6, 4, 4, 2).requires_grad_() for _ in range(2))
     features = fusion(own, teacher)
     torch.cat([features["phi1"], features["phi2"]], 1).square().sum().backward()
-    assert teacher.grad is None and own.grad is not None and own.grad.abs().sum() > 0
+    assert teacher.grad is None
+    assert own.grad is not None
+    assert own.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize(
@@ -155,12 +157,12 @@ def test_no_gradient_reaches_the_teachers_map() -> None:
         (3, {"norms.lower.weight", "experts.lower.weight"}),
     ],
 )
-def test_each_term_trains_its_own_branch_and_the_trunk(term: int, branch: set[str]) -> None:
+def test_term_trains_its_branch_and_trunk(term: int, branch: set[str]) -> None:
     assert trained(step([OBJECTIVE[term]])) == TRUNK | branch
 
 
 @pytest.mark.parametrize(("level", "reached"), [("g", {"0", "1"}), ("u", {"2"}), ("l", {"3"})])
-def test_labels_of_a_level_reach_its_own_branch_alone(level: str, reached: set[str]) -> None:
+def test_labels_reach_only_their_branch(level: str, reached: set[str]) -> None:
     model = step()
     values = model(batches())
     shuffled = (torch.arange(12) // 2) % 6
@@ -169,7 +171,7 @@ def test_labels_of_a_level_reach_its_own_branch_alone(level: str, reached: set[s
 
 
 def shared(labels: dict[str, Tensor] | None = None) -> dict[str, Batch]:
-    """One batch, whose labels of levels u and l come along."""
+    """One batch that also carries the labels of levels u and l."""
     given = batches(labels)
     others = {f"labels@{level}": given[level].targets for level in "ul"}
     return {"g": replace(given["g"], extra=others)}
@@ -179,7 +181,7 @@ SHARED = [{**term, "labels": None if term["stream"] == "g" else term["stream"], 
 
 
 @pytest.mark.parametrize(("level", "reached"), [("g", {"0", "1"}), ("u", {"2"}), ("l", {"3"})])
-def test_of_one_batch_too_labels_of_a_level_reach_its_own_branch_alone(level: str, reached: set[str]) -> None:
+def test_shared_batch_labels_reach_only_their_branch(level: str, reached: set[str]) -> None:
     model = step(SHARED)
     values = model(shared())
     others = model(shared({level: (torch.arange(12) // 2) % 6}))
@@ -208,8 +210,8 @@ def naive_cross_entropy(features: Tensor, rows: Tensor, targets: Tensor, epsilon
     return sum(losses) / len(losses)
 
 
-def test_the_loss_of_a_step_against_loops() -> None:
-    # L_CE(f0) + L_tri(f0) + 0.5 L_tri(f1) + 0.5 L_tri(f2), of three batches (LF2 section 3.3)
+def test_loss_of_a_step_against_loops() -> None:
+    # the paper's total loss: L_CE(f0) + L_tri(f0) + 0.5 L_tri(f1) + 0.5 L_tri(f2), over three batches
     model, given = step(), batches()
     features = {level: copy.deepcopy(model.networks["student"])(given[level].images) for level in "gul"}
     targets = {level: batch.targets for level, batch in given.items()}
@@ -221,7 +223,7 @@ def test_the_loss_of_a_step_against_loops() -> None:
     assert model(given)["loss"].item() == pytest.approx(expected, abs=1e-4)
 
 
-# ---- steps one after the other
+# ---- consecutive steps
 
 
 def stepper(model: StageModel, lr: float = 0.01) -> PrecisionOptimWrapper:
@@ -232,7 +234,7 @@ def parameters(model: StageModel, network: str) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in model.networks[network].named_parameters()}
 
 
-def test_the_average_is_a_copy_then_a_mean_then_slow() -> None:
+def test_average_is_a_mean_until_its_momentum() -> None:
     model = step()
     wrapper = stepper(model)
     before = parameters(model, "mean")
@@ -247,7 +249,7 @@ def test_the_average_is_a_copy_then_a_mean_then_slow() -> None:
         before = after
 
 
-def test_the_teacher_is_never_in_the_optimiser_and_keeps_statistics_of_its_own() -> None:
+def test_teacher_is_not_optimised_and_keeps_statistics() -> None:
     model = step()
     wrapper = stepper(model, lr=0.1)
     inside = {id(p) for group in wrapper.optimizer.param_groups for p in group["params"]}
@@ -255,7 +257,7 @@ def test_the_teacher_is_never_in_the_optimiser_and_keeps_statistics_of_its_own()
     for t in range(3):
         model.train_step(batches(seed=t), wrapper)
     own, other = (dict(model.networks[name].named_buffers()) for name in ("mean", "student"))
-    assert int(own["backbone.norm.num_batches_tracked"]) == 9  # three batches a step
+    assert int(own["backbone.norm.num_batches_tracked"]) == 9  # three batches per step
     assert not torch.equal(own["backbone.norm.running_mean"], other["backbone.norm.running_mean"])
 
 
@@ -268,7 +270,7 @@ def test_the_teacher_is_never_in_the_optimiser_and_keeps_statistics_of_its_own()
         ({"gate": "fusion_triplet"}, [*OBJECTIVE, *FUSED_TRIPLETS], True),
     ],
 )
-def test_gates_stay_as_they_were_or_learn(
+def test_gates_stay_fixed_or_learn(
     settings: dict[str, Any], terms: list[dict[str, Any]], learns: bool
 ) -> None:
     model = step(terms, **settings)
