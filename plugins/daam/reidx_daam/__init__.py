@@ -1,4 +1,4 @@
-"""DAAM: attention splits a map into what two domains share and what is of one alone (Huang et al., 2019; AAAI 2020)."""
+"""DAAM: attention splits a map into a domain-shared and a domain-specific part (Huang et al., 2019; AAAI 2020)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def reidx_plugin() -> PluginInfo:
         url="https://arxiv.org/abs/1905.10529",
         licence="Apache-2.0",
         deviations=(
-            "Only the abstracts of both versions, and a summary of the second, could be read. The split, the two branches, the "
-            "nominal domain and the soft pseudo labels are theirs; formulas, weights and schedule are readings. Each has a "
-            "config key.",
-            "The first version's loss on target images is not known; the second's soft cross-entropy stands for it.",
-            "BatchNorm takes its statistics from a stated group of images, 64 by default, half of each domain.",
+            "Only the abstracts of both versions and a summary of the second were available. They describe the split, the two "
+            "branches, the nominal domain and the soft pseudo labels; formulas, weights and schedule are interpretations. Each "
+            "has a config key.",
+            "The first version's loss on target images is unknown; the second version's soft cross-entropy replaces it.",
+            "BatchNorm takes its statistics from a configured group of images: 64 by default, half of each domain.",
         ),
     )
 

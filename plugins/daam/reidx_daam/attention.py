@@ -1,4 +1,4 @@
-"""Attention masks of a feature map: one number in (0, 1) for each entry, each channel, or each place."""
+"""Attention masks of a feature map: one number in (0, 1) per entry, per channel or per position."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class ConvNorm(nn.Sequential):
 
 
 def last(c_in: int, c_out: int, bias: float, kernel: int = 1) -> nn.Conv2d:
-    """The convolution before a mask's sigmoid, its bias at ``bias``.
+    """The convolution before a mask's sigmoid, with an initial bias of ``bias``.
 
-    Nothing stands between it and the sigmoid: behind a ReLU no mask would fall below 1/2 (DAAM section 1.3).
+    No ReLU follows it: with one, the mask could not fall below 1/2.
     """
     conv = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)
     nn.init.constant_(conv.bias, bias)  # type: ignore[arg-type]
@@ -31,10 +31,11 @@ def last(c_in: int, c_out: int, bias: float, kernel: int = 1) -> nn.Conv2d:
 
 
 class Harmonious(nn.Module):
-    """A mask (B,C,H,W): the product of a gate of places and a gate of channels, mixed by a 1x1 convolution (DAAM section 1.3).
+    """A mask (B,C,H,W): a spatial gate times a channel gate, mixed by a 1x1 convolution (harmonious attention).
 
-    Places: mean over channels, 3x3 convolution of stride 2, back to the map's size, 1x1 convolution. Channels: mean over
-    places, two 1x1 convolutions by way of C/``reduction`` channels. All four with BatchNorm and ReLU.
+    Spatial gate: mean over channels, 3x3 convolution of stride 2, interpolation to the map's size, 1x1 convolution. Channel
+    gate: mean over positions, two 1x1 convolutions with C/``reduction`` channels between them. All four convolutions have
+    BatchNorm and ReLU.
     """
 
     def __init__(self, channels: int, reduction: int, bias_init: float) -> None:
@@ -52,7 +53,7 @@ class Harmonious(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """A mask (B,C,1,1) of channels, of the map's mean (Hu et al., CVPR 2018); with ``maximum`` of its maximum too."""
+    """A channel mask (B,C,1,1) from the map's mean (Hu et al., CVPR 2018), with ``maximum`` also from its maximum."""
 
     def __init__(self, channels: int, reduction: int, bias_init: float, maximum: bool = False) -> None:
         super().__init__()
@@ -69,7 +70,7 @@ class SqueezeExcite(nn.Module):
 
 
 class Places(nn.Module):
-    """A mask (B,1,H,W) of places: a 7x7 convolution of the mean and the maximum over channels (Woo et al., ECCV 2018)."""
+    """A spatial mask (B,1,H,W): a 7x7 convolution of the mean and the maximum over channels (Woo et al., ECCV 2018)."""
 
     def __init__(self, bias_init: float) -> None:
         super().__init__()
@@ -80,11 +81,11 @@ class Places(nn.Module):
 
 
 class ChannelsThenPlaces(nn.Module):
-    """A mask (B,C,H,W): that of channels times that of places, the latter of the map behind the former (CBAM, ECCV 2018)."""
+    """A mask (B,C,H,W): a channel mask times the spatial mask of the map after the channel mask (CBAM, ECCV 2018)."""
 
     def __init__(self, channels: int, reduction: int, bias_init: float) -> None:
         super().__init__()
-        # each begins at the root of where the product shall begin
+        # each mask begins at the square root of the product's initial value
         half = -math.log(math.sqrt(1.0 + math.exp(-bias_init)) - 1.0)
         self.channels = SqueezeExcite(channels, reduction, half, maximum=True)
         self.places = Places(half)
@@ -95,7 +96,7 @@ class ChannelsThenPlaces(nn.Module):
 
 
 class Pointwise(nn.Module):
-    """A mask (B,C,H,W): at each place two 1x1 convolutions by way of C/``reduction`` channels, BatchNorm and ReLU between."""
+    """A mask (B,C,H,W): two 1x1 convolutions with C/``reduction`` channels, BatchNorm and ReLU between them."""
 
     def __init__(self, channels: int, reduction: int, bias_init: float) -> None:
         super().__init__()
@@ -114,7 +115,7 @@ class Half(nn.Module):
 
 
 def attention_of(kind: Kind, channels: int, reduction: int = 16, bias_init: float = 1.0) -> nn.Module:
-    """The module that makes masks of maps (B,C,H,W), by its short name; masks begin near sigmoid(``bias_init``).
+    """Build the attention module of a ``kind`` for maps (B,C,H,W); its masks begin near sigmoid(``bias_init``).
 
     Raises :class:`ValueError` for a reduction below 1.
     """

@@ -1,4 +1,4 @@
-"""The nominal domain: one new domain that the shared features of both real ones are drawn to."""
+"""The nominal domain: a third domain that attracts the shared features of both real domains."""
 
 from __future__ import annotations
 
@@ -20,34 +20,33 @@ SOURCE, TARGET, NOMINAL = 0, 1, 2
 class NominalDomain(nn.Module):
     """Features of both domains drawn to a nominal one, as in DAAM.
 
-    ``sim``, how far the shared features of two domains are from a nominal one, and ``sp``, how badly the specific
-    features tell the two apart.
+    Two values: ``sim`` measures the distance of both domains' shared features from the nominal domain; ``sp`` is the loss of
+    telling the two domains apart by their specific features.
 
-    The paper names a one-class loss without its formula; these are four readings (DAAM section 1.5). A mean over both
-    domains is the mean of the two domains' means. f̂ is a feature at length 1, G a head with softmax, u one of one output.
+    The abstract names a one-class loss without its formula; these are four interpretations. A mean over both domains is the
+    mean of the two domains' means. f̂ is a feature at unit length, G a head with softmax, u a head with one output.
 
     ``kind``:
-        ``nominal_softmax``: sim = −mean log p_nominal(shared) by G over source, target and nominal, of which the specific
-        features claim the first two.
-        ``bce``: sim = −mean log σ(u(shared)) − mean log(1−σ(u(specific))); without the latter its bias would solve it.
-        ``svdd``: sim = mean over all images of ‖f̂−c‖²; with ``soft_boundary`` R² + mean max(0, ‖f̂−c‖²−R²) / ``nu``, with
-        the R that makes it least: the mean of the largest share ``nu``. It also draws identities together.
+        ``nominal_softmax``: sim = −mean log p_nominal(shared), where G has the classes source, target and nominal, and
+        ``sp`` trains the first two with the specific features.
+        ``bce``: sim = −mean log σ(u(shared)) − mean log(1−σ(u(specific))); without the second mean, the bias could solve it.
+        ``svdd``: sim = mean over all images of ‖f̂−c‖²; with ``soft_boundary`` R² + mean max(0, ‖f̂−c‖²−R²) / ``nu`` at the
+        R that minimises it, which is the mean of the largest share ``nu``. It also draws identities together.
         ``domain_mean``: sim = ‖mean_source f̂ − c‖² + ‖mean_target f̂ − c‖².
 
-    The centre c is the mean of the two domains' mean f̂, at length 1, over all training images when the stage begins
-    (without :meth:`begin`: over the first batch). It stays, or with ``centre_momentum`` m goes on as
-    normalize(m c + (1−m) c_batch) after each step. It has no gradient, and features come to it as they are: behind a layer
-    of its own they would all come to one point.
+    The centre c is the mean of the two domains' mean f̂, at unit length, over all training images at the start of the stage
+    (without :meth:`begin`: over the first batch). It is fixed, or with ``centre_momentum`` m it becomes
+    normalize(m c + (1−m) c_batch) after each step. It has no gradient. The features have no projection layer before the
+    distance, because a projection could map them all to one point.
 
-    ``sp`` is ``sp_weight`` times −mean log p(own domain) of the specific features: by G where it is the head of ``sim``, else
-    by one of its own with two outputs; nothing with ``sp_weight: 0``. Heads are Linear, BatchNorm, ReLU, Linear by way of
-    ``hidden`` numbers, or with 0 one Linear.
+    ``sp`` is ``sp_weight`` times −mean log p(own domain) of the specific features: by G if it is the head of ``sim``, else
+    by a separate head with two outputs; there is no ``sp`` with ``sp_weight: 0``. A head is Linear, BatchNorm, ReLU, Linear
+    with ``hidden`` hidden units, or one Linear with ``hidden: 0``.
 
-    ``feature`` is the shared feature, so any fusion will do for the last two kinds; the specific one is called ``specific``.
-    ``nominal_softmax`` without it has nothing to be told apart from, and becomes ``domain_mean``, which it says; ``bce``
-    requires it.
+    ``feature`` names the shared feature, so the last two kinds work with any fusion; the specific feature is ``specific``.
+    Without it, ``nominal_softmax`` has no negatives and becomes ``domain_mean``, with a note in the log; ``bce`` requires it.
 
-    Raises :class:`ConfigError` for a value without meaning, and for features of two widths where one head sees both.
+    Raises :class:`ConfigError` for an invalid value, and for features of different widths that share one head.
     """
 
     centre: Tensor
@@ -79,7 +78,7 @@ class NominalDomain(nn.Module):
         if soft_boundary and kind != "svdd":
             raise ConfigError(f"soft_boundary is for kind: svdd, not for {kind}.")
         if kind == "bce" and not apart:
-            raise ConfigError("bce needs the feature `specific`: without what lies outside, its bias alone would solve it.")
+            raise ConfigError("bce needs the feature `specific`: without negatives, its bias alone could solve it.")
         if not self.needs_features and dims[feature] != dims["specific"]:
             raise ConfigError(f"{kind}: one head sees {feature} ({dims[feature]} numbers) and specific ({dims['specific']}).")
         outputs = {"nominal_softmax": 3, "bce": 1}.get(self.kind)
@@ -91,17 +90,17 @@ class NominalDomain(nn.Module):
 
     @staticmethod
     def contract(kind: str = "nominal_softmax", feature: str = "shared", **_: Any) -> dict[str, Any]:
-        """It requires the feature ``feature``; ``bce`` its negatives too."""
+        """Requires the feature ``feature``; ``bce`` also ``specific``."""
         return {"requires": frozenset({feature, "specific"} if kind == "bce" else {feature})}
 
     @property
     def needs_features(self) -> bool:
-        """Whether it has a centre."""
+        """True if this kind has a centre."""
         return self.kind in ("svdd", "domain_mean")
 
     @torch.no_grad()
     def begin(self, source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
-        """Put the centre between the two domains, of which these are banks (N,D) by name."""
+        """Place the centre between the two domains, given their features (N,D) by name."""
         self.centre.copy_(between(source[self.feature], target[self.feature]))
 
     def forward(self, source: Features, target: Features) -> dict[str, Tensor]:
@@ -119,7 +118,7 @@ class NominalDomain(nn.Module):
         return values
 
     def _three(self, shared: Sequence[Tensor], specific: Sequence[Tensor]) -> dict[str, Tensor]:
-        """By the head of three outputs, which sees all that is told apart in one batch."""
+        """The values by the head of three outputs, which receives all features in one batch."""
         assert self.head is not None
         claimed = specific if self.sp_weight > 0 else []
         of_shared, of_specific = _seen(self.head, shared, claimed)
@@ -144,14 +143,14 @@ class NominalDomain(nn.Module):
         squared = (F.normalize(torch.cat([source, target])) - centre).square().sum(1)
         if not self.soft_boundary:
             return squared.mean()
-        # of all R² the one that makes the value least has a share nu of the images outside
+        # the R² that minimises the value has a share nu of the images outside
         radius = torch.quantile(squared, 1.0 - self.nu, interpolation="higher")
         return radius + F.relu(squared - radius).mean() / self.nu
 
     @torch.no_grad()
     def _place(self, source: Tensor, target: Tensor) -> Tensor:
-        """Where the centre is in this step; it moves on for the next one."""
-        if not self._placed:  # asked once, as the host waits for the answer
+        """Return the centre of this step, and move it for the next step."""
+        if not self._placed:  # checked once, because the host waits for the device here
             self._placed = True
             if not self.centre.any():
                 self.begin({self.feature: source}, {self.feature: target})
@@ -162,19 +161,19 @@ class NominalDomain(nn.Module):
         return centre
 
     def notes(self) -> list[str]:
-        """What it does otherwise than it was asked to, and what it cannot do."""
+        """Notes for the log on a replaced ``kind`` and on a loss that the bias can solve."""
         if self.fell_back:
             return [
-                "NominalDomain: the fusion has no feature `specific` that nominal_softmax could tell from the nominal one, so "
-                "kind domain_mean works in its place."
+                "NominalDomain: the fusion has no feature `specific` as negatives for nominal_softmax; "
+                "kind domain_mean replaces it."
             ]
         if self.kind == "nominal_softmax" and self.sp_weight == 0:
-            return ["NominalDomain: with sp_weight 0 nothing claims the other domains, so the head's bias alone can solve it."]
+            return ["NominalDomain: with sp_weight 0 no feature has the other classes, so the head's bias alone can solve it."]
         return []
 
 
 def domain_head(dim: int, hidden: int, outputs: int) -> nn.Module:
-    """Features (B,``dim``) to logits (B,``outputs``): Linear, BatchNorm, ReLU, Linear, or for ``hidden`` 0 one Linear."""
+    """Build a head from (B,``dim``) to logits (B,``outputs``): Linear, BatchNorm, ReLU, Linear; if ``hidden`` is 0, one Linear."""
     if hidden == 0:
         return nn.Linear(dim, outputs)
     return nn.Sequential(
@@ -183,22 +182,22 @@ def domain_head(dim: int, hidden: int, outputs: int) -> nn.Module:
 
 
 def between(source: Tensor, target: Tensor) -> Tensor:
-    """The mean (D,) of two domains' mean unit features (N,D), at length 1: each domain counts half, whatever its size."""
+    """The mean (D,) of two domains' mean unit features (N,D), at unit length; both domains count equally."""
     return F.normalize((F.normalize(source).mean(0) + F.normalize(target).mean(0)) / 2, dim=0)
 
 
 def _seen(head: nn.Module, *groups: Sequence[Tensor]) -> list[list[Tensor]]:
-    """The logits of each tensor of each group, of one batch of all: statistics of its own would tell a part apart."""
+    """The logits of each tensor of each group, from one joint batch: separate BatchNorm statistics would reveal the group."""
     sizes = [len(part) for group in groups for part in group]
     logits = iter(head(torch.cat([part for group in groups for part in group])).split(sizes))
     return [[next(logits) for _ in group] for group in groups]
 
 
 def _halves(values: Sequence[Tensor]) -> Tensor:
-    """The mean of the parts' means."""
+    """Mean of the tensors' means."""
     return torch.stack([value.mean() for value in values]).mean()
 
 
 def _surprise(logits: Sequence[Tensor], outputs: tuple[int, int]) -> Tensor:
-    """−log p of an output each, the mean of the parts' means."""
+    """−log p of one output per tensor: the mean of the tensors' means."""
     return _halves([-part.log_softmax(1)[:, output] for part, output in zip(logits, outputs)])

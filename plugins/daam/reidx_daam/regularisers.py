@@ -1,4 +1,4 @@
-"""What keeps the two halves of a split apart, and both alive. Neither is evidenced; both are off in the configs."""
+"""Optional regularisers of the split. No source mentions them, and only ``regularised.yaml`` uses them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from reidx.errors import ConfigError
 class Orthogonality(nn.Module):
     """A penalty on similar shared and specific features, as in DAAM.
 
-    mean cos(shared, specific)² over the images of both domains (DAAM section 1.5).
+    mean cos(shared, specific)² over the images of both domains.
 
-    It is an alignment, as a loss sees one feature at a time. Raises :class:`ConfigError` for features of two widths.
+    It is an alignment because a loss receives only one feature. Raises :class:`ConfigError` for features of different widths.
     """
 
     requires = frozenset({"shared", "specific"})
@@ -33,11 +33,10 @@ class Orthogonality(nn.Module):
 
 
 class MaskMean(nn.Module):
-    """A penalty on attention masks that close or open altogether.
+    """A penalty on attention masks that close or open completely.
 
-    (mean − ``rho``)² of a batch's mask means (B,1): keeps an attention mask from closing or opening altogether.
-
-    ``on: mask`` of :class:`AttentionSplit` (DAAM section 1.5). Raises :class:`ConfigError` for a rho that no mask can have.
+    (mean − ``rho``)² of a batch's mask means (B,1). Use it with ``feature: mask`` of :class:`AttentionSplit`. Raises
+    :class:`ConfigError` for a ``rho`` that no mask can have.
     """
 
     def __init__(self, rho: float = 0.5) -> None:

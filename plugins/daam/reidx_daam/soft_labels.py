@@ -1,4 +1,4 @@
-"""Soft pseudo labels: a target for all clusters in place of the one that was found."""
+"""Soft pseudo labels: a target distribution over all clusters in place of one label."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ _ROWS = 4096
 class SoftLabel:
     """Soft targets: the label mixed with uniform or similar clusters.
 
-    ``soft_targets`` (N,K): q = (1−ε)·onehot + ε·r of each image in a cluster, rows of sum 1; 0 for an outlier.
+    ``soft_targets`` (N,K): q = (1−ε)·onehot + ε·r for each image in a cluster, so that each row sums to 1; 0 for an outlier.
 
-    ``mode`` says what r is, and ε (``eps``):
-        ``lsr``: 1/K, which is label smoothing;
-        ``similarity``: the softmax of cos(f, c_k)/``tau`` over the clusters' centroids, or with ``top_m`` over the nearest
-        so many, the rest at 0; f is the feature that was clustered;
-        ``pure_similarity``: the same with ε = 1, whatever ``eps`` is.
+    ``mode`` selects r, and ``eps`` is ε:
+        ``lsr``: r = 1/K, label smoothing;
+        ``similarity``: the softmax of cos(f, c_k)/``tau`` over the clusters' centroids, or with ``top_m`` over the ``top_m``
+        nearest and 0 for the rest; f is the clustered feature;
+        ``pure_similarity``: the same with ε = 1, regardless of ``eps``.
 
-    ``CrossEntropy`` takes them as targets (DAAM section 1.5). Raises :class:`ConfigError` for a value without meaning.
+    ``CrossEntropy`` takes them as targets. Source: the soft-label cross-entropy of the second version, whose formula is not in
+    its abstract. Raises :class:`ConfigError` for an invalid value.
     """
 
     provides = frozenset({"soft_targets"})
@@ -45,7 +46,7 @@ class SoftLabel:
         if tau <= 0.0:
             raise ConfigError(f"SoftLabel: tau is {tau}; it must be positive.")
         if top_m is not None and (top_m < 1 or mode == "lsr"):
-            raise ConfigError(f"SoftLabel: top_m is {top_m}; it is for the modes of similarity, and at least 1.")
+            raise ConfigError(f"SoftLabel: top_m is {top_m}; it must be at least 1, with a mode of similarity.")
         self.mode, self.eps, self.tau, self.top_m = mode, 1.0 if mode == "pure_similarity" else eps, tau, top_m
         self.device = device
 
@@ -62,7 +63,7 @@ class SoftLabel:
 
     @torch.no_grad()
     def _similar(self, features: Tensor, labels: Tensor) -> Tensor:
-        """The softmax (N,K) over the clusters of each image's similarity to their centroids."""
+        """The softmax (N,K) of each image's similarity to the centroids of the clusters."""
         features = F.normalize(features.cpu())
         rows = centroids(features, labels).to(self.device).T
         return torch.cat([self._shares(part.to(self.device) @ rows).cpu() for part in features.split(_ROWS)])

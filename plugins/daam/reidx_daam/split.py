@@ -1,4 +1,4 @@
-"""A map split by attention into what two domains share and what is of one alone, each with a branch of its own."""
+"""Attention that splits a map into a domain-shared and a domain-specific part, each with its own branch."""
 
 from __future__ import annotations
 
@@ -16,34 +16,33 @@ from reidx.models.pooling import pooling
 from reidx_daam.attention import ConvNorm, Kind, attention_of
 
 COLLAPSED = 0.98
-"""A mask whose mean is above this, or below the rest to 1, leaves one of the branches next to nothing."""
+"""A mask with a mean above this value, or below 1 minus it, leaves almost nothing to one of the branches."""
 
 
 class AttentionSplit(nn.Module):
     """Domain-shared and domain-specific features, split by attention.
 
-    ``shared`` and ``specific`` (B,D), of a branch each, ``neck``, ``global``, ``embed``; ``mask``, ``share`` (B,1).
+    Features: ``shared`` and ``specific`` (B,D), one per branch, ``neck``, ``global``, ``embed``; ``mask``, ``share`` (B,1).
 
-    With the mask A of the map F, of both domains' images by the same attention, the ``shared`` branch sees A·F and the
-    ``specific`` one (1−A)·F, which add up to F (DAAM facts 2 to 5); with ``split: soft_residual`` the shared one sees
-    (1+A)·F. ``neck`` is the BatchNorm of ``shared`` (bias 0), ``global`` that at length 1; ``mask`` the mean of A, ``share``
-    what the specific branch sees of the map, ‖(1−A)·F‖ / ‖F‖ (both in the log, DAAM section 1.5).
-    ``embed``, at length 1, is ``eval_feature``: ``sh`` (shared), ``sh_bn`` (neck), or ``sh+sp`` (both, at equal length).
+    One attention computes the mask A of the map F for both domains. The ``shared`` branch receives A·F and the ``specific``
+    branch (1−A)·F, so the parts add up to F (abstract of the second version); with ``split: soft_residual`` the shared branch
+    receives (1+A)·F. ``neck`` is the BatchNorm of ``shared`` (bias 0), ``global`` is ``neck`` at unit length. ``mask`` is the
+    mean of A, ``share`` is ‖(1−A)·F‖ / ‖F‖, the specific branch's share of the map; the log reports both.
+    ``embed``, at unit length, is ``eval_feature``: ``sh`` (shared), ``sh_bn`` (neck), or ``sh+sp`` (both, at equal length).
 
     Args:
-        attention: what makes the mask (:mod:`reidx_daam.attention`); its hidden layers have C/``reduction`` channels,
-            and it begins near sigmoid(``bias_init``). ``none`` is 1/2 everywhere.
-        branch: ``clone_stage``: each branch is a copy of the backbone's last stage, which then ends before it;
-            ``conv``: a 1x1 convolution with BatchNorm and ReLU, behind any backbone.
+        attention: kind of the attention (:mod:`reidx_daam.attention`); its hidden layers have C/``reduction`` channels,
+            and its masks begin near sigmoid(``bias_init``). ``none`` is 1/2 everywhere.
+        branch: ``clone_stage``: each branch is a copy of the backbone's last stage, and the backbone ends before it;
+            ``conv``: a 1x1 convolution with BatchNorm and ReLU, after any backbone.
         branch_dim: width of a ``conv`` branch; null: the map's.
         pool: ``avg``, ``gem``, ``max`` or ``avg+max``.
-        neck: whether there is a BatchNorm; without, ``neck`` is ``shared``.
-        detach_backbone_sp: the specific branch sees a constant map, so that what is learnt there does not reach the
-            backbone by it.
-        detach_attention_input: nor by the mask, which is made of a constant map there; attention itself learns from both.
-            null: as ``detach_backbone_sp``.
+        neck: adds a BatchNorm; without it, ``neck`` is ``shared``.
+        detach_backbone_sp: gives the specific branch a constant map, so that no gradient reaches the backbone through it.
+        detach_attention_input: computes the specific branch's mask from a constant map, so that no gradient reaches the
+            backbone through the mask. The attention still learns from both branches. null: as ``detach_backbone_sp``.
 
-    Raises :class:`ConfigError` for a width of cloned stages, or when they are asked for and there is no stage.
+    Raises :class:`ConfigError` for a ``branch_dim`` of cloned stages, and for ``clone_stage`` without a backbone's stage.
     """
 
     provides = frozenset({"embed", "global", "neck", "shared", "specific", "mask", "share"})
@@ -82,7 +81,7 @@ class AttentionSplit(nn.Module):
             "embed": 2 * width if eval_feature == "sh+sp" else width,
             **dict.fromkeys(self.figures, 1),
         }
-        # not part of the state: each of several processes sees another share of the batch
+        # not part of the state: each process sees a different share of the batch
         self.register_buffer("seen", torch.tensor(torch.nan), persistent=False)
 
     @staticmethod
@@ -108,7 +107,7 @@ class AttentionSplit(nn.Module):
         return Features({"embed": embed, "global": unit, "neck": neck, **split})
 
     def parts(self, maps: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The maps (B,C,H,W) that the shared and the specific branch see."""
+        """The maps (B,C,H,W) that the shared and the specific branch receive."""
         masked = mask * maps
         shared = maps + masked if self.residual else masked
         if (self.detach_map or self.detach_input) and torch.is_grad_enabled():
@@ -118,14 +117,14 @@ class AttentionSplit(nn.Module):
         return shared, maps - masked
 
     def _of_constant(self, maps: Tensor) -> Tensor:
-        """The mask of maps that carry no gradient; the attention's running statistics are not moved a second time."""
+        """The mask of detached maps; does not update the attention's running statistics a second time."""
         buffers = {name: buffer.clone() for name, buffer in self.attention.named_buffers()}
         return functional_call(self.attention, buffers, (maps.detach(),))
 
     def notes(self) -> list[str]:
-        """That the mask has collapsed, if it has (DAAM section 1.6)."""
-        mean = float(self.seen)  # no number before the first batch
-        cure = "Move model.fusion.bias_init away from it, or add the term daam.MaskMean on mask."
+        """A warning for the log if the mask has collapsed."""
+        mean = float(self.seen)  # NaN before the first batch
+        cure = "Change model.fusion.bias_init, or add the term daam.MaskMean on mask."
         if mean > COLLAPSED:
             where, what = f"above {COLLAPSED}", "the specific branch sees hardly anything"
         elif mean < 1 - COLLAPSED:
@@ -138,7 +137,7 @@ class AttentionSplit(nn.Module):
 
 @torch.no_grad()
 def _share(part: Tensor, whole: Tensor) -> Tensor:
-    """The norm of each map (B,C,H,W) in terms of the other's, (B,1); 0 of an empty one."""
+    """The norm of each part (B,C,H,W) divided by that of the whole map, (B,1); 0 for a part of zeros."""
     part_norm, norm = (torch.linalg.vector_norm(maps, dim=(1, 2, 3), dtype=torch.float32) for maps in (part, whole))
     return (part_norm / norm.clamp_min(torch.finfo(norm.dtype).tiny))[:, None]
 
@@ -146,12 +145,12 @@ def _share(part: Tensor, whole: Tensor) -> Tensor:
 def _branches(
     branch: str, in_channels: int, tail: nn.Module | None, branch_dim: int | None
 ) -> tuple[tuple[nn.Module, nn.Module], int]:
-    """The shared and the specific branch, up to the pooling, and their width."""
+    """The shared and the specific branch without pooling, and their width."""
     if branch == "conv":
         width = branch_dim or in_channels
         return (ConvNorm(in_channels, width), ConvNorm(in_channels, width)), width
     if branch_dim is not None:
-        raise ConfigError("branch_dim is for branch: conv; a cloned stage is as wide as it is.")
+        raise ConfigError("branch_dim is for branch: conv; the width of a cloned stage cannot change.")
     if tail is None:
-        raise ConfigError("branch: clone_stage takes over the backbone's last stage, and none was given; use branch: conv.")
+        raise ConfigError("branch: clone_stage needs the backbone's last stage, and none was given; use branch: conv.")
     return (tail, copy.deepcopy(tail)), tail.out_channels  # type: ignore[return-value]

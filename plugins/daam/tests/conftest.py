@@ -25,7 +25,7 @@ CLUSTERED: dict[str, Any] = {
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory, domains_root: Path) -> Tiny:
-    """``tiny(address, *overrides)``: a config of the plugin made small: 8 images of each domain a step, 2 and 3 epochs of 3."""
+    """``tiny(address, *overrides)``: a config made small: 8 images of each domain per step, 2 and 3 epochs of 3 steps."""
     folder = tmp_path_factory.mktemp("tiny")
 
     def load(address: str, *overrides: str) -> Config:

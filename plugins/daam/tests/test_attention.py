@@ -1,4 +1,4 @@
-"""The masks: their shapes, where they begin, that they can close, each by a second derivation in plain loops."""
+"""The masks: shapes, initial values and range, and each kind against plain loops."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ def made(kind: Kind, bias_init: float = 1.0) -> nn.Module:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_mask_lies_strictly_between_0_and_1_and_fits_the_map(kind: Kind) -> None:
+def test_mask_is_in_range_and_fits_map(kind: Kind) -> None:
     mask = made(kind)(maps())
     assert mask.shape == (6, *SHAPES.get(kind, (8, 5, 3)))
-    assert (mask > 0).all() and (mask < 1).all()
+    assert (mask > 0).all()
+    assert (mask < 1).all()
     assert torch.broadcast_shapes(mask.shape, (6, 8, 5, 3)) == (6, 8, 5, 3)
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k != "none"])
-def test_a_mask_can_fall_below_a_half_and_rise_above(kind: Kind) -> None:
-    # a ReLU before the sigmoid would hold it in [1/2, 1), and the specific part below half of the map
+def test_mask_crosses_one_half(kind: Kind) -> None:
+    # a ReLU before the sigmoid would keep the mask in [1/2, 1), and the specific part below half of the map
     module = made(kind, bias_init=-2.0)
     assert module(maps()).max() < 0.5
     assert made(kind, bias_init=3.0)(maps()).min() > 0.5
     module = made(kind, bias_init=0.0)
-    for parameter in module.parameters():  # strong weights: one map has both
+    for parameter in module.parameters():  # with large weights, one mask has values on both sides
         if parameter.ndim == 4:
             parameter.data.mul_(20)
     mask = module(maps())
@@ -47,24 +48,25 @@ def test_a_mask_can_fall_below_a_half_and_rise_above(kind: Kind) -> None:
 
 @pytest.mark.parametrize("bias", [-1.0, 0.0, 1.0])
 @pytest.mark.parametrize("kind", [k for k in KINDS if k != "none"])
-def test_it_begins_near_the_sigmoid_of_its_bias(kind: Kind, bias: float) -> None:
+def test_mask_begins_near_sigmoid_of_bias(kind: Kind, bias: float) -> None:
     mean = made(kind, bias)(0.1 * maps(64)).mean().item()
     assert mean == pytest.approx(1 / (1 + math.exp(-bias)), abs=0.12)
 
 
-def test_none_is_a_half_without_parameters() -> None:
+def test_none_is_one_half_without_parameters() -> None:
     module = made("none")
-    assert torch.equal(module(maps()), torch.full((6, 1, 1, 1), 0.5)) and not list(module.parameters())
+    assert torch.equal(module(maps()), torch.full((6, 1, 1, 1), 0.5))
+    assert not list(module.parameters())
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 1), (7, 5), (16, 8)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_odd_maps_are_fine(kind: Kind, height: int, width: int) -> None:
+def test_mask_fits_maps_of_any_size(kind: Kind, height: int, width: int) -> None:
     given = maps(4, height, width)
     assert (made(kind)(given) * given).shape == given.shape
 
 
-def test_a_reduction_below_1_is_refused() -> None:
+def test_reduction_below_1_is_refused() -> None:
     with pytest.raises(ValueError, match="reduction is 0"):
         attention_of("se", 8, reduction=0)
 
@@ -75,10 +77,11 @@ def test_every_parameter_learns(kind: Kind) -> None:
     given = maps().requires_grad_()
     (module(given) * torch.randn(6, 8, 5, 3)).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
-    assert given.grad is not None and given.grad.abs().sum() > 0
+    assert given.grad is not None
+    assert given.grad.abs().sum() > 0
 
 
-# ---- the same numbers by loops, in evaluation mode
+# ---- the same values by loops, in evaluation mode
 
 
 def sigmoid(x: float) -> float:
@@ -86,7 +89,7 @@ def sigmoid(x: float) -> float:
 
 
 def trained(module: nn.Module) -> nn.Module:
-    """The module in evaluation mode, with running statistics and biases that are not those of a new one."""
+    """The module in evaluation mode, with running statistics and biases that differ from those of a new one."""
     for _ in range(3):
         module(maps(16))
     for layer in module.modules():
@@ -96,7 +99,7 @@ def trained(module: nn.Module) -> nn.Module:
 
 
 def through(layer: nn.Sequential, values: list[float]) -> list[float]:
-    """A 1x1 convolution, BatchNorm and ReLU of the channels of one place."""
+    """A 1x1 convolution, BatchNorm and ReLU of the channels at one position."""
     conv, norm = layer[0], layer[1]
     out = []
     for k, row in enumerate(conv.weight[:, :, 0, 0].tolist()):
@@ -132,7 +135,7 @@ def test_harmonious_by_loops() -> None:
             coarse[i][j] = max(total * norm.weight.item() + norm.bias.item(), 0.0)
 
     def axis(i: int) -> list[tuple[int, float]]:
-        """What a fine place takes of the two coarse ones: pixel centres, the border repeated."""
+        """Weights of the two coarse positions for one fine position: pixel centres, repeated border."""
         at = min(max((i + 0.5) / 2 - 0.5, 0.0), 1.0)
         return [(0, 1 - at), (1, at)]
 

@@ -1,4 +1,4 @@
-"""What every component of a kind must do, over those of the plugin, and over the forms of its alignment."""
+"""The plugin's components, and the forms of its alignment, keep the contracts of their kinds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nominal domain: each form against plain loops, who moves whom, and that it draws two domains together."""
+"""The nominal domain: each form against plain loops, its gradients and its effect on two domains."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def made(kind: str = "nominal_softmax", **settings: Any) -> NominalDomain:
     return NominalDomain(DIMS, kind=kind, **{"hidden": 4, **settings})  # type: ignore[arg-type]
 
 
-# ---- by loops
+# ---- against loops
 
 
 def logits_by_loops(head: nn.Module, rows: list[list[float]]) -> list[list[float]]:
@@ -100,15 +100,13 @@ def centre_by_loops(a: list[list[float]], b: list[list[float]]) -> list[float]:
     return unit([(x + y) / 2 for x, y in zip(*means)])
 
 
-def test_the_forms_with_a_centre_by_loops() -> None:
+def test_forms_with_centre_by_loops() -> None:
     bank_s, bank_t, source, target = features(30, 3), features(50, 4), features(4, 1), features(6, 2)
     centre = centre_by_loops(*rows_of(bank_s, bank_t, "shared"))
     a, b = rows_of(source, target, "shared")
     distances = [squared(unit(row), centre) for row in a + b]
     expected = {"svdd": mean(distances)}
-    expected["domain_mean"] = sum(
-        squared([mean([unit(row)[k] for row in rows]) for k in range(6)], centre) for rows in (a, b)
-    )
+    expected["domain_mean"] = sum(squared([mean([unit(row)[k] for row in rows]) for k in range(6)], centre) for rows in (a, b))
     for kind, value in expected.items():
         loss = made(kind, sp_weight=0.0)
         loss.begin(bank_s, bank_t)
@@ -117,7 +115,7 @@ def test_the_forms_with_a_centre_by_loops() -> None:
 
 
 @pytest.mark.parametrize("nu", [0.1, 0.25, 0.3, 0.5, 1.0])
-def test_a_soft_boundary_is_the_least_value_over_all_radii(nu: float) -> None:
+def test_soft_boundary_minimises_over_radii(nu: float) -> None:
     loss = made("svdd", soft_boundary=True, nu=nu, sp_weight=0.0)
     source, target = features(4, 1), features(6, 2)
     loss.begin(features(30, 3), features(50, 4))
@@ -133,10 +131,10 @@ def test_a_soft_boundary_is_the_least_value_over_all_radii(nu: float) -> None:
     assert least <= grid + 1e-6 and grid < least + 2e-2
 
 
-# ---- numbers that can be known without computing
+# ---- known values
 
 
-def test_a_head_that_knows_nothing_is_surprised_by_log_3() -> None:
+def test_untrained_head_gives_log_3() -> None:
     loss = made()
     nn.init.zeros_(loss.head[3].weight)  # type: ignore[index]
     nn.init.zeros_(loss.head[3].bias)  # type: ignore[index]
@@ -145,7 +143,7 @@ def test_a_head_that_knows_nothing_is_surprised_by_log_3() -> None:
     assert values["sp"].item() == pytest.approx(math.log(3))
 
 
-def test_features_at_the_centre_cost_nothing_and_opposite_ones_four() -> None:
+def test_distance_at_centre_and_opposite() -> None:
     for kind, factor in (("svdd", 1.0), ("domain_mean", 2.0)):
         loss = made(kind, sp_weight=0.0)
         here = Features({"embed": torch.ones(4, 6), "shared": torch.ones(4, 6)})
@@ -155,12 +153,12 @@ def test_features_at_the_centre_cost_nothing_and_opposite_ones_four() -> None:
         assert loss(there, there)["sim"].item() == pytest.approx(4.0 * factor)
 
 
-# ---- where images come from does not count
+# ---- the value does not depend on the domain of an image
 
 
 @pytest.mark.parametrize("hidden", [0, 4])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_feature_is_moved_alike_in_both_domains(kind: str, hidden: int) -> None:
+def test_gradient_is_equal_in_both_domains(kind: str, hidden: int) -> None:
     loss = made(kind, hidden=hidden)
     source, target = features(5, 1, grad=True), features(5, 2, grad=True)
     with torch.no_grad():
@@ -168,14 +166,14 @@ def test_the_same_feature_is_moved_alike_in_both_domains(kind: str, hidden: int)
     loss(source, target)["sim"].backward()
     assert source["shared"].grad is not None and target["shared"].grad is not None
     assert source["shared"].grad[0].abs().sum() > 0
-    if kind == "domain_mean":  # one domain's mean may lie farther off; of two alike it does not
+    if kind == "domain_mean":  # gradients depend on the domains' means: compare two equal domains
         source, target = features(5, 1, grad=True), features(5, 1, grad=True)
         loss(source, target)["sim"].backward()
     assert torch.allclose(source["shared"].grad[0], target["shared"].grad[0], atol=1e-6)  # type: ignore[index]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_turning_the_domains_round_leaves_sim_and_changes_sp(kind: str) -> None:
+def test_swapped_domains_change_only_sp(kind: str) -> None:
     one, two = made(kind), made(kind)
     source, target = features(5, 1), features(5, 2)
     for loss in (one, two):
@@ -185,11 +183,11 @@ def test_turning_the_domains_round_leaves_sim_and_changes_sp(kind: str) -> None:
     assert abs(forth["sp"].item() - back["sp"].item()) > 1e-3
 
 
-# ---- who moves whom
+# ---- gradients
 
 
 @pytest.mark.parametrize(("kind", "soft_boundary"), [("svdd", False), ("svdd", True), ("domain_mean", False)])
-def test_the_gradient_reaches_the_backbone_and_not_the_centre(kind: str, soft_boundary: bool) -> None:
+def test_gradient_reaches_backbone_but_not_centre(kind: str, soft_boundary: bool) -> None:
     backbone = nn.Linear(6, 6)
     loss = made(kind, soft_boundary=soft_boundary, centre_momentum=0.9)
     assert "centre" not in dict(loss.named_parameters())
@@ -200,16 +198,16 @@ def test_the_gradient_reaches_the_backbone_and_not_the_centre(kind: str, soft_bo
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sim_moves_shared_features_and_sp_specific_ones(kind: str) -> None:
+def test_each_value_trains_its_feature(kind: str) -> None:
     for part, moved in (("sim", {"shared"}), ("sp", {"specific"})):
-        loss = made(kind, hidden=0)  # one batch of all would tie them by its statistics
+        loss = made(kind, hidden=0)  # BatchNorm statistics of one joint batch would couple the features
         source, target = features(5, 1, grad=True), features(5, 2, grad=True)
         loss(source, target)[part].backward()
         reached = {name for name in DIMS if source[name].grad is not None and source[name].grad.abs().sum() > 0}
         assert reached == (moved | {"specific"} if kind == "bce" and part == "sim" else moved)
 
 
-def test_without_sp_weight_nothing_is_told_apart() -> None:
+def test_zero_sp_weight_leaves_only_sim() -> None:
     for kind in KINDS:
         loss = made(kind, sp_weight=0.0)
         assert set(loss(features(5, 1), features(5, 2))) == {"sim"} and loss.own is None
@@ -220,13 +218,13 @@ def test_without_sp_weight_nothing_is_told_apart() -> None:
 # ---- the centre
 
 
-def test_each_domain_counts_half_of_the_centre_whatever_its_size() -> None:
+def test_centre_weighs_both_domains_equally() -> None:
     source, target = features(3, 1)["shared"], features(40, 2)["shared"]
     assert between(source, target).tolist() == pytest.approx(centre_by_loops(source.tolist(), target.tolist()), abs=1e-6)
     assert torch.allclose(between(source, target), between(source.repeat(5, 1), target), atol=1e-6)
 
 
-def test_a_centre_stays_or_follows_the_batches() -> None:
+def test_centre_is_fixed_or_follows_batches() -> None:
     bank_s, bank_t, source, target = features(30, 3), features(50, 4), features(4, 1), features(6, 2)
     still, moving = made("svdd"), made("svdd", centre_momentum=0.9)
     for loss in (still, moving):
@@ -242,7 +240,7 @@ def test_a_centre_stays_or_follows_the_batches() -> None:
     assert moving.centre.tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_without_a_bank_the_first_batch_places_the_centre() -> None:
+def test_first_batch_places_a_missing_centre() -> None:
     loss, source, target = made("svdd"), features(4, 1), features(6, 2)
     loss(source, target)
     first = loss.centre.clone()
@@ -251,7 +249,7 @@ def test_without_a_bank_the_first_batch_places_the_centre() -> None:
     assert torch.equal(loss.centre, first)
 
 
-def test_a_restored_centre_is_not_placed_anew() -> None:
+def test_restored_centre_is_kept() -> None:
     saved, fresh = made("svdd"), made("svdd")
     saved.begin(features(30, 3), features(50, 4))
     fresh.load_state_dict(saved.state_dict())
@@ -259,17 +257,19 @@ def test_a_restored_centre_is_not_placed_anew() -> None:
     assert torch.equal(fresh.centre, saved.centre)
 
 
-# ---- what it asks of a fusion
+# ---- required features
 
 
-def test_a_fusion_without_specific_has_the_domains_means_drawn_together() -> None:
+def test_fusion_without_specific_uses_domain_mean() -> None:
     loss = NominalDomain({"embed": 6, "pooled": 6}, feature="pooled")
     (note,) = loss.notes()
-    assert "domain_mean" in note and loss.requires == {"pooled"} and loss.needs_features
+    assert "domain_mean" in note
+    assert loss.requires == {"pooled"} and loss.needs_features
     given = [Features({"embed": f["embed"], "pooled": f["shared"]}) for f in (features(4, 1), features(6, 2))]
     values = loss(*given)
     asked = NominalDomain({"embed": 6, "pooled": 6}, kind="domain_mean", feature="pooled")
-    assert set(values) == {"sim"} and torch.equal(values["sim"], asked(*given)["sim"]) and asked.notes() == []
+    assert set(values) == {"sim"} and asked.notes() == []
+    assert torch.equal(values["sim"], asked(*given)["sim"])
 
 
 def test_bce_without_negatives_is_refused() -> None:
@@ -291,26 +291,26 @@ def test_bce_without_negatives_is_refused() -> None:
         ({"kind": "domain_mean", "soft_boundary": True}, "soft_boundary is for kind: svdd"),
     ],
 )
-def test_values_without_meaning_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_invalid_values_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         made(**settings)
 
 
-def test_one_head_cannot_see_features_of_two_widths() -> None:
+def test_different_widths_of_one_head_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"one head sees shared \(6 numbers\) and specific \(3\)"):
         NominalDomain({"shared": 6, "specific": 3})
 
 
-# ---- does it still learn
+# ---- training
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_draws_two_domains_together_and_keeps_telling_their_specific_parts_apart(kind: str) -> None:
-    """Both terms fall, and the shared features come to the nominal side.
+def test_training_lowers_both_terms(kind: str) -> None:
+    """Both terms fall, the shared features become nominal, and the specific features keep the domains apart.
 
-    Of seeds 0 to 3, with all instructions and with AVX2 alone, on one thread and on two, both terms come to at most 0.001
-    of their first values (0.88 to 1.12 at a rate of 0; 0.5 is asked) and all shared features to the nominal side (at most
-    0.68; 0.9 is asked), or to at most 0.004 of their distance (exactly 1; 0.3 is asked).
+    For seeds 0 to 3, with all CPU instructions and with only AVX2, on one thread and on two, both terms fall to at most 0.001
+    of their first values (0.88 to 1.12 at a rate of 0; the test requires 0.5). All shared features are on the nominal side (at
+    most 0.68 at a rate of 0; 0.9), or the distance of their means falls to at most 0.004 of its first value (exactly 1; 0.3).
     """
     torch.manual_seed(0)
     shift = 2.0 * torch.randn(1, 6)
@@ -341,7 +341,7 @@ def test_it_draws_two_domains_together_and_keeps_telling_their_specific_parts_ap
         optimizer.step()
     assert values[-1]["sim"] < 0.5 * values[0]["sim"] and values[-1]["sp"] < 0.5 * values[0]["sp"]
     assert apart("specific") > 0.3
-    if kind in ("svdd", "domain_mean"):  # the others ask for the nominal side alone, wherever within it
+    if kind in ("svdd", "domain_mean"):  # the others require only the nominal side
         assert apart("shared") < 0.3 * before
     else:
         assert loss.head is not None

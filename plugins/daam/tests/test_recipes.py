@@ -1,4 +1,4 @@
-"""The shipped recipes match their snapshots and keep the README's readings; each ablation of the README loads."""
+"""The shipped recipes match their snapshots and the interpretations in the README; each ablation of the README loads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 LINES = re.search(r"## Ablations.*?```text\n(.*?)```", README, re.DOTALL)
 RECIPE = "daam::market1501_to_duke.yaml"
 
-PAIRS = {  # source, target, steps that show all images of the target once
+PAIRS = {  # source, target, steps for one pass over the target
     "market1501_to_duke": ("Market1501", "DukeMTMC", 258),
     "duke_to_market1501": ("DukeMTMC", "Market1501", 202),
     "market1501_to_msmt17": ("Market1501", "MSMT17", 510),
@@ -59,7 +59,7 @@ STATED = [
     ),
     *(
         Stated(
-            "all images of the target once an epoch",
+            "one pass over the target per epoch",
             [f"daam::{name}.yaml"],
             {"data.domains": {"source.type": source, "target.type": target}, "stages.*.iters": iters},
         )
@@ -67,7 +67,7 @@ STATED = [
     ),
     *(
         Stated(
-            "the share of pairs for the number of people",  # half of the people, all of them
+            "the share of pairs for the number of identities",  # half of the identities, all of them
             [f"daam::{name}.yaml"],
             {
                 "stages.*.model": {"backbone.type": "osnet.OSNet", "fusion.branch": "clone_stage"},
@@ -90,7 +90,7 @@ def test_recipe_keeps_stated_values(stated: Stated) -> None:
 
 
 def overrides(line: str) -> list[str]:
-    """Return the overrides of a line as a shell would split them if they were quoted: at blanks before another key."""
+    """Return the overrides of a line, split at each blank before a key."""
     return re.split(r" (?=[\w.]+=)", line)
 
 

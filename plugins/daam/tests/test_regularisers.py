@@ -1,4 +1,4 @@
-"""The optional regularisers: by loops, and what they move."""
+"""The optional regularisers against loops, and their effect in training."""
 
 from __future__ import annotations
 
@@ -33,16 +33,18 @@ def test_orthogonality_by_loops() -> None:
         assert all(domain[name].grad is not None and domain[name].grad.abs().sum() > 0 for name in ("shared", "specific"))
 
 
-def test_orthogonality_at_its_ends() -> None:
+def test_orthogonality_at_extremes() -> None:
     loss = Orthogonality({"shared": 2, "specific": 2})
     x, y = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 3.0]])
     one, other = Features({"embed": x, "shared": x, "specific": y}), Features({"embed": x, "shared": x, "specific": -2 * x})
-    assert loss(one, one).item() == 0.0 and loss(other, other).item() == 1.0 and loss(one, other).item() == 0.5
+    assert loss(one, one).item() == 0.0
+    assert loss(other, other).item() == 1.0
+    assert loss(one, other).item() == 0.5
     with pytest.raises(ConfigError, match="they have no angle"):
         Orthogonality({"shared": 2, "specific": 3})
 
 
-def test_mask_mean_by_hand_and_refused() -> None:
+def test_mask_mean_by_hand_and_refusal() -> None:
     given = torch.tensor([[0.9], [0.7]])
     assert MaskMean(0.5)(given).item() == pytest.approx(0.09)
     assert MaskMean(0.8)(given).item() == pytest.approx(0.0, abs=1e-9)
@@ -51,14 +53,16 @@ def test_mask_mean_by_hand_and_refused() -> None:
             MaskMean(rho)
 
 
-def test_mask_mean_opens_an_attention_that_had_closed() -> None:
+def test_mask_mean_restores_a_collapsed_attention() -> None:
     torch.manual_seed(0)
     head = AttentionSplit(8, branch="conv", attention="harmonious", bias_init=6.0, reduction=2)
     maps = torch.rand(8, 8, 4, 2)
     optimizer = torch.optim.Adam(head.parameters(), lr=0.1)
-    assert head(maps)["mask"].mean() > 0.98 and head.notes()
+    assert head(maps)["mask"].mean() > 0.98
+    assert head.notes()
     for _ in range(60):
         optimizer.zero_grad()
         MaskMean(0.5)(head(maps)["mask"]).backward()
         optimizer.step()
-    assert head(maps)["mask"].mean().item() == pytest.approx(0.5, abs=0.1) and not head.notes()
+    assert head(maps)["mask"].mean().item() == pytest.approx(0.5, abs=0.1)
+    assert not head.notes()

@@ -1,4 +1,4 @@
-"""Soft pseudo labels: by loops, at the ends of their range, and in the cross-entropy that takes them."""
+"""Soft pseudo labels: against loops, at extreme values, and in the cross-entropy."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ def soft(mode: str = "lsr", labels: np.ndarray = LABELS, **settings: Any) -> Ten
     context = RefinerContext({"shared": bank()}, "shared", None, None, lambda **_: labels, 0)
     given = LabelSet(labels.copy(), weights=np.ones(len(labels), np.float32))
     made = SoftLabel(mode, **settings)(given, context)  # type: ignore[arg-type]
-    assert np.array_equal(made.labels, labels) and made.weights is not None and made.soft_targets is not None
-    assert made.soft_targets.dtype == np.float32 and given.soft_targets is None
+    assert np.array_equal(made.labels, labels)
+    assert made.weights is not None
+    assert made.soft_targets is not None
+    assert made.soft_targets.dtype == np.float32
+    assert given.soft_targets is None
     return torch.from_numpy(made.soft_targets)
 
 
@@ -68,30 +71,30 @@ def by_loops(mode: str, eps: float, tau: float = 0.1, top_m: int | None = None) 
         ("similarity", {"eps": 0.3, "top_m": 7}),
     ],
 )
-def test_the_rows_by_loops(mode: str, settings: dict[str, Any]) -> None:
+def test_rows_by_loops(mode: str, settings: dict[str, Any]) -> None:
     assert torch.allclose(soft(mode, **settings), torch.tensor(by_loops(mode, **settings)), atol=1e-6)
     pure = soft("pure_similarity", eps=0.2)
     assert torch.allclose(pure, torch.tensor(by_loops("similarity", 1.0)), atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["lsr", "similarity", "pure_similarity"])
-def test_rows_add_up_to_1_and_outliers_have_none(mode: str) -> None:
+def test_rows_sum_to_1_except_outliers(mode: str) -> None:
     sums = soft(mode, eps=0.4).sum(1)
     assert torch.allclose(sums[LABELS >= 0], torch.ones(9), atol=1e-6)
     assert (sums[LABELS < 0] == 0).all()
     assert (soft(mode, eps=0.4) >= 0).all()
 
 
-def test_the_numbers_that_can_be_known() -> None:
-    # eps 0.1 and three clusters: 0.9 + 1/30 for the own one, 1/30 for others
+def test_known_values() -> None:
+    # eps 0.1 and three clusters: 0.9 + 1/30 for the image's own cluster, 1/30 for the others
     assert soft(eps=0.1)[0].tolist() == pytest.approx([0.9 + 0.1 / 3, 0.1 / 3, 0.1 / 3])
     assert torch.equal(soft(eps=0.0)[LABELS >= 0], F.one_hot(torch.from_numpy(LABELS[LABELS >= 0]), 3).float())
     assert soft("pure_similarity", top_m=1).max(1).values[LABELS >= 0].tolist() == [1.0] * 9
-    # so warm that all clusters are as good as each other: lsr
+    # at a high temperature all clusters have the same share, as in lsr
     assert torch.allclose(soft("similarity", eps=0.1, tau=1e4), soft(eps=0.1), atol=1e-4)
 
 
-def test_the_cross_entropy_takes_them() -> None:
+def test_cross_entropy_takes_soft_targets() -> None:
     scores, inside = torch.randn(len(LABELS), 3, generator=torch.Generator().manual_seed(1)), LABELS >= 0
     hard = torch.from_numpy(LABELS)
     rows, targets = scores[inside], hard[inside]
@@ -106,12 +109,14 @@ def test_the_cross_entropy_takes_them() -> None:
         for share, row in zip(similar[inside].tolist(), rows.tolist())
     ]
     assert loss(rows, targets, soft_targets=similar[inside]).item() == pytest.approx(sum(expected) / 9, abs=1e-5)
-    # should one be drawn after all, an outlier has no say: nothing of it is in the sum, and nothing moves it
+    # an outlier in a batch has no effect: it adds nothing to the sum and receives no gradient
     scores.requires_grad_()
     every = loss(scores, hard, soft_targets=similar)
     assert every.item() * len(LABELS) == pytest.approx(sum(expected), abs=1e-4)
     every.backward()
-    assert scores.grad is not None and (scores.grad[~inside] == 0).all() and (scores.grad[inside] != 0).all()
+    assert scores.grad is not None
+    assert (scores.grad[~inside] == 0).all()
+    assert (scores.grad[inside] != 0).all()
 
 
 @pytest.mark.parametrize(
@@ -124,16 +129,16 @@ def test_the_cross_entropy_takes_them() -> None:
         ({"mode": "lsr", "top_m": 3}, "top_m is 3"),
     ],
 )
-def test_values_without_meaning_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_invalid_values_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SoftLabel(**settings)
 
 
-def test_a_classifier_learns_clusters_through_labels_of_which_some_are_wrong() -> None:
-    """More is classified correctly than the labels, of which a fifth is wrong, would teach.
+def test_classifier_learns_from_noisy_labels() -> None:
+    """The classifier is more accurate than its labels, a fifth of which is wrong.
 
-    Of seeds 0 to 3, with all instructions and with AVX2 alone, on one thread and on two, 0.97 to 0.99 are (0.28 to 0.64 at
-    a rate of 0; 0.9 is asked).
+    For seeds 0 to 3, with all CPU instructions and with only AVX2, on one thread and on two, the accuracy is 0.97 to 0.99
+    (0.28 to 0.64 at a rate of 0; the test requires 0.9).
     """
     torch.manual_seed(0)
     truth = torch.arange(90) % 3
@@ -144,7 +149,7 @@ def test_a_classifier_learns_clusters_through_labels_of_which_some_are_wrong() -
     context = RefinerContext({"embed": features}, "embed", None, None, lambda **_: labels.numpy(), 0)
     made = SoftLabel("similarity", eps=0.8, tau=0.1)(LabelSet(labels.numpy()), context)
     targets = torch.from_numpy(made.soft_targets)
-    assert (targets.argmax(1) == truth)[:18].float().mean() > 0.9  # the neighbourhood outvotes a wrong label
+    assert (targets.argmax(1) == truth)[:18].float().mean() > 0.9  # the similar clusters outvote a wrong label
     classifier = nn.Linear(5, 3, bias=False)
     optimizer = torch.optim.Adam(classifier.parameters(), lr=0.05)
     for _ in range(80):

@@ -1,4 +1,4 @@
-"""The split of a map into a shared and a specific part: what adds up, what learns from what, what is said of it."""
+"""The split of a map into a shared and a specific part: sums, gradients and warnings."""
 
 from __future__ import annotations
 
@@ -39,16 +39,17 @@ def made(seed: int = 0, **settings: Any) -> AttentionSplit:
 
 
 @pytest.mark.parametrize("attention", get_args(Kind))
-def test_the_two_parts_of_a_complement_add_up_to_the_map(attention: Kind) -> None:
+def test_complementary_parts_sum_to_map(attention: Kind) -> None:
     head = made(attention=attention)
     given = maps()
     mask = head.attention(given)
     shared, specific = head.parts(given, mask)
     assert torch.allclose(shared + specific, given, atol=1e-6)
-    assert torch.allclose(shared, mask * given) and torch.allclose(specific, (1 - mask) * given, atol=1e-6)
+    assert torch.allclose(shared, mask * given)
+    assert torch.allclose(specific, (1 - mask) * given, atol=1e-6)
 
 
-def test_the_parts_of_a_soft_residual_add_up_to_twice_the_map() -> None:
+def test_soft_residual_parts_sum_to_twice_map() -> None:
     head = made(split="soft_residual")
     given = maps()
     mask = head.attention(given)
@@ -57,14 +58,15 @@ def test_the_parts_of_a_soft_residual_add_up_to_twice_the_map() -> None:
     assert torch.allclose(specific, (1 - mask) * given, atol=1e-6)
 
 
-def test_no_attention_gives_both_branches_half_of_the_map() -> None:
+def test_no_attention_halves_the_map() -> None:
     head = made(attention="none")
     shared, specific = head.parts(maps(), head.attention(maps()))
-    assert torch.equal(shared, specific) and torch.equal(shared, maps() / 2)
+    assert torch.equal(shared, specific)
+    assert torch.equal(shared, maps() / 2)
     assert torch.equal(head(maps())["mask"], torch.full((6, 1), 0.5))
 
 
-def test_the_features_by_loops() -> None:
+def test_features_by_loops() -> None:
     head = made(branch_dim=5)
     for _ in range(3):
         head(maps(16))
@@ -103,7 +105,7 @@ def test_the_features_by_loops() -> None:
         assert features["mask"][n].item() == pytest.approx(sum(mask[n].flatten().tolist()) / mask[n].numel(), abs=1e-6)
 
 
-def test_what_the_retrieval_vector_is() -> None:
+def test_retrieval_feature_follows_eval_feature() -> None:
     given = maps()
     for eval_feature in ("sh", "sh_bn", "sh+sp"):
         head = made(eval_feature=eval_feature).eval()
@@ -115,14 +117,15 @@ def test_what_the_retrieval_vector_is() -> None:
         cosines["sh+sp"] = (cosines["sh"] + specific @ specific.T) / 2
         assert torch.allclose(features["embed"] @ features["embed"].T, cosines[eval_feature], atol=1e-6)
     plain = made(neck=False)(given)
-    assert torch.equal(plain["neck"], plain["shared"]) and torch.equal(plain["embed"], F.normalize(plain["shared"]))
+    assert torch.equal(plain["neck"], plain["shared"])
+    assert torch.equal(plain["embed"], F.normalize(plain["shared"]))
     assert not made().neck.bias.requires_grad  # type: ignore[union-attr]
 
 
 # ---- the branches
 
 
-def test_each_branch_is_a_copy_of_the_last_stage_with_weights_of_its_own() -> None:
+def test_branches_are_independent_copies_of_stage() -> None:
     torch.manual_seed(0)
     stage = Stage()
     before = copy.deepcopy(stage.state_dict())
@@ -131,7 +134,8 @@ def test_each_branch_is_a_copy_of_the_last_stage_with_weights_of_its_own() -> No
     for branch in (head.shared[0], head.specific[0]):
         assert all(torch.equal(value, before[name]) for name, value in branch.state_dict().items())
     head(maps())["shared"].square().sum().backward()
-    assert head.shared[0][0].weight.grad is not None and head.specific[0][0].weight.grad is None
+    assert head.shared[0][0].weight.grad is not None
+    assert head.specific[0][0].weight.grad is None
     half = AttentionSplit(8, tail=stage, attention="none").eval()
     features = half(2 * maps())
     assert torch.allclose(features["shared"], features["specific"], atol=1e-6)
@@ -149,7 +153,7 @@ def test_only_cloned_stages_need_the_backbones_tail() -> None:
 
 @pytest.mark.parametrize("attention", get_args(Kind))
 def test_extraction_gives_the_same_features(attention: Kind) -> None:
-    # by a copy in which BatchNorms are folded into convolutions
+    # extraction uses a copy with BatchNorms folded into convolutions
     head = made(attention=attention)
     for _ in range(3):
         head(maps(16))
@@ -160,7 +164,7 @@ def test_extraction_gives_the_same_features(attention: Kind) -> None:
         assert torch.allclose(found[name], value, atol=1e-5), name
 
 
-# ---- what learns from the specific branch
+# ---- gradients of the specific branch
 
 
 class Trunk(nn.Module):
@@ -184,7 +188,7 @@ class Trunk(nn.Module):
     ],
     ids=str,
 )
-def test_a_detached_specific_branch_still_trains_the_attention(settings: dict[str, bool], reaches_trunk: bool) -> None:
+def test_detached_branch_still_trains_attention(settings: dict[str, bool], reaches_trunk: bool) -> None:
     trunk, head = Trunk(), made(**settings)
     head(trunk(maps()))["specific"].square().sum().backward()
     gradient = trunk.conv.weight.grad
@@ -193,8 +197,8 @@ def test_a_detached_specific_branch_still_trains_the_attention(settings: dict[st
     assert head.shared[0][0].weight.grad is None
 
 
-def test_which_way_the_gradient_goes() -> None:
-    # each detached way takes away its part: by the map, by the mask's input, and nothing else
+def test_each_detached_path_removes_its_gradient() -> None:
+    # each detached path removes only its own part of the gradient: through the map, or through the mask's input
     def gradient(**settings: bool) -> Tensor:
         trunk = Trunk()
         head = made(**settings)
@@ -212,11 +216,12 @@ def test_which_way_the_gradient_goes() -> None:
     no_mask = seeded(detach_attention_input=True)
     neither = seeded(detach_backbone_sp=True)
     assert torch.allclose(whole - no_map, no_mask - neither, rtol=1e-3, atol=1e-4)
-    assert not torch.allclose(whole, no_map) and not torch.allclose(whole, no_mask)
+    assert not torch.allclose(whole, no_map)
+    assert not torch.allclose(whole, no_mask)
 
 
 @pytest.mark.parametrize("group", [None, 3])
-def test_detaching_changes_no_feature_and_moves_running_statistics_once(group: int | None) -> None:
+def test_detaching_preserves_features_and_statistics(group: int | None) -> None:
     plain, detached = made(), made(detach_backbone_sp=True)
     for head in (plain, detached):
         group_batch_norm(head, group)
@@ -231,26 +236,30 @@ def test_detaching_changes_no_feature_and_moves_running_statistics_once(group: i
 # ---- the warning
 
 
-def test_a_collapsed_mask_is_said() -> None:
-    assert made().notes() == []  # nothing was seen
-    for bias, said in ((0.5, None), (6.0, "above 0.98, so the specific branch"), (-6.0, "below 0.02, so the shared branch")):
+def test_collapsed_mask_is_reported() -> None:
+    assert made().notes() == []  # no batch so far
+    reported = {0.5: None, 6.0: "above 0.98, so the specific branch", -6.0: "below 0.02, so the shared branch"}
+    for bias, text in reported.items():
         head = made(attention="se", bias_init=bias)
         head(maps())
         notes = head.notes()
-        assert (notes == []) if said is None else (len(notes) == 1 and said in notes[0] and "bias_init" in notes[0])
+        assert len(notes) == (text is not None)
+        for note in notes:
+            assert str(text) in note
+            assert "bias_init" in note
     head = made(attention="se", bias_init=-6.0, split="soft_residual")
     head(maps())
     assert "both branches see the whole map" in head.notes()[0]
 
 
-def test_what_was_seen_is_the_last_batch_in_training_and_no_part_of_the_state() -> None:
+def test_note_follows_last_training_batch() -> None:
     head = made(attention="se", bias_init=6.0)
     head.eval()(maps())
     assert head.notes() == []
     head.train()(maps())
     (note,) = head.notes()
     head(maps()[:3])
-    assert head.notes() == [note]  # one sentence, however often it is asked for
+    assert head.notes() == [note]  # the same note for repeated batches
     assert "seen" not in head.state_dict()
     head.attention.excite.bias.data.fill_(0)  # type: ignore[union-attr]
     head(maps())
