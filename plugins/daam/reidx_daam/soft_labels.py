@@ -27,8 +27,8 @@ class SoftLabel:
         nearest and 0 for the rest; f is the clustered feature;
         ``pure_similarity``: the same with ε = 1, regardless of ``eps``.
 
-    ``CrossEntropy`` takes them as targets. Source: the soft-label cross-entropy of the second version, whose formula is not in
-    its abstract. Raises :class:`ConfigError` for an invalid value.
+    ``CrossEntropy`` takes them as targets. Source: the soft-label cross-entropy of the second version, whose exact formula is
+    unknown. Raises :class:`ConfigError` for an invalid value.
     """
 
     provides = frozenset({"soft_targets"})

@@ -25,7 +25,7 @@ class AttentionSplit(nn.Module):
     Features: ``shared`` and ``specific`` (B,D), one per branch, ``neck``, ``global``, ``embed``; ``mask``, ``share`` (B,1).
 
     One attention computes the mask A of the map F for both domains. The ``shared`` branch receives A·F and the ``specific``
-    branch (1−A)·F, so the parts add up to F (abstract of the second version); with ``split: soft_residual`` the shared branch
+    branch (1−A)·F, so the parts add up to F (summary of the second version); with ``split: soft_residual`` the shared branch
     receives (1+A)·F. ``neck`` is the BatchNorm of ``shared`` (bias 0), ``global`` is ``neck`` at unit length. ``mask`` is the
     mean of A, ``share`` is ‖(1−A)·F‖ / ‖F‖, the specific branch's share of the map; the log reports both.
     ``embed``, at unit length, is ``eval_feature``: ``sh`` (shared), ``sh_bn`` (neck), or ``sh+sp`` (both, at equal length).

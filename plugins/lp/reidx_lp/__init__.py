@@ -1,4 +1,4 @@
-"""LP: halves of the image beside the whole, and a student that mimics its offline teacher (Lan et al., TIP 2023)."""
+"""LP: the halves of an image as additional views, and a student that mimics its offline teacher (Lan et al., TIP 2023)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def reidx_plugin() -> PluginInfo:
         licence="Apache-2.0",
         deviations=(
             "Teacher and student are those of the last epoch; the released code keeps the best of repeated evaluations on "
-            "the test set, and which of the two its teacher was is not said.",
-            "Warm-up and training of the student are two stages; weights and the optimiser's moments pass from one to the "
-            "other, and rates fall one epoch early, as in the released code, whose schedule counts the warm-up.",
-            "A cluster of one image fills its places in a batch by repetition; the released sampler takes it once, which "
-            "shifts every later cluster across the borders of the batch.",
-            "BatchNorm takes its statistics from a stated group of images (64 by default, what each of four devices saw), "
-            "the teacher's too.",
+            "the test set, and does not state which epoch became the teacher.",
+            "Warm-up and training of the student are two stages; the second continues with the weights and the optimiser "
+            "state of the first. Rates fall one epoch early, as in the released code, whose schedule counts the warm-up.",
+            "The image of a cluster of one image is repeated to fill its places in a batch; the released sampler takes it "
+            "once, which shifts every later cluster across the borders of the batch.",
+            "BatchNorm takes its statistics from a configured group of images (64 by default, the number per device on "
+            "four devices), also in the teacher.",
         ),
         results=(
             Reported(

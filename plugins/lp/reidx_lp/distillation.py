@@ -1,4 +1,4 @@
-"""Distillation of features: a student's vectors drawn to its teacher's."""
+"""Distillation of features: draws a student's vectors to its teacher's."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from torch import Tensor, nn
 class FeatureDistil(nn.Module):
     """The squared distance of a student's features to a teacher's.
 
-    The squared Euclidean distance of a student's features (B,D) to a teacher's, summed over D, averaged over the batch.
-
-    K = (1/B) Σ_b ‖f_b − t_b‖², which for unit vectors is the mean of 2 − 2 cos(f_b, t_b). An average over D too would be D
-    times smaller and, at the same weight, do nothing (LP section 1.4).
+    K = (1/B) Σ_b ‖f_b − t_b‖² for features f and t (B,D): summed over D, averaged over the batch. For unit vectors it is the
+    mean of 2 − 2 cos(f_b, t_b). An average over D would be D times smaller and have no effect at the same weight. Source: the
+    authors' code.
     """
 
     def forward(self, features: Tensor, teacher: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Three views of one map: the whole, its upper and its lower half."""
+"""Three views of one map: the whole map, its upper and its lower half."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reidx.errors import DataError
 from reidx.fusions.global_pool import GlobalPool
 
 VIEWS = ("global", "upper", "lower")
-"""The names of the views, in the order in which they are put together."""
+"""The names of the views, in the order of concatenation."""
 
 
 class MultiView(nn.Module):
@@ -21,13 +21,12 @@ class MultiView(nn.Module):
 
     ``global``, ``upper``, ``lower`` (B,C): unit vectors of all rows of the map, of its upper and of its lower half.
 
-    Each view is pooled by a module of its own and has a BatchNorm of its own, whose bias stays 0; nothing else is added to
-    the backbone. Of H rows the halves are [0, H//2) and [H//2, 2·(H//2)): the last row of an odd H is in ``global`` alone.
-    ``embed`` is ``global`` (B,C), or with ``test_views: concat`` the three one after the other at unit length (B,3C);
-    ``parts`` (B,2,C) are the two halves, for whatever works on parts.
-    ``pool`` as in ``GlobalPool``.
+    Each view has its own pooling and its own BatchNorm, whose bias stays 0; the backbone has no other addition. Of H rows the
+    halves are [0, H//2) and [H//2, 2·(H//2)): only ``global`` has the last row of an odd H. ``embed`` is ``global`` (B,C), or
+    with ``test_views: concat`` the concatenated views at unit length (B,3C). ``parts`` (B,2,C) are the two halves, for
+    components that work on parts. ``pool`` as in ``GlobalPool``.
 
-    Raises :class:`DataError` for a map of one row (LP section 1.1).
+    Raises :class:`DataError` for a map of one row. Source: the authors' code.
     """
 
     provides = frozenset({"embed", "parts", *VIEWS})
@@ -46,8 +45,8 @@ class MultiView(nn.Module):
         half = maps.shape[2] // 2
         if half == 0:
             raise DataError(
-                "lp.MultiView: the backbone's map is 1 row high and has no halves. Raise data.image_size, or take a "
-                "backbone of a smaller stride."
+                "lp.MultiView: the backbone's map is 1 row high and has no halves. Raise data.image_size, or use a "
+                "backbone with a smaller stride."
             )
         rows = {"global": maps, "upper": maps[:, :, :half], "lower": maps[:, :, half : 2 * half]}
         features = {view: head(rows[view])["embed"] for view, head in self.views.items()}

@@ -15,7 +15,7 @@ Tiny = Callable[..., Config]
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory, domains_root: Path) -> Tiny:
-    """``tiny(address, *overrides)``: a published config made small: 8 images a step, near neighbours, 2 epochs of 3 steps."""
+    """``tiny(address, *overrides)``: a published config made small: 8 images per step, few neighbours, 2 epochs of 3 steps."""
     folder = tmp_path_factory.mktemp("tiny")
     sampler = {"type": "PK", "identities": 4, "instances": 2}
 

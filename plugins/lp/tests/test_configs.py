@@ -1,4 +1,4 @@
-"""The published schedule as the configs resolve it, and what each control leaves out of it."""
+"""The published schedule in the resolved configs, and the part that each control omits."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_rates_follow_the_published_schedule(tiny: Tiny) -> None:
     assert together == pytest.approx([3.5e-4] * 20 + [3.5e-5] * 20 + [3.5e-6] * 11)
 
 
-def test_controls_leave_out_their_part_alone(tiny: Tiny) -> None:
+def test_controls_omit_only_their_part(tiny: Tiny) -> None:
     usl = published(tiny, "usl")
     assert published(tiny, "teacher") == {"teacher": usl["teacher"]}
 
@@ -65,7 +65,8 @@ def test_controls_leave_out_their_part_alone(tiny: Tiny) -> None:
         assert replace(stage, objective=usl[name].objective) == usl[name]
 
     mimicked = published(tiny, "distil_only")
-    assert list(mimicked) == ["teacher", "student"] and mimicked["teacher"] == usl["teacher"]
+    assert list(mimicked) == ["teacher", "student"]
+    assert mimicked["teacher"] == usl["teacher"]
     assert replace(mimicked["student"], name="teacher", teachers={}, objective=usl["teacher"].objective) == usl["teacher"]
     assert mimicked["student"].objective == usl["student"].objective
     assert mimicked["student"].teachers == usl["student"].teachers

@@ -1,4 +1,4 @@
-"""The views of a map: which rows they see, what each has of its own, and when they are one and the same."""
+"""The views of a map: their rows, their separate poolings and necks, and the cases in which they are equal."""
 
 from __future__ import annotations
 
@@ -39,27 +39,28 @@ def by_hand(x: Tensor, rows: range, p: float = 3.0) -> Tensor:
 
 
 @pytest.mark.parametrize("height", [4, 5])
-def test_each_view_against_a_loop_over_its_rows(height: int) -> None:
+def test_views_against_loops_over_rows(height: int) -> None:
     features = MultiView(3)(maps(height=height))
     for view, rows in ROWS[height].items():
         assert torch.allclose(features[view], by_hand(maps(height=height), rows), atol=1e-5), view
 
 
-def test_the_last_of_an_odd_number_of_rows_is_seen_by_the_whole_alone() -> None:
+def test_only_global_has_the_odd_row() -> None:
     head, other = MultiView(3).eval(), maps()
     other[:, :, -1] += 1
     before, after = head(maps()), head(other)
-    assert torch.equal(before["upper"], after["upper"]) and torch.equal(before["lower"], after["lower"])
+    assert torch.equal(before["upper"], after["upper"])
+    assert torch.equal(before["lower"], after["lower"])
     assert not torch.allclose(before["global"], after["global"], atol=1e-3)
 
 
-def test_a_map_of_one_row_has_no_halves() -> None:
+def test_map_of_one_row_is_refused() -> None:
     with pytest.raises(DataError, match=r"map is 1 row high and has no halves\. Raise data\.image_size"):
         MultiView(3)(maps(height=1))
     assert set(MultiView(3)(maps(height=2))) == {"embed", "parts", *VIEWS}
 
 
-def test_the_parts_are_the_halves() -> None:
+def test_parts_are_the_halves() -> None:
     features = MultiView(3).eval()(maps())
     assert features["parts"].shape == (6, 2, 3)
     for part, half in enumerate(("upper", "lower")):
@@ -67,14 +68,14 @@ def test_the_parts_are_the_halves() -> None:
 
 
 @pytest.mark.parametrize("pool", ["gem", "avg", "max", "avg+max"])
-def test_equal_halves_and_new_norms_make_the_three_views_one(pool: str) -> None:
+def test_equal_halves_give_equal_views(pool: str) -> None:
     half = maps(height=3)
     features = MultiView(3, pool).eval()(torch.cat([half, half], dim=2))
     for view in ("upper", "lower"):
         assert torch.allclose(features[view], features["global"], atol=1e-6)
 
 
-def test_each_view_has_a_pooling_and_a_neck_of_its_own_whose_bias_stays_zero() -> None:
+def test_views_have_separate_poolings_and_necks() -> None:
     head = MultiView(3)
     trained = {name: p for name, p in head.named_parameters() if p.requires_grad}
     assert sorted(p.numel() for p in trained.values()) == [1, 1, 1, 3, 3, 3]  # exponents, weights of the norms
@@ -83,24 +84,25 @@ def test_each_view_has_a_pooling_and_a_neck_of_its_own_whose_bias_stays_zero() -
     optimizer.step()
     assert {name for name, p in trained.items() if p.grad is not None} == {n for n in trained if "upper" in n}
     for view in head.views.values():
-        assert isinstance(view.neck, nn.BatchNorm1d) and torch.equal(view.neck.bias, torch.zeros(3))
+        assert isinstance(view.neck, nn.BatchNorm1d)
+        assert torch.equal(view.neck.bias, torch.zeros(3))
     assert head.views["upper"].pool.p.item() != 3.0 == head.views["lower"].pool.p.item()
 
 
-def test_the_whole_is_what_the_plain_head_makes_of_it() -> None:
+def test_global_view_equals_global_pool() -> None:
     x = maps(images=8, height=6)
     head, plain = MultiView(3), GlobalPool(3)
     for mode in (True, False):
         assert torch.equal(head.train(mode)(x)["global"], plain.train(mode)(x)["global"])
 
 
-def test_what_is_tested_is_the_whole_or_all_three() -> None:
+def test_embed_is_global_or_concatenated_views() -> None:
     whole, three = MultiView(3), MultiView(3, test_views="concat")
     assert (whole.dims["embed"], three.dims["embed"]) == (3, 9)
     x = maps()
     assert torch.equal(whole(x)["embed"], whole.train()(x)["global"])
     features = three(x)
     assert torch.allclose(features["embed"].norm(dim=1), torch.ones(6), atol=1e-6)
-    # three unit vectors side by side are √3 long
+    # three concatenated unit vectors have a length of √3
     expected = torch.cat([features["global"], features["upper"], features["lower"]], 1) / 3**0.5
     assert torch.allclose(features["embed"], expected, atol=1e-6)

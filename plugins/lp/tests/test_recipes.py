@@ -8,7 +8,7 @@ from reidx.testing import snapshots
 from reidx.testing.snapshots import Stated
 
 PAPER = "Lan et al. 2023"
-DATA_SETS = {"market1501": ("Market1501", 200, 0.6), "msmt17": ("MSMT17", 400, 0.7)}  # type, steps an epoch, eps
+DATA_SETS = {"market1501": ("Market1501", 200, 0.6), "msmt17": ("MSMT17", 400, 0.7)}  # type, steps per epoch, eps
 PUBLISHED = [f"lp::{name}.yaml" for name in DATA_SETS]
 WEIGHTS = {"global": 0.8, "upper": 0.2, "lower": 0.2}  # 1 - lambda2, lambda2, lambda2 with lambda2 = 0.2
 CONTRAST = [
@@ -51,7 +51,7 @@ STATED = [
         for name, (kind, iters, eps) in DATA_SETS.items()
     ),
     Stated(
-        f"{PAPER}, losses; the teacher labels and holds the centroids in the warm-up alone",
+        f"{PAPER}, losses; only in the warm-up, labels and fixed centroids come from the teacher",
         PUBLISHED,
         {
             "stages.*.memories": {view: {"feature": view} for view in WEIGHTS},
@@ -81,7 +81,7 @@ STATED = [
         },
     ),
     Stated(
-        "the plan of the small recipes: the teacher and the student train equally long",
+        "the plan of the small recipes: equally long training of the teacher and the student",
         ["lp::market1501_small.yaml"],
         {
             "stages.*.streams.target.sampler.instances": 4,

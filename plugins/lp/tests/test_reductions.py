@@ -1,8 +1,8 @@
-"""Runs that must come to the same: what LP is when a part of it is taken out.
+"""Runs that must give equal results: LP without one of its parts, and the method that remains.
 
-They are compared bit for bit. Two runs of one seed can be, as nothing that LP adds to a run draws a random number: the
-backbone is built first, heads and memories start at constants, and every epoch is seeded anew from the seed, the number of
-its stage and its own.
+The results are compared bit for bit. This works for two runs of one seed because the parts of LP draw no random numbers: the
+backbone is built first, heads and memories start at constants, and each epoch has its own seed, from the seed of the run and
+the numbers of stage and epoch.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def weights(checkpoint: Mapping[str, Any], network: str = "student") -> dict[str
 
 
 def history(result: Result, stage: str) -> list[dict[str, float]]:
-    """What is written of each epoch, less seconds, single terms and how many are idle: those of weight 0 are."""
+    """The log of each epoch without seconds, single terms and the number of idle terms (terms of weight 0 are idle)."""
     entries = next(s.history for s in result.stages if s.name == stage)
     left_out = ("seconds", "MemoryContrast", "lp.", "idle_terms")
     return [{k: v for k, v in entry.items() if not k.startswith(left_out)} for entry in entries]
@@ -47,12 +47,12 @@ def history(result: Result, stage: str) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def without_views(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, dict[str, Any]]:
-    """A teacher with lambda1 = lambda2 = 0: what its run came to, its last checkpoint."""
+    """The result and the last checkpoint of a teacher with lambda1 = lambda2 = 0."""
     folder = tmp_path_factory.mktemp("without_views") / "run"
     return reidx.run(tiny("lp::teacher.yaml", *NO_VIEWS), folder, progress="quiet"), last(folder, "teacher")
 
 
-def test_without_views_the_teacher_is_cluster_contrast(
+def test_teacher_without_views_is_cluster_contrast(
     tiny: Tiny, tmp_path: Path, without_views: tuple[Result, dict[str, Any]]
 ) -> None:
     config = tiny("cluster_contrast::usl.yaml", "stages.adapt.epochs=2", "stages.adapt.iters=3")
@@ -60,7 +60,8 @@ def test_without_views_the_teacher_is_cluster_contrast(
     result, ours = without_views
     theirs = last(tmp_path / "run", "adapt")
     assert history(result, "teacher") == history(other, "adapt")
-    assert history(result, "teacher")[0]["clusters"] > 3 and "mAP" in history(result, "teacher")[1]
+    assert history(result, "teacher")[0]["clusters"] > 3
+    assert "mAP" in history(result, "teacher")[1]
 
     whole = {k.replace("views.global.", ""): v for k, v in weights(ours).items() if "upper" not in k and "lower" not in k}
     assert_same(whole, weights(theirs), "weights")
@@ -68,8 +69,8 @@ def test_without_views_the_teacher_is_cluster_contrast(
     assert_same(ours["reidx"]["labels"], theirs["reidx"]["labels"], "labels")
 
 
-def test_and_its_halves_have_no_gradient_but_weight_decay(without_views: tuple[Result, dict[str, Any]]) -> None:
-    # Adam on a gradient of decay · w alone, six steps, from the 3 of the exponents and the 1 of the norms
+def test_halves_without_weight_only_decay(without_views: tuple[Result, dict[str, Any]]) -> None:
+    # six steps of Adam on the gradient decay · w, from 3 (exponents) and 1 (norms)
     found = weights(without_views[1])
     for name, start in (("pool.p", 3.0), ("neck.weight", 1.0)):
         w, first, second = start, 0.0, 0.0
@@ -83,7 +84,7 @@ def test_and_its_halves_have_no_gradient_but_weight_decay(without_views: tuple[R
         assert (found[f"fusion.views.global.{name}"] - w).abs().max() > 1e-4
 
 
-def test_a_student_that_mimics_nothing_and_is_not_warmed_up_is_a_second_teacher(tiny: Tiny, tmp_path: Path) -> None:
+def test_student_without_purification_is_second_teacher(tiny: Tiny, tmp_path: Path) -> None:
     one = reidx.run(tiny("lp::distil_only.yaml", *NO_DISTILLATION), tmp_path / "student", progress="quiet")
     other = reidx.run(tiny("lp::twice.yaml"), tmp_path / "twice", progress="quiet")
     student, again = last(tmp_path / "student", "student"), last(tmp_path / "twice", "again")
@@ -91,7 +92,7 @@ def test_a_student_that_mimics_nothing_and_is_not_warmed_up_is_a_second_teacher(
     assert_same(weights(student), weights(again), "weights")
     assert_same(student["reidx"]["memories"], again["reidx"]["memories"], "memories")
     assert_same(student["reidx"]["labels"], again["reidx"]["labels"], "labels")
-    # the teacher was looked at all the same, and the second training is another than the first
+    # the distillation was still computed, and the second training differs from the first
     assert one.stages[1].last["lp.FeatureDistil"] > 0.1
     first = weights(last(tmp_path / "twice", "teacher"))
     assert not torch.equal(weights(again)["fusion.views.global.neck.weight"], first["fusion.views.global.neck.weight"])

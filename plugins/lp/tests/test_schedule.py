@@ -1,4 +1,4 @@
-"""A whole run: what the teacher gives to the student, and what stays as it was."""
+"""A whole run: the parts that the student takes from the teacher, and the parts that do not change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STAGES = {"teacher": 2, "warmup": 1, "student": 2}
 
 @dataclass
 class Run:
-    """A finished run and what was seen on its way: by which weights images were labelled, what memories were reset to."""
+    """A finished run, with the weights that labelled the images and the rows after each reset of a memory."""
 
     folder: Path
     result: Result | None = None
@@ -64,19 +64,19 @@ def run(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return seen
 
 
-def test_each_stage_has_its_epochs_and_its_steps(run: Run) -> None:
+def test_stages_have_their_epochs_and_steps(run: Run) -> None:
     assert run.result is not None
     found = {s.name: [entry["images"] / 8 for entry in s.history] for s in run.result.stages}
     assert found == {"teacher": [3, 3], "warmup": [6], "student": [3, 3]}
 
 
-def test_the_warm_up_is_labelled_by_the_teacher_and_the_rest_by_the_student(run: Run) -> None:
-    assert len(run.labelled_by) == 5  # once an epoch: the teacher's own two, the warm-up, the student's two
+def test_teacher_labels_only_the_warmup(run: Run) -> None:
+    assert len(run.labelled_by) == 5  # once per epoch: the teacher's two, the warm-up, the student's two
     assert_same(run.labelled_by[2], run.network("teacher"))
     assert_same(run.labelled_by[3], run.network("warmup"))
 
 
-def test_centroids_stay_as_the_teacher_made_them_in_the_warm_up_alone(run: Run) -> None:
+def test_centroids_are_fixed_only_in_warmup(run: Run) -> None:
     assert len(run.resets) == 5 * 3
     for view, made in zip(("global", "upper", "lower"), run.resets[6:9]):
         assert torch.allclose(run.last("warmup")["reidx"]["memories"][view]["rows"], made, atol=1e-6)
@@ -84,8 +84,8 @@ def test_centroids_stay_as_the_teacher_made_them_in_the_warm_up_alone(run: Run) 
         assert not torch.allclose(run.last("student")["reidx"]["memories"][view]["rows"], made, atol=1e-2)
 
 
-def test_the_teacher_does_not_learn(run: Run) -> None:
-    """No gradient reaches it; batch statistics make its running ones drift, which nothing reads."""
+def test_teacher_does_not_learn(run: Run) -> None:
+    """Its weights stay fixed. Its running statistics drift in training mode, but nothing uses them."""
     teacher = run.network("teacher")
     for stage in ("warmup", "student"):
         offline = run.network(stage, "offline")
@@ -94,16 +94,17 @@ def test_the_teacher_does_not_learn(run: Run) -> None:
             assert torch.equal(value, teacher[name]) != name.endswith(("running_mean", "running_var", "_tracked")), name
 
 
-def test_the_optimiser_goes_on_from_the_warm_up(run: Run) -> None:
+def test_optimiser_state_continues_from_warmup(run: Run) -> None:
     for stage, steps in (("teacher", 6), ("warmup", 6), ("student", 12)):
         remembered = run.last(stage)["optimizer"]["state"].values()
         assert {int(moments["step"]) for moments in remembered} == {steps}
 
 
-def test_the_student_does_not_begin_with_the_teachers_weights(run: Run) -> None:
-    teacher, warmed = run.network("teacher"), run.network("warmup")  # six steps at 3.5e-4 lead nowhere near the other
+def test_student_starts_from_its_own_weights(run: Run) -> None:
+    teacher, warmed = run.network("teacher"), run.network("warmup")  # six steps at 3.5e-4 change far less
     convolutions = [name for name, value in warmed.items() if value.ndim == 4]
-    assert convolutions and all((warmed[n] - teacher[n]).abs().max() > 0.02 for n in convolutions)
+    assert convolutions
+    assert all((warmed[n] - teacher[n]).abs().max() > 0.02 for n in convolutions)
 
 
 def memory(momentum: float, rows: Tensor) -> Memory:
@@ -112,15 +113,15 @@ def memory(momentum: float, rows: Tensor) -> Memory:
     return built
 
 
-def test_a_momentum_of_1_leaves_the_memory() -> None:
+def test_momentum_1_fixes_the_memory() -> None:
     rows = F.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(0)))
     kept = memory(1.0, rows)
     kept.update(F.normalize(torch.randn(9, 8)), torch.arange(9) % 3, torch.arange(9))
     assert torch.allclose(kept.state_dict()["rows"], rows, atol=1e-6)
 
 
-def test_a_memory_follows_one_instance_after_another() -> None:
-    # m = 0.1, row (1,0), then (0,1), then (1,0): (0.1, 0.9) at unit length is (0.11043, 0.99388), of which a tenth is left
+def test_memory_follows_instances_in_order() -> None:
+    # m = 0.1, row (1,0), then (0,1), then (1,0): (0.1, 0.9) at unit length is (0.11043, 0.99388); a tenth of it remains
     moved = memory(0.1, torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
     moved.update(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 0]), torch.arange(2))
     row = (0.1 * 0.110432 + 0.9, 0.1 * 0.993884)

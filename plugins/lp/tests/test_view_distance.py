@@ -1,4 +1,4 @@
-"""The distance over the views against its definition in loops, cut anywhere, and where it comes down to one view's."""
+"""The distance over the views against its definition in loops, with cuts, and in the cases that equal one view."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VIEWS = ("global", "upper", "lower")
 
 
 def bank(images: int = 40, groups: int = 6, seed: int = 0) -> dict[str, Tensor]:
-    """Three views (N,5) that agree, more or less, about who is alike."""
+    """Three views (N,5) that agree to different degrees on similar images."""
     generator = torch.Generator().manual_seed(seed)
     middle = torch.randn(groups, 5, generator=generator)[torch.arange(images) % groups]
     noise = {"global": 0.3, "upper": 0.5, "lower": 0.8}
@@ -27,7 +27,7 @@ def bank(images: int = 40, groups: int = 6, seed: int = 0) -> dict[str, Tensor]:
 
 
 def dense(graph: csr_array) -> np.ndarray:
-    """All distances; a pair that is not stored is at 1."""
+    """All distances; a pair that is not stored has a distance of 1."""
     matrix = np.ones(graph.shape)
     entries = graph.tocoo()
     matrix[entries.row, entries.col] = entries.data
@@ -35,7 +35,7 @@ def dense(graph: csr_array) -> np.ndarray:
 
 
 def jaccard_by_hand(features: Tensor, k1: int, k2: int) -> list[list[float]]:
-    """The Jaccard distance of one view (LP section 1.2), step by step."""
+    """The k-reciprocal Jaccard distance of one view, step by step."""
     x = features.double().tolist()
     n = len(x)
     squared = [[sum((a - b) ** 2 for a, b in zip(x[i], x[j])) for j in range(n)] for i in range(n)]
@@ -66,22 +66,24 @@ def test_against_the_definition_in_loops(k1: int, k2: int, lambda1: float) -> No
         for j in range(40):
             g, u, d = (by_hand[view][i][j] for view in VIEWS)
             assert graph[i, j] == pytest.approx((1 - 2 * lambda1) * g + lambda1 * u + lambda1 * d, abs=1e-5)
-    assert 0.1 < (graph < 0.99).mean() < 0.9  # there is something to compare, and not all of it
+    assert 0.1 < (graph < 0.99).mean() < 0.9  # some pairs are stored, but not all
 
 
 @pytest.mark.parametrize("lambda1", [0.0, 0.05, 0.15, 0.25, 0.4, 0.5])
 @pytest.mark.parametrize("within", [0.0, 0.3, 0.6, 0.7, 0.95, 1.0])
-def test_cut_is_the_whole_without_what_lies_beyond(lambda1: float, within: float) -> None:
+def test_cut_graph_equals_whole_up_to_within(lambda1: float, within: float) -> None:
     for seed in range(3):
         views = bank(seed=seed)
         distance = ViewFusedJaccard(8, 3, lambda1)
         whole, near = dense(distance(views)), distance(views, within=within)
         assert np.array_equal(dense(near), np.where(whole <= np.float32(within), whole, 1.0))
-        assert near.has_canonical_format and near.dtype == np.float32
-        assert np.all(near.data <= np.float32(within)) and np.all(near.data < 1)
+        assert near.has_canonical_format
+        assert near.dtype == np.float32
+        assert np.all(near.data <= np.float32(within))
+        assert np.all(near.data < 1)
 
 
-def test_no_more_of_a_view_is_computed_than_can_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_later_views_compute_only_remaining_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[float, csr_array | None]] = []
 
     def spied(self: Jaccard, features: Tensor, within: float = 1.0, among: csr_array | None = None) -> csr_array:
@@ -92,9 +94,9 @@ def test_no_more_of_a_view_is_computed_than_can_matter(monkeypatch: pytest.Monke
     monkeypatch.setattr(Jaccard, "__call__", spied)
     views = bank()
     ViewFusedJaccard(8, 3, lambda1=0.15)(views, within=0.6)
-    # where its share alone is more than 0.6: 0.7 d > 0.6; of 0.15 d there is no such d
+    # a view is cut where its part of the sum exceeds 0.6: 0.7 d > 0.6; no d has 0.15 d > 0.6
     assert [reach for reach, _ in asked] == [pytest.approx(0.6 / 0.7, abs=1e-4), 1.0, 1.0]
-    # and of the pairs that are left: 0.7 g, then 0.7 g + 0.15 u not beyond 0.6
+    # and it is computed only at the remaining pairs: 0.7 g, then 0.7 g + 0.15 u at most 0.6
     g, u = (dense(original(Jaccard(8, 3), views[view])) for view in ("global", "upper"))
     expected = [None, 0.7 * g <= 0.6, 0.7 * g + 0.15 * u <= 0.6]
     for (_, pairs), kept in zip(asked, expected, strict=True):
@@ -107,21 +109,22 @@ def test_no_more_of_a_view_is_computed_than_can_matter(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("lambda1", [0.0, 0.15, 0.3, 0.5])
-def test_symmetric_and_each_image_at_nothing_from_itself(lambda1: float) -> None:
+def test_graph_is_symmetric_with_zero_diagonal(lambda1: float) -> None:
     graph = dense(ViewFusedJaccard(8, 3, lambda1)(bank()))
     assert np.array_equal(graph, graph.T)
-    assert graph.diagonal().max() < 1e-5 and graph.min() >= 0
+    assert graph.diagonal().max() < 1e-5
+    assert graph.min() >= 0
 
 
 @pytest.mark.parametrize("lambda1", [0.0, 0.15, 0.3, 0.5])
-def test_three_times_the_same_view_is_that_view(lambda1: float) -> None:
+def test_three_equal_views_equal_one(lambda1: float) -> None:
     view = bank()["upper"]
     fused = ViewFusedJaccard(8, 3, lambda1)(dict.fromkeys(VIEWS, view))
     assert np.abs(dense(fused) - dense(Jaccard(8, 3)(view))).max() < 1e-6
 
 
 @pytest.mark.parametrize(("lambda1", "seen"), [(0.0, ["global"]), (0.15, [*VIEWS]), (0.5, ["upper", "lower"])])
-def test_a_view_that_weighs_nothing_is_not_computed(lambda1: float, seen: list[str]) -> None:
+def test_view_of_weight_zero_is_not_computed(lambda1: float, seen: list[str]) -> None:
     views = bank()
     graph = ViewFusedJaccard(8, 3, lambda1)({view: views[view] for view in seen})
     assert graph.shape == (40, 40)
@@ -132,6 +135,6 @@ def test_a_view_that_weighs_nothing_is_not_computed(lambda1: float, seen: list[s
 
 
 @pytest.mark.parametrize("lambda1", [-0.1, 0.51, math.nan])
-def test_a_weight_that_leaves_none_for_the_whole_is_refused(lambda1: float) -> None:
-    with pytest.raises(ConfigError, match=r"lambda1 is .*; it must lie in \[0, 0\.5\]"):
+def test_lambda1_outside_its_range_is_refused(lambda1: float) -> None:
+    with pytest.raises(ConfigError, match=r"lambda1 is .*; it must be in \[0, 0\.5\]"):
         ViewFusedJaccard(lambda1=lambda1)
