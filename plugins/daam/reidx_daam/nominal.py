@@ -173,7 +173,7 @@ class NominalDomain(nn.Module):
 
 
 def domain_head(dim: int, hidden: int, outputs: int) -> nn.Module:
-    """Build a head from ``dim`` numbers to ``outputs`` logits: Linear, BatchNorm, ReLU, Linear, or one Linear for ``hidden`` 0."""
+    """Build a head (``dim`` to ``outputs``) of Linear, BatchNorm, ReLU, Linear, or of one Linear if ``hidden`` is 0."""
     if hidden == 0:
         return nn.Linear(dim, outputs)
     return nn.Sequential(

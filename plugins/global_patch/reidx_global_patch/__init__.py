@@ -1,4 +1,4 @@
-"""Global/Patch: whole images and patches of them learn without labels (Sun, Zhao, Wu, ICIP 2021)."""
+"""Global/Patch: unsupervised learning from whole images and their patches (Sun, Zhao, Wu, ICIP 2021)."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ def reidx_plugin() -> PluginInfo:
         url="https://doi.org/10.1109/ICIP42928.2021.9506220",
         licence="Apache-2.0",
         deviations=(
-            "Only the paper's abstract could be read. The patch level is PAUL's, whose losses the abstract names; the global "
-            "level is a reading, from the abstract and the memory classifiers of ECN and MMCL. Each guess has a config key.",
+            "Only the paper's abstract was available. The patch level is PAUL's, whose losses the abstract names; the global "
+            "level is an interpretation of the abstract, with the memory classifiers of ECN and MMCL. Each interpretation has "
+            "a config key.",
             "The network starts from ImageNet weights and the patches are fixed stripes; PAUL starts from a labelled "
             "pre-training, which is `global_patch::pretrain.yaml` here.",
             "The patch memory is filled in evaluation mode; PAUL fills it in training mode.",
-            "The surrogate view is turned and cut by one bilinear sampling, after the image was brought to its size.",
-            "Batches hold 40 images on both data sets (PAUL's: 42 on Market-1501), resized by bicubic interpolation (PAUL's: "
+            "The surrogate view is rotated and cropped by one bilinear sampling, after the image is resized.",
+            "Batches have 40 images on both data sets (PAUL's: 42 on Market-1501), resized by bicubic interpolation (PAUL's: "
             "bilinear).",
-            "Credible samples are found anew at each epoch, not at each step.",
+            "Credible samples are found once per epoch, not in each step.",
         ),
     )
 

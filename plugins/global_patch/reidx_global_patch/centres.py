@@ -1,4 +1,4 @@
-"""The memory of image centres: what the views of an image have in common."""
+"""The memory of image centres: the moving mean of each image's views."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from reidx_global_patch.slots import average
 class ImageCentres(Memory):
     """Centres of each image's views, for the loss IPFL.
 
-    Minus the squared distances (B,N) to the images' centres; losses read ``centres`` (N,D) itself.
+    The scores are the negative squared distances (B,N) to the images' centres; losses use ``centres`` (N,D) directly.
 
     A step moves the centre of each of its images to (1−μ) c + μ f̄, where f̄ is the mean of the image's views in the batch
-    and μ = ``momentum``; an image that comes for the first time has f̄ itself. It is updated before the loss is
-    computed, by both views at once: wire it with ``when: before`` and ``stream: [first, second]`` (Global/Patch section
-    1.7). Centres get no gradient and survive relabellings.
+    and μ = ``momentum``; the first centre of an image is f̄. PAUL updates it before the loss, with both views at once: wire it
+    with ``when: before`` and ``stream: [first, second]``. Centres receive no gradient and survive relabellings. Source: PAUL,
+    CVPR 2019.
 
     Raises :class:`ValueError` for a momentum outside [0, 1].
     """

@@ -1,4 +1,4 @@
-"""Colour jitter of a whole batch, each image by factors and in an order of its own."""
+"""Colour jitter of a whole batch, with separate factors and a separate order for each image."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ GREY = (0.2989, 0.587, 0.114)
 
 
 def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
-    """Images (B,3,H,W) of values in 0..1 with brightness, contrast, saturation and hue changed; new tensors.
+    """Return a copy of images (B,3,H,W) in 0..1 with changed brightness, contrast, saturation and hue.
 
-    ``factors`` (B,4) are those of the four changes, in that order: three gains, around 1, and the shift of the hue as a
-    share of the circle, around 0. ``order`` (B,4) says which change comes first, second, …, in each image. The
-    changes are those of torchvision's ColorJitter. ``factors`` and ``order`` lie on the CPU.
+    ``factors`` (B,4) has the amounts of the four changes, in that order: three gains around 1, and the shift of the hue
+    around 0 as a share of the circle. ``order`` (B,4) lists the changes of each image in their order. The changes are those of
+    torchvision's ColorJitter. ``factors`` and ``order`` are on the CPU.
     """
     out, device = images.clone(), images.device
     for change, place in ((change, place) for place in range(4) for change in range(4)):
@@ -28,22 +28,22 @@ def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
 
 
 def brighten(images: Tensor, gain: Tensor) -> Tensor:
-    """Every value times the gain."""
+    """Multiply every value by the gain."""
     return (images * gain).clamp(0.0, 1.0)
 
 
 def contrast(images: Tensor, gain: Tensor) -> Tensor:
-    """The distance of every value to the image's mean grey times the gain."""
+    """Multiply the difference between every value and the image's mean grey by the gain."""
     return torch.lerp(grey(images).mean((2, 3), keepdim=True), images, gain).clamp(0.0, 1.0)
 
 
 def saturate(images: Tensor, gain: Tensor) -> Tensor:
-    """The distance of every value to its pixel's grey times the gain."""
+    """Multiply the difference between every value and its pixel's grey by the gain."""
     return torch.lerp(grey(images).expand_as(images), images, gain).clamp(0.0, 1.0)
 
 
 def turn_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Every pixel's hue moved by a share of the circle; value and saturation (of HSV) stay."""
+    """Shift every pixel's hue by a share of the circle; keep value and saturation (HSV)."""
     red, green, blue = images.split(1, dim=1)
     value, least = images.amax(1, keepdim=True), images.amin(1, keepdim=True)
     chroma = value - least
@@ -53,7 +53,7 @@ def turn_hue(images: Tensor, shift: Tensor) -> Tensor:
         (green - blue) / span,
         torch.where(value == green, 2.0 + (blue - red) / span, 4.0 + (red - green) / span),
     )
-    # a channel has its full value within a sixth of the circle of its own hue, and its least from a third on
+    # a channel has its full value up to a sixth of the circle from its hue, and its lowest value from a third on
     where = (sixth + 6.0 * shift + _channels(images, (5.0, 3.0, 1.0))) % 6.0
     return value - chroma * torch.minimum(where, 4.0 - where).clamp(0.0, 1.0)
 
@@ -64,7 +64,7 @@ def grey(images: Tensor) -> Tensor:
 
 
 def _channels(images: Tensor, values: tuple[float, float, float]) -> Tensor:
-    # filled on the device: copying it there would wait for it
+    # filled on the device: a copy would wait for the device
     return torch.cat([images.new_full((1, 1, 1), value) for value in values])
 
 

@@ -1,4 +1,4 @@
-"""The refiner that finds each image's credible samples."""
+"""Refiner that finds each image's credible samples."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ T: dict[str, float] = {"cycle_prefix": 0.6, "threshold": 0.6, "k_reciprocal": 0.
 class CredibleSamples:
     """The most credible neighbours of each image, for GSL.
 
-    ``neighbours`` (N, ``max_size``) int64 beside the labels: each image's credible samples, nearest first, then -1.
+    Adds ``neighbours`` (N, ``max_size``) int64 to the labels: each image's credible samples, nearest first, padded with -1.
 
-    An image is never its own. Who is credible says ``kind`` (Global/Patch section 1.4; :mod:`reidx_global_patch.rules`):
+    An image is never its own sample. ``kind`` selects the rule (:mod:`reidx_global_patch.rules`); the paper's abstract does
+    not define it:
 
-    * ``mutual_knn``: both are among each other's ``k`` (10) nearest, and their cosine is at least ``t`` if that is given;
-    * ``knn``: one of the ``k`` (6) nearest, with ``t`` likewise;
-    * ``cycle_prefix``: MMCL's label predictor with ``t`` (0.6) and ``min_k``;
+    * ``mutual_knn``: both images are among each other's ``k`` (10) nearest, and their cosine is at least ``t``, if given;
+    * ``knn``: one of the ``k`` (6) nearest, also with an optional ``t`` (ECN, CVPR 2019);
+    * ``cycle_prefix``: MMCL's label predictor (CVPR 2020) with ``t`` (0.6) and ``min_k``;
     * ``threshold``: a cosine above ``t`` (0.6);
     * ``k_reciprocal``: a Jaccard similarity of the k-reciprocal encodings (``k`` 20, ``k2``) of at least ``t`` (0.5).
 
-    Cosines are those of the level's own features (``similarity: global``; with ``labels: {memory: …}`` the content of
-    that memory), of the extracted patches (``patch``: the mean over patches), or ``fusion_lambda`` times the former plus
-    the rest times the latter (``fused``). With ``exclude_same_camera`` images of the image's own camera are taken out in
-    the end. Images whose features are all zeros (slots not written yet) have no neighbours and are nobody's.
+    ``similarity`` selects the cosines: ``global`` uses the level's own features (with ``labels: {memory: …}`` the content of
+    that memory), ``patch`` the mean over the extracted patches, and ``fused`` their weighted mean, with ``fusion_lambda`` as
+    the weight of ``global``. ``exclude_same_camera`` removes images of the image's own camera at the end. An image with
+    features of all zeros (a slot not written yet) has no neighbours and is no neighbour of others.
 
-    Raises :class:`ValueError` for a number without meaning.
+    Raises :class:`ValueError` for an invalid number.
     """
 
     provides = frozenset({"neighbours"})
@@ -73,17 +74,17 @@ class CredibleSamples:
     def contract(
         cls, similarity: str = "global", exclude_same_camera: bool = False, **_: object
     ) -> dict[str, Any]:
-        """Patches are needed to compare them, cameras to exclude the own one."""
+        """Requires ``patch`` for a similarity of patches, and cameras for ``exclude_same_camera``."""
         return {"requires": _needed(similarity), "cameras": "required" if exclude_same_camera else "unused"}
 
     def __call__(self, labels: LabelSet, context: RefinerContext) -> LabelSet:
         features = self._compared(context)
         known = np.flatnonzero(features.abs().amax(1).numpy() > 0)
         found = self._found(unit(features[known]))
-        # numbers among the known ones to numbers of images
+        # from indices among the known images to indices of all images
         neighbours = np.full((len(features), self.max_size), -1, np.int64)
         width = min(self.max_size, found.shape[1])
-        named = np.append(known, -1)[found]  # the last is what -1 points at
+        named = np.append(known, -1)[found]  # the appended -1 is the entry for the index -1
         if self.exclude_same_camera:
             cameras = np.append(context.cameras, -1)
             named = rules.packed(named, (named >= 0) & (cameras[named] != cameras[known][:, None]))
@@ -95,7 +96,7 @@ class CredibleSamples:
         )
 
     def _compared(self, context: RefinerContext) -> Tensor:
-        """The features (N,D) whose cosines count."""
+        """The features (N,D) whose cosines the rule compares."""
         if self.similarity == "global":
             return checked(context.features[context.feature])
         patch = F.normalize(context.features["patch"].float(), dim=2)
@@ -117,5 +118,5 @@ class CredibleSamples:
 
 
 def _needed(similarity: str) -> frozenset[str]:
-    """The features that must be extracted beside the level's own."""
+    """The features to extract in addition to the level's own."""
     return frozenset() if similarity == "global" else frozenset({"patch"})

@@ -1,4 +1,4 @@
-"""The exemplar memory: one unit vector an image."""
+"""The exemplar memory: one unit vector per image."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from reidx_global_patch.slots import first_of, mean_of
 
 
 class ExemplarMemory(Memory):
-    """One slot an image: the moving average of its features.
+    """One slot per image: the moving average of its features.
 
-    Cosines (B,N) of features with the N images' own slots, each the moving average of its image's features.
+    The scores are the cosines (B,N) of features with the slots of the N images.
 
-    A step writes v_i ← normalize(α v_i + (1−α) g_i) into the slots of its images alone. α grows with the epochs e, which
-    are the relabellings since the first: ``ecn`` takes ``alpha``·e (0.01), ``mmcl`` ``alpha``·e/60 (0.5), never more than
-    1, and ``const`` takes ``alpha`` itself, which must then be given. Where a step holds several views of an image,
-    ``write: mean`` takes their mean, ``first`` the first. At the first reset the slots are the images' features
-    (``init: bank``) or ``zeros``, as in both papers' code; a later one leaves them. Slots get no gradient. Columns are
-    images, so targets must be the images' own numbers: those of clusterer ``Instances`` (Global/Patch section 1.3; ECN,
-    CVPR 2019; MMCL, CVPR 2020).
+    A step writes v_i ← normalize(α v_i + (1−α) g_i), only into the slots of its images. α grows with the epoch e, the number
+    of relabellings since the first: α = ``alpha``·e with ``ecn`` (``alpha`` 0.01), ``alpha``·e/60 with ``mmcl`` (0.5), at most
+    1, and ``alpha`` with ``const``, which requires it. For several views of an image in one step, ``write: mean`` uses their
+    mean, ``first`` the first. The first reset sets the slots to the images' features (``init: bank``) or to ``zeros``, as in
+    the code of both papers; later resets keep them. Slots receive no gradient. Columns are images, so targets must be the
+    indices of the images, as from the clusterer ``Instances``. Source: ECN, CVPR 2019; MMCL, CVPR 2020.
 
-    Raises :class:`ValueError` for a negative ``alpha``, one above 1 for ``const``, or none.
+    Raises :class:`ValueError` for an ``alpha`` outside [0, 1], and for ``const`` without ``alpha``.
     """
 
     column_meaning = "images"
@@ -42,7 +41,7 @@ class ExemplarMemory(Memory):
     ) -> None:
         super().__init__()
         if alpha is None and alpha_schedule == "const":
-            raise ValueError("alpha_schedule: const needs alpha, the share of a slot that stays.")
+            raise ValueError("alpha_schedule: const needs alpha, the share of the old slot in an update.")
         given = {"ecn": 0.01, "mmcl": 0.5}.get(alpha_schedule, 0.0) if alpha is None else alpha
         if not 0.0 <= given <= 1.0:
             raise ValueError(f"alpha is {given}; it must lie between 0 and 1.")
@@ -50,21 +49,21 @@ class ExemplarMemory(Memory):
         self.slope, self.start = grows[alpha_schedule], given if alpha_schedule == "const" else 0.0
         self.init, self.write = init, write
         self.register_buffer("rows", torch.zeros(0, dim))
-        # a buffer, so that it lies in the checkpoint; -1 until the first labelling
+        # a buffer, so that checkpoints contain it; -1 until the first labelling
         self.register_buffer("epoch", torch.tensor(-1))
 
     @property
     def needs_features(self) -> bool:  # type: ignore[override]
-        """Until it is filled."""
+        """True until the slots are filled."""
         return self.init == "bank" and not len(self.rows)
 
     @property
     def images(self) -> Tensor:
-        """The slots (N,D), in the domain's order; none before the first reset."""
+        """The slots (N,D), in the domain's order; empty before the first reset."""
         return self.rows
 
     def alpha(self) -> Tensor:
-        """The share of a slot that stays in this epoch."""
+        """The share of the old slot in an update in this epoch."""
         return (self.start + self.slope * self.epoch.clamp(min=0)).clamp(max=1.0)
 
     def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The two levels of one map: a vector of the whole, and one of each patch."""
+"""The two levels of a map: a vector of the whole map, and one per patch."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from reidx_global_patch.generators import Padding, SpatialTransformer, Stripes, 
 class GlobalPatch(nn.Module):
     """Global and patch vectors, for losses on whole images and patches.
 
-    ``global`` (B,Dg), ``patch`` (B,P,256) and ``embed``, at length 1, and ``image`` (B,P·128), which PAUL compares.
+    Unit vectors ``global`` (B,Dg), ``patch`` (B,P,256) and ``embed``, and ``image`` (B,P·128), the vector of PAUL's
+    image-level loss.
 
-    The map is averaged as a whole and patch by patch (Global/Patch section 1.1). ``global``: BatchNorm, then length 1;
-    with ``global_dim`` a linear layer to that width before, without ``global_neck`` no BatchNorm, and with
-    ``global_dropout`` numbers dropped from the unit vector in training (``global_dim: 4096, global_dropout: 0.5`` is ECN's
-    head). ``patch``: a linear layer and a BatchNorm of each patch's own, a ReLU with ``relu`` (supervised pre-training),
-    then length 1. ``image``: the cosines of each patch with ``embed_dim`` rows of its own, which stay as they are with
-    ``embed_trainable: false`` (PAUL, whose rows come from pre-training).
+    The map is averaged as a whole and patch by patch. ``global``: BatchNorm, then unit length; ``global_dim`` adds a linear
+    layer to that width before, ``global_neck: false`` removes the BatchNorm, and ``global_dropout`` is a dropout on the unit
+    vector (``global_dim: 4096, global_dropout: 0.5`` is ECN's head, CVPR 2019). ``patch``: a linear layer and a BatchNorm per
+    patch, a ReLU with ``relu`` (supervised pre-training), then unit length (PAUL, CVPR 2019). ``image``: the cosines of each
+    patch with its own ``embed_dim`` rows, which are fixed with ``embed_trainable: false`` (PAUL, whose rows come from
+    pre-training).
 
-    ``generator`` says where the patches lie: ``stripes``, or ``stn``, a spatial transformer of the map (its keys begin
-    with ``generator_``, see :class:`SpatialTransformer`); ``align_corners`` and ``padding`` say how it samples. ``embed``
-    is ``eval_feature``: ``global``, ``patch``, or ``fused``, whose cosine is ``fusion_lambda`` times that of the whole
-    plus the rest times the patches' mean cosine. ``detach_global`` and ``detach_patch`` keep a level from training the
-    backbone.
+    ``generator`` selects the patches: ``stripes``, or ``stn``, a spatial transformer of the map (its keys begin with
+    ``generator_``, see :class:`SpatialTransformer`); ``align_corners`` and ``padding`` are the options of the sampling.
+    ``embed`` is ``eval_feature``: ``global``, ``patch``, or ``fused``, whose cosine is ``fusion_lambda`` times that of
+    ``global`` plus the rest times the patches' mean cosine. ``detach_global`` and ``detach_patch`` stop the gradient from a
+    level to the backbone.
 
-    Raises :class:`ValueError` for a number without meaning.
+    Raises :class:`ValueError` for an invalid number.
     """
 
     provides = frozenset({"embed", "global", "patch", "image"})
@@ -104,16 +105,17 @@ class GlobalPatch(nn.Module):
 
 
 def fused(whole: Tensor | None, patch: Tensor, share: float) -> Tensor:
-    """One vector (B,D) whose cosine is ``share`` times that of ``whole`` plus the rest times the mean one of patches (B,P,·).
+    """Fuse both levels into one unit vector (B,D).
 
-    All given ones are of length 1, and so is it (Global/Patch section 1.10).
+    Its cosine is ``share`` times that of ``whole`` (B,·) plus 1 − ``share`` times the mean cosine of the patches (B,P,·). The
+    inputs must be unit vectors.
     """
     patches = math.sqrt((1.0 - share) / patch.shape[1]) * patch.flatten(1)
     return patches if whole is None else torch.cat([math.sqrt(share) * whole, patches], 1)
 
 
 class WholeHead(nn.Module):
-    """The pooled map (B,C) to a unit vector (B,D): linear layer if asked for, BatchNorm, length 1, dropout."""
+    """The pooled map (B,C) to a unit vector (B,D): optional linear layer, BatchNorm, unit length, dropout."""
 
     def __init__(self, in_channels: int, dim: int | None, neck: bool, dropout: float) -> None:
         super().__init__()
@@ -126,14 +128,14 @@ class WholeHead(nn.Module):
 
 
 class PatchHead(nn.Module):
-    """Pooled patches (B,P,C) to unit vectors (B,P,D): each patch by a linear layer and a BatchNorm of its own."""
+    """Pooled patches (B,P,C) to unit vectors (B,P,D), with a separate linear layer and BatchNorm per patch."""
 
     def __init__(self, in_channels: int, num_patches: int, dim: int, relu: bool) -> None:
         super().__init__()
         self.relu = relu
         self.weight = nn.Parameter(torch.empty(num_patches, dim, in_channels))
         nn.init.uniform_(self.weight, -1 / math.sqrt(in_channels), 1 / math.sqrt(in_channels))
-        # one layer over the channels of all patches: statistics are a channel's own, so also a patch's
+        # one layer over the channels of all patches: statistics are per channel, so also per patch
         self.norm = nn.BatchNorm1d(num_patches * dim)
 
     def forward(self, pooled: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The global similarity-based loss: images are pulled towards their credible samples in the exemplar memory."""
+"""The global similarity-based loss: draws images towards their credible samples in the exemplar memory."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ Form = Literal["mean_log", "log_sum", "pedal", "mmcl"]
 class GSL(nn.Module):
     """Attraction of images to their credible neighbours.
 
-    How far images are from their credible samples C: the mean over the batch, 0 for an image with nothing to pull to.
+    The mean over the batch of the loss between an image and its credible samples C; 0 for an image without positives.
 
-    ``scores`` (B,N) are cosines r with the memory's slots, one an image of the domain, ``index`` (B,) the images' own slots i,
-    ``neighbours`` (B,M) the slots C, padded with -1; images may carry whatever labels. With p = softmax(r / ``beta``), by
-    ``form`` (Global/Patch section 1.5):
+    ``scores`` (B,N) are cosines r with the memory's slots, one per image of the domain, ``index`` (B,) the images' own slots
+    i, ``neighbours`` (B,M) the slots C, padded with -1. The labels of the images are not used. The abstract of the paper does
+    not give the formula; ``form`` selects one, with p = softmax(r / ``beta``):
 
-    * ``mean_log``: -Σ_{j∈C} w_j log p_j with weights of sum 1, alike or, with ``weighting: similarity``, proportional to
-      max(r_j, 0)^``gamma``, without a gradient (alike where no r_j is positive). It pulls every credible sample;
+    * ``mean_log``: -Σ_{j∈C} w_j log p_j. The weights sum to 1 and are equal, or, with ``weighting: similarity``, proportional
+      to max(r_j, 0)^``gamma``, without a gradient (equal if no r_j is positive). It draws the image to every credible sample;
     * ``log_sum``: -log Σ_{j∈C} p_j, which one credible sample can satisfy;
-    * ``pedal``: the same of exp(-``scale`` ‖g - v_j‖²) for unit vectors, that is ``log_sum`` with beta = 1 / (2 scale);
-    * ``mmcl``: ``delta`` times the mean of (1 - r)² over C and i, plus that of (1 + r)² over the nearest ``hard_ratio``
-      of the other slots, one at least. It stands for the memory classifier too (weight 0 for MemoryContrast).
+    * ``pedal``: the same with exp(-``scale`` ‖g - v_j‖²) for unit vectors, i.e. ``log_sum`` with beta = 1 / (2 scale);
+    * ``mmcl``: ``delta`` times the mean of (1 - r)² over C and i, plus the mean of (1 + r)² over the nearest ``hard_ratio``
+      of the other slots, at least one (MMCL, CVPR 2020). It also replaces the memory classifier (weight 0 for MemoryContrast).
 
-    ``exclude_self`` takes i out of all sums; ``auto`` does so for log_sum and pedal.
+    ``exclude_self`` removes i from all sums; ``auto`` does this for log_sum and pedal.
 
-    Raises :class:`ValueError` for a number without meaning, and for weights that the form has no use for.
+    Raises :class:`ValueError` for an invalid number, and for ``weighting: similarity`` with a form other than ``mean_log``.
     """
 
     column_meaning = "images"
@@ -69,7 +69,7 @@ class GSL(nn.Module):
 
     def _mean_log(self, scores: Tensor, own: Tensor, slots: Tensor, credible: Tensor) -> Tensor:
         logits = self._logits(scores, own)
-        # a difference of picked logits, as a log-softmax would hold the -inf of the own slot
+        # a difference of selected logits, because a log-softmax would contain the -inf of the own slot
         logs = logits.gather(1, slots).masked_fill(~credible, 0.0) - logits.logsumexp(1, keepdim=True)
         weights = credible.float()
         if self.weighting == "similarity":
@@ -81,7 +81,7 @@ class GSL(nn.Module):
     def _log_sum(self, scores: Tensor, own: Tensor, slots: Tensor, credible: Tensor) -> Tensor:
         logits, some = self._logits(scores, own), credible.any(1)
         picked = logits.gather(1, slots).masked_fill(~credible, -torch.inf)
-        # what would be log 0 is set to 0 before the logarithm, or its gradient were not a number
+        # rows without samples are set to 0 before the logarithm: the gradient of log 0 would be NaN
         picked = torch.where(some[:, None], picked, 0.0)
         return torch.where(some, logits.logsumexp(1) - picked.logsumexp(1), 0.0)
 
@@ -100,5 +100,5 @@ class GSL(nn.Module):
 
 
 def _mean_where(marked: Tensor, values: Tensor) -> Tensor:
-    """The mean (B,) of each row's marked values, 0 where none is."""
+    """The mean (B,) of each row's marked values, 0 for a row without any."""
     return (values * marked).sum(1) / marked.sum(1).clamp(min=1)

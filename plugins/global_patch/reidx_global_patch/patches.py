@@ -1,4 +1,4 @@
-"""The patch memory: one vector for each patch of each image."""
+"""The patch memory: one vector per patch of each image."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from reidx_global_patch.slots import average
 class PatchMemory(Memory):
     """One slot for each patch of each image, for the loss PEDAL.
 
-    Minus the squared distances (B,N,P) of patches (B,P,D) to those of the N images, patch by patch.
+    The scores are the negative squared distances (B,N,P) of patches (B,P,D) to those of the N images, patch by patch.
 
-    A slot m is the moving average of its image's patch, m ← (1−μ) m + μ f with μ = ``momentum``, not brought back to
-    length 1; of several views of an image their mean counts once. The first reset fills the slots with the images'
-    features; a later one leaves them. PAUL updates them before the loss is computed, with the first view alone: wire it
-    with ``when: before`` and ``stream``. Slots get no gradient, distances are float32 (Global/Patch section 1.6).
+    A slot m is the moving average of its image's patch, m ← (1−μ) m + μ f with μ = ``momentum``, without normalisation; for
+    several views of an image, f is their mean. The first reset fills the slots with the images' features; later resets keep
+    them. PAUL (CVPR 2019) updates them before the loss, with only the first view: wire it with ``when: before`` and
+    ``stream``. Slots receive no gradient; distances are float32.
 
     Raises :class:`ValueError` for a momentum outside [0, 1].
     """
@@ -35,7 +35,7 @@ class PatchMemory(Memory):
 
     @property
     def needs_features(self) -> bool:  # type: ignore[override]
-        """Until it is filled."""
+        """True until the slots are filled."""
         return not len(self.rows)
 
     def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:

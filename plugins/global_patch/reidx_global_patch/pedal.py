@@ -1,4 +1,4 @@
-"""The patch-based discriminative loss (PEDAL): a patch is pulled to the nearest patches of other images."""
+"""The patch-based discriminative loss (PEDAL): draws a patch to the nearest patches of other images."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class PEDAL(nn.Module):
 
     -log Σ_{j∈K} e^{s·r_j} / Σ_{j≠i} e^{s·r_j}, the mean over patches and batch; 0 or more.
 
-    ``scores`` r (B,N,P) are minus the squared distances to a :class:`PatchMemory` (B,N for a single patch), s is
-    ``scale``, K the ``k`` slots nearest to the patch. The own slot i (``index``) is in neither sum, so that the patch
-    is pulled to other images' (PAUL, CVPR 2019; Global/Patch section 1.6). Sums are in float32: s·r reaches 60.
+    ``scores`` r (B,N,P) are the negative squared distances to a :class:`PatchMemory` (B,N for a single patch), s is
+    ``scale``, K the ``k`` slots nearest to the patch. The own slot i (``index``) is in neither sum, so the patch is drawn to
+    those of other images (PAUL, CVPR 2019). Sums are in float32, because s·r reaches -60.
 
-    Raises :class:`ValueError` for a scale or a k that is not positive.
+    Raises :class:`ValueError` for a ``scale`` or ``k`` that is not positive.
     """
 
     accepts_parts = frozenset({"scores"})
@@ -33,6 +33,6 @@ class PEDAL(nn.Module):
         own = index[:, None, None].expand(-1, logits.shape[1], 1)
         others = logits.scatter(2, own, -torch.inf)
         k = min(self.k, others.shape[2] - 1)
-        if k < 1:  # the only image there is
+        if k < 1:  # there is only one image
             return 0.0 * scores.sum()
         return (others.logsumexp(2) - others.topk(k, dim=2).values.logsumexp(2)).mean()

@@ -1,6 +1,6 @@
-"""Which images are credible neighbours of an image: five rules, none of which needs all pairs at once.
+"""Five rules for the credible neighbours of an image; none of them needs all pairs at once.
 
-Each takes unit features (N,D) and gives neighbours (N,M) int64, nearest first, padded with -1, an image never its own.
+Each takes unit features (N,D) and returns neighbours (N,M) int64, nearest first, padded with -1, without the image itself.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ _BLOCK = 1 << 24  # products at a time
 
 
 def place() -> torch.device:
-    """Where neighbours are searched: on this process's GPU, if there is one."""
+    """Return the device of the neighbour search: this process's GPU, if there is one."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def knn(features: Tensor, k: int, least: float | None) -> np.ndarray:
-    """The k nearest; with ``least`` those of them whose cosine is at least that (ECN: k = 6, no bound)."""
+    """The k nearest; with ``least`` only those with a cosine of at least ``least`` (ECN: k = 6, no bound)."""
     lists, cosines = ranked(features, k)
     return packed(lists, np.ones(lists.shape, bool) if least is None else cosines >= least)
 
 
 def mutual_knn(features: Tensor, k: int, least: float | None) -> np.ndarray:
-    """Those of the k nearest who have the image among their k nearest, and a cosine of at least ``least`` if given."""
+    """Those of the k nearest that also have the image among their k nearest, with a cosine of at least ``least``, if given."""
     lists, cosines = ranked(features, k)
     mutual = (lists[lists] == np.arange(len(lists))[:, None, None]).any(2)
     return packed(lists, mutual if least is None else mutual & (cosines >= least))
 
 
 def threshold(features: Tensor, above: float, size: int) -> np.ndarray:
-    """Those whose cosine is larger than ``above``, at most the ``size`` nearest of them."""
+    """The images with a cosine above ``above``, at most the ``size`` nearest."""
     lists, cosines = ranked(features, size)
     return packed(lists, cosines > above)
 
 
 def cycle_prefix(features: Tensor, above: float, min_k: int, size: int) -> np.ndarray:
-    """The nearest up to the first who does not rank the image high enough (MMCL's label predictor, section 1.4).
+    """The nearest images, up to the first that ranks the image too low (label predictor of MMCL, CVPR 2020).
 
-    m_i is the number of images, itself included, whose cosine with i is larger than ``above``. A candidate stays while i
-    is among the first max(m_i, ``min_k``) in its own ranking, which it heads itself; of those who stay, the first
-    m_i - 1 are taken, and at most ``size``. MMCL's released code lets i be one place further back, and takes the nearest
-    one in any case.
+    m_i is the number of images with a cosine above ``above`` to image i, including i. Candidates are accepted in order, as
+    long as i is among the first max(m_i, ``min_k``) of the candidate's own ranking, which begins with the candidate itself.
+    The result has at most m_i - 1 and at most ``size`` of them. MMCL's released code allows i one place further back, and
+    always accepts the nearest candidate.
     """
     lists, _ = ranked(features, size)
     count, ranks = _ranks_of_askers(features, lists, above)
@@ -56,7 +56,7 @@ def cycle_prefix(features: Tensor, above: float, min_k: int, size: int) -> np.nd
 
 
 def k_reciprocal(features: Tensor, k1: int, k2: int, least: float, size: int) -> np.ndarray:
-    """Those whose k-reciprocal encoding has a Jaccard similarity of at least ``least``, at most the ``size`` most similar.
+    """The ``size`` most similar images with a Jaccard similarity of k-reciprocal encodings of at least ``least``.
 
     The encodings are those of :class:`reidx.labels.Jaccard` with ``k1`` and ``k2``.
     """
@@ -75,22 +75,22 @@ def k_reciprocal(features: Tensor, k1: int, k2: int, least: float, size: int) ->
 
 
 def ranked(features: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest others (N,k) of each image, fewer columns where there are no more, and their cosines."""
+    """Return the k nearest other images (N,k) and their cosines; fewer columns if there are fewer images."""
     squared, lists = nearest_together(features, k + 1, device=place())
     return lists[:, 1:].astype(np.int64), 1.0 - squared[:, 1:] / 2.0
 
 
 def packed(lists: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """The lists (N,M) with what is kept moved to the front of each row, in its order, and -1 after it."""
+    """Move the kept entries of each row of ``lists`` (N,M) to its front, in their order, and pad with -1."""
     order = np.argsort(~kept, axis=1, kind="stable")
     moved = np.take_along_axis(np.where(kept, lists, -1), order, axis=1)
     return moved.astype(np.int64)
 
 
 def _ranks_of_askers(features: Tensor, lists: np.ndarray, above: float) -> tuple[np.ndarray, np.ndarray]:
-    """How many images (N,) lie nearer to each than ``above``, and how many (N,M) a candidate finds nearer than the asker.
+    """Count the images (N,) with a cosine above ``above``, and the images (N,M) nearer to each candidate than the image is.
 
-    One pass over the rows of all products, in blocks; a candidate's row tells its ranks of all who ask for it.
+    One pass over the rows of all products, in blocks; the row of a candidate gives the ranks for all images that list it.
     """
     n, width = lists.shape
     asked = torch.from_numpy(lists.reshape(-1))

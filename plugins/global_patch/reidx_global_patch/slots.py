@@ -1,21 +1,21 @@
-"""Writing a batch into slots of one image each, where an image may be in the batch more than once."""
+"""Updates of one slot per image from a batch that may contain an image more than once."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# Shapes hang on the size of the batch alone, and nothing is read back: a GPU is never waited for. Rows of one image come
-# out equal, so that it does not count which of them is written last.
+# Shapes depend only on the size of the batch, and nothing is read back, so the host never waits for a GPU. The rows of one
+# image are equal, so the order of writing does not matter.
 
 
 def first_of(index: Tensor) -> Tensor:
-    """For each row of a batch the first row (B,) of the same image."""
+    """Return for each row of a batch the first row (B,) of the same image."""
     return (index[:, None] == index).int().argmax(1) if len(index) else index
 
 
 def mean_of(features: Tensor, index: Tensor) -> Tensor:
-    """For each row of features (B,…) the mean over the batch's rows of the same image."""
+    """Return for each row of features (B,…) the mean over the batch's rows of the same image."""
     same = (index[:, None] == index).to(features)
     with torch.autocast(features.device.type, enabled=False):
         summed = (same @ features.flatten(1)).view_as(features)

@@ -1,4 +1,4 @@
-"""The second view of an image: other colours, turned a little, cut a little."""
+"""The second view of an image: changed colours, a small rotation and a crop."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from reidx_global_patch.colours import jitter
 class Surrogate(ReidAugment):
     """Strongly altered copies of an image, as PAUL's second view.
 
-    PAUL's surrogate positives: images under other colours, turned, cut out, flipped, normalised (section 1.7).
+    PAUL's surrogate positives (CVPR 2019): colour jitter, rotation, crop, flip and normalisation.
 
-    Brightness, contrast and saturation are multiplied by 1 ± their key, the hue is moved by ± ``hue`` of the circle, all
-    uniform and in random order; then the image is turned by up to ``rotate`` degrees either way (black comes in at the
-    corners) and a box of a share of its area within ``area`` is brought back to the full size: its width is uniform
-    between that share and the whole, its place anywhere. Turning and cutting are one bilinear sampling. Flip, normalisation
+    Brightness, contrast and saturation are multiplied by 1 ± their key, the hue is shifted by ± ``hue`` of the circle; all
+    amounts are uniform, in random order. Then the image is rotated by up to ``rotate`` degrees either way (with black corners),
+    and a box with a share of its area within ``area`` is resized to the full size. The width of the box is uniform between
+    that share and the whole width, its position is uniform. Rotation and crop are one bilinear sampling. Flip, normalisation
     and random erasing (``erase``, off by default) are those of :class:`ReidAugment`.
 
-    Raises :class:`ConfigError` for a range without meaning.
+    Raises :class:`ConfigError` for an invalid range.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Surrogate(ReidAugment):
 
     def batch(self, images: Tensor) -> Tensor:
         count, _, height, width = images.shape
-        # as in ReidAugment: a row an image, drawn for the images of all processes
+        # as in ReidAugment: one row per image, drawn for the images of all processes
         draws = torch.rand(self.world_size * count, 13 + 4 + 2 * self.tries)
         draws = draws[self.rank * count : (self.rank + 1) * count]
         factors = self.spread * (2 * draws[:, :4] - 1) + torch.tensor([1.0, 1.0, 1.0, 0.0])
@@ -72,10 +72,10 @@ class Surrogate(ReidAugment):
         return self.by_slices(views, plan) if views.device.type == "cpu" else self.by_index(views, plan)
 
     def placing(self, draws: Tensor, height: int, width: int) -> Tensor:
-        """The affine maps (B,2,3) from a view to its image, for uniform draws (B,5): angle, area, width, place x, place y.
+        """Return the affine maps (B,2,3) from a view to its image, for uniform draws (B,5): angle, area, width, x, y.
 
-        Coordinates go from -1 to 1 on either axis, so that an angle, which is one of pixels, has to be stretched by the
-        image's proportions.
+        Coordinates go from -1 to 1 on both axes, but angles are in pixels, so the rotation is stretched by the image's
+        aspect ratio.
         """
         angle = self.turn * (2 * draws[:, 0] - 1)
         area = self.cut[0] + (self.cut[1] - self.cut[0]) * draws[:, 1]

@@ -1,4 +1,4 @@
-"""What every component of a kind must do, asked of this plugin's."""
+"""The plugin's components keep the contracts of their kinds."""
 
 from __future__ import annotations
 

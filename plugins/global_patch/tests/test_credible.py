@@ -1,4 +1,4 @@
-"""Credible samples: each rule against a loop over all pairs, and what becomes of it in a labelling."""
+"""Credible samples: each rule against a loop over all pairs, and the refiner in a labelling."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ N = 60
 
 
 def groups(seed: int = 0, spread: float = 0.45, dim: int = 8) -> Tensor:
-    """Unit features of 12 groups of 5, some of them overlapping."""
+    """Unit features of 12 groups of 5, some of which overlap."""
     generator = torch.Generator().manual_seed(seed)
     middle = torch.randn(12, dim, generator=generator).repeat_interleave(5, 0)
     return F.normalize(middle + spread * torch.randn(N, dim, generator=generator))
@@ -34,7 +34,7 @@ def cosines(features: Tensor) -> np.ndarray:
 
 
 def ranking(similar: np.ndarray, i: int) -> list[int]:
-    """All images from the nearest on, the image itself first."""
+    """All images in order of similarity, the image itself first."""
     return [i, *sorted((j for j in range(len(similar)) if j != i), key=lambda j: (-similar[i, j], j))]
 
 
@@ -42,7 +42,7 @@ def as_sets(neighbours: np.ndarray) -> list[list[int]]:
     found = []
     for row in neighbours.tolist():
         listed = [j for j in row if j >= 0]
-        assert row == listed + [-1] * (len(row) - len(listed)), "holes in a row"
+        assert row == listed + [-1] * (len(row) - len(listed)), "-1 before a neighbour"
         found.append(listed)
     return found
 
@@ -63,7 +63,7 @@ def found_by(features: Tensor, **keys: Any) -> list[list[int]]:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("t", [None, 0.5])
-def test_the_nearest(seed: int, t: float | None) -> None:
+def test_knn_against_loop(seed: int, t: float | None) -> None:
     features = groups(seed)
     similar = cosines(features)
     ours = found_by(features, kind="knn", t=t)
@@ -74,7 +74,7 @@ def test_the_nearest(seed: int, t: float | None) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("k", "t"), [(10, None), (3, None), (10, 0.6)])
-def test_those_who_are_near_to_each_other(seed: int, k: int, t: float | None) -> None:
+def test_mutual_knn_against_loop(seed: int, k: int, t: float | None) -> None:
     features = groups(seed)
     similar = cosines(features)
     near = [ranking(similar, i)[1 : k + 1] for i in range(N)]
@@ -87,7 +87,7 @@ def test_those_who_are_near_to_each_other(seed: int, k: int, t: float | None) ->
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("max_size", [20, 3])
-def test_those_above_a_threshold(seed: int, max_size: int) -> None:
+def test_threshold_against_loop(seed: int, max_size: int) -> None:
     features = groups(seed)
     similar = cosines(features)
     ours = found_by(features, kind="threshold", t=0.55, max_size=max_size)
@@ -97,7 +97,7 @@ def test_those_above_a_threshold(seed: int, max_size: int) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("t", "min_k", "max_size"), [(0.6, 10, 20), (0.3, 2, 20), (0.3, 2, 4), (0.9, 10, 20)])
-def test_the_prefix_of_those_who_rank_back(seed: int, t: float, min_k: int, max_size: int) -> None:
+def test_cycle_prefix_against_loop(seed: int, t: float, min_k: int, max_size: int) -> None:
     features = groups(seed, spread=0.7)
     similar = cosines(features)
     orders = [ranking(similar, i) for i in range(N)]
@@ -114,10 +114,10 @@ def test_the_prefix_of_those_who_rank_back(seed: int, t: float, min_k: int, max_
             accepted.append(j)
         assert ours[i] == accepted[: max(count - 1, 0)][:max_size]
     if min_k == 2:
-        assert stopped > 5  # the rule did something
+        assert stopped > 5  # the rule stopped some lists
 
 
-def test_the_prefix_comes_out_the_same_in_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cycle_prefix_is_equal_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     features = groups(1, spread=0.7)
     whole = rules.cycle_prefix(features, 0.3, 2, 20)
     monkeypatch.setattr(rules, "_BLOCK", 7 * N)
@@ -125,10 +125,10 @@ def test_the_prefix_comes_out_the_same_in_small_blocks(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("t", [0.3, 0.5])
-def test_those_of_like_encodings(t: float) -> None:
+def test_k_reciprocal_against_loop(t: float) -> None:
     features = groups(2)
     distances, graph = np.ones((N, N), np.float32), Jaccard(12, 4)(features).tocoo()
-    distances[graph.row, graph.col] = graph.data  # what is not stored is at distance 1
+    distances[graph.row, graph.col] = graph.data  # pairs that are not stored have a distance of 1
     ours = found_by(features, kind="k_reciprocal", k=12, k2=4, t=t)
     for i in range(N):
         near = [j for j in range(N) if j != i and 1 - distances[i, j] >= t - 1e-7]
@@ -146,7 +146,7 @@ KINDS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("keys", KINDS, ids=lambda keys: keys["kind"])
-def test_an_image_is_never_its_own_sample_even_among_equals(keys: dict[str, Any]) -> None:
+def test_image_is_never_its_own_sample(keys: dict[str, Any]) -> None:
     features = groups()
     features[3] = features[4] = features[5]
     ours = found_by(features, **keys)
@@ -159,7 +159,8 @@ def test_an_image_is_never_its_own_sample_even_among_equals(keys: dict[str, Any]
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_few_images_have_few_neighbours(keys: dict[str, Any], count: int) -> None:
     ours = found_by(groups()[:count], **keys)
-    assert len(ours) == count and all(len(own) < count for own in ours)
+    assert len(ours) == count
+    assert all(len(own) < count for own in ours)
 
 
 @pytest.mark.parametrize("keys", KINDS, ids=lambda keys: keys["kind"])
@@ -167,28 +168,31 @@ def test_groups_far_apart_are_found(keys: dict[str, Any]) -> None:
     features = groups(spread=0.05, dim=16)
     wanted = {**keys, "t": 0.6, **({"k": 4} if keys["kind"] in ("knn", "mutual_knn") else {})}
     for i, own in enumerate(found_by(features, **wanted)):
-        assert set(own) <= {5 * (i // 5) + j for j in range(5)} and (len(own) == 4 or keys["kind"] == "k_reciprocal")
+        assert set(own) <= {5 * (i // 5) + j for j in range(5)}
+        assert len(own) == 4 or keys["kind"] == "k_reciprocal"
 
 
 # ---- in a labelling
 
 
-def test_labels_stay_and_neighbours_come_beside_them() -> None:
+def test_refiner_keeps_labels_and_adds_neighbours() -> None:
     labels = refined(CredibleSamples(), {"global": groups()})
-    assert labels.labels.tolist() == list(range(N)) and labels.report["clusters"] == N
+    assert labels.labels.tolist() == list(range(N))
+    assert labels.report["clusters"] == N
     neighbours = labels.extra["neighbours"]
-    assert neighbours.shape == (N, 20) and neighbours.dtype == np.int64
+    assert neighbours.shape == (N, 20)
+    assert neighbours.dtype == np.int64
     sizes = (neighbours >= 0).sum(1)
     assert labels.report["credible"] == pytest.approx(sizes.mean())
     assert labels.report["without_credible"] == pytest.approx((sizes == 0).mean())
 
 
-def test_features_count_by_their_direction() -> None:
+def test_length_of_features_does_not_matter() -> None:
     lengths = torch.linspace(0.1, 10, N)[:, None]
     assert found_by(groups() * lengths) == found_by(groups())
 
 
-def test_slots_not_written_yet_have_no_neighbours_and_are_nobodys() -> None:
+def test_empty_slots_are_no_neighbours() -> None:
     features = groups()
     empty = [0, 7, 31]
     rest = [i for i in range(N) if i not in empty]
@@ -200,7 +204,7 @@ def test_slots_not_written_yet_have_no_neighbours_and_are_nobodys() -> None:
     assert found_by(torch.zeros(4, 8)) == [[], [], [], []]
 
 
-def test_the_own_camera_can_be_left_out() -> None:
+def test_same_camera_can_be_excluded() -> None:
     cameras = np.arange(N) % 3
     plain = found_by(groups())
     neighbours = refined(CredibleSamples(exclude_same_camera=True), {"global": groups()}, cameras=cameras).extra["neighbours"]
@@ -211,7 +215,7 @@ def test_the_own_camera_can_be_left_out() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-def test_both_levels_have_a_vote(share: float) -> None:
+def test_fused_similarity_combines_both_levels(share: float) -> None:
     whole = groups(1)
     patch = torch.stack([groups(seed) for seed in (2, 3, 4)], 1)
     local = np.mean([cosines(patch[:, p]) for p in range(3)], axis=0)
@@ -224,7 +228,7 @@ def test_both_levels_have_a_vote(share: float) -> None:
     assert ours == [ranking(local, i)[1:7] for i in range(N)]
 
 
-def test_what_must_be_extracted() -> None:
+def test_required_features_follow_similarity() -> None:
     assert CredibleSamples().requires == frozenset() == contract_of(CredibleSamples, {}).requires
     for similarity in ("patch", "fused"):
         assert contract_of(CredibleSamples, {"similarity": similarity}).requires == {"patch"}
@@ -236,6 +240,6 @@ def test_what_must_be_extracted() -> None:
     [{"k": 0}, {"max_size": 0}, {"min_k": 0}, {"k2": 0}, {"fusion_lambda": 1.5}, {"kind": "nearest"},
      {"kind": "threshold", "k": 3}],
 )  # fmt: skip
-def test_a_value_without_meaning_is_refused(keys: dict[str, Any]) -> None:
+def test_invalid_value_is_refused(keys: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(reversed(keys))):
         build("refiner", {"type": "global_patch.CredibleSamples", **keys})

@@ -1,4 +1,4 @@
-"""The features of GlobalPatch against loops over patches; what is trained, what is kept from the backbone."""
+"""The features of GlobalPatch against loops over patches; trained parameters and detached levels."""
 
 from __future__ import annotations
 
@@ -59,12 +59,14 @@ def test_shapes_widths_and_lengths() -> None:
         "embed": (8, C + 6 * 256), "global": (8, C), "patch": (8, 6, 256), "image": (8, 6 * 128),
     }  # fmt: skip
     assert fusion.dims == {name: value.shape[-1] for name, value in features.items()}
-    assert unit(features["embed"]) and unit(features["global"]) and unit(features["patch"])
+    assert unit(features["embed"])
+    assert unit(features["global"])
+    assert unit(features["patch"])
     assert bool((features["image"].abs() <= 1 + 1e-5).all())
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_the_cosine_of_fused_vectors_is_the_weighted_mean_of_both(share: float) -> None:
+def test_fused_cosine_is_weighted_mean(share: float) -> None:
     features = {name: value.detach() for name, value in head(fusion_lambda=share)(maps()).items()}
     embed, whole, patch = features["embed"], features["global"], features["patch"]
     for i in range(4):
@@ -74,7 +76,7 @@ def test_the_cosine_of_fused_vectors_is_the_weighted_mean_of_both(share: float) 
             assert float(embed[i] @ embed[j]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_one_level_alone_for_the_ablation() -> None:
+def test_embed_can_be_one_level() -> None:
     whole, patch = head(eval_feature="global"), head(eval_feature="patch")
     assert torch.equal(whole(maps())["embed"], whole(maps())["global"])
     features = patch(maps())
@@ -82,7 +84,7 @@ def test_one_level_alone_for_the_ablation() -> None:
     assert torch.allclose(features["embed"], features["patch"].flatten(1) / math.sqrt(P), atol=1e-6)
 
 
-def test_stripes_and_an_untrained_transformer_give_the_same_features() -> None:
+def test_untrained_transformer_equals_stripes() -> None:
     fixed, moved = head(), head(generator="stn")
     moved.load_state_dict(fixed.state_dict(), strict=False)
     for mode in (True, False):
@@ -95,14 +97,14 @@ def trained(fusion: GlobalPatch) -> set[str]:
     return {name.split(".")[0] for name, p in fusion.named_parameters() if p.requires_grad}
 
 
-def test_what_is_trained() -> None:
+def test_trained_parts_of_each_setting() -> None:
     assert trained(head()) == {"whole", "patches", "rows"}
     assert trained(head(generator="stn")) == {"whole", "patches", "rows"}
     assert trained(head(generator="stn", generator_trainable=True)) == {"whole", "patches", "rows", "generator"}
     assert trained(head(embed_trainable=False)) == {"whole", "patches"}
 
 
-def test_rows_of_the_embedding_start_orthogonal_and_count_by_their_direction() -> None:
+def test_embedding_rows_are_orthogonal_directions() -> None:
     fusion = head().eval()
     for own in fusion.rows:
         assert torch.allclose(own @ own.T, torch.eye(5), atol=1e-5)
@@ -112,7 +114,7 @@ def test_rows_of_the_embedding_start_orthogonal_and_count_by_their_direction() -
 
 
 @pytest.mark.parametrize(("key", "kept_from"), [("detach_global", "global"), ("detach_patch", "patch")])
-def test_a_detached_level_does_not_train_the_backbone(key: str, kept_from: str) -> None:
+def test_detached_level_does_not_train_backbone(key: str, kept_from: str) -> None:
     given = maps().requires_grad_()
     features = head(**{key: True})(given)
     other = "patch" if kept_from == "global" else "global"
@@ -121,9 +123,10 @@ def test_a_detached_level_does_not_train_the_backbone(key: str, kept_from: str) 
     assert torch.autograd.grad((features[other] * look).sum(), given)[0].abs().sum() > 0
 
 
-def test_the_head_of_ecn() -> None:
+def test_head_of_ecn() -> None:
     fusion = head(global_dim=32, global_dropout=0.5)
-    assert fusion.dims["global"] == 32 and fusion.dims["embed"] == 32 + P * 10
+    assert fusion.dims["global"] == 32
+    assert fusion.dims["embed"] == 32 + P * 10
     torch.manual_seed(0)
     dropped = fusion.train()(maps())["global"]
     assert 0.3 < (dropped == 0).float().mean() < 0.7
@@ -132,16 +135,17 @@ def test_the_head_of_ecn() -> None:
     assert torch.allclose(plain(maps())["global"], F.normalize(maps().mean((2, 3))), atol=1e-6)
 
 
-def test_fused_is_of_length_1() -> None:
+def test_fused_vector_has_unit_length() -> None:
     whole = F.normalize(torch.randn(5, 7, generator=torch.Generator().manual_seed(0)))
     patch = F.normalize(torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(1)), dim=2)
-    assert unit(fused(whole, patch, 0.25)) and unit(fused(None, patch, 0.0))
+    assert unit(fused(whole, patch, 0.25))
+    assert unit(fused(None, patch, 0.0))
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [("fusion_lambda", 1.5), ("global_dropout", -0.1), ("num_patches", 0), ("generator", "grid"), ("generater", "stn")],
 )
-def test_a_value_without_meaning_is_refused(key: str, value: Any) -> None:
+def test_invalid_value_is_refused(key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=key):
         build("fusion", {"type": "global_patch.GlobalPatch", key: value}, in_channels=C)

@@ -1,4 +1,4 @@
-"""Patches as weighted means against sampling every patch; stripes against their rows."""
+"""Patches as weighted means against sampled patches; stripes against their rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def sampled(maps: Tensor, theta: Tensor, align_corners: bool, padding: str) -> Tensor:
-    """The patches' means with each patch made: torch's sampler, then the mean."""
+    """The means of the patches by torch's sampler, then the mean."""
     made = []
     for patch in theta.expand(len(maps), -1, -1, -1).unbind(1):
         grid = F.affine_grid(patch, list(maps.shape), align_corners=align_corners)
@@ -25,9 +25,9 @@ def sampled(maps: Tensor, theta: Tensor, align_corners: bool, padding: str) -> T
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize("padding", ["border", "zeros"])
 @pytest.mark.parametrize("size", [(24, 8), (7, 5), (2, 3)])
-def test_pooled_patches_are_the_means_of_sampled_ones(align_corners: bool, padding: str, size: tuple[int, int]) -> None:
+def test_pooled_patches_equal_sampled_means(align_corners: bool, padding: str, size: tuple[int, int]) -> None:
     maps = torch.randn(3, 4, *size, generator=seeded(1), requires_grad=True)
-    # turned, stretched and partly outside
+    # rotated, stretched and partly outside
     theta = (stripes(5) + 0.4 * torch.randn(3, 5, 2, 3, generator=seeded(2))).requires_grad_()
     ours = pooled_patches(maps, theta, align_corners, padding)  # type: ignore[arg-type]
     theirs = sampled(maps, theta, align_corners, padding)
@@ -40,7 +40,7 @@ def test_pooled_patches_are_the_means_of_sampled_ones(align_corners: bool, paddi
         assert torch.allclose(mine, other, atol=1e-4)
 
 
-def test_stripes_are_the_published_places() -> None:
+def test_stripes_have_the_published_positions() -> None:
     theta = stripes(6)
     middles = [-5 / 6, -3 / 6, -1 / 6, 1 / 6, 3 / 6, 5 / 6]
     for patch, middle in zip(theta.tolist(), middles):
@@ -48,20 +48,21 @@ def test_stripes_are_the_published_places() -> None:
         assert patch[1] == pytest.approx([0.0, 1 / 6, middle])
 
 
-def test_a_stripe_of_rows_that_hold_their_number_gives_the_middle_of_its_band() -> None:
+def test_stripe_averages_its_band_of_rows() -> None:
     rows = torch.arange(24.0)[:, None].expand(1, 1, 24, 8)
     aligned = pooled_patches(rows, stripes(6)[None], True, "border")[0, :, 0]
-    # with aligned corners stripe p covers the rows 23/6 p to 23/6 (p+1)
+    # each row holds its number; with aligned corners stripe p covers the rows 23/6 p to 23/6 (p+1)
     assert aligned.tolist() == pytest.approx([23 / 6 * (p + 0.5) for p in range(6)], abs=1e-4)
     loose = pooled_patches(rows, stripes(6)[None], False, "border")[0, :, 0]
     assert loose.tolist() == pytest.approx([4 * p + 1.5 for p in range(6)], abs=0.1)
 
 
-def test_weights_are_a_mean_unless_something_lies_outside() -> None:
+def test_weights_sum_to_one_inside_map() -> None:
     for align_corners in (True, False):
         whole = patch_weights(stripes(6)[None], 24, 8, align_corners, "border")
-        assert torch.allclose(whole.sum((2, 3)), torch.ones(1, 6)) and bool((whole >= 0).all())
-    # zero padding without aligned corners: the outermost stripes lose 3.1 % (section 1.2)
+        assert torch.allclose(whole.sum((2, 3)), torch.ones(1, 6))
+        assert bool((whole >= 0).all())
+    # zero padding without aligned corners: the outermost stripes lose 3.1 %
     lost = 1 - patch_weights(stripes(6)[None], 24, 8, False, "zeros").sum((2, 3))[0]
     assert lost.tolist() == pytest.approx([0.031, 0, 0, 0, 0, 0.031], abs=5e-4)
 
@@ -71,21 +72,22 @@ def transformer(trainable: bool = False, bn_eval: bool = True) -> SpatialTransfo
     return SpatialTransformer(8, 6, hidden=16, fc=12, trainable=trainable, bn_eval=bn_eval)
 
 
-def test_an_untrained_transformer_is_the_stripes() -> None:
+def test_untrained_transformer_predicts_stripes() -> None:
     maps = torch.randn(4, 8, 12, 6, generator=seeded(1))
     fixed = Stripes(6)
-    assert not list(fixed.parameters()) and not fixed.state_dict()
+    assert not list(fixed.parameters())
+    assert not fixed.state_dict()
     for mode in (True, False):
         assert torch.equal(transformer().train(mode)(maps), fixed(maps).expand(4, -1, -1, -1))
 
 
-def test_the_published_transformer_has_77_6_million_parameters() -> None:
+def test_parameter_count_of_published_transformer() -> None:
     with torch.device("meta"):
         published = SpatialTransformer(2048, 6, hidden=4096, fc=512, trainable=True, bn_eval=True)
     assert round(sum(p.numel() for p in published.parameters()) / 1e6, 1) == 77.6
 
 
-def test_a_transformer_that_is_trained_moves_its_patches() -> None:
+def test_trained_transformer_moves_its_patches() -> None:
     maps = torch.randn(16, 8, 12, 6, generator=seeded(1))
     mark = torch.arange(12.0)[:, None].expand(12, 6)
     generator = transformer(trainable=True)
@@ -105,7 +107,7 @@ def test_a_transformer_that_is_trained_moves_its_patches() -> None:
 
 
 @pytest.mark.parametrize("bn_eval", [True, False])
-def test_a_frozen_transformer_keeps_its_weights_and_its_batchnorm_at_rest(bn_eval: bool) -> None:
+def test_frozen_transformer_does_not_change(bn_eval: bool) -> None:
     generator = transformer(bn_eval=bn_eval).train()
     assert not any(p.requires_grad for p in generator.parameters())
     before = generator.norm.running_mean.clone()
@@ -115,7 +117,7 @@ def test_a_frozen_transformer_keeps_its_weights_and_its_batchnorm_at_rest(bn_eva
     assert transformer(trainable=True, bn_eval=bn_eval).train().norm.training
 
 
-def test_places_do_not_lose_precision_in_bf16() -> None:
+def test_positions_keep_precision_in_bf16() -> None:
     maps = torch.randn(4, 8, 12, 6, generator=seeded(1))
     generator = transformer().eval()
     with torch.autocast("cpu", dtype=torch.bfloat16):

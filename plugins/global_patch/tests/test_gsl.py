@@ -1,4 +1,4 @@
-"""GSL's four forms against plain loops, and the numbers that can be worked out by hand."""
+"""GSL's four forms against plain loops and against values by hand."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cosines() -> Tensor:
 
 def one(form: str, r: list[float], own: int, credible: list[int], beta: float, scale: float, keep_own: bool,
         weights: list[float], delta: float = 5.0, ratio: float = 0.2) -> float:  # fmt: skip
-    """The loss of one image, slot after slot."""
+    """The loss of one image, slot by slot."""
     slots = [j for j in range(len(r)) if keep_own or j != own]
     if form == "mmcl":
         positive = sorted({*credible, *([own] if keep_own else [])})
@@ -42,7 +42,7 @@ def one(form: str, r: list[float], own: int, credible: list[int], beta: float, s
         return delta * pull + sum((1 + value) ** 2 for value in hard) / len(hard)
     if not credible:
         return 0.0
-    if form == "pedal":  # written with distances of unit vectors, as its formula is
+    if form == "pedal":  # with the distances of unit vectors, as in its formula
         def kernel(j: int) -> float:
             return math.exp(-scale * (2 - 2 * r[j]))
     else:
@@ -79,7 +79,7 @@ def test_weights_by_similarity(gamma: float) -> None:
     scores = cosines().requires_grad_()
     value = GSL(weighting="similarity", gamma=gamma)(scores, TARGETS, NEIGHBOURS)
     assert value.item() == pytest.approx(expected, rel=1e-5)
-    # weights carry no gradient: it is what cross-entropy has with these weights as targets, β included
+    # weights have no gradient: it equals that of the cross-entropy with these weights as targets, including β
     gradient = torch.autograd.grad(value, scores)[0]
     p = (scores.detach() / 0.05).softmax(1)
     near = torch.zeros(5, N)
@@ -95,21 +95,21 @@ def test_weights_by_similarity(gamma: float) -> None:
 
 
 @pytest.mark.parametrize(("beta", "expected"), [(0.05, 2.027225), (1.0, 1.599507)])
-def test_with_the_memory_classifier_it_is_the_loss_of_ecn(beta: float, expected: float) -> None:
-    # M = I, g = (.8, .6, 0, 0), own slot 0; of ECN's two neighbours the other is slot 1, of weight 1/2 (section 2)
+def test_sum_with_memory_classifier_is_ecn(beta: float, expected: float) -> None:
+    # M = I, g = (.8, .6, 0, 0), own slot 0; ECN's k = 2 includes the own slot, the other is slot 1 with weight 1/2
     scores, own = torch.tensor([[0.8, 0.6, 0.0, 0.0]]), torch.tensor([0])
     total = MemoryContrast(beta)(scores, own) + 0.5 * GSL(beta=beta)(scores, own, torch.tensor([[1, -1]]))
     assert total.item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_pedal_is_the_logarithm_of_the_sum_at_another_temperature() -> None:
+def test_pedal_form_equals_rescaled_log_sum() -> None:
     pedal, log_sum = GSL("pedal", scale=10.0), GSL("log_sum", beta=0.05)
     given = (cosines(), TARGETS, NEIGHBOURS)
     assert pedal(*given).item() == pytest.approx(log_sum(*given).item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("form", ["mean_log", "log_sum", "pedal", "mmcl"])
-def test_images_without_credible_samples_count_nothing_and_never_nan(form: str) -> None:
+def test_images_without_samples_have_zero_loss(form: str) -> None:
     scores = cosines().requires_grad_()
     nobody = torch.full((5, 3), -1)
     loss = GSL(form, exclude_self=True)  # type: ignore[arg-type]
@@ -117,26 +117,29 @@ def test_images_without_credible_samples_count_nothing_and_never_nan(form: str) 
     assert value.item() == 0.0
     gradient = torch.autograd.grad(value, scores)[0]
     assert torch.equal(gradient, torch.zeros_like(gradient))
-    # an empty row beside others leaves their gradients finite
+    # an empty row keeps the gradients of other rows finite
     value = loss(scores, TARGETS, NEIGHBOURS)
     gradient = torch.autograd.grad(value, scores)[0]
-    assert torch.isfinite(gradient).all() and not gradient[2].any() and gradient[0].any()
+    assert torch.isfinite(gradient).all()
+    assert not gradient[2].any()
+    assert gradient[0].any()
 
 
-def test_mmcl_has_the_own_slot_to_pull_to_where_nobody_is_credible() -> None:
+def test_mmcl_draws_to_own_slot() -> None:
     value = GSL("mmcl", hard_ratio=0.2)(cosines()[:1], TARGETS[:1], torch.full((1, 2), -1))
     expected = one("mmcl", cosines()[0].double().tolist(), 3, [], 0, 0, True, [], ratio=0.2)
-    assert value.item() == pytest.approx(expected, rel=1e-5) and expected > 0
+    assert value.item() == pytest.approx(expected, rel=1e-5)
+    assert expected > 0
 
 
-def test_an_image_is_not_its_own_credible_sample() -> None:
+def test_own_slot_is_no_credible_sample() -> None:
     listed = torch.tensor([[3, 4]])
     for form in ("mean_log", "log_sum", "mmcl"):
         ours = GSL(form)(cosines()[:1], TARGETS[:1], listed)  # type: ignore[arg-type]
         assert torch.equal(ours, GSL(form)(cosines()[:1], TARGETS[:1], torch.tensor([[4, -1]])))  # type: ignore[arg-type]
 
 
-def test_one_good_sample_satisfies_log_sum_but_not_mean_log() -> None:
+def test_one_sample_satisfies_only_log_sum() -> None:
     scores = torch.tensor([[0.0, 1.0, -1.0, 0.0]])
     own, two = torch.tensor([0]), torch.tensor([[1, 2]])
     assert GSL("log_sum")(scores, own, two) < 0.01
@@ -144,13 +147,13 @@ def test_one_good_sample_satisfies_log_sum_but_not_mean_log() -> None:
 
 
 @pytest.mark.parametrize("form", ["mean_log", "log_sum", "pedal", "mmcl"])
-def test_features_are_pulled_to_their_credible_samples(form: str) -> None:
+def test_training_draws_features_to_samples(form: str) -> None:
     slots = unit(N, 2)
     features = unit(5, 1).requires_grad_()
     optimizer = torch.optim.SGD([features], lr=0.1)
 
     def near() -> float:
-        """The cosine with the credible samples on average, for the forms of one sum with the nearest of them."""
+        """The mean cosine with the credible samples; for the forms with one sum, with the nearest of them."""
         similar = F.normalize(features.detach()) @ slots.T
         found = [similar[b, [j for j in row if j >= 0]] for b, row in enumerate(NEIGHBOURS.tolist()) if row[0] >= 0]
         return float(sum(own.max() if form in ("log_sum", "pedal") else own.mean() for own in found) / len(found))
@@ -160,7 +163,7 @@ def test_features_are_pulled_to_their_credible_samples(form: str) -> None:
         optimizer.zero_grad()
         GSL(form)(F.normalize(features) @ slots.T, TARGETS, NEIGHBOURS).backward()  # type: ignore[arg-type]
         optimizer.step()
-    assert near() > before + 0.12  # 0.25 to 0.63 of four seeds, exactly 0 without a rate
+    assert near() > before + 0.12  # 0.25 to 0.63 for four seeds, exactly 0 at a rate of 0
 
 
 @pytest.mark.parametrize(
@@ -168,6 +171,6 @@ def test_features_are_pulled_to_their_credible_samples(form: str) -> None:
     [{"beta": 0.0}, {"scale": -1.0}, {"delta": 0}, {"hard_ratio": 0.0}, {"form": "mean"}, {"gamma": 0},
      {"form": "mmcl", "weighting": "similarity"}],
 )  # fmt: skip
-def test_a_value_without_meaning_is_refused(keys: dict[str, Any]) -> None:
+def test_invalid_value_is_refused(keys: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(reversed(keys))):
         build("loss", {"type": "global_patch.GSL", **keys})

@@ -1,4 +1,4 @@
-"""The three memories against image-by-image loops, over resets, checkpoints and steps in mixed precision."""
+"""The three memories against loops over images, with resets, checkpoints and mixed precision."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def centres(**keys: Any) -> ImageCentres:
 
 
 INDEX = torch.tensor([7, 2, 11, 2, 0, 7])
-"""A batch in which two images come twice, as with two views."""
+"""A batch that contains two images twice, as with two views."""
 
 
 # ---- exemplars
@@ -63,14 +63,14 @@ INDEX = torch.tensor([7, 2, 11, 2, 0, 7])
         ({"alpha": 0.4}, [0.0, 0.4, 0.8, 1.0]),
     ],
 )
-def test_what_stays_of_a_slot_in_each_epoch(keys: dict[str, Any], expected: list[float]) -> None:
+def test_alpha_follows_its_schedule(keys: dict[str, Any], expected: list[float]) -> None:
     for epoch, alpha in enumerate(expected):
         assert exemplars(epoch + 1, **keys).alpha().item() == pytest.approx(alpha)
 
 
 @pytest.mark.parametrize("write", ["mean", "first"])
 @pytest.mark.parametrize("epochs", [1, 40])
-def test_a_step_writes_the_slots_of_its_images_alone(write: str, epochs: int) -> None:
+def test_step_writes_only_slots_of_its_images(write: str, epochs: int) -> None:
     memory = exemplars(epochs, write=write)
     before, features = memory.rows.clone(), random(6, D, seed=2) * 4
     memory.update(features, INDEX, INDEX)
@@ -86,19 +86,21 @@ def test_a_step_writes_the_slots_of_its_images_alone(write: str, epochs: int) ->
     assert torch.allclose(memory.rows.norm(dim=1), torch.ones(N), atol=1e-6)
 
 
-def test_slots_start_as_unit_features_and_outlive_relabellings() -> None:
+def test_slots_start_as_features_and_survive_relabelling() -> None:
     memory = ExemplarMemory(D)
-    assert memory.needs_features and len(memory.images) == 0
+    assert memory.needs_features
+    assert len(memory.images) == 0
     features = random(N, D, seed=1) * 3
     memory.reset(features, torch.arange(N))
-    assert torch.allclose(memory.images, F.normalize(features)) and not memory.needs_features
+    assert torch.allclose(memory.images, F.normalize(features))
+    assert not memory.needs_features
     memory.update(random(6, D, seed=2), INDEX, INDEX)
     kept = memory.images.clone()
     memory.reset(None, torch.arange(N))
     assert torch.equal(memory.images, kept)
 
 
-def test_slots_of_zeros_fill_as_their_images_come() -> None:
+def test_zero_slots_fill_with_their_images() -> None:
     memory = ExemplarMemory(D, init="zeros")
     assert not memory.needs_features
     memory.reset(None, torch.arange(N))
@@ -107,7 +109,7 @@ def test_slots_of_zeros_fill_as_their_images_come() -> None:
     assert sorted(memory.images.abs().sum(1).nonzero()[:, 0].tolist()) == [0, 2, 7, 11]
 
 
-def test_scores_are_cosines_of_before_the_step() -> None:
+def test_scores_are_cosines_with_old_slots() -> None:
     memory, features = exemplars(), F.normalize(random(4, D, seed=3)).requires_grad_()
     before = memory.rows.clone()
     scores = memory(features)
@@ -122,7 +124,7 @@ def test_scores_are_cosines_of_before_the_step() -> None:
 @pytest.mark.parametrize(
     "keys", [{"alpha_schedule": "const"}, {"alpha": -0.1}, {"alpha_schedule": "const", "alpha": 1.2}, {"write": "last"}]
 )
-def test_an_exemplar_memory_that_means_nothing_is_refused(keys: dict[str, Any]) -> None:
+def test_invalid_exemplar_memory_is_refused(keys: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(reversed(keys)).partition("_")[0]):
         build("memory", {"type": "global_patch.ExemplarMemory", **keys}, dim=D)
 
@@ -130,7 +132,7 @@ def test_an_exemplar_memory_that_means_nothing_is_refused(keys: dict[str, Any]) 
 # ---- patches
 
 
-def test_scores_of_patches_are_minus_squared_distances() -> None:
+def test_patch_scores_are_negative_squared_distances() -> None:
     memory, features = patches(), random(4, P, D, seed=2).requires_grad_()
     scores = memory(features)
     assert scores.shape == (4, N, P)
@@ -144,7 +146,7 @@ def test_scores_of_patches_are_minus_squared_distances() -> None:
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0])
-def test_patches_move_towards_the_mean_of_their_images_views(momentum: float) -> None:
+def test_patches_move_towards_mean_of_views(momentum: float) -> None:
     memory = patches(momentum=momentum)
     before, features = memory.rows.clone(), random(6, P, D, seed=2)
     memory.update(features, INDEX, INDEX)
@@ -160,12 +162,13 @@ def test_patches_move_towards_the_mean_of_their_images_views(momentum: float) ->
                 assert float(memory.rows[i, p, d]) == pytest.approx(expected, abs=1e-6)
 
 
-def test_patches_are_filled_once_and_are_a_copy() -> None:
+def test_patches_are_copied_once() -> None:
     memory, features = PatchMemory(D), random(N, P, D, seed=1)
     assert memory.needs_features
     memory.reset(features, torch.arange(N))
     memory.update(random(6, P, D, seed=2), INDEX, INDEX)
-    assert torch.equal(features, random(N, P, D, seed=1)) and not torch.equal(memory.rows, features)
+    assert torch.equal(features, random(N, P, D, seed=1))
+    assert not torch.equal(memory.rows, features)
     kept = memory.rows.clone()
     assert not memory.needs_features
     memory.reset(None, torch.arange(N))
@@ -175,7 +178,7 @@ def test_patches_are_filled_once_and_are_a_copy() -> None:
 # ---- image centres
 
 
-def test_a_centre_begins_as_the_mean_of_its_views_and_then_follows_slowly() -> None:
+def test_centre_starts_as_mean_then_averages() -> None:
     memory = centres(momentum=0.25)
     first, second = random(6, D, seed=2), random(6, D, seed=3)
     memory.update(first, INDEX, INDEX)
@@ -184,26 +187,29 @@ def test_a_centre_begins_as_the_mean_of_its_views_and_then_follows_slowly() -> N
         now = [first[b].tolist() for b in range(6) if INDEX[b] == i]
         then = [second[b].tolist() for b in range(6) if INDEX.flip(0)[b] == i]
         if not now:
-            assert not memory.centres[i].any() and not memory.seen[i]
+            assert not memory.centres[i].any()
+            assert not memory.seen[i]
             continue
         means = [[sum(column) / len(views) for column in zip(*views)] for views in (now, then)]
         expected = [0.75 * a + 0.25 * b for a, b in zip(*means)]
         assert memory.centres[i].tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_scores_of_centres_are_minus_squared_distances() -> None:
+def test_centre_scores_are_negative_squared_distances() -> None:
     memory = centres()
     memory.update(random(6, D, seed=2), INDEX, INDEX)
     features = random(4, D, seed=3)
     assert torch.allclose(memory(features), -torch.cdist(features, memory.centres).square(), atol=1e-4)
 
 
-def test_centres_outlive_relabellings() -> None:
+def test_centres_survive_relabelling() -> None:
     memory = centres()
     memory.update(random(6, D, seed=2), INDEX, INDEX)
     kept = memory.centres.clone()
     memory.reset(None, torch.arange(N))
-    assert torch.equal(memory.centres, kept) and memory.seen.sum() == 4 and not memory.needs_features
+    assert torch.equal(memory.centres, kept)
+    assert memory.seen.sum() == 4
+    assert not memory.needs_features
 
 
 # ---- all three
@@ -220,11 +226,11 @@ KINDS = ["exemplars", "patches", "centres"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(kind: str) -> None:
+def test_restored_memory_continues_identically(kind: str) -> None:
     going, features = filled(kind)
     going.reset(None, torch.arange(N))
     going.update(features, INDEX, INDEX)
-    fresh = type(going)(D)  # as a process finds it that resumes
+    fresh = type(going)(D)  # as in a process that resumes
     fresh.restore(going.state_dict())
     for memory in (going, fresh):
         memory.reset(None, torch.arange(N))
@@ -233,28 +239,30 @@ def test_it_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_of_it_is_trained(kind: str) -> None:
+def test_memory_has_no_trained_parameters(kind: str) -> None:
     memory, features = filled(kind)
     features.requires_grad_()
     memory.update(features, INDEX, INDEX)
     memory(features).sum().backward()
-    assert features.grad is not None and not list(memory.parameters())
+    assert features.grad is not None
+    assert not list(memory.parameters())
     assert not any(buffer.requires_grad for buffer in memory.buffers())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_does_not_lose_precision_in_bf16(kind: str) -> None:
+def test_memory_keeps_precision_in_bf16(kind: str) -> None:
     ours, features = filled(kind)
     theirs, _ = filled(kind)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         ours.update(features, INDEX, INDEX)
         scores = ours(features)
     theirs.update(features, INDEX, INDEX)
-    assert scores.dtype == torch.float32 and torch.equal(scores, theirs(features))
+    assert scores.dtype == torch.float32
+    assert torch.equal(scores, theirs(features))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_of_nothing_moves_nothing(kind: str) -> None:
+def test_empty_batch_changes_nothing(kind: str) -> None:
     memory, features = filled(kind)
     before = [buffer.clone() for buffer in memory.buffers()]
     memory.update(features[:0], INDEX[:0], INDEX[:0])
@@ -263,7 +271,7 @@ def test_a_batch_of_nothing_moves_nothing(kind: str) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_gpu_is_never_waited_for(kind: str) -> None:
+def test_update_never_waits_for_gpu(kind: str) -> None:
     memory, features = filled(kind)
     here, index = type(memory)(D), INDEX.cuda()
     here.restore(memory.state_dict())
@@ -279,6 +287,6 @@ def test_a_gpu_is_never_waited_for(kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["PatchMemory", "ImageCentres"])
-def test_a_momentum_outside_0_and_1_is_refused(name: str) -> None:
+def test_momentum_out_of_range_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"momentum is 1.1"):
         build("memory", {"type": f"global_patch.{name}", "momentum": 1.1}, dim=D)

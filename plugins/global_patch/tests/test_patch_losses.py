@@ -1,4 +1,4 @@
-"""PEDAL and IPFL against loops, at the numbers that are known, and in what they do to features."""
+"""PEDAL and IPFL against loops, against known values, and in their effect on features."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def pedal_one_by_one(features: list, slots: list, own: list[int], scale: float, k: int) -> float:  # type: ignore[type-arg]
-    """Image after image, patch after patch; features (B,P,D), slots (N,P,D)."""
+    """PEDAL, image by image and patch by patch; features (B,P,D), slots (N,P,D)."""
     total = 0.0
     for image, i in zip(features, own):
         for p, patch in enumerate(image):
@@ -52,31 +52,31 @@ def test_pedal_against_a_loop(scale: float, k: int) -> None:
 
 @pytest.mark.parametrize(("scale", "k", "expected"), [(1.0, 1, 0.126928), (1.0, 2, 0.0), (15.0, 1, 9.2e-14)])
 def test_pedal_by_hand(scale: float, k: int, expected: float) -> None:
-    # one patch (1, 0); slots: its own (1, 0), then (0, 1) and (-1, 0), at squared distances 2 and 4 (section 1.6)
+    # one patch (1, 0); slots: its own (1, 0), then (0, 1) and (-1, 0), at squared distances of 2 and 4
     slots = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]], [[-1.0, 0.0]]])
     scores = scores_of(torch.tensor([[[1.0, 0.0]]]), slots)
     assert PEDAL(scale, k)(scores, torch.tensor([0])).item() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_pedal_is_not_negative_and_0_when_all_others_are_near(seed: int) -> None:
+def test_pedal_is_nonnegative_and_can_vanish(seed: int) -> None:
     features, slots = random(5, 4, 6, seed=seed), random(12, 4, 6, seed=seed + 9)
     scores, own = scores_of(features, slots), torch.arange(5)
     for k in range(1, 11):
-        assert PEDAL(2.0, k)(scores, own).item() >= -1e-7  # what rounding leaves of a 0
+        assert PEDAL(2.0, k)(scores, own).item() >= -1e-7  # 0 up to rounding
     for k in (11, 12, 50):  # 11 others
         assert PEDAL(2.0, k)(scores, own).item() == pytest.approx(0.0, abs=1e-6)
 
 
-def test_pedal_does_not_look_at_the_own_slot() -> None:
+def test_pedal_ignores_the_own_slot() -> None:
     features, slots = random(2, 3, 6), random(12, 3, 6, seed=1)
     own = torch.tensor([4, 7])
     before = PEDAL(3.0, 2)(scores_of(features, slots), own)
     scores = scores_of(features, slots)
     for b, i in enumerate(own.tolist()):
-        scores[b, i] = 0.0  # as near as can be
+        scores[b, i] = 0.0  # the smallest possible distance
     assert torch.equal(PEDAL(3.0, 2)(scores, own), before)
-    scores[0, 7] = 0.0  # that is another's
+    scores[0, 7] = 0.0  # the slot of another image
     assert not torch.allclose(PEDAL(3.0, 2)(scores, own), before)
 
 
@@ -86,15 +86,16 @@ def test_pedal_of_one_patch_takes_plain_scores() -> None:
     assert torch.equal(PEDAL()(scores[:, :, 0], torch.arange(5)), PEDAL()(scores, torch.arange(5)))
 
 
-def test_pedal_stays_finite_where_kernels_vanish_and_with_one_image() -> None:
+def test_pedal_stays_finite_in_extreme_cases() -> None:
     features = F.normalize(random(3, 2, 6), dim=2).requires_grad_()
     value = PEDAL(1000.0, 1)(scores_of(features, -F.normalize(random(9, 2, 6), dim=2)), torch.arange(3))
-    assert torch.isfinite(value) and torch.isfinite(torch.autograd.grad(value, features)[0]).all()
+    assert torch.isfinite(value)
+    assert torch.isfinite(torch.autograd.grad(value, features)[0]).all()
     alone = PEDAL()(scores_of(features, random(1, 2, 6)), torch.zeros(3, dtype=torch.long))
     assert alone.item() == 0.0
 
 
-def test_pedal_pulls_a_patch_to_the_nearest_of_others_and_leaves_the_memory() -> None:
+def test_pedal_draws_patches_to_nearest_others() -> None:
     slots = F.normalize(random(40, 2, 6, seed=1), dim=2)
     features = F.normalize(slots[:5] + 0.5 * random(5, 2, 6), dim=2).requires_grad_()
     memory = PatchMemory(6)
@@ -112,9 +113,12 @@ def test_pedal_pulls_a_patch_to_the_nearest_of_others_and_leaves_the_memory() ->
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    # of four seeds 0.57 to 0.71 and 0.01 to 0.04, exactly 1 without a rate
-    assert nearest().mean() < 0.87 * before and losses[-1] < 0.3 * losses[0]
-    assert torch.equal(memory.rows, slots) and not memory.rows.requires_grad and not list(memory.parameters())
+    # for four seeds 0.57 to 0.71 and 0.01 to 0.04, exactly 1 at a rate of 0
+    assert nearest().mean() < 0.87 * before
+    assert losses[-1] < 0.3 * losses[0]
+    assert torch.equal(memory.rows, slots)
+    assert not memory.rows.requires_grad
+    assert not list(memory.parameters())
 
 
 # ---- IPFL
@@ -127,7 +131,7 @@ def distance(a: list[float], b: list[float]) -> float:
 def ipfl_one_by_one(
     features: list[list[float]], centres: dict[int, list[float]], index: list[int], margin: float, max_iter: int, nearest: int
 ) -> float:
-    """View after view: the other centres from the nearest on, until one does not have the view's image near it."""
+    """IPFL, view by view: search the other centres from the nearest on for one without the view's image among its nearest."""
     total = 0.0
     for feature, image in zip(features, index):
         negative = 0.0
@@ -154,7 +158,7 @@ def test_ipfl_against_a_loop(seed: int, max_iter: int, nearest: int, margin: flo
     assert value.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_an_image_that_comes_twice_is_one_centre() -> None:
+def test_repeated_image_has_one_centre() -> None:
     index = torch.tensor([4, 9, 4, 2, 7, 11, 4, 9, 4, 2, 7, 11])
     bank = random(12, 5, seed=3)
     features = bank[index] + 0.4 * random(12, 5, seed=4)
@@ -164,8 +168,8 @@ def test_an_image_that_comes_twice_is_one_centre() -> None:
 
 
 @pytest.mark.parametrize("images", [1, 2, 3])
-def test_in_a_tiny_batch_nobody_is_surely_another(images: int) -> None:
-    # each centre has all three near it, so that there is no negative: margin + d⁺
+def test_tiny_batch_has_no_negatives(images: int) -> None:
+    # all centres are among the nearest of each, so there is no negative: margin + d⁺
     index = torch.arange(images).repeat(2)
     features, bank = random(2 * images, 5).requires_grad_(), random(images, 5, seed=1)
     expected = 2.0 + sum(distance(f.tolist(), bank[i].tolist()) for f, i in zip(features, index)) / (2 * images)
@@ -175,22 +179,22 @@ def test_in_a_tiny_batch_nobody_is_surely_another(images: int) -> None:
 
 
 def test_ipfl_by_hand() -> None:
-    # Four centres on a line, at 0, 1, 2 and 10; of each centre the three nearest: {0, 1, 2} thrice, {10, 2, 1} of the last.
-    # A view of the first at 0.5 skips 1 and 2, who have 0 near them, and is pushed from 10: 9 + 0.5 - 9.5. Views of 1 and 2
-    # find nobody who has them not near: 9 + 0 - 0. That of 10 is pushed from 2: 9 + 0 - 8.
+    # Four centres on a line, at 0, 1, 2 and 10. The three nearest of each centre: {0, 1, 2} for the first three, {10, 2, 1}
+    # for the last. A view of the first, at 0.5, skips 1 and 2, which have 0 among their nearest; its negative is 10:
+    # 9 + 0.5 - 9.5. Views of 1 and 2 have no negative: 9 + 0 - 0. The negative of the view of 10 is 2: 9 + 0 - 8.
     features = torch.tensor([[0.0], [1.0], [2.0], [10.0]])
     views = torch.tensor([[0.5], [1.0], [2.0], [10.0]])
     assert IPFL(margin=9.0)(views, features, torch.arange(4)).item() == pytest.approx((0 + 9 + 9 + 1) / 4)
 
 
-def test_a_view_on_its_centre_has_a_finite_gradient() -> None:
+def test_view_on_its_centre_has_finite_gradient() -> None:
     features = random(8, 5).requires_grad_()
     index = torch.arange(8)
     value = IPFL()(features, features.detach().clone(), index)
     assert torch.isfinite(torch.autograd.grad(value, features)[0]).all()
 
 
-def test_views_come_together_and_images_apart() -> None:
+def test_ipfl_joins_views_and_separates_images() -> None:
     images, memory = 16, ImageCentres(8, momentum=0.3)
     memory.reset(None, torch.arange(images))
     torch.manual_seed(0)
@@ -213,12 +217,13 @@ def test_views_come_together_and_images_apart() -> None:
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert ratio() < 0.5 * before and losses[-1] < 0.7 * losses[0]
+    assert ratio() < 0.5 * before
+    assert losses[-1] < 0.7 * losses[0]
 
 
 @pytest.mark.parametrize(
     ("loss", "key", "value"), [("PEDAL", "scale", 0.0), ("PEDAL", "k", 0), ("IPFL", "nearest", 0), ("IPFL", "max_iter", 0)]
 )
-def test_a_value_without_meaning_is_refused(loss: str, key: str, value: float) -> None:
+def test_invalid_value_is_refused(loss: str, key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"{key} is {value}"):
         build("loss", {"type": f"global_patch.{loss}", key: value})

@@ -1,4 +1,4 @@
-"""The shipped recipes match their snapshots and keep the README's readings."""
+"""The shipped recipes match their snapshots and the interpretations in the README."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STATED = [
     ),
     *(
         Stated(
-            "all images once an epoch; the scale that PAUL's code has for the data set",
+            "all images once per epoch; the scale of PAUL's code for the data set",
             [f"global_patch::{name}.yaml"],
             {"stages.adapt": {"iters": iters, "objective.2.loss.scale": scale}},
         )

@@ -1,4 +1,4 @@
-"""The second view: colours against torchvision's, places against a loop over pixels, draws against their ranges."""
+"""The second view: colours against torchvision, geometry against a loop over pixels, draws against their ranges."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ONE_BY_ONE = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF
 
 
 @pytest.mark.parametrize("change", range(4))
-def test_each_change_is_torchvisions(change: int) -> None:
+def test_each_change_equals_torchvision(change: int) -> None:
     given = images(12).float() / 255
     given[0, :, :4] = 0.5  # grey, which has no hue
     given[0, :, 4:8] = 0.0
@@ -43,13 +43,13 @@ def test_each_change_is_torchvisions(change: int) -> None:
         assert torch.allclose(ours[i], ONE_BY_ONE[change](given[i], amounts[i].item()), atol=1e-5)
 
 
-def test_a_hue_of_a_third_of_the_circle_turns_red_to_green() -> None:
+def test_third_of_hue_circle_turns_red_green() -> None:
     red = torch.tensor([1.0, 0.2, 0.2])[None, :, None, None].expand(1, 3, 2, 2)
     turned = CHANGES[3](red, torch.full((1, 1, 1, 1), 1 / 3))
     assert torch.allclose(turned[0, :, 0, 0], torch.tensor([0.2, 1.0, 0.2]), atol=1e-6)
 
 
-def test_images_have_their_changes_in_their_own_order() -> None:
+def test_each_image_has_its_own_order() -> None:
     given = images(30).float() / 255
     generator = torch.Generator().manual_seed(0)
     factors = torch.rand(30, 4, generator=generator) * torch.tensor([1.0, 1.0, 1.0, 0.4]) + torch.tensor([0.5, 0.5, 0.5, -0.2])
@@ -63,20 +63,21 @@ def test_images_have_their_changes_in_their_own_order() -> None:
     assert torch.equal(given, images(30).float() / 255)
 
 
-# ---- places
+# ---- geometry
 
 
 def by_hand(image: Tensor, angle: float, area: float, wide: float, across: float, down: float) -> Tensor:
-    """The view (3,H,W) of an image of 0..1, pixel after pixel: of the turned image the box, brought to the full size.
+    """The view (3,H,W) of an image in 0..1, pixel by pixel: the box of the rotated image, resized to the full size.
 
-    The box has ``area`` of the image's, ``wide`` of its width; ``across`` and ``down`` of the room left over lie before it.
+    The box has a share ``area`` of the image's area and ``wide`` of its width; ``across`` and ``down`` are the shares of the
+    remaining space on its left and above it.
     """
     tall = area / wide
     out = torch.zeros_like(image)
     cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     for y in range(H):
         for x in range(W):
-            # the middle of the pixel, in pixels of the turned image, from its middle
+            # the centre of the pixel, relative to the centre of the rotated image, in its pixels
             turned_x = (across * (1 - wide) + (x + 0.5) / W * wide) * W - W / 2
             turned_y = (down * (1 - tall) + (y + 0.5) / H * tall) * H - H / 2
             source_x = cosine * turned_x - sine * turned_y + W / 2 - 0.5
@@ -89,7 +90,7 @@ def by_hand(image: Tensor, angle: float, area: float, wide: float, across: float
     return out
 
 
-def test_turning_and_cutting_against_a_loop_over_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotation_and_crop_against_pixel_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     draws = torch.tensor([[0.5, 0.0, 0.0, 0.0, 0.0], [0.0, 0.3, 0.4, 0.2, 0.9], [1.0, 1.0, 0.5, 0.7, 0.1]])
     view = Surrogate(**PLAIN, rotate=10.0, area=(0.7, 0.95), flip=0.0, **RAW)
     fixed = torch.zeros(3, 17 + 2 * view.tries)
@@ -103,7 +104,7 @@ def test_turning_and_cutting_against_a_loop_over_pixels(monkeypatch: pytest.Monk
         assert torch.allclose(out[i], expected, atol=1e-4)
 
 
-def test_a_positive_angle_is_torchvisions() -> None:
+def test_sign_of_angle_equals_torchvision() -> None:
     view = Surrogate(**PLAIN, rotate=10.0, area=(1.0, 1.0), flip=0.0, **RAW)
     theta = view.placing(torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0]]), H, W)
     grid = torch.nn.functional.affine_grid(theta, [1, 3, H, W], align_corners=False)
@@ -113,24 +114,29 @@ def test_a_positive_angle_is_torchvisions() -> None:
     assert torch.allclose(ours[:, :, 4:-4, 3:-3], theirs[:, :, 4:-4, 3:-3], atol=1e-4)
 
 
-def test_boxes_lie_within_the_image_and_have_the_area_that_was_asked_for() -> None:
+def test_boxes_have_their_area_inside_image() -> None:
     view = Surrogate(rotate=0.0)
     theta = view.placing(torch.rand(4000, 5, generator=torch.Generator().manual_seed(0)), H, W)
     wide, tall, x, y = theta[:, 0, 0], theta[:, 1, 1], theta[:, 0, 2], theta[:, 1, 2]
     area = wide * tall
-    assert float(area.min()) > 0.7 - 1e-5 and float(area.max()) < 0.95 + 1e-5
-    assert bool((wide <= 1 + 1e-6).all() and (tall <= 1 + 1e-6).all())
-    assert bool((x.abs() <= 1 - wide + 1e-6).all() and (y.abs() <= 1 - tall + 1e-6).all())
-    # area uniform, width uniform between it and 1: means of 0.825 and 0.9125, five deviations of the mean allowed
+    assert float(area.min()) > 0.7 - 1e-5
+    assert float(area.max()) < 0.95 + 1e-5
+    assert bool((wide <= 1 + 1e-6).all())
+    assert bool((tall <= 1 + 1e-6).all())
+    assert bool((x.abs() <= 1 - wide + 1e-6).all())
+    assert bool((y.abs() <= 1 - tall + 1e-6).all())
+    # area uniform, width uniform between it and 1: means of 0.825 and 0.9125, up to five deviations of the mean
     assert float(area.mean()) == pytest.approx(0.825, abs=5 * 0.25 / math.sqrt(12 * 4000))
     assert float(wide.mean()) == pytest.approx(0.9125, abs=0.005)
-    assert abs(float(x.mean())) < 0.01 and bool((x < -0.05).any() and (x > 0.05).any())
+    assert abs(float(x.mean())) < 0.01
+    assert bool((x < -0.05).any())
+    assert bool((x > 0.05).any())
 
 
 # ---- the whole view
 
 
-def test_with_nothing_random_it_is_the_test_transform() -> None:
+def test_view_without_randomness_is_test_transform() -> None:
     batch = images(3)
     view = Surrogate(**PLAIN, **STILL)
     assert torch.allclose(view.batch(batch), ReidTest().batch(batch), atol=1e-5)
@@ -139,7 +145,7 @@ def test_with_nothing_random_it_is_the_test_transform() -> None:
     assert torch.equal(batch, images(3))
 
 
-def test_a_batch_equals_its_images_one_after_the_other() -> None:
+def test_batch_equals_single_images() -> None:
     view, batch = Surrogate(erase=0.5), images(16)
     torch.manual_seed(5)
     together = view.batch(batch)
@@ -150,7 +156,7 @@ def test_a_batch_equals_its_images_one_after_the_other() -> None:
     assert not torch.allclose(view.batch(batch), together, atol=0.1)
 
 
-def test_processes_share_the_draws_of_the_whole_batch() -> None:
+def test_processes_share_draws_of_the_batch() -> None:
     batch = images(8)
     torch.manual_seed(3)
     whole = Surrogate().batch(batch)
@@ -160,17 +166,17 @@ def test_processes_share_the_draws_of_the_whole_batch() -> None:
         assert torch.allclose(share, whole[4 * rank : 4 * rank + 4], atol=1e-5)
 
 
-def test_images_by_index_come_out_as_by_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_by_index_equals_by_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     view, batch = Surrogate(erase=0.7), images(6)
     torch.manual_seed(2)
     by_slices = view.batch(batch)
-    monkeypatch.setattr(Surrogate, "by_slices", ReidAugment.by_index)  # what a GPU does
+    monkeypatch.setattr(Surrogate, "by_slices", ReidAugment.by_index)  # the path of a GPU
     torch.manual_seed(2)
     assert torch.allclose(view.batch(batch), by_slices, atol=1e-5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_a_gpu_makes_the_same_views() -> None:
+def test_gpu_gives_equal_views() -> None:
     view, batch = Surrogate(erase=0.5), images(16)
     torch.manual_seed(2)
     here = view.batch(batch)
@@ -178,15 +184,17 @@ def test_a_gpu_makes_the_same_views() -> None:
     assert torch.allclose(view.batch(batch.cuda()).cpu(), here, atol=1e-3)
 
 
-def test_views_differ_from_their_image_but_not_much() -> None:
-    # a smooth picture: moving it by a little changes it by a little
+def test_views_differ_moderately_from_image() -> None:
+    # a smooth picture: a small movement changes it only a little
     y, x = torch.meshgrid(torch.linspace(0, 3, 96), torch.linspace(0, 1.5, 48), indexing="ij")
     picture = (127 + 100 * torch.stack([y.sin(), (x + y).cos(), x.sin()])).to(torch.uint8)[None].expand(64, -1, -1, -1)
     torch.manual_seed(0)
     views = Surrogate(**RAW).batch(picture)
     away = (views - picture.float() / 255).abs().mean((1, 2, 3))
-    assert float(away.min()) > 0.02 and float(away.mean()) < 0.25
-    assert float(views.min()) >= 0.0 and float(views.max()) <= 1.0
+    assert float(away.min()) > 0.02
+    assert float(away.mean()) < 0.25
+    assert float(views.min()) >= 0.0
+    assert float(views.max()) <= 1.0
 
 
 @pytest.mark.parametrize(
@@ -194,6 +202,6 @@ def test_views_differ_from_their_image_but_not_much() -> None:
     [{"brightness": 1.5}, {"contrast": -0.1}, {"saturation": 2.0}, {"hue": 0.6}, {"rotate": -1.0}, {"area": (0.9, 0.7)},
      {"area": (0.0, 1.0)}, {"flip": 2.0}, {"erase": -0.5}],
 )  # fmt: skip
-def test_a_range_without_meaning_is_refused(keys: dict[str, Any]) -> None:
+def test_invalid_range_is_refused(keys: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(keys))):
         Surrogate(**keys)

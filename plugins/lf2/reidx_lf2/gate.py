@@ -23,7 +23,7 @@ class ChannelGate(nn.Module):
     def __init__(self, channels: int, reduction: int = 4, order: Order = "gate_then_mul") -> None:
         super().__init__()
         if not 1 <= reduction <= channels:
-            raise ValueError(f"reduction is {reduction}; it must be between 1 and the {channels} channels of the map.")
+            raise ValueError(f"reduction is {reduction}; it must lie between 1 and the {channels} channels of the map.")
         self.reduce = nn.Linear(channels, channels // reduction, bias=False)
         self.expand = nn.Linear(channels // reduction, channels, bias=False)
         self.order = order

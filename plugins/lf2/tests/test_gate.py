@@ -76,5 +76,5 @@ def test_new_gate_is_about_one_half() -> None:
 
 @pytest.mark.parametrize("reduction", [0, 5])
 def test_empty_hidden_layer_is_refused(reduction: int) -> None:
-    with pytest.raises(ValueError, match=f"reduction is {reduction}; it must be between 1 and the 4 channels"):
+    with pytest.raises(ValueError, match=f"reduction is {reduction}; it must lie between 1 and the 4 channels"):
         ChannelGate(4, reduction)

@@ -41,7 +41,7 @@ class ViewFusedJaccard:
         sharded: bool = False,
     ) -> None:
         if not 0.0 <= lambda1 <= 0.5:
-            raise ConfigError(f"lambda1 is {lambda1}; it must be in [0, 0.5]: the weight of the whole is 1 - 2 * lambda1.")
+            raise ConfigError(f"lambda1 is {lambda1}; it must lie in [0, 0.5]: the weight of the whole is 1 - 2 * lambda1.")
         self.weights = {"global": 1.0 - 2.0 * lambda1, "upper": lambda1, "lower": lambda1}
         self.jaccard = Jaccard(k1, k2, backend, device, sharded)
 

@@ -136,5 +136,5 @@ def test_view_of_weight_zero_is_not_computed(lambda1: float, seen: list[str]) ->
 
 @pytest.mark.parametrize("lambda1", [-0.1, 0.51, math.nan])
 def test_lambda1_outside_its_range_is_refused(lambda1: float) -> None:
-    with pytest.raises(ConfigError, match=r"lambda1 is .*; it must be in \[0, 0\.5\]"):
+    with pytest.raises(ConfigError, match=r"lambda1 is .*; it must lie in \[0, 0\.5\]"):
         ViewFusedJaccard(lambda1=lambda1)
