@@ -24,7 +24,7 @@ PAIRS = {  # source, target, steps for one pass over the target
 CLASSIFIED = [{"loss": {"type": "CrossEntropy", "smoothing": 0.1}}, {"loss": {"type": "Triplet", "margin": 0.3}}]
 STATED = [
     Stated(
-        "the table of readings in the README",
+        "the table of interpretations in the README",
         [f"daam::{name}.yaml" for name in PAIRS],
         {
             "data.image_size": [256, 128],

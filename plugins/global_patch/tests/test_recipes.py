@@ -9,7 +9,7 @@ from reidx.testing.snapshots import Stated
 
 STATED = [
     Stated(
-        "the table of readings in the README",
+        "the table of interpretations in the README",
         ["global_patch::market1501.yaml", "global_patch::duke.yaml"],
         {
             "data.image_size": [384, 128],
