@@ -23,15 +23,15 @@ def reidx_plugin() -> PluginInfo:
         deviations=(
             "The average of the first network after the last epoch is reported; the released code keeps the better of both "
             "averages over all epochs, chosen on the test set.",
-            "Stage 2 begins with the last weights of stage 1; the released code takes the best, chosen on the source's test "
+            "Stage 2 starts from the last weights of stage 1; the released code takes the best, chosen on the source's test "
             "set.",
-            "The stem of the ResNet keeps the ReLU behind its first BatchNorm, which the released code leaves out.",
-            "k-means is faiss's, the best of three random starts of at most 50 iterations each; that of the released code is "
-            "scikit-learn's, of ten k-means++ starts of at most 300.",
-            "An image without one of another label in its batch adds nothing to the triplet terms; the released code "
-            "compares it with one of its own label, at a distance made large.",
-            "BatchNorm takes its statistics from a stated group of images (16, what each of four devices saw), and every "
-            "group moves the running ones; in the released code those of the first device do.",
+            "The stem of the ResNet keeps the ReLU after its first BatchNorm, which the released code leaves out.",
+            "k-means is faiss's: the best of three random starts of at most 50 iterations each. The released code uses "
+            "scikit-learn's, with ten k-means++ starts of at most 300 iterations.",
+            "An image without an image of another label in its batch adds nothing to the triplet terms; the released code "
+            "compares it with an image of the same label, at an artificially large distance.",
+            "BatchNorm statistics are computed over groups of 16 images, the number that each of the released code's four "
+            "devices saw. Every group updates the running statistics; in the released code only the first device does.",
         ),
         results=(
             Reported(

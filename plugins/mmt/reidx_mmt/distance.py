@@ -1,4 +1,4 @@
-"""The distance of MMT's variant by DBSCAN: k-reciprocal, in the form in which it came from re-ranking."""
+"""The k-reciprocal distance of MMT's DBSCAN variant, in the form used for re-ranking."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 from reidx.labels.distances.jaccard import Jaccard
 from reidx.labels.neighbours.encoding import encode
 
-_ROWS = 1024  # of a block of products
+_ROWS = 1024  # rows of features in one block of products
 
 
 class RerankingJaccard(Jaccard):
     """Jaccard distances computed as in MMT's re-ranking.
 
-    Features (N, D) to the sparse graph of their k-reciprocal Jaccard distances, float32 in [0, 1), as MMT computes them.
+    Maps features (N, D) to the sparse graph of their k-reciprocal Jaccard distances, float32 in [0, 1).
 
-    It differs from the core's :class:`Jaccard` in two points, both as in the re-ranking that it comes from: the list of
-    neighbours has the image itself and ``k1`` others, and the weight of a neighbour is exp(−d²/m), with m the largest
-    squared distance d² of that image to any. ``k2`` counts the image itself, as there. All else is the core's.
+    It differs from the core's :class:`Jaccard` in two points, both taken from re-ranking: the list of neighbours holds the
+    image itself and ``k1`` others, and the weight of a neighbour is exp(−d²/m), where m is the largest squared distance d²
+    from that image to any other. ``k2`` counts the image itself, as in the core.
     """
 
     def __init__(
@@ -29,14 +29,14 @@ class RerankingJaccard(Jaccard):
         super().__init__(k1, k2, backend, device, sharded)
 
     def encodings(self, features: Tensor) -> csr_array:
-        """The k-reciprocal encodings (N, N) of unit features (N, D)."""
+        """Return the k-reciprocal encodings (N, N) of unit features (N, D)."""
         squared, lists = self.nearest(features, self.k1 + 1)
         scale = 1 / _largest(features, self.device)
         return encode(features, squared, lists, self.k1 + 1, round(self.k1 / 2) + 1, self.k2, scale)
 
 
 def _largest(features: Tensor, device: str | None) -> np.ndarray:
-    """The largest squared distance of each of the unit ``features`` (N, D) to any, (N,) float64; 1 where all are the same."""
+    """Return each unit feature's largest squared distance to any other, (N,) float64; 1 where all features are equal."""
     x = features if device is None else features.to(device)
     least = [(rows @ x.T).amin(1) for rows in x.split(_ROWS)]
     largest = (2 - 2 * torch.cat(least).double()).cpu().numpy() if least else np.zeros(0)

@@ -1,4 +1,4 @@
-"""The two losses whose targets are a teacher's: what class an image is of, and which of two others it is nearer to."""
+"""Losses whose targets come from a teacher: soft cross-entropy over classes and soft triplet over distances."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from reidx.losses.triplet import euclidean
 class SoftCrossEntropy(nn.Module):
     """Cross-entropy with a teacher's predictions as targets.
 
-    The batch mean of −Σ_k softmax(teacher_scores)_k log softmax(scores)_k; both (B,K), without a temperature.
+    Returns the batch mean of −Σ_k softmax(teacher_scores)_k log softmax(scores)_k; both (B,K), without a temperature.
 
-    ``teacher_scores`` are only targets: no gradient flows into them. ``weights`` (B,) multiply the images' losses (MMT, LF2
-    section 6.1).
+    ``teacher_scores`` are only targets: no gradient flows into them. ``weights`` (B,) multiply the images' losses. Source:
+    MMT (Ge et al., ICLR 2020), soft classification loss.
     """
 
     def forward(self, scores: Tensor, teacher_scores: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -27,13 +27,13 @@ class SoftCrossEntropy(nn.Module):
 class SoftTriplet(nn.Module):
     """A triplet loss with a teacher's distances as soft targets.
 
-    The batch mean of −Σ_s q_s log p_s over s = (positive, negative), with p = softmax(d⁺, d⁻) and q the teacher's.
+    Returns the batch mean of −Σ_s q_s log p_s over s = (positive, negative), with p = softmax(d⁺, d⁻) and q the teacher's.
 
-    d⁺ is the Euclidean distance of an image to the farthest of its own label in ``features`` (B,D), d⁻ that to the nearest
-    of another. The teacher's two distances are to the same two images, in ``teacher`` (B,E): the student alone chooses
-    whom to compare. No gradient flows into ``teacher``. With q = (0, 1) it is the soft form of :class:`Triplet`. An image
-    without one of another label in the batch contributes 0, ``weights`` (B,) multiply the images' losses (MMT, LF2
-    section 6.1).
+    In ``features`` (B,D), d⁺ is the Euclidean distance from an image to the farthest image with the same label, d⁻ the
+    distance to the nearest image with another label. The teacher's two distances are to the same two images, in
+    ``teacher`` (B,E): only the student selects the pair. No gradient flows into ``teacher``. With q = (0, 1) the loss is
+    the soft form of :class:`Triplet`. An image without an image of another label in the batch contributes 0. ``weights``
+    (B,) multiply the images' losses. Source: MMT (Ge et al., ICLR 2020), soft triplet loss.
     """
 
     def forward(

@@ -1,4 +1,4 @@
-"""The configs of the plugin between two tiny domains, with a network that trains in seconds."""
+"""Fixtures: the plugin's configs between two tiny domains, with a network that trains in seconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PRETRAIN = {
 
 @pytest.fixture
 def tiny(tmp_path: Path, domains_root: Path) -> Tiny:
-    """``tiny(address, *overrides)``: a config made small, 8 images a step, 2 epochs of 2 steps after 1 of pre-training."""
+    """Return ``tiny(address, *overrides)``: a config with 8 images a step, 1 epoch of pre-training, then 2 of 2 steps."""
 
     def load(address: str, *overrides: str) -> Config:
         whole = "source_free" not in address

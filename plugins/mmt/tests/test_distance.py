@@ -1,4 +1,4 @@
-"""The distance of the variant by DBSCAN, against its definition written out pair by pair."""
+"""The distance of the DBSCAN variant, against its definition written out pair by pair."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from reidx.labels.distances.jaccard import Jaccard
 
 
 def features(images: int, seed: int = 0) -> torch.Tensor:
-    """Images of 8 people, each near its own."""
+    """Return the features of images of 8 people, each near its person's mean."""
     generator = torch.Generator().manual_seed(seed)
     people = torch.randn(8, 16, generator=generator)
     return people[torch.arange(images) % 8] + 0.8 * torch.randn(images, 16, generator=generator)
 
 
 def defined(x: torch.Tensor, k1: int, k2: int) -> np.ndarray:
-    """All distances (N, N) from the definition: lists of k1 + 1, weights exp(−d²/max of the column), dense vectors.
+    """Return all distances (N, N) by the definition: lists of k1 + 1, weights exp(−d²/max of the column), dense vectors.
 
-    In float64, without any of the code that is tested.
+    In float64, without any of the code under test.
     """
     x = torch.nn.functional.normalize(x.double(), dim=1).numpy()
     n = len(x)
@@ -52,7 +52,7 @@ def defined(x: torch.Tensor, k1: int, k2: int) -> np.ndarray:
 
 
 def dense(graph: csr_array) -> np.ndarray:
-    """All distances (N, N) of a graph; of a pair that it does not hold, 1."""
+    """Return all distances (N, N) of a graph; 1 for a pair that it does not hold."""
     found, pairs = np.ones(graph.shape), graph.tocoo()
     found[pairs.row, pairs.col] = pairs.data
     np.fill_diagonal(found, 0.0)
@@ -65,11 +65,11 @@ def test_distance_is_the_definition(images: int, k1: int, k2: int) -> None:
     expected = defined(x, k1, k2)
     np.fill_diagonal(expected, 0.0)
     assert np.abs(dense(RerankingJaccard(k1, k2)(x)) - expected).max() < 1e-6
-    # the core's differs in more than rounding, so that the test can tell the two apart
+    # the core's distance differs by more than rounding, so this test can distinguish the two
     assert images <= k1 or np.abs(dense(Jaccard(k1, k2)(x)) - expected).max() > 1e-3
 
 
-def test_distance_cut_and_of_pairs_is_that_of_all() -> None:
+def test_distance_of_a_subset_equals_the_full() -> None:
     x = features(80)
     whole, cut = RerankingJaccard()(x), RerankingJaccard()(x, within=0.5)
     assert 0 < (dense(whole) <= 0.5).mean() < 1
@@ -77,6 +77,7 @@ def test_distance_cut_and_of_pairs_is_that_of_all() -> None:
     assert (dense(RerankingJaccard()(x, among=whole)) == dense(whole)).all()
 
 
-def test_equal_images_divide_nothing_by_zero() -> None:
+def test_equal_images_give_finite_distances() -> None:
     x = torch.ones(10, 4)
-    assert (dense(RerankingJaccard(9, 1)(x)) < 1e-6).all() and np.isfinite(RerankingJaccard(5, 2)(x).data).all()
+    assert (dense(RerankingJaccard(9, 1)(x)) < 1e-6).all()
+    assert np.isfinite(RerankingJaccard(5, 2)(x).data).all()

@@ -1,4 +1,4 @@
-"""The soft losses against sums written out pair by pair, by hand, and for what flows where."""
+"""The soft losses against sums written out pair by pair and values worked out by hand, and their gradients."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def softmax(numbers: Sequence[float]) -> list[float]:
 
 
 def apart(expected: Sequence[float], found: Sequence[float]) -> float:
-    """The cross-entropy of two distributions."""
+    """Return the cross-entropy of two distributions."""
     return -sum(q * math.log(p) for q, p in zip(expected, found))
 
 
@@ -46,21 +46,21 @@ def test_soft_cross_entropy_is_the_sum_over_images_and_classes(weights: list[flo
 
 
 def test_soft_cross_entropy_by_hand() -> None:
-    # the student says ¾ and ¼, the teacher ⅔ and ⅓
+    # the student predicts ¾ and ¼, the teacher ⅔ and ⅓
     student, teacher = torch.tensor([[math.log(3.0), 0.0]]), torch.tensor([[math.log(2.0), 0.0]])
     expected = -(2 / 3) * math.log(3 / 4) - (1 / 3) * math.log(1 / 4)
     assert SoftCrossEntropy()(student, teacher).item() == pytest.approx(expected)
-    # of an undecided student it is log 2, whatever the teacher says
+    # for an undecided student the loss is log 2 with any teacher
     assert SoftCrossEntropy()(torch.zeros(1, 2), teacher).item() == pytest.approx(math.log(2))
 
 
-def test_of_a_certain_teacher_it_is_the_cross_entropy_with_its_label() -> None:
+def test_certain_teacher_gives_plain_cross_entropy() -> None:
     scores, labels = randn(8, 5), torch.arange(8) % 5
     teacher = 100.0 * torch.nn.functional.one_hot(labels, 5)
     assert torch.allclose(SoftCrossEntropy()(scores, teacher), CrossEntropy()(scores, labels))
 
 
-def test_soft_cross_entropy_moves_the_student_towards_the_teacher_and_never_the_teacher() -> None:
+def test_soft_cross_entropy_trains_only_the_student() -> None:
     scores, teacher = randn(4, 3).requires_grad_(), randn(4, 3, seed=1).requires_grad_()
     SoftCrossEntropy()(scores, teacher).backward()
     assert teacher.grad is None
@@ -78,7 +78,7 @@ TARGETS = [0, 0, 0, 1, 1, 2, 7, 7]
 def by_loop(
     features: Tensor, teacher: Tensor, targets: Sequence[int], weights: Sequence[float] | None = None
 ) -> float:
-    """For each image the student's hardest two, and both networks' view of them."""
+    """Sum over images: the student's hardest pair, and both networks' distances to it."""
     student, other = features.double().tolist(), teacher.double().tolist()
     total = 0.0
     for i, anchor in enumerate(student):
@@ -86,9 +86,9 @@ def by_loop(
         others = {math.dist(anchor, student[j]): j for j in range(len(student)) if targets[j] != targets[i]}
         if others:
             far, near = max(own), min(others)
-            seen = softmax([far, near])
-            said = softmax([math.dist(other[i], other[own[far]]), math.dist(other[i], other[others[near]])])
-            total += (1.0 if weights is None else weights[i]) * apart(said, seen)
+            found = softmax([far, near])
+            expected = softmax([math.dist(other[i], other[own[far]]), math.dist(other[i], other[others[near]])])
+            total += (1.0 if weights is None else weights[i]) * apart(expected, found)
     return total / len(student)
 
 
@@ -102,25 +102,25 @@ def test_soft_triplet_against_a_loop(width: int, weights: list[float] | None) ->
 
 def test_soft_triplet_on_a_line() -> None:
     student, targets = torch.tensor([[0.0], [1.0], [3.0], [3.5]]), torch.tensor([0, 0, 1, 1])
-    # the student's (d+, d−) are (1, 3), (1, 2), (½, 2), (½, 2½), to images (1, 2), (0, 2), (3, 1), (2, 1)
+    # the student's (d⁺, d⁻) are (1, 3), (1, 2), (½, 2), (½, 2½), to the images (1, 2), (0, 2), (3, 1), (2, 1)
     teacher = torch.tensor([[0.0], [4.0], [1.0], [2.0]])
-    # between the same images the teacher sees (4, 1), (4, 3), (1, 3), (1, 2)
+    # the teacher's distances to the same images are (4, 1), (4, 3), (1, 3), (1, 2)
     pairs = [((1, 3), (4, 1)), ((1, 2), (4, 3)), ((0.5, 2), (1, 3)), ((0.5, 2.5), (1, 2))]
-    expected = sum(apart(softmax(said), softmax(seen)) for seen, said in pairs) / 4
+    expected = sum(apart(softmax(teachers), softmax(students)) for students, teachers in pairs) / 4
     assert SoftTriplet()(student, teacher, targets).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_student_alone_chooses_whom_to_compare() -> None:
-    # for the teacher, image 0 has its farthest in 1 and its nearest stranger in 3; for the student in 2 and 4
+def test_only_the_student_selects_the_pair() -> None:
+    # for the teacher, the farthest positive of image 0 is 1 and its nearest negative 3; for the student, 2 and 4
     student = torch.tensor([[0.0], [1.0], [2.0], [9.0], [5.0]])
     teacher = torch.tensor([[0.0], [7.0], [1.0], [2.0], [6.0]])
     targets = torch.tensor([0, 0, 0, 1, 1])
-    first = torch.tensor([5.0, 0.0, 0.0, 0.0, 0.0])  # its own loss, as the mean of five
+    first = torch.tensor([5.0, 0.0, 0.0, 0.0, 0.0])  # the mean over five images is then the loss of image 0
     expected = apart(softmax([1.0, 6.0]), softmax([2.0, 5.0]))
     assert SoftTriplet()(student, teacher, targets, first).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_between_equal_networks_it_is_an_entropy_and_moves_nothing() -> None:
+def test_equal_networks_give_entropy_without_gradient() -> None:
     features = randn(8, 5, seed=3).requires_grad_()
     loss = SoftTriplet()(features, features, torch.tensor(TARGETS))
     entropies = 0.0
@@ -134,9 +134,9 @@ def test_between_equal_networks_it_is_an_entropy_and_moves_nothing() -> None:
     assert features.grad.abs().max() < 1e-6
 
 
-def test_of_a_teacher_that_is_certain_it_is_the_triplet_with_hard_targets() -> None:
+def test_certain_teacher_gives_hard_triplet() -> None:
     features, targets = randn(8, 5, seed=3), torch.tensor(TARGETS)
-    # people lie 1,000 apart for the teacher, and two images of one lie together
+    # for the teacher, people are 1,000 apart and the images of a person coincide
     teacher = 1000.0 * torch.tensor(TARGETS, dtype=torch.float32)[:, None]
     assert torch.allclose(SoftTriplet()(features, teacher, targets), Triplet(None)(features, targets), atol=1e-5)
 
@@ -144,14 +144,15 @@ def test_of_a_teacher_that_is_certain_it_is_the_triplet_with_hard_targets() -> N
 def test_soft_triplet_moves_the_student_and_never_the_teacher() -> None:
     features, teacher = randn(8, 5, seed=3).requires_grad_(), randn(8, 5, seed=4).requires_grad_()
     SoftTriplet()(features, teacher, torch.tensor(TARGETS)).backward()
-    assert features.grad.abs().sum() > 0 and teacher.grad is None
+    assert features.grad.abs().sum() > 0
+    assert teacher.grad is None
 
 
 def test_a_student_learns_the_teachers_distances() -> None:
-    """Where the teacher sees four people apart, the student comes to see them apart.
+    """The student learns to separate four people that the teacher separates.
 
-    Of seeds 0 to 3, with all instructions and with AVX2 alone, on one thread and on two, the loss comes to 0.03 to 0.05 of
-    its first value (exactly 1 at a rate of 0; 0.2 is asked).
+    With seeds 0 to 3, all instruction sets or only AVX2, and one or two threads, the loss falls to 0.03 to 0.05 of its first
+    value (exactly 1 at a learning rate of 0). The test requires less than 0.2.
     """
     targets = torch.arange(16) // 4
     teacher = 4.0 * torch.eye(4)[targets] + 0.1 * randn(16, 4, seed=1)
@@ -164,7 +165,7 @@ def test_a_student_learns_the_teachers_distances() -> None:
         value.backward()
         optimizer.step()
         losses.append(value.item())
-    # the teacher's own entropy is as far down as it can come
+    # the lower bound is the entropy of the teacher's targets
     assert losses[-1] < 0.2 * losses[0]
     distances = torch.cdist(student.detach(), student.detach())
     same = targets[:, None] == targets

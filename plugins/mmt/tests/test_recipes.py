@@ -38,7 +38,7 @@ PRETRAIN = {
     ],
     "evaluate.network": "student",
 }
-LOSSES = [  # of a network: 1 - a and a of hard and soft classes with a = 0.5, 1 - b and b of triplets with b = 0.8
+LOSSES = [  # of one network: weights 1 - a and a for hard and soft classes (a = 0.5), 1 - b and b for triplets (b = 0.8)
     {"loss": {"type": "CrossEntropy", "smoothing": 0.1}, "weight": 0.5},
     {"loss": {"type": "mmt.SoftCrossEntropy"}, "weight": 0.5},
     {"loss": {"type": "Triplet"}, "weight": 0.2},
@@ -101,7 +101,7 @@ STATED = [
         },
     ),
     Stated(
-        "the released code, also where training is short",
+        "the released code, also in short trainings",
         SMALL,
         {
             "stages.pretrain": {"labels.labellings": {}, "optimization.restart_every": None},
@@ -122,10 +122,10 @@ def stages(name: str) -> list[Stage]:
 
 def test_second_pretraining_repeats_the_first() -> None:
     first, second, _ = stages("duke_to_market1501")
-    assert {**vars(second), "name": first.name} == vars(first)  # its place, and so its random numbers, differ
+    assert {**vars(second), "name": first.name} == vars(first)  # the random numbers differ because the position does
 
 
-def test_dbscan_variant_differs_in_labels_alone() -> None:
+def test_dbscan_variant_differs_only_in_labels() -> None:
     (*_, plain), (*_, dense) = stages("duke_to_market1501"), stages("duke_to_market1501_dbscan")
     assert {**vars(dense), "labels": plain.labels} == vars(plain)
 
@@ -135,7 +135,8 @@ def test_source_free_recipe_is_the_second_stage() -> None:
     assert alone.objective == adapt.objective
     assert alone.memories == adapt.memories
     assert alone.network_streams == adapt.network_streams
-    assert alone.init is None and alone.teachers["peer"].weights is None
+    assert alone.init is None
+    assert alone.teachers["peer"].weights is None
 
 
 @pytest.mark.parametrize("address", snapshots.recipes("mmt"))

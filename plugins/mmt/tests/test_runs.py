@@ -1,4 +1,4 @@
-"""Whole runs of the recipes between tiny domains: two networks that differ, one labelling, and a stop at any stage."""
+"""Whole runs of the recipes between tiny domains: two different networks, one labelling, and resuming at any stage."""
 
 from __future__ import annotations
 
@@ -27,23 +27,25 @@ def test_it_trains_both_networks_in_three_stages(tiny: Tiny, tmp_path: Path, rec
     result = reidx.run(tiny(f"mmt::{recipe}.yaml", *dense), tmp_path / "run", progress="quiet")
     assert [(s.name, len(s.history)) for s in result.stages] == [("pretrain", 1), ("pretrain2", 1), ("adapt", 2)]
     for stage in result.stages[:2]:
-        assert {"CrossEntropy", "Triplet"} <= stage.last.keys() and 0 < stage.last["mAP"] <= 1
+        assert {"CrossEntropy", "Triplet"} <= stage.last.keys()
+        assert 0 < stage.last["mAP"] <= 1
     for report in result.stages[2].history:
         weights = dict(zip(TERMS, (0.5, 0.5, 0.2, 0.8)))
         total = sum(w * report[f"{name}{side}"] for name, w in weights.items() for side in ("", "#2"))
-        assert math.isfinite(total) and report["loss"] == pytest.approx(total, rel=1e-4)
+        assert math.isfinite(total)
+        assert report["loss"] == pytest.approx(total, rel=1e-4)
         assert report["clusters"] >= 2
     first, second, adapted = (
         checkpoints.load(max(folder.glob("epoch_*.pth")))["state_dict"] for folder in sorted((tmp_path / "run").glob("[123]-*"))
     )
     weight = "networks.{}.fusion.neck.weight"
-    # pre-trained with other random numbers, and not made alike by what follows
+    # the pre-trainings use different random numbers, and adaptation keeps the networks different
     assert not torch.equal(first[weight.format("student")], second[weight.format("student")])
     four = [adapted[weight.format(name)] for name in ("student", "peer", "mean", "peer_mean")]
     assert all(not torch.equal(a, b) for i, a in enumerate(four) for b in four[:i])
 
 
-def test_each_network_begins_as_its_pre_training_left_it(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_network_starts_from_its_pretraining(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: dict[str, torch.Tensor] = {}
     step = StageModel.train_step
 
@@ -51,8 +53,9 @@ def test_each_network_begins_as_its_pre_training_left_it(tiny: Tiny, tmp_path: P
         if "peer" in self.networks and not begun:
             begun.update({n: net.backbone.model.layer1[0].conv1.weight.clone() for n, net in self.networks.items()})
             rows = {n: memory.weight.clone() for n, memory in self.memories.items()}
-            # the same centroids, of what both averages say, in all four classifiers
-            assert len(rows) == 4 and all(torch.equal(rows["ids"], other) for other in rows.values())
+            # all four classifiers start from the same centroids, those of both averages' features
+            assert len(rows) == 4
+            assert all(torch.equal(rows["ids"], other) for other in rows.values())
             assert torch.allclose(rows["ids"].norm(dim=1), torch.ones(len(rows["ids"])), atol=1e-5)
         return step(self, *args, **more)
 
@@ -73,14 +76,15 @@ def test_interrupted_run_resumes_to_the_same_end(tiny: Tiny, tmp_path: Path, ste
     assert_resumes(tiny("mmt::uda.yaml"), tmp_path, steps=[step])
 
 
-def test_without_a_source_it_adapts_what_it_is_given(tiny: Tiny, tmp_path: Path) -> None:
+def test_source_free_run_adapts_given_weights(tiny: Tiny, tmp_path: Path) -> None:
     given = reidx.run(tiny("mmt::source_free.yaml", "epochs=1"), tmp_path / "given", progress="quiet")
     weights = given.work_dir / "1-adapt" / "epoch_1.pth"
     config = tiny("mmt::source_free.yaml", f"init={weights}", "evaluate.before=true")
     result = reidx.run(config, tmp_path / "run", progress="quiet")
     (stage,) = result.stages
-    assert len(stage.history) == 2 and math.isfinite(stage.last["loss"])
-    # its average begins as the weights that were given, which are those of the student
+    assert len(stage.history) == 2
+    assert math.isfinite(stage.last["loss"])
+    # its average starts from the given weights, as the student does
     student = reidx.run(
         tiny("mmt::source_free.yaml", f"init={weights}", "evaluate={network: student, before: true}", "epochs=1"),
         tmp_path / "student",

@@ -1,4 +1,4 @@
-"""What every component of a kind must do, asked of this plugin's."""
+"""The checks that every component must pass, run on this plugin's components."""
 
 from __future__ import annotations
 
