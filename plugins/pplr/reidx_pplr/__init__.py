@@ -1,4 +1,4 @@
-"""PPLR: the neighbours of an image's parts say how far its pseudo label holds (Cho et al., CVPR 2022)."""
+"""PPLR: pseudo labels refined by the agreement of an image's parts with the whole (Cho et al., CVPR 2022)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def reidx_plugin() -> PluginInfo:
         url="https://arxiv.org/abs/2203.14675",
         licence="Apache-2.0",
         deviations=(
-            "The rows of the classifiers are new parameters at each relabelling, so Adam's moments of them begin anew; the "
-            "released code overwrites the rows in place and keeps the moments of whatever cluster had them before.",
-            "They are the normalised class means of the features as the classifier sees them; the released code scales "
-            "each feature to unit length first (rows: unit_centroid does so).",
-            "In the small recipe the rows learn at ten times the rate, which is no paper's.",
-            "BatchNorm takes its statistics from a stated group of images (16, what each of four devices saw), and every group "
-            "moves the running ones; in the released code those of the first device do.",
-            "An image of which there are fewer than 50 proxies of other clusters is compared with those alone; the released "
-            "code fills the places with proxies of its own cluster.",
+            "The classifiers' rows are new parameters at each relabelling, so their Adam moments start from zero; the "
+            "released code overwrites the rows in place and keeps the moments of the cluster that had them before.",
+            "The rows are the normalised class means of the features that the classifier receives; the released code "
+            "normalises each feature first (rows: unit_centroid does the same).",
+            "In the small recipe the rows learn at ten times the learning rate; no paper does this.",
+            "BatchNorm statistics are computed over groups of 16 images, the number that each of the released code's four "
+            "devices saw. Every group updates the running statistics; in the released code only the first device does.",
+            "If there are fewer than 50 proxies of other clusters, an image is compared only with those; the released code "
+            "fills the remaining places with proxies of the image's own cluster.",
             "The last epoch is reported; the released code keeps the best of repeated evaluations on the test set.",
         ),
         results=(

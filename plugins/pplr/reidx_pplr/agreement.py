@@ -1,4 +1,4 @@
-"""Cross agreement: do a part and the whole of an image have the same neighbours?"""
+"""Cross agreement: the overlap between the neighbours of a part and those of the whole image."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from reidx.labels.neighbours.sharding import nearest_together
 class CrossAgreement:
     """The agreement of each part with the whole image, for PPLR's losses.
 
-    Labels as they were, with ``agreement`` (N,P) float32 in [0, 1]: how far each part agrees with the whole image.
+    Returns the labels unchanged, with ``agreement`` (N,P) added: float32 in [0, 1], per image and part.
 
-    ``agreement`` of image i and part p is |R_g ∩ R_p| / |R_g ∪ R_p|, where R are the ``k`` nearest neighbours of i, itself
-    left out, by the cosine of the feature ``global`` or of the part's, among all N images, outliers too (PPLR, LP section
-    5.3). ``parts`` names the feature (N,P,D) that has the parts. The report says the mean of ``agreement`` over images and
-    parts. The cost is that of 1 + P searches for neighbours, made on ``device``; with ``sharded`` the processes of a
-    distributed job share them.
+    The agreement of image i and part p is |R_g ∩ R_p| / |R_g ∪ R_p|, where R_g and R_p are the ``k`` nearest neighbours of i
+    (without i) by cosine, of the feature ``global`` and of the part's feature, among all N images including outliers.
+    ``parts`` names the feature (N,P,D) that has the parts. The report has the mean of ``agreement`` over images and parts.
+    The cost is 1 + P neighbour searches on ``device``; with ``sharded`` the processes of a distributed job share them.
+    Source: PPLR (Cho et al., CVPR 2022), cross agreement score.
 
     Raises :class:`ValueError` for a k below 1.
     """
 
     provides = frozenset({"agreement"})
-    reach = 0.0  # it looks at no distance of the graph
+    reach = 0.0  # it reads no distance of the graph
 
     def __init__(
         self, k: int = 20, parts: str = "parts", device: str | None = None, sharded: bool = False
@@ -40,7 +40,7 @@ class CrossAgreement:
 
     @classmethod
     def contract(cls, parts: str = "parts", **_: object) -> dict[str, frozenset[str]]:
-        """It compares the whole with the parts."""
+        """Require the features of the whole image and of the parts."""
         return {"requires": frozenset({"global", parts})}
 
     def __call__(self, labels: LabelSet, context: RefinerContext) -> LabelSet:
@@ -54,7 +54,7 @@ class CrossAgreement:
         )
 
     def neighbours(self, features: Tensor) -> np.ndarray:
-        """The indices (N,k) of each row's nearest others by cosine; N−1 of them if k is more."""
+        """Return the indices (N,k) of each row's nearest other rows by cosine; N−1 of them if k is larger."""
         search = nearest_together if self.sharded else nearest
         _, indices = search(unit(checked(features)), self.k + 1, device=self.device)
         own = np.arange(len(indices))[:, None]
@@ -62,7 +62,7 @@ class CrossAgreement:
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """|a ∩ b| / |a ∪ b| (N,) float32 of each row's members; a row of (N,k) has k different ones."""
+    """Return |a ∩ b| / |a ∪ b| (N,) float32 of each row's entries; the k entries of a row (N,k) are distinct."""
     together = np.sort(np.concatenate([a, b], axis=1), axis=1)
     common = (together[:, 1:] == together[:, :-1]).sum(1)
     return (common / (together.shape[1] - common)).astype(np.float32)

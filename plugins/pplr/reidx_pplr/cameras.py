@@ -1,4 +1,4 @@
-"""Camera proxies, one a cluster and camera, and the loss that draws a person's cameras together."""
+"""Camera proxies, one per cluster and camera, and the loss that pulls the cameras of a cluster together."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from reidx.memories.base import Memory, centroids
 class CameraProxies(Memory):
     """Cluster centroids for each camera, for the loss CameraContrast.
 
-    Cosines of features with camera proxies, (B,M), or (B,M,P) of parts; fixed from one labelling to the next.
+    Returns the cosines of features with the camera proxies, (B,M), or (B,M,P) for parts. Proxies change only at a reset.
 
-    A proxy is the normalised mean of the unit features of those images of a cluster that one camera took; for parts
-    (N,P,D) each part has its own. There are M, in the order of clusters and, within one, of cameras; outliers (−1) are
-    in none. ``proxy_labels`` (M,) and ``proxy_cameras`` (M,) say whose they are. Cosines are float32 in mixed precision
-    too, as they are divided by a small temperature (PPLR with cameras, LP section 5.3).
+    A proxy is the normalised mean of the unit features of a cluster's images under one camera; for parts (N,P,D) each part
+    has its own proxies. The M proxies are ordered by cluster, then by camera; outliers (−1) belong to none.
+    ``proxy_labels`` (M,) and ``proxy_cameras`` (M,) give the cluster and camera of each proxy. Cosines stay in float32 in
+    mixed precision, because the loss divides them by a small temperature. Source: PPLR (Cho et al., CVPR 2022), camera-aware
+    proxies.
 
     Raises :class:`ValueError` at a reset without cameras.
     """
@@ -54,14 +55,15 @@ class CameraProxies(Memory):
 
 
 class CameraContrast(nn.Module):
-    """Contrast of images with their cluster's proxies in other cameras.
+    """Contrast of images with their cluster's proxies under other cameras.
 
-    The mean over images and parts of −(1/|P|)·Σ_{j∈P} log(exp(s_j/τ) / Σ_{k∈P∪H} exp(s_k/τ)), s the proxies' ``scores``.
+    Returns the mean over images and parts of −(1/|P|)·Σ_{j∈P} log(exp(s_j/τ) / Σ_{k∈P∪H} exp(s_k/τ)), s the proxies'
+    ``scores``.
 
-    P are the proxies of the image's own cluster and another camera, H the ``hard`` most similar ones of other clusters
-    (all, if there are fewer); proxies of its own cluster and camera take no part. An image whose cluster no other
-    camera has seen adds 0, and is counted in the mean. ``scores`` are (B,M) or (B,M,P), ``proxy_labels`` and
-    ``proxy_cameras`` (M,) come from the memory (PPLR with cameras, LP section 5.3).
+    P are the proxies of the image's cluster under other cameras, H the ``hard`` most similar proxies of other clusters (all,
+    if there are fewer); the proxy of the image's cluster and camera is ignored. An image whose cluster has no other camera
+    adds 0 and counts in the mean. ``scores`` are (B,M) or (B,M,P); ``proxy_labels`` and ``proxy_cameras`` (M,) come from the
+    memory. Source: PPLR (Cho et al., CVPR 2022), camera-aware contrastive loss.
 
     Raises :class:`ValueError` for a temperature that is not positive, or for fewer than one negative.
     """
@@ -83,7 +85,7 @@ class CameraContrast(nn.Module):
         own = targets[:, None] == proxy_labels
         positive = (own & (cameras[:, None] != proxy_cameras))[:, None]
         similar = scores.float().reshape(*scores.shape[:2], -1).movedim(1, 2) / self.temperature  # (B,P,M)
-        # a number that exp makes 0 of, and not −∞: an image without a positive must not have a gradient that is no number
+        # finite, not −∞: exp still gives 0, and the gradient of an image without a positive is not NaN
         nothing = torch.finfo(similar.dtype).min
         hardest = similar.masked_fill(own[:, None], nothing).topk(min(self.hard, len(proxy_labels)), 2).values
         compared = torch.cat([similar.masked_fill(~positive, nothing), hardest], 2)

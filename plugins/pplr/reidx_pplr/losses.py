@@ -1,4 +1,4 @@
-"""The two refinements: parts guide the label of the whole, agreement says how much the label holds for a part."""
+"""PPLR's two losses: labels of the whole image refined by its parts, and label smoothing by agreement for the parts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 class PGLR(nn.Module):
     """Cross-entropy with labels refined by the parts' predictions.
 
-    Cross-entropy of ``scores`` (B,K) with labels that the parts' predictions soften, averaged over the batch.
+    Returns the batch mean of the cross-entropy of ``scores`` (B,K) with the refined labels q.
 
-    q = ``beta``·onehot + (1−``beta``)·Σ_p w_p·softmax(teacher_scores_p), w = softmax over the parts of ``agreement``
-    (B,P); ``teacher_scores`` (B,K,P) are the parts' and only targets: no gradient flows into them. All scores are divided by
-    ``temperature``: 1 for a classifier's, less where a memory gives cosines (part-guided label refinement of PPLR, LP section
-    5.3).
+    q = ``beta``·onehot + (1−``beta``)·Σ_p w_p·softmax(teacher_scores_p), w = softmax over the parts of ``agreement`` (B,P).
+    ``teacher_scores`` (B,K,P) are the parts' scores; they are only targets, and no gradient flows into them. All scores are
+    divided by ``temperature``: 1 for a classifier, lower for a memory that gives cosines. Source: PPLR (Cho et al., CVPR
+    2022), part-guided label refinement.
 
     Raises :class:`ValueError` for a beta outside [0, 1] or a temperature that is not positive.
     """
@@ -41,11 +41,11 @@ class PGLR(nn.Module):
 class AALS(nn.Module):
     """Label smoothing by the agreement of parts, for PPLR's part scores.
 
-    The mean over images and parts of a·CE(onehot, p) + (1−a)·KL(uniform ‖ p), with p = softmax of a part's scores.
+    Returns the mean over images and parts of a·CE(onehot, p) + (1−a)·KL(uniform ‖ p), with p = softmax of a part's scores.
 
-    ``scores`` are (B,K,P), divided by ``temperature`` as in :class:`PGLR`, a is ``agreement`` (B,P): where a part has other
-    neighbours than the whole image it is drawn to no label but to indifference (agreement-aware label smoothing of PPLR, LP
-    section 5.3).
+    ``scores`` are (B,K,P), divided by ``temperature`` as in :class:`PGLR`; a is ``agreement`` (B,P). A part whose neighbours
+    differ from those of the whole image is pulled towards uniform scores instead of its label. Source: PPLR (Cho et al., CVPR
+    2022), agreement-aware label smoothing.
 
     Raises :class:`ValueError` for a temperature that is not positive.
     """

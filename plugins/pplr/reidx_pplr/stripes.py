@@ -1,4 +1,4 @@
-"""The head: a global vector and one vector a horizontal stripe of the same map."""
+"""The head: a global vector and one vector per horizontal stripe of the same map."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from reidx.models.pooling import pooling
 class Stripes(nn.Module):
     """One global vector and a vector for each horizontal stripe.
 
-    ``global`` (B,C) and ``parts`` (B,P,C), pooled and batch-normalised, not scaled; ``embed``, ``global`` at unit length.
+    Returns ``global`` (B,C) and ``parts`` (B,P,C), pooled and batch-normalised but not at unit length, and ``embed`` (B,C),
+    which is ``global`` at unit length.
 
-    The map (B,C,h,w) is cut into P = ``parts`` horizontal stripes as adaptive pooling cuts it: stripe i holds the rows
-    ⌊i·h/P⌋ … ⌈(i+1)·h/P⌉ − 1, so that neighbours share a row where h is no multiple of P. The whole map and each stripe
-    have a BatchNorm of their own ("BNNeck": weight 1, bias 0 and never trained). ``pool`` is ``avg`` (as published),
-    ``gem`` (an exponent for the whole and for each stripe), ``max`` or ``avg+max`` (PPLR, LP section 5.3).
+    The map (B,C,h,w) is cut into P = ``parts`` horizontal stripes as in adaptive pooling: stripe i holds the rows
+    ⌊i·h/P⌋ … ⌈(i+1)·h/P⌉ − 1, so neighbouring stripes share a row if h is not a multiple of P. The whole map and each stripe
+    have separate BatchNorms ("BNNeck": the weight starts at 1, the bias is 0 and never trained). ``pool`` is ``avg`` (as
+    published), ``gem`` (one exponent for the whole map and one per stripe), ``max`` or ``avg+max``. Source: PPLR (Cho et al.,
+    CVPR 2022).
 
-    Raises :class:`ValueError` for fewer than one part, :class:`ConfigError` for a map that has fewer rows than parts.
+    Raises :class:`ValueError` for fewer than one part, :class:`ConfigError` for a map with fewer rows than parts.
     """
 
     provides = frozenset({"embed", "global", "parts"})
@@ -35,7 +37,7 @@ class Stripes(nn.Module):
         self.pool = pooling(pool)
         self.stripe_pools = nn.ModuleList(pooling(pool) for _ in range(parts))
         self.neck = _neck(in_channels)
-        self.stripe_neck = _neck(parts * in_channels)  # channels are normalised one by one: as one neck a stripe
+        self.stripe_neck = _neck(parts * in_channels)  # BatchNorm is per channel, so this equals one neck per stripe
         self.dims = dict.fromkeys(self.provides, in_channels)
 
     def forward(self, maps: Tensor) -> Features:

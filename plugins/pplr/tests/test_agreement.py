@@ -28,7 +28,7 @@ def labelling(whole: Tensor, parts: Tensor) -> RefinerContext:
 
 
 def neighbours(features: Tensor, k: int) -> list[set[int]]:
-    """Of each row, the k others with the smallest angle to it."""
+    """Return for each row the k other rows with the smallest angle to it."""
     rows = [[x / math.hypot(*row) for x in row] for row in features.double().tolist()]
     found = []
     for i, a in enumerate(rows):
@@ -42,7 +42,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize(("images", "parts", "k"), [(40, 3, 5), (40, 1, 20), (30, 4, 1), (8, 2, 20)])
-def test_it_is_the_overlap_of_two_sets_of_neighbours(images: int, parts: int, k: int) -> None:
+def test_agreement_is_the_overlap_of_neighbours(images: int, parts: int, k: int) -> None:
     whole = randn(images, 6)
     stripes = whole[:, None] + 0.7 * randn(images, parts, 6, seed=1) * torch.arange(parts)[:, None]
     stripes *= 1 + 9 * torch.rand(images, parts, 1)  # lengths do not count
@@ -55,14 +55,14 @@ def test_it_is_the_overlap_of_two_sets_of_neighbours(images: int, parts: int, k:
         for i, (a, b) in enumerate(zip(of_whole, neighbours(stripes[:, p], k))):
             assert agreement[i, p] == pytest.approx(len(a & b) / len(a | b))
     assert refined.report["agreement"] == pytest.approx(float(agreement.mean()))
-    if parts > 1:  # the first stripe is the whole, the last one the least like it
+    if parts > 1:  # the first stripe equals the whole image, the last is least similar to it
         assert (agreement[:, 0] == 1).all() and agreement[:, -1].mean() <= agreement[:, 0].mean()
     check_labels(refined, images)
 
 
 def test_by_hand() -> None:
-    # angles on a circle; with k = 2 the neighbours of the first, at 0°, are those at 10° and 20° by the whole, and
-    # those at 10° and −15° by the part: one in common of three
+    # angles on a circle, k = 2: the neighbours of the image at 0° are at 10° and 20° for the whole, and at 10° and −15°
+    # for the part, so one of three is shared
     def at(*degrees: float) -> Tensor:
         return torch.tensor([[math.cos(math.radians(d)), math.sin(math.radians(d))] for d in degrees])
 
@@ -78,13 +78,13 @@ def test_nothing_in_common_is_0_and_everything_1() -> None:
     assert overlap(lists, np.array([[2, 1, 9], [5, 8, 9]])).tolist() == pytest.approx([2 / 4, 1 / 5])
 
 
-def test_an_image_is_not_among_its_neighbours_even_where_others_equal_it() -> None:
+def test_neighbours_exclude_the_image_itself() -> None:
     features = torch.ones(6, 3)
     assert CrossAgreement(2).neighbours(features).tolist() == [[1, 2], [0, 2], [0, 1], [0, 1], [0, 1], [0, 1]]
     assert CrossAgreement(20).neighbours(features).shape == (6, 5)
 
 
-def test_it_searches_where_it_is_told_and_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sharded_search_on_a_device_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     given = labelling(randn(30, 6), randn(30, 2, 6, seed=1))
     labels = LabelSet(np.zeros(30, np.int64))
     alone = CrossAgreement(5)(labels, given).extra["agreement"]
@@ -99,7 +99,7 @@ def test_it_searches_where_it_is_told_and_finds_the_same(monkeypatch: pytest.Mon
     assert asked == ["cuda:1"] * 3 and np.array_equal(shared, alone)
 
 
-def test_labels_and_what_other_refiners_gave_stay() -> None:
+def test_labels_and_other_extras_are_kept() -> None:
     given = LabelSet(
         np.array([0, -1, 1, 0, 1]),
         weights=np.ones(5, np.float32),
@@ -108,7 +108,8 @@ def test_labels_and_what_other_refiners_gave_stay() -> None:
     )
     before = given.labels.copy()
     refined = CrossAgreement(2)(given, labelling(randn(5, 4), randn(5, 2, 4, seed=1)))
-    assert np.array_equal(refined.labels, before) and np.array_equal(given.labels, before)
+    assert np.array_equal(refined.labels, before)
+    assert np.array_equal(given.labels, before)
     assert refined.weights is given.weights
     assert set(refined.extra) == {"other", "agreement"} and set(given.extra) == {"other"}
     assert set(refined.report) == {"kept", "agreement"} and set(given.report) == {"kept"}

@@ -1,4 +1,4 @@
-"""Camera proxies and their contrast against loops over images and proxies, and cameras that come together."""
+"""Camera proxies and their contrast against loops over images and proxies, and a training that uses them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def dot(a: list[float], b: list[float]) -> float:
 
 
 def proxies_of(features: list[list[float]]) -> dict[tuple[int, int], list[float]]:
-    """The proxy of each pair (cluster, camera), by plain sums."""
+    """Return the proxy of each pair (cluster, camera), by plain sums."""
     members: dict[tuple[int, int], list[list[float]]] = {}
     for row, y, c in zip(features, LABELS.tolist(), CAMERAS.tolist()):
         if y >= 0:
@@ -45,7 +45,7 @@ def proxies_of(features: list[list[float]]) -> dict[tuple[int, int], list[float]
 # ---- the memory
 
 
-def test_a_proxy_is_the_mean_of_a_cluster_under_a_camera() -> None:
+def test_proxy_is_mean_of_cluster_and_camera() -> None:
     bank = 4 * randn(12, 6)
     memory = memory_of(bank)
     expected = proxies_of(bank.double().tolist())
@@ -59,7 +59,7 @@ def test_a_proxy_is_the_mean_of_a_cluster_under_a_camera() -> None:
             assert scores[i, j].item() == pytest.approx(dot(scaled(feature), proxy), abs=1e-5)
 
 
-def test_parts_have_proxies_each_of_its_own() -> None:
+def test_each_part_has_its_own_proxies() -> None:
     bank, features = randn(12, 3, 6), randn(4, 3, 6, seed=1)
     together = memory_of(bank)(features)
     assert together.shape == (4, 6, 3)
@@ -67,7 +67,7 @@ def test_parts_have_proxies_each_of_its_own() -> None:
         assert torch.allclose(together[..., p], memory_of(bank[:, p])(features[:, p]), atol=1e-6)
 
 
-def test_nothing_moves_until_the_next_labelling() -> None:
+def test_proxies_change_only_at_a_reset() -> None:
     bank = randn(12, 6)
     memory = memory_of(bank)
     before = {name: tensor.clone() for name, tensor in memory.state_dict().items()}
@@ -75,13 +75,14 @@ def test_nothing_moves_until_the_next_labelling() -> None:
     memory(features).square().sum().backward()
     memory.update(features.detach(), LABELS[:4], torch.arange(4))
     assert all(torch.equal(memory.state_dict()[name], tensor) for name, tensor in before.items())
-    assert features.grad.abs().sum() > 0 and not list(memory.parameters())
+    assert features.grad.abs().sum() > 0
+    assert not list(memory.parameters())
     memory.reset(bank, torch.zeros(12, dtype=torch.int64), CAMERAS)
     assert memory.proxy_labels.tolist() == [0, 0, 0] and memory.proxy_cameras.tolist() == [1, 3, 5]
 
 
 @pytest.mark.parametrize("shape", [(6,), (3, 6)])
-def test_it_is_restored_whatever_its_size_was(shape: tuple[int, ...]) -> None:
+def test_restore_accepts_any_size(shape: tuple[int, ...]) -> None:
     saved, fresh = memory_of(randn(12, *shape)), CameraProxies(6)
     fresh.restore(saved.state_dict())
     assert torch.equal(fresh.proxy_cameras, saved.proxy_cameras)
@@ -93,7 +94,8 @@ def test_cosines_stay_in_float32_in_mixed_precision() -> None:
     memory, features = memory_of(randn(12, 64)), randn(4, 64, seed=6)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         scores = memory(features)
-    assert scores.dtype == torch.float32 and torch.equal(scores, memory(features))
+    assert scores.dtype == torch.float32
+    assert torch.equal(scores, memory(features))
 
 
 def test_without_cameras_it_is_refused() -> None:
@@ -106,11 +108,11 @@ def test_without_cameras_it_is_refused() -> None:
 PROXY_LABELS = torch.tensor([0, 0, 1, 2, 2, 2, 3, 3, 4])
 PROXY_CAMERAS = torch.tensor([1, 5, 3, 1, 3, 5, 1, 3, 5])
 TARGETS = torch.tensor([0, 0, 1, 2, 3, 4])
-SEEN_BY = torch.tensor([1, 5, 3, 3, 5, 1])  # the third has no other camera, the last two are new to their clusters
+SEEN_BY = torch.tensor([1, 5, 3, 3, 5, 1])  # the third has no other camera; the last two have none of their cluster's cameras
 
 
 def contrast(scores: list[list[float]], temperature: float, hard: int) -> float:
-    """Of one part: image by image, the positives' mean −log of their share among positives and hard negatives."""
+    """Return the loss of one part, image by image: the mean −log share of a positive among positives and hard negatives."""
     total = 0.0
     for row, y, c in zip(scores, TARGETS.tolist(), SEEN_BY.tolist()):
         whose = list(zip(row, PROXY_LABELS.tolist(), PROXY_CAMERAS.tolist()))
@@ -128,33 +130,36 @@ def loss_of(loss: CameraContrast, scores: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("hard", [1, 3, 50])
 @pytest.mark.parametrize("temperature", [0.07, 1.0])
-def test_the_contrast_is_that_of_each_image_by_itself(hard: int, temperature: float) -> None:
+def test_contrast_matches_a_loop_over_images(hard: int, temperature: float) -> None:
     scores = randn(6, 9).tanh()
     expected = contrast(scores.double().tolist(), temperature, hard)
     assert loss_of(CameraContrast(temperature, hard), scores).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_of_parts_it_is_the_mean() -> None:
+def test_contrast_averages_over_parts() -> None:
     scores = randn(6, 9, 3).tanh()
     expected = sum(contrast(scores[..., p].double().tolist(), 0.07, 2) for p in range(3)) / 3
     assert loss_of(CameraContrast(hard=2), scores).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_by_hand() -> None:
-    # temperature 1, of proxies (own, other camera), (own, own camera), (other), (other): only the nearer other counts
+    # temperature 1; proxies: own cluster other camera, own cluster own camera, two of other clusters, of which hard=1 keeps one
     scores = torch.tensor([[math.log(2.0), 9.0, math.log(6.0), math.log(5.0)]])
     given = torch.tensor([0]), torch.tensor([1]), torch.tensor([0, 0, 1, 2]), torch.tensor([2, 1, 1, 1])
     assert CameraContrast(1.0, hard=1)(scores, *given).item() == pytest.approx(math.log((2 + 6) / 2))
     assert CameraContrast(1.0, hard=2)(scores, *given).item() == pytest.approx(math.log((2 + 6 + 5) / 2))
 
 
-def test_an_image_without_another_camera_adds_nothing_and_is_counted() -> None:
+def test_image_without_another_camera_adds_zero() -> None:
     scores = randn(6, 9).tanh().requires_grad_()
     loss_of(CameraContrast(), scores).backward()
     assert torch.isfinite(scores.grad).all()
-    assert (scores.grad[2] == 0).all() and (scores.grad[[0, 1, 3, 4, 5]].abs().sum(1) > 0).all()
-    # its own camera's proxy takes no part
-    assert scores.grad[0, 0] == 0 and scores.grad[0, 1] < 0 and (scores.grad[0, 2:] > 0).all()
+    assert (scores.grad[2] == 0).all()
+    assert (scores.grad[[0, 1, 3, 4, 5]].abs().sum(1) > 0).all()
+    # the proxy of the image's cluster and camera is ignored
+    assert scores.grad[0, 0] == 0
+    assert scores.grad[0, 1] < 0
+    assert (scores.grad[0, 2:] > 0).all()
     alone = CameraContrast()(scores[2:3].detach(), TARGETS[2:3], SEEN_BY[2:3], PROXY_LABELS, PROXY_CAMERAS)
     assert alone.item() == 0
     two = torch.tensor([0, 2])
@@ -177,12 +182,12 @@ def test_wrong_values_are_refused(values: dict[str, float], message: str) -> Non
         CameraContrast(**values)
 
 
-# ---- does it still learn
+# ---- learning
 
 
 @pytest.mark.parametrize("parts", [None, 2])
-def test_cameras_come_together_with_it(parts: int | None) -> None:
-    """Images of 4 people, each camera with an offset of its own; the embedding learns to leave that out."""
+def test_training_pulls_cameras_together(parts: int | None) -> None:
+    """The embedding of 4 people learns to ignore an offset that each camera adds to its images."""
     torch.manual_seed(0)
     labels, cameras = torch.arange(4).repeat_interleave(24), torch.arange(96) % 3
     people, views = F.normalize(randn(4, 8, seed=3)), F.normalize(randn(3, 8, seed=4))
@@ -194,7 +199,7 @@ def test_cameras_come_together_with_it(parts: int | None) -> None:
         return out if parts is None else out.unflatten(1, (parts, 6))
 
     def ratio() -> float:
-        """Mean distance between cameras of a person, divided by that between people."""
+        """Return the mean distance between cameras of a person, divided by that between people."""
         unit = F.normalize(features(torch.arange(96)).detach(), dim=-1).flatten(1)
         distances, own = torch.cdist(unit, unit), labels[:, None] == labels
         return (distances[own & (cameras[:, None] != cameras)].mean() / distances[~own].mean()).item()
@@ -213,5 +218,5 @@ def test_cameras_come_together_with_it(parts: int | None) -> None:
         value.backward()
         optimizer.step()
         values.append(value.item())
-    assert ratio() < 0.7 * before  # 0.17 to 0.39 of four seeds, exactly 1 without a rate
+    assert ratio() < 0.7 * before  # 0.17 to 0.39 over four seeds; exactly 1 at a learning rate of 0
     assert sum(values[-10:]) < 0.5 * sum(values[:10])

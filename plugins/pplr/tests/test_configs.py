@@ -1,4 +1,4 @@
-"""Both recipes as whole experiments: what they say, what they refuse, that they train and go on after a stop."""
+"""Both recipes as whole experiments: values, refused changes, training, and resuming."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Tiny = Callable[..., Config]
 
 @pytest.fixture
 def tiny(tmp_path: Path, domains_root: Path) -> Tiny:
-    """A recipe of this plugin at the size of a test; ``changes`` are merged over it, key by key at the top level."""
+    """Return a function that loads a recipe of this plugin at test size, with ``changes`` merged in per top-level key."""
 
     def make(recipe: str, epochs: int = 1, iters: int = 1, **changes: Any) -> Config:
         labels = {"distance": None, "clusterer": {"type": "KMeans", "n_clusters": 12}, **changes.pop("labels", {})}
@@ -38,7 +38,7 @@ def tiny(tmp_path: Path, domains_root: Path) -> Tiny:
     return make
 
 
-# ---- what they say
+# ---- values
 
 
 @pytest.mark.parametrize("recipe", ["market1501", "msmt17", "veri776"])
@@ -49,31 +49,31 @@ def test_camera_recipe_extends_the_plain_one(recipe: str) -> None:
     assert camera.labels["main"].refiners == plain.labels["main"].refiners
 
 
-# ---- what they refuse
+# ---- refused changes
 
 
-def test_a_fusion_without_parts_is_refused_by_name_of_one_that_has_them(tiny: Tiny) -> None:
+def test_fusion_without_parts_is_refused(tiny: Tiny) -> None:
     with pytest.raises(ConfigError, match=r"pplr\.CrossAgreement needs 'parts'.*GlobalPool does not.*pplr\.Stripes"):
         tiny("usl", model={"fusion": {"type": "GlobalPool"}})
 
 
-def test_losses_without_agreement_are_refused_by_name_of_what_gives_it(tiny: Tiny) -> None:
+def test_losses_without_agreement_are_refused(tiny: Tiny) -> None:
     with pytest.raises(ConfigError, match=r"pplr\.PGLR needs 'agreement'.*pplr\.CrossAgreement"):
         tiny("usl", labels={"refiners": []})
 
 
-def test_a_camera_contrast_needs_the_proxies_memory(tiny: Tiny) -> None:
+def test_camera_contrast_needs_its_memory(tiny: Tiny) -> None:
     term = {"loss": "pplr.CameraContrast", "feature": "global", "memory": "ids"}
     with pytest.raises(ConfigError, match=r"pplr\.CameraContrast needs 'proxy_cameras'.*pplr\.CameraProxies"):
         tiny("usl", objective=[term])
 
 
-# ---- that they train
+# ---- training
 
 
 @pytest.mark.parametrize("recipe", ["usl", "camera"])
-def test_it_trains_and_the_parts_change_their_loss_after_the_fifth_epoch(tiny: Tiny, tmp_path: Path, recipe: str) -> None:
-    # the camera recipe on clusters of several cameras, which a network that has seen nothing would not find by density
+def test_parts_change_their_loss_after_epoch_five(tiny: Tiny, tmp_path: Path, recipe: str) -> None:
+    # the camera recipe needs clusters with several cameras, which DBSCAN does not find with an untrained network
     found_by: dict[str, Any] = {
         "usl": {"distance": {"k1": 8, "k2": 2}, "clusterer": {"eps": 0.7, "min_samples": 2}},
         "camera": {"distance": None, "clusterer": {"type": "KMeans", "n_clusters": 12}},
@@ -85,12 +85,13 @@ def test_it_trains_and_the_parts_change_their_loss_after_the_fifth_epoch(tiny: T
         assert 0.0 < report["agreement"] < 1.0
         values = [report[n] for n in ("pplr.PGLR", "CrossEntropy", "pplr.AALS", "Triplet") if n in report]
         total = sum(values) + 0.5 * sum(report.get(f"pplr.CameraContrast{n}", 0.0) for n in ("", "#2"))
-        assert math.isfinite(total) and report["loss"] == pytest.approx(total, rel=1e-4)
+        assert math.isfinite(total)
+        assert report["loss"] == pytest.approx(total, rel=1e-4)
     if recipe == "camera":
         assert history[0]["pplr.CameraContrast"] > 0 and history[0]["pplr.CameraContrast#2"] > 0
     assert 0.0 < result.metrics["mAP"] <= 1.0
 
 
 def test_agreement_survives_an_interruption(tiny: Tiny, tmp_path: Path) -> None:
-    # labelled once: the second epoch trains with what the checkpoint keeps of the first
+    # labelled once: the second epoch trains with the labels that the checkpoint keeps
     assert_resumes(tiny("camera", epochs=2, iters=2, labels={"relabel_every": 2}), tmp_path, steps=[4])

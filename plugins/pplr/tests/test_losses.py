@@ -41,8 +41,8 @@ def test_pglr_softens_the_label_by_the_parts(beta: float, temperature: float) ->
 
 
 def test_pglr_by_hand() -> None:
-    # two classes, scores 0 and 0: whatever the target, −log ½; with scores (log 3, 0) the probabilities are ¾ and ¼
-    parts = torch.tensor([[[math.log(4.0), 0.0], [0.0, 0.0]]])  # (1,2,2): part 0 says ⅘ and ⅕, part 1 ½ and ½
+    # two classes: scores (0, 0) give −log ½ for any target; scores (log 3, 0) are the probabilities ¾ and ¼
+    parts = torch.tensor([[[math.log(4.0), 0.0], [0.0, 0.0]]])  # (1,2,2): part 0 predicts ⅘ and ⅕, part 1 ½ and ½
     even = torch.zeros(1, 2)
     target = torch.tensor([0])
     assert PGLR()(torch.zeros(1, 2), parts, target, even).item() == pytest.approx(math.log(2))
@@ -60,7 +60,8 @@ def test_pglr_trains_the_whole_and_not_the_parts() -> None:
     agreement = AGREEMENT.clone().requires_grad_()
     PGLR()(scores, part_scores, TARGETS, agreement).backward()
     assert scores.grad.abs().sum() > 0
-    assert part_scores.grad is None and agreement.grad is None
+    assert part_scores.grad is None
+    assert agreement.grad is None
 
 
 def test_pglr_of_beta_1_is_plain_cross_entropy() -> None:
@@ -105,7 +106,7 @@ def test_aals_by_hand() -> None:
     assert found == pytest.approx([agreed, apart, 0.25 * agreed + 0.75 * apart])
 
 
-def test_a_part_that_does_not_agree_learns_indifference_and_one_that_agrees_the_label() -> None:
+def test_aals_trains_by_agreement() -> None:
     scores = randn(1, K, 2).requires_grad_()
     optimizer = torch.optim.SGD([scores], lr=1.0)
     for _ in range(400):

@@ -7,7 +7,7 @@ import pytest
 from reidx.testing import snapshots
 from reidx.testing.snapshots import Stated
 
-DATA_SETS = {  # image size, identities and images of each in a batch of 64
+DATA_SETS = {  # image size; identities and images per identity in a batch of 64
     "market1501": ([384, 128], (16, 4)),
     "msmt17": ([384, 128], (16, 4)),
     "veri776": ([256, 256], (8, 8)),
@@ -30,7 +30,7 @@ LOSSES = [
 
 
 def camera_losses(weight: float | None) -> list[dict[str, object]]:
-    """Return the terms that read cameras, none without a weight."""
+    """Return the terms that use cameras; none without a weight."""
     shared = {**ALWAYS, "loss": {"type": "pplr.CameraContrast", "temperature": 0.07, "hard": 50}, "weight": weight}
     return [{**shared, "feature": feature} for feature in ("global", "parts")] if weight else []
 

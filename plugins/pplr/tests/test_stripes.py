@@ -1,4 +1,4 @@
-"""The head against plain averages of rows, its BatchNorms one by one, and in a network that is folded for extraction."""
+"""The head against plain averages of rows, its separate BatchNorms, and a network with it that is folded for extraction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def maps_of(*shape: int, seed: int = 0) -> Tensor:
 
 
 def lived_in(head: Stripes) -> Stripes:
-    """``head`` with statistics and weights that differ from channel to channel."""
+    """Return ``head`` with statistics and weights that differ between channels."""
     generator = torch.Generator().manual_seed(0)
     for neck in (head.neck, head.stripe_neck):
         for tensor, low, high in ((neck.weight, 0.5, 2.0), (neck.running_mean, -1, 1), (neck.running_var, 0.5, 2)):
@@ -40,7 +40,7 @@ def mean_of_rows(maps: Tensor, image: int, channel: int, rows: range) -> float:
         (24, 3, [range(8), range(8, 16), range(16, 24)]),
         (8, 2, [range(4), range(4, 8)]),
         (8, 4, [range(2), range(2, 4), range(4, 6), range(6, 8)]),
-        (8, 3, [range(3), range(2, 6), range(5, 8)]),  # 8/3 = 2.67: rows 2 and 5 lie in two stripes
+        (8, 3, [range(3), range(2, 6), range(5, 8)]),  # 8/3 = 2.67: rows 2 and 5 belong to two stripes
         (6, 6, [range(i, i + 1) for i in range(6)]),
         (5, 1, [range(5)]),
     ],
@@ -81,7 +81,7 @@ def test_only_embed_is_of_unit_length() -> None:
 
 
 @pytest.mark.parametrize("group", [None, 4])
-def test_each_stripe_has_a_batchnorm_of_its_own(group: int | None) -> None:
+def test_each_stripe_has_its_own_batchnorm(group: int | None) -> None:
     maps = maps_of(8, 4, 6, 2) * torch.tensor([1.0, 10.0, 100.0]).repeat_interleave(2)[:, None]
     head = group_batch_norm(Stripes(4), group).train()
     parts = head(maps)["parts"]
@@ -96,7 +96,8 @@ def test_biases_are_not_trained_and_weights_are() -> None:
     assert {name for name, p in head.named_parameters() if not p.requires_grad} == {"neck.bias", "stripe_neck.bias"}
     found = head(maps_of(5, 4, 6, 2))
     (found["parts"] * torch.randn(5, 3, 4)).sum().backward()
-    assert head.stripe_neck.weight.grad.abs().sum() > 0 and head.neck.weight.grad is None
+    assert head.stripe_neck.weight.grad.abs().sum() > 0
+    assert head.neck.weight.grad is None
 
 
 def test_other_poolings() -> None:
@@ -108,7 +109,7 @@ def test_other_poolings() -> None:
     assert exponents == ["pool.p", "stripe_pools.0.p", "stripe_pools.1.p"]
 
 
-def test_a_map_that_is_too_low_is_refused() -> None:
+def test_map_with_too_few_rows_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"a map of 2 rows cannot be cut into 3 stripes\. Raise data\.image_size"):
         Stripes(4)(maps_of(2, 4, 2, 2))
     assert Stripes(4)(maps_of(2, 4, 3, 2))["parts"].shape == (2, 3, 4)
@@ -122,7 +123,7 @@ def test_a_network_with_it_is_folded_for_extraction(parts: int) -> None:
     backbone = Timm("resnet10t", image_size=(128, 64), last_stride=1)
     network = Network(backbone, lived_in(Stripes(backbone.out_channels, parts)), bn_group=4)
     images = torch.randn(4, 3, 128, 64)
-    network.train()(images)  # statistics that are not those of a new BatchNorm
+    network.train()(images)  # move the BatchNorm statistics from their initial values
     fast = fast_inference(network)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in fast.modules())
     with torch.no_grad():
