@@ -1,4 +1,4 @@
-"""SpCL: a hybrid memory of images, and clusters that are trusted as far as they hold (Ge et al., NeurIPS 2020)."""
+"""SpCL: a hybrid memory of images, and labels limited to stable clusters (Ge et al., NeurIPS 2020)."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def reidx_plugin() -> PluginInfo:
         licence="Apache-2.0",
         deviations=(
             "The memory is updated after the optimiser's step; the released code updates it within the backward pass, so that "
-            "with two domains the gradients of one batch already see rows moved by the other.",
+            "with two domains the gradients of one batch already depend on rows that the other batch updated.",
             "The softmax is plain; the released code adds 1e-6 to its denominator and to the probability before the logarithm, "
             "which matters in the first steps of a network that is not calibrated.",
-            "Classes are numbered anew without gaps; the released code keeps the numbers of clusters that lost all images, "
+            "Classes are renumbered without gaps; the released code keeps the numbers of clusters that lost all images, "
             "and masks them.",
-            "No class is passed over: the released sampler drops what is left of a round over all classes behind its last "
-            "whole batch.",
-            "With two domains the bias of the BatchNorm neck stays 0, as with one; the released code's change to domain "
-            "BatchNorms lets it learn.",
-            "BatchNorm takes its statistics from a stated group of images (16 by default, what each of four devices saw of a "
-            "domain).",
+            "No class is skipped; the released sampler drops the classes that remain after the last whole batch of a round "
+            "over all classes.",
+            "With two domains the bias of the BatchNorm neck stays 0, as with one domain; the released code's domain "
+            "BatchNorms train it.",
+            "BatchNorm statistics are computed over groups of 16 images of a domain, the number that each of the released "
+            "code's four devices saw.",
             "The last epoch is reported; the released code keeps the best of repeated evaluations on the test set.",
         ),
         results=(

@@ -1,4 +1,4 @@
-"""The hybrid memory: a unit vector for every image, read class by class."""
+"""The hybrid memory: a unit vector per image, and scores per class."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from reidx.memories.moving import move_rows
 
 
 class HybridMemory(Memory):
-    """One row an image, averaged to classes, kept over relabellings.
+    """One row per image, averaged per class and kept across relabellings.
 
-    The mean similarity (B,K) of features (B,D) to the images of each class; each image's row follows the image alone.
+    Returns the mean similarity (B,K) of features (B,D) to the images of each class.
 
-    s_c = 1/|c| Σ_{j in c} f·r_j with f at unit length, which is f times the mean of the rows of c: classes of one image
-    (un-clustered ones) weigh as much as clusters, and the mean is not brought back to unit length, so that a loose cluster
-    scores lower. Rows r (N,D) are set once, from the first bank; a later reset takes the new labels alone. After a step,
-    instance by instance in the order of the batch, r_i ← normalize(m r_i + (1−m) f) with m = ``momentum`` (``index`` says
-    which i, and may have one more than once); the class means of the next step are those of the moved rows. Outliers (−1) are
-    in no class, but their rows follow too. Features get gradients, rows do not; scores are float32 in mixed precision too
-    (Ge et al., NeurIPS 2020; LP section 5.2).
+    s_c = 1/|c| Σ_{j in c} f·r_j with f at unit length, which is f times the mean of the rows of c. Single-image classes
+    (un-clustered images) count as much as clusters. The mean is not normalised again, so a loose cluster scores lower. Rows r
+    (N,D) are set once, from the first features; a later reset only takes the new labels. After a step, for each instance in
+    the order of the batch, r_i ← normalize(m r_i + (1−m) f) with m = ``momentum``; ``index`` gives i and may repeat. The
+    class means of the next step use the updated rows. Outliers (−1) belong to no class, but their rows are updated too.
+    Features get gradients, rows do not; scores stay in float32 in mixed precision. Source: SpCL (Ge et al., NeurIPS 2020),
+    hybrid memory.
 
-    ``images`` are the rows, which a label level can cluster (``labels: {memory: NAME}``).
+    ``images`` are the rows, which a labelling can cluster (``labels: {memory: NAME}``).
 
     Raises :class:`ValueError` for a momentum outside [0, 1].
     """
@@ -39,13 +39,13 @@ class HybridMemory(Memory):
             raise ValueError(f"momentum is {momentum}; it must lie between 0 and 1.")
         self.momentum = momentum
         self.register_buffer("rows", torch.zeros(0, dim))
-        # the images of class 0, then those of class 1, …, and where each class begins
+        # the images of class 0, then those of class 1, …, and the position where each class starts
         self.register_buffer("members", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("starts", torch.zeros(0, dtype=torch.int64))
 
     @property
     def needs_features(self) -> bool:  # type: ignore[override]
-        """Whether the next reset sets the rows: the first one does."""
+        """True before the first reset, which sets the rows."""
         return not len(self.rows)
 
     @property

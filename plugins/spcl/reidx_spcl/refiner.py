@@ -1,4 +1,4 @@
-"""Self-paced labels: only those images stay in a cluster that would be in it at a stricter and at a looser criterion."""
+"""Self-paced labels: images stay in a cluster only if it is stable under a stricter and a looser criterion."""
 
 from __future__ import annotations
 
@@ -13,30 +13,32 @@ from reidx.errors import ConfigError
 
 
 class SelfPaced:
-    """Reliable cluster images only; every other image is a class alone.
+    """Clusters reduced to their reliable images; every other image is a single-image class.
 
-    Labels without outliers: the reliable images of a cluster keep it, every other image is a class of its own.
+    Returns labels without outliers: reliable images keep their cluster, every other image becomes a single-image class.
 
-    The clusterer is asked again at eps − ``gap`` (tight) and eps + ``gap`` (loose). An image that one of the three leaves
-    un-clustered counts there as a cluster of its own. With I the images that share the label of image i, and J those that
+    The clusterer runs again at eps − ``gap`` (tight) and eps + ``gap`` (loose). In each of the three labellings, an
+    un-clustered image counts as a single-image cluster. With I the images that share the label of image i, and J those that
     share its tight or loose label,
 
-        compactness_i = 1 − |I ∩ J| / |I ∪ J| of the tight labels, independence_i the same of the loose ones:
+        compactness_i = 1 − |I ∩ J| / |I ∪ J| with the tight labels, independence_i the same with the loose labels.
 
-    0 where the cluster does not fall apart, or does not grow into others. Image i is reliable if the least
-    independence of its cluster is at most the threshold, and its own compactness is the least of its cluster.
-    The threshold is taken once, at the first labelling that has a cluster of more than one image: of those clusters'
-    independences in ascending order, number round(``quantile`` · n) of 0..n−1; so about that share of the clusters is kept at
-    first, and more or fewer as they improve or not (Ge et al., NeurIPS 2020; LP section 5.2).
+    Compactness is 0 if the cluster does not fall apart, independence is 0 if it does not grow into others. Image i is
+    reliable if the smallest independence in its cluster is at most the threshold and its compactness is the smallest in its
+    cluster. The threshold is fixed at the first labelling with a cluster of more than one image: of those n clusters'
+    independences in ascending order, the entry round(``quantile`` · n) of 0..n−1. About that share of the clusters is kept at
+    first; the share then changes with their independence. Source: SpCL (Ge et al., NeurIPS 2020), cluster reliability
+    criterion.
 
-    Weights and other numbers of the images stay; soft targets of an earlier refiner are dropped, as they are of other
-    classes. The report counts ``clusters`` of more than one image, ``outliers`` (all other images), and has the ``threshold``.
+    Weights and other values per image are kept. Soft targets of an earlier refiner are dropped, because they refer to other
+    classes. The report has the number of ``clusters`` with more than one image, ``outliers`` (all other images) and the
+    ``threshold``.
 
-    Raises :class:`ConfigError` for a ``gap`` that is not positive, a ``quantile`` outside [0, 1], and a clusterer without eps.
+    Raises :class:`ConfigError` for a ``gap`` that is not positive, a ``quantile`` outside [0, 1], or a clusterer without eps.
     """
 
     outliers = "never"
-    reach = 0.0  # it looks at no distance itself
+    reach = 0.0  # it reads no distance itself
 
     def __init__(self, gap: float = 0.02, quantile: float = 0.9) -> None:
         if gap <= 0:
@@ -47,7 +49,7 @@ class SelfPaced:
         self.threshold: float | None = None
 
     def variations(self, clusterer: Any) -> list[dict[str, float]]:
-        """The settings of the clusterer that it asks for: tight, then loose. Raises :class:`ConfigError` if it has no eps."""
+        """Return the tight, then the loose setting of the clusterer. Raises :class:`ConfigError` if it has no eps."""
         eps = getattr(clusterer, "eps", None)
         if eps is None:
             raise ConfigError(
@@ -76,25 +78,25 @@ class SelfPaced:
         return replace(labels, labels=refined, soft_targets=None, report={**labels.report, **report})
 
     def state_dict(self) -> dict[str, float]:
-        """The threshold, once there is one."""
+        """Return the threshold, once it is fixed; empty before."""
         return {} if self.threshold is None else {"threshold": self.threshold}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """The inverse of :meth:`state_dict`."""
+        """Restore the threshold from :meth:`state_dict`."""
         self.threshold = state.get("threshold")
 
 
 def separate(labels: np.ndarray) -> np.ndarray:
-    """Labels (N,) in which each −1 has become a class of its own, behind the others; 0..K−1 without gaps."""
+    """Return labels (N,) 0..K−1 without gaps, in which each −1 has become a single-image class after the others."""
     alone = labels < 0
     apart = np.where(alone, labels.max(initial=-1) + np.cumsum(alone), labels)
     return np.unique(apart, return_inverse=True)[1].astype(np.int64)
 
 
 def dissimilarity(labels: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """For each image 1 − |I ∩ J| / |I ∪ J| (N,), of the images I and J that share its label in the two labellings.
+    """Return 1 − |I ∩ J| / |I ∪ J| (N,) for each image; I and J are the images that share its label in the two labellings.
 
-    Both are without −1. Counted by pairs of labels: no more than O(N log N), whatever N is.
+    Neither labelling has −1. It counts pairs of labels, in O(N log N).
     """
     pairs = labels * (int(others.max(initial=0)) + 1) + others
     _, pair, counts = np.unique(pairs, return_inverse=True, return_counts=True)
@@ -103,7 +105,7 @@ def dissimilarity(labels: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def least(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The smallest value (K,) of the images of each label 0..K−1."""
+    """Return the smallest value (K,) among the images of each label 0..K−1."""
     smallest = np.full(int(labels.max(initial=-1)) + 1, np.inf)
     np.minimum.at(smallest, labels, values)
     return smallest

@@ -26,7 +26,7 @@ def memory_of(features: Tensor, labels: list[int], momentum: float = 0.2) -> Hyb
 
 
 def similar(rows: list[list[float]], labels: list[int], feature: list[float]) -> list[float]:
-    """For each class the mean of one similarity a member."""
+    """Return for each class the mean of its members' similarities."""
     scores = []
     for k in range(max(labels) + 1):
         members = [sum(a * b for a, b in zip(feature, row)) for row, y in zip(rows, labels) if y == k]
@@ -71,7 +71,7 @@ INDEX = {"each once": [3, 0, 8], "one often": [4] * 20, "interleaved": [1, 2, 1,
 
 @pytest.mark.parametrize("index", INDEX.values(), ids=INDEX)
 @pytest.mark.parametrize("momentum", [0.0, 0.2, 0.7])
-def test_each_images_row_follows_its_own_instances_one_after_another(index: list[int], momentum: float) -> None:
+def test_row_follows_its_instances_in_order(index: list[int], momentum: float) -> None:
     bank, features = unit(10, 6), 3.0 * unit(len(index), 6, seed=1)
     memory = memory_of(bank, LABELS, momentum)
     targets = torch.tensor([LABELS[i] for i in index], dtype=torch.int64)
@@ -94,7 +94,7 @@ def test_class_means_follow_the_rows_step_by_step() -> None:
         rows = one_by_one(rows, features, index.tolist(), 0.2)
 
 
-def test_momentum_1_leaves_the_rows_and_momentum_0_takes_the_last() -> None:
+def test_momentum_0_and_1_are_the_extremes() -> None:
     bank, features, index = unit(3, 6), unit(4, 6, seed=1), torch.tensor([0, 2, 0, 2])
     for momentum, expected in ((1.0, bank), (0.0, torch.stack([features[2], bank[1], features[3]]))):
         memory = memory_of(bank, [0, 1, 0], momentum)
@@ -104,21 +104,23 @@ def test_momentum_1_leaves_the_rows_and_momentum_0_takes_the_last() -> None:
 
 def test_rows_are_set_once_and_labels_each_time() -> None:
     memory = HybridMemory(6)
-    assert memory.needs_features and memory.images.shape == (0, 6)
+    assert memory.needs_features
+    assert memory.images.shape == (0, 6)
     bank, features = unit(10, 6) * 5, unit(3, 6, seed=1)
     memory.reset(bank, torch.tensor(LABELS))
-    assert not memory.needs_features and torch.allclose(memory.images, F.normalize(bank))
+    assert not memory.needs_features
+    assert torch.allclose(memory.images, F.normalize(bank))
     memory.update(features, torch.tensor([2, 0, 1]), torch.arange(3))
     rows = memory.images.clone()
     others = [y % 2 for y in LABELS]
-    for given in (None, unit(10, 6, seed=9)):  # a bank that is there for another memory changes nothing
+    for given in (None, unit(10, 6, seed=9)):  # features extracted for another memory change nothing
         memory.reset(given, torch.tensor(others))
         assert torch.equal(memory.images, rows)
         expected = [similar(rows.double().tolist(), others, f) for f in features.double().tolist()]
         assert torch.allclose(memory(features), torch.tensor(expected), atol=1e-6)
 
 
-def test_outliers_are_in_no_class_but_their_rows_follow() -> None:
+def test_outlier_rows_follow_outside_all_classes() -> None:
     bank, features = unit(6, 4), unit(2, 4, seed=1)
     memory = memory_of(bank, [0, -1, 1, 1, -1, 0])
     without = memory_of(bank[[0, 2, 3, 5]], [0, 1, 1, 0])
@@ -128,13 +130,13 @@ def test_outliers_are_in_no_class_but_their_rows_follow() -> None:
     assert torch.allclose(memory.images, torch.tensor(expected), atol=1e-6)
 
 
-def test_gradients_reach_the_features_and_nothing_else() -> None:
+def test_gradients_reach_only_the_features() -> None:
     bank = unit(10, 6)
     memory, features = memory_of(bank, LABELS), unit(4, 6, seed=5).requires_grad_()
     memory(features)[:, 1].sum().backward()
     members = [i for i in range(10) if LABELS[i] == 1]
     along = bank[members].mean(0).expand(4, 6)
-    # the similarity does not change with the feature's length
+    # the similarity does not depend on the feature's length
     across = along - (along * features.detach()).sum(1, keepdim=True) * features.detach()
     assert torch.allclose(features.grad, across, atol=1e-6)
     assert torch.allclose(memory(7.0 * features), memory(features), atol=1e-6)
@@ -151,13 +153,14 @@ def test_scores_stay_in_float32_in_mixed_precision() -> None:
     assert torch.equal(scores, memory(features))
 
 
-def test_it_is_restored_whatever_its_size_was() -> None:
+def test_restore_accepts_any_size() -> None:
     saved, fresh = memory_of(unit(10, 6), LABELS), HybridMemory(6)
     fresh.restore(saved.state_dict())
     features = unit(3, 6, seed=1)
-    assert torch.equal(fresh(features), saved(features)) and not fresh.needs_features
+    assert torch.equal(fresh(features), saved(features))
+    assert not fresh.needs_features
     fresh.update(features, torch.arange(3), torch.arange(3))
-    assert not torch.equal(fresh.images, saved.images)  # a copy, which goes on by itself
+    assert not torch.equal(fresh.images, saved.images)  # an independent copy
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -184,22 +187,23 @@ def test_a_momentum_outside_0_and_1_is_refused(momentum: float) -> None:
 
 
 def spread(features: Tensor, labels: Tensor) -> float:
-    """Mean distance within groups divided by that between them."""
+    """Return the mean distance within groups divided by the mean distance between them."""
     distances, same = torch.cdist(features, features), labels[:, None] == labels[None]
     return (distances[same].mean() / distances[~same].mean()).item()
 
 
 def test_an_embedding_learns_with_it() -> None:
-    """Groups draw together, the loss falls, and the memory's rows follow.
+    """The spread of the groups shrinks, the loss falls, and the memory's rows follow.
 
-    Of seeds 0 to 3, with all instructions and with AVX2 alone, on one thread and on two, groups come to 0.44 to 0.56 of their
-    spread (exactly 1 at a rate of 0; 0.8 is asked) and the loss to 0.69 to 0.79 (0.98 to 1.02; 0.9 is asked).
+    With seeds 0 to 3, all instruction sets or only AVX2, and one or two threads, the spread falls to 0.44 to 0.56 of its first
+    value (exactly 1 at a learning rate of 0) and the loss to 0.69 to 0.79 (0.98 to 1.02). The test requires less than 0.8 and
+    0.9.
     """
     torch.manual_seed(0)
     groups = torch.arange(64) % 4
     images = torch.randn(4, 8)[groups] + 0.3 * torch.randn(64, 8)
     labels = groups.clone()
-    labels[:4] = torch.arange(4, 8)  # some are classes of their own
+    labels[:4] = torch.arange(4, 8)  # some are single-image classes
     network, contrast = nn.Linear(8, 4), MemoryContrast(temperature=0.5)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
 
@@ -221,7 +225,7 @@ def test_an_embedding_learns_with_it() -> None:
     after = features().detach()
     assert spread(after, groups) < 0.8 * before
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
-    # the rows followed: each lies by its own image, and not where it was
+    # each row has moved to its image's new feature
     assert (memory.images * after).sum(1).mean() > 0.95
     assert (memory.images * rows).sum(1).mean() < 0.95
     assert (memory(after)[4:, :4].argmax(1) == groups[4:]).all()

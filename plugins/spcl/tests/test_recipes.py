@@ -7,7 +7,7 @@ import pytest
 from reidx.testing import snapshots
 from reidx.testing.snapshots import Stated
 
-DATA_SETS = {  # type, steps an epoch, image size, whether each domain has BatchNorms of its own
+DATA_SETS = {  # type, steps per epoch, image size, domain_bn
     "market1501": ("Market1501", 400, [256, 128], False),
     "msmt17": ("MSMT17", 800, [256, 128], False),
     "personx": ("PersonX", 400, [256, 128], False),

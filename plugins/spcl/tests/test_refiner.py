@@ -1,4 +1,4 @@
-"""The self-paced rules on examples by hand, and against sets of images written out."""
+"""The self-paced rules on examples worked out by hand, and against explicit sets of images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EPS = 0.6
 
 
 def refine(refiner: SelfPaced, given: list[int], tight: list[int], loose: list[int], **more: np.ndarray) -> LabelSet:
-    """What the refiner makes of ``given``, where the clusterer finds ``tight`` and ``loose``."""
+    """Refine the labels ``given`` with a clusterer that returns ``tight`` and ``loose``."""
 
     def cluster(eps: float) -> np.ndarray:
         return np.array(tight if eps < EPS else loose, dtype=np.int64)
@@ -25,7 +25,7 @@ def refine(refiner: SelfPaced, given: list[int], tight: list[int], loose: list[i
 
 
 def groups(labels: np.ndarray) -> set[frozenset[int]]:
-    """A labelling as the set of its classes, whatever they are called."""
+    """Return the classes of a labelling as sets of images, without their numbers."""
     return {frozenset(np.flatnonzero(labels == k).tolist()) for k in set(labels.tolist())}
 
 
@@ -33,23 +33,25 @@ def groups(labels: np.ndarray) -> set[frozenset[int]]:
 GIVEN = [0, 0, 0, 0, 1, 1, -1, -1]
 TIGHT = [0, 0, 0, -1, 1, 1, -1, -1]
 LOOSE = [0, 0, 0, 0, 1, 1, 1, -1]
-# compactness: 0..2 1 − 3/4, 3 1 − 1/4, the others 0; independence: cluster {0..3} 0, {4, 5} 1 − 2/3, {6} 1 − 1/3, {7} 0
+# compactness: 1 − 3/4 for images 0..2, 1 − 1/4 for 3, 0 for the others
+# independence: 0 for the cluster {0..3}, 1 − 2/3 for {4, 5}, 1 − 1/3 for {6}, 0 for {7}
 
 
 def test_by_hand() -> None:
     refiner = SelfPaced()
     refined = refine(refiner, GIVEN, TIGHT, LOOSE)
     assert refined.labels.tolist() == [0, 0, 0, 3, 1, 1, 4, 2]
-    assert refiner.threshold == pytest.approx(1 / 3)  # number min(round(0.9 · 2), 1) of (0, 1/3)
+    assert refiner.threshold == pytest.approx(1 / 3)  # entry min(round(0.9 · 2), 1) of (0, 1/3)
     assert refined.report == {"clusters": 2.0, "outliers": 3.0, "threshold": refiner.threshold}
 
 
-def test_by_hand_a_cluster_that_grows_into_others_goes_whole() -> None:
-    refiner = SelfPaced(quantile=0.2)  # number round(0.4) of (0, 1/3)
+def test_cluster_growing_into_others_is_dissolved() -> None:
+    refiner = SelfPaced(quantile=0.2)  # entry round(0.4) of (0, 1/3)
     refined = refine(refiner, GIVEN, TIGHT, LOOSE)
     assert refiner.threshold == 0.0
     assert groups(refined.labels) == {frozenset({0, 1, 2}), *(frozenset({i}) for i in range(3, 8))}
-    assert refined.report["clusters"] == 1.0 and refined.report["outliers"] == 5.0
+    assert refined.report["clusters"] == 1.0
+    assert refined.report["outliers"] == 5.0
 
 
 def test_by_hand_dissimilarities() -> None:
@@ -59,7 +61,7 @@ def test_by_hand_dissimilarities() -> None:
     assert dissimilarity(given, loose) == pytest.approx([0, 0, 0, 0, 1 / 3, 1 / 3, 2 / 3, 0])
 
 
-# ---- a second derivation, by an N × N table of who shares whose label
+# ---- a second derivation, by an N × N table of shared labels
 
 
 def shares(labels: list[int]) -> list[list[bool]]:
@@ -103,7 +105,7 @@ def test_against_sets_of_images(seed: int) -> None:
     random = np.random.default_rng(seed)
     quantile = [0.0, 0.3, 0.5, 0.9, 1.0][seed % 5]
     refiner, threshold = SelfPaced(quantile=quantile), None
-    for _ in range(3):  # the threshold of the first serves all
+    for _ in range(3):  # the first threshold is used for all
         given, tight, loose = (labelling(random, 40, k) for k in random.integers(1, 15, 3))
         expected, threshold = naive(given, tight, loose, threshold, quantile)
         refined = refine(refiner, given, tight, loose)
@@ -125,14 +127,15 @@ def test_the_threshold_is_taken_once_and_comes_back() -> None:
     refine(refiner, GIVEN, GIVEN, GIVEN)
     assert refiner.threshold == 0.0
     strict = refine(refiner, GIVEN, TIGHT, LOOSE)
-    assert refiner.threshold == 0.0 and strict.report["clusters"] == 1.0  # by its own labelling it would be 1/3
+    assert refiner.threshold == 0.0  # from this labelling it would be 1/3
+    assert strict.report["clusters"] == 1.0
     resumed = SelfPaced()
     resumed.load_state_dict(refiner.state_dict())
     assert np.array_equal(refine(resumed, GIVEN, TIGHT, LOOSE).labels, strict.labels)
     assert SelfPaced().state_dict() == {}
 
 
-def test_no_cluster_of_more_than_one_image_is_no_fault() -> None:
+def test_only_single_image_clusters_are_accepted() -> None:
     refiner = SelfPaced()
     for alone in ([0, 1, 2, 3], [-1, -1, 0, -1]):
         refined = refine(refiner, alone, alone, [0, 0, 0, 0])
@@ -143,20 +146,22 @@ def test_no_cluster_of_more_than_one_image_is_no_fault() -> None:
     assert refiner.threshold == pytest.approx(1 / 3)
 
 
-def test_what_belongs_to_images_stays_and_what_belongs_to_classes_goes() -> None:
+def test_image_weights_stay_and_soft_targets_go() -> None:
     weights, soft = np.linspace(0, 1, 8, dtype=np.float32), np.full((8, 2), 0.5, np.float32)
     refined = refine(SelfPaced(), GIVEN, TIGHT, LOOSE, weights=weights, soft_targets=soft)
-    assert refined.weights is weights and refined.soft_targets is None
+    assert refined.weights is weights
+    assert refined.soft_targets is None
 
 
 def test_many_images_need_no_table_of_pairs() -> None:
     random = np.random.default_rng(0)
     given, tight, loose = (labelling(random, 200_000, 20_000) for _ in range(3))  # a table of pairs: 40 GB
     refined = refine(SelfPaced(), given, tight, loose)
-    assert len(refined.labels) == 200_000 and refined.labels.max() > 100_000
+    assert len(refined.labels) == 200_000
+    assert refined.labels.max() > 100_000
 
 
-def test_it_asks_for_a_smaller_and_a_larger_eps() -> None:
+def test_variations_are_smaller_and_larger_eps() -> None:
     changes = SelfPaced(gap=0.05).variations(DBSCAN(0.5))
     assert [change["eps"] for change in changes] == pytest.approx([0.45, 0.55])
 
@@ -167,6 +172,6 @@ def test_a_clusterer_without_eps_is_refused() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"gap": 0.0}, {"gap": -0.1}, {"quantile": 1.1}, {"quantile": -0.1}], ids=str)
-def test_values_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
+def test_wrong_values_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         SelfPaced(**wrong)
