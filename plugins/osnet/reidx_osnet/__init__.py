@@ -15,8 +15,8 @@ def reidx_plugin() -> PluginInfo:
         licence="Apache-2.0",
         api=1,
         deviations=(
-            "The fully connected layer behind the pooling is a fusion of its own (osnet.Embedding), because a backbone "
-            "ends in a feature map.",
+            "The linear layer after the pooling is a separate fusion (osnet.Embedding), because a backbone of reidx ends in "
+            "a feature map.",
             "The TPAMI paper's instance-normalised variants (OSNet-IBN, OSNet-AIN) are not included.",
         ),
     )

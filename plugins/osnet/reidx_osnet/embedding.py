@@ -1,4 +1,4 @@
-"""The fully connected layer that the published OSNets put behind the pooled map."""
+"""The linear layer that the published OSNets apply after the pooling."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from reidx.registry.constructor import FilePath
 
 
 class Embedding(nn.Module):
-    """OSNet's published vector: pooling, linear layer, BatchNorm, ReLU.
+    """OSNet's published vector: average pooling, linear layer, BatchNorm, ReLU.
 
-    ``embed`` and ``global`` (B, ``dim``): average pooling, linear layer, BatchNorm, ReLU (table 1 of the paper).
+    Returns ``embed`` and ``global``, both (B, ``dim``) and equal. Source: OSNet (Zhou et al., ICCV 2019), table 1.
 
-    This is the vector by which the published networks are compared, as it is: entries are not negative and the length
-    is free, unless ``normalize`` makes it 1. BatchNorm and ReLU do not commute with the pooling, which is why this is
-    no part of the backbone.
+    Retrieval with the published networks uses this vector. Its entries are not negative, and its length is 1 only with
+    ``normalize``. BatchNorm and ReLU do not commute with the pooling, so this layer is not part of the backbone.
 
     Args:
         in_channels: channels of the map.
-        dim: width of the vector, 512 in the paper whatever the width of the network.
-        weights: a file of weights in torchreid's key names, of which ``fc.*`` is taken; usually the backbone's file.
-        normalize: scale the vector to length 1, as losses over a memory want it.
+        dim: width of the vector; 512 in the paper for networks of all widths.
+        weights: a weights file with torchreid's key names, usually the backbone's; only ``fc.*`` is loaded.
+        normalize: scale the vector to length 1, for losses over a memory.
 
     Raises:
-        CheckpointError: the file is missing, unreadable, or its ``fc`` is absent or of another shape.
+        CheckpointError: the file is missing or unreadable, or its ``fc`` is missing or has another shape.
     """
 
     provides = frozenset({"embed", "global"})

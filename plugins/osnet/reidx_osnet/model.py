@@ -1,4 +1,4 @@
-"""OSNet: a small backbone whose blocks see several scales at once (Zhou et al., ICCV 2019; TPAMI 2021)."""
+"""OSNet: a small backbone with several scales per block (Zhou et al., ICCV 2019; TPAMI 2021)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ConvBN(nn.Module):
 
 
 class LiteConv(nn.Module):
-    """The paper's "Lite 3x3": a linear 1x1 convolution, then a depthwise 3x3, BatchNorm and ReLU (section 3.1)."""
+    """The paper's "Lite 3x3": a linear 1x1 convolution, then a depthwise 3x3, BatchNorm and ReLU."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -42,9 +42,9 @@ class LiteConv(nn.Module):
 
 
 class AggregationGate(nn.Module):
-    """Sum of the streams, each channel weighted by what the stream itself holds (section 3.2, "unified" AG).
+    """Sum of the streams, with channel weights computed from each stream (the paper's unified aggregation gate).
 
-    One two-layer network is shared by all streams, so their pooled vectors go through it side by side.
+    All streams share one two-layer network, so their pooled vectors pass through it in one batch.
     """
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
@@ -92,26 +92,25 @@ def _stage(c_in: int, c_out: int, shrink: bool) -> nn.Sequential:
 class OSNet(nn.Module):
     """OSNet, a light network designed for person re-ID.
 
-    Feature map (B, 512 * width, H / 16, W / 16) of RGB images (B, 3, H, W) normalised by ``mean`` and ``std``.
+    Returns the feature map (B, 512 * width, H / 16, W / 16) of RGB images (B, 3, H, W) normalised by ``mean`` and ``std``.
 
-    The map is that of the last convolution (``conv5``, after its ReLU). The fully connected layer which the
-    published networks put behind the pooling is the fusion ``osnet.Embedding``; or, for heads that pool parts of the map,
-    ``with_embedding`` puts it at each place of the map.
+    It is the map of the last convolution (``conv5``, after its ReLU). The published networks apply a linear layer after the
+    pooling: use the fusion ``osnet.Embedding`` for it, or ``with_embedding`` for heads that pool parts of the map.
 
     Args:
         width: channel multiplier, one of 1.0, 0.75, 0.5 and 0.25.
-        weights: a file of weights in torchreid's key names; its classifier is left out, and its fully connected layer
-            without ``with_embedding``.
-        with_embedding: the map goes through the fully connected layer, its BatchNorm and ReLU, place by place, and has 512
-            channels. Its mean is not the published vector (the ReLU comes before the pooling), but close to it.
-        image_size: (height, width) of the images, used for ``map_size`` only: any size goes through.
+        weights: a weights file with torchreid's key names. Its classifier is not loaded; its linear layer is loaded only
+            with ``with_embedding``.
+        with_embedding: apply the linear layer, its BatchNorm and ReLU at each position of the map, which then has 512
+            channels. The map's mean is close to the published vector but not equal to it (ReLU precedes the pooling).
+        image_size: (height, width) of the images. It only sets ``map_size``; the network accepts any size.
 
     Raises:
         ConfigError: the width is none of the four.
-        CheckpointError: the file is missing, unreadable, or not an OSNet of this width.
+        CheckpointError: the file is missing or unreadable, or not an OSNet of this width.
 
     Source: K. Zhou, Y. Yang, A. Cavallaro, T. Xiang, "Omni-Scale Feature Learning for Person Re-Identification",
-    ICCV 2019, sections 3.1-3.3 and table 1.
+    ICCV 2019, table 1.
     """
 
     nonnegative = True
@@ -160,7 +159,7 @@ class OSNet(nn.Module):
             load_state(self, trunk, weights)
 
     def cut(self) -> nn.Module:
-        """Take the last stage out, ``conv4`` and what comes behind it, with its ``out_channels``; the map ends before it."""
+        """Remove and return the last stage (``conv4`` and all later layers), with ``out_channels``; the map ends before it."""
         tail: nn.Module = nn.Sequential(self.conv4, self.conv5, self.fc)
         tail.out_channels = self.out_channels  # type: ignore[assignment]
         self.out_channels = self._third

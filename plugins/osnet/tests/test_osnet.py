@@ -1,4 +1,4 @@
-"""OSNet: the paper's structure, torchreid's weight files, and the block's formula written a second time."""
+"""OSNet: the paper's structure, torchreid's weight files, and a second implementation of the block."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def small() -> OSNet:
 
 
 def expected_parameters(width: float) -> int:
-    """Counted by hand from table 1: convolutions without bias, each BatchNorm two numbers a channel."""
+    """Count the parameters by table 1 of the paper: convolutions without bias, two numbers per BatchNorm channel."""
     stem, *stages = (int(c * width) for c in (64, 256, 384, 512))
     total = 3 * 49 * stem + 2 * stem
     c_in = stem
@@ -66,7 +66,8 @@ def test_map(image_size: tuple[int, int]) -> None:
     with torch.no_grad():
         maps = model(torch.randn(1, 3, *image_size))
     assert maps.shape == (1, model.out_channels, *model.map_size)
-    assert maps.min() >= 0 and model.nonnegative
+    assert maps.min() >= 0
+    assert model.nonnegative
 
 
 def test_map_keeps_the_place(small: OSNet) -> None:
@@ -87,7 +88,7 @@ def test_every_parameter_learns() -> None:
 
 
 def naive_block(block: OSBlock, x: Tensor) -> Tensor:
-    """Section 3.2 of the ICCV paper, one stream and one image at a time."""
+    """Compute the block of the ICCV paper, one stream and one image at a time."""
 
     def norm(y: Tensor, bn: nn.BatchNorm2d) -> Tensor:
         scale = bn.weight / (bn.running_var + bn.eps).sqrt()
@@ -147,7 +148,7 @@ def test_published_files_load_whole(name: str) -> None:
 
 
 def test_published_embedding() -> None:
-    """What torchreid's own network gives for a plain gradient image: the four largest entries, and the length."""
+    """The vector of a gradient image has the length and the four largest entries of torchreid's network."""
     path = published("msmt17")
     model, head = OSNet(0.25, weights=path).eval(), Embedding(128, weights=path).eval()
     rows, columns = torch.linspace(-1, 1, 256).view(-1, 1), torch.linspace(-1, 1, 128)
@@ -203,11 +204,12 @@ def test_embedding_by_hand() -> None:
         head.fc[0].bias.copy_(torch.tensor([1.0, 0.0, 0.0]))
     maps = torch.tensor([[[[1.0, 3.0]], [[2.0, 6.0]]]])  # means 2 and 4
     features = head(maps)
-    assert head.dims == {"embed": 3, "global": 3} and set(features) == {"embed", "global"}
+    assert head.dims == {"embed": 3, "global": 3}
+    assert set(features) == {"embed", "global"}
     torch.testing.assert_close(features["embed"], torch.tensor([[3.0, 8.0, 0.0]]), rtol=1e-4, atol=1e-4)
 
 
-def test_the_embedding_at_each_place_of_the_map(tmp_path: Path) -> None:
+def test_embedding_at_each_map_position(tmp_path: Path) -> None:
     plain, head = OSNet(0.25), Embedding(128)
     for module in (*plain.modules(), *head.modules()):
         if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
@@ -217,13 +219,14 @@ def test_the_embedding_at_each_place_of_the_map(tmp_path: Path) -> None:
     backbone = OSNet(0.25, weights=str(file), with_embedding=True).eval()
     images = torch.randn(2, 3, 64, 32)
     maps, narrow = backbone(images), plain.eval()(images)
-    assert maps.shape == (2, 512, *narrow.shape[2:]) and backbone.out_channels == 512
-    for y, x in ((0, 0), (3, 1)):  # at a place it is the embedding of a map that is that place alone
+    assert maps.shape == (2, 512, *narrow.shape[2:])
+    assert backbone.out_channels == 512
+    for y, x in ((0, 0), (3, 1)):  # a position equals the embedding of a map with only that position
         assert torch.allclose(maps[:, :, y, x], head.eval()(narrow[:, :, y : y + 1, x : x + 1])["embed"], atol=1e-5)
 
 
 @pytest.mark.parametrize("with_embedding", [False, True])
-def test_what_is_cut_off_goes_on_where_the_map_ends(with_embedding: bool) -> None:
+def test_cut_tail_continues_the_map(with_embedding: bool) -> None:
     net = OSNet(0.25, with_embedding=with_embedding).eval()
     images = torch.randn(2, 3, 64, 32)
     with torch.no_grad():
@@ -231,14 +234,15 @@ def test_what_is_cut_off_goes_on_where_the_map_ends(with_embedding: bool) -> Non
         tail = net.cut()
         maps = net(images)
         assert torch.allclose(tail(maps), whole, atol=1e-6)
-    assert tail.out_channels == channels and maps.shape[1:] == (net.out_channels, *whole.shape[2:])
+    assert tail.out_channels == channels
+    assert maps.shape[1:] == (net.out_channels, *whole.shape[2:])
     assert not {id(p) for p in net.parameters()} & {id(p) for p in tail.parameters()}
 
 
 def test_hooks_without_torch() -> None:
     code = (
         "import sys, reidx_osnet as p; info = p.reidx_plugin(); names = [c.name for c in p.reidx_components()];"
-        "assert info.api == 1 and info.licence == 'Apache-2.0' and names == ['OSNet', 'Embedding'], names;"
-        "assert 'torch' not in sys.modules"
+        "assert info.api == 1, info.api; assert info.licence == 'Apache-2.0', info.licence;"
+        "assert names == ['OSNet', 'Embedding'], names; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
