@@ -1,4 +1,4 @@
-"""Cluster Contrast: one memory row a cluster, updated by the instances of each batch (Dai et al., ACCV 2022)."""
+"""Cluster Contrast: one memory row per cluster, updated by the instances of each batch (Dai et al., ACCV 2022)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ def reidx_plugin() -> PluginInfo:
         licence="Apache-2.0",
         deviations=(
             "A cluster of one image fills its places in a batch by repetition; the released sampler takes it once, which "
-            "shifts every later cluster across the borders of the batch.",
-            "BatchNorm takes its statistics from a stated group of images (64 by default, what each of four devices saw).",
+            "shifts every later cluster across the batch boundaries.",
+            "BatchNorm statistics are computed over groups of 64 images, the number that each of the released code's four "
+            "devices saw.",
             "The last epoch is reported; the released code keeps the best of repeated evaluations on the test set.",
         ),
         results=(

@@ -1,4 +1,4 @@
-"""The cluster memory: one unit vector a cluster."""
+"""The cluster memory: one unit vector per cluster."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from reidx.memories.moving import move_rows
 
 
 class ClusterMemory(Memory):
-    """Cluster centroids that follow the instances of each batch.
+    """Cluster centroids, updated by the instances of each batch.
 
-    Cosines f·C (B,K) of features with unit centroids, f at unit length; the centroids follow the instances of each batch.
+    Returns the cosines f·C (B,K) of features with unit centroids, f at unit length.
 
-    At a reset C_k is the normalised mean of cluster k's features. After a step, instance by instance in the order of
-    the batch, C_y ← normalize(m C_y + (1−m) f) with m = ``momentum`` and f at unit length: with m = 0.1 the last instance of
-    a cluster carries nine tenths of its row, so the order counts. ``update: hard`` takes instead one instance of each cluster,
-    the one least similar to its row as it was before the step. Outliers (−1) move nothing. Instances so far back that
-    their share of a row is below float32's rounding (with m = 0.1 all but a cluster's last ten) are left out.
-    Features get gradients, rows do not; similarities are float32 in mixed precision too, as they are divided by a small
-    temperature (LP sections 1.3 and 5.1).
+    At a reset C_k is the normalised mean of cluster k's unit features. After a step, for each instance in the order of the
+    batch, C_y ← normalize(m C_y + (1−m) f) with m = ``momentum`` and f at unit length. With m = 0.1 the last instance of a
+    cluster contributes nine tenths of its row, so the order matters. ``update: hard`` uses only one instance per cluster, the
+    one least similar to its row before the step. Outliers (−1) update nothing. Early instances whose share of a row is below
+    float32 rounding (with m = 0.1 all but the last ten of a cluster) are skipped. Features get gradients, rows do not;
+    similarities stay in float32 in mixed precision, because the loss divides them by a small temperature. Source: Cluster
+    Contrast (Dai et al., ACCV 2022), momentum update and hard instances.
 
     Raises :class:`ValueError` for a momentum outside [0, 1].
     """
@@ -54,7 +54,7 @@ class ClusterMemory(Memory):
 
 
 def _hardest(features: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
-    """Whether an instance is the one of its cluster that is least similar to its row (the first of equals)."""
+    """Mark the instance of each cluster that is least similar to its row (B,) bool; the first of equals."""
     similarity = (features * rows[targets.clamp(min=0)]).sum(1)
     place = torch.arange(len(features), device=features.device)
     ties, same = similarity == similarity[:, None], targets == targets[:, None]

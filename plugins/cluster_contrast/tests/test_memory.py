@@ -1,4 +1,4 @@
-"""The cluster memory against one instance after another, and an embedding that learns with it."""
+"""The cluster memory against a loop over instances, and an embedding that learns with it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def moved(row: list[float], feature: list[float], momentum: float) -> list[float
 
 
 def one_by_one(rows: Tensor, features: Tensor, targets: list[int], momentum: float) -> Tensor:
-    """Each instance of the batch moves the row of its cluster, in the batch's order."""
+    """Update the row of each instance's cluster, in the order of the batch."""
     table = rows.double().tolist()
     for feature, y in zip(features.double().tolist(), targets):
         if y >= 0:
@@ -61,7 +61,7 @@ BATCHES = {
 
 @pytest.mark.parametrize("targets", BATCHES.values(), ids=BATCHES)
 @pytest.mark.parametrize("momentum", [0.1, 0.5, 0.9])
-def test_the_update_is_that_of_one_instance_after_another(targets: list[int], momentum: float) -> None:
+def test_update_matches_a_loop_over_instances(targets: list[int], momentum: float) -> None:
     rows, features = unit(4, 6, seed=1), unit(len(targets), 6, seed=2)
     ours = take_in(memory_of(rows, momentum), features, targets)
     assert torch.allclose(ours, one_by_one(rows, features, targets, momentum), atol=1e-6)
@@ -70,8 +70,8 @@ def test_the_update_is_that_of_one_instance_after_another(targets: list[int], mo
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.1, 0.2, 0.3, 0.4, 1.0])
-def test_many_instances_of_a_cluster_come_to_the_same(momentum: float) -> None:
-    # as far from their rows and each other as can be, so that what came first is forgotten latest
+def test_update_of_many_instances_matches_loop(momentum: float) -> None:
+    # far from their rows and from each other, so that early instances keep a share of the row as long as possible
     rows = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     targets = [0] * 40 + [1, 2, 1] * 20
     sign = torch.where(torch.arange(100) % 2 == 0, -1.0, 1.0)[:, None]
@@ -81,8 +81,8 @@ def test_many_instances_of_a_cluster_come_to_the_same(momentum: float) -> None:
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.1, 0.3, 0.9999])
-def test_features_count_at_unit_length_whatever_theirs_is(momentum: float) -> None:
-    # of short ones many more than the last ten would matter
+def test_features_of_any_length_count_equally(momentum: float) -> None:
+    # without normalisation, more than the last ten instances would matter if they are short
     rows, targets = unit(2, 6), [0, 1, 0] * 20
     features = unit(60, 6, seed=3)
     lengths = torch.logspace(-3, 3, 60)[torch.randperm(60, generator=torch.Generator().manual_seed(0))]
@@ -115,22 +115,23 @@ def test_by_hand() -> None:
     assert rows[0].tolist() == pytest.approx([math.cos(angle), math.sin(angle)])
 
 
-def test_the_order_of_the_batch_counts() -> None:
+def test_order_of_the_batch_matters() -> None:
     rows, features = unit(1, 6), unit(5, 6, seed=3)
     forth = take_in(memory_of(rows), features, [0] * 5).clone()
     back = take_in(memory_of(rows), features.flip(0), [0] * 5)
     assert not torch.allclose(forth, back, atol=0.1)
-    assert (forth @ features[-1]).item() > 0.9 and (back @ features[0]).item() > 0.9
+    assert (forth @ features[-1]).item() > 0.9
+    assert (back @ features[0]).item() > 0.9
 
 
-def test_momentum_1_leaves_the_memory_and_momentum_0_takes_the_last() -> None:
+def test_momentum_0_and_1_are_the_extremes() -> None:
     rows, features, targets = unit(3, 6), unit(8, 6, seed=4), [0, 1, 0, 2, 1, 0, 2, 2]
     assert torch.allclose(take_in(memory_of(rows, 1.0), features, targets), rows, atol=1e-6)
     assert torch.allclose(take_in(memory_of(rows, 0.0), features, targets), features[[5, 4, 7]], atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_hard_takes_of_each_cluster_the_least_similar_to_its_row(seed: int) -> None:
+def test_hard_update_uses_the_least_similar(seed: int) -> None:
     rows, features = unit(4, 6, seed=seed), unit(12, 6, seed=seed + 10)
     targets = [0, 1, 0, 3, 1, 0, 3, 3, -1, 1, 0, -1]
     expected = rows.double().tolist()
@@ -142,7 +143,7 @@ def test_hard_takes_of_each_cluster_the_least_similar_to_its_row(seed: int) -> N
     assert torch.allclose(ours, torch.tensor(expected).float(), atol=1e-6)
 
 
-def test_a_reset_makes_the_centroids_of_unit_features() -> None:
+def test_reset_sets_centroids_of_unit_features() -> None:
     features, labels = torch.randn(9, 5) * 7, [0, 1, 1, -1, 2, 0, 0, -1, 2]
     memory = ClusterMemory(5)
     memory.reset(features, torch.tensor(labels))
@@ -154,16 +155,17 @@ def test_a_reset_makes_the_centroids_of_unit_features() -> None:
     assert memory.rows.shape == (2, 5)
 
 
-def test_gradients_reach_the_features_and_nothing_else() -> None:
+def test_gradients_reach_only_the_features() -> None:
     memory = memory_of(unit(3, 6))
     features = unit(4, 6, seed=5).requires_grad_()
     memory(features).sum().backward()
     along = memory.rows.sum(0).expand(4, 6)
-    # a cosine does not change with the feature's length
+    # a cosine does not depend on the feature's length
     across = along - (along * features.detach()).sum(1, keepdim=True) * features.detach()
     assert torch.allclose(features.grad, across, atol=1e-6)
     assert torch.allclose(memory(7.0 * features), memory(features), atol=1e-6)
-    assert not list(memory.parameters()) and not memory.rows.requires_grad
+    assert not list(memory.parameters())
+    assert not memory.rows.requires_grad
     memory.update(features, torch.tensor([0, 1, 2, 0]), torch.arange(4))
     assert not memory.rows.requires_grad  # even with features that were not detached
 
@@ -176,12 +178,12 @@ def test_similarities_stay_in_float32_in_mixed_precision() -> None:
     assert torch.equal(similar, memory(features))
 
 
-def test_it_is_restored_whatever_its_size_was() -> None:
+def test_restore_accepts_any_size() -> None:
     saved, fresh = memory_of(unit(7, 6)), memory_of(unit(3, 6))
     fresh.restore(saved.state_dict())
     assert torch.equal(fresh.rows, saved.rows)
     take_in(fresh, unit(1, 6, seed=8), [6])
-    assert not torch.equal(fresh.rows, saved.rows)  # a copy, which goes on by itself
+    assert not torch.equal(fresh.rows, saved.rows)  # an independent copy
 
 
 @pytest.mark.parametrize("momentum", [-0.1, 1.1])
@@ -190,11 +192,11 @@ def test_a_momentum_outside_0_and_1_is_refused(momentum: float) -> None:
         ClusterMemory(4, momentum)
 
 
-# ---- does it still learn
+# ---- learning
 
 
 class Pixels(nn.Module):
-    """Images (B,8,1,1) to a map (B,4,1,1) by one linear layer."""
+    """Linear layer from images (B,8,1,1) to a map (B,4,1,1)."""
 
     out_channels = 4
 
@@ -207,17 +209,18 @@ class Pixels(nn.Module):
 
 
 def spread(features: Tensor, labels: Tensor) -> float:
-    """Mean distance within clusters divided by that between them."""
+    """Return the mean distance within clusters divided by the mean distance between them."""
     distances, same = torch.cdist(features, features), labels[:, None] == labels[None]
     return (distances[same].mean() / distances[~same].mean()).item()
 
 
 @pytest.mark.parametrize("update", ["momentum", "hard"])
 def test_an_embedding_learns_with_it(update: str) -> None:
-    """Clusters draw together, the loss falls, and the memory follows.
+    """The spread of the clusters shrinks, the loss falls, and the memory follows.
 
-    Of seeds 0 to 3, with all instructions and with AVX2 alone, on one thread and on two, clusters come to 0.42 to 0.59 of their
-    spread (exactly 1 at a rate of 0; 0.8 is asked) and the loss to 0.35 to 0.49 (0.87 to 1.09; 0.75 is asked).
+    With seeds 0 to 3, all instruction sets or only AVX2, and one or two threads, the spread falls to 0.42 to 0.59 of its first
+    value (exactly 1 at a learning rate of 0) and the loss to 0.35 to 0.49 (0.87 to 1.09). The test requires less than 0.8 and
+    0.75.
     """
     torch.manual_seed(0)
     labels = torch.arange(64) % 4
@@ -246,7 +249,7 @@ def test_an_embedding_learns_with_it(update: str) -> None:
         losses.append(model.train_step({"s": Batch(images[picked], picked, labels[picked])}, wrapper)["loss"].item())
     assert spread(features(), labels) < 0.8 * before
     assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
-    # the memory followed: each row lies by its own cluster, and not where it was
+    # each row has moved to its cluster's new features
     assert (memory(features()).argmax(1) == labels).all()
     assert (memory.rows * rows).sum(1).mean() < 0.97
     assert memory(features()).gather(1, labels[:, None]).mean() > 0.85

@@ -8,7 +8,7 @@ import reidx
 from reidx.testing import snapshots
 from reidx.testing.snapshots import Stated
 
-DATA_SETS = {  # type, steps an epoch, image size
+DATA_SETS = {  # type, steps per epoch, image size
     "market1501": ("Market1501", 200, [256, 128]),
     "duke": ("DukeMTMC", 200, [256, 128]),
     "msmt17": ("MSMT17", 400, [256, 128]),
