@@ -1,4 +1,4 @@
-"""Strong baselines of domain-adaptive re-ID: a source, a clustered target, a BatchNorm for each, and no more."""
+"""Strong baselines of domain-adaptive re-ID: a labelled source, a clustered target, and a BatchNorm for each."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ def reidx_plugin() -> PluginInfo:
         title="Strong baselines for domain-adaptive person re-identification",
         api=1,
         paper=(
-            "UDAStrongBaseline, the baseline beneath Zheng et al.: Exploiting Sample Uncertainty for Domain Adaptive Person "
+            "UDAStrongBaseline, the baseline of Zheng et al.: Exploiting Sample Uncertainty for Domain Adaptive Person "
             "Re-Identification, AAAI 2021; and the strong baseline of OpenUnReID"
         ),
         url="https://github.com/zkcys001/UDAStrongBaseline",
         licence="Apache-2.0",
         deviations=(
             "The last epoch is reported; the released codes keep the best of repeated evaluations on the test set.",
-            "BatchNorm takes its statistics from a stated group of images (16 of a domain: what each of four devices saw), "
-            "and every group moves the running ones.",
-            "UDAStrongBaseline: the rows of the source's classes, which only ever push target images away, are drawn once; "
-            "the released code draws them anew with those of the clusters, and has one more row that no label means.",
-            "UDAStrongBaseline: the source's BatchNorms have no gradient in the second stage and stay as they are; in the "
-            "released code it is exactly 0, so that weight decay moves their weights. Target features do not depend on them.",
-            "UDAStrongBaseline: the bias of the BatchNorm neck stays 0; where the released code gives each domain a "
-            "BatchNorm it begins to learn.",
-            "UDAStrongBaseline: the stem of the ResNet keeps the ReLU behind its first BatchNorm, which the released code "
-            "drops; erased boxes are filled with the light grey of the core's augmentation.",
-            "OpenUnReID: the partners of an image in the triplet are moved too; in the released code the image alone is.",
-            "OpenUnReID: a row of the classifier is the normalised class mean of the features as the classifier sees them; "
-            "the released code scales each feature to unit length first.",
+            "BatchNorm statistics are computed over groups of 16 images of a domain, the number that each of the released "
+            "code's four devices saw. Every group updates the running statistics.",
+            "UDAStrongBaseline: the rows of the source's classes, which only push target images away, are drawn once; the "
+            "released code draws them again together with those of the clusters, and has one extra row without a label.",
+            "UDAStrongBaseline: the source's BatchNorms have no gradient in the second stage, and their weights do not change. "
+            "In the released code the gradient is exactly 0, so weight decay changes the weights. Target features do not "
+            "depend on them.",
+            "UDAStrongBaseline: the bias of the BatchNorm neck stays 0; the released code trains it once each domain has its "
+            "BatchNorm.",
+            "UDAStrongBaseline: the stem of the ResNet keeps the ReLU after its first BatchNorm, which the released code "
+            "leaves out; erased boxes are filled with the light grey of the core's augmentation.",
+            "OpenUnReID: the triplet loss has gradients for an image's positive and negative too; in the released code only "
+            "for the image.",
+            "OpenUnReID: a row of the classifier is the normalised class mean of the features that the classifier receives; "
+            "the released code normalises each feature first.",
         ),
         results=(
             Reported(

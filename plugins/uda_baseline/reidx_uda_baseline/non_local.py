@@ -1,4 +1,4 @@
-"""A ResNet whose positions look at each other: non-local blocks behind the last residual blocks of its stages."""
+"""A ResNet with non-local blocks after the last residual blocks of its stages."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from reidx.registry.constructor import FilePath
 class NonLocal(nn.Module):
     """The map (B,C,h,w) plus BN(W y), with y_i = (1/N) Σ_j (θ_i · φ_j) g_j over its N = h·w positions.
 
-    θ, φ and g are 1×1 convolutions to ``inner`` channels, W is one back to ``channels``. The weight of the BatchNorm begins at
-    0, so that the map passes unchanged at first. Source: Wang et al., "Non-local Neural Networks", CVPR 2018, dot-product form;
-    UDAStrongBaseline (LF2 section 6.2).
+    θ, φ and g are 1×1 convolutions to ``inner`` channels, W is a 1×1 convolution back to ``channels``. The weight of the
+    BatchNorm starts at 0, so the block initially returns its input. Source: Wang et al., "Non-local Neural Networks", CVPR
+    2018, dot-product form, as in UDAStrongBaseline.
     """
 
     def __init__(self, channels: int, inner: int) -> None:
@@ -29,24 +29,24 @@ class NonLocal(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         theta, phi, g = (conv(maps).flatten(2) for conv in (self.theta, self.phi, self.g))
-        # θᵀ (φ gᵀ) instead of (θᵀ φ) gᵀ: the N×N table of all pairs of positions is never made
-        met = phi @ g.transpose(1, 2) / phi.shape[2]
-        looked = (met.transpose(1, 2) @ theta).unflatten(2, maps.shape[2:])
-        return maps + self.norm(self.out(looked))
+        # θᵀ (φ gᵀ) instead of (θᵀ φ) gᵀ avoids the N×N table of all pairs of positions
+        summed = phi @ g.transpose(1, 2) / phi.shape[2]
+        attended = (summed.transpose(1, 2) @ theta).unflatten(2, maps.shape[2:])
+        return maps + self.norm(self.out(attended))
 
 
 class NonLocalResNet(Timm):
     """A ResNet with non-local blocks, as in UDAStrongBaseline.
 
-    Map (B, ``out_channels``, h, w) of a ResNet of timm with non-local blocks; at first that of the plain one.
+    Returns the map (B, ``out_channels``, h, w) of a timm ResNet with non-local blocks; initially equal to the plain ResNet's.
 
     Args:
-        name, pretrained, weights, last_stride, image_size: as of :class:`Timm`; weights are those of the plain network.
-        blocks: how many of the last residual blocks of each of the four stages are followed by a :class:`NonLocal`.
-        inner: channels that positions are compared by; ``None`` is half of those of the stage, as in its paper. The released
-            code of UDAStrongBaseline comes to 1.
+        name, pretrained, weights, last_stride, image_size: as for :class:`Timm`; weights are those of the plain network.
+        blocks: the number of last residual blocks of each of the four stages that are followed by a :class:`NonLocal`.
+        inner: channels in which positions are compared; ``None`` is half the stage's channels, as in the paper of the blocks.
+            The effective value in the released code of UDAStrongBaseline is 1.
 
-    Raises :class:`ConfigError` for a model that is no ResNet, and for more blocks than a stage has.
+    Raises :class:`ConfigError` for a model that is not a ResNet, and for more blocks than a stage has.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class NonLocalResNet(Timm):
         )
         if not isinstance(self.model, ResNet):
             raise ConfigError(
-                f"uda_baseline.NonLocalResNet: {name} is no ResNet ({type(self.model).__name__}). Take one, or backbone Timm."
+                f"uda_baseline.NonLocalResNet: {name} is not a ResNet ({type(self.model).__name__}). Use one, or backbone Timm."
             )
         if inner is not None and inner < 1:
             raise ConfigError(f"uda_baseline.NonLocalResNet: inner is {inner}; it must be 1 or more, or null for half.")
@@ -74,8 +74,8 @@ class NonLocalResNet(Timm):
             residual = getattr(self.model, stage)
             if not 0 <= count <= len(residual):
                 raise ConfigError(
-                    f"uda_baseline.NonLocalResNet: {stage} of {name} has {len(residual)} residual blocks, so blocks cannot ask "
-                    f"for {count} behind them."
+                    f"uda_baseline.NonLocalResNet: blocks gives {count} for {stage} of {name}, which has {len(residual)} "
+                    "residual blocks."
                 )
             width = channels[stage]
             setattr(self.model, stage, _followed(residual, count, width, inner or width // 2))
@@ -83,7 +83,7 @@ class NonLocalResNet(Timm):
 
 
 def _followed(residual: nn.Sequential, count: int, channels: int, inner: int) -> nn.Sequential:
-    """The blocks of a stage under the names they had, each of the last ``count`` with a non-local one behind it."""
+    """Return the stage's blocks under their old names, with a non-local block after each of the last ``count``."""
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     for place, block in enumerate(residual):
         modules[str(place)] = block

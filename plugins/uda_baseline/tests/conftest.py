@@ -1,4 +1,4 @@
-"""The configs of the plugin between two tiny domains, with a network that trains in seconds."""
+"""Fixtures: the plugin's configs between two tiny domains, with a network that trains in seconds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BACKBONE = {"type": "uda_baseline.NonLocalResNet", "name": "test_resnet", "bloc
 
 @pytest.fixture
 def tiny(tmp_path: Path, domains_root: Path) -> Tiny:
-    """``tiny(address, *overrides)``: a config made small, 8 images of a domain a step, 3 epochs of 2 steps."""
+    """Return ``tiny(address, *overrides)``: a config with 8 images per domain and step, 3 epochs of 2 steps."""
 
     def load(address: str, *overrides: str) -> Config:
         labels: dict[str, Any] = {"distance": {"k1": 8, "k2": 2}, "clusterer": {"eps": 0.7, "min_samples": 2}}

@@ -119,7 +119,7 @@ STATED = [
         },
     ),
     Stated(
-        "the released code of UDAStrongBaseline, also where training is short",
+        "the released code of UDAStrongBaseline, also in short trainings",
         SMALL,
         {
             "stages.pretrain": {"model.domain_bn": False, "objective": PRETRAIN_LOSSES, "optimization.restart_every": None},
@@ -146,7 +146,7 @@ def test_recipe_keeps_stated_values(stated: Stated) -> None:
 
 @pytest.mark.parametrize("name", [*PAIRS, "market1501_c123_to_c456_small", "synthetic_small"])
 def test_classifier_rows_are_drawn_as_released(name: str) -> None:
-    """Pre-training draws from a normal distribution of deviation 0.001, later rows from ±1/√D, as a linear layer of torch."""
+    """Pre-training draws rows with standard deviation 0.001, `adapt` uniformly from ±1/√D like torch's linear layer."""
     pretrain, adapt = reidx.load_config(f"uda_baseline::{name}.yaml").experiment.stages
     torch.manual_seed(0)
     drawn = []
@@ -157,7 +157,7 @@ def test_classifier_rows_are_drawn_as_released(name: str) -> None:
     first, later = drawn
     assert first.std().item() == pytest.approx(0.001, rel=0.01)
     assert first.mean().abs().item() < 1e-5
-    assert (first.abs() > 0.001).float().mean().item() == pytest.approx(0.3173, abs=0.005)  # beyond one deviation, if normal
+    assert (first.abs() > 0.001).float().mean().item() == pytest.approx(0.3173, abs=0.005)  # a normal's share
     limit = 1 / math.sqrt(2048)
     assert later.std().item() == pytest.approx(limit / math.sqrt(3), rel=0.01)
     assert later.abs().max().item() == pytest.approx(limit, rel=0.001)

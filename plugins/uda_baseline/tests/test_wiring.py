@@ -1,4 +1,4 @@
-"""Both baselines as the recipes wire them: what a step's loss is, whom it moves, and that they learn."""
+"""Both baselines as the recipes wire them: the loss of a step, its gradients, and learning."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IDENTITIES, LABELS = torch.arange(60) % PEOPLE, torch.arange(60) % CLUSTERS
 
 
 def images(people: int, seed: int) -> Tensor:
-    """(60,3,4,2) of people with a colour each, in a light that is brighter or darker each time, and noise."""
+    """Return images (60,3,4,2) of people, each with one colour, under varying brightness and noise."""
     generator = torch.Generator().manual_seed(seed)
     colours = torch.randn(people, 3, 1, 1, generator=generator)[torch.arange(60) % people]
     light = 1.5 * torch.randn(60, 1, 1, 1, generator=generator)
@@ -34,7 +34,7 @@ def images(people: int, seed: int) -> Tensor:
 
 
 def adapting(recipe: str) -> Stage:
-    """The stage of a published recipe that adapts."""
+    """Return the adaptation stage of a published recipe."""
     return reidx.load_config(f"uda_baseline::{recipe}.yaml").experiment.stages[-1]
 
 
@@ -47,7 +47,7 @@ def network() -> Network:
 
 
 def model_of(recipe: str) -> StageModel:
-    """The recipe's terms, memories and averages over tiny parts; its momentum is 0.9."""
+    """Build the recipe's terms, memories and averages from tiny parts, with momentum 0.9."""
     stage = adapting(recipe)
     terms = []
     for name, term in zip(term_names(stage), stage.objective):
@@ -116,7 +116,7 @@ def test_a_steps_loss(recipe: str) -> None:
     model, rows = model_of(recipe).train(), torch.arange(7, 29)
     seen = model.features({stream: b.images for stream, b in batch(rows).items()})["student"]
     classes = torch.cat([model.memories["identities"].weight, model.memories["clusters"].weight])
-    of_clusters = [PEOPLE + y for y in LABELS[rows].tolist()]  # behind the source's
+    of_clusters = [PEOPLE + y for y in LABELS[rows].tolist()]  # after the source's
     streams, labels, smoothing = {
         UDA: (["target"], of_clusters, 0.0),
         JOINT: (["source", "target"], [*IDENTITIES[rows].tolist(), *of_clusters], 0.1),
@@ -130,27 +130,27 @@ def test_a_steps_loss(recipe: str) -> None:
     assert found == pytest.approx({"loss": sum(expected.values()), **expected}, rel=1e-4)
 
 
-def test_an_identity_and_a_cluster_of_one_number_are_two_people_for_the_joint_triplet() -> None:
+def test_joint_triplet_separates_identities_from_clusters() -> None:
     model, rows = model_of(JOINT).train(), torch.zeros(4, dtype=torch.int64)
     both = {
         name: Batch(b.images + torch.arange(4)[:, None, None, None] * 0.1, b.index, torch.zeros(4, dtype=torch.int64))
         for name, b in batch(rows).items()
     }
-    # were they one person there would be nobody else in the batch, and the term would be 0
+    # if identity 0 and cluster 0 counted as one person, the batch would have no negative and the term would be 0
     assert model(both)["Triplet"].item() > 0.05
 
 
-# ---- who is moved
+# ---- gradients
 
 
 def moved(model: StageModel, given: dict[str, Batch]) -> dict[str, Tensor]:
-    """The gradients of a step, where there are any."""
+    """Return the nonzero gradients of a step."""
     model.zero_grad()
     model.train()(given)["loss"].backward()
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None and bool(p.grad.any())}
 
 
-def test_the_sources_images_move_their_own_statistics_and_nothing_else() -> None:
+def test_source_images_move_only_their_statistics() -> None:
     rows = torch.arange(30)
     model, other = model_of(UDA), model_of(UDA)
     gradients = moved(model, batch(rows))
@@ -165,20 +165,20 @@ def test_the_sources_images_move_their_own_statistics_and_nothing_else() -> None
         assert norms[0]["source"].running_mean.abs().sum() > 0
 
 
-def test_the_sources_classes_are_only_pushed_away_from_the_targets_images() -> None:
+def test_source_classes_only_repel_target_images() -> None:
     model, given = model_of(UDA), batch(torch.arange(30))
     gradients = moved(model, given)
     with torch.no_grad():
         embed = model.features({"target": given["target"].images})["student"]["target"]["embed"]
         scores = [model.memories[name](embed) for name in ("identities", "clusters")]
-        told = torch.cat(scores, 1).softmax(1)
-    expected = told.T @ embed / len(embed)  # what each class is taken for
+        predicted = torch.cat(scores, 1).softmax(1)
+    expected = predicted.T @ embed / len(embed)  # the gradient's part from the predictions
     assert torch.allclose(gradients["memories.identities.weight"], expected[:PEOPLE], atol=1e-5)
     own = F.one_hot(LABELS[:30], CLUSTERS).float().T @ embed / len(embed)
     assert torch.allclose(gradients["memories.clusters.weight"], expected[PEOPLE:] - own, atol=1e-5)
 
 
-def test_jointly_both_domains_move_all_that_is_shared() -> None:
+def test_joint_loss_trains_all_shared_parameters() -> None:
     model = model_of(JOINT)
     gradients = moved(model, batch(torch.arange(30)))
     for name in ("backbone.norm.of.source.weight", "backbone.norm.of.target.weight", "backbone.conv.weight", "fusion.scale"):
@@ -186,7 +186,7 @@ def test_jointly_both_domains_move_all_that_is_shared() -> None:
     assert list(model.networks) == ["student"]
 
 
-def test_the_average_follows_and_is_trained_by_nobody() -> None:
+def test_average_follows_without_gradients() -> None:
     model = model_of(UDA)
     assert not any(name.startswith("networks.mean") for name in moved(model, batch(torch.arange(30))))
     optimizer = build_optimizer(model, {"type": "Adam", "lr": 0.05})
@@ -197,15 +197,16 @@ def test_the_average_follows_and_is_trained_by_nobody() -> None:
     for _ in range(3):
         model.train_step(batch(torch.arange(30)), wrapper)
     own, its = (model.networks[name].backbone.conv.weight for name in ("student", "mean"))
-    assert not torch.equal(own, its) and (own - its).abs().max() < 0.2
+    assert not torch.equal(own, its)
+    assert (own - its).abs().max() < 0.2
 
 
-# ---- that they learn
+# ---- learning
 
 
 @torch.no_grad()
 def spread(model: StageModel, name: str, domain: str) -> float:
-    """Mean distance within a person divided by that between people of a domain, for a network."""
+    """Return a network's mean distance within people divided by its mean distance between people of a domain."""
     network: Any = model.networks[name]
     network.backbone.norm.domain = domain
     given, labels = (images(PEOPLE, 1), IDENTITIES) if domain == "source" else (images(CLUSTERS, 2), LABELS)
@@ -218,10 +219,11 @@ def spread(model: StageModel, name: str, domain: str) -> float:
     ("recipe", "networks", "domains"), [(UDA, ["student", "mean"], ["target"]), (JOINT, ["student"], ["source", "target"])]
 )
 def test_a_network_learns(recipe: str, networks: list[str], domains: list[str]) -> None:
-    """People of each domain draw together, and the loss falls.
+    """The spread of each person's images shrinks in each domain, and the loss falls.
 
-    Of seeds 0 to 3, with all instructions and with AVX2 alone, on one thread and on two, people come to 0.11 to 0.25 of
-    their spread (exactly 1 at a rate of 0; 0.6 is asked) and the loss to 0.04 to 0.28 (0.97 to 1.03; 0.7 is asked).
+    With seeds 0 to 3, all instruction sets or only AVX2, and one or two threads, the spread falls to 0.11 to 0.25 of its first
+    value (exactly 1 at a learning rate of 0) and the loss to 0.04 to 0.28 (0.97 to 1.03). The test requires less than 0.6 and
+    0.7.
     """
     model = model_of(recipe)
     before = {(n, d): spread(model, n, d) for n in networks for d in domains}
