@@ -1,11 +1,11 @@
-"""Training speed on a shared machine: images/s beside 0, 1, 2 and 4 busy processes, as a share of the best fixed setting.
+"""Training speed on a shared machine: images/s next to 0, 1, 2 and 4 busy processes, as a share of the best fixed setting.
 
-    python -m benchmarks.contention [--beside 0 1 2 4] [--seconds 4] [--rounds 2]
+    python -m benchmarks.contention [--busy 0 1 2 4] [--seconds 4] [--rounds 2]
 
-Each rate is that of a process of its own that makes training steps of OSNet x0.25: with each fixed number of threads, which
-wait as torch has it or passively, with what reidx chooses (``reidx``), and with what it chooses on an idle machine and keeps
-when the others come later (``begun idle``). The settings take turns; a rate is the mean over the rounds. The busy
-processes count, and end after a while by themselves or with this one.
+A separate process measures each rate with training steps of OSNet x0.25. The settings are each fixed number of threads, with
+torch's waiting or passive waiting; the number that reidx chooses (``reidx``); and the number for an idle machine, kept when
+other processes start later (``begun idle``). The settings take turns; a rate is the mean over the rounds. The busy processes
+count, and end after a while or with this process.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--beside", type=int, nargs="+", default=[0, 1, 2, 4], help="numbers of busy processes")
-    parser.add_argument("--seconds", type=float, default=4.0, help="how long each rate is measured")
-    parser.add_argument("--rounds", type=int, default=2, help="how often each rate is measured")
+    parser.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2, 4], help="numbers of busy processes")
+    parser.add_argument("--seconds", type=float, default=4.0, help="time for each measurement")
+    parser.add_argument("--rounds", type=int, default=2, help="measurements of each rate")
     parser.add_argument("--work", metavar="SETTING", help=argparse.SUPPRESS)
     parser.add_argument("--spin", type=int, metavar="PARENT", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -37,7 +37,7 @@ def main() -> None:
     elif chosen.work is not None:
         print(_rate(chosen.work, chosen.seconds))
     else:
-        _table(chosen.beside, chosen.seconds, chosen.rounds)
+        _table(chosen.busy, chosen.seconds, chosen.rounds)
 
 
 def _table(loads: list[int], seconds: float, rounds: int) -> None:
@@ -58,7 +58,7 @@ def _table(loads: list[int], seconds: float, rounds: int) -> None:
 
 @contextmanager
 def _busy(number: int) -> Iterator[None]:
-    """Context beside so many processes that do nothing but count."""
+    """Context in which a number of other processes keep cores busy."""
     program = [sys.executable, __file__, "--spin", str(os.getpid())]
     running = [subprocess.Popen(program) for _ in range(number)]
     try:
@@ -78,7 +78,7 @@ def _spin(parent: int, longest: float = 300.0) -> None:
 
 
 def _measured(setting: str, seconds: float) -> float:
-    """The rate of a setting in a process of its own."""
+    """Return the rate of a setting, measured in a separate process."""
     own = {name: value for name, value in os.environ.items() if name not in WAITING}
     number, _, how = setting.partition(" ")
     if number.isdecimal():
@@ -88,7 +88,7 @@ def _measured(setting: str, seconds: float) -> float:
 
 
 def _rate(setting: str, seconds: float) -> float:
-    """Images a second of training steps in this process."""
+    """Return the images per second of training steps in this process."""
     if setting in ("reidx", "begun idle"):
         threads.wait_briefly()
     import torch

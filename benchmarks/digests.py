@@ -1,16 +1,16 @@
 """Digests of tiny trainings of all shipped recipes, to show that a refactoring changes no result.
 
-Record them before and after the change, on the same machine with the same versions of the libraries, and compare the files.
+Record them before and after the change, on the same machine with the same library versions, and compare the files.
 A recording takes about ten minutes on one core.
 
 python -m benchmarks.digests before.json
 python -m benchmarks.digests after.json
 python -m benchmarks.digests --compare before.json after.json --renames renames.txt
 
-Recipes are the configs of the core and of all plugins, and each row of their grids. A config that is part of a recipe is
-completed by tiny domains, a backbone and, where it has no stages, a method. Each line of the table of renamed keys is
+Recipes are the configs of the core and of all plugins, and each row of their grids. A config that is only part of a recipe is
+completed with tiny domains, a backbone and, if it has no stages, a method. Each line of the table of renamed keys is
 ``old -> new``: the start of a dotted key, in which ``*`` stands for any one key, and its replacement. The first line that
-matches a key counts. ``old ->`` is a key that was removed, ``-> new`` one that was added.
+matches a key applies. ``old ->`` is a removed key, ``-> new`` an added one.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from reidx.testing.tiny import tiny_domain, write_experiment
 HOME = Path(__file__).parents[1]
 GRIDS = "reidx::ablations/"
 
-# ---- everything that depends on names in the package: keys of configs, of checkpoints and of reports
+# ---- names of the package: keys of configs, of checkpoints and of reports
 
 AT_MOST = {"epochs": 2, "iters": 2, "calibrate": 2, "from_epoch": 1, "until_epoch": 1, "identities": 4, "instances": 2}
 AT_MOST |= {"batch": 8, "bn_group": 8, "k1": 8, "k2": 2, "min_samples": 2, "n_clusters": 10}
 """Upper limits, for every key of that name."""
 INSTEAD = {"image_size": [96, 48], "precision": "fp32", "pretrained": False, "share": 0.03, "log": []}
 BRIEFLY = AT_MOST | {"epochs": 1, "from_epoch": 0}
-"""The limits for the rows of grids, of which there are many."""
+"""Lower limits for the rows of grids, because there are many."""
 WEIGHTS = (".pth", ".safetensors")
 """Suffixes of weight files; a key that names one becomes null."""
 TINY_BACKBONE = {"type": "Timm", "name": "test_resnet"}
@@ -56,15 +56,15 @@ COMPLETION: dict[str, Any] = {
     "stages": [{"name": "adapt"}],
 }
 METHOD_UNDER = defaultdict(lambda: "cluster_contrast::usl.yaml", lf2="lf2::uda.yaml")
-"""The method that a part without stages is merged over, by namespace."""
+"""The method that is the base of a part without stages, by namespace."""
 CLOCKED = ("seconds", "threads", "gpu_gb")
-"""Prefixes of the reported numbers that differ from run to run."""
+"""Prefixes of the reported numbers that differ between runs."""
 
 
 def shrunk(value: Any, root: Path, brief: bool, key: str = "") -> Any:
     """Return a resolved experiment with the same parts that trains in seconds on data sets rendered to ``root``.
 
-    A tiny backbone replaces those of timm. A ``brief`` experiment has fewer epochs, and the tiny backbone in any case.
+    A tiny backbone replaces those of timm. A ``brief`` experiment has fewer epochs and always the tiny backbone.
     """
     if isinstance(value, Mapping):
         if key == "backbone" and (brief or value["type"] == TINY_BACKBONE["type"]):
@@ -88,7 +88,7 @@ def shrunk(value: Any, root: Path, brief: bool, key: str = "") -> Any:
 def group_of(path: Sequence[str]) -> str:
     """Return the group of a tensor in a checkpoint, given its keys from the outermost to the innermost.
 
-    Raises :class:`ValueError` for a field that has no group: it would escape the comparison.
+    Raises :class:`ValueError` for a field without a group, because the comparison would miss it.
     """
     match path:
         case ["state_dict", name, *_]:
@@ -122,11 +122,11 @@ def outcome(config: Any, folder: Path, share: Path) -> dict[str, dict[str, str]]
     return found
 
 
-# ---- which recipes there are
+# ---- recipes
 
 
 def recipes() -> Iterator[tuple[str, Any]]:
-    """Yield the address of each shipped recipe, row by row of a grid, with its resolved experiment or the error it raises."""
+    """Yield the address and the resolved experiment of each shipped recipe and grid row, or the error that it raises."""
     for folder in [HOME / "configs", *sorted(HOME.glob("plugins/*/reidx_*/configs"))]:
         namespace = folder.parent.name.removeprefix("reidx_") if folder.parent != HOME else "reidx"
         for path in sorted(folder.rglob("*.yaml")):
@@ -135,12 +135,12 @@ def recipes() -> Iterator[tuple[str, Any]]:
                 yield address, resolved(namespace, address)
                 continue
             for number, row in enumerate(plan_of(read_grid(path), Path("nowhere")).rows):
-                for run in list(row.runs.values())[:1]:  # of the first seed; none where the parts do not fit
-                    yield f"{address}, row {number}", run.config.data  # a row's name has config keys in it
+                for run in list(row.runs.values())[:1]:  # the first seed; none if the parts do not fit
+                    yield f"{address}, row {number}", run.config.data  # row names contain config keys, which may be renamed
 
 
 def resolved(namespace: str, address: str) -> Any:
-    """Return the experiment of a recipe, or of a completed part of recipes, or the error where neither can be resolved."""
+    """Return the experiment of a recipe or of a completed part of one, or the error if neither can be resolved."""
     with tempfile.TemporaryDirectory() as folder:
         completion = str(write_experiment(Path(folder) / "completion.yaml", COMPLETION))
         bases = [address], [completion, address], [completion, METHOD_UNDER[namespace], address]
@@ -156,7 +156,7 @@ def resolved(namespace: str, address: str) -> Any:
 
 
 def leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the values of a tree with their keys; an empty mapping or list is a value."""
+    """Yield the values of a tree with their keys; an empty mapping or list counts as a value."""
     children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list | tuple) else ()
     if not children:
         yield path, node
@@ -178,7 +178,7 @@ def digest(values: Iterable[bytes]) -> str:
 def record(pattern: str) -> dict[str, dict[str, Any]]:
     """Return the experiment and the digests of each recipe whose address matches a pattern.
 
-    Recipes that shrink to the same experiment are trained once.
+    Recipes that shrink to the same experiment share one training.
     """
     found: dict[str, dict[str, Any]] = {}
     trained: dict[str, dict[str, dict[str, str]]] = {}
@@ -205,7 +205,7 @@ def record(pattern: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-# ---- what differs
+# ---- differences
 
 Rename = tuple[tuple[str, ...], tuple[str, ...]]
 """The start of a key, and its replacement."""
@@ -233,15 +233,15 @@ def renamed(experiment: Any, renames: Sequence[Rename]) -> dict[str, Any]:
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any], renames: Sequence[Rename] = ()) -> list[str]:
-    """Return a line for each difference: a recipe missing or failed, another value in its experiment, other digests."""
-    went, came = [rename for rename in renames if rename[0]], [(new, ()) for old, new in renames if not old]
+    """Return a line for each difference: a missing or failed recipe, a changed value in its experiment, changed digests."""
+    removed, added = [rename for rename in renames if rename[0]], [(new, ()) for old, new in renames if not old]
     lines = [f"{address}: only {'before' if address in before else 'after'}" for address in sorted({*before} ^ {*after})]
     for address in sorted({*before} & {*after}):
         one, other = before[address], after[address]
         lines += [f"{address}: {each['failed']}" for each in (one, other) if "failed" in each]
         if "failed" in one or "failed" in other:
             continue
-        old, new = renamed(one["experiment"], went), renamed(other["experiment"], came)
+        old, new = renamed(one["experiment"], removed), renamed(other["experiment"], added)
         keys = [key for key in sorted({*old, *new}) if old.get(key, leaves) != new.get(key, leaves)]
         lines += [f"{address}: {key} is {new.get(key, 'not there')}, was {old.get(key, 'not there')}" for key in keys]
         digests, others = (dict(leaves(each["digests"])) for each in (one, other))
@@ -253,8 +253,8 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], renames: Sequen
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("output", nargs="?", default="digests.json", help="the file to write")
-    options.add_argument("--only", default="*", metavar="PATTERN", help="recipes by their address, as lf2::*")
-    options.add_argument("--compare", nargs=2, metavar=("BEFORE", "AFTER"), help="print how two such files differ")
+    options.add_argument("--only", default="*", metavar="PATTERN", help="addresses of recipes, for example lf2::*")
+    options.add_argument("--compare", nargs=2, metavar=("BEFORE", "AFTER"), help="print the differences of two such files")
     options.add_argument("--renames", metavar="FILE", help="the table of renamed keys")
     chosen = options.parse_args()
     if chosen.compare:

@@ -1,4 +1,4 @@
-"""Features shaped like those of a trained re-ID network, from a seed: what the benchmarks measure on."""
+"""Random features shaped like those of a trained re-ID network, for the benchmarks."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 def network_like(
     images: int, width: int, identities: int, *, cameras: int = 6, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Unit features (N, D), identities (N,), cameras (N,): one cloud per identity, shifted by its camera.
+    """Return unit features (N, D), identities (N,) and cameras (N,): one cloud per identity, shifted by camera.
 
-    The spectrum decays as a network's does (about 60 directions matter) and some images lie far off their cloud, so
-    that mAP (0.84 under the camera filter), clusters found and outliers are those of a well-trained network on
-    Market-1501, and most neighbour lists stay within one identity.
+    The spectrum decays as a network's does (about 60 directions matter), and some images are far from their cloud. So the
+    mAP (0.84 under the camera filter), the clusters and the outliers resemble those of a well-trained network on Market-1501,
+    and most neighbour lists stay within one identity.
     """
     generator = torch.Generator().manual_seed(seed)
     spectrum = torch.arange(1, width + 1, dtype=torch.float32).pow(-0.5)

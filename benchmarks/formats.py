@@ -1,7 +1,7 @@
-"""Images a second of a training step by precision and memory format, for backbones of several kinds.
+"""Images per second of a training step by precision and memory format, for several kinds of backbones.
 
-The step is forward, backward and Adam, on images that are there already. The four variants of a backbone take turns, a
-step of each, so that a machine that drifts drifts for all.
+The step is forward, backward and Adam, on prepared images. The four variants of a backbone take turns step by step, so that
+drift of the machine affects all of them equally.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ VARIANTS = tuple(
 def step(
     backbone: dict[str, Any], size: tuple[int, int], images: Any, precision: str, layout: torch.memory_format
 ) -> Callable[[], float]:
-    """A training step of a network of its own; calling it takes one and gives its seconds."""
+    """Return a function that makes one training step of a new network and returns its seconds."""
     device = images.device
     torch.manual_seed(0)
     model = {"backbone": backbone, "fusion": {"type": "GlobalPool", "pool": "gem"}, "bn_group": 64, "freeze": []}
@@ -61,7 +61,7 @@ def step(
 def rates(
     backbone: dict[str, Any], size: tuple[int, int], batch: int, device: str, seconds: float
 ) -> list[float]:
-    """Images a second of the variants, medians over as many turns as ``seconds`` allow, but at least 3."""
+    """Return the images per second of each variant: medians over the turns that fit into ``seconds``, at least 3."""
     keep_freed_memory()
     images = torch.randn(batch, 3, *size, device=device)
     steps = [step(backbone, size, images, precision, layout) for precision, layout in VARIANTS]
@@ -76,7 +76,7 @@ def rates(
 
 
 def table(backbones: Sequence[tuple[str, dict[str, Any]]], *settings: Any) -> None:
-    """Print a line a backbone."""
+    """Print one line per backbone."""
     names = [f"{p} {'channels-last' if f is torch.channels_last else 'contiguous'}" for p, f in VARIANTS]
     print(f"{'images/s':44}" + "".join(f"{name:>20}" for name in names))
     for name, backbone in backbones:

@@ -1,6 +1,6 @@
-"""A whole training by a config, and where its time went: relabelling, training, evaluation, the rest.
+"""A whole training by a config, and its time by part: relabelling, training, evaluation, the rest.
 
-The rest is decoding, checking, reading and writing checkpoints. Without a GPU, try it small:
+The rest is decoding, checks, and reading and writing checkpoints. Without a GPU, try a small run:
 
 python -m benchmarks.full_run --root /path/to/Market-1501-v15.09.15
 python -m benchmarks.full_run --set stages.adapt.epochs=1 stages.adapt.iters=2 model.backbone.pretrained=false \\
@@ -30,7 +30,7 @@ def main() -> None:
     options.add_argument("config", nargs="?", default="reidx::market1501/resnet50_imagenet_usl.yaml")
     options.add_argument("--root", help="Market-1501; without it, a small rendered domain of the same layout")
     options.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes to the config")
-    options.add_argument("--work-dir", help="where the run is kept (default: nowhere)")
+    options.add_argument("--work-dir", help="the run's folder (default: a temporary one)")
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = chosen.root or render_domain(Path(folder) / "images", identities=(16, 8), size=(128, 64))

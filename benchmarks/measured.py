@@ -1,4 +1,4 @@
-"""Run work in processes of its own: seconds, the growth of its memory at the peak, what it returns; or several in turns."""
+"""Measure work in separate processes: seconds, peak memory and result; or several contenders in turns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 
 class Measured(NamedTuple):
-    """`seconds` of wall time, `megabytes` of resident memory above what the process held before, and the `result`."""
+    """Wall time in `seconds`, peak resident memory in `megabytes` above that before the work, and the `result`."""
 
     seconds: float
     megabytes: float
@@ -22,7 +22,7 @@ class Measured(NamedTuple):
 
 
 def measured(prepare: Callable[..., Callable[[], Any]], *arguments: Any, repeats: int = 1) -> Measured:
-    """`prepare(*arguments)` loads, warms up and returns the work; only the work is measured, best of `repeats`."""
+    """Measure the work that `prepare(*arguments)` returns after loading and warming up; the best of `repeats`."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return Measured(*pool.apply(_measure, (prepare, arguments, repeats)))
 
@@ -43,7 +43,7 @@ def _measure(
 
 
 def _resident(name: str) -> float:
-    """Megabytes by /proc; elsewhere the peak of the process's whole life."""
+    """Return megabytes from /proc; without /proc, the peak of the process's lifetime."""
     try:
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith(name + ":"):
@@ -55,7 +55,7 @@ def _resident(name: str) -> float:
 
 
 def _forget_peak() -> None:
-    """Start the kernel's record of the peak anew."""
+    """Reset the kernel's record of the peak."""
     try:
         with open("/proc/self/clear_refs", "w", encoding="ascii") as switch:
             switch.write("5")
@@ -64,9 +64,9 @@ def _forget_peak() -> None:
 
 
 class Turns(NamedTuple):
-    """`seconds` of wall time of each round, and the `megabytes` that a contender held at its peak.
+    """Wall time of each round in `seconds`, and a contender's peak memory in `megabytes`.
 
-    Those are resident memory of the process and the largest of its workers, or what tensors took up on its GPU.
+    The memory is the resident memory of the process plus that of its largest worker, or that of tensors on its GPU.
     """
 
     seconds: list[float]
@@ -74,10 +74,10 @@ class Turns(NamedTuple):
 
 
 def in_turns(contenders: Sequence[Callable[..., None]], rounds: int, *arguments: Any) -> list[Turns]:
-    """The rounds of each contender, all of them alive at once but only one of them at work.
+    """Return the rounds of each contender; all are alive at once, but only one works at a time.
 
-    A contender is called with the arguments and ``turn``: it calls ``turn(None)`` when it is ready, then ``turn(seconds)``
-    after each round; both return when it may go on.
+    A contender gets the arguments and ``turn``. It calls ``turn(None)`` when it is ready, then ``turn(seconds)`` after each
+    round; both calls return when its next round may start.
     """
     spawn = multiprocessing.get_context("spawn")
     links, processes = [], []
@@ -86,9 +86,9 @@ def in_turns(contenders: Sequence[Callable[..., None]], rounds: int, *arguments:
         # not daemonic: a contender may have worker processes
         processes.append(spawn.Process(target=_contend, args=(contender, theirs, arguments)))
         processes[-1].start()
-        theirs.close()  # else nobody would notice that a contender has died
+        theirs.close()  # otherwise the death of a contender would go unnoticed
         links.append(mine)
-        mine.recv()  # warming up is work too: one after the other
+        mine.recv()  # contenders also warm up one after the other
     seconds: list[list[float]] = [[] for _ in links]
     for _ in range(rounds):
         for link, times in zip(links, seconds):
@@ -121,7 +121,7 @@ def _peak() -> float:
 
 
 def machine(device: str = "cpu") -> str:
-    """The processor and its threads, or the GPU, for the head of a table."""
+    """Describe the processor and its threads, or the GPU, for the head of a table."""
     import torch
 
     if device == "cuda":

@@ -1,6 +1,6 @@
-"""The methods beside each other on Market-1501: the same network, first weights and number of image passes; last epoch.
+"""Comparison of the methods on Market-1501 with the same network, initial weights and image passes; last epoch.
 
-Runs are kept under --folder: called again it goes on where it was, and only prints what is finished.
+Runs are kept under --folder. Run the command again to resume it; finished runs are only printed.
 
 python -m benchmarks.methods --root data --weights weights/osnet_x0_25_msmt17.pth --seeds 1 2 3
 """
@@ -28,7 +28,7 @@ RECIPES = {
     "global_patch": "global_patch::market1501_small.yaml",
 }
 SECOND = 1000
-"""Added to the seed of the control that trains LP's teacher once more."""
+"""Offset of the seed for the control that trains LP's teacher a second time."""
 
 Row = tuple[str, Mapping[str, float], float, float]
 """Name, metrics, image passes, seconds."""
@@ -40,7 +40,7 @@ def main() -> None:
     options.add_argument("--weights", required=True, help="OSNet x0.25 as torchreid publishes it")
     options.add_argument("--seeds", nargs="+", type=int, default=[1])
     options.add_argument("--methods", nargs="+", choices=RECIPES, default=list(RECIPES))
-    options.add_argument("--folder", default="runs/methods", help="where the runs are kept")
+    options.add_argument("--folder", default="runs/methods", help="the folder of the runs")
     options.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes to all recipes")
     chosen = options.parse_args()
     init = Path(chosen.weights).stem
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def measured(method: str, changes: Sequence[str], folder: Path) -> Iterator[Row]:
-    """Run a method's recipe, or read what it came to; the rows of the table that it gives."""
+    """Run a method's recipe, or read its finished run, and yield its rows of the table."""
     config = reidx.load_config(RECIPES[method], changes)
     if method == "direct":
         yield "direct transfer", reidx.test(config).metrics, 0, 0
@@ -76,18 +76,18 @@ def measured(method: str, changes: Sequence[str], folder: Path) -> Iterator[Row]
 
 
 def name_of(method: str, stage: str) -> str:
-    """How a row is called."""
+    """Return the name of a row."""
     return {"lp_twice": "lp, second training of the teacher", "lp": f"lp {stage}"}.get(method, method)
 
 
 def last_checkpoint(result: Result) -> Path:
-    """The weights that the last stage ended with."""
+    """Return the path of the last stage's final weights."""
     number, stage = len(result.stages), result.stages[-1]
     return result.work_dir / f"{number}-{stage.name}" / f"epoch_{len(stage.history)}.pth"
 
 
 def table(rows: Mapping[str, Sequence[Row]]) -> str:
-    """The rows in percent: the mean over seeds, and their standard deviation where there are several."""
+    """Format the rows in percent: the mean over seeds, and the standard deviation if there are several."""
     head = ["", *METRICS, "clusters", "ARI", "image passes", "minutes", "seeds"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, runs in rows.items():
@@ -101,7 +101,7 @@ def table(rows: Mapping[str, Sequence[Row]]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """The mean, and the standard deviation of several."""
+    """Format the mean, and the standard deviation of several values."""
     deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.2f}{deviation}"
 

@@ -1,7 +1,7 @@
-"""Jaccard distance + DBSCAN against the field's dense procedure: time, peak memory, and whether they agree.
+"""Jaccard distance + DBSCAN against the field's dense procedure: time, peak memory, and agreement.
 
-"reidx" is what a relabelling does: the graph holds the pairs that DBSCAN looks at, those within eps. "all pairs" is the
-graph of all distances below 1, in which a sample of rows is compared with the dense matrix.
+"reidx" is a relabelling: its graph holds only the pairs within eps, which DBSCAN reads. "all pairs" is the graph of all
+distances below 1; a sample of its rows is compared with the dense matrix.
 
 python -m benchmarks.pseudo_labels --images 12936 --width 512
 python -m benchmarks.pseudo_labels --images 200000 --width 512 --alone
@@ -32,7 +32,7 @@ def ours(path: str, eps: float, backend: str, device: str, within: float) -> Cal
     features = torch.from_numpy(np.load(path)).to(device)
     distance, clusterer = Jaccard(backend=backend), DBSCAN(eps)
     clusterer(distance(features[:500]))
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # approximate neighbours say their recall
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # approximate search logs its recall
     logging.getLogger("faiss").setLevel(logging.WARNING)
 
     def work() -> Any:
@@ -64,7 +64,7 @@ def main() -> None:
     options.add_argument("--eps", type=float, default=0.6)
     options.add_argument("--backend", default="auto")
     options.add_argument("--device", default="cpu")
-    options.add_argument("--repeats", type=int, default=1, help="of each, the best counts")
+    options.add_argument("--repeats", type=int, default=1, help="measurements of each; the best counts")
     options.add_argument("--alone", action="store_true", help="leave the dense reference out")
     chosen = options.parse_args()
     identities = max(2, chosen.images * 751 // 12936)

@@ -1,8 +1,8 @@
-"""Images a second of training: the field's loop, a stage of reidx, and the stage's step written out in bare PyTorch.
+"""Images per second of training: the field's loop, a stage of reidx, and the stage's step written out in bare PyTorch.
 
-The three train the same network on the same images with the same loss, each in a process of its own, in turns (a round
-of steps of one, then of the next), so that a machine that drifts drifts for all. Labels are fixed: relabelling is not in
-it. What the stage costs over the bare step is its overhead; both work on images that are decoded already.
+The three train the same network on the same images with the same loss, in separate processes that take turns (a round of
+steps each), so that drift of the machine affects all of them equally. Labels are fixed, so relabelling is not included. The
+overhead of the stage is its time beyond the bare step; both use images that are already decoded.
 
 python -m benchmarks.training --backbone "{type: osnet.OSNet, width: 0.25}"
 python -m benchmarks.training --backbone "{type: Timm, name: resnet50}" --images 512 --steps 6
@@ -32,12 +32,12 @@ from benchmarks.measured import Turns, in_turns, machine
 from reidx.engine.precision import fastest
 
 Turn = Callable[[float | None], None]
-"""Tells the seconds of the round that has ended (None: ready) and returns when the next one may begin."""
+"""Function that reports the seconds of the last round (None: ready) and returns when the next one may start."""
 
 
 @dataclass
 class Settings:
-    """What a contender is told; ``table`` lists the images."""
+    """Settings of a contender; ``table`` is the path of the list of images."""
 
     table: str
     backbone: dict[str, Any]
@@ -51,7 +51,7 @@ class Settings:
     folder: str
 
     def experiment(self) -> dict[str, Any]:
-        """The stage as a config: identities are the labels, so that nothing is clustered."""
+        """Return the stage as a config. Its labels are the identities, so nothing is clustered."""
         identities, instances = self.batch
         target = {
             "domain": "target",
@@ -74,7 +74,7 @@ class Settings:
         }
 
     def parts(self) -> tuple[Any, list[str], list[int], Any]:
-        """For the loops without an engine: the network, the paths, the classes, and an endless source of batches."""
+        """Return the network, paths, classes and an endless source of batches, for the loops without an engine."""
         import numpy as np
 
         from reidx.data.datasets import CSV
@@ -95,7 +95,7 @@ class Settings:
 
 
 def field(settings: Settings, turn: Turn) -> None:
-    """The loop people run today."""
+    """Train with the field's usual loop."""
     from torch import nn
 
     from benchmarks.reference.training import Loop
@@ -130,7 +130,7 @@ def field(settings: Settings, turn: Turn) -> None:
 
 
 def stage(settings: Settings, turn: Turn) -> None:
-    """A stage as `reidx train` runs it."""
+    """Train a stage as `reidx train` does."""
     import reidx
     from reidx.data.domains import Domains
     from reidx.engine.seeding import seed_everything
@@ -146,7 +146,7 @@ def stage(settings: Settings, turn: Turn) -> None:
                 turn(history[-1]["seconds_train"] if epoch > 1 else None)
             return report
 
-    multiprocessing.set_start_method("fork", force=True)  # mmengine would, with a warning
+    multiprocessing.set_start_method("fork", force=True)  # mmengine would do it with a warning
     if settings.device == "cpu":
         torch.cuda.is_available = lambda: False
     keep_freed_memory()
@@ -167,7 +167,7 @@ def stage(settings: Settings, turn: Turn) -> None:
 
 
 def by_hand(settings: Settings, turn: Turn) -> None:
-    """The stage's step without an engine: same images, transform, network, format, precision, memory, optimiser."""
+    """Train without an engine: same images, transform, network, format, precision, memory and optimiser as the stage."""
     import torch.nn.functional as F
     from reidx_cluster_contrast.memory import ClusterMemory
 
@@ -204,7 +204,7 @@ def by_hand(settings: Settings, turn: Turn) -> None:
             optimizer.zero_grad()
             memory.update(features.detach(), there, there)
             total += loss.detach()
-        float(total)  # as the engine does at the end of an epoch, and the GPU is waited for
+        float(total)  # waits for the GPU, as the engine does at the end of an epoch
         return time.perf_counter() - start
 
     steps()
@@ -219,7 +219,7 @@ CONTENDERS = {"field's loop": field, "reidx": stage, "by hand": by_hand}
 
 
 def listed(folder: Path, root: str | None, images: int) -> str:
-    """A table of about ``images`` training images, whole identities: of Market-1501 under ``root``, or rendered."""
+    """Write a table of about ``images`` training images of whole identities, from Market-1501 under ``root`` or rendered."""
     from reidx.data.datasets import Market1501
     from reidx.data.synthetic import render_domain
 
@@ -250,9 +250,9 @@ def main() -> None:
     options.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     options.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="of reidx; the field's is fp32")
     options.add_argument("--images", type=int, default=2048)
-    options.add_argument("--steps", type=int, default=20, help="a round")
+    options.add_argument("--steps", type=int, default=20, help="steps per round")
     options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--workers", type=int, default=2, help="of the field's loop")
+    options.add_argument("--workers", type=int, default=2, help="workers of the field's loop")
     options.add_argument("--only", choices=list(CONTENDERS), nargs="+", default=list(CONTENDERS))
     options.add_argument("--root", help="a folder of Market-1501 (default: rendered images of 128 x 64)")
     chosen = options.parse_args()
@@ -291,7 +291,7 @@ def main() -> None:
 
 
 def show(chosen: argparse.Namespace, turns: dict[str, Turns]) -> None:
-    """The table: medians over rounds, and ratios as medians of the rounds' ratios."""
+    """Print the table: medians over rounds, and ratios as medians of the rounds' ratios."""
     how = {
         "field's loop": f"fp32, {chosen.workers} decoding workers",
         "reidx": f"{chosen.precision}, decoded once",

@@ -1,1 +1,1 @@
-"""Plain dense versions, written from the papers' formulas, that the benchmarks and the tests compare with."""
+"""Plain dense implementations of the papers' formulas, as references for the benchmarks and the tests."""

@@ -1,8 +1,8 @@
-"""k-reciprocal Jaccard distance and DBSCAN the way the field runs them: dense N x N arrays and a Python loop per image.
+"""k-reciprocal Jaccard distance and DBSCAN in the field's usual form: dense N x N arrays and a Python loop per image.
 
-Same formulas as `reidx.labels.distances.jaccard`, written as the papers' code bases arrange them: neighbour lists
-from faiss, one dense encoding row per image, a dense average over the neighbours, and for the sum one pass per image
-over the images that share a column with it.
+The formulas are those of `reidx.labels.distances.jaccard`, arranged as in the papers' code bases: neighbour lists from
+faiss, one dense encoding row per image, a dense average over the neighbours, and for the sum one pass per image over the
+images that share a column with it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from torch import Tensor
 
 
 def neighbour_lists(features: Tensor, k: int) -> np.ndarray:
-    """The first k rows by distance, each row first in its own list, (N, min(k, N)); ties by index, in blocks."""
+    """Return the k nearest rows (N, min(k, N)), each row first in its own list; ties by index; computed in blocks."""
     lists = []
     exact = features.double()
     squares = (exact**2).sum(dim=1)
     for start in range(0, len(exact), 512):
         block = exact[start : start + 512]
         distances = squares[start : start + 512, None] + squares - 2 * block @ exact.T
-        # 1e-7 is below what float32 features can tell apart; equal rows then tie exactly.
+        # rounding is below the resolution of float32 features, and equal rows then tie exactly
         distances = (distances / 1e-9).round() * 1e-9
         distances[torch.arange(len(block)), torch.arange(start, start + len(block))] = -1
         lists.append(distances.sort(dim=1, stable=True).indices[:, :k].numpy())
@@ -28,7 +28,7 @@ def neighbour_lists(features: Tensor, k: int) -> np.ndarray:
 
 
 def faiss_lists(features: Tensor, k: int) -> np.ndarray:
-    """The same by a flat faiss index, as the code bases do; ties as they fall."""
+    """Return the same lists from a flat faiss index, as the code bases do; ties in faiss's order."""
     import faiss
 
     x = features.numpy()
@@ -40,7 +40,7 @@ def faiss_lists(features: Tensor, k: int) -> np.ndarray:
 def jaccard_distance(
     features: Tensor, k1: int = 30, k2: int = 6, lists: np.ndarray | None = None
 ) -> np.ndarray:
-    """The dense distance matrix (N, N) float32 of unit features."""
+    """Return the dense distance matrix (N, N) float32 of unit features."""
     n = len(features)
     rank = faiss_lists(features, k1) if lists is None else lists
 
@@ -76,7 +76,7 @@ def jaccard_distance(
 
 
 def dbscan(distances: np.ndarray, eps: float = 0.6, min_samples: int = 4) -> np.ndarray:
-    """scikit-learn's labels of a dense distance matrix."""
+    """Return scikit-learn's DBSCAN labels of a dense distance matrix."""
     from sklearn.cluster import DBSCAN
 
     return DBSCAN(eps=eps, min_samples=min_samples, metric="precomputed", n_jobs=-1).fit_predict(distances)

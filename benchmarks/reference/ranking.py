@@ -1,4 +1,4 @@
-"""mAP, mINP and CMC as the field computes them: the whole distance matrix, then a compiled sort and walk per query."""
+"""mAP, mINP and CMC in the field's usual form: the whole distance matrix, then a compiled sort and walk per query."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def ranked(
     q_cams: np.ndarray,
     g_cams: np.ndarray,
 ) -> tuple[float, float, np.ndarray]:
-    """mAP, mINP, CMC (50,) under the camera filter; on all threads, which the field's compiled loops are not."""
+    """Return mAP, mINP and CMC (50,) under the camera filter; unlike the field's compiled loops, on all threads."""
     distances = ((query**2).sum(dim=1)[:, None] + (gallery**2).sum(dim=1) - 2 * query @ gallery.T).numpy()
     ap, inp = np.full(len(query), -1.0), np.full(len(query), -1.0)
     first = np.zeros(len(query), np.int64)

@@ -1,8 +1,8 @@
-"""The training loop of the field's code bases, from its description: what a step of `reidx` is compared with.
+"""The training loop of the field's code bases, written from its description, for comparison with a step of `reidx`.
 
-Every image is decoded and augmented by itself in a DataLoader worker (Pillow and torchvision), the network runs in fp32
-and torch's usual memory format, the loss is cross-entropy against a table of centroids, and the table follows the batch
-inside ``backward``, one instance after another. cuDNN picks its algorithms by trial on a GPU.
+DataLoader workers decode and augment each image separately (Pillow and torchvision). The network runs in fp32 and torch's
+default memory format. The loss is cross-entropy against a table of centroids, and ``backward`` updates the table with one
+instance after another. On a GPU, cuDNN selects its algorithms by trial.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Erase:
-    """Random erasing of one normalised image, a try after the other until a rectangle fits."""
+    """Random erasing of one normalised image, with repeated tries until a rectangle fits."""
 
     def __call__(self, image: Tensor) -> Tensor:
         if random.random() > 0.5:
@@ -42,7 +42,7 @@ class Erase:
 
 
 class Images(Dataset[Any]):
-    """Image files with their labels, augmented when they are asked for."""
+    """Image files with their labels, augmented on access."""
 
     def __init__(self, paths: Sequence[str], labels: Sequence[int], size: tuple[int, int]) -> None:
         self.paths, self.labels = paths, labels
@@ -67,7 +67,7 @@ class Images(Dataset[Any]):
 
 
 class Similarities(torch.autograd.Function):
-    """f·C of features and centroids; ``backward`` gives the gradient, then moves the centroids image by image."""
+    """Products f·C of features and centroids; ``backward`` also updates the centroids image by image."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, targets: Tensor, table: Tensor, momentum: float) -> Tensor:
@@ -86,9 +86,9 @@ class Similarities(torch.autograd.Function):
 
 
 class Loop:
-    """Training of ``network`` (images to unit features) on files; :meth:`steps` goes on where it stopped.
+    """Training of ``network`` (images to unit features) on image files.
 
-    ``order`` yields the batches (positions) of the whole training.
+    Each call of :meth:`steps` continues the training. ``order`` yields the batches (positions) of the whole training.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Loop:
         self.batches = iter(loader)
 
     def steps(self, count: int) -> float:
-        """Seconds of ``count`` steps; one more goes before, so that the workers are under way."""
+        """Return the seconds of ``count`` steps, after one extra step that starts the workers."""
         self._step()
         self._wait()
         start = time.perf_counter()
@@ -131,7 +131,7 @@ class Loop:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        self.seen = loss.item()  # the field's meters read it each step
+        self.seen = loss.item()  # the field's code reads the loss in each step
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
