@@ -1,4 +1,4 @@
-"""Sphinx settings: Markdown pages, with the generated ones filled in as they are read."""
+"""Sphinx settings: Markdown pages, with generated text filled in on reading."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ html_copy_source = False
 
 
 def setup(app: Sphinx) -> None:
-    """Fill in generated text as each page is read, and read every page in every build, as the code may have changed."""
+    """Fill in generated text when a page is read, and read every page in every build, because the code may have changed."""
     app.connect("source-read", lambda _, __, content: content.__setitem__(0, fill(content[0])))
     app.connect("env-get-outdated", lambda _, env, *__: list(env.found_docs))

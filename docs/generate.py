@@ -1,7 +1,8 @@
-"""Markdown of the pages that follow from code and data: keys of a config, components, commands, tables of results.
+"""Generators of Markdown from code and data: config keys, components, commands, tables of results.
 
-A page holds a comment ``<!-- generated: NAME -->`` or ``<!-- generated: NAME ARGUMENT -->`` on a line by itself; :func:`fill`
-puts the text of the generator NAME there when Sphinx reads the page. ``python docs/generate.py NAME [ARGUMENT]`` prints one.
+A page has a comment ``<!-- generated: NAME -->`` or ``<!-- generated: NAME ARGUMENT -->`` on a separate line. :func:`fill`
+replaces it with the text of the generator NAME when Sphinx reads the page. ``python docs/generate.py NAME [ARGUMENT]`` prints
+the text of one generator.
 """
 
 from __future__ import annotations
@@ -34,20 +35,20 @@ PLACE = re.compile(r"^<!-- generated: ([\w-]+)(?: ([\w-]+))? -->$", re.MULTILINE
 
 
 def fill(text: str) -> str:
-    """A page with each of its places filled in. Raises KeyError for a generator that does not exist."""
+    """Return a page with its generated parts filled in. Raises KeyError for an unknown generator."""
     return PLACE.sub(lambda found: GENERATORS[found[1]](*filter(None, [found[2]])), text)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
 def markdown(docstring: str) -> str:
-    """A docstring with its code spans and roles as Markdown."""
+    """Return a docstring with its code spans and roles as Markdown."""
     text = re.sub(r":\w+:`~?\.?([^`]+)`", r"`\1`", inspect.cleandoc(docstring)).replace("``", "`")
-    spans = re.split(r"(`[^`]*`|^ {4}.*$)", text, flags=re.MULTILINE)  # code stays as it is
+    spans = re.split(r"(`[^`]*`|^ {4}.*$)", text, flags=re.MULTILINE)  # leave code unchanged
     return "".join(span if number % 2 else re.sub(r"([<_])", r"\\\1", span) for number, span in enumerate(spans))
 
 
@@ -55,7 +56,7 @@ def markdown(docstring: str) -> str:
 
 
 def keys() -> str:
-    """A section for each dataclass of the schema: its keys with type, default and meaning."""
+    """Return a section for each dataclass of the schema: its keys with type, default and meaning."""
     below = _docstrings_below_fields(Path(schema.__file__))
     sections = []
     for place, cls in {"The top level": schema.Experiment, **dict(_sections(schema.Experiment))}.items():
@@ -74,7 +75,7 @@ def _fields(cls: type) -> list[tuple[dataclasses.Field[Any], Any]]:
 
 
 def _summary(field: dataclasses.Field[Any], section: type | None) -> str:
-    """The meaning of a field without a docstring: the first line of its section's, or the result of its kind."""
+    """Return the meaning of a field without a docstring: the first line of its section's, or the result of its kind."""
     if section is not None:
         return (section.__doc__ or "").partition("\n")[0]
     kind = KINDS.get(field.metadata.get("kind", ""))
@@ -82,12 +83,12 @@ def _summary(field: dataclasses.Field[Any], section: type | None) -> str:
 
 
 def _section_of(hint: Any) -> type | None:
-    """The dataclass of the schema that a field holds, by itself or in a list or a mapping."""
+    """Return the dataclass of the schema that a field holds, directly or in a list or a mapping."""
     return next((one for one in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(one)), None)
 
 
 def _sections(cls: type, place: str = "") -> Iterator[tuple[str, type]]:
-    """The dataclasses within one, by the place where each stands in a config."""
+    """Yield the dataclasses within a dataclass, each with its place in a config."""
     for field, hint in _fields(cls):
         inner = _section_of(hint)
         if inner is not None:
@@ -99,7 +100,7 @@ def _sections(cls: type, place: str = "") -> Iterator[tuple[str, type]]:
 
 
 def _docstrings_below_fields(source: Path) -> dict[tuple[str, str], str]:
-    """The texts that stand under the fields of a module's classes, by class and field."""
+    """Return the docstrings below the fields of a module's classes, by class and field."""
     found = {}
     classes = [node for node in ast.parse(source.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
     for cls in classes:
@@ -127,7 +128,7 @@ def _type(field: dataclasses.Field[Any], hint: Any) -> str:
 
 
 def _plain(annotation: str) -> str:
-    """An annotation in the words of a config: null, and the values of a choice by themselves."""
+    """Return an annotation in a config's terms: null for None, and a choice as its values."""
     chosen = re.sub(r"Literal\[([^]]*)\]", lambda found: found[1].replace("'", "").replace(", ", " | "), annotation)
     return chosen.replace("None", "null")
 
@@ -142,7 +143,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 
 def yaml_text(value: Any) -> str:
-    """A value as it stands in a config, on one line."""
+    """Return a value as YAML on one line."""
     plain = list(value) if isinstance(value, tuple) else value
     return yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=10_000).removesuffix("\n...\n").strip()
 
@@ -151,13 +152,13 @@ def yaml_text(value: Any) -> str:
 
 
 def components(kind: str) -> str:
-    """The installed components of a kind: first line, arguments with defaults, contract, example."""
-    text = [f"A {kind} is given {KINDS[kind].given}; it returns {KINDS[kind].returns}.\n"]
+    """Return the installed components of a kind: first line, arguments with defaults, contract, example."""
+    text = [f"A {kind} receives {KINDS[kind].given}; it returns {KINDS[kind].returns}.\n"]
     return "\n".join([*text, *(_component(entry) for entry in registry().entries(kind))])
 
 
 def all_components() -> str:
-    """All kinds, each with its components."""
+    """Return all kinds, each with its components."""
     return "\n".join(f"## {kind.capitalize()}\n\n{components(kind)}" for kind in KINDS)
 
 
@@ -181,7 +182,7 @@ def _component(entry: Entry) -> str:
 
 
 def commands() -> str:
-    """All commands: what each does, its usage, its arguments."""
+    """Return all commands, each with its description, usage and arguments."""
     text = []
     for name, summary in COMMANDS.items():
         parser = parser_of(name)
@@ -207,7 +208,7 @@ def _meaning(action: argparse.Action) -> str:
 
 
 def methods() -> str:
-    """The installed plugins, as each describes itself."""
+    """Return the table of installed plugins, from their PluginInfo."""
     rows = []
     for plugin in plugins():
         if plugin.namespace and plugin.info is not None:
@@ -217,18 +218,18 @@ def methods() -> str:
 
 
 def readme(plugin: str) -> str:
-    """The README of a plugin of this repository; links to its files, which are not pages, become their text."""
+    """Return the README of a plugin of this repository; links to files that are not pages become plain text."""
     text = (ROOT / "plugins" / plugin / "README.md").read_text(encoding="utf-8")
     return re.sub(r"\[([^]]*)\]\((?!https?:)[^)#]+\)", r"\1", text)
 
 
 def _anchor(heading: str) -> str:
-    """The anchor that MyST gives to a heading."""
+    """Return the anchor that MyST gives to a heading."""
     return re.sub(r"[^\w-]", "", heading.lower())
 
 
 def results(group: str) -> str:
-    """The measured results of a group of rows in ``data/results.csv``: percent, of the last epoch."""
+    """Return the measured results of a group of rows in ``data/results.csv``, in percent, of the last epoch."""
     rows = [row for row in read("results.csv") if row["group"] == group]
     if not rows:
         raise KeyError(f"data/results.csv has no group {group!r}")
@@ -242,14 +243,14 @@ def results(group: str) -> str:
 
 
 def reported() -> str:
-    """The numbers that the authors report, from ``data/reported.csv``."""
+    """Return the numbers reported by the authors, from ``data/reported.csv``."""
     head = ("method", "plugin", "data", "network", "mAP", "rank1", "source")
     rows = [[_cell(key, row[key]) for key in head] for row in read("reported.csv")]
     return table([name.replace("rank1", "rank-1") for name in head], rows)
 
 
 def read(name: str) -> list[dict[str, str]]:
-    """The rows of a table in ``docs/data``."""
+    """Return the rows of a table in ``docs/data``."""
     with (DATA / name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
