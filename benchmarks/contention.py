@@ -4,7 +4,7 @@
 
 A separate process measures each rate with training steps of OSNet x0.25. The settings are each fixed number of threads, with
 torch's waiting or passive waiting; the number that reidx chooses (``reidx``); and the number for an idle machine, kept when
-other processes start later (``begun idle``). The settings take turns; a rate is the mean over the rounds. The busy processes
+other processes start later (``started idle``). The settings take turns; a rate is the mean over the rounds. The busy processes
 count, and end after a while or with this process.
 """
 
@@ -43,7 +43,7 @@ def main() -> None:
 def _table(loads: list[int], seconds: float, rounds: int) -> None:
     cores = threads.available()
     fixed = ["1", *(f"{number}{how}" for number in range(2, cores + 1) for how in ("", " passive"))]
-    settings = [*fixed, "reidx", "begun idle"]
+    settings = [*fixed, "reidx", "started idle"]
     print(f"{cores} cores; images/s, and the share of the best fixed setting")
     print(f"{'busy':>6}" + "".join(f"{setting:>16}" for setting in settings), flush=True)
     for load in loads:
@@ -89,7 +89,7 @@ def _measured(setting: str, seconds: float) -> float:
 
 def _rate(setting: str, seconds: float) -> float:
     """Return the images per second of training steps in this process."""
-    if setting in ("reidx", "begun idle"):
+    if setting in ("reidx", "started idle"):
         threads.wait_briefly()
     import torch
 
@@ -98,7 +98,7 @@ def _rate(setting: str, seconds: float) -> float:
     torch.manual_seed(0)
     if setting == "reidx":
         torch.set_num_threads(threads.chosen("auto", None, lambda text: print(text, file=sys.stderr)))
-    elif setting == "begun idle":
+    elif setting == "started idle":
         torch.set_num_threads(threads.available())
     model = reidx.build("backbone", {"type": "osnet.OSNet", "width": 0.25}).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001)

@@ -243,7 +243,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("--backbone", help=f"its spec, as in a config (default {formats.BACKBONES[0]})")
-    options.add_argument("--table", action="store_true", help="the step alone, by precision and memory format")
+    options.add_argument("--table", action="store_true", help="only the step, by precision and memory format")
     options.add_argument("--seconds", type=float, default=60, help="of a line of the table")
     options.add_argument("--size", type=int, nargs=2, default=(256, 128), metavar=("HEIGHT", "WIDTH"))
     options.add_argument("--batch", type=int, nargs=2, default=(16, 4), metavar=("P", "K"))

@@ -187,7 +187,7 @@ def test_restore_accepts_any_size() -> None:
 
 
 @pytest.mark.parametrize("momentum", [-0.1, 1.1])
-def test_a_momentum_outside_0_and_1_is_refused(momentum: float) -> None:
+def test_wrong_momentum_is_refused(momentum: float) -> None:
     with pytest.raises(ValueError, match=f"momentum is {momentum}"):
         ClusterMemory(4, momentum)
 

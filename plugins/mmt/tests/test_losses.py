@@ -38,7 +38,7 @@ def optional(weights: list[float] | None) -> Tensor | None:
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_soft_cross_entropy_is_the_sum_over_images_and_classes(weights: list[float] | None) -> None:
+def test_soft_cross_entropy_matches_a_loop(weights: list[float] | None) -> None:
     scores, teacher = 3 * randn(8, 5), 3 * randn(8, 5, seed=1)
     each = [apart(softmax(t), softmax(s)) for s, t in zip(scores.tolist(), teacher.tolist())]
     expected = sum(w * loss for w, loss in zip(weights or [1.0] * 8, each)) / 8
@@ -141,7 +141,7 @@ def test_certain_teacher_gives_hard_triplet() -> None:
     assert torch.allclose(SoftTriplet()(features, teacher, targets), Triplet(None)(features, targets), atol=1e-5)
 
 
-def test_soft_triplet_moves_the_student_and_never_the_teacher() -> None:
+def test_soft_triplet_trains_only_the_student() -> None:
     features, teacher = randn(8, 5, seed=3).requires_grad_(), randn(8, 5, seed=4).requires_grad_()
     SoftTriplet()(features, teacher, torch.tensor(TARGETS)).backward()
     assert features.grad.abs().sum() > 0

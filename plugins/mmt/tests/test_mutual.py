@@ -154,7 +154,7 @@ def trained_by(model: StageModel) -> set[str]:
 
 
 @pytest.mark.parametrize("number", range(8))
-def test_each_term_moves_one_student_and_its_classifier(number: int) -> None:
+def test_each_term_trains_one_student(number: int) -> None:
     own, memory = ("networks.student", "memories.ids") if number < 4 else ("networks.peer", "memories.peer_ids")
     of_classes = number % 4 < 2
     assert trained_by(model_of([number])) == ({own, memory} if of_classes else {own})
@@ -199,7 +199,7 @@ def spread(model: StageModel, name: str) -> float:
     return (distances[same].mean() / distances[~same].mean()).item()
 
 
-def test_both_networks_learn_and_so_do_their_averages() -> None:
+def test_networks_and_their_averages_learn() -> None:
     """The spread of each person's images shrinks in all four networks, and the loss falls.
 
     With seeds 0 to 3, all instruction sets or only AVX2, and one or two threads, the spread falls to 0.10 to 0.28 of its first

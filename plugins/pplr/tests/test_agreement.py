@@ -71,7 +71,7 @@ def test_by_hand() -> None:
     assert labels.extra["agreement"][0].tolist() == pytest.approx([1 / 3])
 
 
-def test_nothing_in_common_is_0_and_everything_1() -> None:
+def test_overlap_of_disjoint_and_equal_rows() -> None:
     lists = np.array([[3, 1, 2], [5, 6, 7]])
     assert overlap(lists, lists[:, ::-1]).tolist() == [1.0, 1.0]
     assert overlap(lists, lists[::-1]).tolist() == [0.0, 0.0]

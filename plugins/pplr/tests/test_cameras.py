@@ -168,7 +168,7 @@ def test_image_without_another_camera_adds_zero() -> None:
     assert pair.item() == pytest.approx(one.item() / 2)
 
 
-def test_no_gradient_for_negatives_beyond_the_hard_ones() -> None:
+def test_only_hard_negatives_get_gradients() -> None:
     scores = randn(6, 9).tanh().requires_grad_()
     loss_of(CameraContrast(hard=2), scores).backward()
     others = (PROXY_LABELS != 0).nonzero()[:, 0]

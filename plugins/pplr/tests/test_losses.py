@@ -55,7 +55,7 @@ def test_pglr_by_hand() -> None:
     assert PGLR()(torch.tensor([[math.log(3.0), 0.0]]), parts, target, weighed).item() == pytest.approx(expected)
 
 
-def test_pglr_trains_the_whole_and_not_the_parts() -> None:
+def test_pglr_trains_only_the_whole() -> None:
     scores, part_scores = randn(B, K).requires_grad_(), randn(B, K, P, seed=1).requires_grad_()
     agreement = AGREEMENT.clone().requires_grad_()
     PGLR()(scores, part_scores, TARGETS, agreement).backward()
@@ -64,20 +64,20 @@ def test_pglr_trains_the_whole_and_not_the_parts() -> None:
     assert agreement.grad is None
 
 
-def test_pglr_of_beta_1_is_plain_cross_entropy() -> None:
+def test_pglr_with_beta_1_is_cross_entropy() -> None:
     scores = randn(B, K)
     plain = torch.nn.functional.cross_entropy(scores, TARGETS)
     assert torch.allclose(PGLR(1.0)(scores, randn(B, K, P), TARGETS, AGREEMENT), plain)
 
 
 @pytest.mark.parametrize("beta", [-0.1, 1.1])
-def test_a_beta_outside_0_and_1_is_refused(beta: float) -> None:
+def test_wrong_beta_is_refused(beta: float) -> None:
     with pytest.raises(ValueError, match=f"beta is {beta}"):
         PGLR(beta)
 
 
 @pytest.mark.parametrize("loss", [PGLR, AALS])
-def test_a_temperature_that_is_not_positive_is_refused(loss: type[PGLR] | type[AALS]) -> None:
+def test_wrong_temperature_is_refused(loss: type[PGLR] | type[AALS]) -> None:
     with pytest.raises(ValueError, match=r"temperature is 0\.0; it must be positive"):
         loss(temperature=0.0)
 

@@ -45,7 +45,7 @@ def mean_of_rows(maps: Tensor, image: int, channel: int, rows: range) -> float:
         (5, 1, [range(5)]),
     ],
 )
-def test_a_stripe_is_the_mean_of_its_rows(height: int, parts: int, rows: list[range]) -> None:
+def test_stripe_is_the_mean_of_its_rows(height: int, parts: int, rows: list[range]) -> None:
     maps = maps_of(2, 5, height, 3)
     head = lived_in(Stripes(5, parts)).eval()
     found = head(maps)
@@ -118,7 +118,7 @@ def test_map_with_too_few_rows_is_refused() -> None:
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4])
-def test_a_network_with_it_is_folded_for_extraction(parts: int) -> None:
+def test_network_with_stripes_folds_for_extraction(parts: int) -> None:
     torch.manual_seed(0)
     backbone = Timm("resnet10t", image_size=(128, 64), last_stride=1)
     network = Network(backbone, lived_in(Stripes(backbone.out_channels, parts)), bn_group=4)

@@ -51,7 +51,7 @@ def test_a_score_is_the_mean_of_similarities(labels: list[int]) -> None:
     assert torch.allclose(scores, torch.tensor(expected), atol=1e-6)
 
 
-def test_by_hand_a_mean_is_not_brought_to_unit_length() -> None:
+def test_class_mean_keeps_its_length() -> None:
     memory = memory_of(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]), [0, 0, 1])
     assert memory(torch.tensor([[1.0, 0.0], [0.6, 0.8]])).tolist() == [
         pytest.approx([0.5, 0.6]),
@@ -82,7 +82,7 @@ def test_row_follows_its_instances_in_order(index: list[int], momentum: float) -
     assert torch.equal(memory.images[untouched], F.normalize(bank)[untouched])
 
 
-def test_class_means_follow_the_rows_step_by_step() -> None:
+def test_class_means_follow_the_rows() -> None:
     bank, memory = unit(10, 6), memory_of(unit(10, 6), LABELS)
     rows = bank.double().tolist()
     for step in range(30):
@@ -102,7 +102,7 @@ def test_momentum_0_and_1_are_the_extremes() -> None:
         assert torch.allclose(memory.images, expected, atol=1e-6)
 
 
-def test_rows_are_set_once_and_labels_each_time() -> None:
+def test_reset_sets_rows_only_once() -> None:
     memory = HybridMemory(6)
     assert memory.needs_features
     assert memory.images.shape == (0, 6)
@@ -181,7 +181,7 @@ def test_a_gpu_is_never_waited_for() -> None:
 
 
 @pytest.mark.parametrize("momentum", [-0.1, 1.1])
-def test_a_momentum_outside_0_and_1_is_refused(momentum: float) -> None:
+def test_wrong_momentum_is_refused(momentum: float) -> None:
     with pytest.raises(ValueError, match=f"momentum is {momentum}"):
         HybridMemory(4, momentum)
 

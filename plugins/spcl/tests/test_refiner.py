@@ -116,13 +116,13 @@ def test_against_sets_of_images(seed: int) -> None:
         assert refined.report["outliers"] == sum(len(group) == 1 for group in expected)
 
 
-def test_three_times_the_same_labelling_keeps_every_cluster() -> None:
+def test_equal_labellings_keep_every_cluster() -> None:
     refined = refine(SelfPaced(), GIVEN, GIVEN, GIVEN)
     assert groups(refined.labels) == {frozenset({0, 1, 2, 3}), frozenset({4, 5}), frozenset({6}), frozenset({7})}
     assert refined.report["threshold"] == 0.0
 
 
-def test_the_threshold_is_taken_once_and_comes_back() -> None:
+def test_threshold_is_fixed_once_and_restored() -> None:
     refiner = SelfPaced()
     refine(refiner, GIVEN, GIVEN, GIVEN)
     assert refiner.threshold == 0.0
