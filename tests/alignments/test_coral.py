@@ -1,4 +1,4 @@
-"""CORAL against loops over entries of the covariances, by hand, and while training."""
+"""CORAL against a loop over the entries of the covariances, by hand, and in training."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def test_by_hand() -> None:
     assert torch.equal(covariance(target), torch.tensor([[0.0, 0.0], [0.0, 16.0]]))
 
 
-def test_identical_batches_come_to_0_and_so_do_those_that_differ_by_their_mean_alone() -> None:
+def test_identical_or_shifted_batches_give_0() -> None:
     rows = torch.randn(9, 5, generator=seeded(3))
     assert CORAL().gap(rows, rows.clone()).item() == 0.0
     assert CORAL().gap(rows, rows + 3.0).item() < 1e-10
 
 
-def test_training_brings_the_shapes_of_two_clouds_together() -> None:
-    """The covariances of two clouds come together.
+def test_training_makes_two_covariances_alike() -> None:
+    """Training makes the covariances of two clouds alike.
 
-    Of seeds 0 to 3, with all instructions and with AVX2 alone, on one thread and on two, the value comes to less than
-    0.001 of its first one (exactly 1 at a rate of 0; 0.02 is asked) and the ratio of the spreads to 1.0 to 1.14 (3.0 to
-    4.4; 1.5 is asked).
+    For seeds 0 to 3, with all instructions and with AVX2 only, on one thread and on two, the value ends below 0.001 of
+    its first one (exactly 1 at a rate of 0; the test requires less than 0.02), and the ratio of the spreads between 1.0
+    and 1.14 (3.0 to 4.4 at a rate of 0; the test requires less than 1.5).
     """
     torch.manual_seed(0)
     source, target = torch.randn(64, 4), torch.randn(48, 4) * torch.tensor([4.0, 1.0, 1.0, 0.2])
@@ -58,7 +58,7 @@ def test_training_brings_the_shapes_of_two_clouds_together() -> None:
     nn.init.eye_(encoder.weight)
     optimizer = torch.optim.Adam([encoder.weight], lr=0.02)
     for _ in range(150):
-        # the source's features are what they are: only the target is brought to them
+        # the source's features are fixed: only the target's are trained towards them
         value = CORAL()(Features({"embed": source}), Features({"embed": encoder(target)}))
         optimizer.zero_grad()
         value.backward()

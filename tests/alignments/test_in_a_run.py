@@ -1,4 +1,4 @@
-"""The core's alignments in an experiment: two domains out of one data set, an interrupted run, the probe of the domain."""
+"""The core's alignments in an experiment: two domains of one data set, an interrupted run, and the domain probe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reidx.testing.tiny import tiny_domain
 EPOCHS, ITERS = 2, 3
 
 
-def test_all_three_beside_a_task_go_on_bit_for_bit(
+def test_all_three_with_a_task_resume_exactly(
     experiment: Callable[..., Path], domains_root: Path, tmp_path: Path
 ) -> None:
     sides = {
@@ -43,13 +43,15 @@ def test_all_three_beside_a_task_go_on_bit_for_bit(
     config = reidx.load_config(path)
     history = reidx.run(config, whole, progress="quiet").stages[0].history
     for entry in history:
-        assert entry["MMD"] > 0.0 and entry["CORAL"] >= 0.0 and entry["GradientReversal"] > 0.0
+        assert entry["MMD"] > 0.0
+        assert entry["CORAL"] >= 0.0
+        assert entry["GradientReversal"] > 0.0
         assert 0.0 <= entry["domain_probe"] <= 1.0
     state = checkpoints.load(whole / "1-align" / f"epoch_{EPOCHS}.pth")["state_dict"]
     (steps,) = (value.item() for key, value in state.items() if key.endswith("alignment.step"))
     assert steps == EPOCHS * ITERS
 
-    shutil.copytree(whole, torn)  # as if it had been killed in the second epoch
+    shutil.copytree(whole, torn)  # as if the run had been killed in the second epoch
     for late in (f"epoch_{EPOCHS}.pth", "done.json"):
         (torn / "1-align" / late).unlink()
     (torn / "result.json").unlink()

@@ -1,4 +1,4 @@
-"""The maximum mean discrepancy against loops over pairs, on a line where it can be done in the head, and while training."""
+"""The maximum mean discrepancy against loops over pairs, on a line by hand, and in training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def by_loop(
 
     both = source + target
     pairs = [squared(both[i], both[j]) for i in range(len(both)) for j in range(len(both)) if i != j]
-    # of an even number of values the lower of the two in the middle, as torch has it; each pair counts twice here
+    # for an even number of values, torch's median is the lower of the two in the middle; each pair counts twice here
     unit = {"mean": statistics.fmean(pairs), "median": statistics.median_low(pairs)}.get(str(bandwidth), bandwidth)
 
     def kernel(x: list[float], y: list[float]) -> float:
@@ -66,7 +66,7 @@ def test_on_a_line() -> None:
     # one kernel exp(−d²): within the source (2 + 2/e)/4, within the target 1, between them (1/e + 1)/2
     alone = MMD(kernels=1, bandwidth=1.0).gap(source, target)
     assert alone.item() == pytest.approx(0.5 + 0.5 / math.e + 1.0 - (1.0 / math.e + 1.0), abs=1e-6)
-    # the squared distances of the pairs are 1, 1 and 0: b is 2/3 by the mean, 1 by the median
+    # the squared distances of the pairs are 1, 1 and 0: their mean is 2/3, their median 1
     mean, median = (MMD(kernels=1, bandwidth=b).gap(source, target) for b in ("mean", "median"))  # type: ignore[arg-type]
     assert mean.item() == pytest.approx(0.5 - 0.5 * math.exp(-1.5), abs=1e-6)
     assert median.item() == pytest.approx(0.5 - 0.5 / math.e, abs=1e-6)
@@ -74,20 +74,20 @@ def test_on_a_line() -> None:
 
 def test_the_unbiased_estimate_on_a_line() -> None:
     source, target = torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [2.0]])
-    # within each domain one pair at distance 1; between them distances 1, 2, 0, 1
+    # one pair at distance 1 within each domain; distances 1, 2, 0, 1 between the domains
     found = MMD(kernels=1, bandwidth=1.0, unbiased=True).gap(source, target)
     wanted = 2.0 / math.e - 2.0 * (2.0 / math.e + math.exp(-4.0) + 1.0) / 4.0
     assert found.item() == pytest.approx(wanted, abs=1e-6)
 
 
 @pytest.mark.parametrize("bandwidth", ["mean", "median"])
-def test_identical_batches_come_to_0_by_default_and_to_less_without_the_diagonal(bandwidth: str) -> None:
-    rows = torch.randn(9, 5, generator=seeded(3)) + 40.0  # far from 0, where a matrix product loses most
+def test_identical_batches_give_0_or_less(bandwidth: str) -> None:
+    rows = torch.randn(9, 5, generator=seeded(3)) + 40.0  # far from 0, where a matrix product loses the most precision
     assert MMD(bandwidth=bandwidth).gap(rows, rows.clone()).abs().item() < 1e-5  # type: ignore[arg-type]
     assert MMD(bandwidth=bandwidth, unbiased=True).gap(rows, rows.clone()).item() < -0.05  # type: ignore[arg-type]
 
 
-def test_the_biased_estimate_is_never_negative_and_the_unbiased_one_right_on_the_average() -> None:
+def test_bias_of_the_two_estimates() -> None:
     biased, unbiased = [], []
     for seed in range(300):
         both = torch.randn(16, 4, generator=seeded(seed))
@@ -98,7 +98,7 @@ def test_the_biased_estimate_is_never_negative_and_the_unbiased_one_right_on_the
     assert abs(statistics.fmean(unbiased)) < 4.0 * spread and min(unbiased) < 0.0
 
 
-def test_the_value_does_not_hang_on_the_scale_of_the_features_nor_on_where_they_lie() -> None:
+def test_value_ignores_scale_and_shift() -> None:
     source, target = torch.randn(6, 3, generator=seeded(4)), 1.0 + torch.randn(8, 3, generator=seeded(5))
     value = MMD().gap(source, target)
     assert torch.allclose(MMD().gap(30.0 * source + 7.0, 30.0 * target + 7.0), value, atol=1e-5)
@@ -118,10 +118,11 @@ def test_the_bandwidth_carries_no_gradient() -> None:
 
 
 def test_training_brings_two_clouds_together() -> None:
-    """The means of two clouds come together, in the spread that they have by then.
+    """The distance of two clouds' means falls relative to their spread.
 
-    Of seeds 0 to 3, with all instructions and with AVX2 alone, on one thread and on two, the value comes to at most 0.01
-    of its first one (exactly 1 at a rate of 0; 0.1 is asked) and the distance to at most 0.12 (exactly 1; 0.2 is asked).
+    For seeds 0 to 3, with all instructions and with AVX2 only, on one thread and on two, the value ends at no more than
+    0.01 of its first one and the distance at no more than 0.12 (both exactly 1 at a rate of 0; the test requires less than
+    0.1 and 0.2).
     """
     torch.manual_seed(0)
     encoder = nn.Linear(6, 4)
@@ -138,11 +139,11 @@ def test_training_brings_two_clouds_together() -> None:
         gap().backward()
         optimizer.step()
     assert gap().item() < 0.1 * before
-    assert distance(encoder, source, target) < 0.2 * apart  # not by shrinking all: it is measured in their spread
+    assert distance(encoder, source, target) < 0.2 * apart  # shrinking all features does not help: the spread is the unit
 
 
 def distance(encoder: nn.Module, source: Tensor, target: Tensor) -> float:
-    """The distance of the clouds' means, in standard deviations of the source."""
+    """Return the distance of the clouds' means, in standard deviations of the source."""
     with torch.no_grad():
         ours, theirs = encoder(source), encoder(target)
     return float((ours.mean(0) - theirs.mean(0)).norm() / ours.std(0).norm())
@@ -161,7 +162,7 @@ def test_wrong_values_are_refused(arguments: dict[str, float], message: str) -> 
         MMD(**arguments)  # type: ignore[arg-type]
 
 
-def test_what_cannot_be_compared_is_refused() -> None:
+def test_batches_that_cannot_be_compared_are_refused() -> None:
     with pytest.raises(ConfigError, match="the batches hold 4 and 1"):
         MMD(unbiased=True).gap(torch.randn(4, 2), torch.randn(1, 2))
     parts = Features({"embed": torch.randn(4, 3, 2)})

@@ -1,4 +1,4 @@
-"""Gradient reversal: the discriminator against loops, the sign and size of what it sends back, its count, while training."""
+"""Gradient reversal: the loss against a loop, sign and size of the reversed gradients, the step count, and training."""
 
 from __future__ import annotations
 
@@ -44,30 +44,34 @@ def test_the_value_against_a_loop() -> None:
     assert alignment(source, target).item() == pytest.approx(wanted, rel=1e-5)
 
 
-def test_a_discriminator_that_cannot_tell_comes_to_log_2_and_each_domain_counts_half() -> None:
+def test_constant_discriminator_gives_known_values() -> None:
     alignment = made()
     last = alignment.discriminator[2]
     assert isinstance(last, nn.Linear)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     assert alignment(*pair()).item() == pytest.approx(math.log(2))
-    nn.init.constant_(last.bias, 2.0)  # all is said to be source, of 6 and 3 images: half right
+    nn.init.constant_(last.bias, 2.0)  # every image is classified as source: right for 6 images, wrong for 3
     assert alignment(*pair()).item() == pytest.approx(0.5 * (math.log1p(math.exp(-2)) + math.log1p(math.exp(2))))
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.3, 2.0])
-def test_the_features_get_the_gradient_turned_round_and_the_discriminator_as_it_is(strength: float) -> None:
+def test_only_the_features_get_reversed_gradients(strength: float) -> None:
     alignment, (source, target) = made(strength=strength), pair()
     plain = copy.deepcopy(alignment.discriminator)
     rows = torch.cat([source["embed"], target["embed"]]).detach().requires_grad_()
     scores = plain(rows)[:, 0]
     (-torch.sigmoid(scores[:6]).log().mean() - torch.sigmoid(-scores[6:]).log().mean()).div(2).backward()
     alignment(source, target).backward()
-    assert rows.grad is not None and source["embed"].grad is not None and target["embed"].grad is not None
+    assert rows.grad is not None
+    assert source["embed"].grad is not None
+    assert target["embed"].grad is not None
     turned = torch.cat([source["embed"].grad, target["embed"].grad])
     assert torch.allclose(turned, -strength * rows.grad, atol=1e-7) and bool(rows.grad.any())
     for ours, theirs in zip(alignment.discriminator.parameters(), plain.parameters()):
-        assert ours.grad is not None and theirs.grad is not None and torch.allclose(ours.grad, theirs.grad)
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert torch.allclose(ours.grad, theirs.grad)
 
 
 def test_the_strength_grows_over_the_steps_of_the_stage() -> None:
@@ -103,7 +107,7 @@ def train(alignment: GradientReversal, optimizer: torch.optim.Optimizer, steps: 
     return gradients
 
 
-def test_a_resumed_training_goes_on_bit_for_bit() -> None:
+def test_training_resumes_bit_for_bit() -> None:
     whole, first = made(), made()
     whole_optimizer = torch.optim.Adam(whole.parameters(), lr=0.01)
     wanted = train(whole, whole_optimizer, range(8))
@@ -118,24 +122,24 @@ def test_a_resumed_training_goes_on_bit_for_bit() -> None:
 
 
 @pytest.mark.parametrize("strength", [None, 1.0])
-def test_training_brings_two_clouds_together_beside_a_task(strength: float | None) -> None:
-    """With reversal the clouds come together beside the task, without it the discriminator learns and they stay apart.
+def test_training_with_a_task_joins_two_clouds(strength: float | None) -> None:
+    """With reversal the clouds move together while the task is learnt; without it the discriminator learns and they stay apart.
 
-    Of seeds 0 to 3, with all instructions and with AVX2 alone, on one thread and on two, the clouds are 0.05 to 0.13 apart
-    (0.91 to 1.23 at a rate of 0; 0.2 is asked); without reversal 0.32 to 0.95, and the discriminator comes to 0.20 to 0.41
-    (0.63 to 0.75; 0.52 is asked).
+    For seeds 0 to 3, with all instructions and with AVX2 only, on one thread and on two, the clouds end 0.05 to 0.13 apart
+    (0.91 to 1.23 at a rate of 0; the test requires less than 0.2). Without reversal they end 0.32 to 0.95 apart and the
+    discriminator's loss is 0.20 to 0.41 (0.63 to 0.75 at a rate of 0; the test requires less than 0.52).
     """
     value, apart, error = adversarial(strength)
-    told, far, _ = adversarial(0.0)
-    assert told < 0.52 and far > 0.25  # without reversal the discriminator learns and the features stay apart
-    assert value > 0.6 and apart < 0.2  # with it the best that it can do is near log 2
+    unreversed, far, _ = adversarial(0.0)
+    assert unreversed < 0.52 and far > 0.25  # without reversal the discriminator learns and the features stay apart
+    assert value > 0.6 and apart < 0.2  # with it the discriminator does hardly better than log 2
     assert error < 0.1
 
 
 def adversarial(strength: float | None, steps: int = 120) -> tuple[float, float, float]:
-    """The value at the end, the distance of the clouds' means in their spread, and the error of the task.
+    """Return the last value, the distance of the clouds' means in units of their spread, and the error of the task.
 
-    The task is to keep the coordinates in which the domains do not differ.
+    The task preserves the coordinates in which the domains do not differ.
     """
     torch.manual_seed(0)
     source, target = torch.randn(64, 4), torch.randn(48, 4) + torch.tensor([2.0, 0.0, 0.0, 0.0])
@@ -155,7 +159,7 @@ def adversarial(strength: float | None, steps: int = 120) -> tuple[float, float,
     return value.item(), float((ours.mean(0) - theirs.mean(0)).norm() / ours.std(0).norm()), error.item()
 
 
-def test_it_requires_the_feature_it_is_on_and_refuses_wrong_values() -> None:
+def test_required_feature_and_wrong_values() -> None:
     assert contract_of(GradientReversal, {"feature": "shared"}).requires == {"shared"}
     assert contract_of(GradientReversal).requires == {"embed"}
     shared = GradientReversal({"embed": 4, "shared": 2}, 10, feature="shared")

@@ -1,4 +1,4 @@
-"""The plain head: what it provides, of which width and length, and what of it is trained."""
+"""The plain head: its features, their widths and lengths, and its trainable parameters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def maps(images: int = 6, channels: int = 5) -> Tensor:
 
 
 def by_hand(x: Tensor) -> Tensor:
-    """Average, standardise each channel over the batch, divide each row by its length: image by image."""
+    """Average over places, standardise each channel over the batch, and divide each row by its length, in loops."""
     pooled = [[sum(channel.flatten().tolist()) / channel.numel() for channel in image] for image in x]
     for c in range(len(pooled[0])):
         column = [row[c] for row in pooled]
@@ -35,14 +35,14 @@ def test_against_a_loop() -> None:
 
 @pytest.mark.parametrize("pool", ["gem", "avg", "max", "avg+max"])
 @pytest.mark.parametrize("neck", [True, False])
-def test_provides_and_dims_are_what_comes(pool: str, neck: bool) -> None:
+def test_outputs_match_provides_and_dims(pool: str, neck: bool) -> None:
     head = GlobalPool(5, pool=pool, neck=neck)
     features = head(maps())
     assert set(features) == set(GlobalPool.provides) == set(head.dims)
     assert {name: t.shape for name, t in features.items()} == {n: (6, d) for n, d in head.dims.items()}
 
 
-def test_unit_length_or_the_length_it_has() -> None:
+def test_embed_has_unit_or_its_own_length() -> None:
     assert torch.allclose(GlobalPool(5)(maps())["embed"].norm(dim=1), torch.ones(6), atol=1e-6)
     free = GlobalPool(5, neck=False, normalize=False)(maps())
     assert torch.equal(free["embed"], free["pooled"])

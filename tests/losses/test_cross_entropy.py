@@ -1,4 +1,4 @@
-"""Cross-entropy against sums written out, and against numbers on paper."""
+"""Cross-entropy against loops, and by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reidx.losses.cross_entropy import CrossEntropy, MemoryContrast, weighted_me
 
 
 def by_loop(scores: Tensor, targets: list[list[float]], temperature: float, weights: list[float] | None = None) -> float:
-    """The mean over images of −Σ q log(e^s / Σ e^s)."""
+    """Return the mean over images of −Σ q log(e^s / Σ e^s)."""
     total = 0.0
     for b, row in enumerate(scores.tolist()):
         exponentials = [math.exp(s / temperature) for s in row]
@@ -32,11 +32,11 @@ SCORES = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 0.0], [-1.0, 3.0, 1.0], [0.0
 TARGETS = torch.tensor([0, 2, 1, 1])
 
 
-def test_on_paper() -> None:
-    # two classes, scores ln 3 and 0: the right class has 3/4
+def test_by_hand() -> None:
+    # two classes, scores ln 3 and 0: the right class has probability 3/4
     scores = torch.tensor([[math.log(3.0), 0.0]])
     assert CrossEntropy()(scores, torch.tensor([0])).item() == pytest.approx(math.log(4 / 3))
-    # smoothed by 0.2: 0.9 of that and 0.1 of ln 4
+    # with smoothing 0.2: 0.9 of that loss plus 0.1 of ln 4
     smoothed = 0.9 * math.log(4 / 3) + 0.1 * math.log(4)
     assert CrossEntropy(smoothing=0.2)(scores, torch.tensor([0])).item() == pytest.approx(smoothed)
     # at temperature 1/2 the odds are squared: 9/10
@@ -52,7 +52,7 @@ def test_against_a_loop(smoothing: float, temperature: float, weights: list[floa
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_soft_targets_replace_the_hard_ones_and_are_not_smoothed() -> None:
+def test_soft_targets_are_used_unsmoothed() -> None:
     soft = torch.tensor([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0], [0.0, 0.5, 0.5], [0.1, 0.8, 0.1]])
     weights = [0.5, 1.0, 1.0, 3.0]
     loss = CrossEntropy(smoothing=0.4, temperature=0.5)(SCORES, TARGETS, torch.tensor(weights), soft)
@@ -99,7 +99,7 @@ def test_a_temperature_that_is_not_positive_is_refused() -> None:
 
 
 @pytest.mark.parametrize("soft", [False, True])
-def test_the_loss_over_parts_is_the_mean_of_each_parts(soft: bool) -> None:
+def test_loss_over_parts_is_their_mean(soft: bool) -> None:
     generator = torch.Generator().manual_seed(4)
     scores, weights = torch.randn(4, 3, 5, generator=generator), torch.tensor([0.5, 1.0, 0.0, 2.0])
     soft_targets = torch.softmax(torch.randn(4, 3, generator=generator), 1) if soft else None

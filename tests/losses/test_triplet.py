@@ -1,4 +1,4 @@
-"""The batch-hard triplet loss against a loop over all triplets, and on a line where it can be done in the head."""
+"""The batch-hard triplet loss against a loop over all triplets, and on a line by hand."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def by_loop(
 def test_on_a_line() -> None:
     features = torch.tensor([[0.0], [1.0], [3.0], [3.5]])
     targets = torch.tensor([0, 0, 1, 1])
-    # d+ is 1, 1, 0.5, 0.5 and d- is 3, 2, 2, 2.5: with margin 1.25 only the second is short of it, by 0.25
+    # d+ is 1, 1, 0.5, 0.5 and d- is 3, 2, 2, 2.5: with margin 1.25 only the second falls short, by 0.25
     assert Triplet(1.25)(features, targets).item() == pytest.approx(0.25 / 4, abs=1e-5)
     soft = sum(math.log1p(math.exp(g)) for g in (-2.0, -1.0, -1.5, -2.0)) / 4
     assert Triplet(None)(features, targets).item() == pytest.approx(soft, abs=1e-5)
@@ -61,7 +61,7 @@ def test_without_another_label_there_is_nothing_to_learn(margin: float | None) -
 @pytest.mark.parametrize("margin", [0.3, None])
 @pytest.mark.parametrize("normalize", [True, False])
 def test_the_gradient_is_finite_at_distance_0(margin: float | None, normalize: bool) -> None:
-    features = torch.ones(6, 4, requires_grad=True)  # all of them in one place, of two labels
+    features = torch.ones(6, 4, requires_grad=True)  # all in one place, with two labels
     loss = Triplet(margin, normalize)(features, torch.tensor([0, 0, 0, 1, 1, 1]))
     loss.backward()
     assert loss.item() == pytest.approx(math.log(2) if margin is None else 0.3, abs=1e-4)

@@ -1,4 +1,4 @@
-"""Keeping freed memory: the setting takes where there is glibc, and blocks come back from the heap."""
+"""Keeping freed memory: with glibc, freed blocks stay in the heap and are used again."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ assert kept * 10 < default, (kept, default)
 def test_pages_are_fetched_once() -> None:
     if platform.libc_ver()[0] != "glibc":
         assert not keep_freed_memory()
-        pytest.skip("only glibc can be told to keep memory")
-    # in a process of its own: the setting cannot be taken back
+        pytest.skip("only glibc has this setting")
+    # in a separate process: the setting cannot be undone
     subprocess.run([sys.executable, "-c", CODE], check=True)

@@ -1,4 +1,4 @@
-"""Whether a device multiplies bf16 faster: from its features, under a limit of instructions, and by a measured step."""
+"""Detection of bf16 units by a device's features, a limit of instructions, and a measured step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CUDA = torch.device("cuda", 0)
 
 @pytest.fixture
 def cpu(monkeypatch: pytest.MonkeyPatch):
-    """Makes the CPU one with the named features, whose torch gives bf16 products to oneDNN, or does not."""
+    """Return a function that fakes the CPU's features, and whether torch gives bf16 products to oneDNN."""
 
     def be(*features: str, onednn: bool = True) -> None:
         for name in devices.ISA_LIMITS:
@@ -38,7 +38,7 @@ def cpu(monkeypatch: pytest.MonkeyPatch):
 def test_units_of_a_cpu_follow_from_its_features(cpu, features: tuple[str, ...], units: str | None) -> None:
     cpu(*features)
     assert devices.bf16_units() == units
-    assert candidates.has_bfloat16() == (units is not None)  # neighbours are searched for by the same rule
+    assert candidates.has_bfloat16() == (units is not None)  # the neighbour search uses the same rule
     assert units or "neither avx512_bf16 nor amx_bf16" in devices.no_bf16_units()
 
 
@@ -53,7 +53,7 @@ def test_limit_of_instructions_is_honoured(cpu, monkeypatch, name: str, limit: s
     assert left or devices.no_bf16_units() == f"{name}={limit} allows no bf16 instructions"
 
 
-def test_units_that_torch_does_not_use_are_none(cpu) -> None:
+def test_units_unused_by_torch_do_not_count(cpu) -> None:
     cpu("avx512_bf16", onednn=False)
     assert devices.bf16_units() is None and "torch does not use the avx512_bf16" in devices.no_bf16_units()
 

@@ -1,4 +1,4 @@
-"""What a killed process leaves: helpers that end with it, and folders that the next one clears away."""
+"""Traces of a killed process: its helpers end with it, and the next process removes its partial folders."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if __name__ == "__main__":
 
 
 def lives(process: int) -> bool:
-    """Whether a process runs; one that has ended and was not waited for does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
@@ -61,7 +61,7 @@ def helpers_of(process: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text(encoding="utf-8").split()]
 
 
-needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks at processes by /proc")
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads /proc")
 
 
 @needs_proc
@@ -78,8 +78,8 @@ def test_helper_ends_with_its_parent(platform: str, by: signal.Signals) -> None:
     assert gone([helper])
 
 
-def test_helper_of_a_parent_that_is_gone_already_ends_at_once() -> None:
-    code = HELPER.format(platform=sys.platform, parent=os.getppid(), by=int(signal.SIGKILL))  # its grandparent, by its number
+def test_helper_without_its_parent_ends_at_once() -> None:
+    code = HELPER.format(platform=sys.platform, parent=os.getppid(), by=int(signal.SIGKILL))  # the grandparent's id, as if the parent had ended
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
 
 
@@ -94,8 +94,8 @@ def test_run_of_a_grid_ends_with_the_grid(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 @needs_proc
-def test_killed_rendering_leaves_no_process_and_the_next_one_no_draft(tmp_path: Path) -> None:
-    (tmp_path / "render.py").write_text(RENDERING, encoding="utf-8")  # a file, as the pool's processes import it
+def test_killed_rendering_leaves_no_process(tmp_path: Path) -> None:
+    (tmp_path / "render.py").write_text(RENDERING, encoding="utf-8")  # a file, because the pool's processes import it
     root = tmp_path / "domain"
     with subprocess.Popen([sys.executable, tmp_path / "render.py", root], stdout=subprocess.PIPE, text=True) as rendering:
         assert rendering.stdout is not None and rendering.stdout.readline()
@@ -108,7 +108,7 @@ def test_killed_rendering_leaves_no_process_and_the_next_one_no_draft(tmp_path: 
     assert not list(tmp_path.glob(".*.partial")) and root.is_dir()
 
 
-def test_draft_of_one_who_lives_is_left_to_him(tmp_path: Path) -> None:
+def test_draft_of_a_living_process_stays(tmp_path: Path) -> None:
     root = tmp_path / "a[b]*c"
     for name in (".a[b]*c.11111111.partial", ".axb.c.11111111.partial", ".a[b]*c.partial"):
         (tmp_path / name / "inside").mkdir(parents=True)
@@ -121,7 +121,7 @@ def test_draft_of_one_who_lives_is_left_to_him(tmp_path: Path) -> None:
         assert first.is_dir() and not second.exists()
         first.rename(root)
     assert (root / "picture").is_file() and (tmp_path / "elsewhere").is_dir()
-    # only what is named as a draft of this folder was taken for one
+    # only folders with the name of a draft of this folder were removed
     assert sorted(path.name for path in tmp_path.glob(".*.partial") if not path.is_symlink()) == [
         ".a[b]*c.partial",
         ".axb.c.11111111.partial",
@@ -134,7 +134,7 @@ def test_failed_draft_is_removed(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_partial_files_of_a_run_are_removed_and_no_others(tmp_path: Path) -> None:
+def test_only_a_runs_partial_files_are_removed(tmp_path: Path) -> None:
     stage = tmp_path / "1-adapt"
     kept = [tmp_path / "mine" / ".x.partial", stage / "epoch_1.pth", stage / ".folder.partial" / "x"]
     left = [tmp_path / ".result.json.partial", tmp_path / "1-adapt" / ".epoch_2.pth.partial"]

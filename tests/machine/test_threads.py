@@ -1,4 +1,4 @@
-"""How many threads compute: what the machine leaves free, kept for a whole run, and said."""
+"""Number of computing threads: the free cores of the machine, kept for a whole run, and reported."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from reidx.runs.manifest import RECORD
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes the machine one of so many cores, of which others keep some busy."""
+    """Return a function that fakes the number of cores and the load of other processes."""
     for name in (*threads.NUMBER, *threads.WAITING):
         monkeypatch.delenv(name, raising=False)
 
@@ -51,22 +51,23 @@ def test_threads_are_the_cores_that_are_free(machine, cores: int, taken: float, 
     machine(cores, taken, quota)
     said: list[str] = []
     assert chosen("auto", None, said.append) == fitting(taken) == number
-    assert bool(said) == (number < cores) and all(f"{number} thread" in line and "--threads N" in line for line in said)
+    assert bool(said) == (number < cores)
+    assert all(f"{number} thread" in line and "--threads N" in line for line in said)
 
 
-def test_what_the_user_or_the_run_says_counts_more(machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_or_run_overrides_the_free_cores(machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(8, 0.0)
     said: list[str] = []
     assert chosen(3, 2, said.append) == 3
     assert chosen("auto", 2, said.append) == 2
     assert len(said) == 1 and "as the run was begun with" in said[0] and "--resume --threads 8" in said[0]
     assert chosen(None, None, said.append) == torch.get_num_threads() and chosen(None, 2, said.append) == 2
-    assert chosen("auto", None, said.append, alone=False) == torch.get_num_threads()  # others of the job are no load
+    assert chosen("auto", None, said.append, alone=False) == torch.get_num_threads()  # other processes of the job are not counted as load
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert chosen("auto", None, said.append) == torch.get_num_threads() and len(said) == 1
 
 
-def test_watch_gives_the_number_for_the_next_epoch_and_says_changes(machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watch_counts_threads_and_reports_changes(machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(2, 1.0)
     monkeypatch.setattr(threads, "LOOK", 0.0)
     said: list[str] = []
@@ -78,10 +79,10 @@ def test_watch_gives_the_number_for_the_next_epoch_and_says_changes(machine, mon
     assert len(said) == 2 and "1 thread from the next epoch on, not 2: other work keeps 1.0 of 2 cores busy" in said[0]
     monkeypatch.setattr(threads, "LOOK", 60.0)
     with computing_on(2):
-        assert watch() == 2  # too short an epoch to tell
+        assert watch() == 2  # the epoch was too short to judge
 
 
-def test_threads_follow_the_load_and_a_resumed_run_follows_them(
+def test_resumed_run_keeps_threads_by_epoch(
     machine, experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine(2)
@@ -116,7 +117,7 @@ def test_threads_follow_the_load_and_a_resumed_run_follows_them(
     assert again == losses and resumed.metrics == whole.metrics
 
 
-def test_threads_that_were_given_or_shared_do_not_change(
+def test_given_or_shared_threads_do_not_change(
     machine, experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine(2, 1.0)
@@ -129,10 +130,10 @@ def test_threads_that_were_given_or_shared_do_not_change(
         assert "threads_by_epoch" not in result.card["stages"]["adapt"]
 
 
-def test_load_of_others_is_busy_time_less_the_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_load_of_others_excludes_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(threads, "cores", lambda: {1, 2})
     tick = os.sysconf("SC_CLK_TCK")
-    row = " ".join(str(number * tick) for number in (3, 1, 2, 100, 50, 1, 1, 1, 7, 0))  # the last two lie in the first
+    row = " ".join(str(number * tick) for number in (3, 1, 2, 100, 50, 1, 1, 1, 7, 0))  # the last two are part of the first
     stat = tmp_path / "stat"
     stat.write_text(f"cpu  9 9 9 9\ncpu0 {row}\ncpu1 {row}\ncpu2 {row}\nintr 5\n", encoding="utf-8")
     seen = look(stat)
@@ -165,7 +166,7 @@ def test_quota_of_a_control_group(
     assert available(tmp_path, tmp_path / "membership") == cores
 
 
-def test_threads_spin_briefly_unless_the_user_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_spin_briefly_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in threads.WAITING:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
@@ -180,7 +181,7 @@ def test_threads_spin_briefly_unless_the_user_says_how(monkeypatch: pytest.Monke
     assert os.environ["GOMP_SPINCOUNT"] == "5000"
 
 
-def test_commands_say_how_threads_wait_before_torch_is_there() -> None:
+def test_commands_set_waiting_before_importing_torch() -> None:
     code = "import os, sys; from reidx.cli.main import main; main(['list', 'protocol'])\n"
     code += "print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
     own = {name: value for name, value in os.environ.items() if name not in threads.WAITING}
@@ -188,7 +189,7 @@ def test_commands_say_how_threads_wait_before_torch_is_there() -> None:
     assert ran.stdout.splitlines()[-1] == "5000 False"
 
 
-def test_resumed_run_keeps_its_threads_and_the_card_says_them(
+def test_resumed_run_keeps_its_threads(
     experiment: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, folder, before = reidx.load_config(experiment()), tmp_path / "run", torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Centroids against a loop, and what restoring a memory of another size takes."""
+"""Centroids against a loop, and the restoring of a memory of another size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_centroids_against_a_loop() -> None:
         assert row.tolist() == pytest.approx([v / length for v in mean], abs=1e-6)
 
 
-def test_outliers_take_no_part() -> None:
+def test_outliers_are_in_no_centroid() -> None:
     features = torch.tensor([[3.0, 0.0], [0.0, 2.0], [100.0, 100.0]])
     assert torch.equal(centroids(features, torch.tensor([1, 0, -1])), torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
     assert centroids(features, torch.tensor([-1, -1, -1])).shape == (0, 2)
@@ -33,7 +33,7 @@ def test_centroids_carry_no_gradient() -> None:
 
 
 class Nested(Memory):
-    """State in a buffer, in a parameter, and in a child."""
+    """Memory with state in a buffer, in parameters and in a child module."""
 
     def __init__(self, rows: int) -> None:
         super().__init__()
@@ -43,13 +43,13 @@ class Nested(Memory):
         self.child = nn.Linear(2, rows)
 
     def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def forward(self, features: Tensor) -> Tensor:
         return features
 
 
-def test_restoring_takes_the_shapes_of_what_was_saved() -> None:
+def test_restore_takes_the_saved_shapes() -> None:
     saved, fresh = Nested(5), Nested(2)
     state = saved.state_dict()
     fresh.restore(state)
@@ -62,19 +62,19 @@ def test_restoring_takes_the_shapes_of_what_was_saved() -> None:
     assert saved.bank.sum() == 50  # it is a copy
 
 
-def test_restoring_what_is_another_memorys_is_refused() -> None:
+def test_restoring_another_memorys_state_is_refused() -> None:
     with pytest.raises(ValueError, match=r"Nested holds \['bank', .*the checkpoint has \['rows'\]"):
         Nested(2).restore({"rows": torch.zeros(3)})
 
 
 @pytest.mark.parametrize("lacking", ["reset", "forward"])
-def test_a_memory_without_its_methods_cannot_be_made(lacking: str) -> None:
+def test_memory_without_its_methods_cannot_be_built(lacking: str) -> None:
     methods = {name: lambda self, *given: None for name in ("reset", "forward") if name != lacking}
     with pytest.raises(TypeError, match=f"Bare.* {lacking}"):
         type("Bare", (Memory,), methods)()
 
 
-def test_taking_in_a_batch_is_optional() -> None:
+def test_update_is_optional() -> None:
     nothing: Tensor = torch.zeros(0)
     given = {name: lambda self, *given: None for name in ("reset", "forward")}
     assert type("Bare", (Memory,), given)().update(nothing, nothing, nothing) is None

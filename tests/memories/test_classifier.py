@@ -1,4 +1,4 @@
-"""The linear classifier: its rows at a reset, its logits, its place in the optimiser, and that it learns."""
+"""The linear classifier: rows after a reset, logits, place in the optimiser, and learning."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_rows_are_the_centroids() -> None:
 
 @pytest.mark.parametrize("parts", [(), (3,)])
 def test_rows_of_unit_features_against_a_loop(parts: tuple[int, ...]) -> None:
-    """As in the released code: each feature (each part by itself) to length 1, their mean in a class, that to length 1."""
+    """As in the released code: normalize each feature (each part separately), average within the class, normalize the mean."""
     lengths = torch.logspace(-2, 2, 6).view(-1, *([1] * len(parts)), 1)
     features = lengths * torch.randn(6, *parts, 4, generator=torch.Generator().manual_seed(1))
     memory, raw = LinearClassifier(4, rows="unit_centroid"), LinearClassifier(4, rows="centroid")
@@ -45,10 +45,10 @@ def test_rows_of_unit_features_against_a_loop(parts: tuple[int, ...]) -> None:
             units = [[a / math.hypot(*member[part]) for a in member[part]] for member in members]
             mean = [sum(column) / len(units) for column in zip(*units)]
             assert row == pytest.approx([a / math.hypot(*mean) for a in mean], abs=1e-6)
-    assert (memory.weight - raw.weight).abs().max() > 0.1, "the longest feature of a class has the raw mean to itself"
+    assert (memory.weight - raw.weight).abs().max() > 0.1, "the longest feature of a class dominates the raw mean"
 
 
-def test_rows_are_drawn_without_a_bank_and_small() -> None:
+def test_random_rows_are_small_without_features() -> None:
     memory = LinearClassifier(4)
     assert not memory.needs_features
     memory.reset(None, torch.arange(500))
@@ -80,11 +80,11 @@ def test_gradients_reach_features_and_rows() -> None:
     assert features.grad.abs().sum() > 0 and memory.weight.grad.abs().sum() > 0
 
 
-# ---- its place in the optimiser
+# ---- place in the optimiser
 
 
 def trained() -> tuple[nn.Module, LinearClassifier, torch.optim.Optimizer]:
-    """A network and a classifier, with one step of Adam behind them."""
+    """A network and a classifier after one step of Adam."""
     memory = LinearClassifier(4, rows="centroid")
     memory.reset(bank(), LABELS)
     model = nn.ModuleDict({"network": nn.Linear(4, 4), "memory": memory})
@@ -99,7 +99,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, targets: Tensor) ->
     optimizer.step()
 
 
-def test_a_reset_gives_the_optimiser_new_rows_with_nothing_remembered() -> None:
+def test_reset_gives_the_optimiser_fresh_rows() -> None:
     model, memory, optimizer = trained()
     old, network = memory.weight, model["network"].weight
     place = [id(p) for p in optimizer.param_groups[0]["params"]].index(id(old))
@@ -113,11 +113,11 @@ def test_a_reset_gives_the_optimiser_new_rows_with_nothing_remembered() -> None:
     step(model, optimizer, torch.arange(6))
     assert memory.weight.shape == (6, 4)
     assert optimizer.state[memory.weight]["step"] == 1 and optimizer.state[network]["step"] == 2
-    # a first step of Adam moves each entry by the learning rate: no moment of the old rows is in it
+    # a first step of Adam moves each entry by the learning rate, so no moment of the old rows is left
     assert torch.allclose((memory.weight - before).abs(), torch.full((6, 4), 0.01), rtol=1e-2)
 
 
-def test_without_the_context_the_new_rows_would_not_be_trained() -> None:
+def test_rows_outside_the_context_stay_untrained() -> None:
     model, memory, optimizer = trained()
     memory.reset(bank(), torch.arange(6))
     before = memory.weight.detach().clone()
@@ -125,7 +125,7 @@ def test_without_the_context_the_new_rows_would_not_be_trained() -> None:
     assert torch.equal(before, memory.weight)
 
 
-def test_parameters_that_stay_keep_what_is_remembered_of_them() -> None:
+def test_parameters_that_stay_keep_their_state() -> None:
     model, memory, optimizer = trained()
     same = list(memory.parameters())
     swap_parameters(optimizer, same, same)
@@ -135,11 +135,11 @@ def test_parameters_that_stay_keep_what_is_remembered_of_them() -> None:
     assert model["network"].weight in optimizer.state
 
 
-# ---- does it still learn
+# ---- learning
 
 
 def blobs() -> tuple[Tensor, Tensor]:
-    """Three clusters in 8 dimensions that a linear map can tell apart; features and labels."""
+    """Return features and labels of three clusters in 8 dimensions that a linear map can separate."""
     generator = torch.Generator().manual_seed(5)
     labels = torch.arange(60) % 3
     return torch.randn(3, 8, generator=generator)[labels] + 0.4 * torch.randn(60, 8, generator=generator), labels
@@ -147,10 +147,10 @@ def blobs() -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("rows", ["random", "centroid"])
 def test_an_embedding_learns_through_it(rows: str) -> None:
-    """The loss falls to almost nothing and all is classified correctly.
+    """The loss falls to almost nothing and every image is classified correctly.
 
-    Of seeds 0 to 3, with all instructions and with AVX2 alone, on one thread and on two, the loss comes to at most 0.004
-    of its first value (exactly 1 at a rate of 0; 0.1 is asked).
+    For seeds 0 to 3, with all instructions and with AVX2 only, on one thread and on two, the loss ends at no more than
+    0.004 of its first value (exactly 1 at a rate of 0; the test requires less than 0.1).
     """
     torch.manual_seed(0)
     images, labels = blobs()
@@ -175,7 +175,7 @@ def test_an_embedding_learns_through_it(rows: str) -> None:
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-def test_each_part_has_a_classifier_of_its_own(normalize: bool) -> None:
+def test_each_part_has_its_own_classifier(normalize: bool) -> None:
     parts = torch.randn(6, 3, 4, generator=torch.Generator().manual_seed(7))
     memory = LinearClassifier(4, rows="centroid", normalize=normalize, scale=2.0)
     memory.reset(parts, LABELS)

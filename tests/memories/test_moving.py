@@ -1,4 +1,4 @@
-"""Rows that follow a batch against one feature after another, in plain Python."""
+"""Rows that follow a batch, against a plain Python loop over one feature after another."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def one_by_one(rows: Tensor, features: Tensor, places: list[int], momentum: floa
 
 PLACES = {
     "each once": [4, 0, 2],
-    "one alone": [3] * 40,
+    "a single row": [3] * 40,
     "interleaved": [0, 1, 0, 4, 1, 1, 0, 4] * 5,
-    "with none among them": [-1, 0, 0, -1, 2, -1],
-    "none": [-1, -1],
-    "nothing": [],
+    "some without a row": [-1, 0, 0, -1, 2, -1],
+    "all without a row": [-1, -1],
+    "empty batch": [],
 }
 
 
@@ -61,10 +61,10 @@ def test_no_gradient_is_kept() -> None:
 
 
 @pytest.mark.parametrize("momentum", [0.02, 0.1, 0.2, 0.3])
-def test_what_is_left_out_is_below_rounding(momentum: float) -> None:
+def test_dropped_rounds_are_below_rounding(momentum: float) -> None:
     rounds = rounds_to_rounding(momentum)
     features, apart = unit(rounds, 2, seed=3).double(), []
-    for angle in (0.0, math.pi):  # rows that could not be further apart
+    for angle in (0.0, math.pi):  # two rows as far apart as possible
         row = torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.float64)
         for feature in features:
             row = F.normalize(momentum * row + (1 - momentum) * feature, dim=0)
@@ -72,6 +72,6 @@ def test_what_is_left_out_is_below_rounding(momentum: float) -> None:
     assert (apart[0] - apart[1]).norm() < 2**-24
 
 
-def test_momenta_that_forget_too_slowly_take_every_instance_in() -> None:
+def test_slow_momenta_use_every_instance() -> None:
     assert [rounds_to_rounding(m) for m in (0.34, 0.5, 0.9, 1.0)] == [None] * 4
     assert rounds_to_rounding(0.1) == 10

@@ -1,4 +1,4 @@
-"""What an optimiser knew at the end of a stage, handed on to that of the next."""
+"""Moments of a stage's optimiser, handed on to the optimiser of the next stage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reidx.optim.moments import load_moments, parameter_names
 
 
 class Model(nn.Module):
-    """A network and a memory with parameters."""
+    """Model of a network and a memory, both with parameters."""
 
     def __init__(self, width: int = 3, rows: int = 5) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ def trained(kind: type[torch.optim.Optimizer] = torch.optim.Adam, **settings: An
     return model, optimizer, state
 
 
-def test_moments_of_networks_are_handed_on_and_those_of_memories_are_not() -> None:
+def test_only_moments_of_networks_are_handed_on() -> None:
     before, old, state = trained(lr=0.1)
     model = Model(rows=9)  # other clusters, another order of groups, another rate
     weights, rest = model.networks["student"].weight, model.networks["student"].bias
@@ -50,7 +50,7 @@ def test_moments_of_networks_are_handed_on_and_those_of_memories_are_not() -> No
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 
-def test_the_next_step_is_the_one_that_the_old_optimiser_would_have_made() -> None:
+def test_next_step_equals_the_old_optimisers() -> None:
     before, old, state = trained(lr=0.1)
     model = Model()
     model.load_state_dict(before.state_dict())
@@ -61,10 +61,10 @@ def test_the_next_step_is_the_one_that_the_old_optimiser_would_have_made() -> No
         one.loss().backward()
         stepper.step()
     assert torch.equal(before.networks["student"].weight, model.networks["student"].weight)
-    assert not torch.equal(before.memories["rows"].weight, model.memories["rows"].weight)  # began anew
+    assert not torch.equal(before.memories["rows"].weight, model.memories["rows"].weight)  # its moments started from zero
 
 
-def test_a_parameter_that_had_no_gradient_begins_with_nothing() -> None:
+def test_parameter_without_gradient_starts_without_moments() -> None:
     _, _, state = trained(lr=0.1)
     number = state["reidx"]["parameters"].index("networks.student.bias")
     del state["optimizer"]["state"][number]

@@ -1,4 +1,4 @@
-"""Clipped gradients: how far a step of a stage moves the weights."""
+"""Clipped gradients: the length of a stage's step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameter groups: rates that fall layer by layer, vectors without weight decay, each parameter once."""
+"""Parameter groups: rates that fall layer by layer, vectors without weight decay, each parameter in one group."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def network_of(name: str, freeze: tuple[str, ...] = ()) -> Network:
 
 
 def rates(model: nn.Module, **options: Any) -> dict[str, tuple[float, float]]:
-    """Rate and weight decay of each parameter that the optimiser has, by name; each must be in one group alone."""
+    """Return rate and weight decay of each parameter in the optimiser, by name; assert that each is in only one group."""
     names = {id(p): name for name, p in model.named_parameters()}
     found: dict[str, tuple[float, float]] = {}
     for group in build_optimizer(model, SGD, Optimization(**options)).param_groups:
@@ -41,7 +41,7 @@ def rates(model: nn.Module, **options: Any) -> dict[str, tuple[float, float]]:
     return found
 
 
-def test_a_vit_learns_slower_block_by_block_towards_the_image() -> None:
+def test_vit_rates_fall_block_by_block() -> None:
     model = network_of("test_vit")
     found = rates(model, layer_decay=0.5)
     blocks = len(model.backbone.model.blocks)
@@ -51,9 +51,9 @@ def test_a_vit_learns_slower_block_by_block_towards_the_image() -> None:
         if block:
             expected = 0.5 ** (blocks - int(block[1]))
         elif name.startswith("backbone.model.norm"):
-            expected = 0.5  # timm counts the last norm to the last block
+            expected = 0.5  # timm counts the last norm as part of the last block
         else:
-            expected = 1.0 if name.startswith("fusion") else 0.5 ** (blocks + 1)  # patches and positions lie lowest
+            expected = 1.0 if name.startswith("fusion") else 0.5 ** (blocks + 1)  # patches and positions are the lowest layer
         assert rate == pytest.approx(expected), name
         assert decay == 0.1
     assert set(found) == {name for name, p in model.named_parameters() if p.requires_grad}
@@ -63,7 +63,7 @@ def test_a_vit_learns_slower_block_by_block_towards_the_image() -> None:
 def test_other_families_have_layers_too(name: str) -> None:
     model = network_of(name)
     found = rates(model, layer_decay=0.5)
-    # the norm behind ConvNeXt's pooling belongs to its head, and so to the top
+    # the norm behind ConvNeXt's pooling belongs to its head, the top layer
     own = [rate for key, (rate, _) in found.items() if key.startswith("backbone") and ".head." not in key]
     assert max(own) == 0.5 and len(set(own)) > 2
     assert next(rate for key, (rate, _) in found.items() if key.startswith("backbone")) == min(own)  # the stem
@@ -91,7 +91,7 @@ def test_frozen_parameters_are_in_no_group() -> None:
     assert found and not any(name.startswith(("backbone.model.blocks.0.", "backbone.model.patch_embed")) for name in found)
 
 
-def test_all_frozen_is_nothing_to_train() -> None:
+def test_all_frozen_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"no trainable parameters: model\.freeze"):
         build_optimizer(network_of("test_resnet", ("*",)), SGD)
 
@@ -101,7 +101,7 @@ def test_a_backbone_without_layers_says_so() -> None:
         build_optimizer(tiny_network(), SGD, Optimization(layer_decay=0.5))
 
 
-def test_rates_keep_their_ratio_under_a_schedule_and_over_a_resumption(
+def test_rates_keep_their_ratio_after_resuming(
     experiment: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = experiment(
@@ -123,10 +123,10 @@ def test_rates_keep_their_ratio_under_a_schedule_and_over_a_resumption(
     assert again.stages[0].history[1]["loss"] == result.stages[0].history[1]["loss"]
 
 
-# ---- parts at rates of their own
+# ---- rates of named parts
 
 
-def test_named_parts_learn_at_their_share_and_the_last_pattern_counts() -> None:
+def test_last_matching_pattern_sets_the_rate() -> None:
     model = network_of("test_resnet")
     found = rates(model, rates={"backbone": 0.1, "backbone.model.layer4": 0.5, "fusion.pool.p": 3.0})
     for name, (rate, decay) in found.items():
@@ -136,7 +136,7 @@ def test_named_parts_learn_at_their_share_and_the_last_pattern_counts() -> None:
     assert set(found) == {name for name, p in model.named_parameters() if p.requires_grad}
 
 
-def test_a_memory_learns_at_its_share_whatever_becomes_of_its_rows() -> None:
+def test_memory_keeps_its_rate_after_a_reset() -> None:
     network, rows = tiny_network(0), LinearClassifier(4)
     model = nn.ModuleDict({"networks": nn.ModuleDict({"student": network}), "memories": nn.ModuleDict({"rows": rows})})
     optimizer = build_optimizer(model, SGD, Optimization(rates={"memories.rows": 10.0, "backbone": 0.5}))
@@ -152,7 +152,7 @@ def test_a_memory_learns_at_its_share_whatever_becomes_of_its_rows() -> None:
         parameter_groups(model, rates={"memories.row": 2.0})
 
 
-def test_shares_go_with_layers_and_undecayed_vectors() -> None:
+def test_factors_combine_with_layers_and_undecayed_vectors() -> None:
     model = network_of("test_vit")
     layered = rates(model, layer_decay=0.5, no_decay_norm_bias=True)
     found = rates(model, layer_decay=0.5, no_decay_norm_bias=True, rates={"backbone.model.blocks.0": 0.2})
@@ -167,12 +167,12 @@ def test_the_base_rate_stays_that_of_the_first_group() -> None:
     assert groups[0]["lr"] == 1.0 and not groups[0]["params"]
 
 
-def test_a_part_that_is_not_there() -> None:
+def test_rate_of_a_missing_part_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"optimization\.rates: nothing .* is called 'backbon'. Did you mean backbone"):
         build_optimizer(network_of("test_resnet"), SGD, Optimization(rates={"backbon": 0.1}))
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, float("nan"), float("inf")])
-def test_what_is_no_share_of_a_rate(share: float) -> None:
+def test_factor_must_be_positive_and_finite(share: float) -> None:
     with pytest.raises(ConfigError, match=r"optimization\.rates: backbone: .* is not a positive finite factor"):
         build_optimizer(network_of("test_resnet"), SGD, Optimization(rates={"backbone": share}))
