@@ -79,7 +79,8 @@ def test_helper_ends_with_its_parent(platform: str, by: signal.Signals) -> None:
 
 
 def test_helper_without_its_parent_ends_at_once() -> None:
-    code = HELPER.format(platform=sys.platform, parent=os.getppid(), by=int(signal.SIGKILL))  # the grandparent's id, as if the parent had ended
+    # the id of the grandparent, as if the parent had ended
+    code = HELPER.format(platform=sys.platform, parent=os.getppid(), by=int(signal.SIGKILL))
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
 
 

@@ -18,7 +18,7 @@ from reidx.errors import CheckpointError, ConfigError
 from reidx.models import backbones
 from reidx.models.backbones import Timm
 
-# name, channels, by how much the map is smaller than the image
+# name, channels, reduction from image to map
 FAMILIES = [
     ("resnet18", 512, 16),
     ("resnet50", 2048, 16),
@@ -58,7 +58,7 @@ def test_map(built: tuple[Timm, int, int]) -> None:
 
 @pytest.mark.parametrize("axis", [2, 3], ids=["vertical", "horizontal"])
 def test_map_keeps_the_place(built: tuple[Timm, int, int], axis: int) -> None:
-    """A change at the first edge of the image moves the map nearer to that edge than one at the last edge does."""
+    """A change at one edge of the image changes the map mainly near that edge."""
     model = built[0].eval()
     torch.manual_seed(0)
     images, length = torch.randn(2, 3, *SIZE), SIZE[axis - 2]
@@ -74,19 +74,19 @@ def test_map_keeps_the_place(built: tuple[Timm, int, int], axis: int) -> None:
     assert centres[0] + 0.1 < centres[1]
 
 
-def test_every_parameter_gets_a_gradient_or_asks_for_none(built: tuple[Timm, int, int]) -> None:
+def test_every_trainable_parameter_gets_a_gradient(built: tuple[Timm, int, int]) -> None:
     model = built[0].train()
     model.zero_grad(set_to_none=True)
     maps: Tensor = model(torch.randn(2, 3, *SIZE))
     (maps * torch.randn_like(maps)).sum().backward()
     idle = [name for name, p in model.named_parameters() if p.grad is None]
-    # XCiT's class token meets the others behind the map alone; a single parameter cannot be taken out
+    # XCiT's class token is only used behind the map; a single parameter cannot be removed
     assert idle == (["model.cls_token"] if isinstance(model.model, timm.models.Xcit) else [])
     assert all(p.requires_grad == (name not in idle) for name, p in model.named_parameters())
 
 
 @pytest.mark.parametrize("name", ["coat_lite_tiny", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
-def test_what_is_removed_leaves_the_map_as_it_was(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removing_unused_parts_keeps_the_map(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     images = torch.rand(2, 3, *SMALL, generator=torch.Generator().manual_seed(0))
 
     def map_of() -> Tensor:
@@ -142,8 +142,8 @@ def test_last_stride_of_resnet_kin(name: str) -> None:
     assert Timm(name, image_size=(64, 64)).map_size == (4, 4)
 
 
-def test_last_stride_1_computes_every_other_place_of_stride_2() -> None:
-    """Without stride the first block sees the same windows, and as many between them."""
+def test_stride_1_contains_stride_2() -> None:
+    """Without its stride, the first block sees the same windows and those between them."""
     torch.manual_seed(0)
     one, two = (
         Timm("resnet18", image_size=(64, 64)).eval(),
@@ -162,8 +162,8 @@ def test_building_leaves_batch_norm_untouched() -> None:
     assert all((m.running_mean == 0).all() and m.num_batches_tracked == 0 and m.training for m in norms)
 
 
-def test_nothing_reinitialises_it() -> None:
-    """mmengine calls ``init_weights`` of each child that has it, which would undo loaded weights."""
+def test_backbone_has_no_init_weights() -> None:
+    """mmengine calls ``init_weights`` of each child that has it, which would overwrite loaded weights."""
     assert not hasattr(Timm("vit_tiny_patch16_224", image_size=SMALL), "init_weights")
 
 
@@ -205,7 +205,7 @@ def test_weights_of_another_image_size(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(own[key], given[key]) for key in own if key not in resized)
     if "pos_embed" in own:
         assert own["pos_embed"].shape[1] == 1 + 8 * 4
-        assert torch.equal(own["pos_embed"][:, 0], given["pos_embed"][:, 0])  # the class token's has no place
+        assert torch.equal(own["pos_embed"][:, 0], given["pos_embed"][:, 0])  # the class token has no place
         assert own["pos_embed"][:, 1:].mean().item() == pytest.approx(
             given["pos_embed"][:, 1:].mean().item(), abs=1e-3
         )
@@ -226,7 +226,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
             Timm(name, weights=path, image_size=SMALL)
 
 
-def test_weights_file_that_is_none(tmp_path: Path) -> None:
+def test_unreadable_weights_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="there is no file"):
         Timm("resnet18", weights=str(tmp_path / "absent.pth"))
     broken = tmp_path / "broken.pth"
@@ -234,7 +234,7 @@ def test_weights_file_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"broken\.pth could not be read"):
         Timm("resnet18", weights=str(broken))
     code = tmp_path / "code.pth"
-    torch.save({"weights": Path("x")}, code)  # an object, which only unsafe loading would build
+    torch.save({"weights": Path("x")}, code)  # only unsafe loading would build this object
     with pytest.raises(CheckpointError, match=r"code\.pth could not be read"):
         Timm("resnet18", weights=str(code))
     empty = tmp_path / "empty.pth"
@@ -275,7 +275,7 @@ def test_pretrained_without_a_connection(tmp_path: Path, monkeypatch: pytest.Mon
         ({"name": "mvitv2_tiny"}, r"mvitv2_tiny cannot be built for 256x128 images \(AssertionError: assert feat_size"),
     ],
 )
-def test_settings_that_make_no_sense(settings: dict, message: str) -> None:
+def test_invalid_settings_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Timm(**settings)
 
@@ -288,14 +288,14 @@ def test_settings_that_make_no_sense(settings: dict, message: str) -> None:
         ("efficientvim_m1", "a list of 4 feature tensors, not a single map"),
     ],
 )
-def test_model_without_a_map_is_told_why(name: str, why: str) -> None:
+def test_model_without_a_map_is_refused(name: str, why: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} gives no feature map at any image size: .*{why}") as caught:
         Timm(name, image_size=SMALL)
     assert "image_size" not in str(caught.value) and "Choose another model" in str(caught.value)
 
 
-def test_norm_behind_a_linear_layer_stays_off_the_map() -> None:
-    """InceptionNeXt's: of 960 channels where the map has 320."""
+def test_norm_behind_linear_layer_is_not_applied() -> None:
+    """The norm of InceptionNeXt has 960 channels, the map 320."""
     model = Timm("inception_next_atto", image_size=SMALL).eval()
     images = torch.rand(1, 3, *SMALL)
     with torch.no_grad():
@@ -303,8 +303,8 @@ def test_norm_behind_a_linear_layer_stays_off_the_map() -> None:
     assert model.map_size == (4, 2) and not any(name.startswith("model.head") for name, _ in model.named_parameters())
 
 
-def test_norm_of_as_many_channels_behind_a_linear_layer_stays_off_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That the norm's channels are those of the map does not say that it meets the map."""
+def test_norm_of_equal_width_is_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A norm with the map's number of channels need not apply to the map."""
     build = timm.create_model
 
     def narrow(*args: Any, **kwargs: Any) -> nn.Module:
@@ -319,7 +319,7 @@ def test_norm_of_as_many_channels_behind_a_linear_layer_stays_off_the_map(monkey
         torch.testing.assert_close(model(images), model.model.forward_features(images))
 
 
-def test_norm_right_behind_the_pooling_is_applied_to_the_map() -> None:
+def test_norm_after_the_pooling_is_applied() -> None:
     model = Timm("convnext_atto", image_size=SMALL).eval()
     images = torch.rand(1, 3, *SMALL)
     with torch.no_grad():
@@ -338,16 +338,16 @@ def test_norm_right_behind_the_pooling_is_applied_to_the_map() -> None:
         ("swin_tiny_patch4_window7_224", (130, 66), "2 rows and 2 columns", ["[128, 64]", "[132, 68]"]),
     ],
 )
-def test_pixels_that_no_patch_takes_are_said(
+def test_pixels_outside_all_patches_are_reported(
     name: str, image_size: tuple[int, int], lost: str, fit: list[str]
 ) -> None:
     model = Timm(name, image_size=image_size).eval()
     (note,) = model.notes()
     assert f"the last {lost} of {image_size[0]}x{image_size[1]} images" in note
     assert all(size in note for size in fit)
-    for size in fit:  # these lose nothing
+    for size in fit:  # these sizes lose no pixel
         assert Timm(name, image_size=tuple(json.loads(size))).notes() == []
-    # the sentence holds: the map is blind to them, and to no others
+    # the note is true: the map ignores these pixels, and no others
     height, width = map(int, fit[0][1:-1].split(","))
     images = torch.rand(1, 3, *image_size)
     blind, seen = images.clone(), images.clone()
@@ -364,6 +364,6 @@ def test_models_that_pad_lose_no_pixel(name: str) -> None:
 
 
 @pytest.mark.parametrize("size", [(0, 0), (-256, 128), (256, 0)])
-def test_image_size_of_weights_is_one_of_pixels(size):
+def test_image_size_of_weights_must_be_positive(size):
     with pytest.raises(ConfigError, match=r"weights_image_size is \[.*\]; it must be two numbers of pixels"):
         Timm("test_vit", image_size=(160, 160), weights_image_size=size)

@@ -1,4 +1,4 @@
-"""``compile: true``: the same training with compiled networks, the same names of weights, one graph for all steps."""
+"""``compile: true``: compiled networks train the same, keep the names of their weights, and need one graph for all steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TIMM = {"backbone": {"type": "Timm", "name": "test_resnet"}, "fusion": {"type": 
 
 
 class Patches(nn.Module):
-    """A backbone that is soon compiled: one convolution, one BatchNorm."""
+    """Backbone that compiles quickly: one convolution, one BatchNorm."""
 
     out_channels = 8
     nonnegative = False
@@ -40,7 +40,7 @@ class Patches(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def _afresh() -> None:
+def _reset_dynamo() -> None:
     torch._dynamo.reset()
     counters.clear()
 
@@ -73,11 +73,11 @@ def test_false_leaves_networks_alone() -> None:
 
 
 @pytest.mark.skipif(
-    not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="torch compiles for a CPU with a C++ compiler; there is none"
+    not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="no C++ compiler, which torch needs on a CPU"
 )
-def test_torchs_own_compiler_gives_the_same_features_and_gradients() -> None:
+def test_torchs_compiler_gives_the_same_results() -> None:
     network = tiny_network().train()
-    network.backbone.norm = nn.Identity()  # a kernel less to wait for
+    network.backbone.norm = nn.Identity()  # one kernel less to compile
     plain = copy.deepcopy(network)
     images = torch.randn(4, 3, 2, 2)
     with compiler.compiled([network]):
@@ -91,10 +91,10 @@ def test_torchs_own_compiler_gives_the_same_features_and_gradients() -> None:
         assert torch.allclose(ours.grad, theirs.grad, atol=1e-5)
 
 
-def test_an_experiment_compiled_has_the_numbers_of_one_not_compiled(
+def test_compiled_experiment_has_the_same_losses(
     experiment: Callable[..., Path], tmp_path: Path, register: Callable[[str, type], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiler, "BACKEND", "aot_eager")  # all of torch's compiler but its C++
+    monkeypatch.setattr(compiler, "BACKEND", "aot_eager")  # all of torch's compiler except the C++
     register("backbone", Patches)
     model = {"backbone": {"type": "Patches"}, "fusion": {"type": "GlobalPool"}, "bn_group": 4}
     stages = [{"name": "adapt", "epochs": 2, "iters": 2}]
@@ -110,7 +110,7 @@ def test_an_experiment_compiled_has_the_numbers_of_one_not_compiled(
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
-def test_a_compiler_that_fails_is_told_before_the_first_stage(
+def test_failing_compiler_is_reported_before_training(
     experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(graph: object, inputs: object) -> None:
@@ -124,7 +124,7 @@ def test_a_compiler_that_fails_is_told_before_the_first_stage(
     assert not (tmp_path / "run/1-a").exists()
 
 
-def test_the_compiler_is_not_tried_where_nothing_is_compiled(
+def test_compiler_is_not_tried_without_need(
     experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(device: torch.device) -> None:
@@ -135,7 +135,7 @@ def test_the_compiler_is_not_tried_where_nothing_is_compiled(
     reidx.run(reidx.load_config(experiment(stages=stages)), tmp_path / "run", progress="quiet")
 
 
-def test_the_mode_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mode_is_passed_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str | None] = []
     monkeypatch.setattr(nn.Module, "compile", lambda self, **settings: asked.append(settings["mode"]))
     network: Network = tiny_network()

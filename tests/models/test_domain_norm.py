@@ -1,4 +1,4 @@
-"""A BatchNorm for each domain: as two networks that share all but their BatchNorms."""
+"""A BatchNorm for each domain: the results of two networks that share all but their BatchNorms."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def plain() -> Network:
     return build_network({**MODEL, "domain_bn": False}, (48, 24))
 
 
-def test_each_domain_has_statistics_and_weights_of_its_own() -> None:
+def test_each_domain_has_its_own_batch_norm() -> None:
     shared, alone = network().train(), {name: plain().train() for name in ("a", "b")}
     for step, name in enumerate(("a", "b", "a")):
         enter(shared, name)
@@ -46,7 +46,7 @@ def test_each_domain_has_statistics_and_weights_of_its_own() -> None:
     assert not torch.equal(alone["a"].fusion.neck.running_mean, alone["b"].fusion.neck.running_mean)
 
 
-def test_a_gradient_moves_the_batch_norms_of_its_domain_and_what_is_shared() -> None:
+def test_gradient_reaches_only_norms_of_its_domain() -> None:
     shared = network().train()
     enter(shared, "b")
     shared(images(0))["pooled"].square().sum().backward()
@@ -70,7 +70,7 @@ def test_extraction_is_that_of_the_domain() -> None:
     assert of_domain(one, "a") is one
 
 
-def test_weights_of_one_for_all_are_given_to_each() -> None:
+def test_weights_for_all_are_given_to_each() -> None:
     shared, before = network(), plain().train()
     before(images(2))
     shared.load_state_dict(for_each_domain(shared, before.state_dict()))
@@ -82,7 +82,7 @@ def test_weights_of_one_for_all_are_given_to_each() -> None:
 
 
 def test_parts_are_normalised_by_their_domain_in_backward_too() -> None:
-    """Accumulation makes the forward pass again in backward, when another domain has been entered meanwhile."""
+    """Backward repeats the forward pass of each part, when another domain has been entered in the meantime."""
     whole = network().train()
     parted = copy.deepcopy(whole)
     for net, parts in ((whole, 1), (parted, 2)):
@@ -94,7 +94,7 @@ def test_parts_are_normalised_by_their_domain_in_backward_too() -> None:
             assert torch.allclose(one.grad, other.grad, atol=1e-5), name
 
 
-def test_frozen_parts_stay_known_in_the_network_of_a_domain() -> None:
+def test_frozen_parts_of_one_domain_stay_frozen() -> None:
     torch.manual_seed(0)
     model = {**MODEL, "domain_bn": True, "freeze": ["backbone.model.layer1*"]}
     shared = build_network(model, (48, 24), domains=("a", "b")).train()

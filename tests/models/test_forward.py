@@ -1,4 +1,4 @@
-"""A batch in parts: the loss, gradients and statistics of the whole, with a part's activations at a time."""
+"""A batch in parts: the loss, gradients and statistics of the whole batch, and the activations of one part at a time."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ EMA = {"type": "EMA", "of": "student", "momentum": 0.5, "warmup": False, "batch_
 
 
 class Rows(Memory):
-    """Scores against trained rows; adds up what it is told."""
+    """Memory that scores against trained rows and records its updates."""
 
     def __init__(self) -> None:
         super().__init__()
         self.rows = nn.Parameter(torch.linspace(-1, 1, 12).view(3, 4))
-        self.told: list[Tensor] = []
+        self.updates: list[Tensor] = []
 
     def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def forward(self, features: Tensor) -> Tensor:
         return features @ self.rows.T
 
     def update(self, features: Tensor, targets: Tensor, index: Tensor) -> None:
-        self.told.append(features)
+        self.updates.append(features)
 
 
 class ScoreCE(nn.Module):
@@ -84,9 +84,9 @@ def batches() -> dict[str, Batch]:
 
 @pytest.mark.parametrize("teaching", [False, True])
 @pytest.mark.parametrize("joint", [False, True])
-def test_a_step_in_parts_is_the_step_of_the_whole_batch(joint: bool, teaching: bool) -> None:
+def test_step_in_parts_equals_the_whole_step(joint: bool, teaching: bool) -> None:
     whole, parts = model_in(1, joint, teaching), model_in(2, joint, teaching)
-    for _ in range(2):  # the second step shows that statistics and averages went on alike
+    for _ in range(2):  # the second step shows that statistics and averages stay equal
         logs = []
         for model in (whole, parts):
             wrapper = PrecisionOptimWrapper(
@@ -98,16 +98,16 @@ def test_a_step_in_parts_is_the_step_of_the_whole_batch(joint: bool, teaching: b
     for name, value in whole.state_dict().items():
         assert torch.allclose(value.float(), other[name].float(), atol=1e-5), name
     assert whole.steps == parts.steps == 2
-    told = [torch.cat(model.memories["rows"].told) for model in (whole, parts)]
-    assert len(parts.memories["rows"].told) == 2 and torch.allclose(*told, atol=1e-5)  # once a step, all images
+    updates = [torch.cat(model.memories["rows"].updates) for model in (whole, parts)]
+    assert len(parts.memories["rows"].updates) == 2 and torch.allclose(*updates, atol=1e-5)  # all images, once per step
     if not joint:
         assert whole.networks["student"].backbone.calls == [16, 8] * 2
         assert parts.networks["student"].backbone.calls[:4] == [8, 8, 4, 4]
-        assert parts.networks["mean"].backbone.calls == [8, 8, 4, 4] * 2  # without gradients: never again
+        assert parts.networks["mean"].backbone.calls == [8, 8, 4, 4] * 2  # without gradients: no second pass
 
 
 class Diary(torch.autograd.Function):
-    """The identity; notes when it is passed in either direction."""
+    """Identity that records its forward and backward passes."""
 
     passes: ClassVar[list[str]] = []
 
@@ -129,7 +129,7 @@ class Noted(nn.Module):
         return Diary.apply(x)
 
 
-def test_the_activations_of_one_part_are_held_at_a_time() -> None:
+def test_activations_are_kept_part_by_part() -> None:
     network = Network(nn.Sequential(nn.Conv2d(3, 4, 1), Noted(), nn.Conv2d(4, 4, 1)), tiny_network().fusion)
     shapes: list[torch.Size] = []
 
@@ -141,13 +141,13 @@ def test_the_activations_of_one_part_are_held_at_a_time() -> None:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         _, features = in_parts(network, torch.randn(8, 3, 4, 4), parts=2)
         loss = features["embed"].square().sum()
-    assert {shape[1] for shape in shapes if len(shape) == 4} == {3}  # images alone, no map, are kept for backward
+    assert {shape[1] for shape in shapes if len(shape) == 4} == {3}  # only images, no maps, are kept for backward
     loss.backward()
-    # a part is only made again when backward is through with the one before
+    # a part is computed again only after backward has finished with the one before
     assert Diary.passes == ["forward"] * 2 + ["forward", "backward"] * 2
 
 
-def test_dropout_draws_the_same_when_a_part_is_made_again() -> None:
+def test_recomputed_part_has_the_same_dropout() -> None:
     torch.manual_seed(0)
     network = Network(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Dropout(0.5)), tiny_network().fusion).train()
     drawn: list[Tensor] = []
@@ -155,12 +155,12 @@ def test_dropout_draws_the_same_when_a_part_is_made_again() -> None:
     _, features = in_parts(network, torch.rand(4, 3, 4, 4), parts=2)
     state = torch.get_rng_state()
     features["embed"].sum().backward()
-    first, again = drawn[:2], drawn[2:][::-1]  # backward comes from the end
+    first, again = drawn[:2], drawn[2:][::-1]  # backward starts with the last part
     assert len(again) == 2 and all(torch.equal(a, b) for a, b in zip(first, again))
     assert not torch.equal(*first) and torch.equal(torch.get_rng_state(), state)
 
 
-def test_statistics_move_once_though_each_image_passes_twice() -> None:
+def test_recomputed_images_update_statistics_once() -> None:
     network = tiny_network().train()
     group_batch_norm(network, 4)
     network.bn_group = 4
@@ -175,7 +175,7 @@ def test_statistics_move_once_though_each_image_passes_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "parts", "group", "said"),
+    ("images", "parts", "group", "message"),
     [
         (10, 4, 2, "10 images of stream s (of one process) cannot be cut into 4 equal parts."),
         (16, 4, 8, "a part has 4 of 16 images of stream s (of one process), but BatchNorm takes its statistics from gr"),
@@ -185,25 +185,25 @@ def test_statistics_move_once_though_each_image_passes_twice() -> None:
         (16, 4, 2, ""),
     ],
 )  # fmt: skip
-def test_parts_that_do_not_hold_whole_groups(images: int, parts: int, group: int | None, said: str) -> None:
+def test_parts_that_do_not_hold_whole_groups(images: int, parts: int, group: int | None, message: str) -> None:
     network = tiny_network().train()
     network.bn_group = group
-    if said:
+    if message:
         with pytest.raises(ConfigError) as caught:
             check_parts(network, images, parts, "s")
-        assert said in str(caught.value)
+        assert message in str(caught.value)
     else:
         check_parts(network, images, parts, "s")
 
 
-def test_without_statistics_of_batches_any_parts_will_do() -> None:
+def test_any_parts_fit_without_batch_statistics() -> None:
     network = tiny_network().train()
     network.bn_group = None
     network.backbone.norm.eval()
     check_parts(network, 16, 4)
 
 
-def test_an_experiment_in_parts_has_the_numbers_of_one_without(
+def test_experiment_in_parts_has_the_same_loss(
     experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []

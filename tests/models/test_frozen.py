@@ -1,4 +1,4 @@
-"""Frozen parts of a network: no gradient, statistics that stay, out of the optimiser; patterns that match nothing."""
+"""Frozen parts of a network: no gradient, fixed statistics, not in the optimiser; patterns without a match."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RESNET = {
 }
 
 
-def test_frozen_parts_stay_as_they_are_and_others_learn() -> None:
+def test_frozen_parts_stay_and_others_learn() -> None:
     network = build_network(RESNET, (48, 24)).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     optimizer = build_optimizer(network, {"type": "SGD", "lr": 0.1, "weight_decay": 0.1})
@@ -39,7 +39,7 @@ def test_frozen_parts_stay_as_they_are_and_others_learn() -> None:
     assert trained == {id(p) for name, p in parameters.items() if name not in held and name != "fusion.neck.bias"}
 
 
-def test_training_mode_does_not_wake_what_is_frozen() -> None:
+def test_training_mode_leaves_frozen_parts_frozen() -> None:
     network = Network(TinyBackbone(), TinyHead(), freeze=["backbone.norm"])
     for mode in (True, False, True):
         network.train(mode)
@@ -54,17 +54,17 @@ def test_a_single_parameter_and_a_star_past_dots() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "said"),
+    ("pattern", "message"),
     [
         ("backbone.nrm", "model.freeze: nothing in the network is called 'backbone.nrm'. Did you mean backbone.norm"),
         ("backbone.xyzzy.0.1.2.3.4.5.6", "In backbone there is: backbone.conv, backbone.norm."),
         ("q", "In it there is: backbone, fusion."),
     ],
 )
-def test_a_pattern_that_matches_nothing(pattern: str, said: str) -> None:
+def test_a_pattern_that_matches_nothing(pattern: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Network(TinyBackbone(), TinyHead(), freeze=["backbone.conv", pattern])
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_an_experiment_with_frozen_stages(experiment: Callable[..., Path], tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_an_experiment_with_frozen_stages(experiment: Callable[..., Path], tmp_p
     assert open_ones and all(bool((value != 0).any()) for value in open_ones)
 
 
-def test_the_wrong_pattern_of_the_last_stage_is_found_before_the_first(
+def test_wrong_pattern_is_refused_before_training(
     experiment: Callable[..., Path], tmp_path: Path
 ) -> None:
     stages = [

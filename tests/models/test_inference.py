@@ -1,4 +1,4 @@
-"""Folding BatchNorm away changes the speed of a network, never its answers."""
+"""Folding BatchNorm into convolutions changes the speed of a network, not its output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reidx.models.norm import group_batch_norm
 
 
 def lived_in(model: nn.Module) -> nn.Module:
-    """``model`` with BatchNorms as training leaves them, not at their start (where folding them would do nothing)."""
+    """Give ``model`` BatchNorms as if trained (folding them at their initial values would change nothing) and return it."""
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -46,7 +46,7 @@ def test_same_map(name: str) -> None:
     fast = check_same(model, torch.randn(2, 3, 64, 32))
     if name.startswith("resnet"):
         assert norms(model) > 0 and norms(fast) == 0
-    # timm's BatchNorm with a built-in activation is more than a scale and a shift, so it stays
+    # timm's BatchNorm with a built-in activation is more than a scale and a shift, so it is not folded
     assert norms(fast) == (norms(model) if name.startswith("efficientnet") else 0)
     assert fast.out_channels == model.out_channels
 
@@ -63,7 +63,7 @@ def test_by_hand() -> None:
     assert fast[0].weight.item() == pytest.approx(3.0) and fast[0].bias.item() == pytest.approx(-1.0)
 
 
-def test_it_is_a_copy() -> None:
+def test_fast_network_is_a_copy() -> None:
     model = lived_in(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     fast = fast_inference(model)
@@ -79,7 +79,7 @@ def test_ghost_batch_norm_is_folded_too() -> None:
 
 
 class Untraceable(nn.Module):
-    """A forward that asks a tensor for its values, around a part that can be traced."""
+    """Module whose forward reads a tensor's values, around a part that can be traced."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Untraceable(nn.Module):
 
 
 class Shared(nn.Module):
-    """One BatchNorm behind two convolutions, one convolution with and without its BatchNorm: neither may be folded."""
+    """Module with a BatchNorm behind two convolutions, and a convolution used with and without its BatchNorm."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Ghost BatchNorm: each group for itself, the running statistics one group after the other."""
+"""Ghost BatchNorm: each group is normalised separately; running statistics follow group after group."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EPS, MOMENTUM = 1e-5, 0.1
 
 
 def one_by_one(x: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalised maps, running mean and running variance, channel by channel and group by group."""
+    """Return normalised maps, running mean and running variance, computed in loops over groups and channels."""
     out = torch.empty_like(x)
     mean, variance = torch.zeros(x.shape[1]), torch.ones(x.shape[1])
     start = 0
@@ -33,7 +33,7 @@ def one_by_one(x: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def maps(images: int, channels: int = 3) -> Tensor:
-    # image by image brighter, so that groups differ
+    # each image is brighter than the one before, so groups differ
     x = torch.randn(images, channels, 2, 3, generator=torch.Generator().manual_seed(0))
     return x + torch.arange(images)[:, None, None, None]
 
@@ -41,7 +41,7 @@ def maps(images: int, channels: int = 3) -> Tensor:
 @pytest.mark.parametrize(
     ("images", "sizes"),
     [(8, [4, 4]), (4, [4]), (3, [3]), (10, [4, 4, 2]), (9, [4, 5]), (5, [5])],
-    ids=["groups", "one group", "smaller than a group", "a rest", "a rest of one image", "one group and one"],
+    ids=["groups", "one group", "smaller than a group", "smaller last group", "larger last group", "one larger group"],
 )
 def test_each_group_is_normalised_by_itself(images: int, sizes: list[int]) -> None:
     norm = group_batch_norm(nn.BatchNorm2d(3), 4)
@@ -53,7 +53,7 @@ def test_each_group_is_normalised_by_itself(images: int, sizes: list[int]) -> No
     assert int(norm.num_batches_tracked) == len(sizes)
 
 
-def test_groups_equal_a_plain_batch_norm_called_once_a_group() -> None:
+def test_groups_equal_separate_batch_norm_calls() -> None:
     plain = nn.BatchNorm1d(5)
     grouped = group_batch_norm(copy.deepcopy(plain), 4)
     x = torch.randn(10, 5)
@@ -66,7 +66,7 @@ def test_groups_equal_a_plain_batch_norm_called_once_a_group() -> None:
     (theirs * weights).sum().backward()
     assert torch.allclose(a.grad, b.grad, atol=1e-6)
     assert torch.equal(grouped.running_var, plain.running_var)
-    assert not torch.allclose(ours, nn.BatchNorm1d(5)(x), atol=1e-2)  # which is not what the whole batch gives
+    assert not torch.allclose(ours, nn.BatchNorm1d(5)(x), atol=1e-2)  # the whole batch gives another result
 
 
 def test_evaluation_uses_running_statistics_whatever_the_batch() -> None:
@@ -88,7 +88,7 @@ def test_a_batch_norm_with_its_activation_built_in() -> None:
     assert torch.allclose(grouped(x), one_by_one(x, [4, 4])[0].relu(), atol=1e-5)
 
 
-def test_names_weights_and_a_none_leave_the_model_as_it_was() -> None:
+def test_grouping_keeps_names_and_weights() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sequential(nn.BatchNorm2d(4), nn.InstanceNorm2d(4)))
     classes = [type(m) for m in model.modules()]
     state = copy.deepcopy(model.state_dict())

@@ -1,4 +1,4 @@
-"""Pooling against loops, GeM between the mean and the maximum."""
+"""Pooling against loops, and GeM between the mean and the maximum."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def test_gem_by_hand() -> None:
     assert GeM(2.0)(torch.tensor([[[[1.0, 3.0]]]])).item() == pytest.approx(math.sqrt(5))
 
 
-def test_p_1_is_the_mean_and_a_large_p_the_maximum() -> None:
+def test_gem_lies_between_mean_and_maximum() -> None:
     assert torch.allclose(GeM(1.0)(maps()), maps().mean((2, 3)), atol=1e-6)
-    # of 8 cells: at most a factor 8^(1/60) below
+    # for 8 cells: below the maximum by a factor of at most 8^(1/60)
     assert torch.allclose(GeM(60.0)(maps()), maps().amax((2, 3)), rtol=1 - 8 ** (-1 / 60))
 
 
-def test_what_is_not_positive_counts_as_eps() -> None:
+def test_values_below_eps_count_as_eps() -> None:
     out = GeM(3.0)(torch.tensor([[[[-5.0, 0.0]]]]))
     assert out.item() == pytest.approx(1e-6, rel=1e-3)
 
@@ -52,11 +52,11 @@ def test_the_gradient_of_p_is_the_slope() -> None:
     slope = (by_loop(maps(), 3 + h).double().sum() - by_loop(maps(), 3 - h).double().sum()) / (2 * h)
     assert gem.p.grad is not None
     assert gem.p.grad.item() == pytest.approx(slope.item(), rel=1e-2)
-    assert slope > 0  # a larger exponent leans to the maximum
+    assert slope > 0  # a larger exponent moves it towards the maximum
 
 
 def test_gem_stays_in_float32_under_autocast() -> None:
-    x = maps().mul(100).bfloat16()  # 100³ would keep three digits in bf16
+    x = maps().mul(100).bfloat16()  # bf16 would keep only three digits of 100³
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = GeM(3.0)(x)
     assert out.dtype == torch.float32
@@ -78,7 +78,7 @@ def test_each_pooling_of_1_2_3_4(name: str, value: float) -> None:
     assert pooling(name)(x).item() == pytest.approx(value)
 
 
-def test_an_unknown_pooling_is_told_what_there_is() -> None:
+def test_unknown_pooling_lists_the_known() -> None:
     with pytest.raises(ConfigError, match="no pooling 'mean'; there are gem, avg, max"):
         pooling("mean")
     assert pooling("gem") is not pooling("gem")

@@ -1,4 +1,4 @@
-"""Weights at another image size: each position embedding comes to lie where its row and column say."""
+"""Weights at another image size: each position embedding moves to the place of its row and column."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from reidx.models.pretrained import positions_of
 
 Size = tuple[int, int]
 SQUARE, TALL, TALLER = (14, 14), (16, 8), (24, 8)
-# one grid to another; those of 16x4, 18x8 and 32x8 have as many places as a square, 16x8 and 8x16 as many as each other
+# one grid to another; 16x4, 18x8 and 32x8 have a square number of places, 16x8 and 8x16 the same number
 MOVES = [(SQUARE, TALL), (TALL, TALLER), ((16, 4), TALL), ((18, 8), TALL), ((32, 8), TALL), (TALL, (8, 16)), (TALL, TALL)]
 
 
 def ramp(grid: Size) -> Tensor:
-    """(h, w, 2): where each place lies from top to bottom and from left to right, between 0 and 1."""
+    """Return (h, w, 2): the row and column of each place, scaled to between 0 and 1."""
     rows = torch.tensor([[(i + 0.5) / grid[0]] * grid[1] for i in range(grid[0])])
     columns = torch.tensor([[(j + 0.5) / grid[1] for j in range(grid[1])]] * grid[0])
     return torch.stack([rows, columns], 2)
@@ -33,7 +33,7 @@ def pixels(grid: Size, patch: int) -> Size:
 
 
 def saved(path: Path, name: str, key: str, grid: Size, patch: int, prefix: int) -> str:
-    """Weights as timm saves them, whose position embeddings say where they lie; prefix tokens hold 7."""
+    """Save weights as timm does, with position embeddings that hold their own place and prefix tokens that hold 7."""
     torch.manual_seed(0)
     model = timm.create_model(name, img_size=pixels(grid, patch), num_classes=0)
     state = model.state_dict()
@@ -44,14 +44,14 @@ def saved(path: Path, name: str, key: str, grid: Size, patch: int, prefix: int) 
 
 
 def off(value: Tensor, grid: Size, prefix: int) -> float:
-    """How far the farthest entry of a loaded embedding lies from its place."""
+    """Return the largest distance of an entry of a loaded embedding from its place."""
     assert value.shape[1] == prefix + grid[0] * grid[1]
     assert (value[0, :prefix] == 7).all()
     return (value[0, prefix:, :2].detach() - ramp(grid).reshape(-1, 2)).abs().max().item()
 
 
 @pytest.mark.parametrize("old, new", MOVES)
-@pytest.mark.parametrize("how", ["given", "shown by the values"])
+@pytest.mark.parametrize("how", ["given", "recognised"])
 def test_vit_from_a_file(old: Size, new: Size, how: str, tmp_path: Path) -> None:
     path = saved(tmp_path / "w.pth", "test_vit", "pos_embed", old, 16, 1)
     given = {"weights_image_size": pixels(old, 16)} if how == "given" else {}
@@ -123,7 +123,7 @@ def test_embeddings_laid_out_as_a_plane(name: str, axes: tuple[int, int], old: S
 
 
 def displacements(window: Size) -> Tensor:
-    """(2h-1, 2w-1, 2): how far up and how far left a place lies from another, each between -1 and 1."""
+    """Return (2h-1, 2w-1, 2): the displacement up and left from one place to another, scaled to between -1 and 1."""
     height, width = window
     table = torch.zeros(2 * height - 1, 2 * width - 1, 2)
     for row in range(2 * height - 1):
@@ -139,7 +139,7 @@ def displacements(window: Size) -> Tensor:
         ("swin_tiny_patch4_window7_224", (224, 224), (256, 128)),
         ("swin_tiny_patch4_window7_224", (128, 256), (256, 128)),  # windows of 4x7 and 7x4: tables of one shape
         ("beit_base_patch16_224", (256, 128), (384, 128)),
-        ("beit_base_patch16_224", (512, 64), (256, 128)),  # 63 x 7 displacements, as many as 21 x 21
+        ("beit_base_patch16_224", (512, 64), (256, 128)),  # 63 x 7 = 21 x 21 displacements
         ("gcvit_xxtiny", (256, 128), (128, 256)),
         ("test_coatnet", (256, 128), (128, 256)),
     ],
@@ -163,7 +163,7 @@ def test_tables_of_displacements(name: str, old: Size, new: Size) -> None:
         assert (value[count:] == 7).all()
         table = value[:count, :2].reshape(2 * height - 1, 2 * width - 1, 2)
         up, left = table[:, :, 0], table[:, :, 1]
-        # up is independent of left, 0 in the middle, as far up as down; and one place further means what it meant
+        # up does not depend on left, is 0 in the middle and antisymmetric; a step of one place keeps its value
         torch.testing.assert_close(up, up[:, :1].expand_as(up), atol=1e-5, rtol=0)
         torch.testing.assert_close(left, left[:1].expand_as(left), atol=1e-5, rtol=0)
         for line, places in zip((up[:, 0], left[0]), positions.layouts(old)[key].size):
@@ -172,8 +172,8 @@ def test_tables_of_displacements(name: str, old: Size, new: Size) -> None:
             assert line[len(line) // 2 + 1].item() == pytest.approx(1 / (places - 1), rel=0.15)
 
 
-def test_swin_from_a_file_is_the_model_of_its_image_size(tmp_path: Path) -> None:
-    """Windows follow the images, not the file; tables are in place."""
+def test_swins_windows_follow_its_image_size(tmp_path: Path) -> None:
+    """Windows follow the images, not the file, and tables are resized to them."""
     name, path = "swin_tiny_patch4_window7_224", str(tmp_path / "w.pth")
     torch.manual_seed(0)
     torch.save(timm.create_model(name, img_size=(128, 256), num_classes=0).state_dict(), path)
@@ -191,8 +191,8 @@ def test_swin_from_a_file_is_the_model_of_its_image_size(tmp_path: Path) -> None
     "settings",
     [{"weights_image_size": (512, 64), "image_size": (512, 64)}, {"weights_image_size": (512, 64), "image_size": (256, 128)}],
 )
-def test_table_with_as_many_entries_as_a_square_is_read_as_it_is(settings: dict[str, Any], tmp_path: Path) -> None:
-    """63 x 7 displacements: timm's filter for files takes them for 21 x 21."""
+def test_table_is_not_taken_for_a_square(settings: dict[str, Any], tmp_path: Path) -> None:
+    """timm's filter for files mistakes 63 x 7 displacements for 21 x 21."""
     name, path = "beit_base_patch16_224", str(tmp_path / "w.pth")
     small = {"depth": 1, "embed_dim": 24, "num_heads": 2}
     torch.manual_seed(0)
@@ -214,11 +214,11 @@ def test_table_with_as_many_entries_as_a_square_is_read_as_it_is(settings: dict[
     torch.testing.assert_close(loaded[middle], state[key][63 * 7 // 2])
 
 
-# ---- what the file does not say
+# ---- grids that the file does not state
 
 
 @pytest.mark.parametrize("old, new", [((16, 4), TALL), (TALL, TALL), (TALL, (8, 16)), (TALL, TALLER), ((32, 8), TALL)])
-def test_values_that_show_nothing_are_refused_with_both_grids(old: Size, new: Size, tmp_path: Path) -> None:
+def test_weights_of_unknown_grid_are_refused(old: Size, new: Size, tmp_path: Path) -> None:
     path = str(tmp_path / "w.pth")
     torch.manual_seed(0)
     torch.save(timm.create_model("test_vit", img_size=pixels(old, 16), num_classes=0).state_dict(), path)
@@ -231,7 +231,7 @@ def test_values_that_show_nothing_are_refused_with_both_grids(old: Size, new: Si
     assert model.notes() == []
 
 
-def test_size_of_timms_record_is_assumed_and_said(tmp_path: Path) -> None:
+def test_recorded_size_is_assumed_and_reported(tmp_path: Path) -> None:
     path = str(tmp_path / "w.pth")
     torch.manual_seed(0)
     torch.save(timm.create_model("test_vit", num_classes=0).state_dict(), path)
@@ -240,7 +240,7 @@ def test_size_of_timms_record_is_assumed_and_said(tmp_path: Path) -> None:
     assert Timm("test_vit", weights=path, image_size=(160, 160)).notes() == []
 
 
-def test_given_size_that_does_not_fit_the_file_is_refused(tmp_path: Path) -> None:
+def test_given_size_must_fit_the_file(tmp_path: Path) -> None:
     path = str(tmp_path / "w.pth")
     torch.save(timm.create_model("test_vit", img_size=(256, 128), num_classes=0).state_dict(), path)
     with pytest.raises(CheckpointError, match=r"pos_embed \(1, 129, 64\), but .* \(1, 65, 64\), a grid of 16x4, for 256x64"):
@@ -255,7 +255,7 @@ def test_given_size_without_effect_is_refused(tmp_path: Path) -> None:
 
 
 def test_tensors_that_cannot_be_moved_are_refused(tmp_path: Path) -> None:
-    """gMLP mixes places by matrices, LeViT has a bias for each absolute displacement: there is no way from grid to grid."""
+    """gMLP mixes places by matrices and LeViT has a bias per absolute displacement: neither can move to another grid."""
     for name, key in (("gmlp_ti16_224", "proj.bias"), ("levit_128s", "attention_biases")):
         positions = positions_of(name, (256, 128), (224, 224))
         state = {k: torch.zeros(shape) for k, shape in positions.shapes((224, 224)).items() if k in positions.names}
@@ -267,7 +267,7 @@ def test_tensors_that_cannot_be_moved_are_refused(tmp_path: Path) -> None:
         Timm("levit_128s", weights=path, image_size=(256, 128))
 
 
-def test_random_numbers_are_drawn_as_without_weights(tmp_path: Path) -> None:
+def test_weights_draw_no_extra_random_numbers(tmp_path: Path) -> None:
     path = saved(tmp_path / "w.pth", "test_vit", "pos_embed", SQUARE, 16, 1)
     after = []
     for weights in ({}, {"weights": path, "weights_image_size": (224, 224)}):
@@ -277,18 +277,18 @@ def test_random_numbers_are_drawn_as_without_weights(tmp_path: Path) -> None:
     assert torch.equal(*after)
 
 
-# ---- what values show
+# ---- grids recognised by the values
 
 
 @pytest.mark.parametrize("grid", [(14, 14), (16, 8), (16, 4), (18, 8), (32, 8), (8, 16), (24, 8), (7, 7)])
-def test_grid_is_seen_in_embeddings_whose_neighbours_are_alike(grid: Size) -> None:
+def test_grid_is_recognised_by_similar_neighbours(grid: Size) -> None:
     torch.manual_seed(0)
     smooth = torch.randn(1, 32, (grid[0] + 1) // 2, (grid[1] + 1) // 2)
     places = torch.nn.functional.interpolate(smooth, size=grid, mode="bicubic")[0].flatten(1).T
     assert seen_grid(places + 0.1 * torch.randn_like(places)) == grid
 
 
-def test_no_grid_is_seen_in_noise_or_along_a_line() -> None:
+def test_no_grid_in_noise_or_a_line() -> None:
     torch.manual_seed(0)
     assert seen_grid(torch.randn(128, 64)) is None
     assert seen_grid(torch.linspace(0, 1, 128)[:, None].expand(128, 8)) is None  # one long row

@@ -1,4 +1,4 @@
-"""A fusion that takes over the last stage of the backbone."""
+"""Fusions that take over the last stage of the backbone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reidx.registry.build import build
 
 
 class TwoBranches(nn.Module):
-    """A fusion of two copies of the last stage; with ``whole``, of the whole map."""
+    """Fusion of two copies of the last stage or, with ``whole``, of the whole map."""
 
     provides = frozenset({"embed", "second"})
 
@@ -44,7 +44,7 @@ def network(register: Any, backbone: dict[str, Any], **fusion: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "resnet18"])
-def test_both_branches_begin_as_the_stage_that_was_taken(register: Any, name: str) -> None:
+def test_both_branches_start_as_the_last_stage(register: Any, name: str) -> None:
     made = network(register, {"type": "Timm", "name": name}).eval()
     torch.manual_seed(0)
     whole = Timm(name, image_size=(64, 32)).eval()
@@ -60,13 +60,13 @@ def test_both_branches_begin_as_the_stage_that_was_taken(register: Any, name: st
     assert not shared and not any(p is q for p, q in zip(*(b.parameters() for b in made.fusion.branches)))
 
 
-def test_a_fusion_that_does_not_want_it_leaves_the_backbone_whole(register: Any) -> None:
+def test_fusion_without_tail_keeps_the_backbone(register: Any) -> None:
     made = network(register, {"type": "Timm", "name": "test_resnet"}, whole=True)
     assert made.backbone.out_channels == Timm("test_resnet", image_size=(64, 32)).out_channels
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
-def test_a_backbone_without_such_a_stage_says_so(register: Any, name: str) -> None:
+def test_backbone_without_a_last_stage_is_refused(register: Any, name: str) -> None:
     with pytest.raises(ConfigError, match=r"cannot be cut before its last stage.*the whole map"):
         network(register, {"type": "Timm", "name": name})
 

@@ -1,4 +1,4 @@
-"""Teachers: the moving average against a loop over its history, frozen networks, and who is trained."""
+"""Teachers: the moving average against a loop over its history, frozen networks, and the trained networks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from reidx.testing.networks import tiny_network
 
 
 class Pull(nn.Module):
-    """A loss that any feature has."""
+    """Loss that needs only a feature."""
 
     def forward(self, features: Tensor) -> Tensor:
         return (features - 1.0).square().sum()
@@ -65,7 +65,7 @@ def parameters(network: nn.Module) -> list[Tensor]:
     return [p.detach().clone() for p in network.parameters()]
 
 
-# ---- the average by itself
+# ---- the average
 
 
 @pytest.mark.parametrize("warmup", [True, False])
@@ -86,7 +86,7 @@ def test_the_average_against_a_loop_over_scalars(warmup: bool) -> None:
             assert p.flatten().tolist() == pytest.approx(values, abs=1e-6)
 
 
-def test_step_0_copies_and_the_first_steps_are_the_plain_mean() -> None:
+def test_first_steps_are_the_plain_mean() -> None:
     student, teacher = nn.Linear(3, 2), nn.Linear(3, 2)
     average, seen = EMA(), []
     for step in range(4):
@@ -113,12 +113,12 @@ def test_a_momentum_outside_0_and_1_is_refused(momentum: float) -> None:
         EMA(momentum)
 
 
-def test_it_follows_networks_that_were_moved_after_it_was_made() -> None:
+def test_average_follows_networks_that_were_moved() -> None:
     student = nn.Linear(2, 2)
     teacher = copy.deepcopy(student)
     average = EMA(momentum=0.5, warmup=False)
     average.update(teacher, student, 0)
-    student, teacher = student.double(), teacher.double()  # what .to(device) does: new storage behind the parameters
+    student, teacher = student.double(), teacher.double()  # like .to(device): new storage behind the parameters
     with torch.no_grad():
         student.weight.add_(4.0)
     before = teacher.weight.clone()
@@ -127,7 +127,7 @@ def test_it_follows_networks_that_were_moved_after_it_was_made() -> None:
 
 
 @pytest.mark.parametrize("batch_norm", ["own", "copy"])
-def test_running_statistics_are_its_own_or_the_students(batch_norm: str) -> None:
+def test_statistics_are_own_or_the_students(batch_norm: str) -> None:
     student, teacher = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
     student(torch.randn(8, 3) + 5)
     teacher(torch.randn(8, 3) - 5)
@@ -145,14 +145,14 @@ def test_a_frozen_networks_batch_norm(statistics: str) -> None:
     x = torch.randn(16, 3) * 4 + 7
     out = network(x)
     expected = x if statistics == "running" else (x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-5).sqrt()
-    assert torch.allclose(out, expected, atol=1e-3)  # and so nothing is dropped out
+    assert torch.allclose(out, expected, atol=1e-3)  # also shows that nothing is dropped out
     assert torch.equal(network[0].running_mean, torch.zeros(3)) == (statistics == "running")
 
 
 # ---- teachers of a stage
 
 
-def test_the_average_of_a_stage_is_that_of_its_student_after_each_step() -> None:
+def test_stage_updates_the_average_after_each_step() -> None:
     model = stage({"mean": settings("EMA", momentum=0.6)})
     expected = parameters(model.networks["mean"])
     optimizer = PrecisionOptimWrapper(optimizer=build_optimizer(model, {"type": "SGD", "lr": 0.01}))
@@ -186,11 +186,11 @@ def test_a_frozen_teacher_never_changes(statistics: str) -> None:
     train(model, 3, weight_decay=0.5)
     assert all(torch.equal(a, b) for a, b in zip(weights, offline.parameters()))
     assert torch.equal(running, offline.backbone.norm.running_mean) == (statistics == "running")
-    model.eval()  # extraction uses running statistics whatever training used
+    model.eval()  # extraction always uses running statistics
     assert not any(m.training for m in offline.modules())
 
 
-def test_a_peer_is_trained_by_its_own_term_and_not_by_one_that_looks_at_it() -> None:
+def test_peer_is_trained_only_by_its_term() -> None:
     alone = stage({"peer": settings("Peer")}, term(Imitate(), teacher="peer"))
     before = parameters(alone.networks["peer"])
     train(alone, 2)
@@ -201,10 +201,10 @@ def test_a_peer_is_trained_by_its_own_term_and_not_by_one_that_looks_at_it() -> 
     assert not torch.allclose(before, both.networks["peer"].backbone.conv.weight)
 
 
-def test_a_teacher_that_nobody_needs_is_not_forwarded() -> None:
+def test_unused_teacher_is_not_forwarded() -> None:
     model = stage(
         {
-            "own": settings("EMA"),  # keeps statistics by its own forward passes
+            "own": settings("EMA"),  # gets its statistics from its own forward passes
             "copied": settings("EMA", batch_norm="copy"),
             "idle": settings("Frozen"),
             "read": settings("Frozen"),

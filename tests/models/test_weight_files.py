@@ -1,4 +1,4 @@
-"""Files of weights from anywhere: what cannot be weights is refused with its name, before it takes memory or trains."""
+"""Files of weights from any source: unusable ones are refused by name, before they take memory or train."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ UNUSABLE: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "float8": (lambda w: w.to(torch.float8_e4m3fn), "is of type float8_e4m3fn"),
     "nested": (lambda w: torch.nested.nested_tensor([w, w[:2]]), "is a nested tensor"),
     "no data": (lambda w: w.to("meta"), "has a shape but no data"),
-    "one number for all": (lambda w: torch.zeros(1).expand(10**12), "stands for 4,000.0 GB"),
+    "expanded from one number": (lambda w: torch.zeros(1).expand(10**12), "stands for 4,000.0 GB"),
 }  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore")  # torch's, of kinds of tensors that it means to drop
+@pytest.mark.filterwarnings("ignore")  # torch warns that some kinds of tensors are deprecated
 @pytest.mark.parametrize("kind", UNUSABLE)
-def test_tensor_that_is_no_weight_is_refused_by_name(kind: str, state: State, tmp_path: Path) -> None:
+def test_unusable_tensor_is_refused_by_name(kind: str, state: State, tmp_path: Path) -> None:
     how, why = UNUSABLE[kind]
     path = saved(tmp_path / "w.pth", {"state_dict": changed(state, how)})
     with pytest.raises(CheckpointError) as refused:
@@ -87,7 +87,7 @@ def test_infinite_buffer_of_the_module_is_loaded(tmp_path: Path) -> None:
         read_weights(path)
 
 
-def test_safetensors_are_looked_at_too(state: State, tmp_path: Path) -> None:
+def test_safetensors_are_checked_too(state: State, tmp_path: Path) -> None:
     save_file(changed(state, lambda w: w * float("nan")), tmp_path / "w.safetensors")
     with pytest.raises(CheckpointError, match=r"a\.weight holds NaN"):
         read_weights(tmp_path / "w.safetensors")
@@ -110,7 +110,7 @@ def test_nan_weights_of_a_timm_model_are_refused(tmp_path: Path) -> None:
 
 
 def bomb(path: Path, zeros: int, entry: str = "data/0", times: int = 1) -> Path:
-    """A PyTorch file one of whose entries unpacks to ``zeros`` MiB of nothing."""
+    """Write a PyTorch file with an entry that unpacks to ``zeros`` MiB of zeros."""
     plain = saved(path.with_suffix(".plain"), {"a.weight": torch.zeros(4)})
     with zipfile.ZipFile(plain) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
         for info in source.infolist():
@@ -131,7 +131,7 @@ def test_zip_bomb_is_refused_by_its_directory(entry: str, tmp_path: Path, monkey
     assert path.stat().st_size < 1 << 20
 
     def load(*args: Any, **kwargs: Any) -> None:
-        raise AssertionError("it was loaded")
+        raise AssertionError("the file was loaded")
 
     monkeypatch.setattr(torch, "load", load)
     tracemalloc.start()
@@ -165,7 +165,7 @@ def test_compressed_weights_of_a_usual_size_are_loaded(state: State, tmp_path: P
 def test_file_larger_than_memory_is_refused_unread(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"w{suffix}"
     with open(path, "wb") as handle:
-        handle.truncate(1 << 42)  # with holes: it takes no room on the disk
+        handle.truncate(1 << 42)  # a sparse file: it takes no space on the disk
     with pytest.raises(CheckpointError, match=r"w\.\w+ holds 4,398\.0 GB, but [\d.,]+ GB of memory are free"):
         read_weights(path)
 
@@ -175,7 +175,7 @@ def huge_header(path: Path) -> None:
 
 
 def claims_too_much(path: Path) -> None:
-    """A file of the format before zip whose only storage is said to have 10^13 numbers."""
+    """Write a file in PyTorch's format before zip whose only storage claims 10^13 numbers."""
     torch.save({"a.weight": torch.zeros(7)}, path, _use_new_zipfile_serialization=False)
     content = path.read_bytes()
     number = b"\x8a\x06" + (10**13).to_bytes(6, "little")
@@ -184,15 +184,15 @@ def claims_too_much(path: Path) -> None:
     path.write_bytes(changed)
 
 
-def cut(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(saved(path, {"a": torch.zeros(99)}).read_bytes()[:300])
 
 
 BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "nothing": ("w.pth", lambda path: path.touch(), "could not be read"),
+    "empty": ("w.pth", lambda path: path.touch(), "could not be read"),
     "text": ("w.pth", lambda path: path.write_text("weights"), "could not be read"),
     "plain pickle": ("w.pth", lambda path: path.write_bytes(pickle.dumps({"a": [1]})), "could not be read|holds no named"),
-    "cut": ("w.pth", cut, "could not be read"),
+    "truncated": ("w.pth", truncate, "could not be read"),
     "huge header": ("w.safetensors", huge_header, "could not be read"),
     "claims too much": ("w.pth", claims_too_much, "could not be read"),
     "folder": ("w.pth", Path.mkdir, "is a folder"),
@@ -206,7 +206,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_what_is_no_file_of_weights_is_refused(kind: str, tmp_path: Path) -> None:
+def test_broken_file_is_refused(kind: str, tmp_path: Path) -> None:
     name, make, why = BROKEN[kind]
     make(tmp_path / name)
     with pytest.raises(CheckpointError, match=f"^weights: .*({why})") as refused:
@@ -227,19 +227,19 @@ def sum_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("beside", ["w.sha256", "w.pth.sha256"])
+@pytest.mark.parametrize("checksum_file", ["w.sha256", "w.pth.sha256"])
 @pytest.mark.parametrize("line", ["{}", "{}\n", "{}  w.pth\n", "{} *./some/w.pth\n", "0000{:.60}  other.pth\n{}  w.pth\n"])
-def test_checksum_beside_a_file_is_verified(beside: str, line: str, state: State, tmp_path: Path) -> None:
+def test_checksum_next_to_a_file_is_verified(checksum_file: str, line: str, state: State, tmp_path: Path) -> None:
     path = saved(tmp_path / "w.pth", state)
     text = line.replace("{:.60}", sum_of(path)[:60]).replace("{}", sum_of(path))
-    (tmp_path / beside).write_text(text)
+    (tmp_path / checksum_file).write_text(text)
     read_weights(path)
     saved(path, changed(state, lambda w: w + 1))
-    with pytest.raises(CheckpointError, match=rf"weights: .*w\.pth is damaged, or another file .*{re.escape(beside)}"):
+    with pytest.raises(CheckpointError, match=rf"weights: .*w\.pth is damaged, or another file .*{re.escape(checksum_file)}"):
         read_weights(path)
 
 
-def test_checksum_of_other_files_counts_for_nothing(state: State, tmp_path: Path) -> None:
+def test_checksum_of_other_files_is_ignored(state: State, tmp_path: Path) -> None:
     path = saved(tmp_path / "w.pth", state)
     (tmp_path / "w.sha256").write_text(f"{'0' * 64}  w.safetensors\n")
     read_weights(path)
@@ -254,7 +254,7 @@ def test_checksum_that_cannot_be_read_is_refused(text: bytes, state: State, tmp_
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.module.", "module._orig_mod.", "backbone.", "base.", "a.b."])
-def test_backbone_within_another_network_is_found_by_its_names(tmp_path, prefix):
+def test_backbone_within_another_network_is_found(tmp_path, prefix):
     whole = timm.create_model("test_resnet", num_classes=7).state_dict()
     path = saved(tmp_path / "w.pth", {prefix + name: value for name, value in whole.items()})
     loaded = Timm("test_resnet", weights=str(path), image_size=(48, 24))
@@ -262,12 +262,12 @@ def test_backbone_within_another_network_is_found_by_its_names(tmp_path, prefix)
     assert own and all(torch.equal(value, whole[name]) for name, value in own.items())
     assert loaded.notes() == []
     saved(path, {**{prefix + name: value for name, value in whole.items()}, "neck.weight": torch.ones(3)})
-    inner = prefix.removeprefix("module.")  # which is always taken off
+    inner = prefix.removeprefix("module.")  # module. is always removed
     notes = Timm("test_resnet", weights=str(path), image_size=(48, 24)).notes()
     assert notes == [f"weights: {path}: of {len(whole) + 1} tensors the {len(whole)} under `{inner}` are used"]
 
 
-def test_backbone_that_a_file_holds_twice_is_refused(tmp_path):
+def test_two_backbones_in_a_file_are_refused(tmp_path):
     whole = timm.create_model("test_resnet", num_classes=0).state_dict()
     both = {f"{who}.{name}": value for who in ("student", "teacher") for name, value in whole.items()}
     path = saved(tmp_path / "w.pth", both)
@@ -275,6 +275,6 @@ def test_backbone_that_a_file_holds_twice_is_refused(tmp_path):
         Timm("test_resnet", weights=str(path), image_size=(48, 24))
 
 
-def test_home_of_nobody_is_no_fault_of_the_program(tmp_path):
+def test_home_of_an_unknown_user_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"there is no file ~nobody_here/w\.pth"):
         read_weights("~nobody_here/w.pth")
