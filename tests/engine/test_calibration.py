@@ -58,7 +58,7 @@ def test_statistics_become_those_of_the_data(
     assert (neck.running_mean - pooled.mean(0)).norm() < 0.2 * pooled.mean(0).norm()
 
 
-def test_domains_teachers_and_resume(
+def test_calibration_reaches_domains_and_teachers(
     experiment: Callable[..., Path], domains_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = tiny_experiment(domains_root)

@@ -31,7 +31,7 @@ REMEDIES = {
 
 @pytest.mark.parametrize("code", REMEDIES)
 @pytest.mark.parametrize("when", ["open", "write", "close"])
-def test_reason_is_what_the_system_said(code: int, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reason_is_that_of_the_system(code: int, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = [0]
 
     class Disk(io.FileIO):
@@ -65,7 +65,7 @@ def test_reason_is_what_the_system_said(code: int, when: str, tmp_path: Path, mo
     assert not list(tmp_path.iterdir())
 
 
-def test_limit_of_file_sizes_is_told_as_such(tmp_path: Path) -> None:
+def test_limit_of_file_sizes_is_named(tmp_path: Path) -> None:
     before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
@@ -76,7 +76,7 @@ def test_limit_of_file_sizes_is_told_as_such(tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, ignored)
 
 
-def test_file_system_without_room_for_a_file_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_system_without_inodes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class NoInodes:
         f_favail, f_files = 0, 1000
 
@@ -88,6 +88,6 @@ def test_file_system_without_room_for_a_file_is_told_as_such(tmp_path: Path, mon
         checkpoints.write_atomically(tmp_path / "done.json", refuse)
 
 
-def test_checkpoint_through_a_file_is_that_of_torch(tmp_path: Path) -> None:
+def test_checkpoint_equals_that_of_torch(tmp_path: Path) -> None:
     checkpoints.save(tmp_path / "epoch_1.pth", CONTENT)
     assert torch.equal(torch.load(tmp_path / "epoch_1.pth")["state_dict"]["w"], CONTENT["state_dict"]["w"])

@@ -20,7 +20,7 @@ MEAN = {"mean": {"type": "EMA", "momentum": 0.5, "batch_norm": "copy"}}
 
 
 @pytest.mark.parametrize("network", ["student", "mean"])
-def test_testing_a_checkpoint_gives_the_metrics_of_its_training(
+def test_testing_a_checkpoint_repeats_the_metrics(
     experiment: Experiment, tmp_path: Path, network: str
 ) -> None:
     config = reidx.load_config(experiment(teachers=MEAN, evaluate={"domain": "target", "network": network}))
@@ -33,14 +33,14 @@ def test_testing_a_checkpoint_gives_the_metrics_of_its_training(
     assert card["evaluation"]["network"] == network and card["bn_group"] == 64 and card["precision"] == "fp32"
 
 
-def test_weights_of_another_head_are_not_tested_with_a_random_one(experiment: Experiment, tmp_path: Path) -> None:
+def test_weights_of_another_head_are_refused(experiment: Experiment, tmp_path: Path) -> None:
     reidx.run(reidx.load_config(experiment()), tmp_path / "run", progress="quiet")
     other = reidx.load_config(experiment(), ["model.fusion.pool=gem"])
     with pytest.raises(CheckpointError, match=r"fusion\.pool\.p: missing"):
         experiments.test(other, tmp_path / "run/1-adapt/epoch_2.pth", progress="quiet")
 
 
-def test_a_stage_starts_from_the_last_epoch_of_another_or_not_at_all(
+def test_stage_starts_only_from_whole_checkpoints(
     experiment: Experiment, tmp_path: Path
 ) -> None:
     stages = [{"name": "a", "epochs": 2, "iters": 1}, {"name": "b", "epochs": 1, "iters": 1, "init": "stage:a"}]
@@ -56,7 +56,7 @@ def test_a_stage_starts_from_the_last_epoch_of_another_or_not_at_all(
         reidx.run(config, tmp_path / "run", resume=True, progress="quiet")
 
 
-def test_only_plugins_whose_components_are_named_are_noted(experiment: Experiment, tmp_path: Path) -> None:
+def test_only_plugins_in_use_are_recorded(experiment: Experiment, tmp_path: Path) -> None:
     memories = {"rows": {"memory": "cluster_contrast.ClusterMemory"}}
     path = experiment(memories=memories, objective=[{"loss": "MemoryContrast", "memory": "rows"}], description="osnet.x")
     reidx.run(reidx.load_config(path), tmp_path / "run", progress="quiet")
@@ -64,7 +64,7 @@ def test_only_plugins_whose_components_are_named_are_noted(experiment: Experimen
     assert list(plugins) == ["cluster_contrast"] and "0.1.0" in plugins["cluster_contrast"]["distribution"]
 
 
-def test_a_refiner_is_told_where_to_compute_and_cannot_be_told_by_a_config(
+def test_refiner_gets_its_device_from_the_experiment(
     experiment: Experiment, register: Callable[[str, type], None], tmp_path: Path
 ) -> None:
     told: list[tuple[str | None, bool]] = []

@@ -60,7 +60,7 @@ def one_by_one(network: Network, store: ImageStore, name: str, flip: bool) -> Te
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_features_in_the_order_of_the_images(
+def test_features_follow_the_order_of_images(
     store: ImageStore, network: Network, flip: bool, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(extract_module.BATCH, "cpu", 4)  # three batches, the last of three
@@ -90,7 +90,7 @@ def test_features_of_any_shape_come_as_float32(store: ImageStore) -> None:
     assert banks["embed"].dtype == banks["parts"].dtype == torch.float32
 
 
-def test_bf16_is_close_and_still_given_as_float32(store: ImageStore, network: Network) -> None:
+def test_bf16_features_are_close_and_float32(store: ImageStore, network: Network) -> None:
     full, low = (
         extract(network, store, TRANSFORM.batch, ["embed"], device=CPU, precision=p)["embed"] for p in ("fp32", "bf16")
     )
@@ -121,7 +121,7 @@ def extractor(domains_root: Path, kept: str = "fp32") -> Extractor:
 
 
 @pytest.mark.parametrize("name", ["student", "mean"])
-def test_a_stages_network_is_used_in_evaluation_mode_and_left_as_it_was(domains_root: Path, name: str) -> None:
+def test_extraction_leaves_the_network_unchanged(domains_root: Path, name: str) -> None:
     extractor_ = extractor(domains_root)
     model = extractor_.model.train()
     state = copy.deepcopy(model.state_dict())
@@ -136,7 +136,7 @@ def test_a_stages_network_is_used_in_evaluation_mode_and_left_as_it_was(domains_
     assert not model.training
 
 
-def test_training_features_are_kept_in_half_precision_where_asked_those_of_evaluation_never(domains_root: Path) -> None:
+def test_only_training_features_are_halved(domains_root: Path) -> None:
     halved, full = extractor(domains_root, "fp16"), extractor(domains_root)
     features, exact = (e.features("target", "train", "student", {"embed"}, False, "test")["embed"] for e in (halved, full))
     assert features.dtype == torch.float16 and exact.dtype == torch.float32
@@ -144,7 +144,7 @@ def test_training_features_are_kept_in_half_precision_where_asked_those_of_evalu
     assert halved.features("target", "query", "student", {"embed"}, False, "test")["embed"].dtype == torch.float32
 
 
-def test_training_mode_comes_back_after_an_error(domains_root: Path) -> None:
+def test_training_mode_is_restored_after_an_error(domains_root: Path) -> None:
     extractor_ = extractor(domains_root)
     extractor_.model.train()
     with pytest.raises(KeyError):
@@ -152,7 +152,7 @@ def test_training_mode_comes_back_after_an_error(domains_root: Path) -> None:
     assert extractor_.model.training
 
 
-def test_the_bank_shows_the_weights_of_its_moment(domains_root: Path) -> None:
+def test_features_follow_the_current_weights(domains_root: Path) -> None:
     extractor_ = extractor(domains_root)
     before = extractor_.features("target", "query", "student", {"embed"}, False, "test")["embed"]
     with torch.no_grad():
@@ -161,7 +161,7 @@ def test_the_bank_shows_the_weights_of_its_moment(domains_root: Path) -> None:
     assert torch.allclose(after, 2.0 * before, atol=1e-5)
 
 
-def test_a_fusion_that_asks_for_a_teacher_is_given_the_averages_map(domains_root: Path) -> None:
+def test_fusion_gets_the_map_of_its_teacher(domains_root: Path) -> None:
     extractor_ = extractor(domains_root)
     model = extractor_.model
     model.networks["student"] = tiny_network(0, teaching=True)

@@ -103,7 +103,7 @@ def test_sigterm(moment: str, whole: Whole, struck: Struck, tmp_path: Path, caps
     assert_same_run(tmp_path, whole[1])
 
 
-def test_sigterm_twice_is_one_way_out(whole: Whole, tmp_path: Path, struck: Struck, capsys: pytest.CaptureFixture[str]) -> None:
+def test_second_sigterm_changes_nothing(whole: Whole, tmp_path: Path, struck: Struck, capsys: pytest.CaptureFixture[str]) -> None:
     def terminate(*args: object, **kwargs: object) -> None:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -202,7 +202,7 @@ def test_out_of_memory(
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
-def test_a_disk_that_takes_no_more(code: int, whole: Whole, struck: Struck, tmp_path: Path) -> None:
+def test_disk_that_refuses_a_write(code: int, whole: Whole, struck: Struck, tmp_path: Path) -> None:
     with struck("save", raises(OSError(code, os.strerror(code)))), pytest.raises(RunError) as ended:
         go(whole[0], tmp_path)
     message = str(ended.value)
@@ -214,7 +214,7 @@ def test_a_disk_that_takes_no_more(code: int, whole: Whole, struck: Struck, tmp_
     assert_same_run(tmp_path, whole[1])
 
 
-def test_a_disk_that_is_full_between_stages(whole: Whole, tmp_path: Path) -> None:
+def test_disk_that_is_full_between_stages(whole: Whole, tmp_path: Path) -> None:
     def full(path: Path, *args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -268,7 +268,7 @@ def test_a_loss_that_is_nan(
     assert_same_run(tmp_path, whole[1])
 
 
-def test_the_device_is_waited_for_only_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_are_read_back_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loop.LOOKED_AT >= 20
     waits: list[int] = []
     tolist = torch.Tensor.tolist

@@ -63,7 +63,7 @@ ONE, TWO = [0, 0, 0, -1], [0, 0, 1, 1]
         (CLASSES | {"from_epoch": 1}, PK, labelled(ONE), None),  # not due
     ],
 )
-def test_labels_tell_which_term_is_idle(
+def test_labels_reveal_idle_terms(
     experiment: Experiment, term: dict, sampler: dict, labels: dict[str, LabelSet], why: str | None
 ) -> None:
     run = stage_run(experiment(objective=[term], streams=streams(sampler)))
@@ -91,7 +91,7 @@ def test_columns_of_all_memories_of_a_term_count(experiment: Experiment) -> None
     assert idle_by_labels(run.stage, terms, {**labelled(ONE), "identity": identity}, 0) == {}
 
 
-def test_a_value_of_0_throughout_an_epoch_is_told(experiment: Experiment) -> None:
+def test_value_of_0_all_epoch_is_reported(experiment: Experiment) -> None:
     run = stage_run(experiment(objective=[CLASSES, PAIRS | {"from_epoch": 1}]))
     terms = run.model.objective.terms
     assert list(idle_by_values(terms, {"loss": 0.0, "CrossEntropy": 0.0}, 7, 0)) == ["CrossEntropy"]
@@ -100,7 +100,7 @@ def test_a_value_of_0_throughout_an_epoch_is_told(experiment: Experiment) -> Non
     assert idle_by_values(terms, {"CrossEntropy": 1.0, "Triplet": 0.0}, 7, 0) == {}  # not due
 
 
-def test_one_giant_cluster_is_told_in_each_epoch_in_the_log_and_on_the_card(
+def test_giant_cluster_is_reported_each_epoch(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(DBSCAN, "__call__", lambda self, graph: np.zeros(graph.shape[0], np.int64))
@@ -116,7 +116,7 @@ def test_one_giant_cluster_is_told_in_each_epoch_in_the_log_and_on_the_card(
     assert result.card["stages"]["adapt"]["epochs_with_idle_terms"] == 2
 
 
-def test_nothing_is_told_of_training_that_learns(
+def test_training_that_learns_is_not_reported(
     experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = reidx.load_config(experiment(objective=[CLASSES, PAIRS]), ["stages.adapt.iters=2", "stages.adapt.epochs=1"])
@@ -126,7 +126,7 @@ def test_nothing_is_told_of_training_that_learns(
     assert "epochs_with_idle_terms" not in result.card["stages"]["adapt"]
 
 
-def test_refiners_that_leave_no_cluster_end_the_run_with_their_name() -> None:
+def test_refiner_that_leaves_no_cluster_is_named() -> None:
     class Strict:
         def __call__(self, labels: LabelSet, context: object) -> LabelSet:
             return LabelSet(np.full_like(labels.labels, -1))

@@ -66,7 +66,7 @@ def test_embeddings_of_a_checkpoint_are_moved(old: tuple[int, int], new: tuple[i
     assert all(torch.equal(value, saved[f"networks.student.{key}"]) for key, value in rest.items())
 
 
-def test_checkpoint_that_names_no_image_size_is_refused_or_told(tmp_path: Path) -> None:
+def test_checkpoint_without_image_size_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "old.pth", (256, 128), said=False)
     with pytest.raises(CheckpointError, match=r"old\.pth does not say at which image size .* pos_embed of test_vit .*"):
         checkpoints.load_weights(network((128, 256)), path)
@@ -75,7 +75,7 @@ def test_checkpoint_that_names_no_image_size_is_refused_or_told(tmp_path: Path) 
     assert (student.state_dict()[KEY][0, 1:, :2] - rows_and_columns((8, 16))).abs().max() < 0.1
 
 
-def test_networks_that_take_any_size_need_none(tmp_path: Path) -> None:
+def test_networks_of_any_size_need_none(tmp_path: Path) -> None:
     state = network((64, 32), name="test_resnet").state_dict()
     path = tmp_path / "any.pth"
     torch.save({"state_dict": {f"networks.student.{k}": v for k, v in state.items()}}, path)

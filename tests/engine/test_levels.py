@@ -107,7 +107,7 @@ def on_a_memory(root: Path) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("parts")
-def test_a_level_labels_what_its_memory_holds(
+def test_labelling_clusters_the_rows_of_its_memory(
     experiment: Callable[..., Path], domains_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[set[str]] = []
@@ -129,7 +129,7 @@ def test_a_level_labels_what_its_memory_holds(
 
 
 @pytest.mark.usefixtures("parts")
-def test_memory_refiner_and_views_go_on_where_a_killed_run_stopped(
+def test_memory_refiner_and_views_resume_exactly(
     experiment: Callable[..., Path], domains_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = reidx.load_config(experiment(**on_a_memory(domains_root)))
@@ -151,7 +151,7 @@ def test_memory_refiner_and_views_go_on_where_a_killed_run_stopped(
 
 
 @pytest.mark.usefixtures("parts")
-def test_a_refiner_that_remembers_and_that_the_checkpoint_does_not_know(
+def test_refiner_without_saved_state_is_refused(
     experiment: Callable[..., Path], domains_root: Path, tmp_path: Path
 ) -> None:
     plain = on_a_memory(domains_root)
@@ -164,7 +164,7 @@ def test_a_refiner_that_remembers_and_that_the_checkpoint_does_not_know(
         reidx.run(reidx.load_config(experiment(**more)), tmp_path / "run", resume="anyway", progress="quiet")
 
 
-def test_views_are_the_same_images_under_other_draws(
+def test_views_draw_other_augmentations(
     experiment: Callable[..., Path], domains_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[dict[str, Any]] = []
@@ -229,7 +229,7 @@ class Begins(nn.Module):
         return sum((side["pooled"] - self.centre).square().sum(1).mean() for side in (source, target))  # type: ignore[return-value]
 
 
-def test_an_alignment_sees_all_images_of_both_domains_once_before_the_first_epoch(
+def test_alignment_begins_with_all_images(
     experiment: Callable[..., Path], domains_root: Path, tmp_path: Path, register: Callable[[str, type], None]
 ) -> None:
     register("alignment", Begins)

@@ -69,7 +69,7 @@ def test_two_resumes_at_once_write_each_epoch_once(whole: Whole, unfinished: Pat
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-def test_killed_holder_keeps_nobody_out(end: signal.Signals, tmp_path: Path) -> None:
+def test_lock_of_a_killed_process_is_free(end: signal.Signals, tmp_path: Path) -> None:
     def hold() -> None:
         with alone_in(tmp_path, "being trained in"):
             # a worker process that outlives its parent
@@ -105,7 +105,7 @@ def test_lock_is_free_after_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_file_system_without_locks_is_said_and_used(
+def test_file_system_without_locks_is_reported(
     code: int, whole: Whole, unfinished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object) -> None:

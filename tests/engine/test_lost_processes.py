@@ -121,20 +121,20 @@ def test_one_process_that_runs_out_of_memory(experiment: Callable[..., Path], tm
 
 
 @pytest.mark.parametrize("mistake", ["seed=many", "data.domains.target={type: Market1501, root: nowhere}"])
-def test_what_all_processes_say_is_said_once(mistake: str, experiment: Callable[..., Path], tmp_path: Path) -> None:
+def test_mistake_is_reported_by_one_process(mistake: str, experiment: Callable[..., Path], tmp_path: Path) -> None:
     codes, said = together(train(experiment(), tmp_path / "run", "--set", mistake), tmp_path / "out")
     assert codes == [1, 1]
     assert "".join(said).count("error: ") == 1, said
 
 
-def test_a_loss_that_is_nan_in_all_processes_is_said_once(experiment: Callable[..., Path], tmp_path: Path) -> None:
+def test_nan_in_all_processes_is_reported_once(experiment: Callable[..., Path], tmp_path: Path) -> None:
     words = train(experiment(stages=STAGES), tmp_path / "run", "--set", "optimizer={type: SGD, lr: 1e+30}")
     codes, said = together(words, tmp_path / "out")
     assert codes == [1, 1]
     assert "".join(said).count("error: ") == 1 and "became nan in steps 1 to 2 of 2" in "".join(said), said
 
 
-def test_a_full_disk_under_the_first_process_is_said_once(experiment: Callable[..., Path], tmp_path: Path) -> None:
+def test_full_disk_is_reported_once(experiment: Callable[..., Path], tmp_path: Path) -> None:
     def strike(rank: int) -> None:
         def full(*args: object, **kwargs: object) -> None:
             raise OSError(28, "No space left on device")
@@ -146,7 +146,7 @@ def test_a_full_disk_under_the_first_process_is_said_once(experiment: Callable[.
     assert "".join(said).count("error: ") == 1 and "epoch_1.pth cannot be written: No space left" in "".join(said), said
 
 
-def test_sigterm_to_all_processes_is_said_once(experiment: Callable[..., Path], tmp_path: Path) -> None:
+def test_sigterm_is_reported_by_one_process(experiment: Callable[..., Path], tmp_path: Path) -> None:
     def strike(rank: int) -> None:
         at_step(3, rank, lambda: os.kill(os.getpid(), signal.SIGTERM))(rank)
 

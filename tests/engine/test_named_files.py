@@ -73,7 +73,7 @@ def test_changed_weights_are_refused_by_name_and_digests(
     assert list(card["resumed_anyway"][0]) == [f"file {weights}"]
 
 
-def test_same_weights_by_another_path_go_through(
+def test_same_weights_by_another_path_are_accepted(
     weights: Path, begun: Path, config: Callable[..., reidx.Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(weights, tmp_path / "copy.pth")
@@ -85,7 +85,7 @@ def test_same_weights_by_another_path_go_through(
         run(config("~/copy.pth"), begun, resume=True, progress="quiet")
 
 
-def test_other_weights_by_another_path_are_a_change_of_the_config(
+def test_other_weights_change_the_config(
     weights: Path, begun: Path, config: Callable[..., reidx.Config], tmp_path: Path
 ) -> None:
     change(Path(shutil.copy(weights, tmp_path / "other.pth")))
@@ -110,7 +110,7 @@ def test_weights_that_change_while_a_run_trains_are_noticed(
 
 
 @pytest.mark.parametrize("written", ["{}", "~/w.pth", "w.pth", "./w.pth"])
-def test_stage_of_other_weights_is_not_taken_over(
+def test_stage_with_other_weights_is_not_reused(
     written: str, weights: Path, config: Callable[..., reidx.Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -127,7 +127,7 @@ def test_stage_of_other_weights_is_not_taken_over(
 KNOWN: dict[str, Any] = {"data": {"target": {}}, "code": {}, "torch": "1", "threads": 1, "processes": 1}
 
 
-def test_stage_key_is_of_the_content_wherever_it_lies(
+def test_stage_key_depends_only_on_content(
     weights: Path, config: Callable[..., reidx.Config], tmp_path: Path
 ) -> None:
     copy = Path(shutil.copy(weights, tmp_path / "copy.pth"))
@@ -173,10 +173,10 @@ def test_annotation_of_a_file(hint: Any, expected: bool) -> None:
     assert is_file(hint) == expected
 
 
-def test_paths_give_way_to_what_they_hold() -> None:
+def test_paths_are_replaced_by_their_digests() -> None:
     assert by_content({"a": ["x", {"b": "y"}], "c": 1}, {"x": "12"}) == {"a": ["sha256 12", {"b": "y"}], "c": 1}
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "/dev/null", "~nobody-here/w.pth", "a\0/b", "x/" * 3000, "."])
-def test_what_is_no_file_has_no_digest(path: str) -> None:
+def test_other_paths_have_no_digest(path: str) -> None:
     assert digests_of({"weights": path}) == {}

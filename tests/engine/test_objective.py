@@ -102,7 +102,7 @@ def memories() -> dict[str, nn.Module]:
     return {"bank": memory}
 
 
-def test_a_loss_is_given_the_inputs_that_it_names() -> None:
+def test_loss_gets_the_inputs_it_names() -> None:
     loss = Everything()
     bound(loss, feature="pooled", memory="bank", teacher="mean")(outputs(), batches(), memories())
     got = loss.given
@@ -113,14 +113,14 @@ def test_a_loss_is_given_the_inputs_that_it_names() -> None:
     assert numbers == {"index": 200, "targets": 202, "cameras": 204, "weights": 206, "soft_targets": 208}
 
 
-def test_the_stream_and_the_network_are_those_of_the_wiring() -> None:
+def test_wiring_selects_stream_and_network() -> None:
     loss = Everything()
     bound(loss, stream="source", network="mean", memory="bank", teacher="student")(outputs(), batches(), memories())
     assert (loss.given["features"] == 3).all() and (loss.given["teacher"] == 1).all()
     assert loss.given["index"].tolist() == [100, 101]
 
 
-def test_labels_of_its_own_stand_in_for_the_streams() -> None:
+def test_own_labels_replace_those_of_the_stream() -> None:
     given, loss = batches(), Everything()
     given["target"].extra = {"labels@u": torch.tensor([7, 8]), "weights@u": torch.ones(2), "soft_targets@u": torch.zeros(2, 4)}
     term = bound(loss, labels="u", memory="bank", teacher="student")
@@ -131,7 +131,7 @@ def test_labels_of_its_own_stand_in_for_the_streams() -> None:
     assert loss.given["targets"].tolist() == [202, 203]
 
 
-def test_needed_and_optional_inputs_are_read_from_the_signature() -> None:
+def test_signature_gives_required_and_optional_inputs() -> None:
     assert inputs_of(Everything) == (set(INPUTS), set())
     assert inputs_of(Optional) == ({"features"}, {"scores", "teacher", "teacher_scores", "weights"})
 
@@ -145,13 +145,13 @@ def test_needed_and_optional_inputs_are_read_from_the_signature() -> None:
         ({"memory": "bank", "teacher": "mean"}, {"scores", "teacher", "teacher_scores"}),
     ],
 )
-def test_an_optional_input_that_is_not_wired_is_left_out(wiring: dict[str, str], extra: set[str]) -> None:
+def test_optional_inputs_may_stay_unwired(wiring: dict[str, str], extra: set[str]) -> None:
     loss = Optional()
     bound(loss, **wiring)(outputs(), batches(), memories())
     assert loss.given == {"features", "weights"} | extra
 
 
-def test_what_comes_from_a_teacher_has_no_gradient() -> None:
+def test_inputs_from_a_teacher_have_no_gradient() -> None:
     loss, made, known = Everything(), outputs(), memories()
     bound(loss, memory="bank", teacher="mean")(made, batches(), known)
     assert not loss.given["teacher"].requires_grad and not loss.given["teacher_scores"].requires_grad
@@ -159,7 +159,7 @@ def test_what_comes_from_a_teacher_has_no_gradient() -> None:
     assert made["student"]["target"]["embed"].grad is not None and known["bank"].weight.grad is not None
 
 
-def test_the_objective_is_the_weighted_sum_and_the_values_are_not_weighted() -> None:
+def test_only_the_sum_is_weighted() -> None:
     objective = Objective([bound(Constant(3.0), "a", weight=0.5), bound(Constant(5.0), "b", weight=2.0, feature="pooled")])
     total, values = objective(outputs(), batches(), {})
     assert {k: v.item() for k, v in values.items()} == {"a": 6.0, "b": 100.0}
@@ -175,7 +175,7 @@ def test_weights_reach_the_gradient() -> None:
     assert gradient is not None and torch.allclose(gradient, torch.full((2, 3), (0.5 * 3 + 2.0 * 5) / 6))
 
 
-def test_a_term_waits_for_its_epoch_and_is_not_computed_before() -> None:
+def test_term_is_not_computed_before_its_epoch() -> None:
     early, late = Constant(1.0), Constant(1.0)
     objective = Objective([bound(early, "early"), bound(late, "late", from_epoch=2)])
     seen = []
@@ -186,7 +186,7 @@ def test_a_term_waits_for_its_epoch_and_is_not_computed_before() -> None:
     assert (early.calls, late.calls) == (4, 2)
 
 
-def test_an_objective_with_nothing_due_is_a_zero_that_can_be_stepped_on() -> None:
+def test_objective_without_due_terms_is_0() -> None:
     total, values = Objective([bound(Constant(1.0), from_epoch=5)])(outputs(), batches(), {})
     total.backward()
     assert total.item() == 0.0 and values == {}
@@ -205,7 +205,7 @@ class Gap(nn.Module):
         return ((source["pooled"].mean(0) - target["pooled"].mean(0)) * self.scale).square().sum()
 
 
-def test_an_alignment_is_given_the_features_of_both_streams() -> None:
+def test_alignment_gets_features_of_both_streams() -> None:
     alignment = Gap({"pooled": 3})
     wiring = {"source": "source", "target": "target", "weight": 0.5, "from_epoch": 1}
     objective = Objective([bound(Constant(1.0), "a"), BoundAlignment("gap", alignment, wiring)])
@@ -229,7 +229,7 @@ class Parts(nn.Module):
         return {"near": source["pooled"].mean(), "far": 3.0 * target["pooled"].mean()}
 
 
-def test_of_an_alignments_several_values_the_sum_counts_and_each_is_told() -> None:
+def test_several_values_of_an_alignment_are_summed() -> None:
     wiring = {"source": "source", "target": "target", "weight": 0.5, "from_epoch": 0}
     total, values = Objective([BoundAlignment("parts", Parts(), wiring)])(made := outputs(), batches(), {})
     near, far = (made["student"][name]["pooled"].mean().item() for name in ("source", "target"))
@@ -253,7 +253,7 @@ class Palette(nn.Linear):
     colours = torch.tensor([7.0, 8.0])
 
 
-def test_several_streams_lie_end_to_end() -> None:
+def test_several_streams_are_concatenated() -> None:
     loss = Everything()
     bound(loss, stream=["source", "target"], memory="bank", teacher="mean")(outputs(), batches(), memories())
     assert loss.given["features"][:, 0].tolist() == [1, 1, 2, 2]
@@ -264,7 +264,7 @@ def test_several_streams_lie_end_to_end() -> None:
     assert loss.given["scores"].shape == loss.given["teacher_scores"].shape == (4, 4)
 
 
-def test_what_one_of_the_streams_lacks_is_left_out() -> None:
+def test_inputs_that_a_stream_lacks() -> None:
     given = batches()
     given["target"].weights = given["target"].cameras = None
     loss = Everything()
@@ -280,7 +280,7 @@ def test_what_one_of_the_streams_lacks_is_left_out() -> None:
     assert optional.given == {"features"}
 
 
-def test_scores_of_several_memories_stand_side_by_side_and_targets_count_from_their_own() -> None:
+def test_scores_of_several_memories_are_concatenated() -> None:
     both = {"first": nn.Linear(3, 5, bias=False), "second": nn.Linear(3, 4, bias=False)}
     given = batches()
     given["target"].targets = torch.tensor([3, -1])
@@ -295,7 +295,7 @@ def test_scores_of_several_memories_stand_side_by_side_and_targets_count_from_th
     assert loss.given["targets"].tolist() == [102, 103, 5 + 3, -1]
 
 
-def test_the_teachers_side_may_be_another_feature_and_another_memory() -> None:
+def test_teacher_may_use_another_feature_and_memory() -> None:
     loss, other = Everything(), nn.Linear(3, 2, bias=False)
     nn.init.constant_(other.weight, 2.0)
     wiring = {"memory": "bank", "teacher": "student", "teacher_feature": "pooled", "teacher_memory": "other"}
@@ -305,7 +305,7 @@ def test_the_teachers_side_may_be_another_feature_and_another_memory() -> None:
     assert loss.given["teacher_scores"].shape == (2, 2) and not loss.given["teacher_scores"].requires_grad
 
 
-def test_a_loss_is_given_what_refiners_and_memories_provide() -> None:
+def test_loss_gets_inputs_of_refiners_and_memories() -> None:
     given, loss = batches(), Named()
     for s, batch in enumerate(given.values()):
         batch.extra = {"colours": torch.tensor([10.0 * s, 10.0 * s + 1])}

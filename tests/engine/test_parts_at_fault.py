@@ -63,7 +63,7 @@ def test_loss_that_exits_is_no_success(register, experiment, tmp_path, capsys):
     assert "This happened in stage adapt, epoch 1/2, training" in text and "This is a bug in reidx" in text
 
 
-def test_promises_are_looked_at_once_an_epoch(register, experiment, tmp_path, monkeypatch):
+def test_promises_are_checked_once_an_epoch(register, experiment, tmp_path, monkeypatch):
     looked: list[bool] = []
 
     class Looks(nn.Module):
@@ -136,7 +136,7 @@ def test_sampler_is_checked_before_its_epoch(of_plugin, plan, fault):
     assert fault in said(raised) and "sampler mine.Draws" in str(raised.value)
 
 
-def test_sampler_that_does_right_passes(of_plugin):
+def test_correct_sampler_passes(of_plugin):
     view = LabelledView(Store(), np.zeros(6, np.int64), LabelSet(np.arange(6)))  # type: ignore[arg-type]
     assert len(batches(view, of_plugin("sampler", Draws([np.array([0, 5]), [torch.tensor(1).item(), 2]])), 0, 2)) == 2
 
@@ -231,7 +231,7 @@ def test_refiner_is_checked(of_plugin, change, provides, fault):
     assert fault in said(raised) and "refiner mine.Refines" in str(raised.value)
 
 
-def test_refiner_that_does_right_passes(of_plugin):
+def test_correct_refiner_passes(of_plugin):
     soft = np.array([[0.5, 0.5]] * 4, np.float32)
     right = Refines(lambda old: LabelSet(old, 0.5 * ONES, soft, {"agreement": ONES}), ("weights", "soft_targets", "agreement"))
     assert labelled(of_plugin("clusterer", Clusters(GOOD)), [of_plugin("refiner", right)]).count == 2
@@ -285,7 +285,7 @@ def updated(memory: Any) -> None:
         seam.call("memory", memory, "update", memory.update, *given)
 
 
-def test_update_that_changes_nothing_is_remarked(of_plugin, monkeypatch):
+def test_update_without_effect_is_reported(of_plugin, monkeypatch):
     monkeypatch.setattr(promises, "remarks", remarks := [])
     updated(of_plugin("memory", Rows(lambda memory, features: memory.rows.add_(1))))
     assert not remarks
@@ -293,7 +293,7 @@ def test_update_that_changes_nothing_is_remarked(of_plugin, monkeypatch):
     assert remarks == ["memory Rows: the update after a step changed nothing in it"]
 
 
-def test_update_that_changes_what_it_is_given(of_plugin):
+def test_update_must_not_change_its_input(of_plugin):
     with pytest.raises(ReidxError) as raised:
         updated(of_plugin("memory", Rows(lambda memory, features: features.zero_())))
     assert "it changed features in place" in said(raised)
@@ -332,7 +332,7 @@ def test_protocol_is_checked(of_plugin, mask):
 
 
 @pytest.mark.parametrize("rate", [float("nan"), float("inf"), -0.1])
-def test_learning_rate_that_is_none(rate):
+def test_invalid_learning_rate_is_refused(rate):
     refuse_odd_rates({"lr": [0.1, 0.0]})
     with pytest.raises(RunError, match="the learning rate is"):
         refuse_odd_rates({"lr": [0.1, rate]})
@@ -351,7 +351,7 @@ def go():
 '''
 
 
-def test_error_that_came_through_a_plugin_by_other_ways(fake_plugins, monkeypatch):
+def test_error_is_attributed_to_its_plugin(fake_plugins, monkeypatch):
     from reidx.registry import discovery as plugins
 
     fake_plugins.add("mine", FAILS)

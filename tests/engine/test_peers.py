@@ -84,7 +84,7 @@ def step(model: StageModel, seed: int = 0) -> dict[str, Tensor]:
     return model.train_step(views(seed), PrecisionOptimWrapper(optimizer=optimizer))
 
 
-def test_a_network_passes_on_the_streams_that_it_sees(mutual: StageModel) -> None:
+def test_network_passes_only_its_streams(mutual: StageModel) -> None:
     step(mutual)
     assert {name: len(network.backbone.calls) for name, network in mutual.networks.items()} == dict.fromkeys(SEES, 1)
     made = mutual.features({name: batch.images for name, batch in views().items()})
@@ -93,7 +93,7 @@ def test_a_network_passes_on_the_streams_that_it_sees(mutual: StageModel) -> Non
     assert {name: len(network.backbone.calls) for name, network in mutual.networks.items()} == dict.fromkeys(SEES, 4)
 
 
-def test_each_student_is_compared_with_the_other_average_of_the_other_view(mutual: StageModel) -> None:
+def test_students_learn_from_the_other_average(mutual: StageModel) -> None:
     given, classifier = views(), mutual.memories["peer_rows"].weight.detach().clone()
     before = copy.deepcopy(mutual.networks["peer_mean"])
     mutual(dict(given))
@@ -134,13 +134,13 @@ def test_no_teacher_and_no_average_is_trained(mutual: StageModel) -> None:
     assert {name for name, ids in of.items() if set(ids) & trained} == {"student", "peer", "rows", "peer_rows"}
 
 
-def test_what_several_networks_agree_on_is_the_mean_of_unit_features() -> None:
+def test_mean_of_unit_features_of_several_networks() -> None:
     a, b = torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.tensor([[1.0, 0.0], [5.0, 0.0]])
     assert torch.allclose(mean_normalized([a, b]), torch.tensor([[0.8, 0.4], [0.5, 0.5]]))
     assert mean_normalized([a]) is a
 
 
-def test_averages_are_made_after_what_they_follow() -> None:
+def test_averages_are_built_after_their_networks() -> None:
     teachers = {"far": Teacher("EMA", of="near"), "near": Teacher("EMA", of="peer"), "peer": Teacher("Peer")}
     assert in_order(teachers) == ["near", "far", "peer"] or in_order(teachers) == ["peer", "near", "far"]
 
@@ -202,7 +202,7 @@ def test_two_students_resume_bit_exactly(mutual_run, tmp_path: Path, monkeypatch
     assert_same_run(tmp_path / "halved", tmp_path / "whole")
 
 
-def test_the_level_labels_what_both_averages_agree_on(mutual_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labelling_uses_the_mean_of_both_averages(mutual_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from reidx.engine.relabel import Extractor
     from reidx.labels.pipeline import LabelPipeline
 
@@ -228,7 +228,7 @@ def test_the_level_labels_what_both_averages_agree_on(mutual_run, tmp_path: Path
     assert torch.equal(shown[0], mean_normalized([extracted["mean"], extracted["peer_mean"]]))
 
 
-def test_moments_are_forgotten_at_the_start_of_every_second_epoch(mutual_run, tmp_path: Path, monkeypatch) -> None:
+def test_moments_are_reset_every_second_epoch(mutual_run, tmp_path: Path, monkeypatch) -> None:
     counts: list[float] = []
     original = StageModel.train_step
 
@@ -263,7 +263,7 @@ class Talks(nn.Module):
         return ["its gates are frozen"]
 
 
-def test_what_a_part_says_of_itself_is_said_once(register, experiment, domains_root: Path, tmp_path: Path, capsys) -> None:
+def test_notes_of_a_part_appear_once(register, experiment, domains_root: Path, tmp_path: Path, capsys) -> None:
     register("fusion", Talks)
     plain = tiny_experiment(domains_root)
     plain["model"]["fusion"] = {"type": "Talks"}

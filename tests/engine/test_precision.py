@@ -89,26 +89,26 @@ def test_auto_needs_units_and_a_measured_gain(machine, config, units, speeds, ch
     assert [stage.precision for stage in found.apply(stages_of(config))] == [chosen, chosen]
 
 
-def test_precision_by_hand_is_not_measured_where_there_are_units(machine, config) -> None:
+def test_set_precision_is_not_measured_with_units(machine, config) -> None:
     machine(UNITS)
     found = precision.choose(stages_of(config, "stages.warm.precision=bf16", "stages.adapt.precision=fp32"), CPU)
     assert found.of == {"warm": "bf16", "adapt": "fp32"} and not found.auto and not found.notes
 
 
-def test_bf16_by_hand_without_units_warns_with_the_measured_factor(machine, config) -> None:
+def test_set_bf16_without_units_warns(machine, config) -> None:
     machine(None, 0.08)
     found = precision.choose(stages_of(config, "stages.warm.precision=bf16"), CPU)
     assert found.of == {"warm": "bf16", "adapt": "fp32"}
     assert "12.5 times slower" in found.notes[-1] and "precision: auto" in found.notes[-1]
 
 
-def test_bf16_by_hand_that_torch_refuses_is_an_error(machine, config) -> None:
+def test_set_bf16_that_torch_refuses(machine, config) -> None:
     machine(None, 0.0)
     with pytest.raises(ConfigError, match=r"torch refuses here: this CPU has none.*precision: auto"):
         precision.choose(stages_of(config, "stages.warm.precision=bf16"), CPU)
 
 
-def test_run_says_its_precision_on_card_and_record(machine, config, used, tmp_path: Path, capsys) -> None:
+def test_precision_is_on_card_and_record(machine, config, used, tmp_path: Path, capsys) -> None:
     machine(UNITS, 2.0)
     result = reidx.run(config(), tmp_path / "run", progress="plain")
     assert used == ["bf16", "bf16"]
@@ -135,19 +135,19 @@ def test_resume_keeps_the_precision_on_another_machine(
     assert begun == "bf16" or "precision auto: fp32, as when the run started" in said
 
 
-def test_resume_of_a_run_in_bf16_that_torch_refuses_is_an_error(machine, config) -> None:
+def test_resume_in_bf16_that_torch_refuses(machine, config) -> None:
     machine(None, 0.0)
     with pytest.raises(ConfigError, match=r"started in bf16.*--set precision=fp32 --resume-anyway"):
         precision.choose(stages_of(config), CPU, {"warm": "bf16", "adapt": "bf16"})
 
 
-def test_finished_stages_are_not_warned_of(machine, config) -> None:
+def test_finished_stages_need_no_warning(machine, config) -> None:
     left = machine(None, 0.1)
     found = precision.choose(stages_of(config), CPU, {"warm": "bf16", "adapt": "bf16"}, {"warm", "adapt"})
     assert found.of == {"warm": "bf16", "adapt": "bf16"} and not found.notes and left
 
 
-def test_shared_stages_are_told_apart_by_precision(machine, config, tmp_path: Path) -> None:
+def test_shared_stages_differ_by_precision(machine, config, tmp_path: Path) -> None:
     around = {"data": {"target": {}}, "code": {}, "torch": "2", "threads": 1, "processes": 1}
     auto = [stage_key(config(), 1, {**around, "precision": dict.fromkeys(("warm", "adapt"), p)}) for p in ("bf16", "fp32")]
     named = [config(*(f"stages.{s}.precision={p}" for s in ("warm", "adapt"))) for p in ("bf16", "fp32")]

@@ -139,7 +139,7 @@ class TwoWords(Exception):
         super().__init__(f"{one} {two}")
 
 
-def test_an_error_that_cannot_be_sent_is_told_in_other_words() -> None:
+def test_error_that_cannot_be_pickled_is_converted() -> None:
     known = DataError("no images")
     assert distributed.portable(known) is known
     holding = ValueError("a lock is in it", threading.Lock())
@@ -161,7 +161,7 @@ def go_wrong(rank: int, world: int, meet: str, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_all_processes_have_an_error_that_cannot_be_sent(tmp_path: Path) -> None:
+def test_all_processes_raise_the_converted_error(tmp_path: Path) -> None:
     arguments = (2, str(tmp_path / "meet"), str(tmp_path))
     multiprocessing.start_processes(go_wrong, arguments, nprocs=2, start_method="fork")
     assert (tmp_path / "0.txt").read_text() == "TwoWords: not found"

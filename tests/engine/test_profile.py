@@ -25,7 +25,7 @@ def watched(**seconds: float) -> Stopwatch:
     return watch
 
 
-def test_rows_are_innermost_spans_by_phase_and_add_up():
+def test_rows_are_innermost_spans_by_phase():
     watch = watched(
         _=1.0,
         relabel__distance__neighbours=2.0,
@@ -90,7 +90,7 @@ def test_a_profile(profiled):
     assert marks["forward"] == marks["backward"] == marks["memory"] == TRACED
 
 
-def test_a_run_is_no_other_for_a_profile_in_its_folder(profiled, experiment: Callable[..., Path]):
+def test_profile_leaves_a_run_unchanged(profiled, experiment: Callable[..., Path]):
     _, folder = profiled
     config = reidx.load_config(experiment(stages=[{"name": "adapt", "epochs": 1, "iters": 2}]))
     result = reidx.run(config, folder, progress="quiet")

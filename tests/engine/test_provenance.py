@@ -89,7 +89,7 @@ def test_source_digests_follow_the_source(tmp_path: Path, monkeypatch: pytest.Mo
     assert source_digest("made_up") != first
 
 
-def test_another_version_of_torch_is_said_but_not_refused(
+def test_another_torch_is_reported_not_refused(
     whole: Whole, unfinished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change_record(unfinished, lambda then: then.update(torch="1.0"))
@@ -98,7 +98,7 @@ def test_another_version_of_torch_is_said_but_not_refused(
     assert_same_run(unfinished, whole[1])
 
 
-def test_what_touches_no_number_is_not_refused(whole: Whole, unfinished: Path, domains_root: Path, tmp_path: Path) -> None:
+def test_changes_without_effect_are_accepted(whole: Whole, unfinished: Path, domains_root: Path, tmp_path: Path) -> None:
     moved_root, moved_run = tmp_path / "elsewhere", tmp_path / "another work dir"
     shutil.copytree(domains_root / "target-seed0", moved_root / "target-seed0")
     unfinished.rename(moved_run)
@@ -120,7 +120,7 @@ def test_a_moved_root_with_other_content_is_refused(
     assert lines == ["data.target.train: 144 images → 144 images, different sizes"]
 
 
-def test_resume_anyway_goes_on_and_the_card_says_so(whole: Whole, unfinished: Path) -> None:
+def test_resume_anyway_is_recorded_on_the_card(whole: Whole, unfinished: Path) -> None:
     change_record(unfinished, lambda then: then.update(processes=2))
     result = go(whole, unfinished, resume="anyway", overrides=("optimizer.lr=0.001",))
     changed = {"config.stages.0.optimizer.lr", "config.stages.1.optimizer.lr", "processes"}
@@ -131,7 +131,7 @@ def test_resume_anyway_goes_on_and_the_card_says_so(whole: Whole, unfinished: Pa
     assert again.card["resumed_anyway"] == result.card["resumed_anyway"]
 
 
-def test_resume_anyway_gives_a_finished_stage_its_new_epochs(whole: Whole, tmp_path: Path) -> None:
+def test_resume_anyway_adds_epochs_to_finished_stage(whole: Whole, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(whole[1], tmp_path / "run"))
     earlier = json.loads((folder / "2-adapt" / "done.json").read_text())["history"]
     result = go(whole, folder, resume="anyway", overrides=("stages.1.epochs=3",))
@@ -140,7 +140,7 @@ def test_resume_anyway_gives_a_finished_stage_its_new_epochs(whole: Whole, tmp_p
     assert result.card["stages"]["adapt"]["epochs"] == 3 and result.card["sessions"] == 2
 
 
-def test_a_finished_stage_that_began_with_weights_which_change_is_refused(whole: Whole, tmp_path: Path) -> None:
+def test_change_before_a_finished_stage_is_refused(whole: Whole, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(whole[1], tmp_path / "run"))
     with pytest.raises(ConfigError, match=r"adapt is finished .* stage warm, .* Delete .*2-adapt to train it"):
         go(whole, folder, resume="anyway", overrides=("stages.0.epochs=3",))
@@ -174,7 +174,7 @@ def test_resume_anyway_with_another_optimiser(
     assert steps <= ({3, 6} if kept else {3})  # rows of a memory are new parameters each epoch
 
 
-def test_an_optimiser_of_another_kind_can_be_gone_on_from(whole: Whole, unfinished: Path) -> None:
+def test_another_kind_of_optimiser_can_resume(whole: Whole, unfinished: Path) -> None:
     # to Adam, which reads what it remembers as soon as it is given it
     begun = reidx.load_config(whole[0], ["optimizer={type: SGD, lr: 0.01, momentum: 0.9}"])
     folder = unfinished.parent / "sgd"

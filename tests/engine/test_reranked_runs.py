@@ -142,12 +142,12 @@ def test_a_reranked_run_resumes_bit_for_bit(
         ({"rerank": {}}, r"evaluate\.rerank: it is part of an evaluation"),
     ],
 )
-def test_wrong_settings_are_refused_where_they_stand(experiment: Experiment, evaluate: object, message: str) -> None:
+def test_wrong_rerank_settings_are_refused(experiment: Experiment, evaluate: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         reidx.load_config(experiment(evaluate=evaluate))
 
 
-def test_settings_default_to_those_of_the_paper_and_can_be_set(experiment: Experiment) -> None:
+def test_settings_default_to_the_papers(experiment: Experiment) -> None:
     def settings(*overrides: str, **evaluate: object) -> dict[str, Any] | None:
         config = reidx.load_config(experiment(evaluate={"domain": "target", **evaluate}), overrides)
         return config.data["stages"][0]["evaluate"]["rerank"]

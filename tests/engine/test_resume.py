@@ -96,7 +96,7 @@ reidx.run(reidx.load_config(config), folder, resume=True, progress="quiet")
 
 @pytest.mark.parametrize(("moment", "call"), [("extracting", 1), ("extracting", 3), ("clustering", 2),
                                               ("in a step", 5), ("evaluating", 1), ("saving", 2), ("after saving", 2)])
-def test_killed_then_resumed_is_as_if_never_killed(
+def test_killed_run_resumes_exactly(
     uninterrupted: tuple[Path, Path], tmp_path: Path, moment: str, call: int
 ) -> None:
     config, whole = uninterrupted
@@ -122,7 +122,7 @@ def assert_told_once(folder: Path) -> None:
     assert card["seconds"] == pytest.approx(seconds, abs=0.051)
 
 
-def test_the_log_is_written_anew_from_the_checkpoint(uninterrupted: tuple[Path, Path]) -> None:
+def test_log_is_rebuilt_from_the_checkpoint(uninterrupted: tuple[Path, Path]) -> None:
     """A torn line, one that was never committed, one that is missing: what the checkpoint holds is what stands there."""
 
     def interrupted(loop: StageLoop) -> None:
@@ -178,7 +178,7 @@ def test_resuming_a_finished_run_gives_its_result(uninterrupted: tuple[Path, Pat
     assert again.stages[0].last["mAP"] == metrics(folder)[-1]["mAP"]
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+def test_damaged_checkpoint_is_skipped(
     uninterrupted: tuple[Path, Path], tmp_path: Path
 ) -> None:
     _, folder = uninterrupted
@@ -210,7 +210,7 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pyte
     assert {p.name for p in tmp_path.iterdir()} == {"epoch_1.pth", "epoch_1.sha256"}
 
 
-def test_a_log_that_takes_no_more_ends_no_run_and_is_made_whole(
+def test_log_that_cannot_be_written_recovers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def torn(journal: EpochLog, entry: dict[str, float]) -> None:

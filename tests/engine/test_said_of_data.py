@@ -55,7 +55,7 @@ def renumbered(rows: list[Row], kept: int) -> list[Row]:
     return [(path, who + 90_000 * (split == "gallery" and who not in people), c, split) for path, who, c, split in rows]
 
 
-def test_queries_without_a_match_are_counted_by_test_and_by_train(rows, config, capsys):
+def test_queries_without_a_match_are_counted(rows, config, capsys):
     path = config(renumbered(rows, 2))
     whole = sum(split == "query" for *_, split in rows)
     people = {who for _, who, _, split in rows if split == "query"}
@@ -77,14 +77,14 @@ def test_queries_without_a_match_are_counted_by_test_and_by_train(rows, config, 
     assert capsys.readouterr().err.count(line) == 1
 
 
-def test_all_queries_with_a_match_need_no_line(rows, config, capsys):
+def test_matched_queries_are_not_reported(rows, config, capsys):
     card = evaluate(reidx.load_config(config(rows)), progress="plain").card["stages"]["adapt"]["evaluation"]
     assert (card["queries_without_match"], card["queries_in_gallery"], card["queries_that_found_a_copy"]) == (0, 0, 0)
     assert "queries" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("how", ["same path", "symbolic link", "hard link"])
-def test_the_same_file_as_query_and_gallery_is_left_out_and_said(rows, config, capsys, tmp_path, how):
+def test_file_in_query_and_gallery_is_reported(rows, config, capsys, tmp_path, how):
     queries = [row for row in rows if row[3] == "query"]
     plain = evaluate(reidx.load_config(config(rows, cameras=False, evaluate=FREE)), progress="quiet").metrics
 
@@ -103,7 +103,7 @@ def test_the_same_file_as_query_and_gallery_is_left_out_and_said(rows, config, c
     assert plain["mAP"] < 1 and result.metrics["mAP"] < 1
 
 
-def test_a_gallery_of_the_queries_alone_is_refused(rows, config):
+def test_gallery_of_only_the_queries_is_refused(rows, config):
     queries = {who: row for row in rows for who in [row[1]] if row[3] == "query"}  # one of each person
     both = [row for row in rows if row[3] == "train"]
     both += [(path, who, camera, split) for path, who, camera, _ in queries.values() for split in ("query", "gallery")]
@@ -112,7 +112,7 @@ def test_a_gallery_of_the_queries_alone_is_refused(rows, config):
         evaluate(reidx.load_config(config(both, cameras=False, evaluate=FREE)))
 
 
-def test_copies_of_queries_in_the_gallery_are_said(rows, config, capsys, tmp_path):
+def test_copies_of_queries_are_reported(rows, config, capsys, tmp_path):
     queries = [row for row in rows if row[3] == "query"][:3]
     copies = [(shutil.copy(path, tmp_path / f"{n}.jpg"), who, c, "gallery") for n, (path, who, c, _) in enumerate(queries)]
     path = config([*rows, *((str(copy), who, c, split) for copy, who, c, split in copies)], cameras=False, evaluate=FREE)
@@ -122,7 +122,7 @@ def test_copies_of_queries_in_the_gallery_are_said(rows, config, capsys, tmp_pat
 
 
 @pytest.mark.parametrize(("known", "use"), [("none", True), ("one", True), ("all", False)])
-def test_the_card_says_whether_cameras_decided_what_was_drawn(rows, config, known, use):
+def test_card_records_sampling_by_cameras(rows, config, known, use):
     changed = [(path, who, 0 if known == "one" else camera, split) for path, who, camera, split in rows]
     sampler = {"type": "PK", "identities": 4, "instances": 2, "use_cameras": use}
     stage = {"name": "adapt", "epochs": 1, "iters": 1, "streams": {"target": {"sampler": sampler}}}
@@ -131,7 +131,7 @@ def test_the_card_says_whether_cameras_decided_what_was_drawn(rows, config, know
     assert json.loads(Path("run/result.json").read_text())["card"]["stages"]["adapt"]["cameras_in_sampling"] is False
 
 
-def test_a_step_of_one_image_is_refused_before_the_training(rows, config):
+def test_step_of_one_image_is_refused(rows, config):
     sampler = {"type": "PK", "identities": 1, "instances": 1}
     path = config(rows, stages=[{"name": "adapt", "epochs": 1, "iters": 1, "streams": {"target": {"sampler": sampler}}}])
     said = r"experiment\.yaml:\d+: stages\.0\.streams\.target\.sampler: a step takes 1 image, but"

@@ -23,13 +23,13 @@ def test_the_same_key_gives_the_same_numbers() -> None:
     assert draws() == first
 
 
-def test_keys_of_any_length_have_seeds_of_their_own() -> None:
+def test_keys_of_any_length_differ() -> None:
     """Stage k (seed, k) and its epochs (seed, k, epoch, rank): zeros at the end count too."""
     keys = [key for length in range(1, 6) for key in itertools.product((0, 1, 7), repeat=length)]
     assert len({seed_everything(*key) for key in keys}) == len(keys)
 
 
-def test_a_network_is_not_initialised_with_the_numbers_of_its_first_epoch() -> None:
+def test_initialisation_and_first_epoch_draw_differently() -> None:
     seed_everything(1, 0)
     weights = torch.rand(4)
     seed_everything(1, 0, 0, 0)

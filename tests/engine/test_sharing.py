@@ -49,7 +49,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return done
 
 
-def test_a_stage_that_two_runs_share_is_trained_once_and_both_are_as_if_alone(
+def test_shared_stage_is_trained_once(
     config: Callable[..., Any], trained: list[str], tmp_path: Path
 ) -> None:
     changed = "stages.adapt.labels.clusterer.eps=0.6"
@@ -70,7 +70,7 @@ def test_a_stage_that_two_runs_share_is_trained_once_and_both_are_as_if_alone(
     assert card["taken_over"] == {"warm": str(tmp_path / "a")}
 
 
-def test_a_damaged_stage_is_not_taken_over(
+def test_damaged_stage_is_not_reused(
     config: Callable[..., Any], trained: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(config(), tmp_path / "a", progress="quiet", share=tmp_path / "shared")
@@ -110,13 +110,13 @@ KNOWN = {
         ("stages.warm.optimizer.lr=1e-3", False),
     ],
 )
-def test_the_first_stage_is_the_same_or_not(config: Callable[..., Any], override: str, same: bool) -> None:
+def test_key_of_the_first_stage(config: Callable[..., Any], override: str, same: bool) -> None:
     assert (stage_key(config(override), 0) == stage_key(config(), 0)) == same
     assert (stage_key(config(override), 0, KNOWN) == stage_key(config(), 0, KNOWN)) == same
 
 
 @pytest.mark.parametrize(("change", "same"), [("of.root=elsewhere", True), ("of.cameras=2", False), ("seed=1", False)])
-def test_a_data_set_within_another_counts_but_for_its_place(
+def test_stage_key_ignores_inner_data_paths(
     tmp_path: Path, domains_root: Path, change: str, same: bool
 ) -> None:
     split = {"type": "CameraSplit", "of": tiny_domain(domains_root), "side": "target", "cameras": [1, 2]}
@@ -126,7 +126,7 @@ def test_a_data_set_within_another_counts_but_for_its_place(
     assert (keys[0] == keys[1]) == same
 
 
-def test_a_stage_counts_what_it_goes_on_from_and_its_circumstances(config: Callable[..., Any], tmp_path: Path) -> None:
+def test_stage_key_covers_start_and_provenance(config: Callable[..., Any], tmp_path: Path) -> None:
     assert stage_key(config("stages.warm.iters=3"), 1) != stage_key(config(), 1)
     for part, other in {"data": {"target": {"train": {"files": "2"}}}, "torch": "2", "threads": 2, "processes": 2}.items():
         assert stage_key(config(), 0, {**KNOWN, part: other}) != stage_key(config(), 0, KNOWN)

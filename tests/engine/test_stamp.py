@@ -45,7 +45,7 @@ def refused(whole: Whole, folder: Path, resume: Any = True) -> str:
     return str(error.value)
 
 
-def test_every_file_says_whose_it_is(whole: Whole) -> None:
+def test_every_file_names_its_run(whole: Whole) -> None:
     config, folder = reidx.load_config(whole[0]), whole[1]
     record = json.loads((folder / "experiment.json").read_text())
     assert record["begun"] == config.hash
@@ -133,13 +133,13 @@ def test_file_of_another_run_is_refused(
     assert refused(whole, unfinished, resume).startswith(f"{unfinished}/{FOREIGN[put]}")
 
 
-def test_finished_stage_in_a_folder_without_a_record_is_refused(whole: Whole, unfinished: Path, other: Path) -> None:
+def test_finished_stage_without_a_record_is_refused(whole: Whole, unfinished: Path, other: Path) -> None:
     without_record(unfinished, other)
     with pytest.raises(CheckpointError, match=r"1-warm/done\.json belongs to another run \(stage warm, seed 77"):
         go(whole, unfinished)
 
 
-def test_run_gone_on_with_under_another_config_keeps_its_stamps(whole: Whole, unfinished: Path) -> None:
+def test_resume_with_another_config_keeps_stamps(whole: Whole, unfinished: Path) -> None:
     config = reidx.load_config(whole[0], ["stages.adapt.optimizer.lr=1e-4", "name=other"])
     run(config, unfinished, resume="anyway", progress="quiet")
     run(config, unfinished, resume=True, progress="quiet")
@@ -148,7 +148,7 @@ def test_run_gone_on_with_under_another_config_keeps_its_stamps(whole: Whole, un
     assert stamp_of(unfinished / "2-adapt/epoch_2.pth") == begun["adapt"]
 
 
-def test_lost_record_leaves_the_files_as_good_as_they_were(whole: Whole, unfinished: Path) -> None:
+def test_files_survive_a_lost_record(whole: Whole, unfinished: Path) -> None:
     (unfinished / "experiment.json").unlink()
     go(whole, unfinished, "anyway")
     assert_same_run(unfinished, whole[1])
@@ -359,7 +359,7 @@ def test_changed_stage_is_trained_again(
     assert "taken_over" not in json.loads((tmp_path / "run/result.json").read_text())["card"]
 
 
-def test_links_pipes_and_folders_are_not_taken_over(whole: Whole, share: Path, tmp_path: Path) -> None:
+def test_links_pipes_and_folders_are_ignored(whole: Whole, share: Path, tmp_path: Path) -> None:
     shared = Path(shutil.copytree(share, tmp_path / "shared"))
     for folder in (shared / "stages").iterdir():
         (folder / "loop").symlink_to(folder)

@@ -95,7 +95,7 @@ def stepper(model: StageModel, lr: float = 0.01) -> PrecisionOptimWrapper:
 
 
 @pytest.mark.parametrize("joint", [True, False])
-def test_batch_norm_sees_all_streams_together_or_each_by_itself(joint: bool) -> None:
+def test_batch_norm_over_joint_or_separate_streams(joint: bool) -> None:
     model = model_of({"source": None, "target": None}, joint=joint)
     reference = copy.deepcopy(model.networks["student"])
     given = {"source": images(0, 4), "target": images(5, 6)}
@@ -124,7 +124,7 @@ def test_each_stream_goes_through_its_own_transform() -> None:
     assert seen["source"]["pooled"].std(0).max() < 1e-6 < seen["target"]["pooled"].std(0).max()
 
 
-def test_the_values_are_those_of_the_terms_and_their_sum() -> None:
+def test_values_of_terms_and_their_sum() -> None:
     model = model_of({"source": None, "target": None}, terms=[
         term(Sum(), stream="source", weight=0.5),
         term(Sum(), feature="pooled"),
@@ -150,7 +150,7 @@ def test_the_values_are_those_of_the_terms_and_their_sum() -> None:
 
 
 @pytest.mark.parametrize("joint", [True, False])
-def test_a_fusion_that_asks_for_a_teacher_sees_the_map_of_its_average(joint: bool) -> None:
+def test_fusion_gets_the_map_of_its_average(joint: bool) -> None:
     model = model_of({"source": None, "target": None}, {"mean": EMA}, joint=joint, teaching=True).eval()
     student, mean = model.networks["student"], model.networks["mean"]
     given = {"source": images(1), "target": images(2)}
@@ -180,7 +180,7 @@ class Imitation(nn.Module):
 # ---- after the step
 
 
-def test_a_memory_takes_in_the_features_of_the_step_after_the_weights_moved() -> None:
+def test_memory_is_updated_after_the_weights() -> None:
     memory = Diary()
     model = model_of(
         {"target": "main"}, memories={"m": memory}, wiring={"m": {"network": "student", "feature": "pooled", "labels": "main"}}
@@ -197,7 +197,7 @@ def test_a_memory_takes_in_the_features_of_the_step_after_the_weights_moved() ->
     assert torch.equal(memory.weights_then[0], weight) and not torch.equal(before, weight)
 
 
-def test_a_memory_hears_of_the_streams_of_its_labels_and_of_its_network() -> None:
+def test_memory_gets_streams_of_its_labels() -> None:
     memory = Diary()
     model = model_of(
         {"source": "identity", "target": "main", "again": "main"},
@@ -244,7 +244,7 @@ def test_nothing_of_a_step_is_kept_beyond_it() -> None:
     assert model._last_step is None and not any(v.requires_grad for v in values.values())
 
 
-def test_bf16_is_for_the_forward_pass_alone() -> None:
+def test_bf16_is_only_for_the_forward_pass() -> None:
     memory = Diary()
     wiring = {"m": {"network": "student", "feature": "embed", "labels": "main"}}
     model = model_of({"target": "main"}, memories={"m": memory}, wiring=wiring)
@@ -262,7 +262,7 @@ def test_bf16_is_for_the_forward_pass_alone() -> None:
 # ---- which streams a memory takes in, and when
 
 
-def test_a_memory_takes_in_its_streams_in_one_call() -> None:
+def test_memory_gets_its_streams_at_once() -> None:
     diary, wiring = Diary(), {"network": "student", "feature": "embed", "labels": "main"}
     for named, expected in ((None, ["a", "b"]), ("b", ["b"]), (["b", "a"], ["b", "a"])):
         diary.taken.clear()
@@ -278,7 +278,7 @@ def test_a_memory_takes_in_its_streams_in_one_call() -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_memory_takes_a_step_in_before_the_objective_or_after_the_optimiser(when: str) -> None:
+def test_memory_is_updated_before_or_after(when: str) -> None:
     diary = Diary()
     seen: list[int] = []
 

@@ -92,7 +92,7 @@ def test_code_in_weights_of_a_backbone_is_refused(
     assert str(path) in message and "more than plain tensors" in message
 
 
-def test_weights_of_a_backbone_in_a_config_are_refused_too(whole: Whole, evil: Path, canary: Path, tmp_path: Path) -> None:
+def test_code_in_configured_weights_is_refused(whole: Whole, evil: Path, canary: Path, tmp_path: Path) -> None:
     config = reidx.load_config(whole[0], [f"+model.backbone.weights={evil}"])
     assert str(evil) in refused(canary, lambda: reidx.run(config, tmp_path / "run", progress="quiet"))
 
@@ -103,14 +103,14 @@ def test_code_in_a_config_is_refused(canary: Path, tmp_path: Path) -> None:
     refused(canary, lambda: reidx.load_config(path), ConfigError)
 
 
-def test_code_in_what_a_run_keeps_is_refused(whole: Whole, unfinished: Path, canary: Path) -> None:
+def test_code_in_the_kept_config_is_refused(whole: Whole, unfinished: Path, canary: Path) -> None:
     (unfinished / "config.yaml").write_text(f"name: !!python/object/apply:os.mkdir ['{canary}']\n")
     config = reidx.load_config(whole[0], ["seed=2"])
     message = refused(canary, lambda: reidx.run(config, unfinished, resume=True, progress="quiet"), ConfigError)
     assert "config: hash " in message
 
 
-def test_no_module_unpickles_on_its_own() -> None:
+def test_no_module_unpickles_unsafely() -> None:
     package = Path(reidx.__file__).parent
     for path in package.rglob("*.py"):
         source = path.read_text(encoding="utf-8")

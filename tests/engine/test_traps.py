@@ -103,7 +103,7 @@ def test_a_checkpoint_of_another_shape_is_an_error(experiment: Experiment, tmp_p
         checkpoints.load_weights(stage.model.networks["student"], wrong)
 
 
-def test_a_memory_of_another_size_is_restored_with_its_optimiser(
+def test_memory_of_another_size_is_restored(
     experiment: Experiment, tmp_path: Path
 ) -> None:
     path = experiment()
@@ -120,7 +120,7 @@ def test_a_memory_of_another_size_is_restored_with_its_optimiser(
     assert not any(k.startswith("memories") for k in fresh.model.networks.state_dict())
 
 
-def test_checkpoints_are_plain_data_and_code_in_them_is_refused(experiment: Experiment, tmp_path: Path) -> None:
+def test_checkpoints_are_plain_data_without_code(experiment: Experiment, tmp_path: Path) -> None:
     stage_of(experiment(), tmp_path / "run").run(resume=False)
     torch.load(tmp_path / "run" / "epoch_2.pth", weights_only=True)  # without an allow-list
 
@@ -168,7 +168,7 @@ def test_workers_see_each_relabelling(experiment: Experiment, tmp_path: Path, wo
     assert not torch.equal(labellings[0], labellings[1])
 
 
-def test_schedules_end_where_the_stage_ends_and_say_so(experiment: Experiment, tmp_path: Path) -> None:
+def test_schedules_end_with_the_stage(experiment: Experiment, tmp_path: Path) -> None:
     path = experiment(schedule=[{"type": "StepLR", "step_size": 1, "gamma": 0.1}])
     stage = stage_of(path, tmp_path / "run")
     history = stage.run(resume=False)
@@ -187,7 +187,7 @@ def test_a_checkpoint_of_another_number_of_processes_is_refused(experiment: Expe
         stage_of(path, tmp_path / "run").run(resume=True)
 
 
-def test_two_runs_in_the_same_second_do_not_share_their_logs(experiment: Experiment, tmp_path: Path) -> None:
+def test_simultaneous_runs_do_not_share_logs(experiment: Experiment, tmp_path: Path) -> None:
     path = experiment()
     a, b = stage_of(path, tmp_path / "a"), stage_of(path, tmp_path / "b")
     a.run(resume=False)
@@ -198,7 +198,7 @@ def test_two_runs_in_the_same_second_do_not_share_their_logs(experiment: Experim
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
-def test_a_run_leaves_no_file_open_and_no_empty_log(experiment: Experiment, tmp_path: Path) -> None:
+def test_run_leaves_no_open_file(experiment: Experiment, tmp_path: Path) -> None:
     reidx.run(reidx.load_config(experiment()), tmp_path / "run", progress="quiet")
     links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
     opened = [os.readlink(link) for link in links if os.path.lexists(link)]
@@ -222,7 +222,7 @@ def test_an_error_in_a_hook_keeps_its_line(experiment: Experiment, tmp_path: Pat
     assert any(frame.name == "guilty" for frame in traceback.extract_tb(error.value.__traceback__))
 
 
-def test_memories_change_after_the_step_not_under_its_graph(experiment: Experiment, tmp_path: Path) -> None:
+def test_memories_change_after_the_step(experiment: Experiment, tmp_path: Path) -> None:
     stage = stage_of(experiment(), tmp_path / "run")
     order = []
     memory = stage.model.memories["rows"]

@@ -57,7 +57,7 @@ def steps_watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
     yield seen
 
 
-def test_the_watch_sees_what_it_must() -> None:
+def test_watch_detects_waits() -> None:
     x = torch.arange(6)
     with Waits() as waits:
         float(x.sum())
@@ -80,7 +80,7 @@ def stage_run(path: Path, folder: Path) -> StageRun:
 
 @pytest.mark.parametrize("joint", [False, True])
 @pytest.mark.parametrize("rule", ["momentum", "hard"])
-def test_a_step_waits_for_nothing(
+def test_step_does_not_wait_for_the_device(
     experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, joint: bool, rule: str
 ) -> None:
     monkeypatch.setattr(ReidAugment, "by_slices", ReidAugment.by_index)  # what a GPU does
@@ -106,7 +106,7 @@ def test_a_step_waits_for_nothing(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_a_gpu_is_not_waited_for(
+def test_step_does_not_wait_for_a_gpu(
     experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = StageModel.train_step
@@ -126,7 +126,7 @@ def test_a_gpu_is_not_waited_for(
     assert history[-1]["loss"] > 0
 
 
-def test_where_images_lie_changes_nothing(experiment: Callable[..., Path], tmp_path: Path) -> None:
+def test_place_of_the_images_changes_nothing(experiment: Callable[..., Path], tmp_path: Path) -> None:
     ends = []
     for place in ("host", "device"):
         path = experiment(stages=[{"name": "adapt", "epochs": 2, "iters": 2}])
@@ -136,7 +136,7 @@ def test_where_images_lie_changes_nothing(experiment: Callable[..., Path], tmp_p
     assert ends[0] == ends[1]
 
 
-def test_a_cache_on_the_device_that_is_too_small_is_refused_before_anything_is_trained(
+def test_too_small_device_cache_is_refused(
     experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(StageLoop, "run_epoch", lambda self: pytest.fail("trained"))
