@@ -1,4 +1,4 @@
-"""Interrupted and resumed runs, and the comparison of two runs bit for bit."""
+"""Interrupted and resumed runs, folders that must not change, and the comparison of two runs bit for bit."""
 
 from __future__ import annotations
 
@@ -53,6 +53,20 @@ def interrupted(step: int) -> Iterator[None]:
             assert taken == step, f"interrupted from outside, in step {taken}"
             return
     raise AssertionError(f"training ended after {taken} steps; step {step} was to be interrupted")
+
+
+@contextlib.contextmanager
+def unchanged(folder: Path) -> Iterator[None]:
+    """Raise :class:`AssertionError` if the block adds, removes or changes a file in ``folder``."""
+    before = _contents(folder)
+    yield
+    after = _contents(folder)
+    changed = sorted(str(path) for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+    assert not changed, f"changed in {folder}: {', '.join(changed)}"
+
+
+def _contents(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def assert_same_run(folder: Path, other: Path) -> None:

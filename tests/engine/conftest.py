@@ -1,4 +1,4 @@
-"""A run that went through in one go, and the means to break others where it hurts."""
+"""An uninterrupted run, and a way to break other runs at chosen moments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STAGES = [
     {"name": "adapt", "epochs": 2, "iters": 3, "init": "stage:warm"},
 ]
 
-# a function and the number of its call: each but the last in the second epoch of the second stage
+# a function and the number of its call: all but the last fall into the second epoch of the second stage
 MOMENTS = {
     "extraction": ("reidx.engine.relabel:extract", 5),
     "clustering": ("reidx.labels.clusterers.dbscan:DBSCAN.__call__", 3),
@@ -34,7 +34,7 @@ Strike = Callable[..., object]
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory, domains_root: Path) -> tuple[Path, Path]:
-    """The config of a run of two stages, and its folder after it went through in one go; to be left as it is."""
+    """Return the config of an uninterrupted run of two stages, and its folder, which tests must not change."""
     folder = tmp_path_factory.mktemp("whole")
     path = write_experiment(folder / "experiment.yaml", tiny_experiment(domains_root, stages=STAGES))
     reidx.run(reidx.load_config(path), folder / "run", progress="quiet")
@@ -43,7 +43,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, domains_root: Path) -> tuple
 
 @pytest.fixture
 def unfinished(whole: tuple[Path, Path], tmp_path: Path) -> Path:
-    """A copy of that run as it was after the first epoch of its second stage."""
+    """Return a copy of that run as of the first epoch of its second stage."""
     folder = Path(shutil.copytree(whole[1], tmp_path / "unfinished"))
     for name in ("result.json", "2-adapt/done.json", "2-adapt/epoch_2.pth", "2-adapt/epoch_2.sha256"):
         (folder / name).unlink()
@@ -52,7 +52,7 @@ def unfinished(whole: tuple[Path, Path], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def struck() -> Callable[[str, Strike], Any]:
-    """``with struck(moment, strike):`` calls ``strike`` with what the function of that moment is called with."""
+    """Return a context manager: in ``struck(moment, strike)``, the function of that moment calls ``strike`` first."""
 
     class Struck:
         def __init__(self, moment: str, strike: Strike) -> None:

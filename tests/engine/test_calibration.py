@@ -1,4 +1,4 @@
-"""BatchNorm statistics before anything is labelled: those of the data, whatever the network began with."""
+"""BatchNorm statistics before the first labelling: those of the data, whatever the network started with."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch
 import reidx
 from reidx.data.transforms import ReidTest
 from reidx.engine.relabel import Relabeller
-from reidx.engine.stage import StageRun
+from reidx.engine.step import StageModel
 from reidx.runs import checkpoint as checkpoints
 from reidx.testing.runs import assert_same_run
 from reidx.testing.tiny import tiny_domain, tiny_experiment
 
 
-def seen_at_the_first_labelling(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> StageRun:
-    """The stage as it is when it labels for the first time."""
+def model_at_first_labelling(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> StageModel:
+    """Return the stage's model at its first labelling."""
     seen: list[Any] = []
 
     class Stop(Exception):
@@ -40,15 +40,15 @@ def test_statistics_become_those_of_the_data(
     experiment: Callable[..., Path], domains_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages = [{"name": "adapt", "epochs": 1, "iters": 1}]
-    plain = seen_at_the_first_labelling(experiment(stages=stages), tmp_path / "plain", monkeypatch)
+    plain = model_at_first_labelling(experiment(stages=stages), tmp_path / "plain", monkeypatch)
     path = experiment(stages=stages, calibrate=60)
-    model = seen_at_the_first_labelling(path, tmp_path / "calibrated", monkeypatch)
+    model = model_at_first_labelling(path, tmp_path / "calibrated", monkeypatch)
     student, fresh = model.networks["student"], plain.networks["student"]
     for (name, mine), other in zip(student.named_parameters(), fresh.parameters(), strict=True):
         assert torch.equal(mine, other), name  # nothing is trained
     neck = student.fusion.neck
     assert torch.equal(fresh.fusion.neck.running_mean, torch.zeros_like(neck.running_mean))
-    # the neck's statistics are those of what it is given by the layers before it, over the whole domain
+    # the neck's statistics are those of its input over the whole domain
     images = reidx.data.domains.Domains(reidx.load_config(path).data["data"]).images("target", "train")
     batch = ReidTest(student.mean, student.std).batch(images.batch(range(len(images))))
     student.train()
@@ -67,7 +67,7 @@ def test_calibration_reaches_domains_and_teachers(
     base["streams"]["source"] = {**base["streams"]["target"], "domain": "source", "labels": "identity"}
     base["objective"] = [{"loss": "CrossEntropy", "stream": "target", "memory": "rows"}]
     path = experiment(**base, calibrate=5, teachers={"mean": {"type": "EMA"}})
-    model = seen_at_the_first_labelling(path, tmp_path / "seen", monkeypatch)
+    model = model_at_first_labelling(path, tmp_path / "seen", monkeypatch)
     for network in model.networks.values():
         means = [norm.running_mean for norm in network.fusion.neck.of.values()]
         assert all(bool(mean.any()) for mean in means) and not torch.equal(*means)
@@ -75,4 +75,4 @@ def test_calibration_reaches_domains_and_teachers(
     reidx.run(config, tmp_path / "one", progress="quiet")
     reidx.run(config, tmp_path / "two", progress="quiet")
     assert_same_run(tmp_path / "two", tmp_path / "one")
-    assert checkpoints.load(tmp_path / "one/1-adapt/epoch_2.pth")["reidx"]["steps"] == 6  # passes are no steps
+    assert checkpoints.load(tmp_path / "one/1-adapt/epoch_2.pth")["reidx"]["steps"] == 6  # calibration passes are not steps

@@ -1,4 +1,4 @@
-"""Why a checkpoint could not be written is told by what the system said, not by a guess."""
+"""A checkpoint that cannot be written: the message gives the system's reason, not a guess."""
 
 from __future__ import annotations
 

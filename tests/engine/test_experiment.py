@@ -1,4 +1,4 @@
-"""A whole experiment: what its result says, and that testing a checkpoint gives the numbers of its training."""
+"""A whole experiment: its result, and the same metrics when its checkpoint is tested."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_testing_a_checkpoint_repeats_the_metrics(
     assert tested.metrics == trained.metrics
     assert (config.hash, config.experiment.stages[0].init) == before
     card = tested.card["stages"]["adapt"]
-    assert card["evaluation"]["network"] == network and card["bn_group"] == 64 and card["precision"] == "fp32"
+    assert (card["evaluation"]["network"], card["bn_group"], card["precision"]) == (network, 64, "fp32")
 
 
 def test_weights_of_another_head_are_refused(experiment: Experiment, tmp_path: Path) -> None:
@@ -67,13 +67,13 @@ def test_only_plugins_in_use_are_recorded(experiment: Experiment, tmp_path: Path
 def test_refiner_gets_its_device_from_the_experiment(
     experiment: Experiment, register: Callable[[str, type], None], tmp_path: Path
 ) -> None:
-    told: list[tuple[str | None, bool]] = []
+    given: list[tuple[str | None, bool]] = []
 
     class Placed:
-        """The labels as they were."""
+        """Refiner that leaves the labels unchanged."""
 
         def __init__(self, device: str | None = None, sharded: bool = False) -> None:
-            told.append((device, sharded))
+            given.append((device, sharded))
 
         def __call__(self, labels: LabelSet, context: RefinerContext) -> LabelSet:
             return labels
@@ -83,6 +83,6 @@ def test_refiner_gets_its_device_from_the_experiment(
     reidx.run(
         reidx.load_config(experiment(labels={**labels, "refiners": [{"type": "Placed"}]})), tmp_path / "run", progress="quiet"
     )
-    assert told[-1] == ("cpu", False)
+    assert given[-1] == ("cpu", False)
     with pytest.raises(ConfigError, match=r"'device'.* is supplied by the experiment itself"):
         reidx.load_config(experiment(labels={**labels, "refiners": [{"type": "Placed", "device": "cuda"}]}))

@@ -1,4 +1,4 @@
-"""Extraction against a network called on one image after another."""
+"""Extraction against a network called on one image at a time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> ImageStore:
 
 @pytest.fixture
 def network() -> Network:
-    """A network whose running statistics are not those of a new one, and whose features change when mirrored."""
+    """Return a network with changed running statistics, whose features change when the image is mirrored."""
     network = tiny_network(3)
     for _ in range(5):
         network(torch.randn(8, 3, 8, 4) * 2 + 1)
@@ -63,15 +63,15 @@ def one_by_one(network: Network, store: ImageStore, name: str, flip: bool) -> Te
 def test_features_follow_the_order_of_images(
     store: ImageStore, network: Network, flip: bool, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(extract_module.BATCH, "cpu", 4)  # three batches, the last of three
-    banks = extract(
+    monkeypatch.setitem(extract_module.BATCH, "cpu", 4)  # three batches, the last with three images
+    extracted = extract(
         network, store, TRANSFORM.batch, ["embed", "pooled"], device=CPU, flip=flip, workers=workers
     )
-    assert set(banks) == {"embed", "pooled"}
-    for name, features in banks.items():
+    assert set(extracted) == {"embed", "pooled"}
+    for name, features in extracted.items():
         assert features.dtype == torch.float32 and not features.requires_grad
         assert torch.allclose(features, one_by_one(network, store, name, flip), atol=1e-5)
-    assert not torch.allclose(banks["embed"][0], banks["embed"][1], atol=1e-3)
+    assert not torch.allclose(extracted["embed"][0], extracted["embed"][1], atol=1e-3)
 
 
 def test_the_mirror_image_does_change_the_features(store: ImageStore, network: Network) -> None:
@@ -85,9 +85,9 @@ def test_features_of_any_shape_come_as_float32(store: ImageStore) -> None:
     def network(images: Tensor) -> Features:
         return Features({"embed": images.mean((2, 3)).bfloat16(), "parts": images.mean(3).transpose(1, 2)})
 
-    banks = extract(network, store, TRANSFORM.batch, ["embed", "parts"], device=CPU)
-    assert banks["embed"].shape == (11, 3) and banks["parts"].shape == (11, 8, 3)
-    assert banks["embed"].dtype == banks["parts"].dtype == torch.float32
+    extracted = extract(network, store, TRANSFORM.batch, ["embed", "parts"], device=CPU)
+    assert extracted["embed"].shape == (11, 3) and extracted["parts"].shape == (11, 8, 3)
+    assert extracted["embed"].dtype == extracted["parts"].dtype == torch.float32
 
 
 def test_bf16_features_are_close_and_float32(store: ImageStore, network: Network) -> None:
@@ -98,7 +98,7 @@ def test_bf16_features_are_close_and_float32(store: ImageStore, network: Network
     assert not torch.equal(full, low) and torch.allclose(full, low, rtol=0.05, atol=0.05)
 
 
-# ---- by a stage's networks
+# ---- extraction with a stage's networks
 
 
 def extractor(domains_root: Path, kept: str = "fp32") -> Extractor:

@@ -1,5 +1,5 @@
-"""What the machine does to a run, at several moments: one message that says what to do, nothing lost, and ``--resume``
-ends where a run that was never disturbed ends, bit for bit. The table is in ``docs/faults.md``."""
+"""Faults of the machine at several moments of a run: each gives one message with a remedy, nothing is lost, and
+``--resume`` ends bit for bit like an undisturbed run. ``docs/faults.md`` has the table."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def go(config: Path, folder: Path, resume: bool = False) -> None:
 
 
 def assert_kept(folder: Path, moment: str) -> None:
-    """What was committed before the fault is whole, and nothing else is there."""
+    """Assert that the checkpoints committed before the fault are whole, and that nothing else is there."""
     names = {str(path.relative_to(folder)) for path in folder.glob("*/*.pth")}
     assert names == {"1-warm/epoch_1.pth"} | (set() if moment == "between stages" else {"2-adapt/epoch_1.pth"})
     assert all(checkpoints.newest(folder / name) for name in {Path(n).parent for n in names})
@@ -89,27 +89,29 @@ def test_the_comparison_notices_one_bit(whole: Whole, tmp_path: Path) -> None:
 def test_sigterm(moment: str, whole: Whole, struck: Struck, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def terminate(*args: object, **kwargs: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.1)  # the signal arrives in here
+        time.sleep(0.1)  # the signal arrives during the sleep
 
     with struck(moment, terminate), pytest.raises(Terminated) as ended:
         go(whole[0], tmp_path)
     assert ended.value.code == 143
     place = f" in {PLACES[moment]}" if PLACES[moment] else ""
-    said = f"terminated (SIGTERM){place}; epochs saved in {tmp_path} are kept: continue with --resume\n"
-    assert capsys.readouterr().err == said
+    message = f"terminated (SIGTERM){place}; epochs saved in {tmp_path} are kept: continue with --resume\n"
+    assert capsys.readouterr().err == message
     assert_kept(tmp_path, moment)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     go(whole[0], tmp_path, resume=True)
     assert_same_run(tmp_path, whole[1])
 
 
-def test_second_sigterm_changes_nothing(whole: Whole, tmp_path: Path, struck: Struck, capsys: pytest.CaptureFixture[str]) -> None:
+def test_second_sigterm_changes_nothing(
+    whole: Whole, tmp_path: Path, struck: Struck, capsys: pytest.CaptureFixture[str]
+) -> None:
     def terminate(*args: object, **kwargs: object) -> None:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.1)
         finally:
-            os.kill(os.getpid(), signal.SIGTERM)  # as launchers do, while the first is on its way out
+            os.kill(os.getpid(), signal.SIGTERM)  # as launchers do while the first is being handled
 
     with struck("save", terminate), pytest.raises(Terminated):
         go(whole[0], tmp_path)
@@ -119,14 +121,16 @@ def test_second_sigterm_changes_nothing(whole: Whole, tmp_path: Path, struck: St
 
 def test_sigterm_ends_the_command_with_143(whole: Whole, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "reidx", "train", str(whole[0]), "--work-dir", str(tmp_path), "--progress", "quiet"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums in the order of the whole run's
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums in the same order as in the whole run
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (tmp_path / "1-warm/epoch_1.pth").exists():
         time.sleep(0.01)
     process.terminate()
     out, err = process.communicate()
     assert (process.returncode, out) == (143, ""), err
-    assert err.startswith("terminated (SIGTERM)") and err.endswith("continue with --resume\n") and err.count("\n") == 1
+    assert err.startswith("terminated (SIGTERM)")
+    assert err.endswith("continue with --resume\n")
+    assert err.count("\n") == 1
     go(whole[0], tmp_path, resume=True)
     assert_same_run(tmp_path, whole[1])
 
@@ -137,8 +141,8 @@ def test_ctrl_c_ends_the_command_with_130(
     words = ["train", str(whole[0]), "--work-dir", str(tmp_path), "--progress", "quiet"]
     with struck("step", raises(KeyboardInterrupt())):
         assert main(words) == 130
-    said = capsys.readouterr().err.strip()
-    assert said.startswith("interrupted; resume from the last checkpoint with: ") and said.endswith("--resume")
+    message = capsys.readouterr().err.strip()
+    assert message.startswith("interrupted; resume from the last checkpoint with: ") and message.endswith("--resume")
     assert_kept(tmp_path, "step")
     assert main([*words, "--resume"]) == 0
     assert_same_run(tmp_path, whole[1])
@@ -152,7 +156,7 @@ def test_sigkill(moment: str, whole: Whole, struck: Struck, tmp_path: Path) -> N
         os.kill(os.getpid(), signal.SIGKILL)
 
     def run() -> None:
-        torch.set_num_threads(1)  # a forked process must not wake the threads its parent had
+        torch.set_num_threads(1)  # a forked process must not use the thread pool of its parent
         with struck(moment, die):
             go(whole[0], tmp_path)
 
@@ -177,7 +181,7 @@ LOWER = {
 
 @pytest.mark.parametrize("moment", LOWER)
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (MemoryError, "out of memory. "),
         (lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore"),
@@ -186,12 +190,12 @@ LOWER = {
     ids=["host", "device"],
 )  # fmt: skip
 def test_out_of_memory(
-    error: Callable[[], Exception], said: str, moment: str, whole: Whole, struck: Struck, tmp_path: Path
+    error: Callable[[], Exception], message: str, moment: str, whole: Whole, struck: Struck, tmp_path: Path
 ) -> None:
     with struck(moment, raises(error())), pytest.raises(RunError) as ended:
         go(whole[0], tmp_path)
     place = f"{PLACES[moment]}: " if PLACES[moment] else ""
-    assert str(ended.value).startswith(f"{place}{said}{LOWER[moment]}")
+    assert str(ended.value).startswith(f"{place}{message}{LOWER[moment]}")
     assert "--resume" in str(ended.value)
     assert_kept(tmp_path, moment)
     go(whole[0], tmp_path, resume=True)
@@ -232,21 +236,23 @@ def test_a_folder_that_vanishes(moment: str, whole: Whole, struck: Struck, tmp_p
     folder, away = tmp_path / "run", tmp_path / "away"
     with struck(moment, lambda *args, **kwargs: folder.rename(away)), pytest.raises(RunError) as ended:
         go(whole[0], folder)
-    assert str(folder) in str(ended.value) and "Restore it" in str(ended.value) and "--resume" in str(ended.value)
-    assert not folder.exists(), "nothing is written where the folder was"
+    assert str(folder) in str(ended.value)
+    assert "Restore it" in str(ended.value)
+    assert "--resume" in str(ended.value)
+    assert not folder.exists(), "nothing may be written in place of the folder"
     away.rename(folder)
     assert_kept(folder, moment)
     go(whole[0], folder, resume=True)
     assert_same_run(folder, whole[1])
 
 
-# ---- a loss that is no number
+# ---- a loss that is NaN
 
 
-@pytest.mark.parametrize(("step", "every", "said"), [(2, 1, "steps 2 to 2 of 3"), (1, 2, "steps 1 to 2 of 3"),
+@pytest.mark.parametrize(("step", "every", "message"), [(2, 1, "steps 2 to 2 of 3"), (1, 2, "steps 1 to 2 of 3"),
                                                      (3, 50, "steps 1 to 3 of 3")])  # fmt: skip
 def test_a_loss_that_is_nan(
-    step: int, every: int, said: str, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: int, every: int, message: str, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, calls = StageModel.forward, []
 
@@ -260,9 +266,10 @@ def test_a_loss_that_is_nan(
         patch.setattr(StageModel, "forward", forward)
         with pytest.raises(RunError) as ended:
             go(whole[0], tmp_path)
-    assert str(ended.value).startswith("stage adapt, epoch 2/2, training: loss became nan, CrossEntropy became nan in " + said)
+    start = "stage adapt, epoch 2/2, training: loss became nan, CrossEntropy became nan in "
+    assert str(ended.value).startswith(start + message)
     assert "nothing of this epoch was saved" in str(ended.value)
-    assert len(calls) == 5 + min(3, -(-step // every) * every), "found at the next look, not at the end of the epoch"
+    assert len(calls) == 5 + min(3, -(-step // every) * every), "found at the next check, not at the end of the epoch"
     assert_kept(tmp_path, "step")
     go(whole[0], tmp_path, resume=True)
     assert_same_run(tmp_path, whole[1])
@@ -274,7 +281,7 @@ def test_losses_are_read_back_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
     tolist = torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda self: waits.append(1) or tolist(self))
     loop.refuse_not_finite({"loss": torch.ones(()), "a": torch.ones(()), "b": torch.ones(())}, "steps 1 to 2 of 2")
-    assert len(waits) == 1, "one wait for all terms"
+    assert len(waits) == 1, "all terms need one wait"
 
 
 def test_weights_that_are_nan_after_the_last_step(whole: Whole, tmp_path: Path, struck: Struck) -> None:
@@ -283,7 +290,7 @@ def test_weights_that_are_nan_after_the_last_step(whole: Whole, tmp_path: Path, 
             next(model.networks["student"].parameters()).fill_(float("nan"))
 
     with struck("last step", poison), pytest.raises(RunError) as ended, pytest.MonkeyPatch.context() as patch:
-        due = StageRun._evaluate_if_due  # an evaluation would meet the NaN first
+        due = StageRun._evaluate_if_due  # an evaluation would find the NaN first
         patch.setattr(StageRun, "_evaluate_if_due", lambda self, epoch: {} if epoch else due(self, epoch))
         go(whole[0], tmp_path)
     assert "became NaN or infinite and were not saved" in str(ended.value)
@@ -298,12 +305,12 @@ def test_weights_that_are_nan_after_the_last_step(whole: Whole, tmp_path: Path, 
 
 @pytest.fixture
 def images(domains_root: Path, whole: Whole, tmp_path: Path) -> Path:
-    """A copy of the images, to lose some."""
+    """Return a copy of the images, from which a test may remove some."""
     return Path(shutil.copytree(domains_root / "target-seed0", tmp_path / "images" / "target-seed0"))
 
 
 def on_copies(whole: Whole, images: Path, tmp_path: Path) -> Path:
-    """The experiment on copied images that are read from the disk each time."""
+    """Write the experiment on copied images, uncached, and return its path."""
     content = yaml.safe_load(whole[0].read_text())
     content["data"].update(cache_gb=0)
     content["data"]["domains"]["target"]["root"] = str(images.parent)
@@ -347,7 +354,7 @@ def test_a_data_worker_that_dies(labelled: bool, whole: Whole, images: Path, tmp
             reidx.run(reidx.load_config(config, ["data.workers=1"]), folder, progress="quiet")
     assert str(ended.value).startswith(PLACES["step" if labelled else "extraction"]) and "--resume" in str(ended.value)
     assert_kept(folder, "step")
-    go(config, folder, resume=True)  # and without workers: they touch no number
+    go(config, folder, resume=True)  # without workers, which do not change the numbers
     assert_same_run(folder, whole[1])
 
 
@@ -362,7 +369,7 @@ def flip(path: Path) -> None:
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "one bit": flip,
-    "cut": lambda path: path.write_bytes(path.read_bytes()[:1000]),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:1000]),
     "checksum gone": lambda path: path.with_suffix(".sha256").unlink(),
     "checksum garbled": lambda path: path.with_suffix(".sha256").write_bytes(b"\xff\xfe\x00"),
 }
@@ -374,8 +381,8 @@ def test_a_damaged_checkpoint(damage: str, whole: Whole, tmp_path: Path, capsys:
     (folder / "2-adapt/done.json").unlink()
     DAMAGES[damage](folder / "2-adapt/epoch_2.pth")
     reidx.run(reidx.load_config(whole[0]), folder, resume=True, progress="plain")
-    said = f"epoch_2.pth in {folder / '2-adapt'}: damaged, or missing its checksum; continuing from epoch_1.pth\n"
-    assert said in capsys.readouterr().err
+    message = f"epoch_2.pth in {folder / '2-adapt'}: damaged, or missing its checksum; continuing from epoch_1.pth\n"
+    assert message in capsys.readouterr().err
     assert_same_run(folder, whole[1])
 
 

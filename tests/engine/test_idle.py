@@ -1,4 +1,4 @@
-"""Training from which nothing can be learnt is not silent: in each epoch a line says which term is idle, and why."""
+"""Training that can learn nothing is reported: a line in each epoch names the idle term and the reason."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ ONE, TWO = [0, 0, 0, -1], [0, 0, 1, 1]
     [
         (CLASSES, PK, labelled(ONE), "3 of 4 images are in one cluster, and there is no other to compare with"),
         (CLASSES, PK, labelled(TWO), None),
-        (CLASSES, PK | {"identities": 1}, labelled(TWO), None),  # a batch of one cluster learns from the centroids of all
+        (CLASSES, PK | {"identities": 1}, labelled(TWO), None),  # one cluster learns from the centroids of all
         (CLASSES, PK, labelled([0, 1, 2, 3]), None),
         (CLASSES, PK, labelled(TWO, weights=np.zeros(4, np.float32)), "all weights of main are 0"),
         (CLASSES, PK, labelled(TWO, weights=np.array([0, 0, 0, 1], np.float32)), None),
@@ -71,13 +71,13 @@ def test_labels_reveal_idle_terms(
     if why is None:
         assert found == {}
     else:
-        ((name, said),) = found.items()
+        ((name, message),) = found.items()
         assert name == term["loss"]
-        assert re.search(why, said), said
+        assert re.search(why, message), message
 
 
 def test_columns_of_all_memories_of_a_term_count(experiment: Experiment) -> None:
-    """One cluster beside the classes of a source is told from those."""
+    """A single cluster is not idle next to the classes of a source."""
     rows = {"memory": "LinearClassifier"}
     run = stage_run(
         experiment(
@@ -106,11 +106,11 @@ def test_giant_cluster_is_reported_each_epoch(
     monkeypatch.setattr(DBSCAN, "__call__", lambda self, graph: np.zeros(graph.shape[0], np.int64))
     config = reidx.load_config(experiment(objective=[CLASSES, PAIRS]), ["stages.adapt.iters=2"])
     result = reidx.run(config, tmp_path / "run", progress="plain")
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     for epoch in (1, 2):
         for name in ("CrossEntropy", "Triplet"):
-            assert said.count(f"epoch {epoch}: the term {name} trains nothing") == 1
-    assert said.count("144 of 144 images are in one cluster") == 2
+            assert message.count(f"epoch {epoch}: the term {name} trains nothing") == 1
+    assert message.count("144 of 144 images are in one cluster") == 2
     rows = [json.loads(line) for line in (tmp_path / "run/1-adapt/log.jsonl").read_text().splitlines()]
     assert [row["idle_terms"] for row in rows] == [2, 2] and [row["loss"] for row in rows] == [0, 0]
     assert result.card["stages"]["adapt"]["epochs_with_idle_terms"] == 2

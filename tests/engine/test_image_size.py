@@ -1,4 +1,4 @@
-"""Checkpoints know the image size that they were trained at, and are read at another with each embedding in its place."""
+"""Checkpoints record their image size; at another size, each position embedding moves to its place."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def rows_and_columns(grid: tuple[int, int]) -> torch.Tensor:
     )
 
 
-def written(path: Path, size: tuple[int, int], said: bool = True) -> Path:
-    """A checkpoint of a stage at an image size, whose embeddings say where they lie."""
+def written(path: Path, size: tuple[int, int], recorded: bool = True) -> Path:
+    """Save a stage's checkpoint at an image size, with position embeddings that hold their own place."""
     state = network(size).state_dict()
     state[KEY][0, 1:, :2] = rows_and_columns((size[0] // 16, size[1] // 16))
-    meta = {"image_size": list(size)} if said else {}
+    meta = {"image_size": list(size)} if recorded else {}
     torch.save({"meta": meta, "state_dict": {f"networks.student.{k}": v for k, v in state.items()}}, path)
     return path
 
@@ -47,7 +47,7 @@ def written(path: Path, size: tuple[int, int], said: bool = True) -> Path:
 @pytest.mark.parametrize(
     "old, new",
     [
-        ((256, 64), (128, 128)),  # as many places: 16x4 and 8x8
+        ((256, 64), (128, 128)),  # the same number of places: 16x4 and 8x8
         ((256, 128), (128, 256)),
         ((256, 128), (384, 128)),
         ((288, 128), (256, 128)),
@@ -67,7 +67,7 @@ def test_embeddings_of_a_checkpoint_are_moved(old: tuple[int, int], new: tuple[i
 
 
 def test_checkpoint_without_image_size_is_refused(tmp_path: Path) -> None:
-    path = written(tmp_path / "old.pth", (256, 128), said=False)
+    path = written(tmp_path / "old.pth", (256, 128), recorded=False)
     with pytest.raises(CheckpointError, match=r"old\.pth does not say at which image size .* pos_embed of test_vit .*"):
         checkpoints.load_weights(network((128, 256)), path)
     student = network((128, 256), weights_image_size=[256, 128])
@@ -110,7 +110,7 @@ def test_runs_hand_their_image_size_on(experiment: Experiment, tmp_path: Path) -
 
 
 def test_resuming_at_another_image_size_is_refused(experiment: Experiment, tmp_path: Path) -> None:
-    """96x48 and 48x96: as many places, so that all would load without a word."""
+    """96x48 and 48x96 have the same number of places, so the weights would load without an error."""
     changes = ["model.backbone.name=test_vit", "stages.adapt.epochs=1", "stages.adapt.iters=1"]
     reidx.run(reidx.load_config(experiment(), ["data.image_size=[96,48]", *changes]), tmp_path / "run", progress="quiet")
     more = reidx.load_config(experiment(), ["data.image_size=[48,96]", *changes[:1], "stages.adapt.epochs=2"])

@@ -1,4 +1,4 @@
-"""One process trains in a folder at a time; one that died keeps nobody out."""
+"""Only one process may train in a folder; the lock of a dead process is free."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import reidx
 from reidx.engine import profile
 from reidx.errors import ConfigError
 from reidx.runs.lock import InUse, alone_in, locked
-from reidx.testing.runs import assert_same_run
+from reidx.testing.runs import assert_same_run, unchanged
 
 Whole = tuple[Path, Path]
 
@@ -31,17 +31,10 @@ def go(config: Path, folder: Path, resume: bool = False) -> None:
     reidx.run(reidx.load_config(config), folder, resume=resume, progress="quiet")
 
 
-def files(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.mark.parametrize("resume", [False, True])
 def test_second_training_in_a_folder_is_refused(resume: bool, whole: Whole, unfinished: Path) -> None:
-    with alone_in(unfinished, "being trained in"):
-        before = files(unfinished)
-        with pytest.raises(ConfigError) as refused:
-            go(whole[0], unfinished, resume)
-        assert files(unfinished) == before
+    with alone_in(unfinished, "being trained in"), unchanged(unfinished), pytest.raises(ConfigError) as refused:
+        go(whole[0], unfinished, resume)
     assert str(refused.value).startswith(f"{unfinished} is being trained in (process {os.getpid()} on ")
     assert "\n" not in str(refused.value)
     go(whole[0], unfinished, resume=True)
@@ -51,7 +44,7 @@ def test_second_training_in_a_folder_is_refused(resume: bool, whole: Whole, unfi
 def test_second_start_in_a_new_folder_is_refused(whole: Whole, tmp_path: Path) -> None:
     with alone_in(tmp_path / "run", "being trained in"), pytest.raises(ConfigError, match="is being trained in"):
         go(whole[0], tmp_path / "run")
-    assert os.listdir(tmp_path / "run") == [".lock"], "the other's folder is left as it is"
+    assert os.listdir(tmp_path / "run") == [".lock"], "the folder of the other process must not change"
 
 
 def test_two_resumes_at_once_write_each_epoch_once(whole: Whole, unfinished: Path) -> None:
@@ -61,9 +54,9 @@ def test_two_resumes_at_once_write_each_epoch_once(whole: Whole, unfinished: Pat
         subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    said = [process.communicate()[1] for process in both]
-    assert sorted(process.returncode for process in both) == [0, 1], said
-    assert sum("is being trained in (process " in text for text in said) == 1
+    outputs = [process.communicate()[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 1], outputs
+    assert sum("is being trained in (process " in text for text in outputs) == 1
     rows = [json.loads(line) for line in (unfinished / "2-adapt/log.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
 
@@ -72,7 +65,7 @@ def test_two_resumes_at_once_write_each_epoch_once(whole: Whole, unfinished: Pat
 def test_lock_of_a_killed_process_is_free(end: signal.Signals, tmp_path: Path) -> None:
     def hold() -> None:
         with alone_in(tmp_path, "being trained in"):
-            # a worker process that outlives its parent
+            # this worker outlives its parent
             worker = FORK.Process(target=time.sleep, args=(20,))
             worker.start()
             (tmp_path / "worker").write_text(str(worker.pid))

@@ -1,4 +1,4 @@
-"""The files that a config names decide numbers: their content belongs to what a run, a stage, features come from."""
+"""Files named in a config: their content is part of the provenance of runs, stages and features."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STAGES = [{"name": "one", "epochs": 1, "iters": 2}, {"name": "two", "epochs": 1,
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """Weights of the tiny backbone."""
+    """Save weights of the tiny backbone and return their path."""
     torch.manual_seed(3)
     torch.save(Timm("test_resnet", image_size=(48, 24)).model.state_dict(), tmp_path / "w.pth")
     return tmp_path / "w.pth"
@@ -40,7 +40,7 @@ def change(path: Path) -> None:
 
 @pytest.fixture
 def config(tmp_path: Path, domains_root: Path) -> Callable[..., reidx.Config]:
-    """The experiment of two stages that begin with ``weights``, written as ``path``."""
+    """Return a function that loads an experiment of two stages whose backbone has its weights from ``path``."""
 
     def write(path: str, **changes: Any) -> reidx.Config:
         model = {"backbone": {"type": "Timm", "name": "test_resnet", "weights": path}}
@@ -52,7 +52,7 @@ def config(tmp_path: Path, domains_root: Path) -> Callable[..., reidx.Config]:
 
 @pytest.fixture
 def begun(weights: Path, config: Callable[..., reidx.Config], tmp_path: Path) -> Path:
-    """A run of those whose first stage is finished."""
+    """Return the folder of a run of that experiment in which only the first stage is finished."""
     run(config(str(weights)), tmp_path / "run", progress="quiet")
     folder = Path(shutil.copytree(tmp_path / "run", tmp_path / "begun"))
     (folder / "result.json").unlink()

@@ -1,4 +1,4 @@
-"""Terms and their wiring: who is given what, how it adds up, and from when on."""
+"""Terms and their wiring: inputs, weighted sum, and epochs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def bound(loss: nn.Module, name: str = "term", **wiring: Any) -> BoundTerm:
 
 
 class Everything(nn.Module):
-    """Notes all that it is given."""
+    """Loss that records all its inputs."""
 
     def forward(
         self,
@@ -42,7 +42,7 @@ class Everything(nn.Module):
 
 
 class Constant(nn.Module):
-    """A value, times the mean of the features (which are ones)."""
+    """Loss of a constant times the mean of the features."""
 
     def __init__(self, value: float) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Constant(nn.Module):
 
 
 class Optional(nn.Module):
-    """Can do without a memory and a teacher."""
+    """Loss whose memory and teacher are optional."""
 
     def forward(
         self,
@@ -69,7 +69,7 @@ class Optional(nn.Module):
 
 
 def outputs(**values: float) -> dict[str, dict[str, Features]]:
-    """Features of two networks on two streams, each filled with a number of its own."""
+    """Return features of two networks on two streams, each filled with its own number."""
     table = {("student", "source"): 1.0, ("student", "target"): 2.0, ("mean", "source"): 3.0, ("mean", "target"): 4.0}
     made: dict[str, dict[str, Features]] = {"student": {}, "mean": {}}
     for (network, stream), value in table.items():
@@ -99,23 +99,25 @@ def batches() -> dict[str, Batch]:
 def memories() -> dict[str, nn.Module]:
     memory = nn.Linear(3, 4, bias=False)
     nn.init.constant_(memory.weight, 1.0)
-    return {"bank": memory}
+    return {"rows": memory}
 
 
 def test_loss_gets_the_inputs_it_names() -> None:
     loss = Everything()
-    bound(loss, feature="pooled", memory="bank", teacher="mean")(outputs(), batches(), memories())
+    bound(loss, feature="pooled", memory="rows", teacher="mean")(outputs(), batches(), memories())
     got = loss.given
     assert set(got) == set(INPUTS)
     assert (got["features"] == 20).all() and (got["teacher"] == 40).all()
-    assert (got["scores"] == 60).all() and (got["teacher_scores"] == 120).all() and got["scores"].shape == (2, 4)
+    assert (got["scores"] == 60).all()
+    assert (got["teacher_scores"] == 120).all()
+    assert got["scores"].shape == (2, 4)
     numbers = {n: got[n].flatten()[0].item() for n in ("index", "targets", "cameras", "weights", "soft_targets")}
     assert numbers == {"index": 200, "targets": 202, "cameras": 204, "weights": 206, "soft_targets": 208}
 
 
 def test_wiring_selects_stream_and_network() -> None:
     loss = Everything()
-    bound(loss, stream="source", network="mean", memory="bank", teacher="student")(outputs(), batches(), memories())
+    bound(loss, stream="source", network="mean", memory="rows", teacher="student")(outputs(), batches(), memories())
     assert (loss.given["features"] == 3).all() and (loss.given["teacher"] == 1).all()
     assert loss.given["index"].tolist() == [100, 101]
 
@@ -123,11 +125,11 @@ def test_wiring_selects_stream_and_network() -> None:
 def test_own_labels_replace_those_of_the_stream() -> None:
     given, loss = batches(), Everything()
     given["target"].extra = {"labels@u": torch.tensor([7, 8]), "weights@u": torch.ones(2), "soft_targets@u": torch.zeros(2, 4)}
-    term = bound(loss, labels="u", memory="bank", teacher="student")
+    term = bound(loss, labels="u", memory="rows", teacher="student")
     term(outputs(), given, memories())
     assert loss.given["targets"].tolist() == [7, 8] and loss.given["weights"].tolist() == [1, 1]
     assert loss.given["cameras"].tolist() == [204, 205] and loss.given["index"].tolist() == [200, 201]
-    bound(loss, memory="bank", teacher="student")(outputs(), given, memories())
+    bound(loss, memory="rows", teacher="student")(outputs(), given, memories())
     assert loss.given["targets"].tolist() == [202, 203]
 
 
@@ -140,9 +142,9 @@ def test_signature_gives_required_and_optional_inputs() -> None:
     ("wiring", "extra"),
     [
         ({}, set()),
-        ({"memory": "bank"}, {"scores"}),
+        ({"memory": "rows"}, {"scores"}),
         ({"teacher": "mean"}, {"teacher"}),
-        ({"memory": "bank", "teacher": "mean"}, {"scores", "teacher", "teacher_scores"}),
+        ({"memory": "rows", "teacher": "mean"}, {"scores", "teacher", "teacher_scores"}),
     ],
 )
 def test_optional_inputs_may_stay_unwired(wiring: dict[str, str], extra: set[str]) -> None:
@@ -153,10 +155,10 @@ def test_optional_inputs_may_stay_unwired(wiring: dict[str, str], extra: set[str
 
 def test_inputs_from_a_teacher_have_no_gradient() -> None:
     loss, made, known = Everything(), outputs(), memories()
-    bound(loss, memory="bank", teacher="mean")(made, batches(), known)
+    bound(loss, memory="rows", teacher="mean")(made, batches(), known)
     assert not loss.given["teacher"].requires_grad and not loss.given["teacher_scores"].requires_grad
-    loss.given["scores"].sum().backward()  # while the student's own scores train features and memory
-    assert made["student"]["target"]["embed"].grad is not None and known["bank"].weight.grad is not None
+    loss.given["scores"].sum().backward()  # the student's own scores do train features and memory
+    assert made["student"]["target"]["embed"].grad is not None and known["rows"].weight.grad is not None
 
 
 def test_only_the_sum_is_weighted() -> None:
@@ -193,7 +195,7 @@ def test_objective_without_due_terms_is_0() -> None:
 
 
 class Gap(nn.Module):
-    """Squared distance of the domains' mean features, by a trained scale: a tiny alignment."""
+    """Alignment by the squared distance of the domains' mean features, with a trained scale."""
 
     requires = frozenset({"pooled"})
 
@@ -223,7 +225,7 @@ def test_alignment_gets_features_of_both_streams() -> None:
 
 
 class Parts(nn.Module):
-    """Two values of one alignment."""
+    """Alignment with two values."""
 
     def forward(self, source: Features, target: Features) -> dict[str, Tensor]:
         return {"near": source["pooled"].mean(), "far": 3.0 * target["pooled"].mean()}
@@ -237,11 +239,11 @@ def test_several_values_of_an_alignment_are_summed() -> None:
     assert total.item() == 0.5 * (near + 3 * far)
 
 
-# ---- several streams, several memories, what is provided, when a term ends
+# ---- several streams and memories, provided inputs, the end of a term
 
 
 class Named(nn.Module):
-    """Notes the inputs that are no others than it names."""
+    """Loss that records inputs which other components provide."""
 
     def forward(self, features: Tensor, colours: Tensor, shades: Tensor | None = None) -> Tensor:
         self.given = {"colours": colours, "shades": shades}
@@ -255,7 +257,7 @@ class Palette(nn.Linear):
 
 def test_several_streams_are_concatenated() -> None:
     loss = Everything()
-    bound(loss, stream=["source", "target"], memory="bank", teacher="mean")(outputs(), batches(), memories())
+    bound(loss, stream=["source", "target"], memory="rows", teacher="mean")(outputs(), batches(), memories())
     assert loss.given["features"][:, 0].tolist() == [1, 1, 2, 2]
     assert loss.given["teacher"][:, 0].tolist() == [3, 3, 4, 4]
     assert loss.given["index"].tolist() == [100, 101, 200, 201]
@@ -268,7 +270,7 @@ def test_inputs_that_a_stream_lacks() -> None:
     given = batches()
     given["target"].weights = given["target"].cameras = None
     loss = Everything()
-    term = bound(loss, stream=["source", "target"], memory="bank", teacher="mean")
+    term = bound(loss, stream=["source", "target"], memory="rows", teacher="mean")
     with pytest.raises(ConfigError, match="term needs 'cameras', which is missing in source and target"):
         term(outputs(), given, memories())
     given["source"].cameras, given["target"].cameras = torch.tensor([1, 2]), torch.tensor([3, 4])
@@ -298,7 +300,7 @@ def test_scores_of_several_memories_are_concatenated() -> None:
 def test_teacher_may_use_another_feature_and_memory() -> None:
     loss, other = Everything(), nn.Linear(3, 2, bias=False)
     nn.init.constant_(other.weight, 2.0)
-    wiring = {"memory": "bank", "teacher": "student", "teacher_feature": "pooled", "teacher_memory": "other"}
+    wiring = {"memory": "rows", "teacher": "student", "teacher_feature": "pooled", "teacher_memory": "other"}
     bound(loss, **wiring)(outputs(), batches(), {**memories(), "other": other})
     assert (loss.given["features"] == 2).all() and (loss.given["scores"] == 6).all()
     assert (loss.given["teacher"] == 20).all() and (loss.given["teacher_scores"] == 120).all()

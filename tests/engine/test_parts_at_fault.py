@@ -1,4 +1,4 @@
-"""Parts of an experiment that break, or do not do what they promise, at each place where a run calls them."""
+"""Parts of an experiment that fail or break their contract, at each place where a run calls them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from reidx.registry.registry import Component, Entry
 
 @pytest.fixture
 def of_plugin(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], Any]:
-    """Makes an object known as a component of a plugin."""
+    """Return a function that registers an object as a plugin's component."""
     monkeypatch.setattr(seam, "_built", {})
 
     def known(kind: str, component: Any) -> Any:
@@ -43,10 +43,12 @@ def of_plugin(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], Any]:
     return known
 
 
-def said(raised: pytest.ExceptionInfo[BaseException]) -> str:
-    """The message, which names plugin, contract and a line of this file."""
+def checked_message(raised: pytest.ExceptionInfo[BaseException]) -> str:
+    """Return the message, and assert that it names plugin, contract and a line of this file."""
     text = str(raised.value)
-    assert "(from reidx-mine 0.1) " in text and " is given " in text and "test_parts_at_fault.py" in text
+    assert "(from reidx-mine 0.1) " in text
+    assert " is given " in text
+    assert "test_parts_at_fault.py" in text
     return text
 
 
@@ -60,21 +62,22 @@ def test_loss_that_exits_is_no_success(register, experiment, tmp_path, capsys):
     assert main(["train", str(path), "--work-dir", str(tmp_path / "run"), "--progress", "quiet"]) == 1
     text = capsys.readouterr().err
     assert "loss Exits (from the test) failed in forward: it exits the program (SystemExit: 0)" in text
-    assert "This happened in stage adapt, epoch 1/2, training" in text and "This is a bug in reidx" in text
+    assert "This happened in stage adapt, epoch 1/2, training" in text
+    assert "This is a bug in reidx" in text
 
 
 def test_promises_are_checked_once_an_epoch(register, experiment, tmp_path, monkeypatch):
-    looked: list[bool] = []
+    watched: list[bool] = []
 
     class Looks(nn.Module):
         def forward(self, scores, targets):
-            looked.append(seam._watched.get())
+            watched.append(seam._watched.get())
             return F.cross_entropy(scores, targets)
 
     register("loss", Looks)
     path = experiment(objective=[{"loss": "Looks", "memory": "rows"}], evaluate={})
     assert main(["train", str(path), "--work-dir", str(tmp_path / "run"), "--progress", "quiet"]) == 0
-    assert looked == [True, False, False] * 2
+    assert watched == [True, False, False] * 2
 
 
 def test_program_that_exits_in_a_command_is_no_success(monkeypatch, capsys):
@@ -92,7 +95,7 @@ def test_program_that_exits_in_a_command_is_no_success(monkeypatch, capsys):
 
 
 class Draws:
-    """A sampler that draws what it is made with."""
+    """Sampler that draws the given batches."""
 
     outliers = "drop"
 
@@ -115,10 +118,10 @@ DRAWN = {
     "below": ([[-1, 0], [1, 2]], "position -1"),
     "words": ([["a", 0], [1, 2]], "'a' (str)"),
     "halves": ([[0.5, 0], [1, 2]], "0.5 (float)"),
-    "truth": ([[True, 0], [1, 2]], "True (bool)"),
+    "booleans": ([[True, 0], [1, 2]], "True (bool)"),
     "too few": ([[0, 1]], "1 batches of 2 images, but was asked for 2"),
     "too many": ([[0, 1]] * 3, "more than 2 batches"),
-    "without end": (itertools.repeat([0, 1]), "more than 2 batches"),
+    "endless": (itertools.repeat([0, 1]), "more than 2 batches"),
     "other sizes": ([[0, 1], [1]], "2 batches of 1, 2 images"),
     "empty": ([[], []], "2 batches of 0 images"),
     "none": ([], "0 batches of no images"),
@@ -133,7 +136,7 @@ def test_sampler_is_checked_before_its_epoch(of_plugin, plan, fault):
     view = LabelledView(Store(), np.zeros(6, np.int64), LabelSet(np.array([0, 0, 1, 1, 2, -1])))  # type: ignore[arg-type]
     with pytest.raises(ReidxError) as raised:
         batches(view, of_plugin("sampler", Draws(plan)), 0, 2)
-    assert fault in said(raised) and "sampler mine.Draws" in str(raised.value)
+    assert fault in checked_message(raised) and "sampler mine.Draws" in str(raised.value)
 
 
 def test_correct_sampler_passes(of_plugin):
@@ -145,7 +148,7 @@ def test_correct_sampler_passes(of_plugin):
 
 
 class Clusters:
-    """A clusterer of features that gives what it is made with."""
+    """Clusterer of features that returns the given labels."""
 
     needs, outliers = "features", "never"
 
@@ -157,7 +160,7 @@ class Clusters:
 
 
 class Refines:
-    """A refiner that gives what it is made with."""
+    """Refiner that returns the result of a given function."""
 
     requires: frozenset[str] = frozenset()
     outliers = "never"
@@ -198,7 +201,7 @@ CLUSTERED = {
 def test_clusterer_is_checked(of_plugin, labels, fault):
     with pytest.raises(ReidxError) as raised:
         labelled(of_plugin("clusterer", Clusters(labels)), [])
-    assert fault in said(raised) and "clusterer mine.Clusters" in str(raised.value)
+    assert fault in checked_message(raised) and "clusterer mine.Clusters" in str(raised.value)
 
 
 REFINED = {
@@ -210,7 +213,7 @@ REFINED = {
     "outliers": (lambda old: LabelSet(old - 1), (), "it left 2 outliers"),
     "weights missing": (LabelSet, ("weights",), "it gave no weights, which it promises"),
     "extra missing": (LabelSet, ("agreement",), "it gave no agreement"),
-    "weights unsaid": (lambda old: LabelSet(old, ONES), (), "it gave weights, of which its `provides` says nothing"),
+    "weights undeclared": (lambda old: LabelSet(old, ONES), (), "it gave weights, of which its `provides` says nothing"),
     "weights of 2": (lambda old: LabelSet(old, 2 * ONES), ("weights",), "from 2.0 to 2.0, not 0 to 1"),
     "weights NaN": (lambda old: LabelSet(old, ONES * np.nan), ("weights",), "its weights has NaN"),
     "weights of two": (lambda old: LabelSet(old, np.ones((4, 2))), ("weights",), "its weights are"),
@@ -228,7 +231,7 @@ REFINED = {
 def test_refiner_is_checked(of_plugin, change, provides, fault):
     with pytest.raises(ReidxError) as raised:
         labelled(Clusters(GOOD), [of_plugin("refiner", Refines(change, provides))])
-    assert fault in said(raised) and "refiner mine.Refines" in str(raised.value)
+    assert fault in checked_message(raised) and "refiner mine.Refines" in str(raised.value)
 
 
 def test_correct_refiner_passes(of_plugin):
@@ -256,14 +259,14 @@ def test_distance_is_checked(of_plugin, graph):
     pipeline = LabelPipeline("embed", of_plugin("distance", Measures(graph)), clusterer)
     with pytest.raises(ReidxError) as raised:
         pipeline({"embed": torch.ones(4, 2)}, epoch=0, cameras=np.zeros(4, np.int64))
-    assert "distance mine.Measures" in said(raised)
+    assert "distance mine.Measures" in checked_message(raised)
 
 
 # ---- memories, data sets, protocols, rates
 
 
 class Rows(Memory):
-    """A memory that does what it is made with when it is updated."""
+    """Memory whose update calls a given function."""
 
     def __init__(self, change: Callable[[Rows, torch.Tensor], Any] = lambda memory, features: None) -> None:
         super().__init__()
@@ -296,7 +299,7 @@ def test_update_without_effect_is_reported(of_plugin, monkeypatch):
 def test_update_must_not_change_its_input(of_plugin):
     with pytest.raises(ReidxError) as raised:
         updated(of_plugin("memory", Rows(lambda memory, features: features.zero_())))
-    assert "it changed features in place" in said(raised)
+    assert "it changed features in place" in checked_message(raised)
 
 
 class Sets:
@@ -311,7 +314,7 @@ def test_data_set_without_splits(of_plugin, train):
     domains._datasets["target"] = of_plugin("dataset", Sets(train))
     with pytest.raises(ReidxError) as raised:
         domains.split("target", "train")
-    assert "dataset mine.Sets" in said(raised) and "its train" in str(raised.value)
+    assert "dataset mine.Sets" in checked_message(raised) and "its train" in str(raised.value)
 
 
 class Ignores(Protocol):
@@ -328,7 +331,7 @@ def test_protocol_is_checked(of_plugin, mask):
     ids = np.arange(3)
     with pytest.raises(ReidxError) as raised:
         matched(of_plugin("protocol", Ignores(mask)), ids[:2], ids, ids[:2], ids)
-    assert "protocol mine.Ignores" in said(raised) and "not booleans (1, 1)" in str(raised.value)
+    assert "protocol mine.Ignores" in checked_message(raised) and "not booleans (1, 1)" in str(raised.value)
 
 
 @pytest.mark.parametrize("rate", [float("nan"), float("inf"), -0.1])

@@ -1,4 +1,4 @@
-"""Several students and their averages: who sees which view, who judges whom, and whose features are labelled."""
+"""Several students and their averages: their views, their teachers, and the features that are clustered."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from reidx.engine.step import StageModel
 from reidx.memories.classifier import LinearClassifier
 from reidx.optim.optimizer import PrecisionOptimWrapper, build_optimizer
 from reidx.testing.networks import tiny_network
-from reidx.testing.runs import assert_same_run
+from reidx.testing.runs import assert_same_run, interrupted
 from reidx.testing.tiny import tiny_experiment
 
 EMA = {"type": "EMA", "momentum": 0.5, "warmup": False, "batch_norm": "own", "statistics": "running"}
@@ -32,7 +32,7 @@ SEES = {"student": ["first"], "mean": ["first"], "peer": ["second"], "peer_mean"
 
 
 class SoftTargets(nn.Module):
-    """The cross-entropy of scores against those of another network."""
+    """Loss of the cross-entropy of scores against those of another network."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ def bound(loss: nn.Module, **wiring: Any) -> BoundTerm:
 
 @pytest.fixture
 def mutual() -> StageModel:
-    """Two students, each with a classifier, a view and an average; each is taught by the other's average."""
+    """Return two students, each with its classifier, view and average; each is taught by the other's average."""
     networks = {"student": tiny_network(0), **{name: tiny_network(i + 1) for i, name in enumerate(TEACHERS)}}
     memories = {"rows": LinearClassifier(4), "peer_rows": LinearClassifier(4)}
     terms = [
@@ -89,7 +89,7 @@ def test_network_passes_only_its_streams(mutual: StageModel) -> None:
     assert {name: len(network.backbone.calls) for name, network in mutual.networks.items()} == dict.fromkeys(SEES, 1)
     made = mutual.features({name: batch.images for name, batch in views().items()})
     assert {name: list(by) for name, by in made.items()} == SEES
-    mutual.take_statistics({name: batch.images for name, batch in views().items()})  # here each sees all
+    mutual.take_statistics({name: batch.images for name, batch in views().items()})  # here each network sees all streams
     assert {name: len(network.backbone.calls) for name, network in mutual.networks.items()} == dict.fromkeys(SEES, 4)
 
 
@@ -109,7 +109,7 @@ def test_a_classifier_is_averaged_with_its_network(mutual: StageModel) -> None:
     assert not torch.equal(rows.weight, start)
     expected = 0.5 * start + 0.5 * rows.weight.detach()
     assert torch.allclose(average.weight, expected, atol=1e-7)
-    # the next judgement is the average's, not the classifier's own
+    # the other student is then compared with the average, not with the classifier itself
     mutual(views(1))
     judged = mutual.objective.terms[1].loss.judged[-1]
     again = copy.deepcopy(mutual.networks["mean"])(views(1)["first"].images)["embed"]
@@ -149,7 +149,7 @@ def test_averages_are_built_after_their_networks() -> None:
 
 
 def two_students(root: Path, **changes: Any) -> dict[str, Any]:
-    """MMT in small: two students, their averages, a view each, labels of what both averages agree on."""
+    """Return a small MMT: two students, their averages, a view for each, and labels by the mean of both averages."""
     plain = tiny_experiment(root, **changes)
     plain["teachers"] = {
         "peer": {"type": "Peer"}, "mean": {"type": "EMA"}, "peer_mean": {"type": "EMA", "of": "peer"}
@@ -182,21 +182,11 @@ def mutual_run(register, experiment, domains_root: Path):
     return lambda: reidx.load_config(experiment(**two_students(domains_root)))
 
 
-def test_two_students_resume_bit_exactly(mutual_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_students_resume_bit_exactly(mutual_run, tmp_path: Path) -> None:
     config = mutual_run()
     reidx.run(config, tmp_path / "whole", progress="quiet")
 
-    class Stop(Exception): ...
-
-    original = StageModel.after_step
-
-    def stop(self: StageModel) -> None:
-        original(self)
-        if self.steps == 3:
-            raise Stop
-
-    with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(StageModel, "after_step", stop)
+    with interrupted(3):
         reidx.run(config, tmp_path / "halved", progress="quiet")
     reidx.run(config, tmp_path / "halved", resume=True, progress="quiet")
     assert_same_run(tmp_path / "halved", tmp_path / "whole")
@@ -224,7 +214,7 @@ def test_labelling_uses_the_mean_of_both_averages(mutual_run, tmp_path: Path, mo
     monkeypatch.setattr(LabelPipeline, "__call__", watch)
     reidx.run(mutual_run(), tmp_path / "run", progress="quiet")
     assert set(extracted) == {"mean", "peer_mean"}
-    assert not torch.allclose(extracted["mean"], extracted["peer_mean"])  # the peer began otherwise
+    assert not torch.allclose(extracted["mean"], extracted["peer_mean"])  # the peer started from other weights
     assert torch.equal(shown[0], mean_normalized([extracted["mean"], extracted["peer_mean"]]))
 
 
@@ -246,8 +236,8 @@ def test_moments_are_reset_every_second_epoch(mutual_run, tmp_path: Path, monkey
     assert counts == [1, 2, 3, 4, 1, 2]
 
 
-class Talks(nn.Module):
-    """A head with something to say."""
+class Noted(nn.Module):
+    """Fusion with a note."""
 
     provides = frozenset({"embed"})
 
@@ -264,10 +254,10 @@ class Talks(nn.Module):
 
 
 def test_notes_of_a_part_appear_once(register, experiment, domains_root: Path, tmp_path: Path, capsys) -> None:
-    register("fusion", Talks)
+    register("fusion", Noted)
     plain = tiny_experiment(domains_root)
-    plain["model"]["fusion"] = {"type": "Talks"}
+    plain["model"]["fusion"] = {"type": "Noted"}
     plain["stages"] = [{"name": "adapt", "epochs": 2, "iters": 2}]
     reidx.run(reidx.load_config(experiment(**plain)), tmp_path / "run", progress="plain")
-    said = capsys.readouterr()
-    assert (said.out + said.err).count("its gates are frozen") == 1
+    captured = capsys.readouterr()
+    assert (captured.out + captured.err).count("its gates are frozen") == 1

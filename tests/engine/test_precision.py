@@ -1,4 +1,4 @@
-"""``precision: auto`` is what the device is faster in; a run keeps its choice, and says it wherever its numbers stand."""
+"""``precision: auto`` chooses the faster precision of the device; a run keeps its choice and records it with its results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UNITS = "avx512_bf16"
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[float]]:
-    """Makes this a machine with those units (or None) and measured speeds; the speeds that are left to be measured."""
+    """Return a function that fakes bf16 units and measured speeds, and returns the speeds not measured yet."""
 
     def be(units: str | None, *speeds: float) -> list[float]:
         left = list(speeds)
@@ -42,14 +42,14 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[float]]:
 
 @pytest.fixture
 def config(tmp_path: Path, domains_root: Path) -> Callable[..., reidx.Config]:
-    """The checked experiment of two stages, both ``precision: auto``, under overrides."""
+    """Return a function that loads an experiment of two stages, both with ``precision: auto``, with overrides."""
     path = write_experiment(tmp_path / "auto.yaml", tiny_experiment(domains_root, stages=STAGES, log=[]))
     return lambda *overrides: reidx.load_config(path, overrides)
 
 
 @pytest.fixture
 def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The precisions of all passes with gradients, in their order."""
+    """Return a list that fills with the precisions of the stages of each run, in order."""
     seen: list[str] = []
     original = precision.Precisions.apply
 
@@ -75,7 +75,7 @@ def test_default_is_auto(domains_root: Path, tmp_path: Path) -> None:
     ("units", "speeds", "chosen", "note"),
     [
         (UNITS, (2.13,), "bf16", "precision auto: bf16 (avx512_bf16; a step of convolutions is 2.1 times as fast as in fp32)"),
-        (UNITS, (0.8, 0.9, 1.7), "bf16", "1.7 times as fast"),  # a busy moment is no proof
+        (UNITS, (0.8, 0.9, 1.7), "bf16", "1.7 times as fast"),  # one measurement on a busy machine does not decide
         (UNITS, (0.8, 0.4, 0.5), "fp32", "1.2 times slower in bf16 than in fp32 despite avx512_bf16"),
         (UNITS, (0.0, 0.0, 0.0), "fp32", "refused in bf16 despite avx512_bf16"),
         (None, (), "fp32", "precision auto: fp32, as this CPU has none"),
@@ -92,7 +92,8 @@ def test_auto_needs_units_and_a_measured_gain(machine, config, units, speeds, ch
 def test_set_precision_is_not_measured_with_units(machine, config) -> None:
     machine(UNITS)
     found = precision.choose(stages_of(config, "stages.warm.precision=bf16", "stages.adapt.precision=fp32"), CPU)
-    assert found.of == {"warm": "bf16", "adapt": "fp32"} and not found.auto and not found.notes
+    assert found.of == {"warm": "bf16", "adapt": "fp32"}
+    assert (found.auto, found.notes) == ({}, [])
 
 
 def test_set_bf16_without_units_warns(machine, config) -> None:
@@ -129,10 +130,12 @@ def test_resume_keeps_the_precision_on_another_machine(
     used.clear()
     left = machine(units, *speeds)
     result = reidx.run(config(), tmp_path / "run", resume=True, progress="plain")
-    assert used == [begun, begun] and result.card["stages"]["adapt"]["precision"] == begun and not left
-    said = capsys.readouterr().err
-    assert ("10.0 times slower than in fp32" in said) == (begun == "bf16")
-    assert begun == "bf16" or "precision auto: fp32, as when the run started" in said
+    assert used == [begun, begun]
+    assert result.card["stages"]["adapt"]["precision"] == begun
+    assert not left
+    output = capsys.readouterr().err
+    assert ("10.0 times slower than in fp32" in output) == (begun == "bf16")
+    assert begun == "bf16" or "precision auto: fp32, as when the run started" in output
 
 
 def test_resume_in_bf16_that_torch_refuses(machine, config) -> None:
@@ -144,7 +147,8 @@ def test_resume_in_bf16_that_torch_refuses(machine, config) -> None:
 def test_finished_stages_need_no_warning(machine, config) -> None:
     left = machine(None, 0.1)
     found = precision.choose(stages_of(config), CPU, {"warm": "bf16", "adapt": "bf16"}, {"warm", "adapt"})
-    assert found.of == {"warm": "bf16", "adapt": "bf16"} and not found.notes and left
+    assert found.of == {"warm": "bf16", "adapt": "bf16"}
+    assert (found.notes, left) == ([], [0.1])
 
 
 def test_shared_stages_differ_by_precision(machine, config, tmp_path: Path) -> None:
@@ -154,7 +158,7 @@ def test_shared_stages_differ_by_precision(machine, config, tmp_path: Path) -> N
     by_hand = [stage_key(one, 1, {**around, "precision": {}}) for one in named]
     assert auto[0] != auto[1] and auto == by_hand
     mixed = stage_key(config(), 1, {**around, "precision": {"warm": "bf16", "adapt": "fp32"}})
-    assert mixed not in auto  # the stage before decides too
+    assert mixed not in auto  # the precision of the stage before counts too
     machine(UNITS, 2.0)
     reidx.run(config(), tmp_path / "a", progress="quiet", share=tmp_path / "shared")
     machine(None)

@@ -1,4 +1,4 @@
-"""One experiment on 1, 2 and 4 processes: the same loss curve, labels, weights and metrics, to rounding."""
+"""One experiment on 1, 2 and 4 processes: the same loss curve, labels, weights and metrics, up to rounding."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ TARGET = {
 SGD = {"type": "SGD", "lr": 0.01, "momentum": 0.9}
 ROWS = {"memory": {"type": "LinearClassifier", "rows": "centroid", "normalize": True, "scale": 10.0}}
 CASES: dict[str, dict[str, Any]] = {
-    # groups of the whole batch: each process has a part of one
+    # one group, the whole batch: each process has a part of it
     "whole batch": {"model": {"bn_group": None}},
-    # one group a process with two of them, half of one with four, two with one
+    # with one process two groups, with two one group each, with four half a group each
     "groups of 4": {"model": {"bn_group": 4}},
-    # a loss that looks at all pairs of the batch, a memory that is averaged, a mean teacher with its own statistics;
-    # small steps, since with groups of four and a loss of pairs a rounding in one process grows 10,000 fold too
+    # a loss over all pairs of the batch, a memory that is averaged, a mean teacher with its own statistics;
+    # small steps, since groups of four and a loss over pairs amplify rounding 10,000 times, in one process too
     "pairs": {
         "optimizer": {**SGD, "lr": 0.001},
         "model": {"bn_group": 4},
@@ -45,7 +45,7 @@ CASES: dict[str, dict[str, Any]] = {
         ],
         "evaluate": {"domain": "target", "network": "mean"},
     },
-    # each process takes its share of the batch through the network in two parts, of a group each
+    # each process passes its share of the batch through the network in two parts of one group each
     "parts": {
         "grad_cache_chunks": 2,
         "model": {"bn_group": 4},
@@ -55,7 +55,7 @@ CASES: dict[str, dict[str, Any]] = {
             {"loss": {"type": "Triplet", "margin": 0.3}, "weight": 0.5},
         ],
     },
-    # two streams through the network at once: each group has its share of both
+    # two streams in one pass: each group has its share of both
     "joint": {
         "model": {"bn_group": 8},
         "joint": True,
@@ -65,7 +65,7 @@ CASES: dict[str, dict[str, Any]] = {
         },
         "objective": [{"loss": "CrossEntropy", "memory": "rows", "stream": "target"}],
     },
-    # a view and a second domain, two groups a pass and process, BatchNorms of each domain: passes end one after the other
+    # a view, a BatchNorm per domain, two groups per pass and process: passes end one after the other
     "views": {
         "optimizer": {**SGD, "lr": 0.001},
         "model": {"bn_group": 4, "domain_bn": True},
@@ -86,14 +86,14 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def work(rank: int, world: int, meet: str, path: str, folder: str) -> None:
-    torch.set_num_threads(1)  # a forked process must not wake the threads its parent had
+    torch.set_num_threads(1)  # a forked process must not use the thread pool of its parent
     dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=world)
     reidx.run(reidx.load_config(path), folder, progress="quiet")
     dist.destroy_process_group()
 
 
 def run(world: int, path: Path, folder: Path) -> tuple[list[dict[str, float]], dict[str, Any]]:
-    """The history and the last checkpoint of a run on so many processes."""
+    """Run on ``world`` processes and return the history and the last checkpoint."""
     if world == 1:
         reidx.run(reidx.load_config(path), folder, progress="quiet")
     else:
@@ -117,7 +117,7 @@ def test_the_same_numbers_on_1_2_and_4_processes(case: str, experiment: Callable
     for world in (2, 4):
         others, other_state = run(world, path, tmp_path / str(world))
         for mine, theirs in zip(history, others, strict=True):
-            metrics = {k for k in mine if k.startswith(("rank-", "mAP", "mINP"))}  # rounding can move one of the 18 queries
+            metrics = {k for k in mine if k.startswith(("rank-", "mAP", "mINP"))}  # rounding can change one of the 18 queries
             assert {k: theirs[k] for k in metrics} == pytest.approx({k: mine[k] for k in metrics}, abs=1 / 18 + 1e-9)
             curves = {k for k in mine if not k.startswith("seconds")} - metrics
             assert {"loss", "clusters", "outliers", "largest"} <= curves
@@ -133,7 +133,7 @@ def test_the_same_numbers_on_1_2_and_4_processes(case: str, experiment: Callable
 
 
 class TwoWords(Exception):
-    """Cannot be built again from its message alone, as unpickling tries to."""
+    """Error that cannot be unpickled, as its message is not enough to build it."""
 
     def __init__(self, one: str, two: str) -> None:
         super().__init__(f"{one} {two}")
@@ -143,9 +143,9 @@ def test_error_that_cannot_be_pickled_is_converted() -> None:
     known = DataError("no images")
     assert distributed.portable(known) is known
     holding = ValueError("a lock is in it", threading.Lock())
-    for error, said in ((TwoWords("not", "found"), "TwoWords: not found"), (holding, "ValueError: ('a lock")):
+    for error, message in ((TwoWords("not", "found"), "TwoWords: not found"), (holding, "ValueError: ('a lock")):
         sent = pickle.loads(pickle.dumps(distributed.portable(error)))
-        assert isinstance(sent, ReidxError) and str(sent).startswith(f"process 0: {said}")
+        assert isinstance(sent, ReidxError) and str(sent).startswith(f"process 0: {message}")
 
 
 def go_wrong(rank: int, world: int, meet: str, folder: str) -> None:

@@ -1,4 +1,4 @@
-"""The table of times adds up and names the work; the trace can be read; a run beside it is not touched."""
+"""Profiles: the table of times adds up and names the work, the trace is readable, and a run in the folder is unaffected."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reidx.profiling import Stopwatch
 
 
 def watched(**seconds: float) -> Stopwatch:
-    """A stopwatch that has seen spans, written ``outer__inner``."""
+    """Return a stopwatch with the given seconds per span, named ``outer__inner``."""
     watch = Stopwatch(torch.device("cpu"))
     for name, value in seconds.items():
         path = tuple(name.split("__")) if name != "_" else ()
@@ -62,7 +62,7 @@ def test_the_table():
 
 @pytest.fixture
 def profiled(experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]:
-    """What is shown of two stages, the second of which goes on from the first, and the run's folder."""
+    """Return the profile of two stages, the second initialised from the first, and the run's folder."""
     monkeypatch.setattr("reidx.engine.profile.STEPS", 6)
     stages = [{"name": "warm", "epochs": 3, "iters": 2}, {"name": "adapt", "init": "stage:warm", "epochs": 2, "iters": 30}]
     folder = tmp_path / "run"
@@ -82,12 +82,12 @@ def test_a_profile(profiled):
         assert any(line.startswith(name) for line in second), name
     seconds = [float(line[20:].split()[0]) for line in second if "%" in line]
     assert sum(seconds[:-1]) == pytest.approx(seconds[-1], abs=0.0005 * len(seconds))
-    assert any(line.startswith("train: forward") and line.split()[-1] == "6" for line in second), "as many as were asked for"
+    assert any(line.startswith("train: forward") and line.split()[-1] == "6" for line in second), "6 steps were requested"
     assert "6 of 30 steps" in shown
 
     events = json.loads((folder / "profile" / "2-adapt.trace.json").read_text())["traceEvents"]
     marks = Counter(event["name"] for event in events if event.get("cat") == "user_annotation")
-    assert marks["forward"] == marks["backward"] == marks["memory"] == TRACED
+    assert (marks["forward"], marks["backward"], marks["memory"]) == (TRACED,) * 3
 
 
 def test_profile_leaves_a_run_unchanged(profiled, experiment: Callable[..., Path]):
@@ -106,7 +106,9 @@ def test_a_schedule_of_more_epochs_than_are_timed(experiment: Callable[..., Path
 def test_a_stage_that_only_evaluates(experiment: Callable[..., Path], tmp_path: Path):
     config = reidx.load_config(experiment(stages=[{"name": "direct", "epochs": 0}]))
     shown = profile(config, tmp_path / "run", "quiet")
-    assert "evaluate: rank" in shown and "train" not in shown and not list(tmp_path.glob("run/profile/*.json"))
+    assert "evaluate: rank" in shown
+    assert "train" not in shown
+    assert not list(tmp_path.glob("run/profile/*.json"))
 
 
 def test_the_command(experiment: Callable[..., Path], tmp_path: Path, capsys, monkeypatch):

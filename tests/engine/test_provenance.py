@@ -1,4 +1,4 @@
-"""A run is gone on with under the provenance it was begun in: what differs is named key by key, and refused."""
+"""A run resumes only with its own provenance: differences are refused and named key by key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reidx.errors import CheckpointError, ConfigError
 from reidx.outline.source import source_digest
 from reidx.runs import checkpoint as checkpoints
 from reidx.runs.manifest import differences, provenance
-from reidx.testing.runs import assert_same_run
+from reidx.testing.runs import assert_same_run, unchanged
 
 Whole = tuple[Path, Path]
 
@@ -33,11 +33,9 @@ def change_record(folder: Path, change: Callable[[dict[str, Any]], object]) -> N
 
 
 def refused(whole: Whole, folder: Path, overrides: tuple[str, ...] = ()) -> list[str]:
-    """The lines that say what differs; the folder stays as it is."""
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError) as error:
+    """Return the lines of the refusal that name the differences, and assert that the folder is unchanged."""
+    with unchanged(folder), pytest.raises(ConfigError) as error:
         go(whole, folder, overrides=overrides)
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     first, *lines, last = str(error.value).splitlines()
     assert first == f"{folder} was started with different provenance:" and "--resume-anyway" in last
     return [line.strip() for line in lines]
@@ -107,7 +105,7 @@ def test_changes_without_effect_are_accepted(whole: Whole, unfinished: Path, dom
     result = go(whole, moved_run, overrides=changes)
     assert_same_run(moved_run, whole[1])
     assert "resumed_anyway" not in result.card
-    assert go(whole, moved_run, overrides=changes).metrics == result.metrics, "the record follows"
+    assert go(whole, moved_run, overrides=changes).metrics == result.metrics, "the record has the new values"
 
 
 def test_a_moved_root_with_other_content_is_refused(
@@ -144,7 +142,7 @@ def test_change_before_a_finished_stage_is_refused(whole: Whole, tmp_path: Path)
     folder = Path(shutil.copytree(whole[1], tmp_path / "run"))
     with pytest.raises(ConfigError, match=r"adapt is finished .* stage warm, .* Delete .*2-adapt to train it"):
         go(whole, folder, resume="anyway", overrides=("stages.0.epochs=3",))
-    go(whole, folder)  # all is as it was
+    go(whole, folder)  # nothing has changed
     shutil.rmtree(folder / "2-adapt")
     result = go(whole, folder, resume="anyway", overrides=("stages.0.epochs=3",))
     assert [len(stage.history) for stage in result.stages] == [3, 2]
@@ -171,11 +169,11 @@ def test_resume_anyway_with_another_optimiser(
     assert ("it starts with empty state" in capsys.readouterr().err) == (not kept)
     state = checkpoints.load(unfinished / "2-adapt" / "epoch_2.pth")["optimizer"]["state"]
     steps = {int(moments["step"]) for moments in state.values() if "step" in moments}
-    assert steps <= ({3, 6} if kept else {3})  # rows of a memory are new parameters each epoch
+    assert steps <= ({3, 6} if kept else {3})  # a memory's rows are new parameters in each epoch
 
 
 def test_another_kind_of_optimiser_can_resume(whole: Whole, unfinished: Path) -> None:
-    # to Adam, which reads what it remembers as soon as it is given it
+    # from SGD to Adam, which reads its state as soon as it is loaded
     begun = reidx.load_config(whole[0], ["optimizer={type: SGD, lr: 0.01, momentum: 0.9}"])
     folder = unfinished.parent / "sgd"
     reidx.run(begun, folder, progress="quiet")
@@ -201,7 +199,7 @@ def test_a_lost_record_is_refused(whole: Whole, unfinished: Path) -> None:
     assert result.card["resumed_anyway"] == [{"experiment.json": "missing or damaged → recreated"}]
 
 
-# ---- what stands for a data set
+# ---- fingerprints of data sets
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A run with `evaluate.rerank`: both metrics in log, table, result and card, equal to the paper's procedure, also resumed."""
+"""Runs with `evaluate.rerank`: both metrics in log, table, result and card, equal to the paper's, also when resumed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ import reidx
 from reidx.data.domains import Domains
 from reidx.engine import experiment as experiments
 from reidx.engine import stage as engine_stage
-from reidx.engine.step import StageModel
 from reidx.errors import ConfigError
 from reidx.runs.result import METRICS
-from reidx.testing.runs import assert_same_run
+from reidx.testing.runs import assert_same_run, interrupted
 
 Experiment = Callable[..., Path]
 
@@ -27,7 +26,7 @@ CARD = {"method": "k-reciprocal", "k1": K1, "k2": K2, "lambda": WEIGHT}
 
 
 def reranked_distances(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """The distances (Q, G) of Zhong et al., CVPR 2017, on boolean matrices."""
+    """Return the distances (Q, G) of Zhong et al., CVPR 2017, computed with boolean matrices."""
     x = np.concatenate([query, gallery]).astype(np.float64)
     squared = ((x[:, None] - x) ** 2).sum(axis=2)
     normal = squared / squared.max(axis=1, keepdims=True)
@@ -40,7 +39,7 @@ def reranked_distances(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
 
     own, half = mutual(K1), mutual(round(K1 / 2))
     common = own.astype(int) @ half.T.astype(int)
-    added = own & (common > 2 / 3 * half.sum(axis=1))  # (i, c): the half list of c joins the list of i
+    added = own & (common > 2 / 3 * half.sum(axis=1))  # (i, c): the half list of c is added to the list of i
     members = own | ((added.astype(int) @ half.astype(int)) > 0)
     weights = np.exp(-normal) * members
     weights /= weights.sum(axis=1, keepdims=True)
@@ -50,7 +49,7 @@ def reranked_distances(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
 
 
 def naive_metrics(distances: np.ndarray, query: Any, gallery: Any) -> dict[str, float]:
-    """mAP, mINP and rank-k from a sorted list a query, without junk and without the query's own camera."""
+    """Return mAP, mINP and rank-k by a sorted list per query, without junk and without the query's own camera."""
     precisions, penalties, firsts = [], [], []
     for row, who, camera in zip(distances, query.ids, query.cameras):
         kept = (gallery.ids != -1) & ~((gallery.ids == who) & (gallery.cameras == camera))
@@ -76,7 +75,9 @@ def test_run_and_test_report_both_metrics(
 
     monkeypatch.setattr(engine_stage, "rerank", rerank)
     plain = reidx.run(reidx.load_config(experiment()), tmp_path / "plain", progress="quiet")
-    assert not given and not plain.reranked and len(plain.rows()) == 1
+    assert not given
+    assert not plain.reranked
+    assert len(plain.rows()) == 1
     assert plain.card["stages"]["adapt"]["evaluation"]["reranking"] is None
 
     config = reidx.load_config(experiment(evaluate=EVALUATE))
@@ -84,7 +85,7 @@ def test_run_and_test_report_both_metrics(
     domain = Domains(config.data["data"])["target"]
     expected = naive_metrics(reranked_distances(*given), domain.query, domain.gallery)
     assert result.reranked == pytest.approx(expected, abs=1e-9)
-    assert result.metrics == plain.metrics != result.reranked, "plain metrics decide"
+    assert result.metrics == plain.metrics != result.reranked, "the metrics are not re-ranked"
 
     conditions, _, table = result.table().partition("\n\n")
     assert f"re-ranked only where named (k1 {K1}, k2 {K2}, lambda {WEIGHT})" in conditions
@@ -109,24 +110,11 @@ def test_run_and_test_report_both_metrics(
     assert unset.experiment.stages[0].evaluate.rerank is None
 
 
-def test_a_reranked_run_resumes_bit_for_bit(
-    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reranked_run_resumes_bit_for_bit(experiment: Experiment, tmp_path: Path) -> None:
     config = reidx.load_config(experiment(evaluate=EVALUATE))
     whole = reidx.run(config, tmp_path / "whole", progress="quiet")
-    steps, step = 0, StageModel.after_step
-
-    def stopping(self: StageModel) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == 5:
-            raise KeyboardInterrupt
-        step(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StageModel, "after_step", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            reidx.run(config, tmp_path / "stopped", progress="quiet")
+    with interrupted(5):
+        reidx.run(config, tmp_path / "stopped", progress="quiet")
     resumed = reidx.run(config, tmp_path / "stopped", resume=True, progress="quiet")
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
     assert resumed.reranked == whole.reranked

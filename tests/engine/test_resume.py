@@ -1,4 +1,4 @@
-"""A killed run that is resumed gives the same weights, labels, memories and metrics, bit for bit."""
+"""A killed and resumed run gives the same weights, labels, memories and metrics, bit for bit."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ STAGES = [{"name": "adapt", "epochs": 3, "iters": 3}]
 
 
 def logged(folder: Path) -> list[dict[str, float]]:
-    """The lines of the log of the run's only stage."""
+    """Return the rows of the log of the run's only stage."""
     rows = [json.loads(line) for line in (folder / "1-adapt" / "log.jsonl").read_text().splitlines()]
     return [{name: value for name, value in row.items() if name not in ("run", "key")} for row in rows]
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
-    """The history of the run's only stage, without what a clock says."""
+    """Return the history of the run's only stage, without times."""
     history = json.loads((folder / "1-adapt" / "done.json").read_text())["history"]
     return [{k: v for k, v in entry.items() if not k.startswith("seconds")} for entry in history]
 
 
 @pytest.fixture
 def uninterrupted(experiment: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path]:
-    """The config, and the folder of a run that went through in one go, relabelling every second epoch."""
+    """Return the config and the folder of an uninterrupted run that relabels every second epoch."""
     path = experiment(stages=STAGES, labels=_labels(every=2))
     folder = tmp_path / "whole"
     reidx.run(reidx.load_config(path), folder, progress="quiet")
@@ -80,7 +80,7 @@ def deadly(*args, **kwargs):
     calls += 1
     if calls == call:
         if target == "torch:save":
-            # half a checkpoint on the disk, then death
+            # half a checkpoint on the disk, then the kill
             args[1].write(b"half")
             args[1].flush()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -104,15 +104,15 @@ def test_killed_run_resumes_exactly(
     script = [sys.executable, "-c", KILLER, MOMENTS[moment], str(call), str(config), str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     killed = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, f"it was meant to be killed while {moment}: {killed.stderr}"
+    assert killed.returncode == -signal.SIGKILL, f"not killed ({moment}): {killed.stderr}"
     assert not (folder / "result.json").exists()
     reidx.run(reidx.load_config(config), folder, resume=True, progress="quiet")
-    assert_told_once(folder)
+    assert_logged_once(folder)
     assert_same_run(folder, whole)
 
 
-def assert_told_once(folder: Path) -> None:
-    """After one interruption: each epoch stands once in the log, and the card has the times of both sessions."""
+def assert_logged_once(folder: Path) -> None:
+    """Assert that, after one interruption, the log has each epoch once and the card the times of both sessions."""
     history = json.loads((folder / "1-adapt" / "done.json").read_text())["history"]
     assert [entry["epoch"] for entry in history] == [1, 2, 3]
     assert logged(folder) == history
@@ -123,7 +123,7 @@ def assert_told_once(folder: Path) -> None:
 
 
 def test_log_is_rebuilt_from_the_checkpoint(uninterrupted: tuple[Path, Path]) -> None:
-    """A torn line, one that was never committed, one that is missing: what the checkpoint holds is what stands there."""
+    """A torn line, an uncommitted line, a missing line: afterwards the log has exactly the epochs of the checkpoint."""
 
     def interrupted(loop: StageLoop) -> None:
         raise KeyboardInterrupt
@@ -141,7 +141,7 @@ def test_log_is_rebuilt_from_the_checkpoint(uninterrupted: tuple[Path, Path]) ->
         assert log.read_text() == first + second
     result = reidx.run(reidx.load_config(config), folder, resume=True, progress="quiet")
     assert log.read_text().startswith(first + second) and logged(folder) == result.stages[0].history
-    assert result.card["sessions"] == 5  # one went through, three were stopped, and this one
+    assert result.card["sessions"] == 5  # the first, three interrupted ones, and this one
 
 
 def test_killed_from_outside_at_any_moment(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_resuming_a_finished_run_gives_its_result(uninterrupted: tuple[Path, Pat
     card = json.loads((folder / "result.json").read_text())["card"]
     assert card["sessions"] == 1
     again = reidx.run(reidx.load_config(config), folder, resume=True, progress="quiet")
-    assert again.card == card, "looking at a finished run is no session of it"
+    assert again.card == card, "resuming a finished run starts no session"
     assert again.stages[0].last["mAP"] == metrics(folder)[-1]["mAP"]
 
 
@@ -198,7 +198,7 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pyte
     original = path.read_bytes()
 
     def full(*args: object, **kwargs: object) -> None:
-        Path(str(args[1])).write_bytes(b"begun")
+        Path(str(args[1])).write_bytes(b"partial")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
@@ -218,9 +218,9 @@ def test_log_that_cannot_be_written_recovers(
             handle.write('{"epoch": 2, "lo')
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    said: list[str] = []
+    messages: list[str] = []
     handed: list[float] = []
-    journal = EpochLog(tmp_path / "log.jsonl", lambda entry: handed.append(entry["epoch"]), said.append)
+    journal = EpochLog(tmp_path / "log.jsonl", lambda entry: handed.append(entry["epoch"]), messages.append)
     journal.begin([{"epoch": 1}])
     with monkeypatch.context() as patched:
         patched.setattr(EpochLog, "_append", torn)
@@ -231,5 +231,7 @@ def test_log_that_cannot_be_written_recovers(
     journal.add({"epoch": 5})
     assert journal.path.read_text() == "".join(f'{{"epoch": {epoch}}}\n' for epoch in (1, 2, 3, 4, 5))
     assert handed == [1, 2, 3, 4, 5]
-    assert ["is missing epoch 2" in said[0], "No space left" in said[0], "is missing epoch 3" in said[1]] == [True] * 3
-    assert len(said) == 2
+    first, second = messages
+    assert "is missing epoch 2" in first
+    assert "No space left" in first
+    assert "is missing epoch 3" in second

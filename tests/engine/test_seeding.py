@@ -1,4 +1,4 @@
-"""Every moment of an experiment has a seed of its own, and the same one each time."""
+"""Each part of an experiment has its own seed, the same in every run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_same_key_gives_the_same_numbers() -> None:
 
 
 def test_keys_of_any_length_differ() -> None:
-    """Stage k (seed, k) and its epochs (seed, k, epoch, rank): zeros at the end count too."""
+    """Stage k has the key (seed, k), its epochs (seed, k, epoch, rank): trailing zeros count too."""
     keys = [key for length in range(1, 6) for key in itertools.product((0, 1, 7), repeat=length)]
     assert len({seed_everything(*key) for key in keys}) == len(keys)
 

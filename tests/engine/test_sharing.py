@@ -1,4 +1,4 @@
-"""What runs have in common is computed once, and each comes out as if it had been computed for it alone."""
+"""Runs compute their common stages and features once; each run ends as if it had not shared them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ STAGES = [
 
 @pytest.fixture
 def config(tmp_path: Path, domains_root: Path) -> Callable[..., Any]:
-    """The checked two-stage experiment under overrides."""
+    """Return a function that loads the two-stage experiment with overrides."""
     path = write_experiment(tmp_path / "two.yaml", tiny_experiment(domains_root, stages=STAGES, log=[]))
     return lambda *overrides: reidx.load_config(path, overrides)
 
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The stages that were trained, and the extractions that were made, in their order."""
+    """Return a list that fills with the trained stages and the extractions, in order."""
     done: list[str] = []
     train, extract = StageRun.run, relabel.extract
 
@@ -56,7 +56,7 @@ def test_shared_stage_is_trained_once(
     first = run(config(), tmp_path / "a", progress="quiet", share=tmp_path / "shared")
     trained.clear()
     second = run(config(changed), tmp_path / "b", progress="quiet", share=tmp_path / "shared")
-    # the weights that adapt begins with are the same too: what they make of the images is known, and what comes after is not
+    # adapt starts from the same weights: their features are known, those of trained weights are not
     assert trained == ["adapt", "query of target", "gallery of target"]
     assert second.card["taken_over"] == {"warm": str(tmp_path / "a")} and "taken_over" not in first.card
     run(config(), tmp_path / "a alone", progress="quiet")
@@ -75,7 +75,7 @@ def test_damaged_stage_is_not_reused(
 ) -> None:
     run(config(), tmp_path / "a", progress="quiet", share=tmp_path / "shared")
     for checkpoint in tmp_path.glob("shared/stages/warm-*/*.pth"):
-        checkpoint.unlink()  # another name of the run's own file, which must stay whole
+        checkpoint.unlink()  # a hard link to the run's own file, which must stay whole
         checkpoint.write_bytes(b"damaged")
     for features in tmp_path.glob("shared/features/*.pth"):
         features.write_bytes(b"damaged")
@@ -130,7 +130,7 @@ def test_stage_key_covers_start_and_provenance(config: Callable[..., Any], tmp_p
     assert stage_key(config("stages.warm.iters=3"), 1) != stage_key(config(), 1)
     for part, other in {"data": {"target": {"train": {"files": "2"}}}, "torch": "2", "threads": 2, "processes": 2}.items():
         assert stage_key(config(), 0, {**KNOWN, part: other}) != stage_key(config(), 0, KNOWN)
-    code = {**KNOWN, "code": {"reidx": "1", "lp": "2"}}  # no part of the stage is lp's
+    code = {**KNOWN, "code": {"reidx": "1", "lp": "2"}}  # no part of the stage is of the plugin lp
     assert stage_key(config(), 0, code) == stage_key(config(), 0, KNOWN)
     assert stage_key(config(), 0, {**KNOWN, "code": {"reidx": "2"}}) != stage_key(config(), 0, KNOWN)
     weights = tmp_path / "weights.pth"

@@ -1,4 +1,4 @@
-"""What another run or seed has made is never taken for a run's own, and an edited record is never reported."""
+"""Files of another run or seed are never used as a run's own, and edited records are never reported."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from reidx.errors import CheckpointError, ReidxError
 from reidx.runs import checkpoint as checkpoints
 from reidx.runs.record_form import FORMAT
 from reidx.runs.stamp import Stamp, read_sealed, sealed, stamp_of
-from reidx.testing.runs import assert_same_run
+from reidx.testing.runs import assert_same_run, unchanged
 
 Whole = tuple[Path, Path]
 
 
 @pytest.fixture(scope="session")
 def other(whole: Whole, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the run under another seed; to be left as it is."""
+    """Return the folder of the run with another seed, which tests must not change."""
     folder = tmp_path_factory.mktemp("other") / "run"
     run(reidx.load_config(whole[0], ["seed=77"]), folder, progress="quiet")
     return folder
@@ -36,11 +36,9 @@ def go(whole: Whole, folder: Path, resume: Any = True) -> reidx.Result:
 
 
 def refused(whole: Whole, folder: Path, resume: Any = True) -> str:
-    """The one line of the refusal, after which the folder is as it was."""
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(ReidxError) as error:
+    """Return the one line of the refusal, and assert that the folder is unchanged."""
+    with unchanged(folder), pytest.raises(ReidxError) as error:
         go(whole, folder, resume)
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -60,7 +58,7 @@ def test_every_file_names_its_run(whole: Whole) -> None:
 
 
 def stage(folder: Path, other: Path) -> None:
-    """The first stage of another seed, as a whole."""
+    """Replace the whole first stage by that of another seed."""
     shutil.rmtree(folder / "1-warm")
     shutil.copytree(other / "1-warm", folder / "1-warm")
 
@@ -105,7 +103,7 @@ def unstamped(folder: Path, other: Path) -> None:
 
 
 def without_record(folder: Path, other: Path) -> None:
-    """A finished stage of another seed in a folder that is new otherwise."""
+    """Leave only a finished stage of another seed in the folder."""
     for path in [*folder.glob("*.json"), *folder.rglob("*.pth")]:
         path.unlink()
     shutil.copy(other / "1-warm/done.json", folder / "1-warm/done.json")
@@ -178,14 +176,14 @@ RECORDS: dict[str, Callable[[str], str]] = {
     "1": with_text("1"),
     "text": with_text('"x"'),
     "empty": with_text(""),
-    "cut": with_text('{"history": ['),
+    "truncated": with_text('{"history": ['),
     "zeros": with_text("\0" * 100),
-    "deep": with_text("[" * 100_000),
+    "deeply nested": with_text("[" * 100_000),
     "no history": with_text('{"before": {}, "card": {}}'),
-    "history of nothing": with_text('{"history": [{}, {}], "before": {}, "card": {}}'),
+    "history of empty rows": with_text('{"history": [{}, {}], "before": {}, "card": {}}'),
     "other numbers": edit(lambda content: content["history"][0].update(mAP=0.99)),
     "one digit": edit(lambda content: content["history"][0].update(loss=content["history"][0]["loss"] + 1e-12)),
-    "an epoch more": edit(lambda content: content["history"].append(content["history"][0])),
+    "one more epoch": edit(lambda content: content["history"].append(content["history"][0])),
     "another card": edit(lambda content: content["card"].update(precision="fp64")),
     "another stamp": edit(lambda content: content["stamp"].update(seed=2)),
     "no checksum": edit(lambda content: content.pop("sha256")),
@@ -238,12 +236,12 @@ def test_seal_and_stamp_of_a_record(tmp_path: Path) -> None:
         read_sealed(tmp_path / "done.json", Stamp("a", 1, "adapt", "l"))
 
 
-# ---- what is shared
+# ---- shared stages and features
 
 
 @pytest.fixture(scope="session")
 def share(whole: Whole, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the run has left its stages; to be left as it is."""
+    """Return the folder in which the run shares its stages, which tests must not change."""
     folder = tmp_path_factory.mktemp("share")
     run(reidx.load_config(whole[0]), folder / "a", progress="quiet", share=folder / "shared")
     return folder / "shared"
@@ -266,7 +264,7 @@ def one_bit(shared: Path) -> None:
 
 
 def swapped(shared: Path) -> None:
-    """Each file of features under the name of another."""
+    """Give each file of features the name of another."""
     paths = sorted((shared / "features").glob("*.pth"))
     contents = [(path.read_bytes(), path.with_suffix(".sha256").read_bytes()) for path in paths]
     for path, (content, checksum) in zip(paths, contents[1:] + contents[:1]):
@@ -297,16 +295,16 @@ def test_changed_features_are_extracted_again(
     FEATURES[kind](shared)
     run(reidx.load_config(whole[0]), tmp_path / "run", progress="plain", share=shared)
     assert_same_run(tmp_path / "run", whole[1])
-    said = capsys.readouterr().err
-    assert "the features are extracted again" in said or "features cannot be shared" in said
+    output = capsys.readouterr().err
+    assert "the features are extracted again" in output or "features cannot be shared" in output
 
 
-def lie(stage: Path) -> None:
+def edited(stage: Path) -> None:
     (stage / "done.json").write_text(RECORDS["other numbers"]((stage / "done.json").read_text()))
 
 
-def lie_sealed(stage: Path) -> None:
-    """An epoch less, with a checksum that fits."""
+def edited_and_sealed(stage: Path) -> None:
+    """Remove the last epoch from the history, with a matching checksum."""
     content = json.loads((stage / "done.json").read_text())
     stamp = Stamp(**content.pop("stamp"))
     content.pop("sha256")
@@ -315,9 +313,9 @@ def lie_sealed(stage: Path) -> None:
 
 
 def of_another_stage(stage: Path) -> None:
-    """The checkpoints of both stages, each under the names of the other's."""
+    """Swap the checkpoints of both stages, and keep the names."""
     if not stage.name.startswith("adapt"):
-        return  # changed with the other
+        return  # changed together with adapt
     other = next(stage.parent.glob("warm-*"))
     last = {folder: max(folder.glob("*.pth"), key=lambda path: path.stat().st_mtime_ns) for folder in (stage, other)}
     content = {folder: [last[folder].with_suffix(end).read_bytes() for end in (".pth", ".sha256")] for folder in last}
@@ -327,22 +325,22 @@ def of_another_stage(stage: Path) -> None:
                 path.with_suffix(end).write_bytes(data)
 
 
-def of_nobody(stage: Path) -> None:
-    """No checkpoints, with checksums that fit."""
+def not_a_checkpoint(stage: Path) -> None:
+    """Replace the checkpoints by other files, with matching checksums."""
     for path in stage.glob("*.pth"):
-        path.unlink()  # the run that left it has the same file by another name
+        path.unlink()  # a hard link to the file of the run that shared it
         path.write_bytes(b"no checkpoint")
         path.with_suffix(".sha256").write_text(checkpoints.digest(path))
 
 
 STAGES: dict[str, Callable[[Path], object]] = {
-    "edited": lie,
-    "edited and sealed": lie_sealed,
+    "edited": edited,
+    "edited and sealed": edited_and_sealed,
     "garbage": lambda stage: (stage / "done.json").write_text("[1]"),
     "not finished": lambda stage: (stage / "done.json").unlink(),
     "origin": lambda stage: (stage / "shared.json").write_text("[]"),
     "another stage's": of_another_stage,
-    "another file with its checksum": of_nobody,
+    "another file with its checksum": not_a_checkpoint,
 }
 
 

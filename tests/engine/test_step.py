@@ -1,4 +1,4 @@
-"""One step: joined or separate streams, who sees whose map, and what is brought up to date after it."""
+"""One step: joint or separate streams, maps of teachers, and updates after the step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Sum(nn.Module):
 
 
 class Diary(Memory):
-    """Notes what it is asked and told."""
+    """Memory that records its updates."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Diary(Memory):
         self.watch: Tensor | None = None
 
     def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def forward(self, features: Tensor) -> Tensor:
         return features @ self.rows.T
@@ -111,7 +111,7 @@ def test_batch_norm_over_joint_or_separate_streams(joint: bool) -> None:
     ours, theirs = model.networks["student"].backbone.norm, reference.backbone.norm
     assert torch.allclose(ours.running_mean, theirs.running_mean)
     assert int(ours.num_batches_tracked) == (1 if joint else 2)
-    # apart, each stream's features have the mean of the BatchNorm's bias; joined, the brighter stream lies higher
+    # in separate passes both streams have the same mean, the BatchNorm's bias; in a joint pass the brighter stream's is higher
     gap = (features["source"]["embed"].mean(0) - features["target"]["embed"].mean(0)).abs().max()
     assert (gap > 0.5) == joint
 
@@ -207,7 +207,7 @@ def test_memory_gets_streams_of_its_labels() -> None:
     )
     given = {"source": batch(1), "target": batch(2), "again": batch(3)}
     expected = [model.networks["offline"](given[name].images)["embed"] for name in ("target", "again")]
-    assert model.needed() == ["offline", "student"]  # the memory alone asks for it
+    assert model.needed() == ["offline", "student"]  # only the memory needs offline
     model.train_step(given, stepper(model))
     (features, _, index), = memory.taken
     assert index.tolist() == [20, 21, 22, 23, 30, 31, 32, 33]
@@ -259,7 +259,7 @@ def test_bf16_is_only_for_the_forward_pass() -> None:
     assert not torch.is_autocast_enabled("cpu")
 
 
-# ---- which streams a memory takes in, and when
+# ---- the streams of a memory's updates, and their time
 
 
 def test_memory_gets_its_streams_at_once() -> None:

@@ -1,4 +1,4 @@
-"""Files from strangers: whatever the program loads, code in it is refused, with a message, and does not run."""
+"""Files from strangers: code in any file that the program loads is refused with a message, and does not run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Whole = tuple[Path, Path]
 
 
 class Malicious:
-    """Unpickled as code it makes a file."""
+    """Object that makes a folder when it is unpickled."""
 
     def __init__(self, canary: Path) -> None:
         self.canary = canary
@@ -37,7 +37,7 @@ def canary(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def evil(canary: Path, tmp_path: Path) -> Path:
-    """A file that would do as weights, but for the code in it."""
+    """Save a file of weights with code in it, and return its path."""
     path = tmp_path / "evil.pth"
     torch.save({"state_dict": {"networks.student.backbone.x": torch.zeros(1)}, "more": Malicious(canary)}, path)
     return path
@@ -48,7 +48,7 @@ def refused(canary: Path, act: Callable[[], object], error: type[ReidxError] = C
         act()
     assert not canary.exists(), "the code in the file has run"
     message = str(raised.value)
-    assert "weights_only=False" not in message, "nobody is advised to run it"
+    assert "weights_only=False" not in message, "the message must not advise unsafe loading"
     return message
 
 
@@ -60,7 +60,8 @@ def test_the_trap_is_real(evil: Path, canary: Path) -> None:
 def test_code_in_a_training_checkpoint_is_refused(whole: Whole, unfinished: Path, evil: Path, canary: Path) -> None:
     checkpoint = unfinished / "2-adapt/epoch_1.pth"
     checkpoint.write_bytes(evil.read_bytes())
-    checkpoint.with_suffix(".sha256").write_text(checkpoints.digest(checkpoint))  # who can swap one can swap the other
+    # an attacker who can replace the file can replace its checksum, too
+    checkpoint.with_suffix(".sha256").write_text(checkpoints.digest(checkpoint))
     config = reidx.load_config(whole[0])
     message = refused(canary, lambda: reidx.run(config, unfinished, resume=True, progress="quiet"))
     assert message.startswith(f"{checkpoint} is not a readable checkpoint.")

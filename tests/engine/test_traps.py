@@ -1,4 +1,4 @@
-"""What mmengine 0.10.7 would do silently, and that it does not happen here. Each test names what it guards against."""
+"""Silent faults of mmengine 0.10.7 that must not happen here; each test names its fault."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def stage_of(path: Path, work_dir: Path, *overrides: str) -> StageRun:
 
 
 def seen_by(stage: StageRun) -> list[Tensor]:
-    """The network input of every training step of ``stage`` from now on, in a list that fills as it trains."""
+    """Return a list that fills with the network input of each training step of ``stage``."""
     seen: list[Tensor] = []
     transform = stage.model.transforms["target"]
 
@@ -50,11 +50,11 @@ def seen_by(stage: StageRun) -> list[Tensor]:
 def test_weights_of_a_child_with_init_weights_are_kept(experiment: Experiment, tmp_path: Path) -> None:
     stage = stage_of(experiment(), tmp_path / "run")
     pretrained = timm.create_model("test_resnet", num_classes=0).requires_grad_(False)
-    stage.model.pretrained = pretrained  # as a direct child: what mmengine looks at
+    stage.model.pretrained = pretrained  # a direct child, which mmengine would initialise
     before = {k: v.clone() for k, v in pretrained.state_dict().items()}
     stage.run(resume=False)
     assert all(torch.equal(before[k], v) for k, v in pretrained.state_dict().items())
-    # and mmengine would have overwritten them
+    # mmengine would have overwritten them
     BaseModule.init_weights(stage.model)
     assert any(not torch.equal(before[k], v) for k, v in pretrained.state_dict().items())
 
@@ -62,7 +62,7 @@ def test_weights_of_a_child_with_init_weights_are_kept(experiment: Experiment, t
 def test_augmentations_differ_between_epochs_and_repeat_between_runs(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # identities for labels, so that nothing but the seed decides what is drawn
+    # labels are identities, so that the draws depend only on the seed
     path = experiment(
         streams={"target": {"domain": "target", "labels": "identity", "sampler": {"type": "PK", "identities": 4}}},
         labels={},
@@ -122,7 +122,7 @@ def test_memory_of_another_size_is_restored(
 
 def test_checkpoints_are_plain_data_without_code(experiment: Experiment, tmp_path: Path) -> None:
     stage_of(experiment(), tmp_path / "run").run(resume=False)
-    torch.load(tmp_path / "run" / "epoch_2.pth", weights_only=True)  # without an allow-list
+    torch.load(tmp_path / "run" / "epoch_2.pth", weights_only=True)  # needs no allow-list
 
     class Malicious:
         def __reduce__(self) -> tuple[object, tuple[str]]:

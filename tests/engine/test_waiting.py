@@ -1,4 +1,4 @@
-"""A step reads nothing back from the device, so that the host runs ahead of it; and has the same shapes at each step."""
+"""Steps read nothing back from the device, so that the host can run ahead of it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from reidx.engine.step import StageModel
 from reidx.reporting.reporter import Reporter
 
 READS_BACK = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "is_nonzero", "equal", "bincount")
-"""Operations whose result, or its shape, must be known to the host before it goes on."""
+"""Operations after which the host must wait for the result or its shape."""
 
 
 class Waits(TorchDispatchMode):
-    """Notes what a GPU would have been waited for, on any machine."""
+    """Mode that records, on any machine, the operations for which the host would wait for a GPU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Waits(TorchDispatchMode):
 
 @contextmanager
 def steps_watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
-    """Every step inside is watched from its batch to the updates after it; what each waited for."""
+    """Watch each step from its batch to its last update; yield a list that fills with each step's waits."""
     seen: list[list[str]] = []
     plain = StageModel.train_step
 
@@ -83,7 +83,7 @@ def stage_run(path: Path, folder: Path) -> StageRun:
 def test_step_does_not_wait_for_the_device(
     experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, joint: bool, rule: str
 ) -> None:
-    monkeypatch.setattr(ReidAugment, "by_slices", ReidAugment.by_index)  # what a GPU does
+    monkeypatch.setattr(ReidAugment, "by_slices", ReidAugment.by_index)  # as on a GPU
     stream = {"domain": "target", "sampler": {"type": "PK", "identities": 4, "instances": 4}}
     path = experiment(
         stages=[{"name": "adapt", "epochs": 2, "iters": 3}],
@@ -94,7 +94,7 @@ def test_step_does_not_wait_for_the_device(
             {"loss": "Triplet", "stream": "again"},
         ],
         memories={"centroids": {"memory": {"type": "cluster_contrast.ClusterMemory", "update": rule}, "labels": "main"}},
-        # Adam counts its steps on the CPU, which looks the same from here
+        # not Adam, which counts its steps on the CPU: this would be recorded as a wait
         optimizer={"type": "SGD", "lr": 0.01, "momentum": 0.9},
         evaluate={"domain": None},
     )
@@ -102,17 +102,17 @@ def test_step_does_not_wait_for_the_device(
         stage_run(path, tmp_path / "run").run(resume=False)
     assert len(seen) == 6
     assert not any(seen[1:3] + seen[4:])
-    assert all(len(waits) <= 1 for waits in seen)  # the first step of an epoch: what its parts return is checked
+    assert all(len(waits) <= 1 for waits in seen)  # in the first step of an epoch, returned values are checked
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_step_does_not_wait_for_a_gpu(
     experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = StageModel.train_step
 
     def strict(self: StageModel, data: Any, optim_wrapper: Any) -> Any:
-        if self.steps == 0:  # what is made once (optimiser state, constants) may wait
+        if self.steps == 0:  # things made only once (optimiser state, constants) may wait
             return plain(self, data, optim_wrapper)
         torch.cuda.set_sync_debug_mode("error")
         try:

@@ -1,4 +1,4 @@
-"""Levels that label a memory, refiners that remember, views, and a BatchNorm a domain: in whole runs, and in resumed ones."""
+"""Labellings of a memory's rows, refiners with state, views, and a BatchNorm per domain, in whole and resumed runs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from reidx.engine.step import StageModel
 from reidx.errors import CheckpointError
 from reidx.memories import Memory
 from reidx.runs import checkpoint as checkpoints
-from reidx.testing.runs import assert_same_run
+from reidx.testing.runs import assert_same_run, interrupted
 from reidx.testing.tiny import tiny_domain, tiny_experiment
 
-BANKS: list[tuple[int, dict[str, Tensor]]] = []
-"""What refiners were shown, epoch by epoch."""
+SHOWN: list[tuple[int, dict[str, Tensor]]] = []
+"""Features that the refiner received, epoch by epoch."""
 
 
 class Everyone(Memory):
-    """A row for each image, moved half-way to the features seen."""
+    """Memory with a row per image, which moves half-way to each new feature of its image."""
 
     rows: Tensor
 
@@ -55,7 +55,7 @@ class Everyone(Memory):
 
 
 class Remembers:
-    """A refiner that counts the labellings, and gives each image the number of this one."""
+    """Refiner that counts the labellings and gives each image the current number."""
 
     requires = frozenset({"pooled"})
     provides = frozenset({"turn"})
@@ -65,7 +65,7 @@ class Remembers:
         self.turns = 0
 
     def __call__(self, labels: LabelSet, context: Any) -> LabelSet:
-        BANKS.append((context.epoch, {name: features.clone() for name, features in context.features.items()}))
+        SHOWN.append((context.epoch, {name: features.clone() for name, features in context.features.items()}))
         self.turns += 1
         return replace(labels, extra={"turn": np.full(len(labels.labels), self.turns)}, report={"turns": self.turns})
 
@@ -77,7 +77,7 @@ class Remembers:
 
 
 class Turns(nn.Module):
-    """A loss that grows with the number of the labelling."""
+    """Loss that grows with the number of the labelling."""
 
     def forward(self, features: Tensor, turn: Tensor) -> Tensor:
         return (turn[:, None] * features.square()).mean()
@@ -87,7 +87,7 @@ class Turns(nn.Module):
 def parts(register: Callable[[str, type], None]) -> None:
     for kind, part in (("memory", Everyone), ("refiner", Remembers), ("loss", Turns)):
         register(kind, part)
-    BANKS.clear()
+    SHOWN.clear()
 
 
 def on_a_memory(root: Path) -> dict[str, Any]:
@@ -120,32 +120,22 @@ def test_labelling_clusters_the_rows_of_its_memory(
     monkeypatch.setattr("reidx.engine.relabel.extract", watched)
     path = experiment(**on_a_memory(domains_root))
     reidx.run(reidx.load_config(path), tmp_path / "run", progress="quiet")
-    assert asked == [{"embed", "pooled"}, {"pooled"}, {"pooled"}]  # its own feature once, the refiner's each time
-    assert [epoch for epoch, _ in BANKS] == [0, 1, 2]
+    assert asked == [{"embed", "pooled"}, {"pooled"}, {"pooled"}]  # the labelling's own feature once, the refiner's each time
+    assert [epoch for epoch, _ in SHOWN] == [0, 1, 2]
     first, second = (checkpoints.load(tmp_path / f"run/1-adapt/epoch_{n}.pth")["reidx"] for n in (2, 3))
-    assert torch.equal(BANKS[2][1]["embed"], first["memories"]["all"]["rows"])  # as the second epoch left them
-    assert not torch.equal(BANKS[2][1]["embed"], BANKS[1][1]["embed"])
+    assert torch.equal(SHOWN[2][1]["embed"], first["memories"]["all"]["rows"])  # as of the end of the second epoch
+    assert not torch.equal(SHOWN[2][1]["embed"], SHOWN[1][1]["embed"])
     assert second["history"][-1]["turns"] == 3
 
 
 @pytest.mark.usefixtures("parts")
 def test_memory_refiner_and_views_resume_exactly(
-    experiment: Callable[..., Path], domains_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    experiment: Callable[..., Path], domains_root: Path, tmp_path: Path
 ) -> None:
     config = reidx.load_config(experiment(**on_a_memory(domains_root)))
     reidx.run(config, tmp_path / "whole", progress="quiet")
-    after, calls = StageModel.after_step, []
-
-    def struck(self: StageModel) -> None:
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        after(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StageModel, "after_step", struck)
-        with pytest.raises(KeyboardInterrupt):
-            reidx.run(config, tmp_path / "killed", progress="quiet")
+    with interrupted(4):
+        reidx.run(config, tmp_path / "killed", progress="quiet")
     reidx.run(config, tmp_path / "killed", resume=True, progress="quiet")
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
@@ -184,7 +174,7 @@ def test_views_draw_other_augmentations(
     for step in seen:
         assert step["index"]["plain"].tolist() == step["index"]["target"].tolist()
         assert not torch.equal(step["images"]["plain"], step["images"]["target"])
-    assert result.stages[0].last["images"] == 2 * 2 * 8  # passes, not pictures
+    assert result.stages[0].last["images"] == 2 * 2 * 8  # counts passes, not distinct images
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -210,7 +200,7 @@ def test_a_batch_norm_a_domain_in_a_whole_run(
 
 
 class Begins(nn.Module):
-    """An alignment that wants to see all images first; its centre is their mean."""
+    """Alignment that computes its centre from all images before training."""
 
     requires = frozenset({"pooled"})
     shown: ClassVar[list[tuple[Tensor, Tensor]]] = []

@@ -1,4 +1,4 @@
-"""What a run says of its data before it begins, and what its card says of them in the end."""
+"""Notes on the data before a run starts, and their counts on its card."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Row = tuple[str, int, int, str]
 
 @pytest.fixture
 def rows(domains_root: Path) -> list[Row]:
-    """The images of the tiny target domain: path, identity, camera, split."""
+    """Return the images of the tiny target domain as path, identity, camera and split."""
     data = reidx.build("dataset", tiny_domain(domains_root))
     return [
         (os.path.abspath(path), int(who), int(camera), name)
@@ -35,7 +35,7 @@ def rows(domains_root: Path) -> list[Row]:
 
 @pytest.fixture
 def config(experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """The tiny experiment on a table of these rows."""
+    """Return a function that writes the tiny experiment on a table of rows, and returns its path."""
     monkeypatch.chdir(tmp_path)
 
     def config(rows: list[Row], cameras: bool = True, **changes: Any) -> str:
@@ -50,7 +50,7 @@ def config(experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.
 
 
 def renumbered(rows: list[Row], kept: int) -> list[Row]:
-    """The gallery shows none of the queries' people any more, but for ``kept`` of them."""
+    """Return rows whose gallery shows only ``kept`` of the queries' people."""
     people = sorted({who for _, who, _, split in rows if split == "query"})[:kept]
     return [(path, who + 90_000 * (split == "gallery" and who not in people), c, split) for path, who, c, split in rows]
 
@@ -104,11 +104,11 @@ def test_file_in_query_and_gallery_is_reported(rows, config, capsys, tmp_path, h
 
 
 def test_gallery_of_only_the_queries_is_refused(rows, config):
-    queries = {who: row for row in rows for who in [row[1]] if row[3] == "query"}  # one of each person
+    queries = {who: row for row in rows for who in [row[1]] if row[3] == "query"}  # one image of each person
     both = [row for row in rows if row[3] == "train"]
     both += [(path, who, camera, split) for path, who, camera, _ in queries.values() for split in ("query", "gallery")]
-    said = rf"no query has a match.* {len(queries)} of {len(queries)} queries are gallery images, too"
-    with pytest.raises(DataError, match=said):
+    message = rf"no query has a match.* {len(queries)} of {len(queries)} queries are gallery images, too"
+    with pytest.raises(DataError, match=message):
         evaluate(reidx.load_config(config(both, cameras=False, evaluate=FREE)))
 
 
@@ -134,7 +134,7 @@ def test_card_records_sampling_by_cameras(rows, config, known, use):
 def test_step_of_one_image_is_refused(rows, config):
     sampler = {"type": "PK", "identities": 1, "instances": 1}
     path = config(rows, stages=[{"name": "adapt", "epochs": 1, "iters": 1, "streams": {"target": {"sampler": sampler}}}])
-    said = r"experiment\.yaml:\d+: stages\.0\.streams\.target\.sampler: a step takes 1 image, but"
-    with pytest.raises(ConfigError, match=said):
+    message = r"experiment\.yaml:\d+: stages\.0\.streams\.target\.sampler: a step takes 1 image, but"
+    with pytest.raises(ConfigError, match=message):
         reidx.run(reidx.load_config(path), "run", progress="quiet")
     assert not list(Path("run").rglob("*.pth"))
