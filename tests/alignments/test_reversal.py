@@ -74,7 +74,7 @@ def test_only_the_features_get_reversed_gradients(strength: float) -> None:
         assert torch.allclose(ours.grad, theirs.grad)
 
 
-def test_the_strength_grows_over_the_steps_of_the_stage() -> None:
+def test_strength_grows_over_the_stage() -> None:
     alignment, seen = made(steps=4), []
     for _ in range(6):
         seen.append(alignment.reversal().item())

@@ -178,7 +178,7 @@ def test_views_draw_other_augmentations(
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_batch_norm_a_domain_in_a_whole_run(
+def test_batch_norm_per_domain_in_a_run(
     shared: bool, experiment: Callable[..., Path], domains_root: Path, tmp_path: Path
 ) -> None:
     base = tiny_experiment(domains_root)

@@ -93,7 +93,7 @@ def test_other_weights_change_the_config(
         run(config(str(tmp_path / "other.pth")), begun, resume=True, progress="quiet")
 
 
-def test_weights_that_change_while_a_run_trains_are_noticed(
+def test_weights_changed_during_a_run_are_noticed(
     weights: Path, config: Callable[..., reidx.Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from reidx.engine import experiment

@@ -80,7 +80,7 @@ def test_promises_are_checked_once_an_epoch(register, experiment, tmp_path, monk
     assert watched == [True, False, False] * 2
 
 
-def test_program_that_exits_in_a_command_is_no_success(monkeypatch, capsys):
+def test_command_that_exits_is_no_success(monkeypatch, capsys):
     from reidx.cli import config
 
     def leave(arguments: argparse.Namespace) -> int:

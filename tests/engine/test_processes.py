@@ -104,7 +104,7 @@ def run(world: int, path: Path, folder: Path) -> tuple[list[dict[str, float]], d
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_same_numbers_on_1_2_and_4_processes(case: str, experiment: Callable[..., Path], tmp_path: Path) -> None:
+def test_same_numbers_on_several_processes(case: str, experiment: Callable[..., Path], tmp_path: Path) -> None:
     changes = dict(CASES[case])
     model = {
         "backbone": {"type": "Timm", "name": "test_resnet"},

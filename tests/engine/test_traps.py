@@ -47,7 +47,7 @@ def seen_by(stage: StageRun) -> list[Tensor]:
     return seen
 
 
-def test_weights_of_a_child_with_init_weights_are_kept(experiment: Experiment, tmp_path: Path) -> None:
+def test_weights_of_a_child_are_kept(experiment: Experiment, tmp_path: Path) -> None:
     stage = stage_of(experiment(), tmp_path / "run")
     pretrained = timm.create_model("test_resnet", num_classes=0).requires_grad_(False)
     stage.model.pretrained = pretrained  # a direct child, which mmengine would initialise
@@ -176,7 +176,7 @@ def test_schedules_end_with_the_stage(experiment: Experiment, tmp_path: Path) ->
     assert stage.runner.param_schedulers[0].end == 2
 
 
-def test_a_checkpoint_of_another_number_of_processes_is_refused(experiment: Experiment, tmp_path: Path) -> None:
+def test_checkpoint_of_more_processes_is_refused(experiment: Experiment, tmp_path: Path) -> None:
     path = experiment()
     stage_of(path, tmp_path / "run").run(resume=False)
     saved = tmp_path / "run" / "epoch_2.pth"

@@ -68,7 +68,7 @@ def test_the_gradient_is_finite_at_distance_0(margin: float | None, normalize: b
     assert features.grad is not None and torch.isfinite(features.grad).all()
 
 
-def test_one_step_against_the_gradient_brings_the_positive_nearer() -> None:
+def test_gradient_step_brings_the_positive_nearer() -> None:
     features = torch.tensor([[0.0], [2.0], [1.0]], requires_grad=True)
     targets = torch.tensor([0, 0, 1])
     loss = Triplet(None)(features, targets)

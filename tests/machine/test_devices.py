@@ -67,7 +67,7 @@ def test_units_of_a_gpu_follow_from_its_capability(monkeypatch, capability: tupl
     assert units or "7.5, below 8.0" in devices.no_bf16_units(CUDA)
 
 
-def test_measured_speed_is_the_ratio_of_the_quickest_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speed_is_the_ratio_of_quickest_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([9.0, 9.0, 0.6, 0.4, 0.5, 0.2, 0.8, 0.3, 0.7, 0.9])  # fp32, bf16, in turns; the first pair warms up
     monkeypatch.setattr(devices, "_seconds", lambda work, device: next(seconds))
     assert devices.bf16_speed() == pytest.approx(0.5 / 0.2)

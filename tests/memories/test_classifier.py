@@ -200,7 +200,7 @@ def test_random_rows_of_parts() -> None:
     assert torch.equal(fresh.weight, memory.weight)
 
 
-def test_rows_that_do_not_fit_the_feature_are_refused() -> None:
+def test_rows_must_fit_the_feature() -> None:
     for parts, feature in ((None, torch.ones(2, 3, 4)), (3, torch.ones(2, 4)), (1, torch.ones(2, 3, 4))):
         memory = LinearClassifier(4, parts=parts)
         memory.reset(None, LABELS)

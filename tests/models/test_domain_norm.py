@@ -81,7 +81,7 @@ def test_weights_for_all_are_given_to_each() -> None:
     assert for_each_domain(shared, own).keys() == own.keys()
 
 
-def test_parts_are_normalised_by_their_domain_in_backward_too() -> None:
+def test_recomputed_parts_use_their_domains_norm() -> None:
     """Backward repeats the forward pass of each part, when another domain has been entered in the meantime."""
     whole = network().train()
     parted = copy.deepcopy(whole)

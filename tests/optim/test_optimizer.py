@@ -17,7 +17,7 @@ LIMIT = 1e-3
 
 
 @pytest.mark.parametrize("by", ["norm", "value", None])
-def test_a_step_is_as_long_as_the_clipped_gradient(
+def test_step_has_the_clipped_length(
     by: str | None, experiment: Callable[..., Path], tmp_path: Path
 ) -> None:
     changes = {} if by is None else {"clip_grad": LIMIT, "clip_by": by}

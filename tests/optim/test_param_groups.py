@@ -96,7 +96,7 @@ def test_all_frozen_is_refused() -> None:
         build_optimizer(network_of("test_resnet", ("*",)), SGD)
 
 
-def test_a_backbone_without_layers_says_so() -> None:
+def test_layer_decay_needs_a_group_matcher() -> None:
     with pytest.raises(ConfigError, match=r"^optimization\.layer_decay needs .*, but TinyBackbone has no `group_matcher`"):
         build_optimizer(tiny_network(), SGD, Optimization(layer_decay=0.5))
 
@@ -161,7 +161,7 @@ def test_factors_combine_with_layers_and_undecayed_vectors() -> None:
         assert rate == pytest.approx(share * layered[name][0]) and decay == layered[name][1]
 
 
-def test_the_base_rate_stays_that_of_the_first_group() -> None:
+def test_base_rate_stays_in_the_first_group() -> None:
     model = network_of("test_resnet")
     groups = build_optimizer(model, SGD, Optimization(rates={"backbone": 0.1, "fusion": 0.1})).param_groups
     assert groups[0]["lr"] == 1.0 and not groups[0]["params"]
