@@ -29,7 +29,7 @@ from reidx.engine.stage import StageRun
 from reidx.engine.step import StageModel
 from reidx.errors import CheckpointError, RunError, Terminated
 from reidx.runs import checkpoint as checkpoints
-from reidx.testing.runs import assert_same_run
+from reidx.testing.runs import assert_same_run, unchanged
 from reidx.testing.tiny import write_experiment
 
 Struck = Callable[[str, Callable[..., object]], Any]
@@ -80,6 +80,15 @@ def test_the_comparison_notices_one_bit(whole: Whole, tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(AssertionError, match="keeps"):
         assert_same_run(folder, whole[1])
+
+
+@pytest.mark.parametrize("change", [Path.touch, lambda path: path.with_name("old").unlink()], ids=["added", "removed"])
+def test_changed_folder_is_noticed(change: Callable[[Path], object], tmp_path: Path) -> None:
+    (tmp_path / "old").touch()
+    with unchanged(tmp_path):
+        pass
+    with pytest.raises(AssertionError, match=r"changed in .*: (new|old)$"), unchanged(tmp_path):
+        change(tmp_path / "new")
 
 
 # ---- SIGTERM
