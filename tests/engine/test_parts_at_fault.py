@@ -88,7 +88,7 @@ def test_command_that_exits_is_no_success(monkeypatch, capsys):
 
     monkeypatch.setattr(config, "run", leave)
     assert main(["config", "a.yaml"]) == 1
-    assert "ended by SystemExit(0) before it was done" in capsys.readouterr().err
+    assert "SystemExit(0) ended the program before it was done" in capsys.readouterr().err
 
 
 # ---- samplers
