@@ -26,5 +26,7 @@ def test_a_method_trains_on(method: str, backbone: str, domains_root: Path, tmp_
     path = write_experiment(tmp_path / "experiment.yaml", shrunk(recipe.data, domains_root, backbone))
     result = reidx.run(reidx.load_config(path), tmp_path / "run", progress="quiet")
     for stage in result.stages:
-        assert len(stage.history) == 1 and math.isfinite(stage.last["loss"]) and stage.last["loss"] > 0
+        assert len(stage.history) == 1
+        assert math.isfinite(stage.last["loss"])
+        assert stage.last["loss"] > 0
     assert 0 < result.metrics["mAP"] <= 1

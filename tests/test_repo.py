@@ -86,7 +86,9 @@ def test_a_plugin_is_a_distribution_of_its_own(plugin: Path) -> None:
     assert plugin.name in config["options.entry_points"]["reidx.plugins"]
     assert len((plugin / "pyproject.toml").read_text().strip().splitlines()) == 3
     readme = (plugin / "README.md").read_text(encoding="utf-8")
-    assert name in readme and "## Deviations" in readme and "## Numbers" in readme
+    assert name in readme
+    assert "## Deviations" in readme
+    assert "## Numbers" in readme
     assert list((plugin / "tests").glob("test_*.py"))
 
 

@@ -48,7 +48,9 @@ def test_the_page_says_mean_spread_and_paired_difference(results: Results) -> No
     assert rows[0][3] == "[51.50 ± 0.71](cards/01-base.md)"
     # seeds 73, 76 against 51, 52: differences 22, 24, t(0.975, 1) = 12.7062, s/√n = 1
     assert rows[1][4].startswith("[+23.00 (+10.29 … +35.71)](cards/")
-    assert rows[2][2].startswith("[1 of 2](") and rows[2][3].startswith("[84.00](") and "…" not in rows[2][4]
+    assert rows[2][2].startswith("[1 of 2](")
+    assert rows[2][3].startswith("[84.00](")
+    assert "…" not in rows[2][4]
     assert rows[2][4].startswith("[+33.00, n = 1](") and "n =" not in rows[1][4]
     assert rows[0][7] == "[–](cards/01-base.md)"  # mINP is not known
 
@@ -75,7 +77,9 @@ def test_choices_are_compared_all_else_being_equal(results: Results) -> None:
     assert rows[0][:6] == ["fusion", "pplr.Stripes", "GlobalPool", "1", "+23.00 (+10.29 … +35.71)", "+23.00 … +23.00"]
     # 84 against 73 of seed 1: of seed 2 one of the two is missing
     assert rows[1][:6] == ["refiners", "pplr.CrossAgreement(k=5)", "none", "1", "+11.00, n = 1", "+11.00 … +11.00"]
-    assert all(len(row) == len(head) for row in rows) and len(rows) == 2 and rows[0][8:] == ["–", "–"]
+    assert all(len(row) == len(head) for row in rows)
+    assert len(rows) == 2
+    assert rows[0][8:] == ["–", "–"]
 
 
 def test_a_choice_is_averaged_over_pairs_in_seeds_that_have_them_all(
@@ -160,7 +164,9 @@ def test_every_link_leads_to_something(results: Results) -> None:
     assert len(links) > 20
     assert not [link for page, link in links if not (page.parent / link).is_file()]
     card = (results.plan.home / "cards/01-base.md").read_text(encoding="utf-8")
-    assert card.count("/result.json)") == 2 and '"torch": "2"' in card and "| 51.00 |" in card
+    assert card.count("/result.json)") == 2
+    assert '"torch": "2"' in card
+    assert "| 51.00 |" in card
 
 
 def test_records_hold_everything(results: Results) -> None:
@@ -286,7 +292,9 @@ def test_other_damaged_files_cost_only_what_was_in_them(text: str, results: Resu
     (results.plan.runs[1].folder / "experiment.json").write_text('{"provenance": {"code": "x"}}')
     write_results(results)
     record = results.records()[0]
-    assert record["state"] == "done" and record["mAP"] == pytest.approx(0.51) and record["last clusters"] is None
+    assert record["state"] == "done"
+    assert record["mAP"] == pytest.approx(0.51)
+    assert record["last clusters"] is None
 
 
 def test_runs_of_other_code_are_not_compared_in_silence(planned: Callable[..., Plan], finish: Callable[..., None]) -> None:

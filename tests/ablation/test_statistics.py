@@ -14,7 +14,9 @@ from reidx.ablation.statistics import paired, spread
 def test_by_hand() -> None:
     # differences 1, 2, 3: mean 2, s = 1, t(0.975, 2) = 4.302653
     found = paired({1: 11.0, 2: 22.0, 3: 33.0, 9: 0.0}, {1: 10.0, 2: 20.0, 3: 30.0, 8: 5.0})
-    assert found is not None and found.count == 3 and found.mean == pytest.approx(2)
+    assert found is not None
+    assert found.count == 3
+    assert found.mean == pytest.approx(2)
     assert found.low == pytest.approx(2 - 4.302653 / math.sqrt(3), abs=1e-5)
     assert found.high == pytest.approx(2 + 4.302653 / math.sqrt(3), abs=1e-5)
     whole = spread({1: 1.0, 2: 2.0, 3: 6.0})
@@ -24,7 +26,9 @@ def test_by_hand() -> None:
 
 def test_what_one_seed_or_none_can_say() -> None:
     one = spread({7: 3.0})
-    assert one is not None and (one.mean, one.deviation, one.count) == (3.0, None, 1) and spread({}) is None
+    assert one is not None
+    assert (one.mean, one.deviation, one.count) == (3.0, None, 1)
+    assert spread({}) is None
     difference = paired({7: 3.0}, {7: 1.0, 8: 1.0})
     assert difference is not None and (difference.mean, difference.low, difference.high) == (2.0, None, None)
     assert paired({1: 3.0}, {2: 3.0}) is None

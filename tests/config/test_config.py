@@ -453,7 +453,9 @@ def test_relative_data_paths_start_at_the_working_directory(load, tmp_path):
 
 def test_changed_values_are_those_of_files_and_overrides(load):
     text = load("evaluate.flip=true").render(changed=True)
-    assert "flip: true" in text and "# --set" in text and "exp.yaml:" in text
+    assert "flip: true" in text
+    assert "# --set" in text
+    assert "exp.yaml:" in text
     assert "default" not in text and "grad_cache_chunks" not in text
 
 

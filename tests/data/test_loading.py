@@ -55,10 +55,14 @@ def test_a_batch_holds_the_images_at_its_positions_with_their_columns(store: Ima
 
 def test_an_unlabelled_view_has_no_targets(store: ImageStore) -> None:
     batch = LabelledView(store, CAMERAS, None)[4]
-    assert batch.targets is None and batch.weights is None and batch.soft_targets is None
+    assert batch.targets is None
+    assert batch.weights is None
+    assert batch.soft_targets is None
     assert batch.cameras.tolist() == [1] and greys(batch) == [4]
     plain = view_of(store)[4]
-    assert plain.targets.tolist() == [-1] and plain.weights is None and plain.soft_targets is None
+    assert plain.targets.tolist() == [-1]
+    assert plain.weights is None
+    assert plain.soft_targets is None
 
 
 def test_further_labellings_come_along_and_can_be_taken_in_place_of_the_own(store: ImageStore) -> None:
@@ -67,10 +71,16 @@ def test_further_labellings_come_along_and_can_be_taken_in_place_of_the_own(stor
     batch = LabelledView(store, CAMERAS, LabelSet(LABELS, extra={"turn": -np.arange(10)}), {"u": halves})[7]
     batch = batch.each(lambda column: column.repeat(2, *[1] * (column.dim() - 1)))  # done to all of them
     under = batch.under("u")
-    assert batch.targets.tolist() == [2, 2] and batch.weights is None and batch.extra["turn"].tolist() == [-7, -7]
-    assert under.targets.tolist() == [1, 1] and under.extra["turn"].tolist() == [7, 7] and set(under.extra) == {"turn"}
+    assert batch.targets.tolist() == [2, 2]
+    assert batch.weights is None
+    assert batch.extra["turn"].tolist() == [-7, -7]
+    assert under.targets.tolist() == [1, 1]
+    assert under.extra["turn"].tolist() == [7, 7]
+    assert set(under.extra) == {"turn"}
     assert np.array_equal(under.weights, weights[[7, 7]]) and under.soft_targets is None
-    assert under.images is batch.images and under.index is batch.index and under.cameras is batch.cameras
+    assert under.images is batch.images
+    assert under.index is batch.index
+    assert under.cameras is batch.cameras
 
 
 def reachable(thing: object) -> Iterator[np.ndarray]:

@@ -79,7 +79,9 @@ def test_the_id_is_the_lists_and_not_the_names(tmp_path):
 
 def test_id_0_is_a_person_in_all_splits_and_another_one_in_training(tmp_path):
     data = MSMT17(str(write_published(tmp_path)))
-    assert 0 in data.train.ids and 0 in data.query.ids and data.distractors == 0
+    assert 0 in data.train.ids
+    assert 0 in data.query.ids
+    assert data.distractors == 0
     only = data.query.ids == 0
     known = data.query.ids[only], data.gallery.ids, data.query.cameras[only], data.gallery.cameras
     assert matched(Market1501(), *known).any()

@@ -143,7 +143,9 @@ def test_each_start_says_it_once(experiment, tmp_path, capsys):
     domains = Domains(data, say=lines.append)
     assert lines == []  # a data set that is not used is not read
     domains.split("target", "train"), domains.split("target", "query")
-    assert len(lines) == 1 and lines[0].startswith("target: ") and "1 images in sub-folders" in lines[0]
+    assert len(lines) == 1
+    assert lines[0].startswith("target: ")
+    assert "1 images in sub-folders" in lines[0]
     config = reidx.load_config(experiment(data={k: data[k] for k in ("domains", "image_size")}))
     with pytest.raises(DataError, match="cannot be read as an image"):  # the files are empty
         evaluate(config, progress="plain")

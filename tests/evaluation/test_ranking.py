@@ -68,7 +68,9 @@ def test_numbers_worked_out_by_hand():
 
 def test_query_without_match_is_left_out_of_the_mean():
     result = evaluate(line(0, 0), line(1, 2), [1, 9], [1, 2], [0, 0], [1, 1], details=True)
-    assert result.valid_queries == 1 and result.mAP == 1 and result.card["queries"] == 2
+    assert result.valid_queries == 1
+    assert result.mAP == 1
+    assert result.card["queries"] == 2
     assert np.isnan(result.details.ap[1]) and result.details.first_match.tolist() == [1, 0]
 
 

@@ -99,7 +99,9 @@ def test_eps_is_the_mean_of_the_nearest_share_of_pairs(share: float, far: float)
 def test_eps_is_kept_from_the_first_labelling_and_over_a_resume() -> None:
     near, wide = (np.full((6, 6), d) - d * np.eye(6) for d in (0.25, 0.5))
     clusterer = AdaptiveDBSCAN(0.5, 2)
-    assert clusterer.reach == 1.0 and not clusterer.notes() and clusterer.state_dict()["eps"] == 0.0
+    assert clusterer.reach == 1.0
+    assert not clusterer.notes()
+    assert clusterer.state_dict()["eps"] == 0.0
     assert clusterer(sparse(near)).tolist() == [0] * 6
     assert clusterer.reach == pytest.approx(0.25) and "0.2500" in clusterer.notes()[0]
     resumed = AdaptiveDBSCAN(0.5, 2)

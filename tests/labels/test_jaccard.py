@@ -73,7 +73,9 @@ def test_equals_the_definition(draw, sorted_lists, backend, kind, n, d, k, eps, 
     x = torch.nn.functional.normalize(torch.from_numpy(x), dim=1)
     graph = Jaccard(*k, backend=backend)(x)
     expected = by_sets(x.numpy(), sorted_lists(x.numpy(), x.numpy(), k[0], True)[1], *k)
-    assert graph.shape == (n, n) and graph.dtype == np.float32 and graph.has_canonical_format
+    assert graph.shape == (n, n)
+    assert graph.dtype == np.float32
+    assert graph.has_canonical_format
     assert np.abs(dense(graph) - expected).max() < 1e-5
     assert np.array_equal(dense(graph), dense(graph).T)
     assert np.all(graph.data < 1) and np.all(graph.diagonal() < 1e-5)

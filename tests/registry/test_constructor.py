@@ -73,7 +73,9 @@ def test_list_says_so_without_importing(fake_plugins, capsys):
         listing.run(argparse.Namespace(kind="loss"))
     rows = capsys.readouterr().out.splitlines()
     mine = next(row for row in rows if row.split()[:1] == ["mine.Own"])
-    assert "CANNOT BE USED" in mine and "'type'" in mine and "fake_reidx_mine.py:15" in mine
+    assert "CANNOT BE USED" in mine
+    assert "'type'" in mine
+    assert "fake_reidx_mine.py:15" in mine
     assert not any("CANNOT" in row for row in rows if row != mine)
 
 

@@ -61,7 +61,9 @@ def test_slow_import_says_which_plugin(fake_plugins, notes, monkeypatch, capsys)
     assert not found["slow"][0].problem
     lines = capsys.readouterr().err.splitlines()
     said = [line for line in lines if line.startswith("reidx: loading plugin slow (reidx-slow 0.1,")]
-    assert len(said) == 1 and "REIDX_PLUGINS=" in said[0] and "well" in said[0].partition("REIDX_PLUGINS=")[2]
+    assert len(said) == 1
+    assert "REIDX_PLUGINS=" in said[0]
+    assert "well" in said[0].partition("REIDX_PLUGINS=")[2]
     assert not list(notes.glob("loading-*"))
 
 
@@ -89,7 +91,9 @@ def test_import_prints_on_stderr_alone(fake_plugins, notes, capsys):
     fake_plugins.add("loud", f"print('NOISE')\n{HEALTHY}")
     _, found = fake_plugins.discover()
     printed = capsys.readouterr()
-    assert not found["loud"][0].problem and "NOISE" in printed.err and not printed.out
+    assert not found["loud"][0].problem
+    assert "NOISE" in printed.err
+    assert not printed.out
 
 
 def dead() -> int:

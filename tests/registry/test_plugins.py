@@ -157,7 +157,9 @@ def test_exception_that_cannot_be_printed_keeps_out_its_plugin_alone(fake_plugin
     fake_plugins.add("well")
     registry, found = fake_plugins.discover()
     problem = found["ill"][0].problem
-    assert problem and problem.isprintable() and len(problem) < 700
+    assert problem
+    assert problem.isprintable()
+    assert len(problem) < 700
     problem.encode("utf-8")
     assert problem in registry.absent["ill"]
     assert not found["well"][0].problem

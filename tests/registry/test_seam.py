@@ -183,7 +183,9 @@ def test_constructor_that_fails(tmp_path, monkeypatch, register):
 def test_words_for_values():
     assert what(torch.zeros(2, 3, dtype=torch.bfloat16)) == "bfloat16 2x3"
     assert what({"embed": torch.zeros(4)}) == "{embed: float32 4}"
-    assert what([1, 2]) == "list of 2" and what(None) == "None" and what(object()) == "object"
+    assert what([1, 2]) == "list of 2"
+    assert what(None) == "None"
+    assert what(object()) == "object"
     assert plain("a\n\tb\x1b[1mc\x1b[0m") == "a bc" and plain("x" * 999, 5) == "xxxxx …"
     shy = type("Shy", (), {"__str__": lambda self: 1 / 0})
     assert plain(shy()) == "(its message cannot be shown: str() raised ZeroDivisionError)"

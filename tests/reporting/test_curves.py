@@ -176,7 +176,9 @@ def test_wandb_by_one_line(experiment: Callable[..., Path], tmp_path: Path, monk
     config = reidx.load_config(experiment(stages=[{"name": "adapt", "epochs": 2, "iters": 2}]), ["log=[wandb]"])
     result = reidx.run(config, folder, progress="quiet")
     (settings,) = wandb.inits
-    assert settings["project"] == "tiny" and settings["name"] == "run" and settings["config"] == config.data
+    assert settings["project"] == "tiny"
+    assert settings["name"] == "run"
+    assert settings["config"] == config.data
     assert wandb.metrics == [{"name": "adapt/*", "step_metric": "adapt/epoch"}]
     assert [row["adapt/epoch"] for row in wandb.rows] == [1.0, 2.0]
     assert [row["adapt/train/loss"] for row in wandb.rows] == [entry["loss"] for entry in result.stages[0].history]
@@ -294,6 +296,8 @@ def test_mlflow_by_one_line_and_resumed(experiment: Callable[..., Path], tmp_pat
 
     (folder / "1-adapt" / "done.json").unlink()
     reidx.run(config, folder, resume=True, progress="quiet")
-    assert mlflow.runs == [None, "made-1"] and len(mlflow.rows) == 2 and mlflow.active is None
+    assert mlflow.runs == [None, "made-1"]
+    assert len(mlflow.rows) == 2
+    assert mlflow.active is None
     reidx.run(config, tmp_path / "another", progress="quiet")
     assert mlflow.runs == [None, "made-1", None], "another run of this process is not taken for the one resumed"
