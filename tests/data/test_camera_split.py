@@ -1,4 +1,4 @@
-"""Two domains out of one: whose people, which cameras, what is left of the test, and the messages of mistakes."""
+"""Two domains out of one: their people and cameras, the rest of the test split, and the error messages."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def test_each_side_has_its_own_people_and_cameras(market: str) -> None:
         assert all((int(Path(path).name[:4]), int(Path(path).name[6]) - 1) == (who, c) for path, who, c in rows)
 
 
-def test_the_test_is_of_all_people_under_the_own_cameras_and_queries_without_a_match_are_counted(market: str) -> None:
+def test_queries_without_a_match_are_counted(market: str) -> None:
     target = side(market, "target", [4, 5, 6])
-    # 1001 is seen by 6 too, 1002 of camera 4 by 5; 1002 of 5 and 1003 of 6 have no image under another of these cameras
+    # camera 6 sees 1001 too, camera 5 sees 1002; query 1002 of camera 5 and query 1003 of camera 6 have no match
     assert [Path(path).name for path in target.query.paths] == ["1001_c4s1_0_0.jpg", "1002_c4s1_0_0.jpg"]
     assert [Path(path).name[:6] for path in target.gallery.paths] == [
         *("0000_c", "1001_c", "1001_c", "1002_c", "1003_c"),
@@ -71,20 +71,20 @@ def test_the_test_is_of_all_people_under_the_own_cameras_and_queries_without_a_m
     assert card["train"] == {"images": 24, "ids": 4, "cameras": 3}
 
 
-def test_one_camera_can_be_trained_on_but_has_no_query(market: str) -> None:
+def test_one_camera_trains_without_queries(market: str) -> None:
     source = side(market, "source", [2])
     assert source.card()["train"] == {"images": 10, "ids": 5, "cameras": 1}
     assert len(source.query) == 0 and len(source.gallery) == 1
 
 
-def test_the_halves_hang_on_the_numbers_and_the_seed_alone(tmp_path: Path, market: str) -> None:
+def test_halves_depend_only_on_ids_and_seed(tmp_path: Path, market: str) -> None:
     ids = np.array([4, 4, 1, 9, 7, 1, 2])
     for seed in range(20):
         first, again = halves(ids, seed), halves(ids[::-1].copy(), seed)
         assert all(np.array_equal(first[name], again[name]) for name in first)
         assert sorted([*first["source"], *first["target"]]) == [1, 2, 4, 7, 9] and len(first["source"]) == 3
     assert len({tuple(sorted(halves(np.arange(10), seed)["source"])) for seed in range(50)}) > 30
-    # these digests are no library's to change: another order would be another benchmark
+    # no library may change this order: another order would be another benchmark
     assert [halves(np.arange(6), seed)["source"].tolist() for seed in (0, 1)] == [[4, 0, 2], [3, 0, 1]]
     rows = [f"{p}_{c}.jpg,{p},{c},train" for p in (5, 2, 9, 4) for c in (3, 8)]
     for row in rows:
@@ -95,7 +95,7 @@ def test_the_halves_hang_on_the_numbers_and_the_seed_alone(tmp_path: Path, marke
         table.write_text("\n".join(["path,pid,camid,split", *order]), encoding="utf-8")
         sides.append(CameraSplit({"type": "CSV", "path": str(table)}, "source", [8]))
     assert sorted(sides[0].train.paths) == sorted(sides[1].train.paths) and len(sides[0].train) == 2
-    assert fingerprint(sides[0])["train"]["images"] == 2  # a table's cameras are numbered as it numbers them
+    assert fingerprint(sides[0])["train"]["images"] == 2  # a table's cameras keep the table's numbers
     other = next(seed for seed in range(1, 9) if set(halves(np.arange(1, 10), seed)["source"]) != people(market, 0))
     assert fingerprint(side(market, "source", [1])) != fingerprint(side(market, "source", [1], other))
 
@@ -168,7 +168,7 @@ def load(tmp_path: Path, target: dict[str, Any], *overrides: str) -> Config:
 SPLIT = {"type": "CameraSplit", "of": {"type": "MSMT17", "root": "data"}, "side": "target", "cameras": [1, 2]}
 
 
-def test_the_inner_data_set_is_checked_and_filled_in_as_any(tmp_path: Path) -> None:
+def test_inner_data_set_is_checked_and_completed(tmp_path: Path) -> None:
     config = load(tmp_path, SPLIT, "data.domains.target.of.version=V2")
     target = config.data["data"]["domains"]["target"]
     assert target["of"] == {"type": "MSMT17", "root": "data", "version": "V2", "train": "trainval"}
@@ -194,17 +194,17 @@ def test_the_inner_data_set_is_checked_and_filled_in_as_any(tmp_path: Path) -> N
         ({**SPLIT, "side": "middle"}, r"data\.domains\.target\.of\): 'side' .*is 'middle'"),
     ],
 )  # fmt: skip
-def test_a_fault_of_the_inner_data_set_is_named_with_its_place(tmp_path: Path, inner: Any, message: str) -> None:
+def test_inner_data_set_mistakes_name_their_place(tmp_path: Path, inner: Any, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         load(tmp_path, {**SPLIT, "of": inner})
     assert re.search(message, str(error.value)), str(error.value)
 
 
-def test_the_inner_data_set_is_known_as_one() -> None:
+def test_inner_data_set_is_a_nested_component() -> None:
     assert nested_in("dataset", "CameraSplit") == {"of": "dataset"} and nested_in("dataset", "Market1501") == {}
 
 
-def test_from_python_the_inner_data_set_is_refused_alike() -> None:
+def test_wrong_inner_data_set_from_python() -> None:
     with pytest.raises(ConfigError, match=r"of: a dataset is written as a name or as \{type: name, …\}, not as 3"):
         build("dataset", {**SPLIT, "of": 3})
 
@@ -224,7 +224,7 @@ def test_both_sides_of_a_drawn_domain(domains_root: Path) -> None:
     assert source["dropped"]["queries without a match"] == 6
 
 
-# ---- what is shipped
+# ---- the shipped config
 
 
 def test_the_shipped_split_of_the_real_market() -> None:

@@ -1,4 +1,4 @@
-"""Data sets: file grammars, what is dropped and kept, and the messages of mistakes."""
+"""Data sets: file grammars, dropped and kept images, and error messages."""
 
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def test_an_unlabelled_split_has_no_identities(tmp_path):
     assert blind.counts() == {"images": 3, "ids": 0, "cameras": 3}
     with pytest.raises(DataError, match="no identities"):
         blind.classes()
-    assert split.ids is not None  # the truth stays with the data set
+    assert split.ids is not None  # the data set itself keeps the identities
 
 
 def test_a_split_refuses_columns_of_another_length_or_type():
@@ -73,7 +73,7 @@ def test_a_split_refuses_columns_of_another_length_or_type():
         Split(["a"], np.array([1]), np.array([0.0]))
 
 
-def test_a_missing_market_says_where_it_was_looked_for(tmp_path):
+def test_missing_market_lists_the_searched_folders(tmp_path):
     with pytest.raises(DataError) as error:
         Market1501(str(tmp_path / "nowhere"))
     message = str(error.value)
@@ -81,7 +81,7 @@ def test_a_missing_market_says_where_it_was_looked_for(tmp_path):
     assert str(tmp_path / "nowhere" / "market1501" / "Market-1501-v15.09.15") in message
 
 
-def test_a_market_in_halves_says_what_it_lacks(tmp_path):
+def test_incomplete_market_names_the_missing_folder(tmp_path):
     write_market(tmp_path / "market1501")
     (tmp_path / "market1501" / "query" / QUERY[0]).unlink()
     (tmp_path / "market1501" / "query").rmdir()
@@ -126,7 +126,7 @@ def test_the_real_market_has_its_published_counts():
     assert card["distractors"] == 2_798
 
 
-def test_a_synthetic_domain_is_drawn_once_and_read_as_market(tmp_path):
+def test_synthetic_domain_is_rendered_once(tmp_path):
     wanted = {"identities": (2, 2), "images_per_camera": 2, "cameras": 2, "size": (32, 16)}
     first = Synthetic(str(tmp_path), "target", **wanted, seed=3)
     written = {path: Path(path).stat().st_mtime_ns for path in first.train.paths}
@@ -165,7 +165,7 @@ def test_a_table_is_read_row_by_row(tmp_path):
     assert data.card()["distractors"] == 0
 
 
-def test_columns_may_be_in_any_order_with_others_between_and_a_byte_order_mark(tmp_path):
+def test_columns_in_any_order_among_others(tmp_path):
     (tmp_path / "a.jpg").touch()
     (tmp_path / "t.csv").write_text("\ufeffsplit,note,camid,pid,path\ntrain,hm,4,5,a.jpg\n", encoding="utf-8")
     data = CSV(str(tmp_path / "t.csv"))
@@ -215,14 +215,14 @@ def test_a_wrong_table_names_its_line(tmp_path, rows, message):
         CSV(write_table(tmp_path, *rows))
 
 
-def test_a_table_names_the_image_that_is_not_there(tmp_path):
+def test_table_names_the_missing_image(tmp_path):
     table = write_table(tmp_path, "a.jpg,1,1,train")
     (tmp_path / "a.jpg").unlink()
     with pytest.raises(DataError, match=r"line 2: there is no file .*a\.jpg"):
         CSV(table)
 
 
-def test_a_table_without_the_columns_or_not_there_at_all_is_named(tmp_path):
+def test_missing_columns_or_table_are_named(tmp_path):
     with pytest.raises(DataError, match="line 1: no column pid, camid"):
         CSV(write_table(tmp_path, "a.jpg,train", header="path,split"))
     with pytest.raises(DataError, match=r"absent\.csv cannot be read"):

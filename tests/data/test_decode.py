@@ -1,4 +1,4 @@
-"""Opening images: depths, modes, rotations, formats, and what is refused before it takes memory."""
+"""Opening images: depths, modes, rotations, formats, and files refused before they take memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(path: Path, width: int, height: int, bits: int, colour: int, rows: bytes) -> Path:
-    """A PNG that Pillow itself would not write."""
+    """Write a PNG that Pillow itself cannot write."""
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
@@ -41,9 +41,9 @@ def png(path: Path, width: int, height: int, bits: int, colour: int, rows: bytes
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm", "a-12.pgm"])
-def test_sixteen_bits_of_grey_become_the_same_grey_of_eight(tmp_path, name):
+def test_sixteen_bit_grey_becomes_eight_bit_grey(tmp_path, name):
     path = tmp_path / name
-    if name == "a-12.pgm":  # which says itself that 4095 is white
+    if name == "a-12.pgm":  # its header states that 4095 is white
         path.write_bytes(b"P5\n24 48\n4095\n" + (GREY.astype(np.uint16) * 16).astype(">u2").tobytes())
     elif name == "a.pgm":
         path.write_bytes(b"P5\n24 48\n65535\n" + (GREY.astype(np.uint16) * 257).astype(">u2").tobytes())
@@ -58,13 +58,13 @@ def test_sixteen_bits_are_rounded_to_the_nearest_level(tmp_path):
     assert pixels(tmp_path / "a.png")[0, :, 0].tolist() == [round(v / 257) for v in values[0].tolist()]
 
 
-def test_sixteen_bits_a_colour_are_read(tmp_path):
+def test_sixteen_bits_per_colour_are_read(tmp_path):
     colours = np.stack([GREY, 255 - GREY, GREY // 2], -1)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colours.astype(np.uint16) * 257)
     assert (pixels(png(tmp_path / "a.png", 24, 48, 16, 2, rows)) == colours).all()
 
 
-def test_sixteen_bits_that_would_come_out_as_one_grey_are_refused(tmp_path):
+def test_sixteen_bits_of_few_levels_are_refused(tmp_path):
     Image.fromarray(GREY.astype(np.uint16) * 16 + 2000).save(tmp_path / "thermal.png")
     with pytest.raises(CorruptImage, match=r"thermal\.png cannot be read .* fill 17 of 256 levels\. Scale the values"):
         ImageStore([str(tmp_path / "thermal.png")], (48, 24))[0]
@@ -76,7 +76,7 @@ def test_sixteen_bits_that_would_come_out_as_one_grey_are_refused(tmp_path):
         decode(str(png(tmp_path / "colours.png", 24, 48, 16, 2, twelve)))
 
 
-def test_a_few_broken_pixels_do_not_hide_that_it_would_be_one_grey(tmp_path):
+def test_few_levels_are_found_despite_broken_pixels(tmp_path):
     thermal = GREY.astype(np.uint16) // 4 + 7000
     thermal[3, 3], thermal[9, 9], thermal[20, 1] = 65535, 0, 40000
     Image.fromarray(thermal).save(tmp_path / "hot.png")
@@ -85,7 +85,7 @@ def test_a_few_broken_pixels_do_not_hide_that_it_would_be_one_grey(tmp_path):
 
 
 def tiff(path: Path, values: np.ndarray, photometric: int, planar: int = 1, sample_format: int = 1) -> Path:
-    """An uncompressed little-endian TIFF, of sorts that Pillow itself would not write."""
+    """Write an uncompressed little-endian TIFF of a kind that Pillow itself cannot write."""
     height, width, count = values.shape
     data = (np.moveaxis(values, 2, 0) if planar == 2 else values).astype(values.dtype.newbyteorder("<")).tobytes()
     strips = count if planar == 2 else 1
@@ -107,7 +107,7 @@ def tiff(path: Path, values: np.ndarray, photometric: int, planar: int = 1, samp
     return path
 
 
-def test_a_tiff_of_16_bits_whose_0_is_white_is_turned_around(tmp_path):
+def test_tiff_with_white_zero_is_inverted(tmp_path):
     path = tiff(tmp_path / "a.tif", 65535 - GREY[..., None].astype(np.uint16) * 257, photometric=0)
     assert (pixels(path) == GREY[..., None]).all()
     assert (pixels(tiff(tmp_path / "b.tif", 255 - GREY[..., None], photometric=0)) == GREY[..., None]).all()
@@ -126,7 +126,7 @@ def test_kinds_of_tiff_that_pillow_misreads_are_refused(tmp_path):
             decode(str(tiff(tmp_path / "b.tif", values, photometric=1, sample_format=2)))
 
 
-def test_an_empty_file_and_a_palette_that_is_missing_are_told_as_such(tmp_path):
+def test_empty_file_and_missing_palette_are_named(tmp_path):
     (tmp_path / "empty.jpg").touch()
     with pytest.raises(CorruptImage, match=r"empty\.jpg cannot be read as an image: it is empty \(0 bytes\)"):
         decode(str(tmp_path / "empty.jpg"))
@@ -165,7 +165,7 @@ def test_transparency_is_dropped_without_a_warning(tmp_path, recwarn):
     assert not recwarn.list
 
 
-# ---- which way is up
+# ---- orientation
 
 
 XMP = (
@@ -175,7 +175,7 @@ XMP = (
 
 
 def write_lying(folder: Path, how: str) -> Path:
-    """``GREY`` lying on its side, with a note to turn it."""
+    """Write ``GREY`` turned by a quarter, with metadata that says how to turn it back."""
     lying = Image.fromarray(GREY).convert("RGB").transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -191,7 +191,7 @@ def write_lying(folder: Path, how: str) -> Path:
 
 
 @pytest.mark.parametrize("how", ["EXIF", "EXIF of a PNG", "EXIF of a WebP", "XMP", "XMP of a PNG", "XMP of a WebP"])
-def test_a_noted_rotation_is_applied_wherever_it_is_noted(tmp_path, how):
+def test_rotation_in_any_metadata_is_applied(tmp_path, how):
     path = write_lying(tmp_path, how)
     assert pixels(path).shape == (48, 24, 3)
     assert np.abs(pixels(path) - GREY[..., None]).mean() < 1.5
@@ -239,13 +239,13 @@ def test_several_frames_are_refused(tmp_path, name):
         decode(str(tmp_path / name))
 
 
-def test_what_a_camera_adds_to_a_jpeg_is_passed_over(tmp_path):
+def test_preview_inside_a_jpeg_is_ignored(tmp_path):
     whole, preview = Image.new("RGB", (24, 48), (200, 0, 0)), Image.new("RGB", (8, 8), (0, 0, 200))
     whole.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[preview])
     assert pixels(tmp_path / "a.jpg")[..., 0].min() > 190
 
 
-def test_what_is_no_file_is_not_waited_for(tmp_path):
+def test_special_files_are_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "a.jpg")
     for path in (tmp_path / "a.jpg", tmp_path, Path("/dev/zero")):
         with pytest.raises(CorruptImage, match="it is not a regular file"):

@@ -54,9 +54,9 @@ def test_every_colour_mode_becomes_rgb(tmp_path, mode):
 
 def test_a_noted_rotation_is_applied(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: to be turned a quarter clockwise for viewing
+    exif[0x0112] = 6  # orientation: turn a quarter clockwise for viewing
     half = Image.new("RGB", (40, 20))
-    half.paste((255, 255, 255), (0, 0, 20, 20))  # left half white: on top once turned
+    half.paste((255, 255, 255), (0, 0, 20, 20))  # the left half is white: the upper half after the turn
     half.save(tmp_path / "a.jpg", exif=exif, quality=95)
     image = ImageStore([str(tmp_path / "a.jpg")], (40, 20))[0].float()
     assert image[:, :15].min() > 240
@@ -67,7 +67,7 @@ def test_the_cache_answers_from_memory_and_copies(paths):
     store = ImageStore(paths, (16, 8))
     assert store.cached_bytes == 6 * 3 * 16 * 8
     before = store.batch([4, 0, 4])
-    Image.new("RGB", (20, 40)).save(paths[4])  # the file changes behind its back
+    Image.new("RGB", (20, 40)).save(paths[4])  # the file changes after it was cached
     before_again = store.batch([4, 0, 4])
     assert torch.equal(before, before_again)
     assert not torch.equal(before[0], torch.zeros_like(before[0]))
@@ -75,7 +75,7 @@ def test_the_cache_answers_from_memory_and_copies(paths):
     assert torch.equal(store[4], before[0])
 
 
-def test_a_set_too_large_for_the_cache_is_decoded_each_time(paths):
+def test_split_beyond_the_cache_is_redecoded(paths):
     store = ImageStore(paths, (16, 8), cache_bytes=6 * 3 * 16 * 8 - 1)
     assert store.cached_bytes == 0
     assert store[0].any()
@@ -101,7 +101,7 @@ def test_warming_and_workers_give_the_same_images(paths, cache_bytes):
     assert torch.equal(fresh.batch(range(6)), expected)
 
 
-def test_what_a_forked_worker_decodes_this_process_has(paths):
+def test_forked_workers_fill_the_shared_cache(paths):
     store = ImageStore(paths, (16, 8))
     loaded = torch.cat(list(DataLoader(store, batch_size=3, num_workers=1, multiprocessing_context="fork")))
     for path in paths:
@@ -159,14 +159,14 @@ def test_images_held_on_a_device_are_the_cached_ones(paths):
     batch = store.batch([4, 0, 4])
     assert torch.equal(batch, expected)
     batch.zero_()
-    assert torch.equal(store.batch([4, 0, 4]), expected)  # a copy here too
+    assert torch.equal(store.batch([4, 0, 4]), expected)  # the batch was a copy
     held = store.held
     store.hold(torch.device("cpu"))
     assert store.held is held
-    assert torch.equal(pickle.loads(pickle.dumps(store)).batch([4, 0, 4]), expected)  # which decodes for itself
+    assert torch.equal(pickle.loads(pickle.dumps(store)).batch([4, 0, 4]), expected)  # the unpickled store decodes again
 
 
-def test_what_a_gpu_has_no_room_for_is_refused(paths, monkeypatch):
+def test_images_beyond_gpu_memory_are_refused(paths, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
     store = ImageStore(paths, (16, 8))
     with pytest.raises(ConfigError, match=r"6 images of 16x8 take 0.00 GB; cuda:1 has 0.00 GB left.*cache_on: host"):

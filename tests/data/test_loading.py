@@ -1,4 +1,4 @@
-"""Batches of a stream: what is in them, what must not be, and that workers change nothing."""
+"""Batches of a stream: their columns, no hidden identities, and the same images from any number of workers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIZE = (8, 4)
 
 @pytest.fixture
 def store(tmp_path: Path) -> ImageStore:
-    """Ten images, each of one grey that tells which it is."""
+    """Ten images, each of one grey that identifies it."""
     for i in range(10):
         Image.new("RGB", (4, 8), (20 * i,) * 3).save(tmp_path / f"{i}.png")
     return ImageStore([str(tmp_path / f"{i}.png") for i in range(10)], SIZE)
@@ -42,7 +42,7 @@ def greys(batch: Batch) -> list[int]:
     return [int(v) // 20 for v in batch.images[:, 0, 0, 0]]
 
 
-def test_a_batch_holds_the_images_at_its_positions_with_their_columns(store: ImageStore) -> None:
+def test_batch_has_images_with_their_columns(store: ImageStore) -> None:
     weights = np.linspace(0, 1, 10, dtype=np.float32)
     soft = np.random.default_rng(0).random((10, 3), dtype=np.float32)
     batch = view_of(store, weights=weights, soft_targets=soft).__getitems__([7, 2, 2])
@@ -65,11 +65,11 @@ def test_an_unlabelled_view_has_no_targets(store: ImageStore) -> None:
     assert plain.soft_targets is None
 
 
-def test_further_labellings_come_along_and_can_be_taken_in_place_of_the_own(store: ImageStore) -> None:
+def test_batch_can_switch_to_another_labelling(store: ImageStore) -> None:
     weights = np.linspace(1, 2, 10, dtype=np.float32)
     halves = LabelSet(LABELS[::-1].copy(), weights, extra={"turn": np.arange(10)})
     batch = LabelledView(store, CAMERAS, LabelSet(LABELS, extra={"turn": -np.arange(10)}), {"u": halves})[7]
-    batch = batch.each(lambda column: column.repeat(2, *[1] * (column.dim() - 1)))  # done to all of them
+    batch = batch.each(lambda column: column.repeat(2, *[1] * (column.dim() - 1)))  # applied to every column
     under = batch.under("u")
     assert batch.targets.tolist() == [2, 2]
     assert batch.weights is None
@@ -84,7 +84,7 @@ def test_further_labellings_come_along_and_can_be_taken_in_place_of_the_own(stor
 
 
 def reachable(thing: object) -> Iterator[np.ndarray]:
-    """All arrays that can be reached from an object."""
+    """Yield all arrays that can be reached from an object."""
     known: set[int] = set()
     left = [thing]
     while left:
@@ -101,7 +101,7 @@ def reachable(thing: object) -> Iterator[np.ndarray]:
 
 
 @pytest.mark.parametrize("labels", [None, "pseudo", "identity"])
-def test_identities_are_not_there_unless_they_are_the_labels(domains_root: Path, labels: str | None) -> None:
+def test_identities_are_absent_unless_used_as_labels(domains_root: Path, labels: str | None) -> None:
     domains = Domains(data(domains_root))
     split = domains.split("target", "train")
     assert split.ids is not None
@@ -117,7 +117,7 @@ def test_identities_are_not_there_unless_they_are_the_labels(domains_root: Path,
         )
 
     assert holds(view) == holds(batches(view, [[0, 1]], 0)) == (labels == "identity")
-    assert holds(split)  # so the search does find them
+    assert holds(split)  # the search can find them
 
 
 def drawn(store: ImageStore, workers: int, seed: int) -> list[dict[str, Batch]]:
@@ -181,7 +181,7 @@ def data(root: Path, **changes: object) -> dict[str, object]:
     }  # fmt: skip
 
 
-def test_a_store_is_made_once_and_as_the_data_section_says(domains_root: Path) -> None:
+def test_one_store_per_split_follows_the_config(domains_root: Path) -> None:
     domains = Domains(data(domains_root))
     store = domains.images("target", "train")
     assert store is domains.images("target", "train") and domains["target"] is domains["target"]
@@ -193,7 +193,7 @@ def test_a_store_is_made_once_and_as_the_data_section_says(domains_root: Path) -
 def test_the_cache_is_shared_by_all_splits(domains_root: Path) -> None:
     sizes = {s: len(Domains(data(domains_root)).split("target", s)) * 3 * 48 * 24 for s in ("train", "query", "gallery")}
     assert sizes["train"] > sizes["gallery"] > sizes["query"]
-    # room for the training images and the queries, and a little more
+    # room for the training images, the queries and half as many again
     room = (sizes["train"] + sizes["query"] + sizes["query"] // 2) / (1 << 30)
     domains = Domains(data(domains_root, cache_gb=room))
     cached = {split: domains.images("target", split).cached_bytes for split in ("train", "gallery", "query")}
@@ -201,6 +201,6 @@ def test_the_cache_is_shared_by_all_splits(domains_root: Path) -> None:
     assert Domains(data(domains_root, cache_gb=0)).images("target", "query").cached_bytes == 0
 
 
-def test_a_domain_that_is_not_there_is_an_error_that_lists_them(domains_root: Path) -> None:
+def test_unknown_domain_error_lists_the_domains(domains_root: Path) -> None:
     with pytest.raises(ConfigError, match=r"no domain 'tagret'; data\.domains has target"):
         Domains(data(domains_root))["tagret"]

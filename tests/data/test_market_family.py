@@ -1,4 +1,4 @@
-"""The data sets that share Market-1501's grammar, each with cameras, names and folders of its own."""
+"""Data sets that share Market-1501's grammar, each with its own cameras, names and folders."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def test_each_is_found_in_its_customary_layouts(tmp_path, dataset, folders, plac
     assert all(str(tmp_path / "nowhere" / place) in str(error.value) for place in places)
 
 
-def test_duke_has_eight_cameras_and_distractors_with_identities_of_their_own(tmp_path):
+def test_duke_cameras_and_distractors(tmp_path):
     data = DukeMTMC(str(write(tmp_path, DUKE)))
     assert data.train.ids.tolist() == [1, 5] and data.train.cameras.tolist() == [7, 1]
     assert data.gallery.ids.tolist() == [5, 7139, 7139] and data.gallery.cameras.tolist() == [3, 5, 6]
@@ -64,7 +64,7 @@ def test_duke_has_eight_cameras_and_distractors_with_identities_of_their_own(tmp
     assert card["dropped"] == {"junk": 0, "background": 0}
 
 
-def test_duke_says_wherever_it_is_met_that_it_was_withdrawn():
+def test_duke_is_marked_as_withdrawn_everywhere():
     config = (ROOT / "configs/data/duke.yaml").read_text(encoding="utf-8")
     page = next(line for line in (ROOT / "docs/datasets.md").read_text(encoding="utf-8").splitlines() if "DukeMTMC" in line)
     for text in (DukeMTMC.__doc__ or "", config, page):
@@ -72,13 +72,13 @@ def test_duke_says_wherever_it_is_met_that_it_was_withdrawn():
 
 
 def test_a_market_under_dukes_name_is_refused(tmp_path):
-    """The folders are the same, and so is the beginning of the names."""
+    """Folders and beginnings of the names are the same."""
     write(tmp_path, {**DUKE, "query": ["0003_c1s1_000001_00.jpg"]})
     with pytest.raises(DataError, match=r"0003_c1s1_000001_00\.jpg: .* such as 0001_c2_f0046182\.jpg"):
         DukeMTMC(str(tmp_path))
 
 
-def test_personx_cameras_are_numbered_in_the_order_of_their_names(tmp_path):
+def test_personx_cameras_follow_their_order(tmp_path):
     data = PersonX(str(write(tmp_path, PERSONX)))
     assert dict(zip([Path(p).name for p in data.train.paths], data.train.cameras.tolist())) == {
         "0001_c3_0.jpg": 0,
@@ -89,7 +89,7 @@ def test_personx_cameras_are_numbered_in_the_order_of_their_names(tmp_path):
     assert data.query.cameras.tolist() == [1] and data.gallery.cameras.tolist() == [2]
 
 
-def test_veri_has_folders_of_its_own_and_cameras_of_three_digits(tmp_path):
+def test_veri_folders_and_three_digit_cameras(tmp_path):
     data = VeRi776(str(write(tmp_path, VERI)))
     assert data.train.ids.tolist() == [1, 1, 3] and data.train.cameras.tolist() == [0, 9, 19]
     assert data.query.cameras.tolist() == [1] and data.gallery.cameras.tolist() == [1, 18]
@@ -132,7 +132,7 @@ def test_a_missing_or_empty_folder_is_named(tmp_path, dataset, folders):
         dataset(str(tmp_path))
 
 
-def test_only_where_0_is_background_it_is_left_out(tmp_path):
+def test_identity_0_is_dropped_only_as_background(tmp_path):
     names = {
         "bounding_box_train": ["0000_c3_0.jpg", "0001_c3_0.jpg"],
         "query": ["0000_c3_0.jpg", "0002_c3_0.jpg"],

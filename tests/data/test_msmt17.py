@@ -1,4 +1,4 @@
-"""MSMT17: two versions, two layouts, lists; what is told, what must be stated, and the messages of mistakes."""
+"""MSMT17: two versions, two layouts, lists, and error messages."""
 
 from pathlib import Path
 
@@ -50,8 +50,8 @@ def write_repacked(base: Path, train: tuple[str, ...] = ("0000_c12_0045.jpg", "0
 
 @pytest.mark.parametrize("version", ["V1", "V2"])
 @pytest.mark.parametrize("place", [".", "MSMT17_{}", "MSMT17", "msmt17", "msmt17/MSMT17_{}"])
-def test_the_published_layout_is_found_and_its_version_told(tmp_path, version, place):
-    root = tmp_path / "my_1_2_cluster"  # a folder with fields like those of a file's name
+def test_published_layout_reveals_its_version(tmp_path, version, place):
+    root = tmp_path / "my_1_2_cluster"  # a folder name with fields like those of a file name
     base = write_published(root / place.format(version), version)
     for asked in ("auto", version):
         data = MSMT17(str(root), version=asked)
@@ -71,13 +71,13 @@ def test_ids_and_cameras_come_from_the_lists(tmp_path):
     assert all(Path(path).is_file() for path in data.train.paths + data.query.paths + data.gallery.paths)
 
 
-def test_the_id_is_the_lists_and_not_the_names(tmp_path):
-    """The second column is a numbering of its own; names need not agree with it."""
+def test_ids_come_from_lists_not_from_names(tmp_path):
+    """The second column has its own numbering, which may differ from the names."""
     changed = [line[:-1] + "7" for line in LISTS["train"]]
     assert MSMT17(str(write_published(tmp_path, train=changed))).train.ids.tolist() == [7, 7, 7, 0]
 
 
-def test_id_0_is_a_person_in_all_splits_and_another_one_in_training(tmp_path):
+def test_id_0_is_a_person_everywhere(tmp_path):
     data = MSMT17(str(write_published(tmp_path)))
     assert 0 in data.train.ids
     assert 0 in data.query.ids
@@ -91,7 +91,7 @@ def test_id_0_is_a_person_in_all_splits_and_another_one_in_training(tmp_path):
     assert packed.dropped == {"junk": 0, "background": 0} and packed.distractors == 0
 
 
-def test_training_takes_both_lists_unless_told_otherwise_and_the_card_says_so(tmp_path):
+def test_training_uses_both_lists_by_default(tmp_path):
     root = str(write_published(tmp_path))
     both, one = MSMT17(root), MSMT17(root, train="train")
     assert (len(both.train), len(one.train)) == (4, 3)
@@ -109,9 +109,9 @@ def test_training_takes_both_lists_unless_told_otherwise_and_the_card_says_so(tm
     assert one.card()["train_lists"] == "list_train"
 
 
-def test_a_repacked_copy_is_read_under_the_version_that_is_stated(tmp_path):
+def test_repacked_copy_has_the_stated_version(tmp_path):
     base = write_repacked(tmp_path / "msmt17" / "MSMT17_V1")
-    for version in ("V1", "V2"):  # what the folder is called tells nothing: the copies of both are called so
+    for version in ("V1", "V2"):  # the folder's name is no evidence: copies of both versions have it
         data = MSMT17(str(tmp_path), version=version)
         assert (data.root, data.version) == (str(base), version)
         assert data.train.cameras.tolist() == [11, 14]
@@ -120,7 +120,7 @@ def test_a_repacked_copy_is_read_under_the_version_that_is_stated(tmp_path):
         assert card["layout"] == "re-packed folders, version as stated"
 
 
-def test_a_repacked_copy_must_be_stated_and_knows_no_lists(tmp_path):
+def test_repacked_copy_needs_a_stated_version(tmp_path):
     root = str(write_repacked(tmp_path))
     with pytest.raises(DataError, match=r"re-packed: its folders do not tell its version\. State it"):
         MSMT17(root)
@@ -129,8 +129,8 @@ def test_a_repacked_copy_must_be_stated_and_knows_no_lists(tmp_path):
 
 
 @pytest.mark.parametrize(("there", "asked"), [("V1", "V2"), ("V2", "V1")])
-def test_the_other_version_is_refused_also_beside_a_repacked_copy(tmp_path, there, asked):
-    root = write_published(tmp_path / "MSMT17_V2", there)  # by its folders, whatever it is called
+def test_other_version_is_refused_despite_repacked_copy(tmp_path, there, asked):
+    root = write_published(tmp_path / "MSMT17_V2", there)  # its folders decide, not its name
     with pytest.raises(DataError) as error:
         MSMT17(str(tmp_path), version=asked)
     message = str(error.value)
@@ -142,7 +142,7 @@ def test_the_other_version_is_refused_also_beside_a_repacked_copy(tmp_path, ther
     assert MSMT17(str(tmp_path)).layout == "published lists"
 
 
-def test_of_two_versions_the_stated_one_is_taken_and_auto_refuses_to_choose(tmp_path):
+def test_auto_refuses_to_choose_between_two_versions(tmp_path):
     first, second = (write_published(tmp_path / f"MSMT17_{v}", v) for v in ("V1", "V2"))
     assert MSMT17(str(tmp_path), version="V1").root == str(first)
     assert MSMT17(str(tmp_path), version="V2").root == str(second)
@@ -158,7 +158,7 @@ def test_a_missing_list_is_named(tmp_path, lost):
         MSMT17(str(tmp_path))
 
 
-def test_a_missing_msmt17_says_where_and_for_what_was_looked(tmp_path):
+def test_missing_msmt17_lists_the_searched_layouts(tmp_path):
     with pytest.raises(DataError) as error:
         MSMT17(str(tmp_path / "nowhere"))
     message = str(error.value)
@@ -196,7 +196,7 @@ def test_an_unreadable_list_is_named(tmp_path):
 
 
 def test_lists_saved_on_another_system_read_the_same(tmp_path):
-    """A byte-order mark, carriage returns, no final newline: no character of a line is lost."""
+    """A byte-order mark, carriage returns or a missing final newline cost no character of a line."""
     expected = MSMT17(str(write_published(tmp_path)))
     text = "\ufeff" + "\r\n".join(LISTS["query"])
     (tmp_path / "list_query.txt").write_bytes(text.encode())

@@ -1,4 +1,4 @@
-"""Files that a loader does not read: counted on the card, and said each time a run starts."""
+"""Files that a loader does not read: counted on the card and reported at each start of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 
 
 def write(root: Path, names: list[str], split: str = "bounding_box_train") -> Path:
-    """A data set of Market-1501's names with these files in one of its folders, and a few images in each."""
+    """Write a data set in Market-1501's grammar: three images in each folder, and these files in one of them."""
     for folder in FOLDERS:
         for name in ("0002_c1_0.jpg", "0002_c2_0.jpg", "0003_c1_0.jpg"):
             (root / folder).mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ def test_images_of_every_format_are_read_in_either_case(tmp_path, name):
     assert data.notes() == [] and "passed over" not in data.dropped
 
 
-def test_sub_folders_and_other_files_are_counted_and_said(tmp_path):
+def test_sub_folders_and_other_files_are_reported(tmp_path):
     names = ["more/0005_c1_0.jpg", "more/deep/0005_c1_1.png", "notes.txt", "pose.npy", "a.gif", ".0006_c1_0.jpg"]
     data = Market1501(str(write(tmp_path, names)))
     assert len(data.train) == 3 and data.card()["dropped"] == {"junk": 0, "background": 0, "passed over": 6}
@@ -45,12 +45,12 @@ def test_sub_folders_and_other_files_are_counted_and_said(tmp_path):
     ]
 
 
-def test_what_systems_leave_is_not_spoken_of(tmp_path):
+def test_system_files_are_not_reported(tmp_path):
     data = Market1501(str(write(tmp_path, ["Thumbs.db", ".DS_Store", "._0002_c1_0.jpg", "desktop.ini", "empty/.keep"])))
     assert data.notes() == [] and data.card()["dropped"] == {"junk": 0, "background": 0}
 
 
-def test_a_folder_of_sub_folders_alone_says_where_its_images_are(tmp_path):
+def test_folder_with_only_sub_folders_is_refused(tmp_path):
     write(tmp_path, ["0009/0009_c1_0.jpg"], "query")
     for path in (tmp_path / "query").glob("*.jpg"):
         path.unlink()
@@ -58,7 +58,7 @@ def test_a_folder_of_sub_folders_alone_says_where_its_images_are(tmp_path):
         Market1501(str(tmp_path))
 
 
-def test_an_image_in_two_formats_is_said(tmp_path):
+def test_image_in_two_formats_is_reported(tmp_path):
     data = Market1501(str(write(tmp_path, ["0002_c1_0.png"])))
     assert len(data.train) == 4
     assert data.notes() == [
@@ -66,7 +66,7 @@ def test_an_image_in_two_formats_is_said(tmp_path):
     ]
 
 
-def test_junk_and_person_0_are_counted_and_said(tmp_path):
+def test_junk_and_person_0_are_reported(tmp_path):
     data = Market1501(str(write(tmp_path, ["0000_c1_0.jpg", "0000_c1_1.jpg", "-1_c1_0.jpg"])))
     assert data.notes() == [
         "left out: 1 junk, 2 background",
@@ -77,15 +77,15 @@ def test_junk_and_person_0_are_counted_and_said(tmp_path):
 
 
 @pytest.mark.parametrize("digits", [str(2**63), str(2**64 - 1), "9" * 4400])
-def test_a_number_in_a_name_that_is_too_large_is_refused(tmp_path, digits):
-    if len(digits) < 200:  # a name has no room for more
+def test_too_large_number_in_name_is_refused(tmp_path, digits):
+    if len(digits) < 200:  # a file name holds at most 255 bytes
         with pytest.raises(DataError, match=rf"{digits}_c1_0\.jpg: the identity is {digits}; the largest possible is"):
             Market1501(str(write(tmp_path / "a", [f"{digits}_c1_0.jpg"])))
     with pytest.raises(DataError, match=r"\.jpg: the camera is "):
         Market1501(str(write(tmp_path / "b", [f"0007_c{digits[:200]}_0.jpg"])))
 
 
-def test_another_data_set_in_front_says_the_same(tmp_path):
+def test_camera_split_passes_notes_on(tmp_path):
     write(tmp_path, ["more/0005_c1_0.jpg"])
     half = CameraSplit({"type": "Market1501", "root": str(tmp_path)}, "source", [1, 2])
     assert any("1 images in sub-folders" in note for note in half.notes())
@@ -107,7 +107,7 @@ def msmt17(root: Path, **lists: list[str]) -> Path:
 
 
 @pytest.mark.parametrize("train", ["trainval", "train"])
-def test_images_in_no_list_are_counted_and_said(tmp_path, train):
+def test_images_in_no_list_are_reported(tmp_path, train):
     msmt17(tmp_path)
     for name in ("train/0000/0000_009_01_a_0.jpg", "test/x.png", "test/readme.txt"):
         (tmp_path / name).touch()
@@ -119,23 +119,23 @@ def test_images_in_no_list_are_counted_and_said(tmp_path, train):
 
 
 @pytest.mark.parametrize(("name", "line"), [("train", "0000/0000_000_01_a_0.jpg 0"), ("val", "0000/0000_000_01_a_0.jpg 5")])
-def test_an_image_twice_in_the_lists_is_refused_with_both_lines(tmp_path, name, line):
+def test_repeated_image_in_lists_names_both_lines(tmp_path, name, line):
     with pytest.raises(DataError) as error:
         MSMT17(str(msmt17(tmp_path, **{name: [line]})))
     assert f"list_{name}.txt, line 2: " in str(error.value) and "list_train.txt, line 1, too" in str(error.value)
 
 
-def test_an_identity_in_a_list_that_is_too_large_is_refused_by_line(tmp_path):
+def test_too_large_identity_names_its_line(tmp_path):
     root = msmt17(tmp_path)
     (root / "list_query.txt").write_text(f"0000/0000_000_01_a_0.jpg {2**64 - 1}\n")
     with pytest.raises(DataError, match=rf"list_query\.txt, line 1: the identity is {2**64 - 1}; the largest possible is"):
         MSMT17(str(root))
 
 
-# ---- where it is said
+# ---- the report at the start
 
 
-def test_each_start_says_it_once(experiment, tmp_path, capsys):
+def test_each_start_reports_once(experiment, tmp_path, capsys):
     write(tmp_path / "m", ["more/0005_c1_0.jpg"])
     data = {"domains": {"target": {"type": "Market1501", "root": str(tmp_path / "m")}}, "image_size": [16, 8],
             "interpolation": "bilinear", "workers": 0, "cache_gb": 0.1}  # fmt: skip

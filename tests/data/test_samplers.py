@@ -1,4 +1,4 @@
-"""The guarantees of the batch samplers, for any labels and cameras that hypothesis thinks of."""
+"""Guarantees of the batch samplers for any labels and cameras that hypothesis generates."""
 
 from collections import Counter
 
@@ -16,7 +16,7 @@ quick = settings(max_examples=60, deadline=None)
 
 @st.composite
 def streams(draw):
-    """Labels with at least one that is not -1, and a camera for each."""
+    """Draw labels, not all of them -1, and a camera for each."""
     size = draw(st.integers(1, 60))
     labels = draw(st.lists(st.integers(-1, 12), min_size=size, max_size=size).filter(lambda x: max(x) >= 0))
     cameras = draw(st.lists(st.integers(-1, 3), min_size=size, max_size=size))
@@ -41,7 +41,7 @@ def test_every_batch_is_p_times_k(stream, p, k, count, use_cameras, seed):
         groups = [labels[batch[i : i + k]].tolist() for i in range(0, p * k, k)]
         assert all(len(set(group)) == 1 for group in groups)
         drawn = Counter(group[0] for group in groups)
-        assert set(drawn) <= present  # and so never an outlier
+        assert set(drawn) <= present  # hence no outlier
         if len(present) >= p:
             assert max(drawn.values()) == 1
         else:
@@ -51,7 +51,7 @@ def test_every_batch_is_p_times_k(stream, p, k, count, use_cameras, seed):
 
 @quick
 @given(streams(), st.integers(2, 5), st.integers(0, 99))
-def test_the_others_come_from_other_cameras_where_there_are_any(stream, k, seed):
+def test_others_come_from_other_cameras_if_possible(stream, k, seed):
     labels, cameras = stream
     for batch in epoch(PK(labels, 6, cameras, identities=3, instances=k), seed):
         for i in range(0, 3 * k, k):
@@ -133,17 +133,17 @@ def test_ranks_seeded_apart_follow_the_first(monkeypatch):
 @pytest.mark.parametrize(
     "make", [lambda: PK(np.arange(40) % 10, 5, identities=4), lambda: Shuffle(40, 5, 16)]
 )
-def test_the_seed_at_the_start_of_an_epoch_governs_it(make):
+def test_seed_at_start_decides_the_epoch(make):
     sampler = make()
     first, same, other = epoch(sampler, 1), epoch(sampler, 1), epoch(sampler, 2)
     assert first == same
     assert first != other
     torch.manual_seed(1)
     assert list(sampler) == first
-    assert list(sampler) != first  # a second epoch without re-seeding goes on, it does not repeat
+    assert list(sampler) != first  # without a new seed the next epoch continues the random numbers
     torch.manual_seed(1)
     plan = iter(sampler)
-    torch.rand(7)  # what is drawn later, for augmentations say, changes nothing
+    torch.rand(7)  # later draws, such as those of augmentations, change nothing
     np.random.rand(7)
     assert list(plan) == first
 
@@ -199,7 +199,7 @@ def test_singles_once_fills_batches_with_further_identities(stream, p, k, count,
     assert len(batches) == count and all(len(batch) == p * k for batch in batches)
     members = {y: np.flatnonzero(labels == y).tolist() for y in set(labels[labels >= 0].tolist())}
     drawn = [position for batch in batches for position in batch]
-    # read it back as one identity after another: a single takes one place, any other k
+    # read the batches back identity by identity: a single takes one place, any other k
     place, turns = 0, []
     while place < len(drawn):
         y = int(labels[drawn[place]])
@@ -207,7 +207,7 @@ def test_singles_once_fills_batches_with_further_identities(stream, p, k, count,
         assert {int(labels[i]) for i in drawn[place : place + takes]} == {y}
         turns.append(y)
         place += takes
-    # as many turns for each, one more or less, and one more where a group of P may not have an identity twice
+    # the turns of two identities differ by at most one, or by two where a group of P must not repeat an identity
     turn_counts = Counter(turns)
     assert max(turn_counts.values()) - min(turn_counts.get(y, 0) for y in members) <= 2
 

@@ -1,4 +1,4 @@
-"""Synthetic domains: same seed same bytes, Market grammar, a fair benchmark, a folder never half written."""
+"""Synthetic domains: same seed, same bytes; Market grammar; a fair benchmark; no half-written folder."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _read(root: Path) -> dict[str, bytes]:
 
 
 def _labels(folder: Path) -> list[tuple[int, int]]:
-    """(pid, camera) of the folder's files, in the order of their names."""
+    """Return (pid, camera) of the folder's files in the order of their names."""
     found = [GRAMMAR.fullmatch(file.name) for file in sorted(folder.iterdir())]
     assert all(found), f"a name in {folder} is not in the grammar of Market-1501"
     return [(int(match[1]), int(match[2])) for match in found if match]
@@ -59,7 +59,7 @@ def test_the_seed_alone_decides_every_byte(source: Path, tmp_path: Path) -> None
     assert all(data != (source / name).read_bytes() for name, data in images.items())
 
 
-def test_a_picture_depends_neither_on_order_nor_on_how_many_others_there_are(
+def test_picture_is_independent_of_order_and_count(
     source: Path, tmp_path: Path
 ) -> None:
     more = render_domain(
@@ -77,14 +77,14 @@ def test_processes_render_the_same_bytes(
     assert _read(parallel) == _read(source)
 
 
-def test_counts_names_and_sizes_are_as_asked(source: Path) -> None:
+def test_counts_names_and_sizes_follow_the_arguments(source: Path) -> None:
     labels = {folder: _labels(source / folder) for folder in FOLDERS}
     assert len(labels["bounding_box_train"]) == 5 * 3 * 3
     assert sorted(labels["query"]) == [(pid, camera) for pid in range(6, 18) for camera in (1, 2, 3)]
     gallery = [label for label in labels["bounding_box_test"] if label[0] != 0]
     assert sorted(gallery) == sorted(labels["query"] * 2)
     assert len(labels["bounding_box_test"]) - len(gallery) == 6, (
-        "one false alarm for every second test identity"
+        "expected one distractor for every second test identity"
     )
     manifest = json.loads((source / "synthetic.json").read_text())
     assert manifest["counts"] == {folder: len(labels[folder]) for folder in FOLDERS}
@@ -118,7 +118,7 @@ def test_the_domains_look_different(source: Path, target: Path) -> None:
 
 
 def test_colour_alone_does_not_find_the_person(target: Path) -> None:
-    """The Market-1501 mAP of colour histograms by a plain loop: far from solved, while pictures of one camera agree."""
+    """Colour histograms score a low mAP under Market-1501's protocol, but they match pictures of the same camera."""
     query, gallery = (sorted((target / folder).iterdir()) for folder in FOLDERS[1:])
     for stripes in (1, 3):
         similar = colour_histogram(query, stripes=stripes) @ colour_histogram(gallery, stripes=stripes).T
@@ -180,7 +180,7 @@ def test_an_interrupted_rendering_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_progress_counts_to_the_end_and_an_empty_folder_is_filled(tmp_path: Path) -> None:
+def test_empty_folder_is_filled_with_full_progress(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     calls: list[tuple[int, int]] = []
     tiny = {**SMALL, "identities": (1, 1), "images_per_camera": 2, "cameras": 2}
@@ -191,11 +191,11 @@ def test_progress_counts_to_the_end_and_an_empty_folder_is_filled(tmp_path: Path
     assert (tmp_path / "empty" / "synthetic.json").is_file()
 
 
-def test_whoever_comes_second_with_the_same_pictures_uses_the_first_ones(tmp_path: Path) -> None:
+def test_slower_process_uses_the_finished_pictures(tmp_path: Path) -> None:
     tiny = {**SMALL, "identities": (1, 1), "images_per_camera": 2, "cameras": 2}
 
     def overtaken(done: int, total: int) -> None:
-        if done == total:  # all but renamed, when another process is ready
+        if done == total:  # another process finishes just before the renaming
             render_domain(tmp_path / "domain", "target", **tiny)
 
     assert render_domain(tmp_path / "domain", "target", progress=overtaken, **tiny) == tmp_path / "domain"
@@ -232,7 +232,7 @@ def test_histogram_by_hand() -> None:
 
 
 def test_a_backpack_is_seen_from_behind_only() -> None:
-    """From behind a red bag covers much of the picture, from the front its straps alone."""
+    """From behind, a red bag covers much of the picture; from the front only its straps show."""
     look = next(
         look
         for seed in range(1000)

@@ -1,4 +1,4 @@
-"""Tables that are not clean: what is wrong is said with its line, and no number is taken for another."""
+"""Tables with mistakes: the message names the line, and no number is read as another."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS = ["a.jpg,0,0,train", "b.jpg,1,0,train", "c.jpg,2,0,query", "d.jpg,2,1,gall
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, with images ``a.jpg`` to ``f.jpg`` and links to the first."""
+    """Working directory with images ``a.jpg`` to ``f.jpg`` and links to the first."""
     monkeypatch.chdir(tmp_path)
     for name in "abcdef":
         (tmp_path / f"{name}.jpg").touch()
@@ -65,7 +65,7 @@ def test_what_spreadsheets_write_is_read(folder, end, encoding):
         ),
     ],
 )
-def test_a_first_line_that_names_no_columns_or_one_twice(folder, head, said):
+def test_first_line_lacks_or_repeats_a_column(folder, head, said):
     assert refusal(*ROWS, head=head) == said
 
 
@@ -80,7 +80,7 @@ def test_a_first_line_that_names_no_columns_or_one_twice(folder, head, said):
         ("e.jpg,1\0,0,train", "line 6: it holds a NUL character. Save the table as UTF-8 text."),
     ],
 )
-def test_a_row_that_is_no_row_is_named_by_its_first_line(folder, row, said):
+def test_broken_row_names_its_first_line(folder, row, said):
     assert refusal(*ROWS, row, *(["f.jpg,1,0,train"] if row[0] != '"' else [])) == said
 
 
@@ -91,7 +91,7 @@ def test_text_that_is_not_utf_8(folder):
 
 
 @pytest.mark.parametrize(("begin", "what"), [(b"PK\3\4", "a zip file"), (b"\x1f\x8b", "a gzip file"), (b"PAR1", "a Parquet")])
-def test_a_table_in_another_container_is_told_as_such(tmp_path, begin, what):
+def test_table_in_another_container_is_named(tmp_path, begin, what):
     (tmp_path / "a.csv").write_bytes(begin + bytes(range(256)))
     with pytest.raises(DataError, match=rf"a\.csv is {what}.*Save the table as CSV"):
         CSV(str(tmp_path / "a.csv"))
@@ -99,7 +99,7 @@ def test_a_table_in_another_container_is_told_as_such(tmp_path, begin, what):
         CSV(str(tmp_path))
 
 
-def test_what_is_no_file_is_not_read_for_ever(folder):
+def test_special_files_are_not_read(folder):
     with pytest.raises(DataError, match="/dev/zero cannot be read as a table"):
         CSV("/dev/zero")
     os.mkfifo("pipe.jpg")
@@ -117,7 +117,7 @@ def test_what_is_no_whole_number_is_refused_by_line(folder, text, column):
 
 
 @pytest.mark.parametrize("column", ["pid", "camid"])
-def test_numbers_beyond_int64_are_refused_by_line_and_none_wraps(folder, column):
+def test_numbers_beyond_int64_are_refused_by_line(folder, column):
     def row(value: object) -> str:
         return f"e.jpg,{value},0,train" if column == "pid" else f"e.jpg,5,{value},train"
 
@@ -157,7 +157,7 @@ def test_an_image_twice_is_refused_with_both_lines(folder, row, said):
     assert refusal(*ROWS, row) == f"line 6: {said} Drop one of them."
 
 
-def test_query_and_gallery_may_share_an_image_and_training_is_said_to(folder):
+def test_images_shared_with_training_are_reported(folder):
     data = read(*ROWS, "c.jpg,2,0,gallery")
     assert data.gallery.ids.tolist() == [2, 2] and data.notes() == []
     data = read(*ROWS, "a.jpg,0,0,gallery")
@@ -166,7 +166,7 @@ def test_query_and_gallery_may_share_an_image_and_training_is_said_to(folder):
     assert len(read(*unlabelled, "b.jpg,1,0,gallery").gallery) == 2
 
 
-# ---- where data lie
+# ---- location of the data
 
 
 def test_an_absolute_path_among_relative_ones_is_that_file(folder):
@@ -175,7 +175,7 @@ def test_an_absolute_path_among_relative_ones_is_that_file(folder):
     assert fingerprint(data)["train"]["images"] == 2
 
 
-def test_what_stands_for_the_data_does_not_depend_on_where_they_lie(folder, tmp_path, monkeypatch):
+def test_fingerprint_is_independent_of_the_location(folder, tmp_path, monkeypatch):
     def made(home: Path, elsewhere: Path, absolute: bool) -> dict:
         home.mkdir(parents=True)
         elsewhere.mkdir(parents=True, exist_ok=True)

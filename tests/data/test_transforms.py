@@ -1,4 +1,4 @@
-"""Transforms against pixel-by-pixel versions, and what is random against its distribution."""
+"""Transforms against pixel-by-pixel versions, and random ones against their distributions."""
 
 import math
 
@@ -20,7 +20,7 @@ def images(count: int, height: int = H, width: int = W) -> torch.Tensor:
 def naive(
     image: torch.Tensor, flip: bool, down: int, right: int, box=None, mean=IMAGENET_MEAN, std=IMAGENET_STD
 ):
-    """The transform of one image, one pixel after the other; (down, right) is the crop's shift from the middle."""
+    """Transform one image pixel by pixel; (down, right) is the crop's shift from the middle."""
     out = torch.empty(image.shape)
     _, height, width = image.shape
     for c in range(3):
@@ -38,7 +38,7 @@ def naive(
     return out
 
 
-def test_testing_is_normalisation_alone():
+def test_test_transform_only_normalises():
     batch = images(2)
     mean, std = (0.5, 0.25, 0.0), (0.5, 1.0, 0.25)
     out = ReidTest(mean, std).batch(batch)
@@ -93,7 +93,7 @@ def test_every_image_is_one_of_the_naive_outcomes():
         matches = [key for key, outcome in outcomes.items() if torch.allclose(out, outcome, atol=1e-6)]
         assert len(matches) == 1
         seen[matches[0]] += 1
-    # uniform over the 50: each count is binomial(2500, 1/50), 50 +- 7; six deviations leave no room for chance
+    # uniform over the 50: each count is binomial(2500, 1/50), 50 +- 7; chance alone never reaches six deviations
     assert min(seen.values()) > 50 - 42
     assert max(seen.values()) < 50 + 42
     flips = sum(count for (flip, _, _), count in seen.items() if flip)
@@ -101,7 +101,7 @@ def test_every_image_is_one_of_the_naive_outcomes():
 
 
 def erased(height: int, width: int, draws: int, erase: float):
-    """The erased rectangles of black images (top, left, tall, wide), None where there is none."""
+    """Return the erased rectangle (top, left, tall, wide) of each black image, or None."""
     torch.manual_seed(0)
     black = torch.zeros(1, 3, height, width, dtype=torch.uint8).expand(draws, -1, -1, -1)
     # black is negative after normalisation, the fill is not
@@ -144,12 +144,12 @@ def test_erased_rectangles_keep_the_bounds_and_probability():
         assert wide < width
         assert 0 <= top <= height - tall
         assert 0 <= left <= width - wide
-    assert any(top == height - tall for top, _, tall, _ in some)  # the last position can be had too
+    assert any(top == height - tall for top, _, tall, _ in some)  # the last position is possible too
     assert any(left == width - wide for _, left, _, wide in some)
 
 
 def naive_box(height: int, width: int, generator: torch.Generator):
-    """Random erasing's rectangle by its description: try until a rectangle is smaller than the image."""
+    """Draw random erasing's rectangle as the paper describes it: repeat until it is smaller than the image."""
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=generator))
@@ -164,16 +164,16 @@ def naive_box(height: int, width: int, generator: torch.Generator):
     return None
 
 
-def test_erased_rectangles_are_distributed_as_a_naive_loop_draws_them():
+def test_erased_rectangles_match_a_naive_loop():
     height, width, draws = 64, 32, 3000
     generator = torch.Generator().manual_seed(7)
     theirs = torch.tensor([naive_box(height, width, generator) for _ in range(draws)], dtype=torch.float64)
     ours = torch.tensor(erased(height, width, draws, 1.0), dtype=torch.float64)
     for sample in (ours, theirs):
-        sample[:, 0] /= height - sample[:, 2]  # positions as shares of the room there is
+        sample[:, 0] /= height - sample[:, 2]  # positions as shares of the free space
         sample[:, 1] /= width - sample[:, 3]
     for column in range(4):
-        # two-sample Kolmogorov-Smirnov: 1.95 sqrt(2/n) is exceeded once in a thousand samplings; the seeds are fixed
+        # two-sample Kolmogorov-Smirnov: one sampling in a thousand exceeds 1.95 sqrt(2/n); the seeds are fixed
         grid = torch.cat([ours[:, column], theirs[:, column]])
         shares = [(sample[None, :, column] <= grid[:, None]).double().mean(1) for sample in (ours, theirs)]
         assert (shares[0] - shares[1]).abs().max() < 1.95 * math.sqrt(2 / draws), column
@@ -207,8 +207,8 @@ def test_a_transform_of_ones_own_needs_the_batch_alone():
 
 @pytest.mark.parametrize("lies", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("colours", [0.0, 0.2])
-def test_all_images_at_once_are_what_one_after_the_other_are(lies: torch.memory_format, colours: float) -> None:
-    # as a GPU does it, so that each machine's path is tested on every machine
+def test_images_at_once_equal_images_in_turn(lies: torch.memory_format, colours: float) -> None:
+    # the path that a GPU takes, tested on every machine
     class AtOnce(ReidAugment):
         by_slices = ReidAugment.by_index
 
@@ -231,7 +231,7 @@ def test_a_shift_may_leave_nothing_of_an_image() -> None:
     assert torch.allclose(transform.by_index(batch, plan), expected, atol=1e-6)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_the_same_augmentations():
     augment, batch = ReidAugment(), images(16)
     torch.manual_seed(5)
@@ -242,7 +242,7 @@ def test_a_gpu_gives_the_same_augmentations():
     assert torch.allclose(here, there.cpu(), atol=1e-6)
 
 
-def test_colours_change_as_a_loop_over_pixels_says() -> None:
+def test_colour_changes_match_a_loop_over_pixels() -> None:
     images = torch.randint(0, 256, (3, 3, 4, 2), dtype=torch.uint8)
     augment = ReidAugment(flip=0, pad=0, erase=0, cast=0.3, exposure=0.2, mean=(0, 0, 0), std=(1, 1, 1))
     torch.manual_seed(5)
@@ -259,7 +259,7 @@ def test_colours_change_as_a_loop_over_pixels_says() -> None:
                     assert float(out[b, c, y, x]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_colours_stay_when_they_are_not_asked_to_change() -> None:
+def test_colours_stay_without_colour_settings() -> None:
     images = torch.randint(0, 256, (2, 3, 8, 4), dtype=torch.uint8)
     plain = ReidAugment(flip=0, pad=0, erase=0)
     assert torch.equal(plain.batch(images), plain.normalise(images))
