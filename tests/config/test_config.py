@@ -1,4 +1,4 @@
-"""A loaded config: defaults with their origin, inheritance between top level and stages, refusals that name the line."""
+"""Loaded configs: defaults with their origin, inheritance from the top level to stages, refusals that name the line."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ stages:
 
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
-    """Loads EXPERIMENT, with lines added at its end and parts of its text replaced."""
+    """Return a function that loads EXPERIMENT with lines added at its end and parts of its text replaced."""
     monkeypatch.chdir(tmp_path)
 
     def load(*overrides: str, more: str = "", **replaced: str) -> Config:
@@ -72,10 +72,10 @@ def origin(config: Config, dotted: str) -> str:
     return str(config.tree.origin(path))
 
 
-# ---- what is filled in
+# ---- filled-in values
 
 
-def test_defaults_of_the_schema_and_of_components_are_written_out_with_their_origin(load):
+def test_defaults_are_filled_in_with_their_origin(load):
     config = load()
     stage = config.data["stages"][0]
     assert (stage["iters"], origin(config, "stages.0.iters")) == (200, "default")
@@ -97,14 +97,14 @@ def test_defaults_of_the_schema_and_of_components_are_written_out_with_their_ori
     }  # fmt: skip
 
 
-def test_what_the_experiment_supplies_itself_is_no_key(load):
+def test_supplied_arguments_are_no_keys(load):
     stage = load().data["stages"][0]
     assert "in_channels" not in stage["model"]["fusion"]
     assert "memory" in stage["memories"]["rows"] and "dim" not in stage["memories"]["rows"]["memory"]
     assert not {"labels", "batches", "rank"} & set(stage["streams"]["target"]["sampler"])
 
 
-def test_the_typed_experiment_says_the_same_as_the_data(load):
+def test_typed_experiment_equals_the_data(load):
     experiment = load(more="precision: bf16\n").experiment
     first, second = experiment.stages
     assert (first.epochs, second.epochs, second.init) == (3, 4, "stage:first")
@@ -117,7 +117,7 @@ def test_the_typed_experiment_says_the_same_as_the_data(load):
 # ---- the top level and the stages
 
 
-def test_keys_of_a_stage_at_the_top_level_are_defaults_of_every_stage(load):
+def test_top_level_keys_are_defaults_of_stages(load):
     config = load(more="    optimizer: {lr: 1e-2}\noptimizer: {type: SGD, lr: 0.1, momentum: 0.9}\niters: 7\n")
     first, second = config.data["stages"]
     assert first["optimizer"] == {"type": "SGD", "lr": 0.1, "momentum": 0.9}
@@ -128,7 +128,7 @@ def test_keys_of_a_stage_at_the_top_level_are_defaults_of_every_stage(load):
     assert origin(config, "stages.1.optimizer.momentum") == "exp.yaml:21"
 
 
-def test_another_component_in_a_stage_takes_nothing_from_the_one_it_replaces(load):
+def test_other_component_inherits_no_arguments(load):
     config = load(more="    labels: {clusterer: {type: KMeans}}\n", labels="labels:\n  clusterer: {eps: 0.5, type: DBSCAN}")
     assert config.data["stages"][0]["labels"]["labellings"]["main"]["clusterer"]["eps"] == 0.5
     clusterer = config.data["stages"][1]["labels"]["labellings"]["main"]["clusterer"]
@@ -143,7 +143,7 @@ def test_keys_without_a_name_adjust_the_default_component(load):
     assert stage["labels"]["labellings"]["main"]["clusterer"] == {"type": "DBSCAN", "eps": 0.5, "min_samples": 4}
 
 
-def test_a_mapping_without_a_type_adjusts_a_component_that_is_written_as_its_name_alone(load, tmp_path):
+def test_mapping_without_type_adjusts_a_named_component(load, tmp_path):
     (tmp_path / "base.yaml").write_text(EXPERIMENT.replace("name: test_resnet}", "name: test_resnet}\n  fusion: GlobalPool"))
     (tmp_path / "derived.yaml").write_text(
         "_base_: base.yaml\nmemories: {rows: {memory: {scale: 5.0}}}\nmodel: {fusion: {pool: avg}}\n"
@@ -154,12 +154,12 @@ def test_a_mapping_without_a_type_adjusts_a_component_that_is_written_as_its_nam
     assert second == {**first, "memory": {**first["memory"], "normalize": True}}
     fusion = reidx.load_config("derived.yaml").data["stages"][0]["model"]["fusion"]
     assert (fusion["type"], fusion["pool"]) == ("GlobalPool", "avg")
-    # so do overrides: of the whole slot, and of one argument
+    # overrides do so too: for the whole slot and for one argument
     for override in ("memories.rows.memory={scale: 5.0}", "memories.rows.memory.scale=5.0"):
         assert load(override).data["stages"][0]["memories"]["rows"] == first
     assert load("objective.0.loss.smoothing=0.1").data["stages"][0]["objective"][0]["loss"]["smoothing"] == 0.1
     assert refusal(load, "name.first=1").endswith("name is a string and has nothing inside.")
-    # another component takes nothing over, by its name alone or with arguments
+    # another component inherits no arguments
     another = load("memories.rows.memory={type: cluster_contrast.ClusterMemory}", "memories.rows.memory.momentum=0.5")
     assert another.data["stages"][0]["memories"]["rows"]["memory"]["momentum"] == 0.5
     assert "scale" not in another.data["stages"][0]["memories"]["rows"]["memory"]
@@ -193,7 +193,7 @@ def test_keys_of_labels_are_defaults_of_its_labellings(load):
 
 
 @pytest.mark.parametrize("none", ["null", "{}", "{labellings: {}}"])
-def test_a_stage_can_do_without_the_labels_of_all(load, none):
+def test_stage_can_drop_top_level_labels(load, none):
     changes = f"""\
     labels: {none}
     streams: {{target: {{labels: identity}}}}
@@ -203,7 +203,7 @@ def test_a_stage_can_do_without_the_labels_of_all(load, none):
         config = load(more=changes)
         assert list(config.data["stages"][0]["labels"]["labellings"]) == ["main"]
         assert config.data["stages"][1]["labels"] == {"labellings": {}}
-    else:  # these adjust what is there, they do not take it away
+    else:  # an empty mapping adjusts the labels, it does not remove them
         assert load(more=changes).data["stages"][1]["labels"] != {"labellings": {"main": {}}}
 
 
@@ -229,12 +229,12 @@ def test_overrides_reach_defaults_stages_by_name_and_list_items(load):
     assert origin(config, "stages.0.iters") == "--set"
 
 
-def test_an_override_that_every_stage_overrules_has_no_effect_and_is_an_error(load):
+def test_override_that_every_stage_overrules_is_refused(load):
     assert refusal(load, "epochs=1") == (
         "--set epochs: has no effect, as each stage (first, second) sets its own. "
         "Address the stage: --set stages.NAME.epochs=…"
     )
-    assert load("init=null").data["stages"][0]["init"] is None  # the second has its own, the first has not
+    assert load("init=null").data["stages"][0]["init"] is None  # only the second stage sets its own
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_a_component_is_checked_against_its_constructor(load, changes, said):
          "loss CrossEntropy (exp.yaml:20: stages.1.objective.0.loss): "),
     ],
 )  # fmt: skip
-def test_a_value_that_cannot_be_is_refused_before_anything_runs(load, more, said):
+def test_impossible_values_are_refused(load, more, said):
     assert said in refusal(load, more=more)
 
 
@@ -371,22 +371,22 @@ def test_what_an_experiment_cannot_do_without(load, changes, said):
     assert said in text or re.sub(r":\d+:", ":", said) in re.sub(r":\d+:", ":", text)
 
 
-# ---- the hash, and the rendered config
+# ---- the hash and the rendered config
 
 
-def test_the_hash_is_of_the_values_alone(load, tmp_path):
+def test_the_hash_depends_only_on_values(load, tmp_path):
     config = load()
     other = tmp_path / "sorted.yaml"
     other.write_text(yaml.safe_dump(yaml.safe_load(EXPERIMENT), sort_keys=True), encoding="utf-8")
     assert reidx.load_config(other).hash == config.hash
-    assert load("labels.clusterer.eps=0.6").hash == config.hash  # said, though it is the default
+    assert load("labels.clusterer.eps=0.6").hash == config.hash  # the default, written out
     assert load("labels.clusterer.eps=0.5").hash != config.hash
     assert load("seed=2").hash != config.hash
     assert re.fullmatch("[0-9a-f]{12}", config.hash)
 
 
 @pytest.mark.parametrize("origins", [True, False])
-def test_a_rendered_config_is_the_same_experiment_from_any_folder(load, tmp_path, origins):
+def test_rendered_config_is_the_same_experiment(load, tmp_path, origins):
     config = load("stages.second.iters=5", more="schedule: [{type: CosineAnnealingLR, eta_min: 1e-6}]\n")
     folder = tmp_path / "elsewhere"
     folder.mkdir()
@@ -402,7 +402,7 @@ def shipped() -> list[Any]:
 
 
 @pytest.mark.parametrize("path", shipped())
-def test_every_shipped_experiment_loads_and_a_recipe_lacks_only_what_the_user_brings(path, tmp_path):
+def test_every_shipped_config_loads(path, tmp_path):
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     if "ablate" in config:
         plan = plan_of(read_grid(path), tmp_path)
@@ -414,7 +414,7 @@ def test_every_shipped_experiment_loads_and_a_recipe_lacks_only_what_the_user_br
         assert reidx.load_config(tmp_path / "rendered.yaml").hash == loaded.hash
     else:
         user = tmp_path / "user.yaml"
-        # as the recipes have it, a base of small recipes comes after a method, one in a folder of a plugin's after its own
+        # as in the recipes: a base in `small` follows a method, one in a folder of a plugin follows the plugin's own
         of, plugin, *_ = path.relative_to(ROOT).parts
         method = ["cluster_contrast::usl.yaml"] if "small" in path.parts else []
         if of == "plugins" and path.parent.name != "configs":
@@ -432,7 +432,7 @@ def test_every_shipped_experiment_loads_and_a_recipe_lacks_only_what_the_user_br
 
 
 def test_relative_data_paths_start_at_the_working_directory(load, tmp_path):
-    """As in a shell: a config may lie inside a package, where no data will ever be."""
+    """As in a shell: a config may be inside a package, which never contains data."""
     config = load(more="evaluate: {domain: target}\n")
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "moved.yaml").write_text((tmp_path / "exp.yaml").read_text(), encoding="utf-8")
@@ -448,7 +448,7 @@ def test_relative_data_paths_start_at_the_working_directory(load, tmp_path):
     assert done.stdout.strip() == "here/target-seed0" and (tmp_path / "here" / "target-seed0").is_dir()
 
 
-# ---- what differs from the defaults
+# ---- differences from the defaults
 
 
 def test_changed_values_are_those_of_files_and_overrides(load):

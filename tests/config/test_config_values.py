@@ -1,5 +1,5 @@
-"""Values of a config at their limits: text on a command line, overrides without effect, numbers,
-sizes that would never end."""
+"""Values of a config at their limits: text on a command line, overrides without effect, numbers
+and enormous sizes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def load(*overrides: str, text: str = EXPERIMENT) -> dict[str, Any]:
 
 
 def refused(*overrides: str, text: str = EXPERIMENT) -> str:
-    """The one line that refuses the config."""
+    """Return the one-line message that refuses the config."""
     with pytest.raises(ConfigError) as error:
         load(*overrides, text=text)
     message = str(error.value)
@@ -100,7 +100,7 @@ def test_numbers_truth_values_and_brackets_stay_what_they_are(text, value):
      "{a: *x}", "[*]",
      "!x", "!!str data #2", "[a, b]#2 #3", r'"C:\data"', "''a"],
 )  # fmt: skip
-def test_text_that_would_be_cut_or_misread_is_refused_with_the_quotes_that_work(text):
+def test_ambiguous_text_is_refused_with_working_quotes(text):
     message = refused(f"data.domains.target.root={text}")
     assert message.startswith("--set data.domains.target.root=")
     (advised,) = shlex.split(message.split("--set ")[-1])
@@ -110,7 +110,7 @@ def test_text_that_would_be_cut_or_misread_is_refused_with_the_quotes_that_work(
 @settings(deadline=None)
 @given(st.text(max_size=12))
 def test_any_text_is_whole_or_a_number_or_refused(text):
-    """Nothing of a string is ever lost: what comes back is the text, or was in brackets or quotes."""
+    """No part of a string is lost: the value is the whole text, unless the text has brackets or quotes."""
     try:
         value = given_value(text)
     except ConfigError:
@@ -120,7 +120,7 @@ def test_any_text_is_whole_or_a_number_or_refused(text):
 
 
 @pytest.mark.parametrize("value", ["012", "1e3", "0x10", "true", "2024", "null"])
-def test_a_number_where_text_is_wanted_says_how_to_quote_it(value):
+def test_number_in_place_of_text_advises_quotes(value):
     assert "If it is text, put it into quotes" in refused(f"data.domains.target.root={value}")
     assert "If it is text, put it into quotes" in refused(text=EXPERIMENT.replace("name: small", f"name: {value}"))
     assert load(f'name="{value}"')["name"] == value
@@ -163,22 +163,22 @@ def test_the_refusal_of_empty_rates_names_what_works():
      "model.fusion={}",
      "labels={domain: target}", "optimizer={type: Adam, lr: 0.002}", "alignment=[]", "evaluate={}"],
 )  # fmt: skip
-def test_what_is_there_already_may_be_said_again_in_full(override):
+def test_existing_values_may_be_repeated(override):
     load(override)
 
 
-def test_an_empty_table_of_numbers_over_a_full_one_is_refused_in_files_too():
+def test_empty_rates_in_files_are_refused():
     Path("base.yaml").write_text(EXPERIMENT)
     message = refused(text="_base_: base.yaml\noptimization: {rates: {}}\n")
     assert message.startswith("exp.yaml:2: optimization.rates: {} has no effect")
     stage = EXPERIMENT.replace("epochs: 3}", "epochs: 3, optimization: {rates: {}}}")
     assert refused(text=stage).startswith("exp.yaml:18: optimization.rates: {} has no effect")
-    # a section may be left empty, where that changes nothing by intent
+    # an empty section changes nothing and is accepted
     load(text="_base_: base.yaml\nlabels: {}\ndata: {domains: {}}\noptimizer: {}\noptimization: {}\n")
     assert load(text="_base_: base.yaml\noptimization: {rates: null}\n")["stages"][0]["optimization"]["rates"] == {}
 
 
-def test_an_axis_value_may_be_the_bases_but_not_an_empty_mapping():
+def test_axis_value_may_repeat_the_base():
     base = Node.of({"optimizer": {"type": "Adam"}, "optimization": {"rates": {"backbone": 0.1}}}, Origin("base.yaml", 1))
 
     def put(path: str, value: Any) -> Any:
@@ -198,7 +198,7 @@ def test_an_axis_value_may_be_the_bases_but_not_an_empty_mapping():
      "1e999", "-1e999",
      ".nan", ".inf", "-.inf", "true", "'1'", "[1]", "{a: 1}"],
 )  # fmt: skip
-def test_a_seed_that_is_none_is_one_line_with_its_place(value):
+def test_invalid_seed_is_refused_in_one_line(value):
     assert refused(text=f"{EXPERIMENT}seed: {value}\n").startswith("exp.yaml:19: ")
     assert refused(f"seed={value}").startswith("--set")
 
@@ -211,7 +211,7 @@ def test_a_seed_that_is_none_is_one_line_with_its_place(value):
      "memories.rows.memory.scale",
      "labels.clusterer.eps", "labels.distance.k1", "streams.target.transform.erase", "iters", "epochs", "seed"],
 )  # fmt: skip
-def test_a_number_that_is_infinite_or_none_is_refused_everywhere(key, value):
+def test_non_finite_numbers_are_refused_everywhere(key, value):
     assert refused(f"{key}={value}", text=EXPERIMENT.replace(", epochs: 3", "")).count("--set") >= 1
 
 
@@ -221,7 +221,7 @@ def test_a_number_that_is_infinite_or_none_is_refused_everywhere(key, value):
      ("memory: rows}", "memory: rows, weight: 1e999}"), ("epochs: 3", "schedule: [{type: StepLR, step_size: 2, "
       "gamma: .nan}]")],
 )  # fmt: skip
-def test_no_infinite_number_hides_inside_a_mapping_or_a_list(text, place):
+def test_nested_non_finite_numbers_are_refused(text, place):
     line = next(n for n, row in enumerate(EXPERIMENT.splitlines(), 1) if text in row)
     message = refused(text=EXPERIMENT.replace(text, place))
     assert f"exp.yaml:{line}: " in message and ("it must be a finite number" in message or "larger than any" in message)
@@ -251,7 +251,7 @@ def test_millions_of_epochs_are_counted_not_walked_through():
     assert "it must be from 1 to 10000" in refused("data.image_size=[1000000, 128]")
 
 
-def test_bases_named_twice_forty_levels_deep_are_each_read_once():
+def test_repeated_bases_are_read_once():
     for level in range(40):
         Path(f"{level}.yaml").write_text(f"_base_: [{level + 1}.yaml, ./{level + 1}.yaml]\nname: n{level}\nk{level}: 1\n")
     Path("40.yaml").write_text("a: 1\n")
@@ -276,13 +276,13 @@ def test_too_many_bases_are_refused():
      ("folder", "is a folder, not a file"), ("large.yaml", "is larger than 250 kB, the limit for a config"),
      ("exp.yaml", "is circular")],
 )  # fmt: skip
-def test_a_base_that_is_no_file_is_refused_without_reading_it(name, kind):
+def test_special_file_as_base_is_not_read(name, kind):
     os.mkfifo("pipe")
     Path("folder").mkdir()
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("socket")
     with open("large.yaml", "wb") as file:
-        file.truncate(5 * 2**30)  # of holes: it takes no room
+        file.truncate(5 * 2**30)  # a sparse file: it takes no space
     message = refused(text=f"_base_: {name}\n")
     assert message.startswith("exp.yaml:1: _base_") and kind in message
     if name != "exp.yaml":

@@ -1,4 +1,4 @@
-"""A config of version 0.1: its first key that has another name, or another place, now is refused by that name or place."""
+"""Configs of version 0.1: the first renamed or moved key is refused with its present name or place."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ PLACES = {
     "Evaluate": ("evaluate:", "  {}: 1", "stages.0.evaluate."),
     "optimizer": ("  type: Adam", "  {}: 1", "stages.0.optimizer."),
 }
-"""Of each section of the schema: a line of it, what stands below that line, and the path of its keys."""
+"""For each section of the schema: one of its lines, the line added below, and the path of its keys."""
 
 
 def refused(tmp_path: Path, line: str, *more: str, instead: bool = False) -> str:
-    """The message for the experiment with lines below ``line``, or instead of it, less the name of the file."""
+    """Return the message for the experiment with lines below ``line``, or instead of it, without the file's name."""
     assert line in EXPERIMENT.splitlines()
     text = EXPERIMENT.replace(line + "\n", "\n".join([*([] if instead else [line]), *more, ""]), 1)
     path = tmp_path / "old.yaml"
@@ -53,7 +53,7 @@ def refused(tmp_path: Path, line: str, *more: str, instead: bool = False) -> str
     return str(error.value).removeprefix(f"{path}:")
 
 
-def test_the_experiment_of_these_tests_is_itself_accepted(tmp_path: Path) -> None:
+def test_unchanged_experiment_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "new.yaml").write_text(EXPERIMENT, encoding="utf-8")
     assert reidx.load_config(tmp_path / "new.yaml").experiment.name == "small"
 
@@ -112,7 +112,7 @@ def test_a_component_named_by_type_in_its_slot(tmp_path: Path, line: str, old: s
          "13: unknown key 'stages.0.objective.0.wieght'. Did you mean weight? Write an argument of the loss as "
          "stages.0.objective.0.loss: {type: CrossEntropy, wieght: …}."),
     ],
-    ids=["loss", "loss with a type", "memory", "alignment", "a slip"],
+    ids=["loss", "loss with a type", "memory", "alignment", "misspelt key"],
 )  # fmt: skip
-def test_an_argument_of_a_component_beside_the_keys_of_its_slot(tmp_path: Path, line: str, old: str, said: str) -> None:
+def test_component_argument_among_slot_keys(tmp_path: Path, line: str, old: str, said: str) -> None:
     assert refused(tmp_path, line, old, instead=True) == said

@@ -25,14 +25,14 @@ from reidx.registry import discovery as plugins
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, so that display names are the short paths a user types."""
+    """Empty working folder, so that display names are the short paths that a user types."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def packages(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two namespaces with configs, ``core`` and ``lf2``; any other is unknown."""
+    """Two namespaces with configs, ``core`` and ``lf2``; no other exists."""
 
     def config_root(namespace: str) -> Path:
         if namespace not in ("core", "lf2"):
@@ -63,7 +63,7 @@ def load(text: str, *overrides: str, sections: Sections | None = None) -> Tree:
 
 
 def error(text: str | bytes, *overrides: str) -> str:
-    """The message of the ConfigError that loading this file raises; it must be one line."""
+    """Return the one-line message of the ConfigError that loading this file raises."""
     with pytest.raises(ConfigError) as caught:
         load_tree(write("exp.yaml", text), overrides)
     message = str(caught.value)
@@ -140,7 +140,7 @@ def test_aliases_are_copies(folder: Path) -> None:
     assert tree.data["b"]["k"] == 1
 
 
-def test_merge_key_gives_way_to_own_keys_and_first_source_wins(folder: Path) -> None:
+def test_merge_key_yields_to_own_keys(folder: Path) -> None:
     tree = load("x: &x {p: 1, q: 1}\ny: &y {p: 2, r: 2}\na:\n  q: 9\n  <<: [*x, *y]\n")
     assert tree.data["a"] == {"p": 1, "q": 9, "r": 2}
     assert str(tree.origin(("a", "q"))) == "exp.yaml:4"
@@ -166,7 +166,7 @@ def test_exploding_aliases_are_refused(folder: Path) -> None:
     assert error(text) == "exp.yaml: its aliases expand to more than 100000 values."
 
 
-# ---- what a file may not hold
+# ---- forbidden content
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_folder_given(folder: Path) -> None:
 
 
 def test_unreadable_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: Any, **kwargs: Any) -> str:  # file modes mean nothing to root, who may run the tests
+    def refuse(*args: Any, **kwargs: Any) -> str:  # root, who may run the tests, can read any file
         raise PermissionError(13, "Permission denied", "a.yaml")
 
     write("a.yaml", "a: 1")
@@ -337,7 +337,7 @@ def test_later_bases_win_and_the_file_wins_over_all(folder: Path) -> None:
     assert [str(tree.origin((key,))) for key in "xyz"] == ["parts/a.yaml:1", "parts/b.yaml:1", "exp.yaml:2"]
 
 
-def test_a_mapping_over_a_list_of_named_items_changes_those_it_names(folder: Path) -> None:
+def test_mapping_changes_named_items_of_a_list(folder: Path) -> None:
     write("base.yaml", "stages: [{name: a, epochs: 1}, {name: b, epochs: 2, optimizer: {lr: 1}}]\nplain: [1, 2]")
     over = write("over.yaml", "_base_: base.yaml\nstages: {b: {optimizer: {lr: 3}, iters: 4}}\nplain: {x: 1}")
     assert load_tree(over).data == {
@@ -374,7 +374,7 @@ def test_a_base_may_be_reached_twice(folder: Path) -> None:
     assert load("_base_: [a.yaml, b.yaml]").data == {"x": 1, "a": 1, "b": 1}
 
 
-def test_no_base_key_remains_and_an_empty_list_is_fine(folder: Path) -> None:
+def test_base_key_disappears_even_when_empty(folder: Path) -> None:
     assert load("_base_: []\na: 1\n").data == {"a": 1}
 
 
@@ -447,7 +447,7 @@ def test_namespaced_file_given(packages: Path) -> None:
     assert tree.data["epochs"] == 80
 
 
-def test_relative_base_inside_a_namespace_may_climb_but_not_leave(packages: Path) -> None:
+def test_relative_base_stays_inside_its_namespace(packages: Path) -> None:
     write("site/core/data/up.yaml", "_base_: ../schedule.yaml\n")
     assert str(load_tree("core::data/up.yaml").origin(("epochs",))) == "core::schedule.yaml:1"
     write("site/core/data/out.yaml", "_base_: ../../lf2/usl.yaml\n")
@@ -566,7 +566,7 @@ def test_stages_are_replaced_whole(folder: Path) -> None:
 # ---- origins
 
 
-def test_every_key_and_item_has_the_line_of_its_key(folder: Path) -> None:
+def test_keys_and_items_have_their_key_line(folder: Path) -> None:
     tree = load("\na:\n  b: 1\n  c:\n    - x\n    -\n      y: 2\nd: {e: [1,\n  2]}\n")
     lines = {dotted(path): origin.line for path, origin in tree.origins.items()}
     assert lines == {
@@ -626,7 +626,7 @@ def test_get_and_set(folder: Path) -> None:
     assert tree.get(("m", "f", "type")) == "B"
 
 
-def test_set_makes_plain_what_python_calls_plain(folder: Path) -> None:
+def test_set_converts_python_values(folder: Path) -> None:
     class Mode(str, Enum):
         FAST = "fast"
 
@@ -727,7 +727,7 @@ def test_key_of_the_schema_may_be_set(folder: Path) -> None:
     assert load(STAGES, "stages.adapt.lr=0.1", sections=sections).data["stages"][1]["lr"] == 0.1
     assert asked == [("stages", 1)]
     assert load("a: 1", "fusion.type=X", sections=sections).data == {"a": 1, "fusion": {"type": "X"}}
-    load("a: 1", "a=2", sections=lambda path: pytest.fail("asked of a key that exists"))
+    load("a: 1", "a=2", sections=lambda path: pytest.fail("called for a key that exists"))
 
 
 @pytest.mark.parametrize("sign", ["", "+"])
@@ -791,7 +791,7 @@ def test_two_items_of_one_name(folder: Path) -> None:
 
 
 def test_an_override_leaves_the_files_tree_alone(folder: Path) -> None:
-    """An alias is a copy: setting one of the two must not reach the other."""
+    """An alias is a copy: an override of one must not change the other."""
     assert load("a: &x {k: [1]}\nb: *x\n", "a.k.0=2").data == {"a": {"k": [2]}, "b": {"k": [1]}}
 
 
@@ -896,7 +896,7 @@ def test_rendering_and_loading_gives_the_same_tree(
 
 
 def typed(value: Any) -> Any:
-    """``value`` in a form in which 1, 1.0 and True differ, and so do 0.0 and -0.0."""
+    """Return ``value`` in a form in which 1, 1.0 and True differ, and so do 0.0 and -0.0."""
     if isinstance(value, dict):
         return {key: typed(child) for key, child in value.items()}
     if isinstance(value, list):
@@ -907,7 +907,7 @@ def typed(value: Any) -> Any:
 @settings(max_examples=60, deadline=None)
 @given(roots)
 def test_an_override_can_give_any_value(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
-    """JSON is YAML, so that any JSON after ``--set`` arrives as it would from a file."""
+    """JSON is YAML: any JSON after ``--set`` gives the same value as in a file."""
     text = json.dumps(data, ensure_ascii=False)
     assume(text.isprintable() and "Infinity" not in text)
     file = tmp_path_factory.getbasetemp() / "short.yaml"
@@ -919,7 +919,7 @@ def test_an_override_can_give_any_value(tmp_path_factory: pytest.TempPathFactory
 
 
 def laid(*layers: Any) -> Any:
-    """The layers merged from the left, by the module."""
+    """Merge the layers from the left with the module."""
     nodes = [Node.of(layer, Origin("x")) for layer in layers]
     result = nodes[0]
     for node in nodes[1:]:
@@ -928,7 +928,7 @@ def laid(*layers: Any) -> Any:
 
 
 def naive(base: Any, over: Any) -> Any:
-    """A second derivation: all paths of both to leaves, the later ones put over the earlier ones."""
+    """Merge by a second derivation: all paths to leaves, the later ones over the earlier ones."""
     table: dict[tuple[str, ...], Any] = {}
 
     def leaves(value: Any, path: tuple[str, ...]) -> None:
@@ -950,7 +950,7 @@ def naive(base: Any, over: Any) -> Any:
 
 
 def shaped(draw: Any, depth: int) -> Any:
-    """Trees in which a key's name fixes whether a mapping or a leaf is there, and no component is named."""
+    """Draw trees without components in which a key's name decides between mapping and leaf."""
     names = draw(st.sets(st.sampled_from(["a", "b", "M", "N"] if depth else ["a", "b"]), min_size=1))
     return {
         name: shaped(draw, depth - 1)
@@ -1007,8 +1007,8 @@ def test_hash_ignores_the_order_of_keys_only() -> None:
     assert len({tree_hash(data) for data in others}) == len(others)
 
 
-def test_hash_is_fixed_for_all_time() -> None:
-    """It is written into runs, so it must not change with Python or with this module."""
+def test_hash_never_changes() -> None:
+    """Runs store the hash, so no version of Python or of this module may change it."""
     assert (
         tree_hash({"b": [1, None], "a": "é"})
         == hashlib.sha256(rb'{"a":"\u00e9","b":[1,null]}').hexdigest()[:12]
