@@ -1,4 +1,4 @@
-"""Features of every awkward kind, and neighbour lists by a full sort."""
+"""Features of every difficult kind, and neighbour lists by a full sort."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def _sorted_lists(x: np.ndarray, y: np.ndarray, k: int, own: bool) -> tuple[np.n
 
 @pytest.fixture(scope="session")
 def draw():
-    """(kind, n, d, seed) to features (n, d) float32."""
+    """Function from (kind, n, d, seed) to features (n, d) float32."""
     return _draw
 
 
 @pytest.fixture(scope="session")
 def sorted_lists():
-    """(queries, gallery, k, own) to distances and indices; ties by index, with `own` each row first in its list."""
+    """Function from (queries, gallery, k, own) to distances and indices; ties by index, each row first if `own`."""
     return _sorted_lists

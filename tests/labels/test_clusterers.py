@@ -1,4 +1,4 @@
-"""k-means, HDBSCAN and InfoMap: what they find in clear clusters, their contracts, and what they refuse."""
+"""k-means, HDBSCAN and InfoMap: clear clusters, contracts and refusals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from reidx.labels import DBSCAN, HDBSCAN, Cosine, InfoMap, Jaccard, KMeans, Mini
 
 
 def clouds(sizes: list[int], width: int = 8, spread: float = 0.05) -> tuple[torch.Tensor, np.ndarray]:
-    """Unit features around random directions, the clusters interleaved, and which cluster each row is of."""
+    """Return unit features around random directions, with interleaved clusters, and the cluster of each row."""
     random = np.random.default_rng(0)
     centres = np.linalg.qr(random.normal(size=(width, width)))[0][: len(sizes)]
     truth = random.permutation(np.repeat(np.arange(len(sizes)), sizes))
@@ -56,7 +56,7 @@ def test_clear_clusters_are_found_each_time_the_same(clusterer, distance):
 
 
 @pytest.mark.parametrize("clusterer", [KMeans(5), MiniBatchKMeans(5)], ids=["KMeans", "MiniBatchKMeans"])
-def test_k_means_numbers_without_gaps_and_refuses_too_few_images(clusterer):
+def test_k_means_labels_have_no_gaps(clusterer):
     features = torch.eye(3, 4).repeat(4, 1)  # three distinct rows for five clusters
     labels = clusterer(features)
     assert set(labels) == set(range(labels.max() + 1)) and labels.max() < 5
@@ -66,8 +66,8 @@ def test_k_means_numbers_without_gaps_and_refuses_too_few_images(clusterer):
 
 
 @pytest.mark.parametrize("clusterer", [KMeans, MiniBatchKMeans])
-def test_k_means_of_directions_or_of_the_features_as_they_are(clusterer):
-    # two directions, of each short and long ones: by length they fall apart otherwise than by direction
+def test_k_means_with_and_without_normalisation(clusterer):
+    # two directions with short and long vectors each: clusters by position differ from clusters by direction
     directions, lengths = torch.eye(2).repeat_interleave(10, 0), torch.tensor([1.0, 9.0]).repeat(10)
     features = directions * lengths[:, None] + 0.01 * torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
     by_direction = clusterer(2, normalize=True)(features)
@@ -84,7 +84,7 @@ def test_k_means_reaches_a_fixed_point():
 
 
 @pytest.mark.parametrize("least", [3, 5])
-def test_hdbscan_is_that_of_the_matrix_with_absent_pairs_at_one(least):
+def test_hdbscan_matches_the_dense_matrix(least):
     from sklearn.cluster import HDBSCAN as Peer
 
     for seed in range(6):
@@ -93,14 +93,14 @@ def test_hdbscan_is_that_of_the_matrix_with_absent_pairs_at_one(least):
         entries = graph.tocoo()
         matrix = np.ones(graph.shape)
         matrix[entries.row, entries.col] = np.maximum(entries.data, 1e-9)
-        # Every pair stored: scikit-learn then breaks ties between equal edges as it does for the sparse graph.
+        # With every pair stored, scikit-learn breaks ties between equal edges as it does for the sparse graph.
         peer = Peer(min_cluster_size=least, min_samples=least, metric="precomputed", copy=False)
         expected = peer.fit_predict(csr_array(matrix))
         assert expected.max() >= 2
         assert same_partition(HDBSCAN(least)(graph), expected)
 
 
-def test_hdbscan_merges_by_epsilon_or_says_that_scikit_learn_cannot():
+def test_hdbscan_merges_by_epsilon():
     graph = Jaccard(10, 3)(clouds([12, 20, 9, 15])[0])
     try:
         merged = HDBSCAN(3, epsilon=0.9)(graph)
@@ -112,12 +112,12 @@ def test_hdbscan_merges_by_epsilon_or_says_that_scikit_learn_cannot():
 
 @pytest.mark.parametrize("clusterer", [DBSCAN(), HDBSCAN(), InfoMap()], ids=lambda part: type(part).__name__)
 def test_a_graph_is_sparse_and_of_floats(clusterer):
-    twins = np.zeros((8, 8), np.float32)  # as a dense matrix eight equal images; made sparse it would be no pair at all
+    twins = np.zeros((8, 8), np.float32)  # dense: eight equal images; converted to sparse: no pair at all
     for given in (twins, torch.from_numpy(twins), twins.tolist(), "graph"):
         with pytest.raises(DataError, match="sparse"):
             clusterer(given)
     with pytest.raises(DataError, match="floats"):
-        clusterer(csr_array(np.ones((3, 3), int)))  # an eps of 0.6 would be one of 0
+        clusterer(csr_array(np.ones((3, 3), int)))  # integers would turn an eps of 0.6 into 0
 
 
 @pytest.mark.parametrize("clusterer", [KMeans(5), MiniBatchKMeans(5)], ids=["KMeans", "MiniBatchKMeans"])
@@ -127,7 +127,7 @@ def test_k_means_refuses_what_would_end_the_process(clusterer):
             clusterer(features)
 
 
-def test_hdbscan_takes_graphs_that_fall_apart_or_hold_nothing():
+def test_hdbscan_takes_disconnected_and_empty_graphs():
     labels = HDBSCAN(2)(graph_of({(0, 1): 0.1, (2, 3): 0.1, (4, 5): 0.1}, 7))
     assert labels[0] == labels[1] != labels[2] == labels[3] != labels[4] == labels[5]
     assert set(HDBSCAN(3)(graph_of({}, 6))) <= {-1, 0}
@@ -142,17 +142,17 @@ def test_infomap_keeps_links_by_similarity_and_drops_small_communities():
             pairs[base + a, base + b] = distance
     pairs[9, 10] = 0.1
     labels = InfoMap(min_similarity=0.5, min_size=3)(graph_of(pairs, 11))
-    assert labels.tolist() == [0, 0, 0, -1, -1, -1, 1, 1, 1, -1, -1]  # numbered by their first image
+    assert labels.tolist() == [0, 0, 0, -1, -1, -1, 1, 1, 1, -1, -1]  # communities are numbered by their first image
     assert InfoMap(min_size=1)(graph_of({}, 3)).tolist() == [0, 1, 2]
     assert InfoMap()(graph_of({}, 3)).tolist() == [-1, -1, -1]
-    # an experiment may have seed 0, which infomap itself does not know
+    # an experiment may have seed 0, which infomap itself refuses
     assert np.array_equal(InfoMap(min_similarity=0.5, min_size=3, seed=0)(graph_of(pairs, 11)), labels)
 
 
 def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"reidx\[infomap\]"):
-        InfoMap()  # when it is made, which is before a run begins
+        InfoMap()  # the constructor refuses, hence before a run begins
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ConfigError, match="faiss"):
         KMeans(2)(torch.eye(4))
@@ -161,7 +161,7 @@ def test_missing_packages_are_named(monkeypatch):
     assert Jaccard(backend="auto")(torch.eye(4)).shape == (4, 4)
 
 
-def test_cosine_graph_holds_the_near_pairs_only():
+def test_cosine_graph_holds_only_near_pairs():
     features = torch.tensor([[1.0, 0.0], [3.0, 4.0], [-1.0, 0.0]])
     graph = Cosine(3)(features)
     assert graph.indptr.tolist() == [
@@ -169,7 +169,7 @@ def test_cosine_graph_holds_the_near_pairs_only():
         2,
         4,
         5,
-    ]  # cosines 0.6, -1, -0.6: only the first lies below distance 1
+    ]  # cosines 0.6, -1, -0.6: only the first is below distance 1
     assert graph[0, 1] == pytest.approx(0.4, abs=1e-6) and graph[1, 0] == pytest.approx(0.4, abs=1e-6)
     assert Cosine(1)(features).toarray().tolist() == np.zeros((3, 3)).tolist()
 

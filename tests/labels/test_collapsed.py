@@ -1,4 +1,4 @@
-"""Features that have collapsed, wholly or in part: exact lists without a comparison of all pairs, labels or a refusal."""
+"""Wholly or partly collapsed features: exact lists without a comparison of all pairs, then labels or a refusal."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def _few_rows(random: np.random.Generator) -> np.ndarray:
 KINDS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
     "identical": lambda r: np.repeat(r.normal(size=(1, D)), N, axis=0),
     "copies of a few": _few_rows,
-    "copies of a few, and others": lambda r: np.concatenate([_few_rows(r)[: N // 2], r.normal(size=(N // 2, D)) / 8]),
+    "copies of a few and others": lambda r: np.concatenate([_few_rows(r)[: N // 2], r.normal(size=(N // 2, D)) / 8]),
     "one clump": lambda r: _clump(r, N, 1e-4),
-    "one clump, hardly apart": lambda r: _clump(r, N, 1e-7),
+    "one tight clump": lambda r: _clump(r, N, 1e-7),
     "half a clump": lambda r: np.concatenate([_clump(r, N // 2, 1e-4), r.normal(size=(N // 2, D)) / 8]),
     "clumps": lambda r: np.concatenate([_clump(r, N // 6, 1e-4) for _ in range(6)]),
     "clumps of several sizes": lambda r: np.concatenate([_clump(r, N // 6, 10.0**-size) for size in range(1, 7)]),
@@ -78,7 +78,7 @@ def test_lists_of_other_rows_are_exact(sorted_lists, collapsed):
     assert np.array_equal(knn(gallery, K, queries=queries)[1], sorted_lists(queries, gallery, K, own=False)[1])
 
 
-def test_lists_of_a_share_of_the_rows_are_those_of_all(collapsed):
+def test_lists_of_some_rows_equal_the_whole(collapsed):
     features = torch.from_numpy(collapsed)
     squared, indices = neighbours.nearest(features, K)
     for rows in (slice(0, 201), slice(201, N), slice(7, 7)):
@@ -87,7 +87,7 @@ def test_lists_of_a_share_of_the_rows_are_those_of_all(collapsed):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "a line"])
-def test_next_to_no_row_is_compared_with_all(monkeypatch, kind):
+def test_few_rows_are_compared_with_all(monkeypatch, kind):
     random = np.random.default_rng(0)
     x = random.permutation(KINDS[kind](random).astype(np.float32))
     compared = []
@@ -97,7 +97,7 @@ def test_next_to_no_row_is_compared_with_all(monkeypatch, kind):
 
 
 @pytest.mark.parametrize("noise", [1e-3, 1e-5])
-def test_approximate_lists_of_a_clump_are_those_of_any_features(noise):
+def test_approximate_lists_work_in_a_clump(noise):
     random = np.random.default_rng(0)
     clouds = random.normal(size=(60, D))[random.integers(0, 60, 3000)] + 0.3 * random.normal(size=(3000, D))
     x = (random.normal(size=(1, D)) + noise * clouds).astype(np.float32)
@@ -105,7 +105,7 @@ def test_approximate_lists_of_a_clump_are_those_of_any_features(noise):
     assert (found[0] <= exact[0][:, -1:]).mean() > 0.9
 
 
-def test_an_approximate_search_that_found_little_is_refused(monkeypatch):
+def test_approximate_search_of_low_recall_is_refused(monkeypatch):
     def poor(gallery, queries, k, dtype):
         numbers = np.arange(len(gallery), dtype=np.int32)
         return lambda rows: (np.tile(numbers[:20], (len(rows), 1)), np.full(len(rows), np.inf))
@@ -116,7 +116,7 @@ def test_an_approximate_search_that_found_little_is_refused(monkeypatch):
         knn(x, 5, backend="ivf")
 
 
-def test_more_neighbours_than_kinds_of_rows_are_filled_up_by_number():
+def test_copies_fill_lists_in_index_order():
     x = np.repeat(np.eye(3, dtype=np.float32), 40, axis=0)[np.random.default_rng(0).permutation(120)]
     indices = knn(x, 100)[1]
     for i in range(120):
@@ -133,7 +133,7 @@ def test_kinds_are_numbered_by_their_first_rows(monkeypatch):
     assert found.kind.tolist() == [i % 5 for i in range(100)] and found.first.tolist() == [0, 1, 2, 3, 4]
     assert found.starts.tolist() == [0, 20, 40, 60, 80, 100]
     assert found.members.reshape(5, 20).tolist() == [list(range(kind, 100, 5)) for kind in range(5)]
-    assert kinds(x[:40]) is None and kinds(x[:0]) is None  # no more than a few of one kind
+    assert kinds(x[:40]) is None and kinds(x[:0]) is None  # too few copies of each row
     clash = lambda start, stop, bits, factors, hashes: hashes.__setitem__(slice(start, stop), 0)  # noqa: E731
     monkeypatch.setattr(duplicates, "_hash", clash)
     again = kinds(x)
@@ -145,12 +145,12 @@ def test_kinds_are_numbered_by_their_first_rows(monkeypatch):
 
 @pytest.mark.parametrize("n", [12_500, 20_001, 60_000])
 @pytest.mark.parametrize("within", [0.6, 1.0])
-def test_the_graph_of_identical_rows_is_refused_before_it_is_made(n: int, within: float) -> None:
+def test_graph_of_identical_rows_is_refused_early(n: int, within: float) -> None:
     with pytest.raises(DataError, match=rf"{n:,} of {n:,} images within distance {within:g}: .*network may have collapsed"):
         Jaccard()(torch.ones(n, 2), within)
 
 
-def test_half_of_the_images_at_one_point_are_refused_too() -> None:
+def test_half_collapsed_features_are_refused() -> None:
     x = torch.randn(26_000, 16, generator=torch.Generator().manual_seed(0))
     x[::2] = 1.0
     with pytest.raises(DataError, match=r"[67],\d\d\d of 26,000 images within distance 0.6: the graph would take 2\.\d GB"):
@@ -163,7 +163,7 @@ def test_fewer_identical_rows_are_one_cluster(n: int) -> None:
     assert DBSCAN(0.6, 1)(graph).tolist() == [0] * n
 
 
-def test_columns_that_all_rows_share_are_not_looked_at_for_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counting_common_neighbours_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Identical rows under an eps that stores nearly none of their pairs."""
     x = torch.ones(4_500, 2)
     assert Jaccard()(x, within=0.1).nnz < 10_000
@@ -173,7 +173,7 @@ def test_columns_that_all_rows_share_are_not_looked_at_for_hours(monkeypatch: py
 
 
 @pytest.mark.parametrize("clusterer", [HDBSCAN(), InfoMap(), AdaptiveDBSCAN(0.5)])
-def test_clusterers_say_how_much_memory_a_graph_would_take(monkeypatch: pytest.MonkeyPatch, clusterer: object) -> None:
+def test_clusterers_state_the_memory_of_a_graph(monkeypatch: pytest.MonkeyPatch, clusterer: object) -> None:
     graph = Cosine(20)(torch.rand(200, 8, generator=torch.Generator().manual_seed(0)))
     monkeypatch.setattr(neighbour_graph, "free_memory", lambda: 1e4)
     with pytest.raises(DataError, match=r"(distances|links) of 200 images would take 0\.\d GB, but 0\.0 GB are free"):
@@ -214,20 +214,20 @@ def test_copies_of_a_few_images_are_their_clusters(distance: object, clusterer: 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("clusterer", [KMeans(20), MiniBatchKMeans(20)])
-def test_equal_rows_are_never_parted(clusterer: object) -> None:
-    """Between centroids that are equally near, as most are here, rounding would choose for each row."""
+def test_equal_rows_are_never_separated(clusterer: object) -> None:
+    """Most centroids are equally near, so that rounding would decide for each row."""
     x = torch.ones(5_000, 32) / 3
     assert set(clusterer(x).tolist()) == {0}  # type: ignore[operator]
 
 
-def test_the_first_of_many_equal_images_holds_all_of_them() -> None:
+def test_first_of_equal_images_links_to_all() -> None:
     graph = Cosine(4)(torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 7))
     assert np.diff(graph.indptr).tolist() == [3, 3, 3, 7, 4, 4, 4, 4, 4, 4]
     assert graph.has_canonical_format and (graph.data == 0).all()
     assert DBSCAN(0.5, 2)(graph).tolist() == [0] * 3 + [1] * 7
 
 
-def test_no_cluster_among_equal_images_is_put_down_to_the_network() -> None:
+def test_no_cluster_of_equal_images_blames_network() -> None:
     pipeline = LabelPipeline("embed", Jaccard(), HDBSCAN())
     with pytest.raises(DataError, match=r"HDBSCAN found no cluster .*the network may have collapsed"):
         pipeline({"embed": torch.ones(50, 4)}, epoch=0, cameras=np.zeros(50, np.int64))

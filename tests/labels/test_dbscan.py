@@ -13,7 +13,7 @@ from reidx.labels import DBSCAN, AdaptiveDBSCAN
 
 
 def sparse(matrix: np.ndarray) -> csr_array:
-    """The entries below 1, zeros stored."""
+    """Return the entries below 1 as a sparse array that stores zeros."""
     rows, columns = np.nonzero(matrix < 1)
     return csr_array((matrix[rows, columns], (rows, columns)), shape=matrix.shape)
 
@@ -42,7 +42,7 @@ def test_labels_of_scikit_learn(n, seed, eps, min_samples, symmetric, levels):
 
 
 def test_worked_out_by_hand():
-    # A chain 0-1-2 at 0.2, an image 3 at 0.5 of 2, an image 4 alone; three make a core.
+    # A chain 0-1-2 at 0.2, image 3 at 0.5 from image 2, image 4 isolated; three images make a core.
     distances = np.ones((5, 5), np.float32)
     for i, j, d in ((0, 1, 0.2), (1, 2, 0.2), (2, 3, 0.5)):
         distances[i, j] = distances[j, i] = d
@@ -58,7 +58,7 @@ def test_the_diagonal_counts_even_if_not_stored():
     assert DBSCAN(0.3, 2)(graph).tolist() == [0, 0]
 
 
-def test_what_cannot_be_clustered_is_said():
+def test_bad_settings_and_input_are_refused():
     for eps in (0, 1, 1.5):
         with pytest.raises(ConfigError, match="between 0 and 1"):
             DBSCAN(eps=eps)
@@ -74,14 +74,14 @@ def test_what_cannot_be_clustered_is_said():
 
 
 def naive_eps(distances: np.ndarray, share: float) -> float:
-    """The mean of the first share of all different pairs, sorted; pairs at distance 0 do not count."""
+    """Return the mean distance of the nearest share of all pairs, without pairs at distance 0."""
     pairs = [distances[i, j] for i in range(len(distances)) for j in range(i) if distances[i, j] > 0]
     count = round(share * len(pairs))
     return sum(sorted(pairs)[:count]) / count
 
 
 @pytest.mark.parametrize(("share", "far"), [(0.05, 0.0), (0.3, 0.0), (0.3, 0.8)])
-def test_eps_is_the_mean_of_the_nearest_share_of_pairs(share: float, far: float) -> None:
+def test_eps_is_mean_of_nearest_pairs(share: float, far: float) -> None:
     random = np.random.default_rng(3)
     distances = random.uniform(0.1, 0.9, size=(30, 30))
     distances = np.minimum(distances, distances.T)
@@ -96,7 +96,7 @@ def test_eps_is_the_mean_of_the_nearest_share_of_pairs(share: float, far: float)
     assert labels.tolist() == DBSCAN(eps, 2)(sparse(distances)).tolist()
 
 
-def test_eps_is_kept_from_the_first_labelling_and_over_a_resume() -> None:
+def test_eps_of_first_labelling_survives_a_resume() -> None:
     near, wide = (np.full((6, 6), d) - d * np.eye(6) for d in (0.25, 0.5))
     clusterer = AdaptiveDBSCAN(0.5, 2)
     assert clusterer.reach == 1.0
@@ -108,7 +108,7 @@ def test_eps_is_kept_from_the_first_labelling_and_over_a_resume() -> None:
     resumed.load_state_dict(clusterer.state_dict())
     for one in (clusterer, resumed):
         assert one(sparse(wide)).tolist() == [-1] * 6
-    other = AdaptiveDBSCAN(0.4, 2)  # gone on with under another share
+    other = AdaptiveDBSCAN(0.4, 2)  # resumed with another share
     other.load_state_dict(clusterer.state_dict())
     assert other(sparse(wide)).tolist() == [0] * 6
     fresh = AdaptiveDBSCAN(0.5, 2)
@@ -116,7 +116,7 @@ def test_eps_is_kept_from_the_first_labelling_and_over_a_resume() -> None:
     assert fresh(sparse(wide)).tolist() == [0] * 6
 
 
-def test_an_eps_that_cannot_be_found_says_so() -> None:
+def test_eps_that_cannot_be_found_is_refused() -> None:
     with pytest.raises(ConfigError, match="share is 0"):
         AdaptiveDBSCAN(0.0)
     with pytest.raises(DataError, match="raise share"):

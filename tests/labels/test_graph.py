@@ -1,4 +1,4 @@
-"""What is no neighbour graph is refused before anything follows its indices, whoever takes it."""
+"""Broken neighbour graphs: every consumer refuses them before it follows an index."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ CONSUMERS: dict[str, Callable[[Any], Any]] = {
 
 
 def groups() -> csr_array:
-    """Three groups of four images at distance 0.1, each pair stored, columns ascending."""
+    """Return three groups of four images at distance 0.1, with each pair stored and columns ascending."""
     near = np.kron(np.eye(3), np.full((4, 4), 0.1, np.float32))
     return csr_array(near.astype(np.float32))
 
 
 def changed(part: str, place: Any, value: Any, kind: Any = csr_array) -> Callable[[], Any]:
-    """The graph with a number of one of its arrays written over."""
+    """Return a function that makes the graph with one number of one array overwritten."""
 
     def make() -> Any:
         graph = kind(groups())
@@ -56,7 +56,7 @@ def changed(part: str, place: Any, value: Any, kind: Any = csr_array) -> Callabl
 
 
 def replaced(part: str, change: Callable[[np.ndarray], Any], kind: Any = csr_array) -> Callable[[], Any]:
-    """The graph with one of its arrays replaced."""
+    """Return a function that makes the graph with one of its arrays replaced."""
 
     def make() -> Any:
         graph = kind(groups())
@@ -67,7 +67,7 @@ def replaced(part: str, change: Callable[[np.ndarray], Any], kind: Any = csr_arr
 
 
 def of_lists(lists: list[Any]) -> np.ndarray:
-    """An array of lists, as LIL has them."""
+    """Return an array of lists, the form of LIL."""
     made = np.empty(len(lists), object)
     made[:] = lists
     return made
@@ -126,7 +126,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("taker", CONSUMERS)
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_graph_is_refused_by_all_who_take_one(kind: str, taker: str) -> None:
+def test_broken_graph_is_refused_by_every_consumer(kind: str, taker: str) -> None:
     make, message = BROKEN[kind]
     graph = make()
     if taker == "fuse" and not hasattr(graph, "shape"):
@@ -139,7 +139,7 @@ def test_a_broken_graph_is_refused_by_all_who_take_one(kind: str, taker: str) ->
         assert "the graph by the distance" in str(error.value) and __name__.split(".")[-1] in str(error.value)
 
 
-def test_a_graph_of_another_number_of_images_names_its_distance() -> None:
+def test_graph_of_wrong_size_names_its_distance() -> None:
     class Short:
         def __call__(self, features: torch.Tensor) -> csr_array:
             return groups()
@@ -150,7 +150,7 @@ def test_a_graph_of_another_number_of_images_names_its_distance() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_the_first_wrong_entry_is_named_on_any_number_of_threads(threads: int) -> None:
+def test_first_wrong_entry_is_named_across_threads(threads: int) -> None:
     graph = groups()
     graph.indices[[11, 40]] = 99
     before = torch.get_num_threads()
@@ -162,7 +162,7 @@ def test_the_first_wrong_entry_is_named_on_any_number_of_threads(threads: int) -
         torch.set_num_threads(before)
 
 
-def test_a_sound_graph_is_taken_as_it_is() -> None:
+def test_sound_graph_is_not_copied() -> None:
     graph = groups()
     assert checked_graph(graph, N) is graph
     assert checked_graph(csr_array((0, 0), dtype=np.float32)).shape == (0, 0)
@@ -196,12 +196,12 @@ def test_other_formats_and_types_are_taken(taker: str, change: Any) -> None:
     labels = getattr(labels, "labels", labels)
     expected = np.repeat([0, 1, 2], 4)
     assert np.array_equal(labels[:, None] == labels, expected[:, None] == expected)
-    # and nothing of what was given is changed
+    # the given graph does not change
     again = change() if change.__name__ == "make" else change(groups())
     assert abs(again - graph).tocsr().max() == 0
 
 
-def test_columns_in_any_order_are_taken_whatever_was_noted_of_them() -> None:
+def test_unsorted_columns_are_taken_despite_sorted_flag() -> None:
     graph = groups()
     assert graph.has_sorted_indices
     for row in range(N):

@@ -1,4 +1,4 @@
-"""The sparse Jaccard graph against dense arithmetic, on input of every kind and on each backend."""
+"""Sparse Jaccard graph against dense arithmetic, on input of every kind and on each backend."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINDS = ["gaussian", "clustered", "duplicated", "identical", "outlier", "grid"]
 
 
 def dense(graph) -> np.ndarray:
-    """The distances as a matrix; explicit zeros stay zeros, absent pairs are 1."""
+    """Return the distances as a matrix; explicit zeros stay zeros, absent pairs are 1."""
     matrix = np.ones(graph.shape, np.float32)
     entries = graph.tocoo()
     matrix[entries.row, entries.col] = entries.data
@@ -27,7 +27,7 @@ def dense(graph) -> np.ndarray:
 
 
 def by_sets(x: np.ndarray, order: np.ndarray, k1: int, k2: int) -> np.ndarray:
-    """The definition, in sets and dictionaries."""
+    """Compute the definition with sets and dictionaries."""
     lists = order.tolist()
     n, x = len(x), x.astype(np.float64)
 
@@ -85,7 +85,7 @@ def test_equals_the_definition(draw, sorted_lists, backend, kind, n, d, k, eps, 
 
     from sklearn.cluster import DBSCAN as Peer
 
-    assume(np.abs(expected - eps).min() > 1e-5)  # at eps itself the last bit decides
+    assume(np.abs(expected - eps).min() > 1e-5)  # at exactly eps, rounding would decide
     peer = Peer(eps=eps, min_samples=4, metric="precomputed").fit_predict(expected)
     assert np.array_equal(DBSCAN(eps, 4)(graph), peer)
 
@@ -106,7 +106,7 @@ def test_worked_out_by_hand():
 
 
 @pytest.mark.parametrize("index", [np.int32, np.int64])
-def test_among_some_pairs_it_is_the_whole_without_the_others(draw, index):
+def test_some_pairs_equal_those_of_the_whole(draw, index):
     x = torch.nn.functional.normalize(torch.from_numpy(draw("clustered", 60, 6, 0)), dim=1)
     whole = dense(Jaccard(10, 3)(x))
     asked = np.random.default_rng(0).random((60, 60)) < 0.2
@@ -119,7 +119,7 @@ def test_among_some_pairs_it_is_the_whole_without_the_others(draw, index):
     assert 60 < near.nnz < some.nnz < asked.sum() and some.has_canonical_format
 
 
-def test_length_of_the_features_does_not_matter():
+def test_norm_of_the_features_does_not_matter():
     x = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
     unit = torch.nn.functional.normalize(x, dim=1)
     assert np.abs(dense(Jaccard(10, 3)(x)) - dense(Jaccard(10, 3)(unit))).max() < 1e-5
@@ -147,7 +147,7 @@ def test_no_image_and_one_image():
     assert DBSCAN()(Jaccard()(torch.zeros(0, 8))).shape == (0,)
 
 
-def test_bad_input_is_said():
+def test_bad_input_is_refused():
     x = torch.randn(10, 4)
     x[2, 2] = float("nan")
     with pytest.raises(DataError, match="1 of 10 rows"):
@@ -164,7 +164,7 @@ def test_fused_views_are_the_weighted_sum():
     weights = [0.7, 0.15, 0.15]
     expected = sum(w * dense(view) for w, view in zip(weights, views, strict=True))
     assert np.abs(dense(fuse(views, weights)) - expected).max() < 1e-6
-    # Three equal views give the view back, whatever the weights; a zero distance stays stored.
+    # Three equal views give that view for any weights; a zero distance stays stored.
     same = fuse([views[0]] * 3, weights)
     assert same.nnz == views[0].nnz and np.abs(dense(same) - dense(views[0])).max() < 1e-6
     with pytest.raises(ConfigError, match="sum to 1"):
@@ -175,7 +175,7 @@ def test_fused_views_are_the_weighted_sum():
         fuse([views[0], views[1][:5, :5]], [0.5, 0.5])
 
 
-def test_a_graph_of_more_entries_than_32_bits_count_is_as_one_of_fewer(draw, monkeypatch):
+def test_graph_with_64_bit_indices_is_equal(draw, monkeypatch):
     x = torch.nn.functional.normalize(torch.from_numpy(draw("clustered", 60, 6, 0)), dim=1)
     graph = Jaccard(10, 3)(x)
     monkeypatch.setattr(encoding, "_NARROW", 50)
@@ -185,8 +185,8 @@ def test_a_graph_of_more_entries_than_32_bits_count_is_as_one_of_fewer(draw, mon
     assert np.array_equal(dense(graph), dense(wide)) and np.array_equal(DBSCAN()(graph), DBSCAN()(wide))
 
 
-def test_features_that_lie_too_close_together_for_the_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Said before the graph is made; where there is room, or fewer pairs are looked at, it is made."""
+def test_graph_beyond_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refusal comes before the graph is built; with enough memory or fewer pairs the graph is built."""
     x = torch.nn.functional.normalize(torch.ones(300, 8) + 1e-4 * torch.randn(300, 8), dim=1)
     whole = Jaccard()(x)
     monkeypatch.setattr(module, "_LARGE", 100)
@@ -200,7 +200,7 @@ def test_features_that_lie_too_close_together_for_the_memory_are_refused(monkeyp
     assert Jaccard()(x).nnz == whole.nnz
 
 
-def test_free_memory_is_some_of_what_there_is() -> None:
+def test_free_memory_is_positive() -> None:
     assert module.free_memory() > 0
 
 

@@ -1,4 +1,4 @@
-"""Products that serve both their rows, against all products sorted."""
+"""Products that are used for both of their rows, against a sort of all products."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_largest_scores_of_each_row(
 
 
 @pytest.mark.parametrize("tiles", [2, 4, 10])
-def test_every_pair_of_tiles_meets_once_and_none_is_in_a_round_twice(tiles: int) -> None:
+def test_every_pair_of_tiles_meets_once(tiles: int) -> None:
     rounds = list(module._rounds(tiles))
     for pairs in rounds[1:]:
         assert sorted(itertools.chain(*pairs)) == list(range(tiles))

@@ -1,4 +1,4 @@
-"""knn against a full sort of float64 distances, on each backend, and on input that has ties everywhere."""
+"""knn against a full sort of float64 distances, on each backend and on input full of ties."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_equals_a_full_sort(draw, sorted_lists, backend, kind, n, d, k, seed, un
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_queries_of_their_own(draw, sorted_lists, backend, kind):
+def test_separate_queries(draw, sorted_lists, backend, kind):
     x, y = draw(kind, 30, 6, 1), draw(kind, 70, 6, 2)
     distances, indices = knn(y, 9, queries=x, backend=backend)
     expected, order = sorted_lists(x, y, 9, own=False)
@@ -50,7 +50,7 @@ def test_queries_of_their_own(draw, sorted_lists, backend, kind):
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_each_search_is_proven_or_repeated(monkeypatch, sorted_lists, quick):
-    """Rows too close for bfloat16 to tell apart: the first search cannot prove them, the result is right anyway."""
+    """bfloat16 cannot distinguish these rows: the first search cannot prove its result, but the final one is right."""
     monkeypatch.setattr(proposals, "has_bfloat16", lambda: quick)
     monkeypatch.setattr(proposals, "_BLOCK_BYTES", 1 << 16)
     random = np.random.default_rng(0)
@@ -63,7 +63,7 @@ def test_each_search_is_proven_or_repeated(monkeypatch, sorted_lists, quick):
 
 
 def test_the_floor_holds(draw):
-    """No row outside the candidates is nearer than the floor a search states for it."""
+    """No row outside the candidates is nearer than the floor that a search reports."""
     for kind in KINDS:
         x = torch.from_numpy(draw(kind, 300, 20, 3)) / 4
         squared = torch.cdist(x.double(), x.double()).numpy() ** 2
@@ -80,7 +80,7 @@ def test_the_floor_holds(draw):
             assert (others.min(axis=1) >= floor - 1e-12).all()
 
 
-def test_products_are_float32_whatever_the_user_allows():
+def test_products_are_float32_despite_user_settings():
     before = torch.get_float32_matmul_precision()
     x = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
     try:
@@ -102,7 +102,7 @@ def test_products_stay_float32_while_another_thread_searches():
         first, second = proposals.exact_products(), proposals.exact_products()
         first.__enter__()
         second.__enter__()
-        first.__exit__(None, None, None)  # the first one leaves while the second is still at work
+        first.__exit__(None, None, None)  # the first one ends while the second is still running
         assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
         second.__exit__(None, None, None)
         assert torch.get_float32_matmul_precision() == "medium"
@@ -133,7 +133,7 @@ def test_autocast_and_the_default_type_change_nothing(monkeypatch, recwarn, quic
 @pytest.mark.parametrize("quick", [True, False])
 @pytest.mark.parametrize("size", [1e-15, 1e-19, 1e-21, 1e-22, 1e13])
 def test_lists_are_exact_where_squares_underflow_or_grow(monkeypatch, draw, sorted_lists, quick, size):
-    """Scaled by what float32 can square no more: canonical distances tell apart what products cannot."""
+    """float32 cannot square numbers of this size: canonical distances distinguish rows that products cannot."""
     monkeypatch.setattr(proposals, "has_bfloat16", lambda: quick)
     for width in (3, 64):
         x = draw("gaussian", 120, width, 7) * np.float32(size)
@@ -161,7 +161,7 @@ def test_no_rows_and_no_queries():
     assert knn(torch.zeros(3, 4), 2, queries=torch.zeros(0, 4))[1].shape == (0, 2)
 
 
-def test_bad_input_is_said():
+def test_bad_input_is_refused():
     x = torch.ones(5, 3)
     x[3, 1] = float("inf")
     with pytest.raises(DataError, match=r"1 of 5 rows hold NaN or infinity \(the first is row 3"):
@@ -196,7 +196,7 @@ def test_bad_input_is_said():
     ],
     ids=str,
 )
-def test_what_is_no_bank_of_features_is_said(features):
+def test_wrong_features_are_refused(features):
     with pytest.raises(DataError, match="features: "):
         knn(features, 2)
 
@@ -213,7 +213,7 @@ def test_arrays_in_any_order_are_taken():
         assert np.array_equal(knn(view, 4)[1], knn(view.copy(), 4)[1])
 
 
-def test_approximate_search_of_one_cell_that_holds_everything(draw, monkeypatch):
+def test_approximate_search_with_one_full_cell(draw, monkeypatch):
     monkeypatch.setattr(approximate, "_PRODUCTS", 1 << 12)
     x = draw("identical", 700, 16, 0)
     x[::2, 0] += 1
@@ -229,7 +229,7 @@ def test_cuda_gives_the_same_lists(draw):
         assert np.array_equal(on_cpu[1], on_gpu[1]) and np.array_equal(on_cpu[0], on_gpu[0])
 
 
-def test_approximate_search_finds_nearly_all_and_says_its_recall(draw, caplog):
+def test_approximate_search_reports_its_recall(draw, caplog):
     x = draw("clustered", 3000, 16, 0)
     with caplog.at_level("INFO", logger="reidx.labels.neighbours.exact"):
         distances, indices = knn(x, 10, backend="ivf")
@@ -238,13 +238,13 @@ def test_approximate_search_finds_nearly_all_and_says_its_recall(draw, caplog):
     found = np.mean([np.isin(a, b).mean() for a, b in zip(exact[1], indices, strict=True)])
     assert 0.9 < found <= 1 and abs(found - stated) < 0.05
     assert np.array_equal(indices[:, 0], np.arange(3000)) and (np.diff(distances, axis=1) >= 0).all()
-    few = knn(x[:40], 39, backend="ivf")[1]  # more neighbours than the probed cells hold is no hole
+    few = knn(x[:40], 39, backend="ivf")[1]  # lists stay full even if the probed cells hold fewer rows
     assert np.array_equal(np.sort(few), np.sort(knn(x[:40], 39)[1]))
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
-def test_approximate_search_is_exact_where_every_cell_is_looked_into(draw, monkeypatch, kind, threads):
+def test_approximate_search_of_all_cells_is_exact(draw, monkeypatch, kind, threads):
     monkeypatch.setattr(approximate, "_probed", lambda gallery, queries, count, centres, owner: len(centres))
     monkeypatch.setattr(proposals, "BLOCK", 200)
     x = draw(kind, 700, 16, 0)
@@ -260,7 +260,7 @@ def test_approximate_search_is_exact_where_every_cell_is_looked_into(draw, monke
         assert np.array_equal(mine[1], exact[1]) and np.array_equal(mine[0], exact[0])
 
 
-def test_cells_probed_are_the_fewest_that_hold_the_aimed_share(draw):
+def test_fewest_cells_with_enough_neighbours_are_probed(draw):
     x = torch.from_numpy(draw("clustered", 900, 8, 0))
     centres = x[::45].clone()
     owner = ((x[:, None] - centres) ** 2).sum(-1).argmin(1)

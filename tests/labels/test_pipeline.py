@@ -1,4 +1,4 @@
-"""From a bank to a labelling: who is asked in which order, with what, and what is said when it goes wrong."""
+"""From features to a labelling: the order of the calls, their arguments, and the error messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CAMERAS = np.array([0, 1, 0, 1, 0, 1])
 
 
 class Part:
-    """A distance, clusterer or refiner that notes its calls in a common list."""
+    """Distance, clusterer or refiner that records its calls in a common list."""
 
     def __init__(self, calls: list[tuple[str, Any]], name: str, answer: Any, **declared: Any) -> None:
         self.calls, self.name, self.answer = calls, name, answer
@@ -43,7 +43,7 @@ def labels_of(*values: int) -> np.ndarray:
     return np.array(values, dtype=np.int64)
 
 
-def test_distance_then_clusterer_then_refiners_each_given_what_came_before() -> None:
+def test_each_part_receives_the_previous_result() -> None:
     calls: list[tuple[str, Any]] = []
     made, found, features = graph(), labels_of(0, 0, 1, 1, -1, -1), bank()
     first, second = LabelSet(labels_of(0, 0, 1, 1, 2, -1)), LabelSet(labels_of(0, 0, 1, 1, 2, 2), report={"extra": 7.0})
@@ -68,7 +68,7 @@ def test_distance_then_clusterer_then_refiners_each_given_what_came_before() -> 
     assert result.report["extra"] == 7.0 and result.report["clusters"] == 3.0
 
 
-def test_a_clusterer_of_features_gets_them_and_no_distance_is_computed() -> None:
+def test_clusterer_of_features_needs_no_distance() -> None:
     calls: list[tuple[str, Any]] = []
     seen: list[RefinerContext] = []
 
@@ -81,7 +81,7 @@ def test_a_clusterer_of_features_gets_them_and_no_distance_is_computed() -> None
     LabelPipeline("upper", Part(calls, "distance", graph()), clusterer, [refine])(features, epoch=0, cameras=CAMERAS)
     assert calls == [("clusterer", (features["upper"],))]
     assert seen[0].graph is None
-    LabelPipeline("upper", None, clusterer)(features, epoch=0, cameras=CAMERAS)  # needs none
+    LabelPipeline("upper", None, clusterer)(features, epoch=0, cameras=CAMERAS)  # works without a distance
 
 
 def test_a_distance_of_several_views_gets_them_by_name() -> None:
@@ -132,7 +132,7 @@ def test_a_clusterer_that_breaks_the_contract_is_caught(labels: np.ndarray, mess
         pipeline_of(labels)(bank(), epoch=0, cameras=CAMERAS)
 
 
-def test_labels_of_another_type_are_made_int64_and_a_refiners_are_not() -> None:
+def test_only_clusterer_labels_are_made_int64() -> None:
     assert pipeline_of(np.zeros(6, np.int32))(bank(), epoch=0, cameras=CAMERAS).labels.dtype == np.int64
     with pytest.raises(ValueError, match="int32"):
         check_labels(LabelSet(np.zeros(6, np.int32)), 6)
@@ -148,11 +148,11 @@ def test_refiners_additions_are_as_long_as_the_labels() -> None:
         pipeline_of(labels, soft_targets=np.ones((6, 3), np.float32))(bank(), epoch=0, cameras=CAMERAS)
 
 
-# ---- the numbers of the report
+# ---- the statistics of a labelling
 
 
 def rand_index(a: list[int], b: list[int]) -> float:
-    """The adjusted Rand index from counts of pairs."""
+    """Compute the adjusted Rand index from counts of pairs."""
     pairs = list(combinations(range(len(a)), 2))
     together_a = {p for p in pairs if a[p[0]] == a[p[1]]}
     together_b = {p for p in pairs if b[p[0]] == b[p[1]]}
@@ -167,9 +167,9 @@ def test_counts() -> None:
     assert label_statistics(labels_of(-1, -1))["largest"] == 0.0
 
 
-def test_stability_is_over_what_was_clustered_both_times() -> None:
+def test_stability_counts_images_clustered_both_times() -> None:
     before, now = labels_of(0, 0, 1, 1, -1, 2), labels_of(1, 1, 1, 0, 0, -1)
-    # the first four: {0 1} {2 3} became {0 1 2} {3}. One pair in common of 2 and 3; expected 2 * 3 / 6 = 1
+    # the first four: {0 1} {2 3} became {0 1 2} {3}. Of 2 and 3 pairs, 1 is common; expected by chance: 2 * 3 / 6 = 1
     assert rand_index([0, 0, 1, 1], [1, 1, 1, 0]) == 0.0
     assert label_statistics(now, before)["stability"] == pytest.approx(0.0)
     assert label_statistics(before, before)["stability"] == 1.0
@@ -189,10 +189,10 @@ def test_stability_and_ari_against_pairs() -> None:
     assert quality(a, truth) == {"ari": pytest.approx(rand_index(alone, truth.tolist()))}
 
 
-def test_outliers_count_each_for_itself() -> None:
+def test_outliers_count_as_single_clusters() -> None:
     truth = labels_of(5, 5, 9, 9)
     assert quality(truth - 5, truth) == {"ari": 1.0}
-    # two right, two outliers: 1 pair in common of 1 and 2, of 6 pairs; expected 1/3
+    # two right, two outliers: of 1 and 2 pairs, 1 is common; expected by chance: 1 * 2 / 6
     assert quality(labels_of(0, 0, -1, -1), truth)["ari"] == pytest.approx((1 - 1 / 3) / (1.5 - 1 / 3))
     given = labels_of(0, 0, -1, -1)
     quality(given, truth)
@@ -200,7 +200,7 @@ def test_outliers_count_each_for_itself() -> None:
 
 
 class Near:
-    """A distance that can be cut, and notes where it was."""
+    """Distance with a `within` argument, which records its values."""
 
     def __init__(self) -> None:
         self.cuts: list[float] = []
@@ -213,7 +213,7 @@ class Near:
 @pytest.mark.parametrize(
     ("reaches", "within"), [((0.6, 0.62), 0.62), ((0.6,), 0.6), ((0.6, None), 1.0), ((None, 0.3), 1.0)]
 )
-def test_a_graph_holds_what_the_farthest_reaching_part_looks_at(reaches: tuple[Any, ...], within: float) -> None:
+def test_graph_reaches_as_far_as_any_part(reaches: tuple[Any, ...], within: float) -> None:
     found, distance = labels_of(0, 0, 1, 1, -1, -1), Near()
     parts = [
         Part([], str(i), found if i == 0 else LabelSet(found), **({} if reach is None else {"reach": reach}))
@@ -223,19 +223,19 @@ def test_a_graph_holds_what_the_farthest_reaching_part_looks_at(reaches: tuple[A
     assert distance.cuts == [within]
 
 
-def test_the_advice_of_an_epoch_without_clusters_looks_further_out() -> None:
+def test_advice_without_clusters_looks_further_out() -> None:
     distance = Near()
     pipeline = LabelPipeline("embed", distance, Part([], "clusterer", np.full(6, -1), reach=0.1))
     with pytest.raises(DataError, match=r"nearest pairs lie at 0\.500"):
         pipeline(bank(), epoch=0, cameras=CAMERAS)
-    assert distance.cuts == [0.1, pytest.approx(0.55)]  # half-way out, where there are pairs enough
+    assert distance.cuts == [0.1, pytest.approx(0.55)]  # half-way to 1, where enough pairs are
 
 
-# ---- refiners that ask for other settings of the clusterer
+# ---- refiners that use other settings of the clusterer
 
 
 class Level:
-    """A clusterer of one threshold, as far as its graph reaches."""
+    """Clusterer with one threshold, which is also its reach."""
 
     needs = "graph"
 
@@ -247,7 +247,7 @@ class Level:
 
 
 class Wider:
-    """A refiner that clusters once more, wider, and looks at no distance itself."""
+    """Refiner that clusters again with a larger eps and reads no distance itself."""
 
     reach = 0.0
 
@@ -260,7 +260,7 @@ class Wider:
         return LabelSet(labels.labels, extra={"wider": wider})
 
 
-def test_a_refiner_clusters_with_the_settings_it_announced_on_a_graph_that_reaches_as_far() -> None:
+def test_refiner_clusters_only_with_announced_settings() -> None:
     seen: list[float] = []
 
     def distance(features: Tensor, within: float) -> csr_array:
@@ -282,7 +282,7 @@ def test_a_refiner_clusters_with_the_settings_it_announced_on_a_graph_that_reach
         )
 
 
-def test_what_a_refiner_gives_by_name_must_be_of_all_images() -> None:
+def test_extra_columns_cover_all_images() -> None:
     with pytest.raises(ValueError, match="there are 4 colours for 6 images"):
         check_labels(LabelSet(labels_of(0, 0, 0, 1, 1, 1), extra={"colours": np.zeros(4)}), 6)
 

@@ -1,4 +1,4 @@
-"""The search shared over 1, 2 and 4 processes gives one result; labels that differ are noticed."""
+"""A search shared by 1, 2 or 4 processes gives one result, and different labels are detected."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def features() -> torch.Tensor:
 
 
 def work(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)  # a forked process must not wake the threads its parent had
+    torch.set_num_threads(1)  # a forked process must not use its parent's threads
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet{world}", rank=rank, world_size=world)
     labels = agree(DBSCAN()(Jaccard(12, 3, sharded=True)(features())))
     cosine = Cosine(5, sharded=True)(features())
@@ -37,7 +37,7 @@ def work(rank: int, world: int, folder: str) -> None:
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_same_labels_on_each_process_and_for_any_number_of_them(world, tmp_path):
+def test_any_number_of_processes_gives_same_labels(world, tmp_path):
     alone, cosine = DBSCAN()(Jaccard(12, 3)(features())), Cosine(5)(features())
     assert alone.max() > 5
     multiprocessing.start_processes(work, (world, str(tmp_path)), nprocs=world, start_method="fork")
@@ -45,10 +45,10 @@ def test_same_labels_on_each_process_and_for_any_number_of_them(world, tmp_path)
         result = np.load(tmp_path / f"{world}_{rank}.npz")
         assert np.array_equal(result["labels"], alone)
         assert np.array_equal(result["cosine"], cosine.data)
-        assert result["noticed"] == 2  # other labels, and other arrays beside them
+        assert result["noticed"] == 2  # different labels, and a different extra array
 
 
-def test_alone_nothing_is_shared():
+def test_one_process_shares_nothing():
     labels = np.arange(3)
     assert agree(labels) is labels
     x = features()

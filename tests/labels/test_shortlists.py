@@ -1,4 +1,4 @@
-"""Scores that come in piece by piece, against all of them sorted at once."""
+"""Scores that arrive piece by piece, against a sort of all scores."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_best_of_all_that_was_shown(count: int, width: int, kind: str) -> No
     assert all(len(set(row[:kept])) == kept for row in found.tolist())
     expected = -np.sort(-scores, axis=1)[:, :kept]
     assert np.array_equal(-np.sort(-np.take_along_axis(scores, found[:, :kept], axis=1), axis=1), expected)
-    first = np.argsort(-scores, axis=1, kind="stable")[:, :kept]  # of equal scores the first
+    first = np.argsort(-scores, axis=1, kind="stable")[:, :kept]  # among equal scores the first ones
     assert np.array_equal(np.sort(found[:, :kept], axis=1), np.sort(first, axis=1))
     if kept == count:
         assert np.array_equal(least, expected[:, -1])
@@ -40,8 +40,8 @@ def test_rows_that_were_shown_nothing_have_no_candidates() -> None:
     assert (found == -1).all() and (least == -np.inf).all()
 
 
-def test_pieces_may_ask_other_rows_each() -> None:
-    """As the cells of an index do: each row sees some pieces."""
+def test_pieces_may_have_different_rows() -> None:
+    """As with the cells of an index: each row receives only some pieces."""
     random = np.random.default_rng(0)
     lists, seen = Shortlists(20, 6), np.full((20, 3000), -np.inf, np.float32)
     for first in range(0, 3000, 100):
@@ -62,7 +62,7 @@ def test_products_shown_once_serve_the_rows_of_both_sides(height: int, width: in
     products = random.normal(size=(height, width)).astype(np.float32)
     penalty = random.random(200).astype(np.float32)
     lists, apart = Shortlists(200, count), Shortlists(200, count)
-    for first in (0, 100):  # rows 10 … and 80 …, whose scores come twice, by other products
+    for first in (0, 100):  # rows 10 … and 80 … receive scores twice, from different products
         part = (products + first).astype(np.float32)
         lists.show_both(part, penalty, 10, 80 + first // 100)
         for rows, others, values in ((10, 80 + first // 100, part), (80 + first // 100, 10, part.T)):
