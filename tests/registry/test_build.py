@@ -1,4 +1,4 @@
-"""Building from specs: a spec says exactly what a constructor takes, or the message says where it does not."""
+"""Building from specs: a spec fits the constructor, or the message names the key that does not."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ class Head:
         self.rest = rest
 
 class Child(Head):
-    """Its constructor is Head's."""
+    """Head with the inherited constructor."""
 
 class Plain:
-    """No constructor of its own."""
+    """Class without a constructor."""
 
 class Buggy:
-    """A fault of the program, not of the spec."""
+    """Bug of the program, not of the spec."""
     def __init__(self) -> None:
         len(3)
 '''
@@ -90,14 +90,14 @@ def test_values_defaults_and_context_reach_the_constructor():
     assert head.given["parts"] == 3
     assert head.given["eps"] == 1
     assert head.given["size"] == (256, 128)
-    assert head.rest == {}  # context that the constructor does not name is not passed, not even into **rest
+    assert head.rest == {}  # only context that the constructor names is passed, even with **rest
 
 
 def test_a_name_alone_is_a_spec():
     assert type(build("fusion", "Plain", in_channels=8)).__name__ == "Plain"
 
 
-def test_a_list_becomes_the_tuple_that_is_asked_for():
+def test_list_becomes_the_annotated_tuple():
     given = build(
         "fusion", {"type": "Head", "parts": 1, "size": [3, 4], "steps": [1, 2, 3]}, in_channels=8
     ).given
@@ -177,7 +177,7 @@ def test_key_of_the_context_cannot_be_set():
     )
 
 
-def test_all_faults_are_told_at_once():
+def test_all_mistakes_are_reported_at_once():
     text = refusal({"type": "Head", "esp": 1, "flag": "no"})
     assert all(fault in text for fault in ("3 faults", "'esp'", "'flag'", "'parts'"))
 
@@ -191,16 +191,16 @@ def test_unknown_type_names_the_place():
     assert "There is no fusion called 'Haed'. Did you mean Head?" in refusal("Haed")
 
 
-def test_constructor_refusing_a_value_is_a_config_error_at_the_place():
+def test_constructor_refusal_is_a_config_error():
     assert "eps must not be negative, but is -1." in refusal({"type": "Head", "parts": 1, "eps": -1})
 
 
-def test_fault_of_the_program_stays_one():
+def test_constructor_bug_is_no_config_error():
     with pytest.raises(TypeError):
         build("fusion", "Buggy")
 
 
-def test_fill_defaults_writes_the_whole_spec_as_plain_data():
+def test_fill_defaults_returns_plain_data():
     filled = fill_defaults(
         "fusion", {"flag": True, "type": "Head", "parts": 2, "size": [2, 1]}, ("in_channels",)
     )
@@ -228,8 +228,8 @@ def test_signature(heads):
     assert signature_of(heads.find("fusion", "Plain")) == {}
 
 
-def test_build_stays_a_function_whatever_is_imported():
-    """A module of the package with a public name's name would take its place when imported."""
+def test_no_module_hides_a_public_name():
+    """A module of the package with the name of a public function would replace it when imported."""
     assert callable(reidx.build)
     from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""An argument that no config could set: its component is refused by name, wherever it is first looked at."""
+"""Constructor arguments that no config could set: their component is refused by name at first use."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def reidx_components():
     return [Component("KIND", "Own", "{module}:Own")]
 
 class Own:
-    """What it is."""
+    """A component."""
 
     def __init__(self, ARGUMENTS) -> None:
         pass
@@ -66,7 +66,7 @@ def test_only_type_is_taken(fake_plugins, kind):
         conformance.checks_for(kind)[0](entry)
 
 
-def test_list_says_so_without_importing(fake_plugins, capsys):
+def test_list_reports_it_without_importing(fake_plugins, capsys):
     fake_plugins.add("mine", PLUGIN.replace("KIND", "loss").replace("ARGUMENTS", "*, type=1.0"))
     known, _ = fake_plugins.discover()
     with installed(known):
@@ -81,12 +81,12 @@ def test_list_says_so_without_importing(fake_plugins, capsys):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_engine_key_reaches_the_component(register, kind):
-    """An argument named like any key of the schema gets the value that stands with the component, and no other."""
+    """An argument named like any key of the schema gets exactly the value written with the component."""
     names = [name for name in ENGINE_KEYS if name not in {"type", *KINDS[kind].context}]
     arguments = ", ".join(f"{name}: float = 1.0" for name in names)
     made: dict[str, Any] = {}
     exec(f"class Keyed:\n    def __init__(self, {arguments}):\n        self.got = dict(locals())", made)
-    made["Keyed"].__doc__ = "It keeps what it is given."
+    made["Keyed"].__doc__ = "Keep the arguments."
     register(kind, made["Keyed"])
     given = {name: float(number) for number, name in enumerate(names, start=2)}
     spec = Node.of({"type": "Keyed", **given}, Origin("here"))
@@ -104,7 +104,7 @@ class Parent:
 
 
 class Child(Parent):
-    """Its constructor is the parent's."""
+    """Parent with the inherited constructor."""
 
 
 class Passes(Parent):
@@ -121,7 +121,7 @@ def factory(type: float = 1.0) -> Parent:
 
 
 @pytest.mark.parametrize("component", [Parent, Child, Passes, Made, factory])
-def test_type_is_found_however_the_constructor_is_made(component):
+def test_type_is_found_in_any_constructor(component):
     assert "test_constructor.py" in unusable("loss", component, {})
     names, any_other, _ = arguments(f"{__name__}:{component.__name__}")
     assert "type" in names or any_other
@@ -135,14 +135,14 @@ def test_argument_before_a_slash_is_refused():
 
 
 def conflicting(name: str) -> type:
-    """A class whose argument of that name is one of two words."""
+    """Return a class whose argument of that name is one of two words."""
     made: dict[str, Any] = {}
     exec(f"from typing import Literal\nclass Own:\n    def __init__(self, {name}: Literal['a', 'b'] = 'a'): ...", made)
     return made["Own"]
 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in KINDS[kind].context])
-def test_argument_that_cannot_take_what_is_supplied_under_its_name(kind, name):
+def test_argument_that_cannot_take_its_context(kind, name):
     assert repr(name) in unusable(kind, conflicting(name), context_of(kind))
 
 
@@ -150,7 +150,7 @@ def test_every_context_has_an_example():
     assert {name for kind in KINDS.values() for name in kind.context} == set(CONTEXT)
 
 
-def test_an_optimiser_gets_a_setting_named_like_an_engine_key(monkeypatch, tmp_path):
+def test_optimiser_may_have_an_engine_key(monkeypatch, tmp_path):
     (tmp_path / "odd_optimiser.py").write_text("class Odd:\n    def __init__(self, params, lr=1.0, rates=None) -> None: ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(config_parts, "_catalogue", lambda name: {"Odd": "odd_optimiser:Odd"})

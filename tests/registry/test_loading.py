@@ -1,4 +1,4 @@
-"""A plugin that does not come back from its import: its name is seen, and the next start is without it."""
+"""Plugins whose import never returns: their name is shown, and the next start skips them."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def start(plugins: FakePlugins, cache: Path) -> subprocess.CompletedProcess[str]:
-    """`reidx plugins` in a process of its own."""
+    """Run `reidx plugins` in a separate process."""
     return plugins.run("plugins", XDG_CACHE_HOME=str(cache))
 
 
 FATAL = {
     "segmentation fault": ("import ctypes; ctypes.string_at(0)", "SIGSEGV"),
-    "exit without a word": ("import os; os._exit(7)", "exit code 7"),
+    "silent exit": ("import os; os._exit(7)", "exit code 7"),
     "abort": ("import os; os.abort()", "SIGABRT"),
 }
 
 
 @pytest.mark.parametrize(("source", "reason"), FATAL.values(), ids=FATAL)
-def test_fatal_import_is_kept_out_of_the_next_start(fake_plugins, tmp_path, source, reason):
+def test_next_start_skips_a_fatal_import(fake_plugins, tmp_path, source, reason):
     fake_plugins.add("ill", source)
     fake_plugins.add("well")
     first = start(fake_plugins, tmp_path / "cache")
@@ -48,8 +48,8 @@ def test_fatal_import_is_kept_out_of_the_next_start(fake_plugins, tmp_path, sour
     row = next(line for line in second.stdout.splitlines() if line.startswith("ill "))
     assert "NOT IN USE: importing fake_reidx_ill ended the process" in row and reason in row
     assert "REIDX_PLUGINS=" in row and "well" in row
-    mended = HEALTHY.replace("{module}", "fake_reidx_ill").replace("{{", "{").replace("}}", "}")
-    (fake_plugins.folder / "fake_reidx_ill.py").write_text(mended)
+    fixed = HEALTHY.replace("{module}", "fake_reidx_ill").replace("{{", "{").replace("}}", "}")
+    (fake_plugins.folder / "fake_reidx_ill.py").write_text(fixed)
     assert "NOT IN USE" not in start(fake_plugins, tmp_path / "cache").stdout
 
 
@@ -69,13 +69,13 @@ def test_slow_import_says_which_plugin(fake_plugins, notes, monkeypatch, capsys)
 
 MEDDLING = {
     "ignores Ctrl-C": ("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)", "SIGINT"),
-    "hears SIGTERM": ("import signal; signal.signal(signal.SIGTERM, lambda *_: None)", "SIGTERM"),
+    "handles SIGTERM": ("import signal; signal.signal(signal.SIGTERM, lambda *_: None)", "SIGTERM"),
     "leaves the folder": ("import os; os.chdir('/')", "the working directory"),
 }
 
 
 @pytest.mark.parametrize(("source", "what"), MEDDLING.values(), ids=MEDDLING)
-def test_import_that_changes_the_process_is_undone_and_said(fake_plugins, listening, notes, monkeypatch, source, what):
+def test_import_changing_the_process_is_undone(fake_plugins, listening, notes, monkeypatch, source, what):
     monkeypatch.chdir(fake_plugins.folder)
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     fake_plugins.add("ill", f"{source}\n{HEALTHY}")
@@ -87,7 +87,7 @@ def test_import_that_changes_the_process_is_undone_and_said(fake_plugins, listen
     assert Path.cwd() == fake_plugins.folder
 
 
-def test_import_prints_on_stderr_alone(fake_plugins, notes, capsys):
+def test_import_prints_only_on_stderr(fake_plugins, notes, capsys):
     fake_plugins.add("loud", f"print('NOISE')\n{HEALTHY}")
     _, found = fake_plugins.discover()
     printed = capsys.readouterr()
@@ -97,21 +97,21 @@ def test_import_prints_on_stderr_alone(fake_plugins, notes, capsys):
 
 
 def dead() -> int:
-    """The number of a process that is no more."""
+    """Return the id of a process that has ended."""
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     return child.pid
 
 
 def left(notes: Path, module: str, origin: str) -> Path:
-    """What a start that was killed in the middle of an import leaves behind."""
+    """Write the note of a start that was killed during an import."""
     notes.mkdir(exist_ok=True)
     path = notes / f"loading-{os.uname().nodename}-{dead()}.json"
     path.write_text(json.dumps({"namespace": "ill", "module": module, "stamp": loading.stamp(module, origin)}))
     return path
 
 
-def test_plugin_of_a_start_that_was_killed_is_tried_and_used(fake_plugins, notes):
+def test_plugin_of_a_killed_start_is_retried(fake_plugins, notes):
     fake_plugins.add("ill")
     note = left(notes, "fake_reidx_ill", "reidx-ill 0.1")
     _, found = fake_plugins.discover()
@@ -125,11 +125,11 @@ def test_endless_import_is_kept_out(fake_plugins, notes, monkeypatch):
     left(notes, "fake_reidx_ill", "reidx-ill 0.1")
     _, found = fake_plugins.discover()
     assert "importing fake_reidx_ill did not end within 1 s" in found["ill"][0].problem
-    monkeypatch.setattr(loading, "_trial", lambda module: pytest.fail("it is known"))
+    monkeypatch.setattr(loading, "_trial", lambda module: pytest.fail("a known plugin was imported again"))
     assert "did not end" in fake_plugins.discover()[1]["ill"][0].problem
 
 
-def test_notes_that_are_damaged_or_cannot_be_written_do_no_harm(fake_plugins, notes, monkeypatch, tmp_path):
+def test_damaged_or_unwritable_notes_do_no_harm(fake_plugins, notes, monkeypatch, tmp_path):
     fake_plugins.add("well")
     notes.mkdir()
     (notes / f"loading-{os.uname().nodename}-{dead()}.json").write_text("[")
@@ -140,6 +140,6 @@ def test_notes_that_are_damaged_or_cannot_be_written_do_no_harm(fake_plugins, no
     assert not fake_plugins.discover()[1]["well"][0].problem
 
 
-def test_process_that_lives_is_not_disturbed(notes):
+def test_note_of_a_running_process_stays(notes):
     Loading(["a"])._write({"namespace": "a"})
     assert loading._left_behind() == []

@@ -1,4 +1,4 @@
-"""What a class says of itself, read from its source: as the class itself says it, and nothing where that is not certain."""
+"""Outlines: the facts about a class, read from its source, equal those of the class; uncertain source has no outline."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ WRONG = {
 
 
 def facts(component: type, entry: Entry) -> dict[str, Any]:
-    """All that the checks of a config ask of a class."""
+    """Return every fact about a class that the checks of a config use."""
     own = {"keys": [(p.name, p.annotation, repr(p.default)) for p in parameters_of(component).values()]}
     own["contract"] = contract_of(component, entry.component.example)
     for name in ("parts", "detached"):
-        value = getattr(component, name, None)  # of the fusions some have a method of that name
+        value = getattr(component, name, None)  # some fusions have a method of that name
         own[name] = value if not inspect.isfunction(value) else value.__qualname__
     own["images"] = hasattr(component, "images")
     for name in ("forward", "update"):
@@ -67,14 +67,14 @@ def facts(component: type, entry: Entry) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("entry", list(registry().entries()), ids=lambda entry: f"{entry.kind} {entry.name}")
-def test_outline_says_what_the_class_says(entry: Entry) -> None:
+def test_outline_equals_the_class(entry: Entry) -> None:
     sketch = outline(entry.component.target)
-    assert sketch is not None, "a component of ours that has to be imported for its keys"
+    assert sketch is not None, "this component must be imported to read its keys"
     assert facts(sketch, entry) == facts(entry.load(), entry)
 
 
 def test_mistakes_of_a_config_are_found_without_torch(experiment: Callable[..., Path]) -> None:
-    """Also: no component that is installed has to be imported to look at its keys and its contract."""
+    """Every installed component has an outline, so that its keys and contract are known without an import."""
     path = str(experiment())
     asked = [["config", path, "--set", wrong] for wrong in WRONG] + [["train", path, "--set", wrong] for wrong in WRONG]
     asked += [["test", path, "--set", "epocs=3"], ["list"], ["plugins"], ["--help"], ["config", f"{path}.yml"]]
@@ -89,7 +89,7 @@ def test_mistakes_of_a_config_are_found_without_torch(experiment: Callable[..., 
 
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Writes a module and gives its name, which no other test has."""
+    """Return a function that writes a module and returns its unique name."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(text: str) -> str:
@@ -110,7 +110,7 @@ OPEN = {
     "one of two definitions": "class Part(nn.Module):\n    pass\nif elsewhere.there():\n    class Part: pass",
     "a condition in its body": "class Part(nn.Module):\n    if elsewhere.there():\n        needs = 'graph'",
     "a metaclass": "class Part(nn.Module, metaclass=elsewhere.Meta):\n    pass",
-    "a contract that asks another package": (
+    "a contract that calls another package": (
         "class Part(nn.Module):\n    @classmethod\n    def contract(cls, **_): return {'needs': elsewhere.NEEDS}"
     ),
     "a contract that calls a method": (
@@ -120,15 +120,15 @@ OPEN = {
     "a mistake in its syntax": "class Part(nn.Module:\n    pass",
     "another name": "class Other(nn.Module):\n    pass",
     "a base that is itself": "class Part(Part):\n    pass",
-    "an instance of a class of its own": (
+    "an instance of a local class": (
         "class Names:\n    def of(self, name): return frozenset({name})\nNAMES = Names()\n"
         "class Part:\n    requires = NAMES.of('a')"
     ),
-    "a method of a class of its own": (
+    "a method of a local class": (
         "class Names:\n    @staticmethod\n    def all(): return frozenset({'a'})\nclass Part:\n    requires = Names.all()"
     ),
     "a descriptor": "class Late:\n    def __get__(self, *_): return 'used'\nclass Part:\n    cameras = Late()",
-    "a function that asks a method": (
+    "a function that calls a method": (
         "class Mode:\n    def __init__(self, name): self.name = name\n    def names(self): return {self.name}\n"
         "def wanted(mode): return frozenset(Mode(mode).names())\n"
         "class Part:\n    @classmethod\n    def contract(cls, mode='a'): return {'requires': wanted(mode)}"
@@ -137,11 +137,11 @@ OPEN = {
         "import enum\nclass Mode(enum.Enum):\n    A = 'a'\n    @property\n    def names(self): return frozenset({self.value})\n"
         "class Part:\n    requires = Mode.A.names"
     ),
-    "a contract that asks for a method by text": (
+    "a contract that gets a method by its name": (
         "class Part:\n    @classmethod\n    def needed(cls): return 'graph'\n"
         "    @classmethod\n    def contract(cls, **_): return {'needs': getattr(cls, 'needed')()}"
     ),
-    "a contract that gives the class away": (
+    "a contract that passes the class on": (
         "def ask(part): return part.needed()\nclass Part:\n    @classmethod\n    def needed(cls): return 'graph'\n"
         "    @classmethod\n    def contract(cls, **_): return {'needs': ask(cls)}"
     ),
@@ -153,21 +153,21 @@ OPEN = {
         "class Base:\n    needed = str\n    @classmethod\n    def contract(cls, **_): return {'needs': cls.needed()}\n"
         "class Part(Base):\n    @classmethod\n    def needed(cls): return 'graph'"
     ),
-    "a class decorator of its own": (
+    "a local class decorator": (
         "def marked(part):\n    part.cameras = part.seen()\n    return part\n"
         "@marked\nclass Part:\n    @staticmethod\n    def seen(): return 'used'"
     ),
-    "a decorator of its own with a known name": (
+    "a local decorator with a known name": (
         "def no_grad(function):\n    return lambda self, other=1: None\n"
         "class Part:\n    @no_grad\n    def __init__(self, size=1): pass"
     ),
-    "a metaclass of its own with a known name": (
+    "a local metaclass with a known name": (
         "class ABCMeta(type):\n    def __call__(cls, size=1): pass\nclass Part(metaclass=ABCMeta):\n    pass"
     ),
     "a class that a call changes": "class Part:\n    cameras = 'unused'\n_ = setattr(Part, 'cameras', 'used')",
-    "a class that a decorator of another is given": (
-        "def beside(part): return lambda other: setattr(part, 'cameras', 'used') or other\n"
-        "class Part:\n    cameras = 'unused'\n@beside(Part)\nclass Other: pass"
+    "a class passed to the decorator of another": (
+        "def changing(part): return lambda other: setattr(part, 'cameras', 'used') or other\n"
+        "class Part:\n    cameras = 'unused'\n@changing(Part)\nclass Other: pass"
     ),
     "a number that a function changes": (
         "SIZE = 1\ndef widen():\n    global SIZE\n    SIZE = 5\nwiden()\nclass Part:\n    def __init__(self, size=SIZE): pass"
@@ -181,12 +181,12 @@ OPEN = {
         "class Part:\n    def __init__(self, size=SIZES['a'].get('b', 1)): pass"
     ),
     "a number that an expression assigns": "SIZE = 1\n_ = (SIZE := 5)\nclass Part:\n    def __init__(self, size=SIZE): pass",
-    "a number for all but readers": (
+    "a number except for type checkers": (
         "from typing import TYPE_CHECKING\nSIZE = 1\nif TYPE_CHECKING:\n    import another\nelse:\n    SIZE = 5\n"
         "class Part:\n    def __init__(self, size=SIZE): pass"
     ),
-    "a name that may be any module's": "from math import *\nclass Part:\n    def __init__(self, size=pow(2, 3)): pass",
-    "what is imported so far": "import sys\nclass Part:\n    cameras = 'used' if 'torch' in sys.modules else 'unused'",
+    "a name from a star import": "from math import *\nclass Part:\n    def __init__(self, size=pow(2, 3)): pass",
+    "the modules imported so far": "import sys\nclass Part:\n    cameras = 'used' if 'torch' in sys.modules else 'unused'",
     "a hidden class variable": (
         "from dataclasses import dataclass\nfrom typing import *\n"
         "@dataclass\nclass Part:\n    size: int = 1\n    cameras: ClassVar[str] = 'used'"
@@ -195,7 +195,7 @@ OPEN = {
 
 
 @pytest.mark.parametrize("text", OPEN.values(), ids=OPEN)
-def test_source_that_leaves_something_open_has_no_outline(text: str, written: Callable[[str], str]) -> None:
+def test_uncertain_source_has_no_outline(text: str, written: Callable[[str], str]) -> None:
     assert outline(f"{written(text)}:Part") is None
 
 
@@ -236,7 +236,7 @@ def test_outline_follows_bases_constants_and_helpers(written: Callable[[str], st
     assert parameters_of(sketch)["mode"].hint.__args__ == ("a", "b")
     assert contract_of(sketch, {"mode": "b"}).requires == {"b"} and contract_of(sketch, {}).requires == frozenset()
     assert contract_of(sketch, {}).cameras == "used" and sketch.tricks == (0, 1)
-    file, _, line = place_of(sketch.forward).rpartition(":")  # those of the source, for messages
+    file, _, line = place_of(sketch.forward).rpartition(":")  # the place in the source, for messages
     assert Path(file).read_text(encoding="utf-8").splitlines()[int(line) - 1].startswith("    def forward")
     assert list(inspect.signature(sketch.forward).parameters) == ["self", "features", "teacher"]
 
@@ -249,7 +249,7 @@ def test_catalogues_are_those_of_torch_and_mmengine() -> None:
 
 
 @pytest.mark.parametrize("catalogue", ["optimizer", "schedule", "log back-end"])
-def test_settings_of_a_catalogue_are_those_of_its_classes(catalogue: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_catalogue_settings_equal_the_classes(catalogue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def settings() -> list[tuple[str, str, Any]]:
         known = [config_parts._settings(target).values() for target in config_parts._catalogue(catalogue).values()]
         return [(p.name, repr(p.default), p.required) for own in known for p in own]
@@ -261,7 +261,7 @@ def test_settings_of_a_catalogue_are_those_of_its_classes(catalogue: str, monkey
 
 
 @pytest.mark.parametrize("future", ["", "from __future__ import annotations\n"])
-def test_annotations_in_quotes_are_those_of_the_class(future: str, written: Callable[[str], str], tmp_path: Path) -> None:
+def test_quoted_annotations_equal_the_class(future: str, written: Callable[[str], str], tmp_path: Path) -> None:
     text = (
         "from typing import Literal\nclass Part:\n"
         "    def __init__(self, mode: \"Literal['a', 'b']\" = 'a', size: 'int' = 1): pass\n"
@@ -274,8 +274,8 @@ def test_annotations_in_quotes_are_those_of_the_class(future: str, written: Call
     assert (told["size"] is int) is not bool(future)
 
 
-def test_what_reads_a_class_alone_has_an_outline(written: Callable[[str], str]) -> None:
-    """Its attributes, its constructor, and an instance of a class that has nothing but fields."""
+def test_attributes_and_dataclass_instances_are_outlined(written: Callable[[str], str]) -> None:
+    """Attributes of a class, its constructor, and an instance of a class that has only fields."""
     module = written(
         "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Name:\n    text: str\nNAME = Name('b')\n"
         "class Base(nn.Module):\n    requires = frozenset({'a'})\n    def forward(self, scores): pass\n"

@@ -1,4 +1,4 @@
-"""Discovery: every way a plugin can be broken costs that plugin alone, and its reason can be read."""
+"""Discovery: a broken plugin disables only itself, with a readable reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BROKEN = {
         INFO.replace("api=1", "api=2"),
         "was written for plugin API 2, but this reidx has API 1: upgrade reidx",
     ),
-    "newer API with a hook of its own": (
+    "newer API with a new hook": (
         INFO.replace("api=1", "api=2") + "@hookimpl\ndef reidx_dashboards():\n    return []\n",
         "was written for plugin API 2, but this reidx has API 1: upgrade reidx",
     ),
@@ -121,7 +121,7 @@ def test_broken_plugin_is_skipped_with_its_reason(fake_plugins, source, reason):
     with pytest.raises(ConfigError) as error:
         registry.find("loss", "ill.GSL")
     assert reason in str(error.value)
-    # the healthy one and the core are as they were
+    # the healthy plugin and the core still work
     assert not found["well"][0].problem
     assert registry.find("loss", "well.Zero").load()().scale == 1.0
     assert registry.find("clusterer", "DBSCAN").distribution.startswith("reidx ")
@@ -136,7 +136,7 @@ def test_interrupt_while_importing_is_not_swallowed(fake_plugins, listening):
 UNSAYABLE = {
     "str raises": "class E(Exception):\n    def __str__(self): raise RuntimeError('no')\nraise E",
     "str exits": "class E(Exception):\n    def __str__(self): raise SystemExit(0)\nraise E",
-    "str is no text": "class E(Exception):\n    def __str__(self): return 3\nraise E",
+    "str returns a number": "class E(Exception):\n    def __str__(self): return 3\nraise E",
     "huge": "raise ValueError('x' * 10_000_000)",
     "surrogates": "raise ValueError('\\udcff \\ud800')",
     "escapes": "raise ValueError('\\x1b[31mred\\x1b]0;title\\x07 \\0 \\u202e')",
@@ -144,15 +144,15 @@ UNSAYABLE = {
     "interrupt": "raise KeyboardInterrupt",
     "exit": "raise SystemExit(0)",
     "generator": "raise GeneratorExit",
-    "group of its own": "class E(BaseException):\n    __repr__ = __str__ = lambda self: 1 / 0\nraise E",
+    "unprintable BaseException": "class E(BaseException):\n    __repr__ = __str__ = lambda self: 1 / 0\nraise E",
     "no name": "raise ModuleNotFoundError('x', name=3)",
     "title of None": INFO.replace('title="t"', "title=None"),
-    "number in words": INFO.replace("api=1", "api='1'"),
+    "number as text": INFO.replace("api=1", "api='1'"),
 }
 
 
 @pytest.mark.parametrize("source", UNSAYABLE.values(), ids=UNSAYABLE)
-def test_exception_that_cannot_be_printed_keeps_out_its_plugin_alone(fake_plugins, source):
+def test_unprintable_exception_disables_only_its_plugin(fake_plugins, source):
     fake_plugins.add("ill", source)
     fake_plugins.add("well")
     registry, found = fake_plugins.discover()
@@ -165,7 +165,7 @@ def test_exception_that_cannot_be_printed_keeps_out_its_plugin_alone(fake_plugin
     assert not found["well"][0].problem
 
 
-def test_component_whose_exception_cannot_be_printed(fake_plugins):
+def test_unprintable_exception_of_a_component(fake_plugins):
     fake_plugins.add("late", with_components("[Component('loss', 'GSL', 'fake_odd:GSL')]"))
     (fake_plugins.folder / "fake_odd.py").write_text(UNSAYABLE["str raises"])
     registry, found = fake_plugins.discover()
@@ -174,7 +174,7 @@ def test_component_whose_exception_cannot_be_printed(fake_plugins):
     assert len(check(found["late"][0])) == 1
 
 
-def test_namespace_claimed_by_two_distributions_names_both_and_uses_neither(fake_plugins):
+def test_namespace_claimed_twice_is_used_by_neither(fake_plugins):
     fake_plugins.add("lf2")
     fake_plugins.add("lf2", distribution="other", version="0.3")
     fake_plugins.add("well")
@@ -193,14 +193,14 @@ def test_namespace_claimed_by_two_distributions_names_both_and_uses_neither(fake
         ("Bad.name", "the namespace 'Bad.name' must be lower-case"),
     ],
 )
-def test_namespaces_that_cannot_be_had(fake_plugins, namespace, reason):
+def test_forbidden_namespaces(fake_plugins, namespace, reason):
     fake_plugins.add(namespace, distribution="greedy")
     registry, found = fake_plugins.discover()
     assert reason in found[namespace][0].problem
     assert not any(entry.distribution == "greedy 0.1" for entry in registry.entries())
 
 
-def test_entry_point_to_a_module_that_is_gone(fake_plugins):
+def test_entry_point_to_a_missing_module(fake_plugins):
     fake_plugins.add("ill")
     (fake_plugins.folder / "fake_reidx_ill.py").unlink()
     _, found = fake_plugins.discover()
@@ -214,10 +214,10 @@ def test_entry_point_to_a_module_that_is_gone(fake_plugins):
         ("fake_reidx_late:GSL", "the module fake_reidx_late has no 'GSL'"),
     ],
 )
-def test_missing_target_is_told_when_loaded_and_by_check(fake_plugins, target, fault):
+def test_load_and_check_find_missing_target(fake_plugins, target, fault):
     fake_plugins.add("late", with_components(f"[Component('loss', 'GSL', {target!r})]"))
     registry, found = fake_plugins.discover()
-    assert not found["late"][0].problem  # nothing is loaded at discovery
+    assert not found["late"][0].problem  # discovery loads no component
     with pytest.raises(PluginError) as error:
         registry.find("loss", "late.GSL").load()
     assert fault in str(error.value)
@@ -225,7 +225,7 @@ def test_missing_target_is_told_when_loaded_and_by_check(fake_plugins, target, f
     assert check(found["late"][0]) == [str(error.value)]
 
 
-def test_component_module_that_exits_is_an_error_of_that_component(fake_plugins):
+def test_exiting_component_module_is_its_error(fake_plugins):
     fake_plugins.add("late", with_components("[Component('loss', 'GSL', 'fake_exits:GSL')]"))
     (fake_plugins.folder / "fake_exits.py").write_text("raise SystemExit(1)")
     registry, _ = fake_plugins.discover()
@@ -244,7 +244,7 @@ def test_selection_reads_only_the_named_plugins(fake_plugins, monkeypatch):
     fake_plugins.add("ill", "import sys\nsys.modules['fake_trace'] = sys\n")
     fake_plugins.add("well")
     monkeypatch.setenv("REIDX_PLUGINS", "well")
-    monkeypatch.setenv("REIDX_STRICT_PLUGINS", "1")  # being left out is no fault
+    monkeypatch.setenv("REIDX_STRICT_PLUGINS", "1")  # an unselected plugin is no fault
     registry, found = fake_plugins.discover()
     import sys
 
@@ -282,7 +282,7 @@ def test_strict_names_every_unusable_plugin(fake_plugins, monkeypatch):
     fake_plugins.discover()
 
 
-def test_one_plain_line_per_process_and_only_when_plugins_are_asked(fake_plugins):
+def test_registry_warns_once_per_process(fake_plugins):
     fake_plugins.add("ill", "import torchfoo")
     code = "from reidx.registry.discovery import plugins, registry; {}"
     line = "reidx: plugin ill (reidx-ill 0.1) is skipped: needs torchfoo, which is not installed\n"
@@ -311,7 +311,7 @@ def test_config_root_of_a_plugin(fake_plugins):
 
 
 def test_hook_documentation_is_complete():
-    """Every hook says what it returns, in its annotation and in a sentence."""
+    """Every hook has a docstring and an annotation of its return value."""
     from reidx.registry.hookspecs import ReidxSpec
 
     hooks = {name: hook for name, hook in vars(ReidxSpec).items() if name.startswith("reidx_")}

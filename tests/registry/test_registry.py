@@ -1,4 +1,4 @@
-"""The registry: what is found, and what is said when it is not."""
+"""Registry: look-up, and the messages when nothing is found."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_entries_come_by_kind_then_core_first_then_name(known):
         ("los", "Triplet", "There is no kind 'los'. The kinds are: dataset,"),
     ],
 )
-def test_advice_for_a_name_that_is_not_known(known, kind, name, advice):
+def test_advice_for_an_unknown_name(known, kind, name, advice):
     with pytest.raises(ConfigError) as error:
         known.find(kind, name)
     assert advice in str(error.value)
@@ -71,7 +71,7 @@ def test_absent_plugin_is_explained(known):
         known.find("loss", "lf2.Distil")
 
 
-def test_second_of_the_same_name_and_unknown_kind_are_refused(known):
+def test_repeated_name_and_unknown_kind_are_refused(known):
     with pytest.raises(PluginError, match="registered twice: by reidx 1 and by reidx 1"):
         known.add(entry("loss", "Triplet"))
     with pytest.raises(PluginError, match="unknown kind 'los'"):
@@ -82,7 +82,7 @@ CORE = [e for e in registry().entries() if not e.namespace]
 
 
 @pytest.mark.parametrize("core", CORE, ids=[f"{e.kind}-{e.name}" for e in CORE])
-def test_core_component_loads_has_a_docstring_and_an_example_that_fits(core):
+def test_core_component_loads_with_docstring_and_example(core):
     component = core.load()
     assert (component.__doc__ or "").strip(), "no docstring"
     assert summary(core.component.target) == component.__doc__.strip().partition("\n")[0]

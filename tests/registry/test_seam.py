@@ -1,4 +1,4 @@
-"""Whose fault it is: what comes out of a component's code names plugin, component, contract, what it was given, its line."""
+"""Errors from a component's code: the message names plugin, component, contract, arguments and line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Part(nn.Module):
 
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """Makes a component of a plugin (of the core for an empty namespace) whose forward pass is the given code."""
+    """Return a function that makes a component with the given forward code; an empty namespace means the core."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(seam, "_built", {})
 
@@ -78,7 +78,7 @@ RAISED = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fault_of_a_plugin_names_all_there_is(made, kind):
+def test_plugin_error_names_everything(made, kind):
     part = made("raise ValueError('kaputt')", kind)
     with pytest.raises(PluginError) as raised:
         asked(part, kind)
@@ -90,7 +90,7 @@ def test_fault_of_a_plugin_names_all_there_is(made, kind):
 
 
 @pytest.mark.parametrize("action", RAISED.values(), ids=RAISED)
-def test_whatever_is_raised_is_one_message(made, action):
+def test_any_exception_becomes_one_message(made, action):
     with pytest.raises(PluginError) as raised:
         asked(made(action))
     said = str(raised.value)
@@ -101,7 +101,7 @@ def test_whatever_is_raised_is_one_message(made, action):
 
 
 @pytest.mark.parametrize("action", ["raise ValueError('kaputt')", "raise SystemExit(0)", "raise StopIteration"])
-def test_fault_of_the_core_stays_one_of_the_program(made, action):
+def test_core_error_is_no_plugin_error(made, action):
     with pytest.raises((ValueError, RuntimeError)) as raised:
         asked(made(action, namespace=""))
     said = " ".join([str(raised.value), *getattr(raised.value, "__notes__", ())])
@@ -126,25 +126,25 @@ def test_error_of_reidx_keeps_its_class_and_message(made):
         ("raise Terminated('asked to end')", Terminated),
     ],
 )
-def test_what_the_machine_did_passes(made, action, kind):
+def test_errors_of_the_machine_pass_through(made, action, kind):
     with pytest.raises(kind) as raised:
         asked(made(action))
     assert type(raised.value) is kind
 
 
-def test_ctrl_c_in_a_plugin_is_a_ctrl_c(made, listening):
+def test_ctrl_c_in_a_plugin_passes_through(made, listening):
     with pytest.raises(KeyboardInterrupt):
         asked(made("os.kill(os.getpid(), signal.SIGINT)\nfor _ in range(10**7): pass"))
 
 
-def test_ctrl_c_that_is_raised_again_is_a_ctrl_c(made, listening):
+def test_reraised_ctrl_c_passes_through(made, listening):
     struck = "os.kill(os.getpid(), signal.SIGINT)\n    for _ in range(10**7): pass"
     action = f"try:\n    {struck}\nexcept KeyboardInterrupt:\n    raise"
     with pytest.raises(KeyboardInterrupt):
         asked(made(action))
 
 
-def test_signal_handler_that_exits_is_no_fault_of_the_plugin(made):
+def test_exiting_signal_handler_is_no_plugin_error(made):
     def end(number: int, frame: object) -> None:
         raise SystemExit(143)
 
@@ -163,7 +163,7 @@ def test_the_innermost_component_is_named(made):
         seam.call("alignment", outer, "forward", lambda scores: asked(inner, "memory", scores=scores), torch.ones(2))
 
 
-def test_component_that_no_config_made_is_called_and_no_more():
+def test_component_without_config_is_only_called():
     with pytest.raises(ZeroDivisionError):
         seam.call("loss", object(), "forward", lambda: 1 / 0)
 
@@ -241,8 +241,8 @@ EACH_STEP = ("vector", "nothing", "an array", "a float", "integer", "columns", "
 
 
 @pytest.mark.parametrize("name", EACH_STEP)
-def test_what_no_step_can_work_with_is_named_in_each(made, name):
-    """Not in the first batch of an epoch alone: what comes in a later one would break reidx's own code."""
+def test_unusable_result_is_named_in_every_step(made, name):
+    """Not only in an epoch's first batch: an unusable result in a later batch would break reidx's own code."""
     from reidx.registry.promises import expect_columns
 
     kind, action, said = BROKEN[name]
