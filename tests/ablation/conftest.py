@@ -1,4 +1,4 @@
-"""Grids on a tiny domain, and made-up runs that are done."""
+"""Grids on a tiny domain and fake finished runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Written = Callable[..., Path]
 
 @pytest.fixture
 def written(tmp_path: Path, domains_root: Path) -> Written:
-    """Writes a grid over the tiny experiment: keys of its section ``ablate``; ``changes`` of the experiment; its file."""
+    """Return a function that writes the tiny experiment with ``changes`` and a section ``ablate``, and returns the file."""
 
     def write(changes: dict[str, Any] | None = None, **section: Any) -> Path:
         grid = {**tiny_experiment(domains_root, log=[], **(changes or {})), "ablate": section}
@@ -32,13 +32,13 @@ def written(tmp_path: Path, domains_root: Path) -> Written:
 
 @pytest.fixture
 def planned(written: Written, tmp_path: Path) -> Callable[..., Plan]:
-    """The plan of such a grid."""
+    """Return a function that plans such a grid."""
     return lambda *args, **section: plan_of(read_grid(written(*args, **section)), tmp_path / "home")
 
 
 @pytest.fixture
 def finish() -> Callable[..., None]:
-    """Makes a run that is done of a run, with these metrics, without training it."""
+    """Return a function that writes the files of a finished run with these metrics, without training."""
 
     def finish(run: Run, provenance: dict[str, Any] | None = None, **metrics: float) -> None:
         stages = run.config.experiment.stages

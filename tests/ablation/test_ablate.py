@@ -1,4 +1,4 @@
-"""A grid on a tiny domain, from the command line: shared stages trained once, failures kept apart, nothing done twice."""
+"""A grid on a tiny domain from the command line: shared stages train once, failures stay isolated, nothing runs twice."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write_grid(path: Path, domains_root: Path, **section: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def carried_out(tmp_path_factory: pytest.TempPathFactory, domains_root: Path) -> tuple[Path, Path, int, str]:
-    """The grid, its folder, the exit code and what it told, after it was run on two workers."""
+    """Run a grid on two workers; return the grid, its folder, the exit code and the output."""
     folder = tmp_path_factory.mktemp("ablation")
     grid = write_grid(folder / "grid.yaml", domains_root, **SECTION)
     command = [sys.executable, "-m", "reidx", "ablate", str(grid), "--work-dir", str(folder / "home"), "--workers", "2"]
@@ -56,10 +56,10 @@ def runs_of(grid: Path, home: Path) -> dict[str, Run]:
     return {row.labels["recipe"]: run for row in plan_of(read_grid(grid), home).rows for run in row.runs.values()}
 
 
-def test_each_run_is_done_or_said_to_have_failed(carried_out: tuple[Path, Path, int, str]) -> None:
+def test_each_run_ends_or_reports_failure(carried_out: tuple[Path, Path, int, str]) -> None:
     grid, home, code, told = carried_out
     runs = runs_of(grid, home)
-    assert code == 1, told  # one has failed
+    assert code == 1, told  # one run has failed
     assert {label: run.result() is not None for label, run in runs.items()} == {"plain": True, "longer": True, "lost": False}
     assert re.search(rf"failed: {runs['lost'].hash}: .*there is no file nowhere\.pth", told)
     assert re.search(r"refused: recipe=misfit: .*grid\.yaml:\d+", told)
@@ -67,7 +67,7 @@ def test_each_run_is_done_or_said_to_have_failed(carried_out: tuple[Path, Path, 
     assert "2 of 3 runs done, 1 failed" in told
 
 
-def test_the_shared_stage_is_trained_once_and_all_is_as_if_run_alone(
+def test_shared_stage_is_trained_once(
     carried_out: tuple[Path, Path, int, str], tmp_path: Path
 ) -> None:
     grid, home, *_ = carried_out
@@ -79,14 +79,14 @@ def test_the_shared_stage_is_trained_once_and_all_is_as_if_run_alone(
     assert_same_run(runs["longer"].folder, tmp_path / "alone")
 
 
-def test_the_page_leads_to_all_runs(carried_out: tuple[Path, Path, int, str]) -> None:
+def test_results_page_links_to_all_runs(carried_out: tuple[Path, Path, int, str]) -> None:
     _, home, *_ = carried_out
     for page in (home / "results.md", *home.glob("cards/*.md")):
         for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).is_file(), f"{page}: {link}"
 
 
-def test_what_is_done_costs_nothing_and_a_dry_run_runs_nothing(
+def test_finished_runs_and_dry_runs_start_nothing(
     carried_out: tuple[Path, Path, int, str],
     domains_root: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -101,13 +101,13 @@ def test_what_is_done_costs_nothing_and_a_dry_run_runs_nothing(
     assert started == [] and "2 of 2 runs done" in capsys.readouterr().out
 
 
-def test_ended_in_the_middle_it_goes_on_to_the_same(
+def test_interrupted_ablation_resumes_to_equal_results(
     carried_out: tuple[Path, Path, int, str], domains_root: Path, tmp_path: Path
 ) -> None:
     grid, home, *_ = carried_out
     write_grid(tmp_path / "grid.yaml", domains_root, **WELL)
     command = [sys.executable, "-m", "reidx", "ablate", str(tmp_path / "grid.yaml"), "--work-dir", str(tmp_path / "home")]
-    own = {**os.environ, "OMP_NUM_THREADS": "1"}  # sums in the order of the runs that are compared with, two at a time
+    own = {**os.environ, "OMP_NUM_THREADS": "1"}  # one thread, as in the compared runs, gives sums in the same order
     begun = subprocess.Popen(
         command, env=own, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -117,7 +117,7 @@ def test_ended_in_the_middle_it_goes_on_to_the_same(
     begun.send_signal(signal.SIGTERM)
     _, told = begun.communicate(timeout=120)
     assert begun.returncode == 143 and "terminated (SIGTERM); run the command again to resume" in told
-    with claimed(tmp_path / "home"):  # no run was left behind
+    with claimed(tmp_path / "home"):  # no run is still active
         pass
     assert subprocess.run(command, env=own, check=False, capture_output=True, timeout=600).returncode == 0
     for label, run in runs_of(tmp_path / "grid.yaml", tmp_path / "home").items():
@@ -133,10 +133,10 @@ def test_two_ablations_do_not_share_a_folder(tmp_path: Path) -> None:
         pass
 
 
-def test_a_worker_that_is_killed_takes_only_its_run(
+def test_killed_worker_loses_only_its_run(
     planned: Callable[..., Any], finish: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two processes that stand in for runs one is killed from outside; the other's run is done."""
+    """Two processes stand in for runs: one is killed, the other run finishes."""
     monkeypatch.setattr(schedule, "EVERY", 0.01)
     plan = planned(axes={"clusterer.eps": [0.7, 0.6]})
     doomed, well = plan.runs
@@ -171,7 +171,7 @@ def test_mistakes_in_the_command(
     assert re.search(message, capsys.readouterr().err) and not (tmp_path / "home").exists()
 
 
-def test_each_worker_has_a_device_or_a_share_of_the_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_each_worker_has_a_device_or_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     with open(tmp_path / "lock", "w") as lock:
         monkeypatch.setattr(workers, "_gpus", lambda: ["2", "5"])

@@ -1,4 +1,4 @@
-"""What differs between runs is said key by key, and what is no run in one sentence."""
+"""Comparison of runs: differences key by key, and one sentence for a folder that is no run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def runs(planned: Callable[..., Plan], finish: Callable[..., None]) -> list[Run]
     return found
 
 
-def test_differences_key_by_key_and_metrics_stage_by_stage(runs: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
+def test_differences_by_key_and_metrics_by_stage(runs: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
     found = compare([run.folder for run in runs])
     assert found.names == [run.hash for run in runs]
     assert found.config == [("stages.adapt.labels.labellings.main.clusterer.eps", "0.7", "0.6")]
@@ -55,7 +55,7 @@ def test_conditions_of_an_unfinished_stage_are_not_known(runs: list[Run], evalua
     assert compare([run.folder for run in runs]).conditions[-1] == f"not known yet: {runs[1].hash}"
 
 
-def test_an_unfinished_run_is_compared_as_far_as_it_is(runs: list[Run]) -> None:
+def test_unfinished_run_is_compared_so_far(runs: list[Run]) -> None:
     (runs[1].folder / "result.json").unlink()
     (runs[1].folder / "1-adapt/done.json").unlink()
     found = compare([run.folder for run in runs])
@@ -64,7 +64,7 @@ def test_an_unfinished_run_is_compared_as_far_as_it_is(runs: list[Run]) -> None:
     assert ("adapt, last epoch", "mAP", "50.00", "–") in found.metrics
 
 
-def test_text_is_told_from_a_number(runs: list[Run]) -> None:
+def test_text_differs_from_a_number(runs: list[Run]) -> None:
     for run, torch in zip(runs, ("2", 2)):
         record = {"hash": run.hash, "provenance": {"torch": torch, "data": {}}}
         (run.folder / "experiment.json").write_text(json.dumps(record))
@@ -76,7 +76,7 @@ def test_epochs_of_an_unfinished_stage_count(runs: list[Run]) -> None:
         (run.folder / "result.json").unlink()
         (run.folder / "1-adapt/done.json").unlink()
         lines = [{"epoch": epoch - 1, "mAP": 0.1}, {"epoch": epoch, "mAP": score}]
-        torn = '{"epoch": 4, "mA'  # as a kill leaves it
+        torn = '{"epoch": 4, "mA'  # a line cut off by a kill
         (run.folder / "1-adapt/log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + torn)
     assert compare([run.folder for run in runs]).metrics == [
         ("adapt, epoch 2 so far", "mAP", "40.00", "–"),
@@ -84,7 +84,7 @@ def test_epochs_of_an_unfinished_stage_count(runs: list[Run]) -> None:
     ]
 
 
-def test_what_is_no_run_is_said(runs: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_that_is_no_run_is_refused(runs: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = (run.folder for run in runs)
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
@@ -101,7 +101,7 @@ def test_what_is_no_run_is_said(runs: list[Run], tmp_path: Path, capsys: pytest.
             compare(folders)
     (two / "notes").mkdir()
     (two / "notes/done.json").touch()
-    assert compare([one, two]).metrics  # what is no stage's folder is let lie
+    assert compare([one, two]).metrics  # other folders are ignored
     whole = (two / "experiment.json").read_text()
     damaged = {"1-adapt/done.json": '{"before": {}, "history": [null]}', "result.json": '{"card": []}'}
     for name, text in {"experiment.json": json.dumps({"name": "x"}), **damaged}.items():

@@ -1,4 +1,4 @@
-"""How far a run is, and how long all that is left takes."""
+"""Progress of runs, and the time left for all of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def tell(log: Path, *events: dict[str, object] | str) -> None:
         handle.writelines((event if isinstance(event, str) else json.dumps(event)) + "\n" for event in events)
 
 
-def test_a_follower_reads_what_is_told_from_now_on(tmp_path: Path) -> None:
+def test_log_tail_reads_only_new_events(tmp_path: Path) -> None:
     log = tmp_path / "run.log"
     tell(log, {"event": "epoch_end", "stage": "adapt", "epoch": 3})
     follower = LogTail(log)
@@ -33,7 +33,7 @@ def test_a_follower_reads_what_is_told_from_now_on(tmp_path: Path) -> None:
     follower.look()
     assert (follower.where, follower.share, follower.left) == ("adapt 2/3", 0.75, 12.5)
     with open(log, "a", encoding="utf-8") as handle:
-        handle.write('{"event": "evaluation", "stage": "adapt", "metr')  # half a line is the half of one
+        handle.write('{"event": "evaluation", "stage": "adapt", "metr')  # the first half of a line
     follower.look()
     tell(log, 'ics": {"mAP": 0.5}}')
     follower.look()
@@ -44,16 +44,16 @@ def test_time_left_counts_a_shared_stage_once(planned: Callable[..., Plan], tmp_
     axes = {"recipe": {"a": {}, "b": {"stages.adapt.optimizer.lr": 1e-3}, "c": {"stages.adapt.optimizer.lr": 1e-2}}}
     one, two, three = planned({"stages": STAGES}, axes=axes).runs
     assert seconds_left([one, two, three], [], [], 1) is None
-    # 40 steps took 80 s: of the others only the 30 steps of adapt are left
+    # 40 steps took 80 s; each other run has only the 30 steps of adapt left
     assert seconds_left([two, three], [], [(one, 80.0)], 1) == pytest.approx(120)
     assert seconds_left([two, three], [], [(one, 80.0)], 2) == pytest.approx(60)
-    assert seconds_left([two, three], [], [(one, 80.0)], 4) == pytest.approx(60)  # the longest is not shared out
+    assert seconds_left([two, three], [], [(one, 80.0)], 4) == pytest.approx(60)  # the longest run is not split
     running = LogTail(tmp_path / "none")
     running.left = 7.0
     assert seconds_left([three], [(two, running)], [(one, 80.0)], 1) == pytest.approx(7 + 30 * 87 / 80)
 
 
-def test_the_reason_of_a_failure_is_its_error(tmp_path: Path) -> None:
+def test_reason_of_a_failure_is_its_error(tmp_path: Path) -> None:
     log = tmp_path / "run.log"
     tell(log, "error: an old one")
     at = log.stat().st_size

@@ -1,4 +1,4 @@
-"""A grid file becomes combinations and runs; what is wrong with it is one message with file and line."""
+"""Grid files: their combinations and runs, and one message with file and line for each mistake."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def test_designs(planned: Planned) -> None:
     assert [row.name for row in listed.rows] == ["plain", "both"]
     both = listed.rows[1].runs[1].config.experiment.stages[0]
     assert both.model.fusion["pool"] == "gem" and both.labels["main"].clusterer["eps"] == 0.5
-    # the same config is the same run, however it is written
+    # equal configs are the same run, however they are written
     assert listed.rows[0].runs[1].hash == single.rows[0].runs[1].hash == full.rows[0].runs[1].hash
 
 
-def test_a_value_may_be_several_changes_and_seeds_make_runs(planned: Planned) -> None:
+def test_value_with_several_changes_and_seeds(planned: Planned) -> None:
     axes = {"recipe": {"short": {}, "long": {"epochs": 3, "stages": {"adapt": {"iters": 9}}}}}
     changes = {"stages": [{"name": "adapt"}], "epochs": 1, "iters": 2}
     plan = planned(changes, axes=axes, seeds=[4, 5])
@@ -51,7 +51,7 @@ def test_the_written_config_is_the_planned_one(planned: Planned, tmp_path: Path)
         assert loaded.hash == run.hash and loaded.experiment == run.config.experiment
 
 
-def test_parts_that_do_not_fit_are_refused_with_the_reason(planned: Planned) -> None:
+def test_incompatible_parts_are_refused_with_reason(planned: Planned) -> None:
     axes = {"fusion": ["GlobalPool", "pplr.Stripes"], "refiners": [[], [{"type": "pplr.CrossAgreement", "k": 5}]]}
     rows = {row.name: row for row in planned(design="full", axes=axes, seeds=[1, 2]).rows}
     refused = rows["refiners=pplr.CrossAgreement(k=5)"]
@@ -84,13 +84,13 @@ def test_parts_that_do_not_fit_are_refused_with_the_reason(planned: Planned) -> 
         ({"runs": {"one": {}, "two": {"seed": 2}}, "design": "list"}, r"axis run: seeds .* in ablate\.seeds"),
     ],
 )
-def test_mistakes_are_told_with_file_and_line(written: Callable[..., Path], section: dict, message: str) -> None:
+def test_mistakes_are_reported_with_file_and_line(written: Callable[..., Path], section: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
         read_grid(written(**section))
     assert re.match(r"\S*grid\.yaml:\d+: ", str(error.value))
 
 
-def test_a_base_that_cannot_be_run_and_no_grid_at_all(planned: Planned, written: Callable[..., Path], tmp_path: Path) -> None:
+def test_broken_base_and_missing_grid_are_refused(planned: Planned, written: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"The base of the grid cannot be run\. .*no fusion called 'GlobalPol'"):
         planned(axes={"fusion": ["GlobalPol"]})
     path = written(axes={"epochs": [1]})
@@ -100,7 +100,7 @@ def test_a_base_that_cannot_be_run_and_no_grid_at_all(planned: Planned, written:
 
 
 def test_a_change_that_every_stage_overrules_is_refused(planned: Planned) -> None:
-    rows = planned({"iters": 2}, axes={"recipe": {"own": {}, "idle": {"iters": 5}}}).rows  # its stage says iters: 3
+    rows = planned({"iters": 2}, axes={"recipe": {"own": {}, "idle": {"iters": 5}}}).rows  # its stage sets iters: 3
     assert re.search(r"grid\.yaml:\d+: iters: has no effect.*Address the stage: stages\.NAME\.iters", rows[1].refused or "")
 
 
@@ -110,7 +110,7 @@ def test_overrides_change_the_base(written: Callable[..., Path], tmp_path: Path)
     assert [(s.epochs, s.labels["main"].clusterer["eps"]) for s in stages] == [(1, 0.7), (1, 0.6)]
 
 
-def test_overrides_change_the_grid_and_null_leaves_out(written: Callable[..., Path]) -> None:
+def test_overrides_change_or_drop_parts_of_grid(written: Callable[..., Path]) -> None:
     path = written(axes={"epochs": [1, 2], "iters": [3, 4], "views": {"one": {}, "two": {"epochs": 5}, "three": {"epochs": 6}}})
     grid = read_grid(path, ["ablate.seeds=[7]", "ablate.axes.iters=null", "ablate.axes.views.two=null"])
     assert grid.seeds == (7,)
@@ -125,7 +125,7 @@ def test_overrides_change_the_grid_and_null_leaves_out(written: Callable[..., Pa
     assert grid.left_out == ("iters", "views=two")
 
 
-def test_names_with_dots_and_signs_can_be_set_from_the_command_line(written: Callable[..., Path]) -> None:
+def test_overrides_address_names_with_dots(written: Callable[..., Path]) -> None:
     axes = {"clusterer.eps": [0.7, 0.6], "clusterer.eps of": {"k=5, one": {}, "two": {"epochs": 2}}}
     grid = read_grid(written(axes=axes), ["ablate.axes.clusterer.eps=null"])
     assert [axis.name for axis in grid.axes] == ["clusterer.eps of"]
@@ -139,14 +139,14 @@ def test_names_with_dots_and_signs_can_be_set_from_the_command_line(written: Cal
     assert read_grid(written(axes=axes), ["ablate.design=full"]).design == "full"
 
 
-def test_a_seed_beside_the_grids_seeds_is_refused(written: Callable[..., Path]) -> None:
+def test_seed_beyond_grid_seeds_is_refused(written: Callable[..., Path]) -> None:
     path = written(axes={"epochs": [1, 2]}, seeds=[1, 2])
     with pytest.raises(ConfigError, match=r"--set seed=9: the grid lists its seeds; write ablate\.seeds=\[9\]"):
         read_grid(path, ["seed=9"])
     assert read_grid(written(axes={"epochs": [1, 2]}), ["seed=9"]).seeds == (9,)
 
 
-def test_a_grid_over_another_takes_less(written: Callable[..., Path], tmp_path: Path) -> None:
+def test_grid_can_shrink_its_base_grid(written: Callable[..., Path], tmp_path: Path) -> None:
     base = written(design="list", runs={"all": {}, "short": {"epochs": 1}, "long": {"epochs": 9}})
     over = tmp_path / "less.yaml"
     over.write_text(f"_base_: {base}\nablate: {{runs: {{long: null}}, seeds: [2]}}\n")
@@ -175,7 +175,7 @@ def test_labels(value: object, label: str) -> None:
     assert label_of(value) == label
 
 
-def test_what_is_shared_is_waited_for(planned: Planned) -> None:
+def test_runs_wait_for_shared_stages(planned: Planned) -> None:
     plan = planned({"stages": STAGES}, axes={"recipe": {"own": {}, "more": {"stages.adapt.iters": 3}}}, seeds=[1, 2])
     first, other_seed, second, _ = (row.runs[seed] for row in plan.rows for seed in (1, 2))
     assert plan.shared() == {"warm": 2}

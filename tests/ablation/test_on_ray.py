@@ -1,4 +1,4 @@
-"""A grid on a Ray cluster of this machine with several workers, one of which is killed in the middle of its run."""
+"""A grid on a local Ray cluster with several workers, one of which is killed during its run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECTION = {"axes": {"recipe": {"plain": {}, "wider": {"labels.clusterer.eps": 0.
 
 
 def pids_of(run: Run, but: int) -> list[int]:
-    """The processes that have the run's log open, but the one that looks into it now and then."""
+    """Return the processes that have the run's log open, except ``but``, which reads it from time to time."""
     found = []
     for process in Path("/proc").iterdir():
         if process.name == str(but):
@@ -39,13 +39,13 @@ def pids_of(run: Run, but: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc to find the worker of a run")
-def test_a_killed_worker_is_taken_up_again_from_its_checkpoint(tmp_path: Path, domains_root: Path) -> None:
+def test_killed_worker_resumes_from_its_checkpoint(tmp_path: Path, domains_root: Path) -> None:
     path = tmp_path / "grid.yaml"
     grid = {**tiny_experiment(domains_root, stages=STAGES, log=[]), "ablate": SECTION}
     path.write_text(yaml.safe_dump(grid, sort_keys=False))
     runs = {row.labels["recipe"]: run for row in plan_of(read_grid(path), tmp_path / "home").rows for run in row.runs.values()}
     command = [sys.executable, "-m", "reidx", "ablate", str(path), "--work-dir", str(tmp_path / "home")]
-    # a cluster of its own on this machine, which may take its time to start on a busy one
+    # a separate cluster on this machine, which may start slowly under load
     environment = {**os.environ, "RAY_raylet_start_wait_time_s": "300", "RAY_agent_register_timeout_ms": "300000"}
     begun = subprocess.Popen(
         [*command, "--executor", "ray", "--workers", "2"],
@@ -68,12 +68,12 @@ def test_a_killed_worker_is_taken_up_again_from_its_checkpoint(tmp_path: Path, d
     sessions = {label: runs[label].result()["card"]["sessions"] for label in ("plain", "wider")}  # type: ignore[index]
     assert sessions == {"plain": 2, "wider": 1}
     alone = [sys.executable, "-m", "reidx", "train", str(runs["plain"].config_file), "--work-dir", str(tmp_path / "alone")]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as Ray gives a run, for sums in the same order
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # Ray's number of threads, for sums in the same order
     subprocess.run([*alone, "--progress", "quiet"], env=one_thread, check=True, timeout=600)
     assert_same_run(runs["plain"].folder, tmp_path / "alone")
 
 
-def test_ray_keeps_to_itself_unless_told_otherwise() -> None:
+def test_ray_is_private_by_default() -> None:
     alone: dict[str, str] = {}
     keep_to_itself(alone, local=True)
     assert alone == {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -82,7 +82,7 @@ def test_ray_keeps_to_itself_unless_told_otherwise() -> None:
     assert wanted == {"RAY_USAGE_STATS_ENABLED": "1"}
 
 
-def test_a_cluster_of_this_machine_has_the_loopback_address() -> None:
+def test_local_cluster_has_the_loopback_address() -> None:
     code = (
         "import os\nfrom reidx.ablation.on_ray import keep_to_itself\nkeep_to_itself(os.environ, local=True)\n"
         "import ray\nfrom ray._private.services import get_node_ip_address\nprint(get_node_ip_address())"

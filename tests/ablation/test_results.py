@@ -1,4 +1,4 @@
-"""Tables, records and pictures say what the runs came to, and each cell leads to the card of its runs."""
+"""Tables, records and pictures show the results of the runs, and each cell links to the card of its runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AXES = {"fusion": ["GlobalPool", "pplr.Stripes"], "refiners": [[], [{"type": "pp
 
 @pytest.fixture
 def results(planned: Callable[..., Plan], finish: Callable[..., None]) -> Results:
-    """A full design of two axes, one pair refused; all runs done but one, which failed."""
+    """A full design of two axes with one refused pair; one run failed, all others are done."""
     plan = planned(design="full", axes=AXES, seeds=[1, 2])
     for place, row in enumerate(plan.rows):
         for seed, run in row.runs.items():
@@ -35,12 +35,12 @@ def results(planned: Callable[..., Plan], finish: Callable[..., None]) -> Result
 
 
 def cells(page: str) -> list[list[str]]:
-    """The rows of the first table of a Markdown page, its head first."""
+    """Return the rows of the first table of a Markdown page, its head first."""
     lines = page.partition("\n|")[2].partition("\n\n")[0].splitlines()
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
 
-def test_the_page_says_mean_spread_and_paired_difference(results: Results) -> None:
+def test_page_shows_mean_spread_and_paired_difference(results: Results) -> None:
     head, _, *rows = cells(markdown(results))
     assert head == ["fusion", "refiners", "seeds", "mAP", "Δ mAP", "rank-1", "Δ rank-1", "mINP", "Δ mINP"]
     assert all(len(row) == len(head) for row in rows) and len(rows) == 3  # one pair is refused
@@ -52,7 +52,7 @@ def test_the_page_says_mean_spread_and_paired_difference(results: Results) -> No
     assert rows[2][3].startswith("[84.00](")
     assert "…" not in rows[2][4]
     assert rows[2][4].startswith("[+33.00, n = 1](") and "n =" not in rows[1][4]
-    assert rows[0][7] == "[–](cards/01-base.md)"  # mINP is not known
+    assert rows[0][7] == "[–](cards/01-base.md)"  # mINP is unknown
 
 
 def test_conditions_stand_above_each_table(results: Results, evaluated: Callable[..., None]) -> None:
@@ -73,16 +73,16 @@ def test_choices_are_compared_all_else_being_equal(results: Results) -> None:
     page = markdown(results).partition("## Effect of each choice")[2]
     head, _, *rows = cells(page)
     assert head[:6] == ["axis", "choice", "against", "pairs", "Δ mAP", "smallest … largest"]
-    # with refiners none alone, as GlobalPool is not allowed with the other; as in the first table
+    # only with refiners none, as GlobalPool is refused with the other refiner; as in the first table
     assert rows[0][:6] == ["fusion", "pplr.Stripes", "GlobalPool", "1", "+23.00 (+10.29 … +35.71)", "+23.00 … +23.00"]
-    # 84 against 73 of seed 1: of seed 2 one of the two is missing
+    # 84 against 73 of seed 1; seed 2 lacks one of the two
     assert rows[1][:6] == ["refiners", "pplr.CrossAgreement(k=5)", "none", "1", "+11.00, n = 1", "+11.00 … +11.00"]
     assert all(len(row) == len(head) for row in rows)
     assert len(rows) == 2
     assert rows[0][8:] == ["–", "–"]
 
 
-def test_a_choice_is_averaged_over_pairs_in_seeds_that_have_them_all(
+def test_choice_is_averaged_over_complete_seeds(
     planned: Callable[..., Plan], finish: Callable[..., None]
 ) -> None:
     plan = planned(design="full", axes={"clusterer.eps": [0.5, 0.6], "stages.adapt.epochs": [1, 2, 3]}, seeds=[1, 2, 3, 4])
@@ -99,7 +99,7 @@ def test_a_choice_is_averaged_over_pairs_in_seeds_that_have_them_all(
         ("stages.adapt.epochs", "2", "1"): [((d, "2"), (d, "1")) for d in ("0.5", "0.6")],
         ("stages.adapt.epochs", "3", "1"): [((d, "3"), (d, "1")) for d in ("0.5", "0.6")],
     }
-    whole = {"clusterer.eps": (1, 3), "2": (1, 3, 4), "3": (1, 2, 3)}  # seeds in which no pair misses one of its two
+    whole = {"clusterer.eps": (1, 3), "2": (1, 3, 4), "3": (1, 2, 3)}  # seeds in which every pair is complete
     found = Results(plan, {}).choices("mAP")
     assert [(choice.axis, choice.label, choice.against) for choice in found] == list(pairs)
     for choice, of in zip(found, pairs.values()):
@@ -113,10 +113,10 @@ def test_a_choice_is_averaged_over_pairs_in_seeds_that_have_them_all(
         assert choice.of_pairs == pytest.approx(table.mean(0)) and max(choice.of_pairs) - min(choice.of_pairs) > 0.1
 
 
-def test_a_choice_without_a_whole_seed_is_shown_as_missing(planned: Callable[..., Plan], finish: Callable[..., None]) -> None:
+def test_choice_without_a_complete_seed_is_missing(planned: Callable[..., Plan], finish: Callable[..., None]) -> None:
     plan = planned(design="full", axes=AXES, seeds=[1, 2])
     for row in plan.rows:
-        if row.name != "fusion=pplr.Stripes":  # it is in the only pair of either choice
+        if row.name != "fusion=pplr.Stripes":  # this row is in the only pair of both choices
             for run in row.runs.values():
                 finish(run, mAP=0.5)
     _, _, *rows = cells(markdown(Results(plan, {})).partition("## Effect of each choice")[2])
@@ -126,9 +126,9 @@ def test_a_choice_without_a_whole_seed_is_shown_as_missing(planned: Callable[...
     ]
 
 
-def test_a_choice_that_no_pair_is_allowed_for_is_left_out(planned: Callable[..., Plan], finish: Callable[..., None]) -> None:
+def test_choice_without_an_allowed_pair_is_dropped(planned: Callable[..., Plan], finish: Callable[..., None]) -> None:
     plan = planned(design="full", axes={"refiners": AXES["refiners"], "clusterer.eps": [0.5, 0.6]})
-    # the whole alone has no parts to agree with
+    # a fusion without parts has none to agree with
     assert len(plan.refused) == 2
     for run in plan.runs:
         finish(run, mAP=0.5)
@@ -138,7 +138,7 @@ def test_a_choice_that_no_pair_is_allowed_for_is_left_out(planned: Callable[...,
 @pytest.mark.parametrize("section", [{"design": "full", "axes": {"clusterer.eps": [0.5, 0.6]}},
                                      {"design": "full", "axes": {"clusterer.eps": [0.5, 0.6], "stages.adapt.epochs": [1]}},
                                      {"axes": {"clusterer.eps": [0.5, 0.6], "stages.adapt.epochs": [1, 2]}}])  # fmt: skip
-def test_without_other_axes_there_are_no_choices_to_average(
+def test_one_axis_has_no_choices_to_average(
     section: dict[str, Any], planned: Callable[..., Plan], finish: Callable[..., None]
 ) -> None:
     plan = planned(**section)
@@ -147,14 +147,14 @@ def test_without_other_axes_there_are_no_choices_to_average(
     assert Results(plan, {}).choices("mAP") == [] and "Effect of each choice" not in markdown(Results(plan, {}))
 
 
-def test_what_is_missing_is_said_with_its_reason(results: Results) -> None:
+def test_missing_runs_are_listed_with_reasons(results: Results) -> None:
     page = markdown(results)
     assert "5 of 6 runs done" in page
     assert r"seed 2 ([log](logs/" in page and r"out of \| memory" in page.partition("## Failed")[2]
     assert "refiners=pplr.CrossAgreement(k=5): " in page.partition("## Refused")[2].replace("\\", "")
 
 
-def test_every_link_leads_to_something(results: Results) -> None:
+def test_every_link_has_a_target(results: Results) -> None:
     for run in results.plan.runs:
         run.log.parent.mkdir(parents=True, exist_ok=True)
         run.log.touch()
@@ -182,7 +182,7 @@ def test_records_hold_everything(results: Results) -> None:
     assert next(row for row in rows if row["state"] == "refused")["reason"]
 
 
-def test_an_axis_called_as_a_column_loses_nothing(planned: Callable[..., Plan], finish: Callable[..., None]) -> None:
+def test_axis_named_like_a_column_loses_nothing(planned: Callable[..., Plan], finish: Callable[..., None]) -> None:
     names = ["state", "axis state", "mAP", "seed", "combination", "last loss", "own"]
     plan = planned(axes={name: {"a": {}, f"{name} b": {"epochs": 2 + place}} for place, name in enumerate(names)})
     finish(plan.runs[0], mAP=0.5)
@@ -216,7 +216,7 @@ def test_latex_is_a_table_of_equal_rows(results: Results) -> None:
     assert r"\Delta$ mAP" in text and "_" not in text.replace(r"\_", "")
 
 
-def test_pictures_are_drawn_and_of_other_designs_no_map(
+def test_pictures_include_a_map_for_full_designs(
     results: Results, planned: Callable[..., Plan], finish: Callable[..., None]
 ) -> None:
     written = {path.name for path in write_results(results)}
@@ -244,7 +244,7 @@ def test_labels_of_any_text(planned: Callable[..., Plan], finish: Callable[..., 
     assert r"{}*\textless{}x\textgreater{}" in "".join(body)
 
 
-def test_results_are_written_whenever_a_run_ends_and_end_none(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_plots_do_not_end_an_ablation(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
 
     class Told(SweepListener):
@@ -264,7 +264,7 @@ def test_results_are_written_whenever_a_run_ends_and_end_none(results: Results, 
         write_results(results)
 
 
-def test_pages_and_pictures_of_an_earlier_plan_are_taken_away(results: Results, planned: Callable[..., Plan]) -> None:
+def test_files_of_an_earlier_plan_are_removed(results: Results, planned: Callable[..., Plan]) -> None:
     write_results(results)
     home = results.plan.home
     (home / "cards/notes.md").touch()
@@ -276,7 +276,7 @@ def test_pages_and_pictures_of_an_earlier_plan_are_taken_away(results: Results, 
 @pytest.mark.parametrize("text", ["[]", "null", '{"card": null, "metrics": {}}', '{"card": {"config_hash": "HASH"}}', "{",
                                   '{"card": {"config_hash": "HASH"}, "metrics": {"mAP": null}}',
                                   '{"card": {"config_hash": "HASH"}, "metrics": {"mAP": NaN}}'])  # fmt: skip
-def test_a_damaged_result_is_none(text: str, results: Results) -> None:
+def test_damaged_result_does_not_count(text: str, results: Results) -> None:
     run = results.plan.runs[0]
     (run.folder / "result.json").write_text(text.replace("HASH", run.hash))
     assert run.result() is None
@@ -285,7 +285,7 @@ def test_a_damaged_result_is_none(text: str, results: Results) -> None:
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "null", '{"history": [null]}', '{"hist'])
-def test_other_damaged_files_cost_only_what_was_in_them(text: str, results: Results) -> None:
+def test_other_damaged_files_cost_only_their_values(text: str, results: Results) -> None:
     run = results.plan.runs[0]
     for path in ("1-adapt/done.json", "experiment.json"):
         (run.folder / path).write_text(text)
@@ -297,7 +297,7 @@ def test_other_damaged_files_cost_only_what_was_in_them(text: str, results: Resu
     assert record["last clusters"] is None
 
 
-def test_runs_of_other_code_are_not_compared_in_silence(planned: Callable[..., Plan], finish: Callable[..., None]) -> None:
+def test_page_reports_runs_of_different_code(planned: Callable[..., Plan], finish: Callable[..., None]) -> None:
     plan = planned(axes={"fusion": ["GlobalPool", "pplr.Stripes"]})
     for run, code in zip(plan.runs, ({"reidx": "a"}, {"reidx": "b", "pplr": "c"})):
         finish(run, {"code": code, "torch": "2"}, mAP=0.5)
@@ -305,7 +305,7 @@ def test_runs_of_other_code_are_not_compared_in_silence(planned: Callable[..., P
     assert "These runs differ in provenance" in markdown(Results(plan, {}))
 
 
-def test_nothing_done_yet_is_a_page_too(planned: Callable[..., Plan]) -> None:
+def test_page_before_any_run_is_done(planned: Callable[..., Plan]) -> None:
     plan = planned(axes={"clusterer.eps": [0.7, 0.6]})
     written = write_results(Results(plan, {}))
     assert [path.name for path in written][:3] == ["results.md", "results.tex", "results.csv"]
@@ -318,11 +318,11 @@ FORMULAS = ["=1+1", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", "\n=1", " =1", "=
 
 
 @pytest.mark.parametrize("label", [*FORMULAS, "plain", "a=b", "1", "-1", "+0.5", "-1e-3", "", "eps = 0.5", "a'b", "-+ 0.02"])
-def test_no_cell_begins_like_a_formula_and_each_reads_back(label: str) -> None:
+def test_no_cell_begins_like_a_formula(label: str) -> None:
     cell = as_text(label)
     assert cell.removeprefix("'") == label
     try:
-        float(label.replace("\u2212", "x"))  # a number is none
+        float(label.replace("\u2212", "x"))  # a number is no formula
     except ValueError:
         assert not cell.lstrip().startswith(("=", "+", "-", "@", "\u2212", "\uff1d"))
         assert not cell.startswith(("\t", "\r", "\n"))

@@ -1,4 +1,4 @@
-"""What is shown while an ablation goes on: a table that names each run, lines, events."""
+"""Display of a running ablation: a table that names each run, lines, or events."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from reidx.errors import Terminated
 
 @pytest.fixture
 def sweep(planned: Callable[..., Plan]) -> SweepState:
-    """Of five runs one is done, one running, one failed, two wait; a combination is refused."""
+    """Five runs: one done, one running, one failed and two waiting; one combination is refused."""
     refiners = {"off": {}, "on": {"labels.refiners": [{"type": "pplr.CrossAgreement"}]}}
     plan = planned(axes={"clusterer.eps": [0.7, 0.6, 0.5, 0.4, 0.3], "refiner": refiners})
     one, two, three, *rest = plan.runs
@@ -36,7 +36,7 @@ def sweep(planned: Callable[..., Plan]) -> SweepState:
     return SweepState(plan, 1, rest, {two.hash: (two, follower)}, done, {three.hash: "out of memory"})
 
 
-def test_the_table_has_all_runs_with_their_places(sweep: SweepState) -> None:
+def test_table_has_all_runs_with_their_progress(sweep: SweepState) -> None:
     told = io.StringIO()
     table = LiveTable(Console(file=told, width=140, height=40, force_terminal=True, color_system=None))
     table.looked(sweep)
@@ -47,7 +47,7 @@ def test_the_table_has_all_runs_with_their_places(sweep: SweepState) -> None:
     assert "failed" in lines["clusterer.eps=0.5"] and "out of memory" in lines["clusterer.eps=0.5"]
     assert "waiting" in lines["clusterer.eps=0.4"] and "waiting" in lines["clusterer.eps=0.3"]
     assert "1 of 5 runs done, 1 failed, 1 running, 1 combination refused · about" in told.getvalue()
-    assert told.getvalue().endswith("\x1b[?25h")  # the cursor is back
+    assert told.getvalue().endswith("\x1b[?25h")  # the cursor is visible again
 
 
 def test_conditions_stand_above_the_table(sweep: SweepState) -> None:
@@ -74,19 +74,19 @@ def test_long_names_are_cut_in_their_middle(planned: Callable[..., Plan]) -> Non
     assert all(len(line) <= 80 for line in told.getvalue().splitlines() if "seed" in line)
 
 
-def test_a_low_terminal_shows_those_under_way_first(sweep: SweepState) -> None:
+def test_low_terminal_shows_running_runs_first(sweep: SweepState) -> None:
     told = io.StringIO()
     sweep.failed = dict.fromkeys(sweep.failed, "out of memory, as the images are too many " * 5)
     table = LiveTable(Console(file=told, width=80, height=9, force_terminal=True, color_system=None))
     table.looked(sweep)
     table.close()
     assert "adapt 1/4" in told.getvalue() and "… and 1 more" in told.getvalue()
-    assert "50.00" in told.getvalue()  # a long reason is cut, numbers are not
+    assert "50.00" in told.getvalue()  # only a long reason is cut, never a number
     assert all(len(line) <= 80 for line in told.getvalue().splitlines() if "seed" in line)
 
 
 class Breaking:
-    """An executor whose runs end by ``how`` as soon as they are looked at, and which cannot be closed if ``stuck``."""
+    """Executor whose runs end by ``how`` at the first look, and whose ``close`` fails if ``stuck``."""
 
     slots = 1
 
@@ -118,7 +118,7 @@ def broken() -> None:
 
 @pytest.mark.parametrize("stuck", [False, True])
 @pytest.mark.parametrize(("how", "error"), [(ctrl_c, KeyboardInterrupt), (terminated, Terminated), (broken, RuntimeError)])
-def test_the_terminal_is_given_back_however_it_ends(
+def test_terminal_is_restored_after_any_end(
     planned: Callable[..., Plan],
     monkeypatch: pytest.MonkeyPatch,
     how: Callable[[], None],
@@ -133,12 +133,12 @@ def test_the_terminal_is_given_back_however_it_ends(
         with pytest.raises(OSError if stuck else error):
             carry_out(sweep, Breaking(how, stuck), table)
         assert (sys.stdout, sys.stderr) == before and "running" in told.getvalue()
-        assert told.getvalue().endswith("\x1b[?25h")  # the cursor is back
+        assert told.getvalue().endswith("\x1b[?25h")  # the cursor is visible again
     finally:
         table.live.stop()
 
 
-def test_a_closed_table_does_not_begin_again(sweep: SweepState) -> None:
+def test_closed_table_does_not_restart(sweep: SweepState) -> None:
     told, before = io.StringIO(), sys.stdout
     table = LiveTable(Console(file=told, width=140, height=40, force_terminal=True, color_system=None))
     table.looked(sweep)
@@ -152,7 +152,7 @@ def test_a_closed_table_does_not_begin_again(sweep: SweepState) -> None:
         table.live.stop()
 
 
-def test_the_hash_of_a_run_is_worked_out_once(sweep: SweepState, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hash_of_a_run_is_computed_once(sweep: SweepState, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     known = config.experiment_hash
     monkeypatch.setattr(config, "experiment_hash", lambda data: asked.append(known(data)) or asked[-1])
@@ -165,7 +165,7 @@ def test_the_hash_of_a_run_is_worked_out_once(sweep: SweepState, monkeypatch: py
     assert [run.folder.name for run in runs] == asked and len(asked) == 5
 
 
-def test_lines_and_events_say_the_same(sweep: SweepState) -> None:
+def test_lines_and_events_agree(sweep: SweepState) -> None:
     told = io.StringIO()
     one, two, three, *_ = sweep.plan.runs
     for watcher in (Lines(Console(file=told)), Events(Console(file=told))):

@@ -1,4 +1,4 @@
-"""The grids that are shipped: which combinations they have, that all have the same to learn from, that the mixes train."""
+"""Shipped grids: their combinations, equal numbers of image passes, and short trainings of the mixes."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ REFUSED = {
     "heads_refiners_memories": OF_WHOLES,
     "heads_refiners_memories_synthetic": OF_WHOLES,
 }
-"""The combinations that are refused on purpose, and why."""
+"""Combinations that are refused on purpose, with the reason."""
 
 UNEQUAL = {"lf2_c123_to_c456": {"baseline of as many steps": 8704, "direct transfer": 0}}
-"""The rows whose last stage takes another number of image passes than the base's, as their names say."""
+"""Rows whose last stage has another number of image passes than the base's, as their names state."""
 
 
 @functools.cache
@@ -44,7 +44,7 @@ def stages_of(row: Row) -> list[Stage]:
 
 
 def passes(stage: Stage) -> int:
-    """How many images pass through networks that are trained, in the whole stage."""
+    """Count the images that pass through the trained networks in the whole stage."""
     sizes = {}
     for name, stream in stage.streams.items():
         sampler = stream.sampler
@@ -56,18 +56,18 @@ def passes(stage: Stage) -> int:
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_a_grid_refuses_what_it_means_to_and_nothing_else(name: str) -> None:
+def test_grid_refuses_only_expected_combinations(name: str) -> None:
     plan, expected = planned(name), REFUSED.get(name, {})
     assert {row.name for row in plan.refused} == set(expected)
     for row in plan.refused:
         assert expected[row.name] in (row.refused or "")
     allowed = [row for row in plan.rows if row.runs]
     assert len(allowed) > 1
-    assert len(plan.runs) == sum(len(row.runs) for row in allowed), "two combinations come to the same"
+    assert len(plan.runs) == sum(len(row.runs) for row in allowed), "two combinations are the same run"
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_all_rows_of_a_grid_take_as_many_image_passes(name: str) -> None:
+def test_all_rows_have_equal_image_passes(name: str) -> None:
     allowed = [row for row in planned(name).rows if row.runs]
     base = passes(stages_of(allowed[0])[-1])
     others = {row.name: passes(stages_of(row)[-1]) for row in allowed if passes(stages_of(row)[-1]) != base}
@@ -77,7 +77,7 @@ def test_all_rows_of_a_grid_take_as_many_image_passes(name: str) -> None:
         for stage in stages_of(row)[:-1]:
             earlier.setdefault(stage.name, set()).add(passes(stage))
     assert all(len(counts) == 1 for counts in earlier.values()), earlier
-    if name != "parts":  # an example, no comparison
+    if name != "parts":  # this grid is an example, not a comparison
         head = (HOME / f"{name}.yaml").read_text(encoding="utf-8").partition("_base_")[0]
         assert f"{base:,} image passes" in " ".join(head.replace("#", " ").split())
 
@@ -93,11 +93,11 @@ def test_a_grid_on_rendered_domains_is_the_same_grid(twin: str) -> None:
             assert all(stage.model.backbone.get("weights") is None for stage in run.config.experiment.stages)
             levels = run.config.experiment.stages[-1].labels.values()
             sizes = {(level.distance["k1"], level.distance["k2"]) for level in levels if level.distance}
-            assert sizes <= {(15, 4)}, f"{row.name}: neighbours as among real images"
+            assert sizes <= {(15, 4)}, f"{row.name}: k1 and k2 are those of real images"
 
 
 def rows(name: str) -> list[str]:
-    """The names of the combinations that are not refused."""
+    """Return the names of the combinations that are not refused."""
     grid = read_grid(HOME / f"{name}.yaml")
     return [row for row in map(grid.called, grid.combinations()) if row not in REFUSED.get(name, {})]
 
@@ -115,6 +115,6 @@ def test_a_mix_trains(name: str, row: str, domains_root: Path, tmp_path: Path) -
         assert len(stage.history) == 1
         assert math.isfinite(stage.last["loss"])
         assert stage.last["loss"] > 0
-    # each term was looked at
+    # each term was computed
     assert {term.loss["type"] for term in real.experiment.stages[-1].objective} <= set(result.stages[-1].last)
     assert 0 < result.metrics["mAP"] <= 1

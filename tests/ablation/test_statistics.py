@@ -1,4 +1,4 @@
-"""Means, spreads and paired intervals, against the plain sums and against scipy."""
+"""Means, spreads and paired intervals against plain sums and scipy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_by_hand() -> None:
     assert whole.deviation == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
 
 
-def test_what_one_seed_or_none_can_say() -> None:
+def test_one_seed_and_no_seed() -> None:
     one = spread({7: 3.0})
     assert one is not None
     assert (one.mean, one.deviation, one.count) == (3.0, None, 1)
