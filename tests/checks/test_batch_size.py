@@ -1,4 +1,4 @@
-"""Images a step, and what a run says of a learning rate that is stated for another number of them."""
+"""Images per step, and the note on a learning rate stated for another number of images."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def stage_of(path: Path) -> tuple[Stage, Domains]:
 
 @pytest.mark.parametrize("chunks", [1, 2])
 def test_images_of_each_stream(experiment: Experiment, chunks: int) -> None:
-    """Parts of a batch are still that batch."""
+    """Chunks of gradient caching do not change the batch."""
     stage, domains = stage_of(
         experiment(streams=STREAMS, grad_cache_chunks=chunks, objective=[{"loss": "Triplet", "stream": "known"}])
     )
     assert images_a_step(stage, domains) == {"target": 8, "known": 12, "any": 10}
 
 
-def test_a_batch_that_the_processes_cannot_share(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_that_processes_cannot_share_is_refused(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     stage, domains = stage_of(experiment())
     monkeypatch.setattr(distributed, "count", lambda: 3)
     with pytest.raises(ConfigError, match="4 identities a batch cannot be shared evenly by 3 processes"):
@@ -52,7 +52,7 @@ def note(experiment: Experiment, lr_batch: int | None, images: dict[str, int], *
     return rate_note(stage, 0.1, images)
 
 
-def test_the_note_has_both_numbers_and_what_linear_scaling_would_give(experiment: Experiment) -> None:
+def test_note_has_batch_sizes_and_scaled_rate(experiment: Experiment) -> None:
     said = note(experiment, 32, {"target": 8})
     assert said == (
         "learning rate 0.1 is stated for 32 images a step (optimization.lr_batch), but a step sees 8 of stream target: linear "
@@ -62,7 +62,7 @@ def test_the_note_has_both_numbers_and_what_linear_scaling_would_give(experiment
     assert note(experiment, None, {"target": 8}) == ""
 
 
-def test_streams_that_teach_nothing_do_not_count(experiment: Experiment) -> None:
+def test_streams_without_terms_do_not_count(experiment: Experiment) -> None:
     objective = [{"loss": "Triplet", "stream": "known"}]
     images = {"target": 8, "known": 12, "any": 10}
     assert note(experiment, 12, images, streams=STREAMS, objective=objective) == ""
@@ -70,7 +70,7 @@ def test_streams_that_teach_nothing_do_not_count(experiment: Experiment) -> None
     assert "12 of stream known: linear scaling would give 0.15." in said and "stream any" not in said
 
 
-def test_a_run_says_it_once_and_scales_nothing(
+def test_run_notes_it_once_and_scales_nothing(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
@@ -94,7 +94,7 @@ def test_a_run_says_it_once_and_scales_nothing(
 @pytest.mark.parametrize(
     "recipe", ["demo.yaml", "market1501/osnet_imagenet_usl.yaml", "market1501/osnet_msmt17_to_market.yaml"]
 )
-def test_recipes_state_the_batch_that_they_have(recipe: str) -> None:
+def test_recipes_state_their_batch(recipe: str) -> None:
     stages = reidx.load_config(f"reidx::{recipe}").experiment.stages
     for stage in stages:
         for stream in stage.streams.values():

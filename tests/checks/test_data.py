@@ -1,4 +1,4 @@
-"""What the data cannot give is told before the first stage trains, not when its stage comes."""
+"""Data that lacks something a later stage needs is refused before the first stage trains."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from reidx.errors import ConfigError, DataError
 
 
 class Bare(Dataset):
-    """Eight images of two people; ``lacks`` says what of them is not known."""
+    """Eight images of two people; ``lacks`` names the missing information."""
 
     def __init__(self, lacks: str = "") -> None:
         self.name, self.root, self.dropped = "bare", ".", {}
@@ -32,7 +32,7 @@ class Bare(Dataset):
 
 
 class Strict:
-    """A sampler that cannot do without cameras."""
+    """Sampler that requires cameras."""
 
     cameras = "required"
 
@@ -40,13 +40,13 @@ class Strict:
 
 
 class CameraWise(Strict):
-    """A refiner that cannot do without cameras."""
+    """Refiner that requires cameras."""
 
     def __init__(self) -> None: ...
 
 
 class Proxies(nn.Module):
-    """A memory of camera proxies."""
+    """Memory of camera proxies."""
 
     cameras = "required"
 
@@ -54,7 +54,7 @@ class Proxies(nn.Module):
 
 
 class CameraLoss(nn.Module):
-    """A loss that reads cameras."""
+    """Loss that reads cameras."""
 
     def forward(self, features: Tensor, cameras: Tensor) -> Tensor:
         return features.sum() * cameras.sum()
@@ -62,7 +62,7 @@ class CameraLoss(nn.Module):
 
 @pytest.fixture
 def check(register: Callable[[str, type], None], experiment: Callable[..., Path]) -> Callable[..., str]:
-    """The message for an experiment on ``Bare`` data that lacks something; empty when it may run."""
+    """Return the message for an experiment on ``Bare`` data that lacks something, or "" if it may run."""
     register("dataset", Bare)
     register("sampler", Strict)
     register("refiner", CameraWise)
@@ -71,7 +71,7 @@ def check(register: Callable[[str, type], None], experiment: Callable[..., Path]
 
     def check(lacks: str = "", **changes: Any) -> str:
         data = {"domains": {"target": {"type": "Bare", "lacks": lacks}}}
-        # the fault is in the last stage: it must show before the first one trains
+        # the mistake is in the last stage, and must be found before the first one trains
         stages = [{"name": "harmless", "epochs": 0, "evaluate": {"domain": None}}, {"name": "last", "epochs": 1, **changes}]
         path = experiment(data=data, stages=stages)
         config = reidx.load_config(path)
@@ -86,7 +86,7 @@ def check(register: Callable[[str, type], None], experiment: Callable[..., Path]
     return check
 
 
-def test_data_that_has_all(check):
+def test_complete_data_is_accepted(check):
     assert check() == ""
     assert check(streams={"target": {"sampler": {"type": "Strict"}}}) == ""
 
@@ -101,15 +101,15 @@ def test_data_that_has_all(check):
         ({"evaluate": {"domain": "target"}}, "stages.1.evaluate.protocol: Market1501"),
     ],
 )  # fmt: skip
-def test_cameras_that_are_required_and_not_there(check, changes, where):
+def test_missing_cameras_are_refused(check, changes, where):
     blind = {"evaluate": {"domain": "target", "protocol": "NoCameraFilter"}}
     message = check("cameras", **{**blind, **changes})
     assert message.startswith(f"{where} needs to know the cameras, but domain 'target' has none.")
     assert ("protocol: NoCameraFilter" in message) == ("evaluate" in changes)
-    assert check("cameras", **blind) == ""  # PK uses cameras where there are some, and does without
+    assert check("cameras", **blind) == ""  # PK uses cameras if the data has them
 
 
-def test_identities_that_are_needed_and_not_there(check):
+def test_missing_identities_are_refused(check):
     identity = {
         "labels": None,
         "streams": {"target": {"labels": "identity"}},
@@ -117,7 +117,7 @@ def test_identities_that_are_needed_and_not_there(check):
     }
     assert check(**identity) == ""
     assert check("ids", **identity).startswith("stages.1.streams.target.labels: domain 'target' has no identities;")
-    assert check("ids") == ""  # clustering asks for none
+    assert check("ids") == ""  # clustering needs no identities
 
 
 def test_no_images_to_train_on(check):
@@ -132,8 +132,8 @@ def test_files_of_later_stages(check, tmp_path):
     assert check(teachers=teachers).startswith("stages.1.teachers.old.weights: there is no file none.pth")
 
 
-def test_a_test_asks_only_for_what_it_reads(check, experiment):
-    check()  # makes the data set known
+def test_evaluation_needs_only_its_own_data(check, experiment):
+    check()  # registers the data set
     path = experiment(data={"domains": {"target": {"type": "Bare", "lacks": "training images"}}})
     config = reidx.load_config(path)
     check_evaluation(config, Domains(config.data["data"]), 0, config.experiment.stages[0])

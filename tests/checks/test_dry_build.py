@@ -1,4 +1,4 @@
-"""What the constructors of later stages refuse shows before the first stage trains."""
+"""Dry build: a refusal by a constructor of a later stage comes before the first stage trains."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reidx.memories import Memory
 
 
 class Fussy(Memory):
-    """A memory whose constructor refuses values below 1."""
+    """Memory whose constructor refuses values below 1."""
 
     def __init__(self, dim: int, size: int = 1) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ SECOND = {"domain": "target", "labels": "main", "sampler": {"type": "PK", "ident
 
 
 class FussyAlignment(nn.Module):
-    """An alignment whose constructor looks up a feature that must be there."""
+    """Alignment whose constructor checks the dimensions of the features."""
 
     def __init__(self, dims: dict[str, int], width: int = 8) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class FussyAlignment(nn.Module):
 def refused(
     experiment: Callable[..., Path], register: Callable[[str, type], None], tmp_path: Path
 ) -> Callable[..., str]:
-    """The message for an experiment whose second stage has ``changes``; nothing of the first may have been trained."""
+    """Return the message for an experiment with ``changes`` in its second stage; the first stage must not train."""
     register("memory", Fussy)
     register("alignment", FussyAlignment)
 
@@ -93,7 +93,7 @@ def test_values_of_a_later_stage(refused, changes, place, said):
     assert f"stages.1.{place}" in message and said in message
 
 
-def test_a_rehearsal_leaves_no_trace_in_the_numbers(
+def test_dry_build_does_not_change_the_numbers(
     experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages = [{"name": "a", "epochs": 1, "iters": 1}]

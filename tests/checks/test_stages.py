@@ -1,4 +1,4 @@
-"""What does not fit is refused from the config alone, by one sentence that says where, what, and who would do."""
+"""Incompatible parts of a stage: one sentence names the place, the mistake and the components that would fit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHUFFLE = {"type": "Shuffle", "batch": 8}
 
 
 class Views:
-    """A fusion of two halves."""
+    """Fusion of two halves."""
 
     provides = frozenset({"embed", "upper", "lower"})
 
@@ -29,25 +29,25 @@ class Views:
 
 
 class HalvesJaccard:
-    """A distance of two views."""
+    """Distance of two views."""
 
     requires = frozenset({"upper", "lower"})
 
 
 class NeedsUpper(nn.Module):
-    """An alignment of one view."""
+    """Alignment of one view."""
 
     requires = frozenset({"upper"})
 
 
 class Singletons:
-    """A refiner that makes a cluster of each outlier."""
+    """Refiner that makes a cluster of each outlier."""
 
     outliers = "never"
 
 
 class KeepsAll:
-    """A memory with a class for each outlier."""
+    """Memory with a class for each outlier."""
 
     outliers = "keep"
 
@@ -55,21 +55,21 @@ class KeepsAll:
 
 
 class Greedy(nn.Module):
-    """A loss that asks for what there is not."""
+    """Loss with an input that nothing provides."""
 
     def forward(self, features: Tensor, colours: Tensor) -> Tensor:
         return features.sum() + colours.sum()
 
 
 class Distil(nn.Module):
-    """A loss against a teacher."""
+    """Loss against a teacher."""
 
     def forward(self, features: Tensor, teacher: Tensor) -> Tensor:
         return (features - teacher).square().mean()
 
 
 class Soft(nn.Module):
-    """A loss on soft targets."""
+    """Loss on soft targets."""
 
     def forward(self, scores: Tensor, soft_targets: Tensor) -> Tensor:
         return (scores * soft_targets).sum()
@@ -77,7 +77,7 @@ class Soft(nn.Module):
 
 @pytest.fixture
 def refused(tmp_path: Path, register: Callable[[str, type], None]) -> Callable[..., str]:
-    """The message for a tiny experiment with changed top-level keys; the empty string when it is accepted."""
+    """Return the message for a tiny experiment with changed top-level keys, or "" if it is accepted."""
     for kind, part in (("fusion", Views), ("distance", HalvesJaccard), ("alignment", NeedsUpper), ("refiner", Singletons),
                        ("memory", KeepsAll), ("loss", Greedy), ("loss", Distil), ("loss", Soft)):  # fmt: skip
         register(kind, part)
@@ -90,7 +90,7 @@ def refused(tmp_path: Path, register: Callable[[str, type], None]) -> Callable[.
             reidx.load_config(path)
         except (ConfigError, PluginError) as error:
             text = str(error)
-            if isinstance(error, ConfigError):  # it names a line of the file that is about what the message is about
+            if isinstance(error, ConfigError):  # the message names the line of the file that it is about
                 place, _, message = text.partition(": ")
                 assert place.startswith(f"{path}:"), text
                 number = int(place.rpartition(":")[2])
@@ -111,7 +111,7 @@ def labels(**changes: Any) -> dict[str, Any]:
     return {"domain": "target", "distance": {"type": "Jaccard", "k1": 8, "k2": 2}, **changes}
 
 
-def test_the_experiment_of_these_tests_is_itself_accepted(refused):
+def test_unchanged_experiment_is_accepted(refused):
     assert refused() == ""
     assert refused(streams=stream(), labels=labels(), memories={"rows": ROWS}, objective=[TERM]) == ""
 
@@ -139,7 +139,7 @@ def test_a_feature_that_no_installed_fusion_gives(refused):
     assert refused(labels=labels(feature="aura")).endswith("it provides embed, global, pooled. No installed fusion does.")
 
 
-def test_a_component_that_requires_features_which_the_fusion_does_not_give(refused):
+def test_required_features_must_come_from_the_fusion(refused):
     message = refused(labels=labels(distance={"type": "HalvesJaccard"}))
     assert message == (
         "distance: | stages.0.labels.labellings.main.distance: HalvesJaccard needs 'lower', 'upper', which fusion GlobalPool "
@@ -152,7 +152,7 @@ def test_a_component_that_requires_features_which_the_fusion_does_not_give(refus
 # ---- streams and labels
 
 
-def test_names_that_are_not_there_with_the_nearest_that_are(refused):
+def test_unknown_names_suggest_the_nearest(refused):
     assert refused(streams=stream(domain="traget")) == (
         "domain: traget | stages.0.streams.target.domain: there is no domain in data.domains called 'traget'. "
         "Did you mean target?"
@@ -191,7 +191,7 @@ def test_pk_without_labels(refused):
     )
 
 
-def test_a_labelling_without_a_domain_or_a_distance_or_by_a_taken_name(refused):
+def test_labelling_needs_domain_distance_and_free_name(refused):
     assert "labels.labellings.main: domain is missing: name the domain to label." in refused(labels=labels(domain=None))
     assert "distance: null | stages.0.labels.labellings.main.distance: DBSCAN works on a graph; give a distance." in refused(
         labels=labels(distance=None)
@@ -210,7 +210,7 @@ def test_a_memory_that_nothing_reaches(refused):
         "labels: identity | stages.0.memories.rows.labels: no stream is labelled by 'identity', so this memory "
         "would stay empty."
     )
-    # the label is the memory's default: then the memory is what the line is about
+    # with a default label the message names the line of the memory
     assert refused(streams=stream(labels="identity")).startswith("rows: | stages.0.memories.rows.labels: no stream is labelled")
 
 
@@ -223,7 +223,7 @@ def test_a_memory_of_other_labels_than_the_streams(refused):
     assert refused(streams=streams, memories=memories, objective=[{**TERM, "stream": "second", "memory": "ids"}]) == ""
 
 
-def test_a_term_that_does_not_say_what_it_compares_with(refused):
+def test_term_must_name_memory_or_teacher(refused):
     assert refused(objective=[{"loss": "CrossEntropy"}]) == (
         "loss: CrossEntropy | stages.0.objective.0: CrossEntropy compares with a memory: name it (memory: NAME)."
     )
@@ -234,7 +234,7 @@ def test_a_term_that_does_not_say_what_it_compares_with(refused):
     assert refused(objective=[{"loss": "Distil", "teacher": "mean"}], teachers=teachers) == ""
 
 
-def test_a_term_that_does_not_say_which_of_several_streams(refused):
+def test_term_must_name_one_of_several_streams(refused):
     streams = {**stream(), "second": stream()["target"]}
     assert "name its stream (stream: target or second)." in refused(streams=streams)
     assert "there is no stream called 'x'. There is: target." in refused(objective=[{**TERM, "stream": "x"}])
@@ -260,7 +260,7 @@ def test_a_loss_that_needs_labels_on_a_stream_without(refused):
     )
 
 
-def test_a_loss_that_asks_for_an_unknown_input_is_the_plugins_fault(refused):
+def test_loss_with_unknown_input_blames_the_plugin(refused):
     message = refused(objective=[{"loss": "Greedy"}])
     assert message.startswith(
         "loss Greedy: its forward asks for 'colours', which nothing installed provides; a loss may ask for features, targets,"
@@ -268,13 +268,13 @@ def test_a_loss_that_asks_for_an_unknown_input_is_the_plugins_fault(refused):
 
 
 class Painter:
-    """A refiner that gives colours."""
+    """Refiner that provides colours."""
 
     provides = frozenset({"colours"})
 
 
 class Palette:
-    """A memory that gives colours."""
+    """Memory that provides colours."""
 
     provides = frozenset({"colours"})
     images = Tensor()
@@ -292,7 +292,7 @@ def test_an_input_that_a_refiner_or_a_memory_provides(refused, register):
     )
     assert refused(objective=[greedy], labels=labels(refiners=[{"type": "Painter"}])) == ""
     assert refused(objective=[{**greedy, "memory": "p"}], memories={"p": {"memory": "Palette"}}) == ""
-    assert "Greedy needs 'colours'" in refused(  # a memory that the term is not wired to
+    assert "Greedy needs 'colours'" in refused(  # the term does not use the memory that provides them
         objective=[{**greedy, "memory": "rows"}], memories={"rows": ROWS, "p": {"memory": "Palette"}}
     )
 
@@ -300,7 +300,7 @@ def test_an_input_that_a_refiner_or_a_memory_provides(refused, register):
 # ---- several streams, several memories, another feature, views
 
 
-def test_a_term_that_reads_its_images_by_labels_of_its_own(refused):
+def test_term_with_labels_unlike_its_stream(refused):
     means = {"type": "KMeans", "n_clusters": 8}
     levels = {"labellings": {"main": labels(distance=None, clusterer=means), "halves": labels(distance=None, clusterer=means)}}
     halves = {**TERM, "labels": "halves"}
@@ -387,13 +387,13 @@ def test_what_of_several_streams_is_not_comparable(refused, register):
     assert refused(**given, memories=memories, objective=[{**side_by_side, "loss": "Triplet"}]) == ""
 
     class Indexed(nn.Module):
-        """A loss that looks images up."""
+        """Loss that looks up images by index."""
 
         def forward(self, features: Tensor, index: Tensor) -> Tensor:
             return features.sum()
 
     class Softens:
-        """A refiner that softens labels."""
+        """Refiner that softens labels."""
 
         provides = frozenset({"soft_targets"})
 
@@ -436,7 +436,7 @@ def test_views(refused):
     assert "name its stream (stream: target or again)." in refused(streams=seen_again)
     assert refused(streams=seen_again, objective=[{**TERM, "stream": ["target", "again"]}]) == ""
     assert "'target' cannot be used as a name here" in refused(streams=stream(views={"target": {"type": "ReidAugment"}}))
-    with pytest.raises(AssertionError, match=r"views.again.: unknown key 'flop'"):  # its message begins with the component
+    with pytest.raises(AssertionError, match=r"views.again.: unknown key 'flop'"):  # this message begins with the component
         refused(streams=stream(views={"again": {"type": "ReidAugment", "flop": 1}}))
 
 
@@ -481,7 +481,7 @@ def test_a_batch_norm_for_each_domain(refused):
         assert f"stage:before has a BatchNorm for each of other, none for {lacking}." in message
 
 
-def test_an_optimiser_starts_from_the_state_of_a_stage_before(refused):
+def test_optimiser_state_comes_from_an_earlier_stage(refused):
     one = {"epochs": 1, "iters": 1}
     adam = {"type": "Adam", "lr": 1e-3}
 
@@ -513,15 +513,15 @@ def test_nothing_to_train_on_or_for(refused):
     assert refused(stages=[{"name": "direct", "epochs": 0}], streams=None, labels=None, memories=None, objective=None) == ""
 
 
-# ---- outliers
-
-
 def test_clipping_to_nothing(refused):
     assert "stages.0.clip_grad: gradients clipped to 0 change no weight;" in refused(clip_grad=0)
     assert refused(clip_grad=0.1) == ""
 
 
-def test_outliers_must_not_reach_a_loss_that_has_no_target_for_them(refused):
+# ---- outliers
+
+
+def test_outliers_must_not_reach_cross_entropy(refused):
     shuffled = stream(sampler=SHUFFLE)
     assert refused(streams=shuffled) == (
         "loss: CrossEntropy | stages.0.objective.0: CrossEntropy has no target for outliers (label −1), which DBSCAN leaves "
@@ -585,7 +585,7 @@ def test_names_that_cannot_be_a_modules(refused, name):
 
 
 class Taught(nn.Module):
-    """Works on two maps."""
+    """Fusion that works on two maps."""
 
     provides = frozenset({"embed"})
 
@@ -596,7 +596,7 @@ class Taught(nn.Module):
         return maps, teacher
 
 
-def test_a_fusion_that_needs_a_teacher_where_there_is_none(refused, register):
+def test_fusion_that_needs_a_missing_teacher(refused, register):
     register("fusion", Taught)
     model = {"backbone": {"type": "Timm", "name": "test_resnet"}, "fusion": {"type": "Taught"}}
     assert refused(model=model) == (
@@ -607,7 +607,7 @@ def test_a_fusion_that_needs_a_teacher_where_there_is_none(refused, register):
     assert refused(model=model, teachers={"mean": {"type": "Frozen", "weights": "x.pth"}}) != ""
 
 
-def test_a_memory_or_teacher_that_is_not_there_is_refused_even_where_the_loss_does_not_read_it(refused):
+def test_unknown_names_are_refused_even_if_unused(refused):
     triplet = {"loss": "Triplet", "feature": "pooled"}
     assert "no memory called 'rwos'. Did you mean rows?" in refused(objective=[{**triplet, "memory": "rwos"}])
     assert "no network called 'maen'" in refused(
@@ -615,19 +615,19 @@ def test_a_memory_or_teacher_that_is_not_there_is_refused_even_where_the_loss_do
     )
 
 
-def test_a_stage_that_does_not_train_leaves_nothing_to_start_from(refused):
+def test_untrained_stage_cannot_initialise_another(refused):
     stages = [{"name": "look", "epochs": 0}, {"name": "adapt", "epochs": 1, "iters": 1, "init": "stage:look"}]
     assert "there is no stage that trains before this one called 'look'" in refused(stages=stages)
 
 
-# ---- who sees what
+# ---- streams of each network
 
 
 PEERS = {"peer": {"type": "Peer"}, "mean": {"type": "EMA"}}
 VIEWS = {"second": {"type": "ReidTest"}}
 
 
-def test_what_networks_see_must_be_there_and_be_seen_by_what_reads_it(refused):
+def test_network_streams_must_exist_and_fit_terms(refused):
     twice = {"streams": stream(views=VIEWS), "memories": {"rows": ROWS}}
     first = {**TERM, "stream": "target"}
     same = {"student": ["target"], "mean": ["target"]}
@@ -644,7 +644,7 @@ def test_what_networks_see_must_be_there_and_be_seen_by_what_reads_it(refused):
     )
     held = {"memories": {"rows": {**ROWS, "network": ["student", "mean"]}}, "streams": stream(views=VIEWS)}
     apart = {"student": ["target"], "mean": ["second"]}
-    assert refused(**held, teachers=PEERS, objective=[first], network_streams=apart) == ""  # a classifier takes nothing in
+    assert refused(**held, teachers=PEERS, objective=[first], network_streams=apart) == ""  # a classifier stores no features
 
 
 def test_a_memory_whose_networks_see_no_stream_in_common(refused, register):
@@ -663,7 +663,7 @@ def test_a_memory_whose_networks_see_no_stream_in_common(refused, register):
     )
 
 
-def test_the_other_side_of_a_term_sees_another_view_of_the_same_images(refused):
+def test_teacher_stream_must_show_the_same_images(refused):
     base = {"streams": {**stream(views=VIEWS), "plain": {"domain": "target", "sampler": SHUFFLE}}, "teachers": PEERS}
     term = {"loss": "Distil", "stream": "target", "teacher": "mean"}
     assert refused(**base, objective=[{**term, "teacher_stream": "second"}]) == ""
@@ -684,36 +684,36 @@ def test_averages_that_follow_each_other_in_a_circle(refused):
     assert "'a' would follow 'b', which follows it" in refused(teachers=circle, memories={"rows": ROWS}, objective=[TERM])
 
 
-def test_networks_that_agree_on_a_feature_are_there(refused):
+def test_networks_of_a_labelling_must_exist(refused):
     both = {"teachers": PEERS, "memories": {"rows": ROWS}, "objective": [TERM]}
     assert refused(labels=labels(network=["mean", "peer"]), **both) == ""
     assert "no network called 'men'" in refused(labels=labels(network=["men", "peer"]), **both)
     assert "names in a list must be unique" in refused(labels=labels(network=["mean", "mean"]), **both)
 
 
-def test_a_domain_probe_tells_two_domains_apart(refused):
+def test_domain_probe_needs_two_domains(refused):
     message = refused(evaluate={"domain": "target", "domain_probe": "embed"})
     assert "it tells two domains apart, but the stage draws from target" in message
 
 
-# ---- what a column of scores stands for, and what is of parts
+# ---- meaning of the columns of scores, and parts
 
 
 class Slots(Palette):
-    """A memory with a column for each image."""
+    """Memory with a column for each image."""
 
     column_meaning = "images"
 
 
 class Proxies(Palette):
-    """A memory whose columns are something of its own, of parts too."""
+    """Memory whose columns are proxies, and which accepts parts."""
 
     column_meaning = "proxies"
     accepts_parts = frozenset({"features"})
 
 
 class Compare(nn.Module):
-    """A loss that knows what proxies are."""
+    """Loss that reads columns as proxies."""
 
     column_meaning = "proxies"
     accepts_parts = frozenset({"scores"})
@@ -722,7 +722,7 @@ class Compare(nn.Module):
 
 
 class Pull(nn.Module):
-    """A loss that reads a column as an image."""
+    """Loss that reads columns as images."""
 
     column_meaning = "images"
 
@@ -730,26 +730,26 @@ class Pull(nn.Module):
 
 
 class Flatten(nn.Module):
-    """A loss for which a column is a column."""
+    """Loss that gives columns no meaning."""
 
     def forward(self, scores: Tensor) -> Tensor: ...
 
 
 class Halves(Views):
-    """A fusion of two halves in one feature."""
+    """Fusion with two halves in one feature."""
 
     provides = frozenset({"embed", "halves"})
     part_features = frozenset({"halves"})
 
 
 class HalfMemory(Palette):
-    """A memory of parts alone."""
+    """Memory that requires parts."""
 
     requires_parts = frozenset({"features"})
 
 
 class HalfLoss(nn.Module):
-    """A loss of parts alone."""
+    """Loss that requires parts."""
 
     requires_parts = frozenset({"scores"})
 
@@ -759,7 +759,7 @@ class HalfLoss(nn.Module):
 INSTANCES = {"clusterer": {"type": "Instances"}}
 
 
-def test_a_column_of_scores_is_read_as_what_it_stands_for(refused, register):
+def test_columns_of_scores_must_have_one_meaning(refused, register):
     for kind, part in (("memory", Slots), ("memory", Proxies), ("loss", Compare), ("loss", Pull), ("loss", Flatten)):
         register(kind, part)
 
@@ -770,7 +770,7 @@ def test_a_column_of_scores_is_read_as_what_it_stands_for(refused, register):
         "loss: CrossEntropy | stages.0.objective.0: memory 'm' (Slots) has a column for each image, but labels 'main', which "
         "CrossEntropy finds its targets by, are the clusters of DBSCAN. Clusterers that number images: Instances."
     )
-    for loss in ("CrossEntropy", "Pull"):  # where each image is a class of its own, both mean the same
+    for loss in ("CrossEntropy", "Pull"):  # with one class per image, both meanings are the same
         assert wired(loss, "Slots", **INSTANCES) == wired(loss, "LinearClassifier", **INSTANCES) == ""
     assert wired("Pull", "Slots") == ""
     assert wired("Pull", "LinearClassifier").endswith(
@@ -792,7 +792,7 @@ def test_a_column_of_scores_is_read_as_what_it_stands_for(refused, register):
     )
 
 
-def test_features_of_parts_are_for_what_takes_them(refused, register):
+def test_features_of_parts_need_accepting_components(refused, register):
     for kind, part in (("fusion", Halves), ("memory", HalfMemory), ("memory", Slots), ("memory", Proxies),
                        ("loss", HalfLoss), ("loss", Compare)):  # fmt: skip
         register(kind, part)
@@ -821,9 +821,9 @@ def test_features_of_parts_are_for_what_takes_them(refused, register):
     )
 
 
-def test_a_refiner_that_asks_for_another_setting_than_the_clusterer_has(refused, register):
+def test_refiner_needs_a_setting_of_the_clusterer(refused, register):
     class Wavering:
-        """A refiner that clusters at another eps, whatever the clusterer."""
+        """Refiner that clusters at another eps with any clusterer."""
 
         def variations(self, clusterer: Any) -> list[dict[str, float]]:
             return [{"eps": 0.5}]

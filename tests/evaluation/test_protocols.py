@@ -1,4 +1,4 @@
-"""Which queries have a match that counts, and an image that is query and gallery at once."""
+"""Protocols: queries with a match that counts, and images that are both query and gallery."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROTOCOLS = (Market1501(), NoCameraFilter())
 
 
 def naive(rule, q_ids, g_ids, q_cams, g_cams, own):
-    """Pair by pair: the gallery images that count as matches of each query."""
+    """Return the gallery images that count as matches of each query, pair by pair."""
     return [
         [
             g
@@ -41,7 +41,7 @@ def made(seed: int, queries: int, images: int, pairs: int):
     seed=st.integers(0, 10**6), queries=st.integers(1, 9), images=st.integers(1, 30), pairs=st.integers(0, 12),
     rule=st.sampled_from(PROTOCOLS),
 )  # fmt: skip
-def test_which_queries_have_a_match_equals_the_loop(seed, queries, images, pairs, rule):
+def test_queries_with_a_match_equal_the_loop(seed, queries, images, pairs, rule):
     known, own = made(seed, queries, images, pairs)
     assert matched(rule, *known, own).tolist() == [bool(m) for m in naive(rule, *known, own)]
     assert matched(rule, *known).tolist() == [bool(m) for m in naive(rule, *known, own[:0])]

@@ -1,4 +1,4 @@
-"""The picture of ranked lists: what is in each cell, in which frame, and which queries are shown. And the colour control."""
+"""Picture of ranked lists: the image and the frame in each cell, the choice of queries; and the colour control."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEIGHT, WIDTH = 30, 20
 
 
 def split_of(folder: Path, name: str, ids: list[int]) -> Split:
-    """One flat colour an image, which tells the image: (10 + 20 i, side, 200)."""
+    """Write images of one flat colour each, which identifies the image: (10 + 20 i, side, 200)."""
     paths = []
     for i in range(len(ids)):
         path = folder / f"{name}{i}.png"
@@ -49,7 +49,7 @@ TOP = [[1, 0, 3], [0, 2, -1], [2, 0, 1]]
 
 
 def cell(row: int, column: int) -> tuple[int, int]:
-    """Left and top of a cell's frame: column 0 is the query, which stands two gaps further off."""
+    """Return left and top of a cell's frame; column 0 is the query, two more gaps away."""
     left = GAP
     for c in range(column):
         left += WIDTH + GAP + (2 * GAP if c == 0 else 0)
@@ -69,11 +69,11 @@ def frame_and_picture(sheet: Image.Image, row: int, column: int) -> tuple[object
         for x in (left + FRAME, left + WIDTH - 1 - FRAME)
         for y in (top + FRAME, top + HEIGHT - 1 - FRAME)
     }
-    assert len(corners) == len(inside) == 1, "a frame or a picture is not of one colour"
+    assert len(corners) == len(inside) == 1, "a frame or a picture has more than one colour"
     return corners.pop(), inside.pop()
 
 
-def test_every_picture_is_in_its_cell_in_the_right_frame(sides: tuple[Split, Split]) -> None:
+def test_every_picture_has_its_cell_and_frame(sides: tuple[Split, Split]) -> None:
     query, gallery = sides
     sheet = ranked_list(query, gallery, details([0.9, 0.5, 0.1], TOP), [0, 1, 2], size=(HEIGHT, WIDTH))
     white = (255, 255, 255)
@@ -88,14 +88,14 @@ def test_every_picture_is_in_its_cell_in_the_right_frame(sides: tuple[Split, Spl
     assert sheet.size == (4 * (WIDTH + GAP) + 3 * GAP, 3 * (HEAD + HEIGHT + GAP) + GAP)
 
 
-def test_the_queries_asked_for_are_shown_in_that_order(sides: tuple[Split, Split]) -> None:
+def test_given_queries_are_shown_in_order(sides: tuple[Split, Split]) -> None:
     sheet = ranked_list(*sides, details([0.9, 0.5, 0.1], TOP), [2, 0], size=(HEIGHT, WIDTH))
     assert [frame_and_picture(sheet, row, 0)[1] for row in range(2)] == [(50, 100, 200), (10, 100, 200)]
 
 
 def test_queries_from_the_best_to_the_worst() -> None:
     ap = [0.3, np.nan, 1.0, 0.5, 0.0, np.nan, 0.8, 0.6, 0.9]
-    # by AP: 2, 8, 6, 7, 3, 0, 4; the ends always, the others evenly between
+    # by AP: 2, 8, 6, 7, 3, 0, 4; always both ends, and the others at even steps between them
     assert pick_queries(details(ap, [[0]] * 9), 7) == [2, 8, 6, 7, 3, 0, 4]
     assert pick_queries(details(ap, [[0]] * 9), 3) == [2, 7, 4]
     assert pick_queries(details(ap, [[0]] * 9), 4) == [2, 6, 3, 4]
@@ -104,15 +104,15 @@ def test_queries_from_the_best_to_the_worst() -> None:
     assert pick_queries(details([np.nan], [[0]]), 3) == []
 
 
-def test_by_default_the_picture_shows_those(sides: tuple[Split, Split]) -> None:
+def test_picture_shows_picked_queries_by_default(sides: tuple[Split, Split]) -> None:
     sheet = ranked_list(*sides, details([0.1, np.nan, 0.9], TOP), rows=2, size=(HEIGHT, WIDTH))
     assert [frame_and_picture(sheet, row, 0)[1] for row in range(2)] == [(50, 100, 200), (10, 100, 200)]
 
 
-# ---- the control by colours
+# ---- the colour control
 
 
-def test_colours_alone_are_no_perfect_guide_and_no_chance(domains_root: Path) -> None:
+def test_colours_alone_do_not_solve_the_domain(domains_root: Path) -> None:
     data = {
         "domains": {"target": tiny_domain(domains_root)}, "image_size": list(IMAGE_SIZE), "interpolation": "bilinear",
         "workers": 0, "cache_gb": 1.0,
@@ -122,7 +122,7 @@ def test_colours_alone_are_no_perfect_guide_and_no_chance(domains_root: Path) ->
     assert 0.0 < control["mAP"] < 1.0 and 0.0 <= control["rank-1"] <= 1.0
 
 
-def test_colours_find_who_differs_in_nothing_else(tmp_path: Path) -> None:
+def test_colours_find_people_who_differ_in_colour(tmp_path: Path) -> None:
     rows = ["path,pid,camid,split"]
     for pid, colour in enumerate([(200, 30, 30), (30, 200, 30), (30, 30, 200)]):
         for split, camera in (("train", 0), ("query", 0), ("gallery", 1)):

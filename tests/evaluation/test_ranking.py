@@ -1,4 +1,4 @@
-"""evaluate() against a loop that sorts, numbers worked out by hand, and what it says when nothing can be evaluated."""
+"""evaluate() against a sorting loop and numbers worked out by hand, and its error messages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reidx.evaluation import Market1501, NoCameraFilter, Protocol, evaluate
 
 
 def naive(query, gallery, q_ids, g_ids, q_cams, g_cams, camera_filter=True):
-    """One query at a time: sort all of the gallery, walk down it."""
+    """Sort the whole gallery for each query and walk down the ranking."""
     aps, inps, firsts = [], [], []
     for q in range(len(query)):
         distances = (
@@ -37,7 +37,7 @@ def naive(query, gallery, q_ids, g_ids, q_cams, g_cams, camera_filter=True):
 
 
 def line(*positions):
-    """Features on a line: the distance to a query at 0 is the position itself."""
+    """Return features on a line: the distance to a query at 0 is the position itself."""
     return torch.tensor(positions, dtype=torch.float32)[:, None]
 
 
@@ -91,7 +91,7 @@ def test_equals_the_loop(seed, shape, kind, camera_filter):
         both = random.integers(0, 2, size=both.shape).astype(np.float32)
     elif kind == "equal":
         both[:] = both[0]
-    elif kind == "pairs":  # equal rows at different places
+    elif kind == "pairs":  # equal rows at different positions
         both = both[random.integers(0, max(1, len(both) // 3), size=len(both))]
     ids, cams = random.integers(-1, 5, size=len(both)), random.integers(0, 3, size=len(both))
     given_ = (both[:queries], both[queries:], ids[:queries], ids[queries:], cams[:queries], cams[queries:])
@@ -160,7 +160,7 @@ def test_ranks_are_exact_where_squares_underflow_or_grow(size, kinds):
         assert np.array_equal(found.first_match, np.where(right.any(axis=1), right.argmax(axis=1) + 1, 0))
 
 
-def test_a_protocol_of_ones_own():
+def test_custom_protocol():
     class FirstCameraOnly(Protocol):
         def ignored(self, query_ids, gallery_ids, query_cams, gallery_cams):
             return np.broadcast_to(gallery_cams != 0, (len(query_ids), len(gallery_ids)))
@@ -184,7 +184,7 @@ def test_a_protocol_of_ones_own():
         ({"gallery": torch.ones(2, 3)}, "query features have 1 columns"),
     ],
 )
-def test_what_cannot_be_evaluated_is_said(change, message):
+def test_bad_input_is_refused(change, message):
     given_ = {
         "query": line(0),
         "gallery": line(1, 2),

@@ -14,7 +14,7 @@ from reidx.evaluation.reranking import bytes_to_rerank
 
 
 def dense(query: np.ndarray, gallery: np.ndarray, k1: int, k2: int, share: float) -> np.ndarray:
-    """The re-ranked distances (Q, G), set by set."""
+    """Compute the re-ranked distances (Q, G) set by set."""
     both = np.concatenate([query, gallery]).astype(np.float64)
     n = len(both)
     squared = ((both[:, None] - both) ** 2).sum(axis=2)
@@ -71,7 +71,7 @@ def test_equals_the_procedure(seed, queries, images, k, share, unit):
     assert np.abs(factor[:, None] * squared + offset - dense(query, gallery, *k, share)).max() < 1e-5
 
 
-def test_it_changes_the_ranking_as_the_dense_distances_do():
+def test_ranking_equals_that_of_dense_distances():
     random = np.random.default_rng(3)
     centres = random.normal(size=(12, 6))
     ids, cams = random.integers(0, 12, 150), random.integers(0, 3, 150)
@@ -98,7 +98,7 @@ def test_with_lambda_one_nothing_changes():
     assert reranked.mAP == pytest.approx(evaluate(*parts).mAP, abs=1e-9)
 
 
-def test_bad_input_is_said():
+def test_bad_input_is_refused():
     with pytest.raises(ConfigError, match="lambda in"):
         rerank(torch.ones(2, 3), torch.ones(2, 3), lambda_=1.5)
     with pytest.raises(DataError, match="2 columns"):
@@ -111,8 +111,8 @@ def test_bad_input_is_said():
 
 
 @pytest.mark.parametrize(("offset", "spread"), [(1000, 1e-3), (1000, 1e-2), (0, 1e-9), (0, 1e-18)])
-def test_rows_close_together_and_far_from_zero_or_tiny(offset, spread):
-    """Where a product of float32 rows tells nothing about their distances."""
+def test_close_rows_far_from_zero(offset, spread):
+    """Products of these float32 rows carry no information about their distances."""
     random = np.random.default_rng(0)
     both = (offset + spread * random.normal(size=(40, 5))).astype(np.float32)
     query, gallery = both[:8], both[8:]
@@ -120,13 +120,13 @@ def test_rows_close_together_and_far_from_zero_or_tiny(offset, spread):
     squared = ((both[:8, None].astype(np.float64) - both) ** 2).sum(axis=2)
     assert np.allclose(found.largest, squared.max(axis=1), rtol=1e-5, atol=0)
     factor, shift = found.block(slice(0, 8))
-    # The plain procedure at a scale that it can take: the re-ranked distance does not depend on the scale.
+    # The dense procedure at a scale that it can handle: the re-ranked distance does not depend on the scale.
     expected = dense(*np.split((both.astype(np.float64) - offset) / spread, [8]), 6, 3, 0.3)
     assert np.allclose(factor[:, None] * squared[:, 8:] + shift, expected, atol=1e-4)
 
 
-def test_many_rows_whose_weights_vanish_are_summed():
-    """Weights of exp(-huge) are no holes in the encodings."""
+def test_vanishing_weights_stay_finite():
+    """Weights of exp(-huge) leave no gaps in the encodings."""
     x = torch.from_numpy(1e4 + 1e-2 * np.random.default_rng(0).normal(size=(600, 2))).float()
     assert np.isfinite(rerank(x[:300], x[300:], 30, 6).block(slice(0, 300))[1]).all()
 
