@@ -1,4 +1,4 @@
-"""What the core's tests share: experiments on tiny domains, components and plugins made up for a test."""
+"""Fixtures of the core's tests: experiments on tiny domains, and components and plugins for a single test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from reidx.testing.tiny import tiny_experiment, write_experiment
 
 @pytest.fixture
 def experiment(tmp_path: Path, domains_root: Path) -> Callable[..., Path]:
-    """Writes the tiny experiment, with changes of its top-level keys, and gives its file."""
+    """Return a function that writes the tiny experiment with changed top-level keys and returns its file."""
 
     def write(**changes: object) -> Path:
         return write_experiment(tmp_path / "experiment.yaml", tiny_experiment(domains_root, **changes))
@@ -28,7 +28,7 @@ def experiment(tmp_path: Path, domains_root: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, type], None]]:
-    """Makes a class a component of the core, under its own name, until the test is over; plugins are then unknown."""
+    """Return a function that registers a class in the core under its own name for one test, without plugins."""
     known = Registry()
     for kind in KINDS:
         for entry in registry().entries(kind):
@@ -48,7 +48,7 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, type], 
 
 @pytest.fixture
 def listening() -> Iterator[None]:
-    """SIGINT is a KeyboardInterrupt, also in a job in the background, whose shell has it ignored."""
+    """Make SIGINT raise KeyboardInterrupt, even in a background job whose shell ignores SIGINT."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -56,7 +56,7 @@ def listening() -> Iterator[None]:
 
 @pytest.fixture
 def fake_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePlugins]:
-    """A folder of the import path to install made-up plugins in."""
+    """Folder on the import path in which a test installs fake plugins."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delenv("REIDX_PLUGINS", raising=False)
     monkeypatch.delenv("REIDX_STRICT_PLUGINS", raising=False)

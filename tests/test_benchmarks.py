@@ -1,4 +1,4 @@
-"""The loop that the benchmark of training compares with learns what it says: gradients, table, augmentation."""
+"""The reference loop in the benchmark of training has the right gradients, table and augmentation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.reference.training import Erase, Similarities
 from reidx.data.synthetic import render_domain
 
 
-def test_the_table_follows_the_batch_as_the_cluster_memory_does() -> None:
+def test_table_equals_the_cluster_memory() -> None:
     torch.manual_seed(0)
     rows, features = F.normalize(torch.randn(4, 6)), F.normalize(torch.randn(20, 6)).requires_grad_()
     targets = torch.randint(3, (20,))
@@ -31,7 +31,7 @@ def test_the_table_follows_the_batch_as_the_cluster_memory_does() -> None:
     assert torch.allclose(table, memory.rows, atol=1e-6) and torch.equal(table[3], rows[3])
 
 
-def test_erasing_fills_one_rectangle_of_about_every_second_image() -> None:
+def test_erasing_fills_one_rectangle_per_image() -> None:
     marks = [Erase()(torch.full((3, 32, 16), -1.0)) > 0 for _ in range(200)]
     areas = [int(m[0].sum()) for m in marks]
     assert 60 < sum(a > 0 for a in areas) < 140
@@ -40,7 +40,7 @@ def test_erasing_fills_one_rectangle_of_about_every_second_image() -> None:
 
 
 def test_every_benchmark_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small, and on the code as it is now; what they print is for the eye."""
+    """The benchmarks run on small inputs with the present code; only parts of their output are checked."""
     small = {
         pseudo_labels: "--images 600 --width 32",
         ranking: "--queries 50 --gallery 200 --width 32",
@@ -55,7 +55,7 @@ def test_every_benchmark_runs(capsys: pytest.CaptureFixture[str], monkeypatch: p
             assert said.count("labels differ: 0,") == 2 and said.endswith("in 100 rows: 0\n")
 
 
-def test_the_methods_are_measured_beside_each_other(
+def test_methods_are_measured_in_one_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = render_domain(tmp_path / "images", identities=(12, 6), size=(64, 32))
@@ -64,7 +64,7 @@ def test_the_methods_are_measured_beside_each_other(
     few.append("labels.clusterer={type: KMeans, n_clusters: 16}")
     words = ["--root", str(root), "--weights", str(tmp_path / "osnet.pth"), "--folder", str(tmp_path / "runs")]
     monkeypatch.setattr("sys.argv", ["methods", *words, "--seeds", "1", "2", "--methods", "lp", "--set", *few])
-    for _ in range(2):  # the second time there is nothing left to be trained
+    for _ in range(2):  # the second call has nothing left to train
         methods.main()
         last = capsys.readouterr().out.splitlines()[-2:]
         names, passes, seeds = zip(*((cells[1], cells[9], cells[11]) for cells in (line.split("|") for line in last)))

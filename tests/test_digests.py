@@ -1,4 +1,4 @@
-"""Digests of trainings cover every tensor of a checkpoint; comparing them names each difference and follows renamed keys."""
+"""Digests of trainings: they cover every tensor of a checkpoint, and a comparison follows renamed keys."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ idle ->
 """
 
 
-def test_only_values_under_new_keys_and_digests_that_differ_are_named() -> None:
+def test_comparison_names_only_differences() -> None:
     def record(digest: str, **experiment: object) -> dict[str, object]:
         return {"experiment": experiment, "digests": {"adapt": {"labels": "0", "networks.student": digest}}}
 

@@ -1,4 +1,4 @@
-"""README and documentation are true: the site builds, its Python runs, its YAML loads, its commands parse."""
+"""README and documentation: the site builds, Python runs, YAML loads and commands parse."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/setup.cfg"))
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *(plugin / "README.md" for plugin in PLUGINS)]
 LANGUAGES = {"python", "yaml", "diff", "bash", "ini", "text"}
 READERS_OWN = {"mine.yaml", "experiment.yaml"}
-"""Files of the reader, which a page may name without showing them."""
+"""Files of the reader, which a page may name without their content."""
 
 
 @pytest.fixture
 def generate(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module that makes the generated pages."""
+    """Module that makes the generated pages."""
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     return importlib.import_module("generate")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a page, with the line at which its text begins."""
+    """Fenced block of a page, with the line at which its text begins."""
 
     page: Path
     line: int
@@ -63,7 +63,7 @@ class Block:
 
 
 def blocks(*languages: str) -> Iterator[Block]:
-    """The blocks of all pages in some languages."""
+    """Yield the blocks of all pages in the given languages."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for found in re.finditer(r"(<!-- fragment -->\n+)?^```(.*?)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
@@ -92,7 +92,7 @@ def test_site_builds_without_warnings(tmp_path: Path) -> None:
 def test_python_runs(
     page: Path, experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All blocks of a page in one namespace, beside a file ``experiment.yaml``; fragments are compiled."""
+    """The blocks of a page run in one namespace, next to a file ``experiment.yaml``; fragments are only compiled."""
     experiment()
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
@@ -129,14 +129,14 @@ def test_yaml_has_known_keys(block: Block, tmp_path: Path) -> None:
 
 
 def merged(one: Any, other: Any) -> Any:
-    """Two nested mappings as one; the second counts where both have a value, or where it names a component."""
+    """Merge two nested mappings; the second wins where both have a value or where it names a component."""
     if isinstance(one, dict) and isinstance(other, dict) and "type" not in other:
         return one | {key: merged(one.get(key), value) for key, value in other.items()}
     return other
 
 
 def commands(block: Block) -> Iterator[list[str]]:
-    """The words behind ``reidx`` of each command of a block that calls it."""
+    """Yield the words after ``reidx`` of each command in a block that calls it."""
     for line in block.text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words[:1] == ["reidx"]:
@@ -172,14 +172,14 @@ def test_keys_in_a_readme_are_keys_of_its_recipes(plugin: Path) -> None:
     for config in sorted(plugin.rglob("configs/**/*.yaml")):
         try:
             data = load_config(config).data if wanted else {"stages": []}
-        except ConfigError:  # a part of recipes, which does not stand alone
+        except ConfigError:  # a base of recipes, which is incomplete
             continue
         wanted = {keys for keys in wanted if not any(has(part, keys) for part in (data, *data["stages"]))}
     assert not wanted
 
 
 def has(data: Any, keys: tuple[str, ...]) -> bool:
-    """Whether a resolved config has a value at a path: of a list by number or by name, behind ``*`` of any."""
+    """Return whether a resolved config has a value at a path; a list takes numbers or names, and ``*`` any item."""
     if not keys:
         return True
     if isinstance(data, list):
@@ -231,7 +231,7 @@ def test_every_key_has_its_meaning(generate: ModuleType) -> None:
     assert len(rows) > 70 and not [row for row in rows if row.endswith("|  |")]
 
 
-def test_measured_results_name_recipes_and_stand_in_readmes(generate: ModuleType) -> None:
+def test_results_match_recipes_and_readmes(generate: ModuleType) -> None:
     rows = generate.read("results.csv")
     known = {(row["mAP"], row["rank1"]) for row in rows} | {tuple(row["first_stage"].split(" / ")) for row in rows}
     for row in rows:

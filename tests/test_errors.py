@@ -1,4 +1,4 @@
-"""Names that are suggested for one that is not known: close ones alone."""
+"""Suggestions for an unknown name: only close names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Installed parts work together: each pair that the contracts allow trains, each other one is refused with its reason."""
+"""Installed parts work together: each pair that the contracts allow trains, and each other pair is refused with a reason."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_an_allowed_combination_trains(combination: matrix.Combination, tmp_path
         raise
 
 
-# ---- what is covered
+# ---- coverage of pairs
 
 
 def test_each_pair_is_in_a_combination_or_refused() -> None:
@@ -61,18 +61,18 @@ def test_each_pair_is_in_a_combination_or_refused() -> None:
     assert len(matrix.combinations()) <= 2 * sizes[-1] * sizes[-2]
 
 
-def test_a_refusal_says_where_and_for_which_part() -> None:
-    """Its reason names the key, and an installed part (with or without its namespace)."""
+def test_refusal_names_key_and_part() -> None:
+    """The reason names the key and an installed part (with or without its namespace)."""
     parts = {entry.component.name for entry in registry().entries()}
     for pair, reason in matrix.refusals().items():
         assert reason.startswith("stages.0."), (pair, reason)
         assert len(reason.split()) > 8 and any(part in reason for part in parts), (pair, reason)
 
 
-def test_what_only_a_network_can_tell_is_refused_before_an_image_is_read(
+def test_network_refusals_come_before_any_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last stage of a ViT cannot be cut off: known when the network is built, which a run does before all else."""
+    """The last stage of a ViT cannot be cut off: a run finds this when it builds the network, before all else."""
     refused = {(str(a), str(b)): reason for (a, b), reason in matrix.refusals().items()}
     assert "cannot be cut" in refused["Timm test_vit", "daam.AttentionSplit by default"]
     axes = {kind: {str(choice): choice for choice in choices} for kind, choices in matrix.axes().items()}
@@ -85,21 +85,21 @@ def test_what_only_a_network_can_tell_is_refused_before_an_image_is_read(
         reidx.run(config, tmp_path / "run", progress="quiet")
 
 
-def test_the_page_says_what_is_refused() -> None:
-    """docs/matrix.md holds the report of the command it names, for the plugins of this repository."""
+def test_page_lists_the_refusals() -> None:
+    """docs/matrix.md contains the report of the command that it names, for the plugins of this repository."""
     here = {path.parent.name for path in PAGE.parents[1].glob("plugins/*/setup.cfg")}
     found = {plugin.namespace for plugin in plugins() if plugin.namespace and not plugin.problem}
     if here != found:
         pytest.skip(f"the page is about {', '.join(sorted(here))}; installed: {', '.join(sorted(found))}")
     said = report(matrix.axes(), matrix.pairs(), matrix.refusals(), len(matrix.combinations()))
-    assert said in PAGE.read_text(encoding="utf-8"), "run python -m reidx.testing.matrix and put what it prints into the page"
+    assert said in PAGE.read_text(encoding="utf-8"), "run python -m reidx.testing.matrix and copy its output into the page"
 
 
-# ---- the covering itself
+# ---- the algorithm of the covering
 
 
 @pytest.mark.parametrize("sizes", [(2, 3), (3, 4, 2, 3), (5, 1, 5, 2, 4)])
-def test_without_refusals_all_pairs_are_held_by_few_combinations(sizes: tuple[int, ...]) -> None:
+def test_few_combinations_cover_all_pairs(sizes: tuple[int, ...]) -> None:
     found = cover(sizes, lambda combination: None)
     wanted = 0
     for one in range(len(sizes)):
@@ -114,8 +114,8 @@ def test_without_refusals_all_pairs_are_held_by_few_combinations(sizes: tuple[in
     assert found == cover(sizes, lambda combination: None)
 
 
-def test_what_is_refused_is_what_no_combination_can_hold() -> None:
-    """A second derivation, by looking through all of them; one value needs another, two exclude each other, one never fits."""
+def test_refused_pairs_are_in_no_possible_combination() -> None:
+    """Compare with a full enumeration: one value needs another, two exclude each other, one never fits."""
     sizes = (3, 4, 3, 3)
 
     def refusal(c: Combination) -> str | None:
@@ -139,7 +139,7 @@ def test_what_is_refused_is_what_no_combination_can_hold() -> None:
 
 
 def test_a_pair_that_needs_a_third_value_is_found() -> None:
-    """Neither of its two values needs that by itself, so that no combination found for one of them has it."""
+    """Neither value of the pair needs the third one by itself, so that no combination for either has it."""
     found = cover((3, 3, 3, 2), lambda c: "needs the last" if c[:2] == (1, 1) and c[2] != 2 else None)
     assert not found.refused and any(c[:3] == (1, 1, 2) for c in found.combinations)
 
@@ -152,11 +152,11 @@ def test_only_wanted_pairs_are_covered() -> None:
     assert len(found.combinations) == 6 and all(c[0] == 1 for c in found.combinations)
 
 
-# ---- gradients are looked at
+# ---- the check of gradients
 
 
 class Scaled(nn.Module):
-    """A loss whose gradient is multiplied by ``by``, and lost if that is None."""
+    """Loss whose gradient is multiplied by ``by``, or lost if that is None."""
 
     def __init__(self, by: float | None) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class Scaled(nn.Module):
     ("by", "message"),
     [(1.0, ""), (None, "Scaled trains nothing"), (0.0, "all gradients of Scaled are 0"), (float("nan"), "value of Scaled")],
 )
-def test_a_gradient_that_does_not_arrive_is_told(by: float | None, message: str) -> None:
+def test_missing_gradient_is_reported(by: float | None, message: str) -> None:
     term = BoundTerm("Scaled", Scaled(by), {"stream": ["target"]})
     model = StageModel({"student": tiny_network()}, {}, {}, {}, Objective([term]), {"target": lambda x: x}, {"target": None})
     batch = Batch(torch.randn(4, 3, 8, 8), torch.arange(4))
@@ -189,7 +189,7 @@ def test_a_gradient_that_does_not_arrive_is_told(by: float | None, message: str)
         step()
 
 
-# ---- plugins from outside
+# ---- external plugins
 
 OUTSIDE = '''
 import torch
@@ -209,7 +209,7 @@ def reidx_components():
     return [Component(kind, name, "{module}:" + name) for kind, name in kinds.items()]
 
 class Patches(nn.Module):
-    """A map of 8x8 patches."""
+    """Map of 8x8 patches."""
     out_channels, nonnegative = 12, False
     def __init__(self):
         super().__init__()
@@ -218,7 +218,7 @@ class Patches(nn.Module):
         return self.cut(images)
 
 class Largest(nn.Module):
-    """The largest of each channel."""
+    """Maximum of each channel."""
     provides = frozenset({{"embed"}})
     def __init__(self, in_channels: int):
         super().__init__()
@@ -227,7 +227,7 @@ class Largest(nn.Module):
         return Features({{"embed": maps.amax((2, 3))}})
 
 class Deaf(Largest):
-    """An embedding that hangs on nothing but a bias."""
+    """Embedding that depends only on a bias."""
     def __init__(self, in_channels: int):
         super().__init__(in_channels)
         self.bias = nn.Parameter(torch.randn(in_channels))
@@ -235,12 +235,12 @@ class Deaf(Largest):
         return Features({{"embed": maps.amax((2, 3)).detach() + self.bias}})
 
 class Same:
-    """The labels as they are."""
+    """Unchanged labels."""
     def __call__(self, labels, context):
         return labels
 
 class Broken(Memory):
-    """Scores that are no numbers."""
+    """Memory whose scores are NaN."""
     def __init__(self, dim: int):
         super().__init__()
         self.register_buffer("classes_seen", torch.tensor(0))
@@ -271,7 +271,7 @@ print(json.dumps({"axes": axes, "kind": [str(c) for c in kind], "bad": [str(c) f
 """
 
 
-def test_a_plugin_joins_by_being_installed(fake_plugins: FakePlugins) -> None:
+def test_installed_plugin_joins_the_matrix(fake_plugins: FakePlugins) -> None:
     fake_plugins.add("kind", OUTSIDE)
     fake_plugins.add("bad", OUTSIDE)
     ran = fake_plugins.run("-c", SCRIPT, REIDX_PLUGINS="kind,bad")

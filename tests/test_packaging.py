@@ -1,4 +1,4 @@
-"""What is installed is what is here: packages, configs, commands and the versions of Python that are promised."""
+"""Packaging: the listed packages, configs, commands and Python versions match the repository."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read(path: Path) -> configparser.ConfigParser:
 
 
 def test_packages_are_the_folders_with_modules():
-    """A folder that is not listed is missing from a wheel, though an editable install has it."""
+    """An unlisted folder would be missing from a wheel, though not from an editable install."""
     listed = set(read(ROOT / "setup.cfg")["options"]["packages"].split())
     folders = {".".join(file.parent.relative_to(ROOT).parts) for file in ROOT.glob("reidx/**/*.py")}
     assert listed == folders | {"reidx_configs"}
@@ -40,7 +40,7 @@ def test_plugin_claims_the_namespace_of_its_folder(setup):
     assert read(setup)["metadata"]["name"] == f"reidx-{setup.parent.name.replace('_', '-')}"
 
 
-def test_make_knows_the_pythons_that_setup_promises():
+def test_makefile_and_setup_list_the_same_pythons():
     pythons = set(re.findall(r":: (3\.\d+)", (ROOT / "setup.cfg").read_text()))
     named = set(re.findall(r"python(3\.\d+)", (ROOT / "Makefile").read_text().partition("BIN")[0]))
     assert pythons == named == {"3.10", "3.11", "3.12"}

@@ -1,4 +1,4 @@
-"""Spans: what a stopwatch adds up, what a trace shows, and that nobody is told when nobody listens."""
+"""Spans: sums of a stopwatch, names in a trace, and no cost without a listener."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_decorated_function_may_call_itself(clock):
     assert watch.own[("f",)] == watch.own[("f", "f")] == watch.own[("f", "f", "f")] == 1
 
 
-def test_queued_work_is_waited_for_at_the_edges_of_spans(monkeypatch):
+def test_spans_wait_for_queued_work(monkeypatch):
     waited = []
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
     device = torch.device("cuda", 0)
@@ -68,14 +68,14 @@ def test_queued_work_is_waited_for_at_the_edges_of_spans(monkeypatch):
     assert waited == [device] * 4
 
 
-def test_spans_stand_in_a_trace():
+def test_spans_appear_in_a_trace():
     with profile() as seen, heard(Marks()), span("relabel"), span("extract"):
         torch.ones(2).sum()
     names = [event.name for event in seen.events()]
     assert {"relabel", "extract", "aten::sum"} <= set(names)
 
 
-def test_nobody_is_told_when_nobody_listens(monkeypatch):
+def test_spans_without_listener_do_nothing(monkeypatch):
     def told(*_: object) -> None:
         raise AssertionError
 

@@ -1,4 +1,4 @@
-"""Every method's recipe trains on any backbone: one line of the config is another family of networks."""
+"""Every method's recipe trains on any backbone: one line of the config selects another family of networks."""
 
 from __future__ import annotations
 

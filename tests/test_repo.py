@@ -1,4 +1,4 @@
-"""The repository keeps its own rules: layout, the direction of imports, plugins through one door, docs that are true."""
+"""Rules of the repository: layout, direction of imports, plugins as separate distributions, docstrings, docs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 CORE = sorted((ROOT / "reidx").rglob("*.py"))
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/setup.cfg"))
 
-# From the outside in: a room may import those below it, never one above it. Those that stand together share nothing.
+# From top to bottom: a room may import the rooms below it, but none in its own layer or above.
 LAYERS = (
     {"__main__"},
     {"testing", "cli"},
@@ -37,27 +37,27 @@ LAYERS = (
 
 
 def imports(path: Path) -> set[str]:
-    """Modules that a file imports, wherever in it."""
+    """Return the modules that a file imports anywhere."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            whole = node.module == "reidx"  # of the package itself a module is taken, or a public name
+            whole = node.module == "reidx"  # `from reidx import …` takes a module or a public name
             found |= {f"reidx.{alias.name}" for alias in node.names} if whole else {node.module}
     return found
 
 
 def room(module: str) -> str:
-    """The room of a module of the core: a folder of ``reidx/``, or a module that lies in ``reidx/`` itself."""
+    """Return the room of a module of the core: a folder of ``reidx/`` or a module directly in ``reidx/``."""
     return module.split(".")[1] if "." in module else "__init__"
 
 
-def test_no_room_imports_one_above_it() -> None:
+def test_no_room_imports_from_above() -> None:
     floor = {name: number for number, names in enumerate(LAYERS) for name in names}
     files = [path for path in CORE if "template" not in path.parts]
     own = {path: path.relative_to(ROOT / "reidx").with_suffix("").parts[0] for path in files}
-    assert set(own.values()) == set(floor), "every room stands on one floor"
+    assert set(own.values()) == set(floor), "every room must be in exactly one layer"
     wrong = []
     for path in files:
         for name in imports(path):
@@ -78,7 +78,7 @@ def test_the_core_imports_no_plugin_and_plugins_no_mmengine() -> None:
 
 
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
-def test_a_plugin_is_a_distribution_of_its_own(plugin: Path) -> None:
+def test_each_plugin_is_a_separate_distribution(plugin: Path) -> None:
     config = configparser.ConfigParser()
     config.read(plugin / "setup.cfg")
     name = config["metadata"]["name"]
@@ -114,7 +114,7 @@ def test_every_module_and_public_thing_has_a_docstring() -> None:
     assert not bare
 
 
-def test_each_test_that_the_faults_name_is_there() -> None:
+def test_faults_page_names_existing_tests() -> None:
     page = (ROOT / "docs/faults.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", page))
     assert len(named) > 30 and page.count("::test_") == len(re.findall(r"`tests/[\w/]+\.py::test_\w+`", page))
@@ -125,13 +125,13 @@ def test_each_test_that_the_faults_name_is_there() -> None:
         assert "::test_" in row or row.endswith(" tests |"), f"no test: {row}"
 
 
-def test_names_for_annotations_alone_are_used_by_annotations_alone() -> None:
-    """What is imported under ``if TYPE_CHECKING`` is not there when the code runs: a rare branch would find out."""
+def test_type_checking_imports_serve_only_annotations() -> None:
+    """Names imported under ``if TYPE_CHECKING`` are missing at run time: a rare branch would fail."""
     for file in [*CORE, *ROOT.glob("plugins/*/reidx_*/**/*.py"), *ROOT.glob("benchmarks/*.py")]:
         tree = ast.parse(file.read_text(encoding="utf-8"))
         asides = [s for s in tree.body if isinstance(s, ast.If) and ast.unparse(s.test) == "TYPE_CHECKING"]
         only = {a.asname or a.name for aside in asides for a in ast.walk(aside) if isinstance(a, ast.alias)}
         for part in (part for statement in tree.body if only and statement not in asides for part in ast.walk(statement)):
-            if isinstance(part, ast.FunctionDef):  # which may import by itself what it needs
+            if isinstance(part, ast.FunctionDef):  # a function may import the names itself
                 again = {a.asname or a.name for a in ast.walk(part) if isinstance(a, ast.alias)}
                 assert not free_names(part) & only - again, f"{file}: {part.name}"

@@ -64,7 +64,7 @@ def test_stated_values_are_a_part_of_the_experiment(
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with one recipe, a part of it and a grid, all under the namespace ``mine``."""
+    """Project with one recipe, its base and a grid, all under the namespace ``mine``."""
     (tmp_path / "package/configs").mkdir(parents=True)
     (tmp_path / "setup.cfg").touch()
     texts = {"whole": "_base_: part.yaml\nname: a\nstages: []", "part": "seed: 1", "grid": "name: a\nstages: []\nablate: {}"}
@@ -75,7 +75,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_command_writes_what_differs(project: Path) -> None:
+def test_command_writes_only_differences(project: Path) -> None:
     kept, stale = project / "tests/snapshots/whole.yaml", project / "tests/snapshots/old.yaml"
     with pytest.raises(AssertionError, match=r"mine::whole\.yaml has no snapshot"):
         snapshots.check("mine::whole.yaml")

@@ -135,7 +135,7 @@ def gives_a_map(entry: Entry) -> None:
     expect_finite(maps, "map")
     expect(
         torch.allclose(maps[:1], alone, atol=1e-3),
-        "in evaluation mode an image hangs on the rest of its batch",
+        "in evaluation mode an image depends on the rest of its batch",
     )
     expect(isinstance(backbone.nonnegative, bool), "nonnegative must say whether no entry is below 0")
     expect(
@@ -198,7 +198,7 @@ def features_are_an_images_own(entry: Entry) -> None:
     for name, tensor in together.items():
         expect(
             torch.allclose(tensor[:1], alone[name], atol=1e-4),
-            f"{name!r} of an image hangs on the rest of its batch",
+            f"{name!r} of an image depends on the rest of its batch",
         )
     maps = arguments[0].clone().requires_grad_()
     embed = fusion.train()(maps, *arguments[1:])["embed"]

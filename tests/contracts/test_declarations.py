@@ -1,4 +1,4 @@
-"""Every registered component, the plugins' too, does what its kind promises; and the checks catch one that does not."""
+"""Every registered component, also of plugins, keeps the promises of its kind, and the checks catch one that does not."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_contract(entry: Entry, check: conformance.Check) -> None:
         raise
 
 
-def test_every_kind_is_checked_beyond_its_words() -> None:
+def test_every_kind_has_behavioural_checks() -> None:
     assert {kind for kind in KINDS if len(conformance.checks_for(kind)) <= 4} == {"dataset"}
 
 
@@ -40,7 +40,7 @@ def test_cases_are_those_of_the_namespace() -> None:
     assert conformance.label(core[0][0]) == "dataset:CameraSplit" and conformance.label(core[0][1]) == "loads"
 
 
-# ---- the checks catch what they are for
+# ---- the checks catch faulty components
 
 FAULTY = '''
 import numpy as np
@@ -60,11 +60,11 @@ class Late:
     """
 
 class BadDefault:
-    """A default that is refused as a value."""
+    """Component whose default has the wrong type."""
     def __init__(self, parts: int = "two"): pass
 
 class BadCameras:
-    """A contract of a word that there is not."""
+    """Component with an unknown word in its contract."""
     cameras = "sometimes"
 
 class InPlace:
@@ -72,7 +72,7 @@ class InPlace:
     def batch(self, images): images.zero_(); return images.float()
 
 class Wandering:
-    """Transform by a generator of its own."""
+    """Transform with a separate random generator."""
     random = np.random.default_rng(0)
     def batch(self, images): return images.float() + float(self.random.random())
 
@@ -92,12 +92,12 @@ class Flat(nn.Module):
     def forward(self, images): return images.mean((2, 3))
 
 class Boastful(nn.Module):
-    """Backbone that says it is not negative."""
+    """Backbone that wrongly claims non-negative output."""
     out_channels, nonnegative = 3, True
     def forward(self, images): return images
 
 class Idle(nn.Module):
-    """Backbone with a layer that serves nothing."""
+    """Backbone with an unused layer."""
     out_channels, nonnegative = 3, False
     def __init__(self):
         super().__init__()
@@ -105,7 +105,7 @@ class Idle(nn.Module):
     def forward(self, images): return self.first(images)
 
 class Misnamed(nn.Module):
-    """Fusion that does not provide what it says."""
+    """Fusion that lacks a feature which it declares."""
     provides = frozenset({"embed", "parts"})
     def __init__(self, in_channels: int):
         super().__init__()
@@ -121,7 +121,7 @@ class Narrow(nn.Module):
     def forward(self, maps): return Features({"embed": maps.mean((2, 3))})
 
 class Unsaid(nn.Module):
-    """Fusion that does not say which of its features is of parts."""
+    """Fusion with an undeclared feature of parts."""
     provides = frozenset({"embed", "rows"})
     def __init__(self, in_channels: int):
         super().__init__()
@@ -147,7 +147,7 @@ class Backwards:
     def __call__(self, features): return csr_array(np.maximum((features @ features.T).numpy(), 0.01))
 
 class Gaps:
-    """Clusterer that leaves numbers out."""
+    """Clusterer that skips numbers."""
     needs, outliers = "graph", "emits"
     def __call__(self, graph): return np.arange(graph.shape[0]) * 2
 
@@ -180,7 +180,7 @@ class Vector(nn.Module):
     def forward(self, features): return features.sum(1)
 
 class Nosy(nn.Module):
-    """Loss that asks for what there is not."""
+    """Loss with an unknown input."""
     def forward(self, features, truth): return features.sum()
 
 class Rootless(nn.Module):
@@ -196,17 +196,17 @@ class Tuple(nn.Module):
     def forward(self, source, target): return {"near": source["embed"].mean() * 0, "far": source["embed"]}
 
 class OneSided(nn.Module):
-    """Alignment that trains one side alone."""
+    """Alignment that trains only one side."""
     requires = frozenset({"embed"})
     def forward(self, source, target):
         return (source["embed"].mean(0) - target["embed"].mean(0).detach()).square().sum()
 
 class Boasting(OneSided):
-    """Alignment that says it trains the target alone."""
+    """Alignment that wrongly declares the source detached."""
     detached = frozenset({"source"})
 
 class Undeclared(nn.Module):
-    """Alignment that takes embed without a word."""
+    """Alignment that reads embed without declaring it."""
     requires = frozenset({"shared"})
     def forward(self, source, target):
         return sum((source[n].mean(0) - target[n].mean(0)).square().sum() for n in ("shared", "embed"))
@@ -218,7 +218,7 @@ class Rooted(nn.Module):
         return (source["embed"].mean(0) - target["embed"].mean(0)).square().sum().sqrt()
 
 class Coarse(nn.Module):
-    """Alignment in the precision that it is given."""
+    """Alignment in the precision of its input."""
     requires = frozenset({"embed"})
     def forward(self, source, target):
         return (source["embed"].mean(0) - target["embed"].mean(0)).square().sum()
@@ -230,7 +230,7 @@ class Rounded(Coarse):
         return (middle @ middle.expand(16, 16).T).float().sum()
 
 class Counting(nn.Module):
-    """Alignment that counts where no checkpoint looks."""
+    """Alignment with a counter outside the checkpoint."""
     requires = frozenset({"embed"})
     seen = 0
     def forward(self, source, target):
@@ -238,7 +238,7 @@ class Counting(nn.Module):
         return self.seen * (source["embed"].mean(0) - target["embed"].mean(0)).square().sum()
 
 class Growing(Counting):
-    """Alignment that keeps what it was told at the beginning in a buffer of that size."""
+    """Alignment with a buffer whose size depends on the first features."""
     def begin(self, source, target): self.register_buffer("bank", source["embed"])
     def forward(self, source, target): return (source["embed"].mean(0) - target["embed"].mean(0)).square().sum()
 
@@ -266,7 +266,7 @@ CAUGHT = [
     ("fusion", "Misnamed", "gives_the_features_it_declares", "provides is embed, parts, not embed"),
     ("fusion", "Narrow", "gives_the_features_it_declares", "dims['embed'] is 1, not 64"),
     ("fusion", "Unsaid", "gives_the_features_it_declares", "'rows' is (5, 8, 64), of parts, and not in part_features"),
-    ("fusion", "Sociable", "features_are_an_images_own", "hangs on the rest"),
+    ("fusion", "Sociable", "features_are_an_images_own", "depends on the rest"),
     ("distance", "Dense", "gives_a_graph", "not a csr_array"),
     ("distance", "Backwards", "gives_a_graph", "not nearer"),
     ("clusterer", "Gaps", "gives_labels", "gaps"),
@@ -305,26 +305,26 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize(("kind", "name", "check", "message"), CAUGHT, ids=[f"{k}:{n}" for k, n, _, _ in CAUGHT])
 @pytest.mark.usefixtures("faulty")
-def test_a_faulty_component_is_caught_and_told_why(kind: str, name: str, check: str, message: str) -> None:
+def test_faulty_component_is_caught_with_reason(kind: str, name: str, check: str, message: str) -> None:
     checks = {c.__name__: c for c in conformance.checks_for(kind)}
     with pytest.raises((AssertionError, TypeError, ConfigError), match=re.escape(message)):
         checks[check](registry().find(kind, name))
 
 
 @pytest.mark.usefixtures("faulty")
-def test_each_check_of_a_kind_has_a_component_that_fails_it() -> None:
+def test_each_check_has_a_component_failing_it() -> None:
     caught = {check for _, _, check, _ in CAUGHT}
     checks = {check.__name__ for kind in KINDS for check in conformance.checks_for(kind)}
     assert checks - caught == {"loads"}
 
 
-def test_a_class_that_is_not_there_is_named() -> None:
+def test_missing_class_is_named() -> None:
     entry = Entry(Component("loss", "Gone", "reidx.losses.triplet:Gone"), "", "reidx 1")
     with pytest.raises(reidx.ReidxError, match=r"loss Gone .* has no 'Gone'"):
         feature_checks.loads(entry)
 
 
-def test_examples_hold_nothing_that_the_core_supplies() -> None:
+def test_examples_hold_no_supplied_arguments() -> None:
     for entry, _ in conformance.cases(""):
         context = KINDS[entry.kind].context
         assert not set(fill_defaults(entry.kind, {"type": entry.name, **entry.component.example}, context)) & set(context)

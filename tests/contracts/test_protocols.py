@@ -1,4 +1,4 @@
-"""Every registered component has the methods of its kind's interface, and takes what they are called with."""
+"""Every registered component has the methods of its kind's interface with matching arguments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reidx.registry.registry import KINDS, Entry
 
 
 def methods(interface: type) -> dict[str, list[str]]:
-    """The methods of an interface, each with its required positional arguments."""
+    """Return the methods of an interface, each with its required positional arguments."""
     own = {name: value for name, value in vars(interface).items() if inspect.isfunction(value)}
     return {
         name: [p.name for p in inspect.signature(value).parameters.values() if p.default is p.empty][1:]
@@ -22,7 +22,7 @@ def methods(interface: type) -> dict[str, list[str]]:
 
 
 def lacking(component: type, interface: type) -> list[str]:
-    """What a component lacks of an interface: methods, and arguments that these are called with."""
+    """Return the methods of an interface that a component lacks or whose arguments do not match."""
     found = []
     for name, arguments in methods(interface).items():
         method = getattr(component, name, None)

@@ -1,4 +1,4 @@
-"""What TensorBoard, Weights & Biases and MLflow are given: every committed epoch once, whatever happens on the way."""
+"""Curves for TensorBoard, Weights & Biases and MLflow: every committed epoch once, despite interruptions and failures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from reidx.reporting.curves import scalars
 
 
 def fake(monkeypatch: pytest.MonkeyPatch, name: str, **contents: Any) -> types.ModuleType:
-    """A package that looks installed."""
+    """Make a package that looks installed."""
     module = types.ModuleType(name)
     module.__spec__ = importlib.machinery.ModuleSpec(name, None, origin="made up")
     for key, value in contents.items():
@@ -32,13 +32,13 @@ def fake(monkeypatch: pytest.MonkeyPatch, name: str, **contents: Any) -> types.M
 
 
 def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
-    """As if ``package`` were not installed."""
+    """Make ``package`` look not installed."""
     find = curves.importlib.util.find_spec
     monkeypatch.setattr(curves.importlib.util, "find_spec", lambda name: None if name == package else find(name))
 
 
 def written(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """TensorBoard's curves: steps and values by tag."""
+    """Read TensorBoard's curves: steps and values by tag."""
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
@@ -75,7 +75,7 @@ def test_tensorboard_has_every_epoch_by_default(experiment: Callable[..., Path],
     assert len(seen["adapt/train/images_per_second"]) == 2
 
 
-def test_no_epoch_is_twice_or_missing_in_tensorboard_after_an_interruption(
+def test_tensorboard_has_each_epoch_once_after_interruption(
     experiment: Callable[..., Path], tmp_path: Path, monkeypatch
 ):
     folder = tmp_path / "run"
@@ -97,7 +97,7 @@ def test_no_epoch_is_twice_or_missing_in_tensorboard_after_an_interruption(
     assert [step for step, _ in seen["warm/train/loss"]] == [1]
 
 
-def test_a_missing_package_is_a_mistake_only_where_it_was_asked_for(
+def test_missing_package_fails_only_if_named(
     experiment: Callable[..., Path], tmp_path, monkeypatch, capsys
 ):
     without(monkeypatch, "tensorboard")
@@ -108,7 +108,7 @@ def test_a_missing_package_is_a_mistake_only_where_it_was_asked_for(
     assert not (tmp_path / "default" / "tensorboard").exists()
     with pytest.raises(ConfigError, match=r"pip install tensorboard, or remove it from the list") as error:
         reidx.run(reidx.load_config(path, ["log=[tensorboard]"]), tmp_path / "asked", progress="quiet")
-    assert "--set" in str(error.value), "where it was asked for"
+    assert "--set" in str(error.value), "the message names the place of the request"
     assert not (tmp_path / "asked" / "experiment.json").exists()
 
 
@@ -120,7 +120,7 @@ def test_no_back_end_no_file(experiment: Callable[..., Path], tmp_path: Path):
     }  # fmt: skip
 
 
-def test_where_curves_go_changes_no_result(experiment: Callable[..., Path]):
+def test_back_ends_do_not_change_the_hash(experiment: Callable[..., Path]):
     path = experiment()
     assert reidx.load_config(path).hash == reidx.load_config(path, ["log=[]"]).hash
 
@@ -134,13 +134,13 @@ def test_where_curves_go_changes_no_result(experiment: Callable[..., Path]):
         ("[{type: tensorboard, save_dir: x}]", "tensorboard has no setting 'save_dir'"),
     ],
 )
-def test_a_mistake_in_the_key_is_told_when_the_config_is_read(experiment: Callable[..., Path], log: str, said: str):
+def test_mistakes_in_log_are_found_at_loading(experiment: Callable[..., Path], log: str, said: str):
     with pytest.raises(ConfigError, match=said):
         reidx.load_config(experiment(), [f"log={log}"])
 
 
 class Wandb:
-    """The part of Weights & Biases that mmengine's back-end calls."""
+    """Stand-in for Weights & Biases: the part that mmengine's back-end calls."""
 
     def __init__(self, fails_at: int = 10**9) -> None:
         self.inits: list[dict[str, Any]] = []
@@ -186,7 +186,7 @@ def test_wandb_by_one_line(experiment: Callable[..., Path], tmp_path: Path, monk
     assert not (folder / "tensorboard").exists()
 
 
-def test_a_resumed_run_goes_on_with_its_wandb_run_and_sends_only_what_is_new(
+def test_resumed_run_continues_its_wandb_run(
     experiment: Callable[..., Path], tmp_path, monkeypatch
 ):
     wandb = Wandb()
@@ -208,7 +208,7 @@ def test_a_resumed_run_goes_on_with_its_wandb_run_and_sends_only_what_is_new(
     assert [row["adapt/epoch"] for row in wandb.rows] == [1.0, 2.0, 3.0]
 
 
-def test_a_server_that_goes_away_does_not_end_the_run_and_gets_the_rest_later(
+def test_run_survives_a_lost_server(
     experiment: Callable[..., Path], tmp_path, monkeypatch, capsys
 ):
     wandb = Wandb(fails_at=1)
@@ -218,13 +218,13 @@ def test_a_server_that_goes_away_does_not_end_the_run_and_gets_the_rest_later(
     reidx.run(config, folder, progress="plain")
     assert capsys.readouterr().err.count("log: wandb failed and is disabled until the run is resumed") == 1
     assert len(wandb.rows) == 1 and len(written(folder)["adapt/train/loss"]) == 3
-    (folder / "1-adapt" / "done.json").unlink()  # as if it had been stopped just before its end
+    (folder / "1-adapt" / "done.json").unlink()  # as after an interruption just before its end
     wandb.fails_at = 10**9
     reidx.run(config, folder, resume=True, progress="quiet")
     assert [row["adapt/epoch"] for row in wandb.rows] == [1.0, 2.0, 3.0]
 
 
-def test_a_back_end_that_does_not_start_stops_the_run_before_it_begins(experiment: Callable[..., Path], tmp_path, monkeypatch):
+def test_failing_back_end_stops_the_run_early(experiment: Callable[..., Path], tmp_path, monkeypatch):
     wandb = Wandb()
     wandb.install(monkeypatch)
 
@@ -239,7 +239,7 @@ def test_a_back_end_that_does_not_start_stops_the_run_before_it_begins(experimen
 
 
 class MLflow:
-    """The part of MLflow that mmengine's back-end calls."""
+    """Stand-in for MLflow: the part that mmengine's back-end calls."""
 
     def __init__(self) -> None:
         self.uris: list[str] = []
@@ -300,4 +300,4 @@ def test_mlflow_by_one_line_and_resumed(experiment: Callable[..., Path], tmp_pat
     assert len(mlflow.rows) == 2
     assert mlflow.active is None
     reidx.run(config, tmp_path / "another", progress="quiet")
-    assert mlflow.runs == [None, "made-1", None], "another run of this process is not taken for the one resumed"
+    assert mlflow.runs == [None, "made-1", None], "another run in this process is a new MLflow run"

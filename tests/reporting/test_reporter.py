@@ -1,4 +1,4 @@
-"""What a person or a program is shown: lines in a log, bars in a terminal that vanish, events, or nothing."""
+"""Progress for people and programs: lines in a log, transient bars in a terminal, events, or nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from reidx.reporting.reporter import Reporter, images_per_second
 
 
 class Clock:
-    """A monotonic clock that the test turns."""
+    """Monotonic clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -66,7 +66,7 @@ def stage(name: str, epochs: int = 2) -> Stage:
 
 
 class Gone(io.StringIO):
-    """A stream that nobody reads any more."""
+    """Stream whose reader has closed it."""
 
     def write(self, text: str) -> int:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
@@ -74,7 +74,7 @@ class Gone(io.StringIO):
 
 @pytest.mark.parametrize("stream", [Gone(), None], ids=["gone", "never open"])
 @pytest.mark.parametrize("mode", ["rich", "plain", "json"])
-def test_a_stderr_that_takes_nothing_ends_no_run(
+def test_broken_stderr_does_not_end_a_run(
     mode: displays.Mode, stream: io.StringIO | None, experiment: Callable[..., Path], tmp_path: Path, monkeypatch
 ):
     config = reidx.load_config(experiment(stages=[{"name": "adapt", "epochs": 1, "iters": 2}]))
@@ -83,7 +83,7 @@ def test_a_stderr_that_takes_nothing_ends_no_run(
     assert len(result.stages[0].history) == 1 and "mAP" in result.metrics
 
 
-def test_a_closed_terminal_ends_no_run(experiment: Callable[..., Path], tmp_path: Path, monkeypatch):
+def test_closed_terminal_does_not_end_a_run(experiment: Callable[..., Path], tmp_path: Path, monkeypatch):
     config = reidx.load_config(experiment(stages=[{"name": "adapt", "epochs": 1, "iters": 2}]))
     stream = Gone()
     monkeypatch.setattr(stream, "isatty", lambda: True)
@@ -95,7 +95,7 @@ def test_a_closed_terminal_ends_no_run(experiment: Callable[..., Path], tmp_path
 # ---- lines
 
 
-def test_a_log_is_told_when_work_begins(capsys):
+def test_log_has_a_line_when_work_begins(capsys):
     reporter = Reporter("plain")
     with reporter.work("features of target", 12936) as work:
         assert without_times(capsys.readouterr().err) == ["features of target (12,936 images) …"]
@@ -108,7 +108,7 @@ def test_a_log_is_told_when_work_begins(capsys):
     assert shown.out == ""
 
 
-def test_a_log_is_given_a_sign_of_life_in_long_work(capsys, clock):
+def test_long_work_logs_its_progress(capsys, clock):
     asked = 0
 
     def facts() -> dict[str, float]:
@@ -126,7 +126,7 @@ def test_a_log_is_given_a_sign_of_life_in_long_work(capsys, clock):
         "training: 600 of 1,000 steps, 80 s left · loss 1.500 · 7 clusters · 3.1 GB",
         "training: 900 of 1,000 steps, 20 s left · loss 1.500 · 7 clusters · 3.1 GB",
     ]
-    assert asked == 3, "what must be read from a device is read only when it is shown"
+    assert asked == 3, "values are read from the device only when they are shown"
 
 
 def test_images_are_shown_with_their_speed(capsys, clock):
@@ -153,7 +153,7 @@ def test_durations(seconds, said):
     assert displays.duration(seconds) == said
 
 
-def test_work_that_counts_itself_is_shown_only_when_there_is_some(capsys):
+def test_counted_work_is_shown_only_if_any(capsys):
     reporter = Reporter("plain")
     with reporter.counted("decoding"):
         pass
@@ -178,7 +178,7 @@ def test_quiet_shows_nothing(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_only_the_first_process_tells_anything(capsys, monkeypatch):
+def test_only_the_first_process_reports(capsys, monkeypatch):
     monkeypatch.setattr(progress.distributed, "rank", lambda: 1)
     reporter = Reporter("plain")
     with reporter.experiment([stage("adapt")]), reporter.work("work", 3):
@@ -204,9 +204,10 @@ def test_bars_show_and_vanish_and_lines_stay(clock):
         reporter.say("a line that stays")
     assert bars.progress is None
     shown, text = screen.getvalue(), text_of(screen)
-    assert re.search(r"^103 images/s · loss 1\.234$", text.replace("\r", ""), re.MULTILINE), "under the bars, not beside them"
+    assert re.search(r"^103 images/s · loss 1\.234$", text.replace("\r", ""), re.MULTILINE), "the note is below the bars"
     assert not re.search(r"\d:\d\d:\d\d", text), "no times in a terminal"
-    assert "epoch 1: training [a/b]" in text and "1/3" in text
+    assert "epoch 1: training [a/b]" in text
+    assert "1/3" in text
     assert "\x1b[2K" in shown[shown.rindex("a line that stays") :]  # erased
 
 
@@ -240,7 +241,7 @@ def test_one_bar_counts_the_steps_of_all_stages():
         (task,) = bars.progress.tasks
         assert (task.completed, task.total) == (30, 50)
         assert task.description == "stage adapt (2 of 2)"
-        assert task.fields["count"] == "30/50 steps" and task.fields["left"] == "over 40 s left"  # no relabelling seen
+        assert task.fields["count"] == "30/50 steps" and task.fields["left"] == "over 40 s left"  # no relabelling was measured
     assert bars.progress is None
 
 
@@ -251,7 +252,7 @@ def test_bars_vanish_when_the_work_fails():
     assert bars.progress is None
 
 
-def test_bars_asked_for_without_a_terminal_leave_no_empty_lines(capsys):
+def test_bars_without_a_terminal_print_no_lines(capsys):
     reporter = Reporter("rich")
     with reporter.work("work", 3) as work:
         work.advance()
@@ -262,7 +263,7 @@ def test_bars_asked_for_without_a_terminal_leave_no_empty_lines(capsys):
 # ---- events
 
 
-def test_a_program_is_given_an_object_a_line(capsys, experiment: Callable[..., Path], tmp_path: Path):
+def test_events_are_one_object_per_line(capsys, experiment: Callable[..., Path], tmp_path: Path):
     path = experiment(evaluate={"domain": "target", "before": True})
     result = reidx.run(reidx.load_config(path), tmp_path / "run", progress="json")
     events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
@@ -276,7 +277,7 @@ def test_a_program_is_given_an_object_a_line(capsys, experiment: Callable[..., P
     ends = [event for event in events if event["event"] == "epoch_end"]
     assert [end["entry"] for end in ends] == result.stages[0].history
     assert ends[0]["run_seconds_left"] > 0 and ends[0]["all_seen"] is True
-    assert "run_seconds_left" not in ends[1], "nothing is left"
+    assert "run_seconds_left" not in ends[1], "no time is left after the last epoch"
     assert ends[1]["images_per_second"] == images_per_second(result.stages[0].last)
     assert events[-1]["metrics"] == result.metrics and events[-1]["seconds"] == result.card["seconds"]
 
@@ -301,10 +302,10 @@ def test_long_work_and_warnings_are_events_too(capsys, clock):
     assert warnings.showwarning is shown
 
 
-# ---- what an epoch is told of
+# ---- the log entry of an epoch
 
 
-def test_the_gpu_memory_of_an_epoch_is_told_where_there_is_a_gpu(monkeypatch):
+def test_epoch_reports_gpu_memory_with_a_gpu(monkeypatch):
     assert loop.gpu_memory() == {} or torch.cuda.is_available()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 << 29)
@@ -313,8 +314,8 @@ def test_the_gpu_memory_of_an_epoch_is_told_where_there_is_a_gpu(monkeypatch):
     assert loop.line(entry, 3) == "epoch 1/3 · mAP 50.00 · loss 0.500 · 2 s (40 images/s) · 1.5 GB"
 
 
-def test_no_loss_is_read_from_the_device_at_a_step(monkeypatch, experiment: Callable[..., Path], tmp_path: Path):
-    """Every reading waits for the device: there are as many in an epoch of 3 steps as in one of 9."""
+def test_steps_read_nothing_from_the_device(monkeypatch, experiment: Callable[..., Path], tmp_path: Path):
+    """Each read from the device waits for it: an epoch of 9 steps has as many reads as one of 3."""
     readings: list[int] = []
     steps = loop.StageLoop._steps
 
@@ -336,7 +337,7 @@ def test_no_loss_is_read_from_the_device_at_a_step(monkeypatch, experiment: Call
     target = {"domain": "target", "labels": "main", "sampler": {"type": "PK", "identities": 4, "instances": 2}}
     for iters in (3, 9):
         path = experiment(
-            streams={"target": {**target, "transform": "ReidTest"}},  # draws no numbers, which are read on the host
+            streams={"target": {**target, "transform": "ReidTest"}},  # without random numbers, which the host would read
             optimizer={"type": "SGD", "lr": 0.01},
             clip_grad=1.0,
             stages=[{"name": "adapt", "epochs": 1, "iters": iters}],
