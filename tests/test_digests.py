@@ -37,7 +37,7 @@ def test_comparison_names_only_differences() -> None:
     ]  # fmt: skip
 
 
-def test_every_tensor_of_a_checkpoint_has_a_group() -> None:
+def test_every_checkpoint_tensor_has_a_group() -> None:
     groups = {
         "networks.student": ("state_dict", "networks.student.backbone.conv1.weight"),
         "memories.rows": ("state_dict", "memories.rows.weight"),

@@ -164,7 +164,7 @@ def test_commands_parse_and_their_configs_exist(block: Block) -> None:
 
 
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
-def test_keys_in_a_readme_are_keys_of_its_recipes(plugin: Path) -> None:
+def test_readme_keys_are_in_the_recipes(plugin: Path) -> None:
     sections = {field.name for cls in (schema.Experiment, schema.Stage) for field in dataclasses.fields(cls)}
     readme = (plugin / "README.md").read_text(encoding="utf-8")
     named = {tuple(text.split(".")) for text in re.findall(r"([a-z_]+(?:\.[\w*]+)+)(?==|`)", readme)}
@@ -208,7 +208,7 @@ def test_readme_is_short_and_names_every_plugin() -> None:
         assert f"`reidx-{plugin.name.replace('_', '-')}`" in readme
 
 
-def test_plugin_guide_names_every_kind_and_its_context() -> None:
+def test_plugin_guide_names_every_kind() -> None:
     guide = (ROOT / "docs/plugins.md").read_text(encoding="utf-8")
     for kind in KINDS.values():
         row = re.search(rf"^\| `{kind.name}` \|.*$", guide, re.MULTILINE)
@@ -251,7 +251,7 @@ def test_changelog_has_every_renamed_key() -> None:
             assert re.search(row, changelog, re.MULTILINE), (section, old)
 
 
-def test_shipped_grids_are_on_the_page_of_ablations() -> None:
+def test_ablations_page_names_every_grid() -> None:
     page = (ROOT / "docs/ablations.md").read_text(encoding="utf-8")
     for grid in ROOT.glob("configs/ablations/**/*.yaml"):
         name = grid.relative_to(ROOT / "configs/ablations").with_suffix("").as_posix().removesuffix("_synthetic")

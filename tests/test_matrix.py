@@ -43,7 +43,7 @@ def test_an_allowed_combination_trains(combination: matrix.Combination, tmp_path
 # ---- coverage of pairs
 
 
-def test_each_pair_is_in_a_combination_or_refused() -> None:
+def test_each_pair_is_covered_or_refused() -> None:
     axes, refused = matrix.axes(), matrix.refusals()
     held = set()
     for combination in matrix.combinations():
@@ -138,7 +138,7 @@ def test_refused_pairs_are_in_no_possible_combination() -> None:
     assert found.refused[(0, 2), (2, 1)] in ("needs", "excludes") and found.refused[(1, 0), (3, 2)] == "never"
 
 
-def test_a_pair_that_needs_a_third_value_is_found() -> None:
+def test_pair_that_needs_a_third_value() -> None:
     """Neither value of the pair needs the third one by itself, so that no combination for either has it."""
     found = cover((3, 3, 3, 2), lambda c: "needs the last" if c[:2] == (1, 1) and c[2] != 2 else None)
     assert not found.refused and any(c[:3] == (1, 1, 2) for c in found.combinations)

@@ -47,7 +47,7 @@ def test_differences_are_named_by_stage_and_key() -> None:
         ({"stages.*": {"objective.*.loss": "Triplet"}}, ""),
     ],
 )
-def test_stated_values_are_a_part_of_the_experiment(
+def test_stated_values_must_match_the_experiment(
     values: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshots, "resolved", lambda address: BEFORE)

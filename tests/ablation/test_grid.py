@@ -99,7 +99,7 @@ def test_broken_base_and_missing_grid_are_refused(planned: Planned, written: Cal
         read_grid(path)
 
 
-def test_a_change_that_every_stage_overrules_is_refused(planned: Planned) -> None:
+def test_change_without_effect_is_refused(planned: Planned) -> None:
     rows = planned({"iters": 2}, axes={"recipe": {"own": {}, "idle": {"iters": 5}}}).rows  # its stage sets iters: 3
     assert re.search(r"grid\.yaml:\d+: iters: has no effect.*Address the stage: stages\.NAME\.iters", rows[1].refused or "")
 

@@ -83,7 +83,7 @@ def test_all_rows_have_equal_image_passes(name: str) -> None:
 
 
 @pytest.mark.parametrize("twin", [name for name in GRIDS if name.endswith("_synthetic")])
-def test_a_grid_on_rendered_domains_is_the_same_grid(twin: str) -> None:
+def test_synthetic_grid_equals_the_real_grid(twin: str) -> None:
     real = planned(twin.removesuffix("_synthetic"))
     assert [row.name for row in planned(twin).rows] == [row.name for row in real.rows]
     for row in planned(twin).rows:

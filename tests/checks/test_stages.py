@@ -128,14 +128,14 @@ def test_unchanged_experiment_is_accepted(refused):
         ({"evaluate": {"domain": "target", "feature": "upper"}}, "feature: upper | stages.0.evaluate.feature"),
     ],
 )
-def test_a_feature_that_the_fusion_does_not_give(refused, changes, where):
+def test_feature_that_the_fusion_lacks(refused, changes, where):
     assert refused(**changes) == (
         f"{where}: fusion GlobalPool has no feature 'upper'; it provides embed, global, pooled. "
         "Installed fusions that do: Views."
     )
 
 
-def test_a_feature_that_no_installed_fusion_gives(refused):
+def test_feature_that_every_fusion_lacks(refused):
     assert refused(labels=labels(feature="aura")).endswith("it provides embed, global, pooled. No installed fusion does.")
 
 
@@ -205,7 +205,7 @@ def test_labelling_needs_domain_distance_and_free_name(refused):
 # ---- memories and the objective
 
 
-def test_a_memory_that_nothing_reaches(refused):
+def test_memory_that_stays_empty_is_refused(refused):
     assert refused(memories={"rows": {**ROWS, "labels": "identity"}}) == (
         "labels: identity | stages.0.memories.rows.labels: no stream is labelled by 'identity', so this memory "
         "would stay empty."
@@ -214,7 +214,7 @@ def test_a_memory_that_nothing_reaches(refused):
     assert refused(streams=stream(labels="identity")).startswith("rows: | stages.0.memories.rows.labels: no stream is labelled")
 
 
-def test_a_memory_of_other_labels_than_the_streams(refused):
+def test_memory_and_stream_have_the_same_labels(refused):
     streams = {**stream(), "second": stream(labels="identity")["target"]}
     memories = {"rows": ROWS, "ids": {**ROWS, "labels": "identity"}}
     assert refused(streams=streams, memories=memories, objective=[{**TERM, "stream": "second"}]) == (
@@ -240,7 +240,7 @@ def test_term_must_name_one_of_several_streams(refused):
     assert "there is no stream called 'x'. There is: target." in refused(objective=[{**TERM, "stream": "x"}])
 
 
-def test_a_term_on_a_network_that_is_not_trained(refused):
+def test_term_needs_a_trained_network(refused):
     teachers = {"mean": {"type": "EMA"}, "peer": {"type": "Peer"}}
     assert "there is no network that is trained called 'mean'. There is: student, peer." in refused(
         teachers=teachers, objective=[{**TERM, "network": "mean"}]
@@ -248,7 +248,7 @@ def test_a_term_on_a_network_that_is_not_trained(refused):
     assert refused(teachers=teachers, objective=[{**TERM, "network": "peer"}]) == ""
 
 
-def test_a_loss_that_needs_labels_on_a_stream_without(refused):
+def test_loss_needs_labels_of_its_stream(refused):
     streams = {"target": {"domain": "target", "sampler": SHUFFLE}}
     assert refused(streams=streams, memories=None, objective=[{"loss": "Triplet"}]) == (
         "loss: Triplet | stages.0.objective.0: Triplet needs labels, but stream 'target' has none."
@@ -282,7 +282,7 @@ class Palette:
     def __init__(self, dim: int) -> None: ...
 
 
-def test_an_input_that_a_refiner_or_a_memory_provides(refused, register):
+def test_inputs_from_refiners_and_memories(refused, register):
     register("refiner", Painter)
     register("memory", Palette)
     greedy = {"loss": "Greedy"}
@@ -329,7 +329,7 @@ def test_term_with_labels_unlike_its_stream(refused):
     )
 
 
-def test_a_term_whose_labels_are_of_other_images(refused):
+def test_term_labels_must_cover_its_images(refused):
     both = {name: {"type": "Synthetic", "domain": "source"} for name in ("source", "target")}
     levels = {"labellings": {"main": labels(), "theirs": labels(domain="source")}}
     message = refused(data={"image_size": [32, 16], "domains": both}, labels=levels, objective=[{**TERM, "labels": "theirs"}])
@@ -354,7 +354,7 @@ def test_a_term_on_several_streams_and_memories(refused):
     assert message.endswith("stream 'target' carries 'main'; exactly one of them must hold these.")
 
 
-def test_what_a_term_is_compared_with(refused):
+def test_teacher_side_and_epochs_of_terms(refused):
     distil = {"loss": "Distil", "teacher": "student"}
     assert refused(objective=[{**distil, "teacher_feature": "pooled"}]) == ""
     assert "has no feature 'upper'" in refused(objective=[{**distil, "teacher_feature": "upper"}])
@@ -372,7 +372,7 @@ def test_what_a_term_is_compared_with(refused):
     assert message.endswith("it holds labels fine, but memory holds main: their scores have different classes.")
 
 
-def test_what_of_several_streams_is_not_comparable(refused, register):
+def test_incomparable_inputs_of_several_streams(refused, register):
     data = tiny_experiment("nowhere")["data"]
     data["domains"]["other"] = {"type": "Market1501", "root": "."}
     streams = {**stream(), "other": stream(labels="identity", domain="other")["target"]}
@@ -440,7 +440,7 @@ def test_views(refused):
         refused(streams=stream(views={"again": {"type": "ReidAugment", "flop": 1}}))
 
 
-def test_a_labelling_of_what_a_memory_holds(refused, register):
+def test_labelling_of_a_memory(refused, register):
     register("memory", Palette)
     memories = {"rows": ROWS, "all": {"memory": "Palette"}}
     assert refused(labels=labels(memory="all"), memories=memories) == ""
@@ -576,7 +576,7 @@ def test_stages(refused):
 
 
 @pytest.mark.parametrize("name", ["keys", "a.b", "train", ""])
-def test_names_that_cannot_be_a_modules(refused, name):
+def test_invalid_module_names_are_refused(refused, name):
     message = refused(memories={name: ROWS}, objective=[{"loss": "CrossEntropy", "memory": name}])
     assert f"{name!r} cannot be used as a name here; choose another, of letters, digits, _ and -." in message
 
@@ -647,7 +647,7 @@ def test_network_streams_must_exist_and_fit_terms(refused):
     assert refused(**held, teachers=PEERS, objective=[first], network_streams=apart) == ""  # a classifier stores no features
 
 
-def test_a_memory_whose_networks_see_no_stream_in_common(refused, register):
+def test_networks_of_a_memory_share_a_stream(refused, register):
     class Moves(KeepsAll):
         def update(self, features, targets, index): ...
 
@@ -679,7 +679,7 @@ def test_teacher_stream_must_show_the_same_images(refused):
     )
 
 
-def test_averages_that_follow_each_other_in_a_circle(refused):
+def test_circular_averages_are_refused(refused):
     circle = {"a": {"type": "EMA", "of": "b"}, "b": {"type": "EMA", "of": "a"}}
     assert "'a' would follow 'b', which follows it" in refused(teachers=circle, memories={"rows": ROWS}, objective=[TERM])
 

@@ -135,7 +135,7 @@ def test_other_component_inherits_no_arguments(load):
     assert clusterer["type"] == "KMeans" and "eps" not in clusterer
 
 
-def test_keys_without_a_name_adjust_the_default_component(load):
+def test_keys_without_type_adjust_default_component(load):
     stage = load(more="optimizer: {lr: 0.1}\nevaluate: {protocol: NoCameraFilter}\n").data["stages"][0]
     assert stage["optimizer"] == {"type": "Adam", "lr": 0.1, "weight_decay": 5e-4}
     assert stage["evaluate"]["protocol"] == {"type": "NoCameraFilter"}
@@ -165,26 +165,26 @@ def test_mapping_without_type_adjusts_a_named_component(load, tmp_path):
     assert "scale" not in another.data["stages"][0]["memories"]["rows"]["memory"]
 
 
-def test_a_name_that_is_null_is_left_out(load):
+def test_null_removes_a_name(load):
     levels = "labels:\n  labellings: {main: {}, fine: {feature: pooled}}"
     more = "    labels: {labellings: {fine: null}}\n"
     both, without = (stage["labels"]["labellings"] for stage in load(more=more, labels=levels).data["stages"])
     assert (list(both), list(without)) == (["main", "fine"], ["main"])
 
 
-def test_a_rate_that_is_null_is_left_out(load):
+def test_null_removes_a_rate(load):
     rates = "optimization: {rates: {backbone: 0.1, memories.rows: 10}}\n"
     assert load("optimization.rates.backbone=null", more=rates).data["stages"][0]["optimization"]["rates"] == {
         "memories.rows": 10
     }
 
 
-def test_labels_without_labellings_is_one_labelling_called_main(load):
+def test_default_labelling_is_called_main(load):
     labellings = load().data["stages"][0]["labels"]["labellings"]
     assert list(labellings) == ["main"] and labellings["main"]["domain"] == "target"
 
 
-def test_keys_of_labels_are_defaults_of_its_labellings(load):
+def test_label_keys_are_defaults_of_labellings(load):
     config = load(labels="labels:\n  flip: true\n  labellings: {main: {}, coarse: {flip: false, feature: pooled}}")
     main, coarse = config.data["stages"][0]["labels"]["labellings"].values()
     assert main["domain"] == coarse["domain"] == "target"
@@ -207,7 +207,7 @@ def test_stage_can_drop_top_level_labels(load, none):
         assert load(more=changes).data["stages"][1]["labels"] != {"labellings": {"main": {}}}
 
 
-def test_null_where_a_list_or_mapping_may_be_empty(load):
+def test_null_is_an_empty_list_or_mapping(load):
     stage = load(more="alignment: null\nteachers: null\nschedule: null\n").data["stages"][0]
     assert (stage["alignment"], stage["teachers"], stage["schedule"]) == ([], {}, [])
 
@@ -215,7 +215,7 @@ def test_null_where_a_list_or_mapping_may_be_empty(load):
 # ---- overrides
 
 
-def test_overrides_reach_defaults_stages_by_name_and_list_items(load):
+def test_overrides_reach_defaults_stages_and_items(load):
     config = load(
         "iters=9", "labels.clusterer.eps=0.4", "stages.second.iters=8", "stages.first.evaluate.domain=target",
         "objective.0.weight=2", "data.domains.target.domain=source", "evaluate={metric: cosine}",
@@ -366,7 +366,7 @@ def test_impossible_values_are_refused(load, more, said):
         ({"stages": "stages:\n  - epochs: 3"}, "exp.yaml:16: stages.0.name is missing"),
     ],
 )  # fmt: skip
-def test_what_an_experiment_cannot_do_without(load, changes, said):
+def test_required_parts_of_an_experiment(load, changes, said):
     text = refusal(load, **changes)
     assert said in text or re.sub(r":\d+:", ":", said) in re.sub(r":\d+:", ":", text)
 
@@ -431,7 +431,7 @@ def test_every_shipped_config_loads(path, tmp_path):
         assert reidx.load_config(write_experiment(user, brought)).experiment.name == "x"
 
 
-def test_relative_data_paths_start_at_the_working_directory(load, tmp_path):
+def test_data_paths_are_relative_to_working_directory(load, tmp_path):
     """As in a shell: a config may be inside a package, which never contains data."""
     config = load(more="evaluate: {domain: target}\n")
     (tmp_path / "configs").mkdir()
@@ -451,7 +451,7 @@ def test_relative_data_paths_start_at_the_working_directory(load, tmp_path):
 # ---- differences from the defaults
 
 
-def test_changed_values_are_those_of_files_and_overrides(load):
+def test_changed_values_come_from_files_and_overrides(load):
     text = load("evaluate.flip=true").render(changed=True)
     assert "flip: true" in text
     assert "# --set" in text

@@ -90,7 +90,7 @@ def test_text_after_set_is_taken_whole(text):
      ("null", None), ("~", None), ("[a, 2]", ["a", 2]), ("{a: {b: 1}}", {"a": {"b": 1}}), ("'3'", "3"), ('"a #b"', "a #b"),
      ("'a: b'", "a: b"), ("[]", []), ("''", ""), ("!!str 5", "5"), ("['a #b', c#d]", ["a #b", "c#d"])],
 )  # fmt: skip
-def test_numbers_truth_values_and_brackets_stay_what_they_are(text, value):
+def test_numbers_booleans_and_brackets_keep_their_type(text, value):
     assert given_value(text) == value and type(given_value(text)) is type(value)
 
 
@@ -109,7 +109,7 @@ def test_ambiguous_text_is_refused_with_working_quotes(text):
 
 @settings(deadline=None)
 @given(st.text(max_size=12))
-def test_any_text_is_whole_or_a_number_or_refused(text):
+def test_no_part_of_a_text_is_lost(text):
     """No part of a string is lost: the value is the whole text, unless the text has brackets or quotes."""
     try:
         value = given_value(text)
@@ -140,12 +140,12 @@ def test_number_in_place_of_text_advises_quotes(value):
      "streams={}", "streams.target={}", "memories={}", "memories={rows: {}}",
      "memories.rows.memory={}", "objective.0.loss={}", "data={}", "labels={}"],
 )  # fmt: skip
-def test_a_mapping_that_changes_nothing_is_refused(override):
+def test_mapping_without_effect_is_refused(override):
     message = refused(override)
     assert message.startswith("--set") and "has no effect" in message
 
 
-def test_the_refusal_of_empty_rates_names_what_works():
+def test_refusal_of_empty_rates_names_alternatives():
     message = refused("optimization.rates={}")
     assert message == (
         "--set optimization.rates={}: has no effect, as mappings merge key by key: optimization.rates keeps backbone, "
@@ -227,13 +227,13 @@ def test_nested_non_finite_numbers_are_refused(text, place):
     assert f"exp.yaml:{line}: " in message and ("it must be a finite number" in message or "larger than any" in message)
 
 
-def test_numbers_that_are_numbers_stay():
+def test_valid_numbers_are_kept():
     for value, found in (("1e-3", 0.001), ("1E-3", 0.001), ("1.e-3", 0.001), (".5", 0.5), ("0e999", 0.0), ("1e-300", 1e-300)):
         assert load(f"optimizer.lr={value}")["stages"][0]["optimizer"]["lr"] == found
     assert load("seed=4294967295")["seed"] == 2**32 - 1
 
 
-def test_a_number_is_finite_and_fits_into_64_bits():
+def test_bad_number_finds_infinity_and_overflow():
     assert bad_number(float("inf"))
     assert bad_number([1, {"a": float("nan")}])
     assert bad_number(2**63)
@@ -243,7 +243,7 @@ def test_a_number_is_finite_and_fits_into_64_bits():
 # ---- sizes
 
 
-def test_millions_of_epochs_are_counted_not_walked_through():
+def test_millions_of_epochs_load_quickly():
     assert load("epochs=10000000", text=EXPERIMENT.replace(", epochs: 3", ""))["stages"][0]["epochs"] == 10_000_000
     assert refused("stages.first.epochs=1000000001").endswith("it must be from 0 to 1000000000.")
     for key in ("iters", "calibrate", "grad_cache_chunks", "data.workers"):
@@ -310,7 +310,7 @@ def test_tens_of_thousands_of_levels_are_refused(opening):
     ["x" * 200_000 + ": 1", f"precision: {'x' * 200_000}", f"init: stage:{'x' * 200_000}", f"seed: {'x' * 200_000}",
      f"labels: {{clusterer: {{type: {'x' * 900}}}}}", f"evaluate: {{{'x' * 900}: 1}}", f"init: [{'x, ' * 9000}]"],
 )  # fmt: skip
-def test_no_message_repeats_what_was_given_at_length(text):
+def test_messages_shorten_long_values(text):
     changed = "".join(row for row in EXPERIMENT.splitlines(keepends=True) if not row.startswith(("labels",
     "  domain: target")))
     refused(text=f"{changed}{text if text[0] != 'x' else f'? {text[:-3]}{chr(10)}: 1'}\n")

@@ -59,7 +59,7 @@ def test_unchanged_experiment_is_accepted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("section", "key"), [(section, key) for section, keys in RENAMED.items() for key in keys])
-def test_a_renamed_key_is_refused_by_its_present_name(tmp_path: Path, section: str, key: str) -> None:
+def test_renamed_key_names_its_present_name(tmp_path: Path, section: str, key: str) -> None:
     line, below, path = PLACES[section]
     number = EXPERIMENT.splitlines().index(line) + 2
     new = RENAMED[section][key]
@@ -89,7 +89,7 @@ def test_the_levels_of_labels_are_labellings(tmp_path: Path) -> None:
     ],
     ids=["loss", "memory", "alignment"],
 )  # fmt: skip
-def test_a_component_named_by_type_in_its_slot(tmp_path: Path, line: str, old: str, said: str) -> None:
+def test_component_type_directly_in_slot(tmp_path: Path, line: str, old: str, said: str) -> None:
     assert refused(tmp_path, line, old, instead=True) == said
 
 

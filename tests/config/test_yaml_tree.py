@@ -245,7 +245,7 @@ def test_byte_order_mark_and_windows_lines(folder: Path) -> None:
         st.sampled_from([*"ab:-?[]{},&*!|>'\"%@`#=<~1.\n\t\\", "  ", "\n  ", ": ", "- ", "<<: ", "&a ", "*a"])
     )
 )
-def test_any_text_loads_or_is_a_config_error(
+def test_any_text_loads_or_raises_config_error(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[str]
 ) -> None:
     file = tmp_path_factory.getbasetemp() / "any.yaml"
@@ -279,7 +279,7 @@ def test_missing_file_without_near_match(folder: Path) -> None:
     assert str(caught.value) == "runs/market_usl.yaml does not exist. Configs there: runs/duke.yaml."
 
 
-def test_missing_file_in_an_empty_or_a_missing_folder(folder: Path) -> None:
+def test_missing_file_in_empty_or_missing_folder(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"^a\.yaml does not exist\. Configs there: none\.$"):
         load_tree("a.yaml")
     with pytest.raises(
@@ -329,7 +329,7 @@ def test_symlink_loop(folder: Path) -> None:
 # ---- bases
 
 
-def test_later_bases_win_and_the_file_wins_over_all(folder: Path) -> None:
+def test_later_bases_and_the_file_win(folder: Path) -> None:
     write("parts/a.yaml", "x: a\ny: a\nz: a\n")
     write("parts/b.yaml", "y: b\nz: b\n")
     tree = load("_base_: [parts/a.yaml, parts/b.yaml]\nz: own\n")
@@ -353,7 +353,7 @@ def test_mapping_changes_named_items_of_a_list(folder: Path) -> None:
             load_tree(write("over.yaml", "_base_: twice.yaml\nstages: {a: {epochs: 3}}"))
 
 
-def test_bases_are_relative_to_the_file_that_names_them(folder: Path) -> None:
+def test_bases_are_relative_to_their_file(folder: Path) -> None:
     write("shared/root.yaml", "r: 1\n")
     write("runs/usl/base.yaml", "_base_: ../../shared/root.yaml\n")
     tree = load_tree(write("runs/usl/exp.yaml", "_base_: base.yaml\n"))
@@ -495,7 +495,7 @@ def test_config_of_another_namespace_is_suggested(packages: Path, wrong: str) ->
         load_tree(wrong)
 
 
-def test_unknown_namespace_keeps_its_error_and_gains_the_line(packages: Path) -> None:
+def test_unknown_namespace_error_gains_the_line(packages: Path) -> None:
     write("exp.yaml", "a: 1\n_base_: nope::x.yaml\n")
     with pytest.raises(PluginError) as caught:
         load_tree("exp.yaml")
@@ -547,11 +547,11 @@ def test_another_loss_replaces_whole(folder: Path) -> None:
     assert over("t: {loss: {type: Triplet, margin: 0.3}}", "t: {loss: Soft}") == {"t": {"loss": "Soft"}}
 
 
-def test_a_section_called_loss_is_no_component_name(folder: Path) -> None:
+def test_section_called_loss_is_no_component(folder: Path) -> None:
     assert over("s: {loss: {type: A}, x: 1}", "s: {loss: {type: B}}")["s"] == {"loss": {"type": "B"}, "x": 1}
 
 
-def test_type_rule_inside_a_merged_section_leaves_the_rest(folder: Path) -> None:
+def test_type_rule_keeps_the_other_keys(folder: Path) -> None:
     assert over("m: {b: {type: A, p: 1}, f: {type: F, q: 2}}", "m: {b: {type: B}}") == {
         "m": {"b": {"type": "B"}, "f": {"type": "F", "q": 2}}
     }
@@ -790,7 +790,7 @@ def test_two_items_of_one_name(folder: Path) -> None:
     )
 
 
-def test_an_override_leaves_the_files_tree_alone(folder: Path) -> None:
+def test_override_does_not_change_aliases(folder: Path) -> None:
     """An alias is a copy: an override of one must not change the other."""
     assert load("a: &x {k: [1]}\nb: *x\n", "a.k.0=2").data == {"a": {"k": [2]}, "b": {"k": [1]}}
 
@@ -833,14 +833,14 @@ def test_render_of_nothing_loads(folder: Path) -> None:
     assert load(render(load("{}"))).data == {}
 
 
-def test_one_long_value_does_not_push_the_comments_away(folder: Path) -> None:
+def test_long_value_does_not_shift_comments(folder: Path) -> None:
     tree = load(f"a: 1\nb: {'x' * 200}\nc: 2\n")
     rows = render(tree).splitlines()
     assert rows[0] == "a: 1  # exp.yaml:1"
     assert rows[1] == f"b: {'x' * 200}  # exp.yaml:2"
 
 
-def test_a_source_with_odd_characters_stays_a_comment(folder: Path) -> None:
+def test_source_with_odd_characters_remains_comment(folder: Path) -> None:
     tree = load("a: 1")
     tree.set(("a",), 2, Origin("two\nb: lines\x07"))
     assert load(render(tree)).data == {"a": 2}

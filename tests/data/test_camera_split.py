@@ -43,7 +43,7 @@ def side(root: str, name: str, cameras: list[int], seed: int = 0) -> CameraSplit
     return CameraSplit({"type": "Market1501", "root": root}, name, cameras, seed)  # type: ignore[arg-type]
 
 
-def test_each_side_has_its_own_people_and_cameras(market: str) -> None:
+def test_sides_have_different_people_and_cameras(market: str) -> None:
     source, target = side(market, "source", [1, 2, 3]), side(market, "target", [4, 5, 6])
     people = set(source.train.ids.tolist()), set(target.train.ids.tolist())
     assert (len(people[0]), len(people[1])) == (5, 4) and people[0] | people[1] == set(PEOPLE)
@@ -104,7 +104,7 @@ def people(root: str, seed: int) -> set[int]:
     return set(side(root, "source", [1], seed).train.ids.tolist())
 
 
-def test_a_fair_share_of_each_half_over_many_seeds() -> None:
+def test_halves_are_fair_over_many_seeds() -> None:
     counts = np.zeros(40)
     for seed in range(400):
         counts[halves(np.arange(40), seed)["source"]] += 1
@@ -139,7 +139,7 @@ def table(folder: Path, *rows: str) -> dict[str, Any]:
     return {"type": "CSV", "path": str(folder / "t.csv")}
 
 
-def test_what_cannot_be_split_says_why(tmp_path: Path) -> None:
+def test_data_that_cannot_be_split(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="t does not say which camera took an image, so it cannot be split"):
         CameraSplit(table(tmp_path, "a.jpg,1,,train", "b.jpg,2,,train"), "source", [1])
     with pytest.raises(DataError, match="t does not say who is on its train images"):

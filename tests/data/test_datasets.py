@@ -39,7 +39,7 @@ def test_market_is_found_in_every_customary_layout(tmp_path, place):
     assert all(Path(path).is_file() for path in data.train.paths + data.query.paths + data.gallery.paths)
 
 
-def test_market_card_counts_what_is_used_dropped_and_kept(tmp_path):
+def test_market_card_counts_images(tmp_path):
     data = Market1501(
         str(write_market(tmp_path, train=[*TRAIN, "-1_c1s1_000000_00.jpg", "0000_c1s1_000000_00.jpg"]))
     )
@@ -66,7 +66,7 @@ def test_an_unlabelled_split_has_no_identities(tmp_path):
     assert split.ids is not None  # the data set itself keeps the identities
 
 
-def test_a_split_refuses_columns_of_another_length_or_type():
+def test_split_refuses_wrong_columns():
     with pytest.raises(ValueError, match="ids must be 2 int64"):
         Split(["a", "b"], np.array([1]), np.array([0, 0]))
     with pytest.raises(ValueError, match="cameras must be 1 int64"):
@@ -106,7 +106,7 @@ def test_a_wrong_market_folder_is_named(tmp_path, train, message):
         Market1501(str(tmp_path))
 
 
-def test_the_grammar_serves_other_data_sets_with_more_cameras(tmp_path):
+def test_grammar_allows_more_cameras(tmp_path):
     class Rearranged(MarketGrammar):
         name = "Rearranged"
 
@@ -172,7 +172,7 @@ def test_columns_in_any_order_among_others(tmp_path):
     assert (data.train.ids.tolist(), data.train.cameras.tolist()) == ([5], [4])
 
 
-def test_paths_start_at_the_root_when_one_is_given(tmp_path):
+def test_paths_are_relative_to_the_root(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").touch()
     table = tmp_path / "t.csv"
@@ -180,7 +180,7 @@ def test_paths_start_at_the_root_when_one_is_given(tmp_path):
     assert CSV(str(table), root=str(tmp_path / "images")).train.paths == [str(tmp_path / "images" / "a.jpg")]
 
 
-def test_a_table_may_do_without_cameras_and_training_identities(tmp_path):
+def test_table_without_cameras_and_training_identities(tmp_path):
     data = CSV(write_table(tmp_path, "a.jpg,,,train", "q.jpg,1,,query", "g.jpg,1,,gallery"))
     assert data.train.ids is None
     assert data.query.ids is not None

@@ -109,7 +109,7 @@ def test_forked_workers_fill_the_shared_cache(paths):
     assert torch.equal(store.batch(range(6)), loaded)
 
 
-def test_a_spawned_worker_decodes_for_itself(paths):
+def test_spawned_worker_decodes_again(paths):
     store = ImageStore(paths, (16, 8))
     loader = DataLoader(store, batch_size=6, num_workers=1, multiprocessing_context="spawn")
     assert torch.equal(next(iter(loader)), store.batch(range(6)))
@@ -127,7 +127,7 @@ def damage(path: str, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["empty", "text", "cut"])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_image_is_named_even_from_a_worker(paths, how, workers):
+def test_damaged_image_is_named_by_workers(paths, how, workers):
     damage(paths[2], how)
     loader = DataLoader(ImageStore(paths, (16, 8)), batch_size=6, num_workers=workers)
     with pytest.raises(DataError) as error:
@@ -138,7 +138,7 @@ def test_a_damaged_image_is_named_even_from_a_worker(paths, how, workers):
     assert "\n" not in message
 
 
-def test_warming_stops_at_a_damaged_or_missing_image(paths):
+def test_warming_stops_at_an_unreadable_image(paths):
     damage(paths[1], "cut")
     with pytest.raises(CorruptImage, match=r"1\.jpg cannot be read"):
         ImageStore(paths, (16, 8)).warm(threads=2)
@@ -151,7 +151,7 @@ def test_an_unknown_interpolation_is_refused(paths):
         ImageStore(paths, interpolation="lanczos")
 
 
-def test_images_held_on_a_device_are_the_cached_ones(paths):
+def test_images_on_a_device_equal_cached_images(paths):
     store = ImageStore(paths, (16, 8))
     expected, seen = ImageStore(paths, (16, 8)).batch([4, 0, 4]), []
     store.hold(torch.device("cpu"), progress=lambda done, total: seen.append((done, total)))

@@ -145,7 +145,7 @@ def test_workers_change_nothing(store: ImageStore) -> None:
     assert any(not torch.equal(a["plain"].index, b["plain"].index) for a, b in zip(here, other_seed))
 
 
-def test_a_step_has_one_batch_of_every_stream(store: ImageStore) -> None:
+def test_step_has_one_batch_per_stream(store: ImageStore) -> None:
     for step in drawn(store, 0, seed=1):
         assert list(step) == ["labelled", "plain"]
         assert len(step["labelled"].index) == 4 and len(step["plain"].index) == 3
@@ -164,7 +164,7 @@ def test_a_new_labelling_is_a_new_view(store: ImageStore) -> None:
     assert seen == [True] * 4 and len(loader) == 2
 
 
-def test_a_batch_goes_to_a_device_whole() -> None:
+def test_batch_moves_to_a_device_completely() -> None:
     batch = Batch(torch.zeros(2, 3, 1, 1), torch.arange(2), targets=torch.arange(2))
     moved = batch.to(torch.device("meta"))
     assert moved.images.device.type == moved.index.device.type == moved.targets.device.type == "meta"

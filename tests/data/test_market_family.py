@@ -113,7 +113,7 @@ def test_veri_folders_and_three_digit_cameras(tmp_path):
         (VeRi776, VERI, "vehicle.jpg", r"such as 0002_c002_00030600_0\.jpg"),
     ],
 )
-def test_a_wrong_name_is_named_with_what_is_expected(tmp_path, dataset, folders, name, message):
+def test_wrong_file_name_shows_the_expected(tmp_path, dataset, folders, name, message):
     first = next(iter(folders))
     write(tmp_path, {**folders, first: [name]})
     with pytest.raises(DataError, match=message) as error:
@@ -154,7 +154,7 @@ def test_identity_0_is_dropped_only_as_background(tmp_path):
         ("veri776", VeRi776, (224, 224)),
     ],
 )
-def test_each_config_names_its_data_set_as_the_target(tmp_path, config, dataset: type[MarketGrammar], size):
+def test_each_config_has_its_data_set(tmp_path, config, dataset: type[MarketGrammar], size):
     camera = (dataset.camera_numbers or [1])[0]
     for folder in dataset.folders.values():
         write(tmp_path, {folder: [f"0001_c{camera}_f0000000_0.jpg"]})
@@ -167,7 +167,7 @@ def test_each_config_names_its_data_set_as_the_target(tmp_path, config, dataset:
     assert type(build("dataset", loaded.data.domains["target"])) is dataset
 
 
-def test_the_config_of_msmt17_states_version_and_lists(tmp_path):
+def test_msmt17_config_states_version_and_lists(tmp_path):
     text = "_base_: reidx::data/msmt17.yaml\nname: mine\nmodel: {backbone: {type: Timm, name: test_vit}}\n"
     (tmp_path / "mine.yaml").write_text(text + "stages: [{name: only, epochs: 0}]\n")
     target = reidx.load_config(tmp_path / "mine.yaml").experiment.data.domains["target"]

@@ -195,7 +195,7 @@ def test_an_unreadable_list_is_named(tmp_path):
         MSMT17(str(tmp_path))
 
 
-def test_lists_saved_on_another_system_read_the_same(tmp_path):
+def test_lists_of_any_system_are_equal(tmp_path):
     """A byte-order mark, carriage returns or a missing final newline cost no character of a line."""
     expected = MSMT17(str(write_published(tmp_path)))
     text = "\ufeff" + "\r\n".join(LISTS["query"])
@@ -204,7 +204,7 @@ def test_lists_saved_on_another_system_read_the_same(tmp_path):
     assert data.query.paths == expected.query.paths and data.query.ids.tolist() == [0, 1]
 
 
-def test_a_repacked_camera_out_of_range_is_named(tmp_path):
+def test_repacked_camera_beyond_15_is_named(tmp_path):
     write_repacked(tmp_path, train=("0000_c16_0000.jpg",))
     with pytest.raises(DataError, match=r"0000_c16_0000\.jpg: camera 16 is out of range"):
         MSMT17(str(tmp_path), version="V1")

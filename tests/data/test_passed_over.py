@@ -29,7 +29,7 @@ def write(root: Path, names: list[str], split: str = "bounding_box_train") -> Pa
 
 
 @pytest.mark.parametrize("name", ["0004_c1_0.JPG", "0004_c1_0.jpeg", "0004_c1_0.png", "0004_c1_0.Tiff", "0004_c1_0.webp"])
-def test_images_of_every_format_are_read_in_either_case(tmp_path, name):
+def test_suffixes_of_either_case_are_read(tmp_path, name):
     data = Market1501(str(write(tmp_path, [name])))
     assert Path(data.train.paths[-1]).name == name and data.train.ids.tolist() == [2, 2, 3, 4]
     assert data.notes() == [] and "passed over" not in data.dropped

@@ -66,7 +66,7 @@ def test_others_come_from_other_cameras_if_possible(stream, k, seed):
 
 @quick
 @given(streams(), st.integers(2, 5), st.integers(0, 99))
-def test_without_cameras_the_others_are_any_of_the_identity(stream, k, seed):
+def test_without_cameras_any_image_is_allowed(stream, k, seed):
     labels, cameras = stream
     blind = epoch(PK(labels, 6, cameras, identities=3, instances=k, use_cameras=False), seed)
     assert blind == epoch(PK(labels, 6, None, identities=3, instances=k), seed)
@@ -80,7 +80,7 @@ def test_without_cameras_the_others_are_any_of_the_identity(stream, k, seed):
 
 @quick
 @given(streams(), st.integers(1, 8), st.integers(0, 99))
-def test_all_identities_come_once_before_any_comes_again(stream, p, seed):
+def test_identities_repeat_only_after_all_others(stream, p, seed):
     labels, cameras = stream
     present = set(labels[labels >= 0].tolist())
     drawn = [
@@ -94,7 +94,7 @@ def test_all_identities_come_once_before_any_comes_again(stream, p, seed):
 
 @quick
 @given(st.integers(1, 40), st.integers(1, 16), st.integers(0, 99))
-def test_shuffling_gives_all_once_before_any_again(images, batch, seed):
+def test_shuffled_images_repeat_after_all_others(images, batch, seed):
     batches = epoch(Shuffle(images, 20, batch), seed)
     assert [len(b) for b in batches] == [batch] * 20
     flat = [i for b in batches for i in b]
@@ -157,11 +157,11 @@ def test_anchors_and_identities_are_drawn_evenly():
     assert max(anchors.values()) < 50 + 42
 
 
-def test_identities_of_one_image_do_not_break_the_batch():
+def test_single_image_identities_fill_the_batch():
     assert sorted(epoch(PK(np.arange(3), 1, identities=3))[0]) == [0] * 4 + [1] * 4 + [2] * 4
 
 
-def test_what_is_read_is_declared():
+def test_samplers_declare_their_inputs():
     assert PK.cameras == "used"
     assert PK.contract() == PK.contract(use_cameras=True) == {"cameras": "used"}
     assert PK.contract(use_cameras=False, identities=4) == {"cameras": "unused"}
@@ -183,7 +183,7 @@ def test_what_is_read_is_declared():
         (lambda: Shuffle(0, 5, 6), DataError, "no images"),
     ],
 )
-def test_what_cannot_be_sampled_is_refused(make, error, message):
+def test_bad_sampler_settings_are_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
 

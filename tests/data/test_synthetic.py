@@ -50,7 +50,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return render_domain(tmp_path_factory.mktemp("domains") / "target", "target", seed=3, **SMALL)
 
 
-def test_the_seed_alone_decides_every_byte(source: Path, tmp_path: Path) -> None:
+def test_seed_decides_every_byte(source: Path, tmp_path: Path) -> None:
     again = render_domain(tmp_path / "again", "source", seed=3, **SMALL)
     other = render_domain(tmp_path / "other", "source", seed=4, **SMALL)
     assert _read(again) == _read(source)
@@ -93,7 +93,7 @@ def test_counts_names_and_sizes_follow_the_arguments(source: Path) -> None:
             assert image.size == (32, 64) and image.mode == "RGB"
 
 
-def test_every_query_has_a_match_under_another_camera(target: Path) -> None:
+def test_every_query_has_a_cross_camera_match(target: Path) -> None:
     gallery = _labels(target / "bounding_box_test")
     for pid, camera in _labels(target / "query"):
         assert any(p == pid and c != camera for p, c in gallery)
@@ -149,13 +149,13 @@ def test_a_finished_folder_is_reused_untouched(source: Path) -> None:
     assert not calls and before == {file: file.stat().st_mtime_ns for file in source.rglob("*")}
 
 
-def test_another_rendering_in_the_folder_is_refused_by_name(source: Path) -> None:
+def test_other_rendering_in_folder_is_refused(source: Path) -> None:
     with pytest.raises(DataError, match=r"seed 3 \(asked: 5\).*Choose another folder"):
         render_domain(source, "source", seed=5, **SMALL)
 
 
 @pytest.mark.parametrize("content", [None, "not json", "[]"])
-def test_a_foreign_folder_is_refused_and_left_alone(tmp_path: Path, content: str | None) -> None:
+def test_foreign_folder_is_refused_unchanged(tmp_path: Path, content: str | None) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").write_bytes(b"mine")
     if content is not None:
@@ -231,7 +231,7 @@ def test_histogram_by_hand() -> None:
     assert striped.shape == (16,) and np.flatnonzero(striped).tolist() == [0, 8 + 0b101]
 
 
-def test_a_backpack_is_seen_from_behind_only() -> None:
+def test_backpack_shows_only_from_behind() -> None:
     """From behind, a red bag covers much of the picture; from the front only its straps show."""
     look = next(
         look
@@ -265,7 +265,7 @@ def test_hoops_repeat_down_the_body(around: float, along: float, accent: bool) -
     assert colour.tolist() == [[0, 0, 0]] if accent else [[1, 1, 1]]
 
 
-def test_shapes_cover_their_area_wherever_they_are_cut() -> None:
+def test_shapes_cover_their_area_when_cut() -> None:
     canvas = Canvas(np.zeros((60, 60, 3)), light=(0.0, 0.0, 1.0))
     canvas.ball((30, 30), (10, 20), plain((1, 1, 1)))
     assert canvas.rgb[..., 0].sum() == pytest.approx(np.pi * 10 * 20, rel=0.02)

@@ -44,7 +44,7 @@ def refusal(*rows: str, **how: str) -> str:
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_what_spreadsheets_write_is_read(folder, end, encoding):
+def test_spreadsheet_tables_are_read(folder, end, encoding):
     data = read(*(f"{n},{row},x" for n, row in enumerate(ROWS)), "", head=f",{HEAD}, note ", end=end, encoding=encoding)
     assert (data.train.ids.tolist(), data.gallery.cameras.tolist()) == ([0, 1], [1])
     assert data.notes() == []
@@ -111,7 +111,7 @@ def test_special_files_are_not_read(folder):
 
 @pytest.mark.parametrize("text", ["1.0", "-1", "-2", "+7", "1e3", "nan", "٣", "²", "1_000", "0x10", "True"])
 @pytest.mark.parametrize("column", ["pid", "camid"])
-def test_what_is_no_whole_number_is_refused_by_line(folder, text, column):
+def test_wrong_whole_numbers_name_their_line(folder, text, column):
     row = f"e.jpg,{text},0,train" if column == "pid" else f"e.jpg,5,{text},train"
     assert refusal(*ROWS, row) == f"line 6: {column} is {text!r}; it must be a whole number from 0, or empty."
 
@@ -153,7 +153,7 @@ def test_a_number_in_two_spellings_is_refused(folder):
         ("c.jpg,3,0,gallery", "./c.jpg is the image of line 4, under pid 3 here and 2 there."),
     ],
 )
-def test_an_image_twice_is_refused_with_both_lines(folder, row, said):
+def test_repeated_image_names_both_lines(folder, row, said):
     assert refusal(*ROWS, row) == f"line 6: {said} Drop one of them."
 
 
@@ -169,7 +169,7 @@ def test_images_shared_with_training_are_reported(folder):
 # ---- location of the data
 
 
-def test_an_absolute_path_among_relative_ones_is_that_file(folder):
+def test_absolute_path_among_relative_paths(folder):
     data = read(*ROWS[1:], f"{folder / 'a.jpg'},0,0,train")
     assert data.train.paths == ["./b.jpg", str(folder / "a.jpg")]
     assert fingerprint(data)["train"]["images"] == 2
@@ -195,5 +195,5 @@ def test_fingerprint_is_independent_of_the_location(folder, tmp_path, monkeypatc
     assert renamed["train"] != first["train"] and renamed["query"] == first["query"]
 
 
-def test_ids_of_another_type_do_not_reach_a_split(folder):
+def test_table_ids_are_int64(folder):
     assert read(*ROWS).train.ids.dtype == np.int64

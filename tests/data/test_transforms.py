@@ -60,13 +60,13 @@ def test_the_given_images_stay_as_they_are(kind):
     assert torch.equal(floats, images(4).float())
 
 
-def test_with_nothing_random_augmentation_is_the_test_transform():
+def test_augmentation_without_randomness_only_normalises():
     batch = images(3)
     assert torch.equal(ReidAugment(flip=0, pad=0, erase=0).batch(batch), ReidTest().batch(batch))
     assert torch.equal(ReidAugment(flip=1, pad=0, erase=0).batch(batch), ReidTest().batch(batch.flip(-1)))
 
 
-def test_a_batch_equals_its_images_one_after_the_other():
+def test_batch_equals_its_single_images():
     augment, batch = ReidAugment(), images(32)
     torch.manual_seed(5)
     together = augment.batch(batch)
@@ -77,7 +77,7 @@ def test_a_batch_equals_its_images_one_after_the_other():
     assert not torch.equal(augment.batch(batch), together)
 
 
-def test_every_image_is_one_of_the_naive_outcomes():
+def test_every_image_matches_a_naive_outcome():
     pad = 2
     image = images(1)[0]
     outcomes = {
@@ -179,7 +179,7 @@ def test_erased_rectangles_match_a_naive_loop():
         assert (shares[0] - shares[1]).abs().max() < 1.95 * math.sqrt(2 / draws), column
 
 
-def test_an_image_that_no_rectangle_fits_is_left_whole():
+def test_image_too_small_for_erasing_is_unchanged():
     assert erased(1, 1, 20, 1.0) == [None] * 20
 
 
@@ -196,7 +196,7 @@ def test_wrong_settings_are_refused(wrong, message):
         ReidAugment(**wrong)
 
 
-def test_a_transform_of_ones_own_needs_the_batch_alone():
+def test_custom_transform_needs_only_batch():
     class Invert(Transform):
         def batch(self, images):
             return self.normalise(255 - images)
@@ -221,7 +221,7 @@ def test_images_at_once_equal_images_in_turn(lies: torch.memory_format, colours:
     assert torch.equal(batch, images(64))
 
 
-def test_a_shift_may_leave_nothing_of_an_image() -> None:
+def test_shift_may_remove_the_whole_image() -> None:
     transform, batch = ReidAugment(pad=40), images(5)
     plan = torch.zeros(5, 7, dtype=torch.long)
     plan[:, 1] = torch.tensor([30, -30, 3, 24, -24])

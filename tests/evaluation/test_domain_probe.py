@@ -29,7 +29,7 @@ def crowd(people: int, width: int, seed: int, images: int = 8) -> tuple[Tensor, 
     return torch.randn(people, width, generator=generator)[who] + noise, who.numpy()
 
 
-def test_domains_of_one_distribution_cannot_be_told_apart() -> None:
+def test_equal_domains_are_at_chance_level() -> None:
     found = [domain_probe(cloud(600, seed=1), cloud(800, seed=2), seed=seed) for seed in range(5)]
     assert all(abs(value - 0.5) < 4 * 0.5 / math.sqrt(600) for value in found) and len(set(found)) > 1
 
@@ -47,7 +47,7 @@ def test_domains_that_no_plane_separates_look_alike() -> None:
     assert domain_probe(near, ring, seed=0) < 0.6
 
 
-def test_scale_and_offset_of_the_columns_do_not_count() -> None:
+def test_scale_and_offset_do_not_matter() -> None:
     source, target = cloud(400, shift=0.0, seed=1), cloud(400, shift=1.5, seed=2)
     scale, offset = torch.logspace(-4, 4, 16), torch.linspace(-50, 50, 16)
     # without scaling, the first column, in which the domains differ, would not count
@@ -92,7 +92,7 @@ def test_probe_is_reproducible_and_limits_images(monkeypatch: pytest.MonkeyPatch
     assert (domain_probe(source, target, seed=5) * 50) % 1 == 0.0  # 25 of each side are tested
 
 
-def test_what_cannot_be_probed_is_refused() -> None:
+def test_bad_probe_input_is_refused() -> None:
     with pytest.raises(DataError, match="3 target images; give 4 of each"):
         domain_probe(cloud(10), cloud(3), seed=0)
     with pytest.raises(DataError, match="source features have 16 columns, target 8"):

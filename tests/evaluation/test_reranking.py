@@ -90,7 +90,7 @@ def test_ranking_equals_that_of_dense_distances():
             assert better.details.top[q].tolist() == order[:10].tolist()
 
 
-def test_with_lambda_one_nothing_changes():
+def test_lambda_one_changes_nothing():
     random = np.random.default_rng(1)
     both, ids, cams = random.normal(size=(60, 4)), random.integers(0, 5, 60), random.integers(0, 2, 60)
     parts = (both[:20], both[20:], ids[:20], ids[20:], cams[:20], cams[20:])
@@ -150,7 +150,7 @@ def test_metric_and_blocks_do_not_change_distances(metric):
 
 
 @pytest.mark.parametrize(("k1", "k2"), [(20, 6), (4, 1)])
-def test_memory_bound_covers_encodings_of_one_dense_cluster(k1, k2):
+def test_memory_bound_covers_one_dense_cluster(k1, k2):
     x = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32)
     found = rerank(x[:100], x[100:], k1, k2)
     stored = 8 * (found.queries.nnz + found.gallery.nnz)

@@ -43,7 +43,7 @@ ALL = [
 
 
 @pytest.mark.parametrize(("clusterer", "distance"), ALL, ids=lambda part: type(part).__name__)
-def test_clear_clusters_are_found_each_time_the_same(clusterer, distance):
+def test_clear_clusters_are_found_reproducibly(clusterer, distance):
     features, truth = clouds([12, 20, 9, 15])
     given = features if distance is None else distance(features)
     labels = clusterer(given)
@@ -121,7 +121,7 @@ def test_a_graph_is_sparse_and_of_floats(clusterer):
 
 
 @pytest.mark.parametrize("clusterer", [KMeans(5), MiniBatchKMeans(5)], ids=["KMeans", "MiniBatchKMeans"])
-def test_k_means_refuses_what_would_end_the_process(clusterer):
+def test_k_means_refuses_fatal_input(clusterer):
     for features in (torch.full((50, 3), 1e25), torch.zeros(50, 0)):
         with pytest.raises(DataError, match="features"):
             clusterer(features)
@@ -134,7 +134,7 @@ def test_hdbscan_takes_disconnected_and_empty_graphs():
     assert HDBSCAN(4)(graph_of({}, 2)).tolist() == [-1, -1]
 
 
-def test_infomap_keeps_links_by_similarity_and_drops_small_communities():
+def test_infomap_drops_weak_links_and_small_communities():
     # Three triangles; the last one's links are too weak, the pair 9-10 too small.
     pairs = {}
     for base, distance in ((6, 0.3), (0, 0.5), (3, 0.51)):

@@ -203,7 +203,7 @@ COPIES = np.repeat(np.arange(3), 40)[np.random.default_rng(0).permutation(120)]
     ids=lambda part: type(part).__name__,
 )
 @pytest.mark.filterwarnings("ignore")
-def test_copies_of_a_few_images_are_their_clusters(distance: object, clusterer: object) -> None:
+def test_copies_of_one_image_are_one_cluster(distance: object, clusterer: object) -> None:
     points = np.random.default_rng(1).normal(size=(3, 16)).astype(np.float32)
     labels = LabelPipeline("embed", distance, clusterer)(
         {"embed": torch.from_numpy(points[COPIES])}, epoch=0, cameras=np.zeros(120, np.int64)
@@ -233,7 +233,7 @@ def test_no_cluster_of_equal_images_blames_network() -> None:
         pipeline({"embed": torch.ones(50, 4)}, epoch=0, cameras=np.zeros(50, np.int64))
 
 
-def test_the_limit_of_the_process_counts_as_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_limit_counts_as_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     import resource
 
     taken = memory._field(memory.Path("/proc/self/status"), "VmSize:") * 1024

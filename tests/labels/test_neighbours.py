@@ -132,7 +132,7 @@ def test_autocast_and_the_default_type_change_nothing(monkeypatch, recwarn, quic
 
 @pytest.mark.parametrize("quick", [True, False])
 @pytest.mark.parametrize("size", [1e-15, 1e-19, 1e-21, 1e-22, 1e13])
-def test_lists_are_exact_where_squares_underflow_or_grow(monkeypatch, draw, sorted_lists, quick, size):
+def test_lists_are_exact_at_extreme_scales(monkeypatch, draw, sorted_lists, quick, size):
     """float32 cannot square numbers of this size: canonical distances distinguish rows that products cannot."""
     monkeypatch.setattr(proposals, "has_bfloat16", lambda: quick)
     for width in (3, 64):
@@ -141,7 +141,7 @@ def test_lists_are_exact_where_squares_underflow_or_grow(monkeypatch, draw, sort
             assert np.array_equal(knn(x, 5, backend=backend)[1], sorted_lists(x, x, 5, own=True)[1])
 
 
-def test_cosine_is_half_the_squared_distance_of_unit_rows():
+def test_cosine_is_half_the_squared_distance():
     x = torch.randn(50, 7, generator=torch.Generator().manual_seed(0))
     distances, indices = knn(x, 6, metric="cosine")
     unit = torch.nn.functional.normalize(x.double(), dim=1)

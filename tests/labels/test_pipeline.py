@@ -84,7 +84,7 @@ def test_clusterer_of_features_needs_no_distance() -> None:
     LabelPipeline("upper", None, clusterer)(features, epoch=0, cameras=CAMERAS)  # works without a distance
 
 
-def test_a_distance_of_several_views_gets_them_by_name() -> None:
+def test_distance_receives_several_views_by_name() -> None:
     calls: list[tuple[str, Any]] = []
     distance = Part(calls, "distance", graph(), requires=frozenset({"upper", "lower"}))
     refiner = Part(calls, "refiner", lambda labels, context: labels, requires={"parts"})
@@ -101,7 +101,7 @@ def pipeline_of(labels: np.ndarray, **refined: Any) -> LabelPipeline:
     return LabelPipeline("embed", lambda features: graph(), lambda given: labels, refiners)
 
 
-def test_no_cluster_is_an_error_with_distances_and_advice() -> None:
+def test_error_without_clusters_gives_advice() -> None:
     with pytest.raises(DataError) as error:
         pipeline_of(np.full(6, -1))(bank(), epoch=4, cameras=CAMERAS)
     text = str(error.value)
@@ -112,7 +112,7 @@ def test_no_cluster_is_an_error_with_distances_and_advice() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("shape", [(6, 2), (6, 3, 2)])
-def test_features_that_are_not_finite_are_named_and_counted(bad: float, shape: tuple[int, ...]) -> None:
+def test_non_finite_features_are_named_and_counted(bad: float, shape: tuple[int, ...]) -> None:
     features = torch.zeros(shape)
     features[1], features[4].view(-1)[0] = bad, bad
     with pytest.raises(DataError, match=r"Epoch 1: the feature 'embed' of 2 images is not finite.*learning rate"):
@@ -127,7 +127,7 @@ def test_features_that_are_not_finite_are_named_and_counted(bad: float, shape: t
         (labels_of(0, 0, 1), r"int64 \(3,\), not int64 \(6,\)"),
     ],
 )
-def test_a_clusterer_that_breaks_the_contract_is_caught(labels: np.ndarray, message: str) -> None:
+def test_clusterer_that_breaks_its_contract_fails(labels: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pipeline_of(labels)(bank(), epoch=0, cameras=CAMERAS)
 
@@ -138,7 +138,7 @@ def test_only_clusterer_labels_are_made_int64() -> None:
         check_labels(LabelSet(np.zeros(6, np.int32)), 6)
 
 
-def test_refiners_additions_are_as_long_as_the_labels() -> None:
+def test_weights_and_soft_targets_must_fit_labels() -> None:
     labels = labels_of(0, 0, 1, 1, 1, -1)
     good = {"weights": np.ones((6, 3), np.float32), "soft_targets": np.full((6, 2), 0.5, np.float32)}
     assert pipeline_of(labels, **good)(bank(), epoch=0, cameras=CAMERAS).weights is good["weights"]
@@ -287,7 +287,7 @@ def test_extra_columns_cover_all_images() -> None:
         check_labels(LabelSet(labels_of(0, 0, 0, 1, 1, 1), extra={"colours": np.zeros(4)}), 6)
 
 
-def test_a_label_set_comes_back_from_its_arrays() -> None:
+def test_label_set_round_trip_through_arrays() -> None:
     made = LabelSet(labels_of(0, 1), np.ones(2), np.ones((2, 2)), {"colours": np.arange(2)})
     back = LabelSet.of(made.arrays())
     assert all(np.array_equal(back.arrays()[name], array) for name, array in made.arrays().items())

@@ -11,7 +11,7 @@ from reidx.labels.neighbours.shortlists import Shortlists
 @pytest.mark.parametrize("count", [1, 2, 7, 40])
 @pytest.mark.parametrize("width", [1, 63, 64, 65, 500])
 @pytest.mark.parametrize("kind", ["any", "falling", "rising", "few values", "equal"])
-def test_the_best_of_all_that_was_shown(count: int, width: int, kind: str) -> None:
+def test_best_of_all_shown_scores(count: int, width: int, kind: str) -> None:
     random = np.random.default_rng(count + width)
     scores = random.normal(size=(5, width)).astype(np.float32)
     if kind in ("falling", "rising"):
@@ -35,7 +35,7 @@ def test_the_best_of_all_that_was_shown(count: int, width: int, kind: str) -> No
         assert np.array_equal(least, expected[:, -1])
 
 
-def test_rows_that_were_shown_nothing_have_no_candidates() -> None:
+def test_rows_without_scores_have_no_candidates() -> None:
     found, least = Shortlists(3, 4).best()
     assert (found == -1).all() and (least == -np.inf).all()
 
@@ -57,7 +57,7 @@ def test_pieces_may_have_different_rows() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 40), (33, 31), (64, 100)])
 @pytest.mark.parametrize("count", [1, 5, 30])
-def test_products_shown_once_serve_the_rows_of_both_sides(height: int, width: int, count: int) -> None:
+def test_products_serve_rows_of_both_sides(height: int, width: int, count: int) -> None:
     random = np.random.default_rng(height)
     products = random.normal(size=(height, width)).astype(np.float32)
     penalty = random.random(200).astype(np.float32)

@@ -93,7 +93,7 @@ def test_values_defaults_and_context_reach_the_constructor():
     assert head.rest == {}  # only context that the constructor names is passed, even with **rest
 
 
-def test_a_name_alone_is_a_spec():
+def test_plain_name_is_a_spec():
     assert type(build("fusion", "Plain", in_channels=8)).__name__ == "Plain"
 
 

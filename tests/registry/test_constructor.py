@@ -51,7 +51,7 @@ def context_of(kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_only_type_is_taken(fake_plugins, kind):
+def test_argument_called_type_is_refused(fake_plugins, kind):
     fake_plugins.add("mine", PLUGIN.replace("KIND", kind).replace("ARGUMENTS", "margin=0.3, type=1.0"))
     registry, found = fake_plugins.discover()
     with pytest.raises(PluginError) as error:

@@ -53,7 +53,7 @@ def test_next_start_skips_a_fatal_import(fake_plugins, tmp_path, source, reason)
     assert "NOT IN USE" not in start(fake_plugins, tmp_path / "cache").stdout
 
 
-def test_slow_import_says_which_plugin(fake_plugins, notes, monkeypatch, capsys):
+def test_slow_import_names_the_plugin(fake_plugins, notes, monkeypatch, capsys):
     monkeypatch.setattr(loading, "PATIENCE", 0.05)
     fake_plugins.add("slow", f"import time; time.sleep(0.5)\n{HEALTHY}")
     fake_plugins.add("well")

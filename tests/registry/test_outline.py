@@ -73,7 +73,7 @@ def test_outline_equals_the_class(entry: Entry) -> None:
     assert facts(sketch, entry) == facts(entry.load(), entry)
 
 
-def test_mistakes_of_a_config_are_found_without_torch(experiment: Callable[..., Path]) -> None:
+def test_config_mistakes_are_found_without_torch(experiment: Callable[..., Path]) -> None:
     """Every installed component has an outline, so that its keys and contract are known without an import."""
     path = str(experiment())
     asked = [["config", path, "--set", wrong] for wrong in WRONG] + [["train", path, "--set", wrong] for wrong in WRONG]

@@ -259,7 +259,7 @@ def test_selection_reads_only_the_named_plugins(fake_plugins, monkeypatch):
     assert {entry.namespace for entry in registry.entries()} == {""}
 
 
-def test_selection_of_a_plugin_that_is_not_installed(fake_plugins, monkeypatch):
+def test_selection_of_a_missing_plugin(fake_plugins, monkeypatch):
     fake_plugins.add("well")
     monkeypatch.setenv("REIDX_PLUGINS", "well, wel")
     with pytest.raises(

@@ -32,7 +32,7 @@ def known() -> Registry:
     return registry
 
 
-def test_entries_come_by_kind_then_core_first_then_name(known):
+def test_entries_are_sorted_with_core_first(known):
     assert [e.name for e in known.entries("loss")] == ["Triplet", "gp.Distil", "gp.GSL"]
     kinds = [e.kind for e in known.entries()]
     assert kinds == sorted(kinds, key=list(KINDS).index)

@@ -109,7 +109,7 @@ def test_core_error_is_no_plugin_error(made, action):
     assert "bug in the plugin" not in said
 
 
-def test_error_of_reidx_keeps_its_class_and_message(made):
+def test_reidx_error_keeps_class_and_message(made):
     with pytest.raises(ConfigError, match="eps is odd") as raised:
         asked(made("raise ConfigError('eps is odd')"))
     assert str(raised.value) == "eps is odd"
@@ -255,7 +255,7 @@ def test_unusable_result_is_named_in_every_step(made, name):
     assert said in str(raised.value)
 
 
-def test_kept_promise_costs_nothing_and_changes_nothing(made):
+def test_kept_promise_changes_nothing(made):
     part = made("return (2 * scores).sum()")
     assert asked(part, watched=True) == asked(part) == 48
 

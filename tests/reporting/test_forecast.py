@@ -26,7 +26,7 @@ def stage(name: str = "adapt", epochs: int = 4, every: int = 2, relabel_every: i
     )
 
 
-def test_what_an_epoch_consists_of():
+def test_work_of_an_epoch():
     assert +work_of(stage(), 0) == {"relabel": 1, "step": 10, "commit": 1}
     assert work_of(stage(), 1) == {"relabel": 1, "step": 10, "evaluate": 1, "commit": 1}
     assert work_of(stage(epochs=3, every=0), 2)["evaluate"] == 1, "the last epoch is always evaluated"
@@ -43,7 +43,7 @@ def test_no_forecast_before_the_first_step():
     assert forecast.seconds_left() is None
 
 
-def test_relabelling_steps_and_evaluations_of_all_stages_count():
+def test_forecast_counts_all_work_of_stages():
     forecast = Forecast([stage("warm", epochs=2), stage("adapt", epochs=4)])
     assert forecast.steps == 60
     forecast.at("warm", 0)

@@ -227,7 +227,7 @@ def test_bars_of_a_narrow_terminal_are_whole():
     assert any(line.startswith("loss 1.000 · a rather long term #0") and line.endswith("…") for line in last)
 
 
-def test_one_bar_counts_the_steps_of_all_stages():
+def test_one_bar_counts_all_steps():
     reporter, bars, _ = in_terminal()
     stages = [stage("warm"), stage("adapt", epochs=3)]  # 20 and 30 steps
     with reporter.experiment(stages):
