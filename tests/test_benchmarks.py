@@ -49,10 +49,10 @@ def test_every_benchmark_runs(capsys: pytest.CaptureFixture[str], monkeypatch: p
     for module, words in small.items():
         monkeypatch.setattr("sys.argv", [module.__name__, *words.split()])
         module.main()
-        said = capsys.readouterr().out
-        assert "reidx" in said and "nan" not in said
+        output = capsys.readouterr().out
+        assert "reidx" in output and "nan" not in output
         if module is pseudo_labels:
-            assert said.count("labels differ: 0,") == 2 and said.endswith("in 100 rows: 0\n")
+            assert output.count("labels differ: 0,") == 2 and output.endswith("in 100 rows: 0\n")
 
 
 def test_methods_are_measured_in_one_table(

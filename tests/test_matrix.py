@@ -91,8 +91,8 @@ def test_page_lists_the_refusals() -> None:
     found = {plugin.namespace for plugin in plugins() if plugin.namespace and not plugin.problem}
     if here != found:
         pytest.skip(f"the page is about {', '.join(sorted(here))}; installed: {', '.join(sorted(found))}")
-    said = report(matrix.axes(), matrix.pairs(), matrix.refusals(), len(matrix.combinations()))
-    assert said in PAGE.read_text(encoding="utf-8"), "run python -m reidx.testing.matrix and copy its output into the page"
+    text = report(matrix.axes(), matrix.pairs(), matrix.refusals(), len(matrix.combinations()))
+    assert text in PAGE.read_text(encoding="utf-8"), "run python -m reidx.testing.matrix and copy its output into the page"
 
 
 # ---- the algorithm of the covering
@@ -284,12 +284,12 @@ def test_installed_plugin_joins_the_matrix(fake_plugins: FakePlugins) -> None:
         together = {part for c in found["kind"] if name in c.split("+") for part in c.split("+")}
         assert set(others) <= together, name
     assert all(any(part.startswith("bad.") for part in c.split("+")) for c in found["bad"])
-    trained = [said for c, said in found["outcomes"].items() if "bad." not in c]
-    broken = {c: said for c, said in found["outcomes"].items() if "bad." in c}
+    trained = [outcome for c, outcome in found["outcomes"].items() if "bad." not in c]
+    broken = {c: outcome for c, outcome in found["outcomes"].items() if "bad." in c}
     assert trained == ["trained"] * len(trained) and trained
-    for combination, said in broken.items():
+    for combination, outcome in broken.items():
         if "bad.Broken" in combination:
-            assert "memory bad.Broken" in said and "NaN or infinite" in said
+            assert "memory bad.Broken" in outcome and "NaN or infinite" in outcome
         else:
-            assert said == "AssertionError: no gradient reaches the backbone"
+            assert outcome == "AssertionError: no gradient reaches the backbone"
     assert broken

@@ -76,11 +76,11 @@ def test_spans_appear_in_a_trace():
 
 
 def test_spans_without_listener_do_nothing(monkeypatch):
-    def told(*_: object) -> None:
+    def called(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(spans, "record_function", told)
-    monkeypatch.setattr(time, "perf_counter", told)
+    monkeypatch.setattr(spans, "record_function", called)
+    monkeypatch.setattr(time, "perf_counter", called)
     with span("quiet"):
         pass
     assert spans._listeners == []

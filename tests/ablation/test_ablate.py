@@ -57,14 +57,14 @@ def runs_of(grid: Path, home: Path) -> dict[str, Run]:
 
 
 def test_each_run_ends_or_reports_failure(carried_out: tuple[Path, Path, int, str]) -> None:
-    grid, home, code, told = carried_out
+    grid, home, code, output = carried_out
     runs = runs_of(grid, home)
-    assert code == 1, told  # one run has failed
+    assert code == 1, output  # one run has failed
     assert {label: run.result() is not None for label, run in runs.items()} == {"plain": True, "longer": True, "lost": False}
-    assert re.search(rf"failed: {runs['lost'].hash}: .*there is no file nowhere\.pth", told)
-    assert re.search(r"refused: recipe=misfit: .*grid\.yaml:\d+", told)
-    assert "Stage warm is trained once for all runs that share it, which saves 1 training." in told
-    assert "2 of 3 runs done, 1 failed" in told
+    assert re.search(rf"failed: {runs['lost'].hash}: .*there is no file nowhere\.pth", output)
+    assert re.search(r"refused: recipe=misfit: .*grid\.yaml:\d+", output)
+    assert "Stage warm is trained once for all runs that share it, which saves 1 training." in output
+    assert "2 of 3 runs done, 1 failed" in output
 
 
 def test_shared_stage_is_trained_once(
@@ -115,8 +115,8 @@ def test_interrupted_ablation_resumes_to_equal_results(
         assert begun.poll() is None
         time.sleep(0.05)
     begun.send_signal(signal.SIGTERM)
-    _, told = begun.communicate(timeout=120)
-    assert begun.returncode == 143 and "terminated (SIGTERM); run the command again to resume" in told
+    _, output = begun.communicate(timeout=120)
+    assert begun.returncode == 143 and "terminated (SIGTERM); run the command again to resume" in output
     with claimed(tmp_path / "home"):  # no run is still active
         pass
     assert subprocess.run(command, env=own, check=False, capture_output=True, timeout=600).returncode == 0

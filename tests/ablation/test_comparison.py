@@ -31,8 +31,8 @@ def test_differences_by_key_and_metrics_by_stage(runs: list[Run], capsys: pytest
     assert ("adapt, last epoch", "mAP", "50.00", "52.50 (+2.50)") in found.metrics
     assert ("adapt, last epoch", "rank-1", "75.00", "70.00 (-5.00)") in found.metrics
     assert main(["compare", *(str(run.folder) for run in runs)]) == 0
-    said = capsys.readouterr().out
-    assert "52.50 (+2.50)" in said and "clusterer.eps" in said
+    output = capsys.readouterr().out
+    assert "52.50 (+2.50)" in output and "clusterer.eps" in output
 
 
 def test_conditions_stand_above_the_metrics(

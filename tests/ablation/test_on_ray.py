@@ -62,9 +62,9 @@ def test_killed_worker_resumes_from_its_checkpoint(tmp_path: Path, domains_root:
                 killed = True
                 break
         time.sleep(0.02)
-    told, _ = begun.communicate(timeout=600)
-    assert killed and begun.returncode == 1, told
-    assert f"failed: {runs['lost'].hash}: " in told and "nowhere.pth" in told
+    output, _ = begun.communicate(timeout=600)
+    assert killed and begun.returncode == 1, output
+    assert f"failed: {runs['lost'].hash}: " in output and "nowhere.pth" in output
     sessions = {label: runs[label].result()["card"]["sessions"] for label in ("plain", "wider")}  # type: ignore[index]
     assert sessions == {"plain": 2, "wider": 1}
     alone = [sys.executable, "-m", "reidx", "train", str(runs["plain"].config_file), "--work-dir", str(tmp_path / "alone")]

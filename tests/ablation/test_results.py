@@ -245,21 +245,21 @@ def test_labels_of_any_text(planned: Callable[..., Plan], finish: Callable[..., 
 
 
 def test_failed_plots_do_not_end_an_ablation(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
+    ended_runs: list[str] = []
 
     class Told(SweepListener):
         def ended(self, sweep: SweepState, run: Run) -> None:
-            told.append(run.hash)
+            ended_runs.append(run.hash)
 
     sweep = sweep_state_of(results.plan)
     reporting, run = Reporting(Told()), results.plan.runs[0]
     reporting.ended(sweep, run)
     page = results.plan.home / "results.md"
-    assert "5 of 6 runs done" in page.read_text(encoding="utf-8") and told == [run.hash]
+    assert "5 of 6 runs done" in page.read_text(encoding="utf-8") and ended_runs == [run.hash]
     page.unlink()
     monkeypatch.setattr("reidx.ablation.plots.scores", lambda *_: 1 / 0)
     reporting.ended(sweep, run)
-    assert page.is_file() and len(told) == 2
+    assert page.is_file() and len(ended_runs) == 2
     with pytest.raises(ZeroDivisionError):
         write_results(results)
 

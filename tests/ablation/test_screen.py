@@ -37,52 +37,52 @@ def sweep(planned: Callable[..., Plan]) -> SweepState:
 
 
 def test_table_has_all_runs_with_their_progress(sweep: SweepState) -> None:
-    told = io.StringIO()
-    table = LiveTable(Console(file=told, width=140, height=40, force_terminal=True, color_system=None))
+    screen = io.StringIO()
+    table = LiveTable(Console(file=screen, width=140, height=40, force_terminal=True, color_system=None))
     table.looked(sweep)
     table.close()
-    lines = {line.split(", seed")[0].strip(): line for line in told.getvalue().splitlines() if ", seed" in line}
+    lines = {line.split(", seed")[0].strip(): line for line in screen.getvalue().splitlines() if ", seed" in line}
     assert "adapt 1/4 ━━━╌╌╌╌╌╌╌╌╌" in lines["clusterer.eps=0.6"] and "90 s" not in lines["base"]
     assert "done" in lines["base"] and "50.00" in lines["base"]
     assert "failed" in lines["clusterer.eps=0.5"] and "out of memory" in lines["clusterer.eps=0.5"]
     assert "waiting" in lines["clusterer.eps=0.4"] and "waiting" in lines["clusterer.eps=0.3"]
-    assert "1 of 5 runs done, 1 failed, 1 running, 1 combination refused · about" in told.getvalue()
-    assert told.getvalue().endswith("\x1b[?25h")  # the cursor is visible again
+    assert "1 of 5 runs done, 1 failed, 1 running, 1 combination refused · about" in screen.getvalue()
+    assert screen.getvalue().endswith("\x1b[?25h")  # the cursor is visible again
 
 
 def test_conditions_stand_above_the_table(sweep: SweepState) -> None:
     (done,) = sweep.done.values()
     evaluation = {"protocol": "market1501", "camera_filter": True, "metric": "cosine"}
     done["card"]["stages"] = {"adapt": {"precision": "fp32", "evaluation": evaluation}}
-    told = io.StringIO()
-    table = LiveTable(Console(file=told, width=140, height=8, force_terminal=True, color_system=None))
+    screen = io.StringIO()
+    table = LiveTable(Console(file=screen, width=140, height=8, force_terminal=True, color_system=None))
     table.looked(sweep)
     table.close()
-    lines = told.getvalue().splitlines()
+    lines = screen.getvalue().splitlines()
     assert "protocol market1501 (own camera ignored) · cosine distance · fp32" in lines[0]
     assert lines[1].split() == ["run", "state", "where", "mAP", "left"]
-    assert "… and 1 more" in told.getvalue()
+    assert "… and 1 more" in screen.getvalue()
 
 
 def test_long_names_are_cut_in_their_middle(planned: Callable[..., Plan]) -> None:
-    told = io.StringIO()
-    table = LiveTable(Console(file=told, width=80, height=40, force_terminal=True, color_system=None))
+    screen = io.StringIO()
+    table = LiveTable(Console(file=screen, width=80, height=40, force_terminal=True, color_system=None))
     axes = {"a long name of an axis": {"one": {}, "an even longer value of it": {"stages.adapt.epochs": 4}}}
     table.looked(SweepState(planned(axes=axes, seeds=[1, 23])))
     table.close()
-    assert "value of it, seed 23" in told.getvalue() and "a long" in told.getvalue()
-    assert all(len(line) <= 80 for line in told.getvalue().splitlines() if "seed" in line)
+    assert "value of it, seed 23" in screen.getvalue() and "a long" in screen.getvalue()
+    assert all(len(line) <= 80 for line in screen.getvalue().splitlines() if "seed" in line)
 
 
 def test_low_terminal_shows_running_runs_first(sweep: SweepState) -> None:
-    told = io.StringIO()
+    screen = io.StringIO()
     sweep.failed = dict.fromkeys(sweep.failed, "out of memory, as the images are too many " * 5)
-    table = LiveTable(Console(file=told, width=80, height=9, force_terminal=True, color_system=None))
+    table = LiveTable(Console(file=screen, width=80, height=9, force_terminal=True, color_system=None))
     table.looked(sweep)
     table.close()
-    assert "adapt 1/4" in told.getvalue() and "… and 1 more" in told.getvalue()
-    assert "50.00" in told.getvalue()  # only a long reason is cut, never a number
-    assert all(len(line) <= 80 for line in told.getvalue().splitlines() if "seed" in line)
+    assert "adapt 1/4" in screen.getvalue() and "… and 1 more" in screen.getvalue()
+    assert "50.00" in screen.getvalue()  # only a long reason is cut, never a number
+    assert all(len(line) <= 80 for line in screen.getvalue().splitlines() if "seed" in line)
 
 
 class Breaking:
@@ -127,27 +127,27 @@ def test_terminal_is_restored_after_any_end(
 ) -> None:
     monkeypatch.setattr(schedule, "EVERY", 0.01)
     sweep = schedule.sweep_state_of(planned(axes={"clusterer.eps": [0.7, 0.6]}))
-    told, before = io.StringIO(), (sys.stdout, sys.stderr)
-    table = LiveTable(Console(file=told, width=140, height=40, force_terminal=True, color_system=None))
+    screen, before = io.StringIO(), (sys.stdout, sys.stderr)
+    table = LiveTable(Console(file=screen, width=140, height=40, force_terminal=True, color_system=None))
     try:
         with pytest.raises(OSError if stuck else error):
             carry_out(sweep, Breaking(how, stuck), table)
-        assert (sys.stdout, sys.stderr) == before and "running" in told.getvalue()
-        assert told.getvalue().endswith("\x1b[?25h")  # the cursor is visible again
+        assert (sys.stdout, sys.stderr) == before and "running" in screen.getvalue()
+        assert screen.getvalue().endswith("\x1b[?25h")  # the cursor is visible again
     finally:
         table.live.stop()
 
 
 def test_closed_table_does_not_restart(sweep: SweepState) -> None:
-    told, before = io.StringIO(), sys.stdout
-    table = LiveTable(Console(file=told, width=140, height=40, force_terminal=True, color_system=None))
+    screen, before = io.StringIO(), sys.stdout
+    table = LiveTable(Console(file=screen, width=140, height=40, force_terminal=True, color_system=None))
     table.looked(sweep)
     table.close()
-    shown = told.getvalue()
+    shown = screen.getvalue()
     try:
         table.looked(sweep)
         table.close()
-        assert told.getvalue() == shown and sys.stdout is before
+        assert screen.getvalue() == shown and sys.stdout is before
     finally:
         table.live.stop()
 
@@ -166,13 +166,13 @@ def test_hash_of_a_run_is_computed_once(sweep: SweepState, monkeypatch: pytest.M
 
 
 def test_lines_and_events_agree(sweep: SweepState) -> None:
-    told = io.StringIO()
+    screen = io.StringIO()
     one, two, three, *_ = sweep.plan.runs
-    for watcher in (Lines(Console(file=told)), Events(Console(file=told))):
+    for watcher in (Lines(Console(file=screen)), Events(Console(file=screen))):
         watcher.began(sweep, two)
         watcher.ended(sweep, one)
         watcher.ended(sweep, three)
-    *lines, began, ended, broke = told.getvalue().splitlines()
+    *lines, began, ended, broke = screen.getvalue().splitlines()
     assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in lines)
     started, done, failed = (line.split(maxsplit=2)[2] for line in lines)
     assert started == f"started clusterer.eps=0.6, seed 1 ({two.hash})"

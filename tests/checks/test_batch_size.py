@@ -53,8 +53,8 @@ def note(experiment: Experiment, lr_batch: int | None, images: dict[str, int], *
 
 
 def test_note_has_batch_sizes_and_scaled_rate(experiment: Experiment) -> None:
-    said = note(experiment, 32, {"target": 8})
-    assert said == (
+    line = note(experiment, 32, {"target": 8})
+    assert line == (
         "learning rate 0.1 is stated for 32 images a step (optimization.lr_batch), but a step sees 8 of stream target: linear "
         "scaling would give 0.025. It is used as it is."
     )
@@ -66,15 +66,15 @@ def test_streams_without_terms_do_not_count(experiment: Experiment) -> None:
     objective = [{"loss": "Triplet", "stream": "known"}]
     images = {"target": 8, "known": 12, "any": 10}
     assert note(experiment, 12, images, streams=STREAMS, objective=objective) == ""
-    said = note(experiment, 8, images, streams=STREAMS, objective=objective)
-    assert "12 of stream known: linear scaling would give 0.15." in said and "stream any" not in said
+    line = note(experiment, 8, images, streams=STREAMS, objective=objective)
+    assert "12 of stream known: linear scaling would give 0.15." in line and "stream any" not in line
 
 
 def test_run_notes_it_once_and_scales_nothing(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(Reporter, "say", lambda self, line: said.append(line))
+    lines: list[str] = []
+    monkeypatch.setattr(Reporter, "say", lambda self, line: lines.append(line))
     losses = []
     for lr_batch in (32, None):
         stages = [{"name": "adapt", "epochs": 1, "iters": 2}]
@@ -86,7 +86,7 @@ def test_run_notes_it_once_and_scales_nothing(
         assert result.stages[0].history[0]["lr"] == 0.01
         card = result.card["stages"]["adapt"]
         assert (card["images_a_step"], card["lr_batch"]) == ({"target": 8}, lr_batch)
-    (line,) = [line for line in said if "lr_batch" in line]
+    (line,) = [line for line in lines if "lr_batch" in line]
     assert "stated for 32" in line and "8 of stream target" in line
     assert losses[0] == losses[1]
 

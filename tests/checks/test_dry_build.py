@@ -66,7 +66,7 @@ def refused(
 
 
 @pytest.mark.parametrize(
-    ("changes", "place", "said"),
+    ("changes", "place", "expected"),
     [
         ({"model": {"backbone": {"name": "resnet5"}}}, "model.backbone", "has no model 'resnet5'"),
         ({"model": {"fusion": {"pool": "mean"}}}, "model.fusion", "There is no pooling 'mean'"),
@@ -88,9 +88,9 @@ def refused(
         ({"grad_cache_chunks": 2, "model": {"bn_group": 8}}, "grad_cache_chunks", "groups of 8 (model.bn_group)"),
     ],
 )  # fmt: skip
-def test_values_of_a_later_stage(refused, changes, place, said):
+def test_values_of_a_later_stage(refused, changes, place, expected):
     message = refused(**changes)
-    assert f"stages.1.{place}" in message and said in message
+    assert f"stages.1.{place}" in message and expected in message
 
 
 def test_dry_build_does_not_change_the_numbers(

@@ -238,7 +238,7 @@ def test_override_that_every_stage_overrules_is_refused(load):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("itres=3", "--set itres=3: the experiment has no key 'itres'."),
         ("stages.frist.epochs=3", "stages has no item named 'frist'. Did you mean first?"),
@@ -250,15 +250,15 @@ def test_override_that_every_stage_overrules_is_refused(load):
         ("iters", "--set iters: write key.path=value"),
     ],
 )  # fmt: skip
-def test_a_wrong_override_is_named(load, override, said):
-    assert said in refusal(load, override)
+def test_a_wrong_override_is_named(load, override, message):
+    assert message in refusal(load, override)
 
 
 # ---- refusals
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         ("itres: 3\n", "exp.yaml:20: unknown key 'itres'. Did you mean iters?"),
         ("    epochz: 3\n", "exp.yaml:20: unknown key 'stages.1.epochz'. Did you mean epochs?"),
@@ -278,12 +278,12 @@ def test_a_wrong_override_is_named(load, override, said):
         ("alignment: [{alignment: Nothing}]\n", "exp.yaml:20: stages.0.alignment.0.alignment: There is no alignment"),
     ],
 )  # fmt: skip
-def test_unknown_keys_and_names_at_every_level(load, more, said):
-    assert said in refusal(load, more=more)
+def test_unknown_keys_and_names_at_every_level(load, more, message):
+    assert message in refusal(load, more=more)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"backbone": "  backbone: {type: Timm, nane: x}"},
          "backbone Timm (exp.yaml:6: stages.0.model.backbone): 2 faults\n  unknown key 'nane'. Did you mean name?"),
@@ -305,12 +305,12 @@ def test_unknown_keys_and_names_at_every_level(load, more, said):
         ({"target": "    target: {type: Syntetic}"}, "exp.yaml:4: data.domains.target: There is no dataset called 'Syntetic'."),
     ],
 )  # fmt: skip
-def test_a_component_is_checked_against_its_constructor(load, changes, said):
-    assert said in refusal(load, **changes)
+def test_a_component_is_checked_against_its_constructor(load, changes, message):
+    assert message in refusal(load, **changes)
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         ("iters: many\n", "exp.yaml:20: stages.0.iters is 'many' (a string); expected int."),
         ("iters: null\n", "exp.yaml:20: stages.0.iters is null; expected int."),
@@ -348,12 +348,12 @@ def test_a_component_is_checked_against_its_constructor(load, changes, said):
          "loss CrossEntropy (exp.yaml:20: stages.1.objective.0.loss): "),
     ],
 )  # fmt: skip
-def test_impossible_values_are_refused(load, more, said):
-    assert said in refusal(load, more=more)
+def test_impossible_values_are_refused(load, more, message):
+    assert message in refusal(load, more=more)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"name": ""}, "exp.yaml: name is missing"),
         ({"name": "name: a/b"}, "exp.yaml:1: name is 'a/b'; it names a folder"),
@@ -366,9 +366,9 @@ def test_impossible_values_are_refused(load, more, said):
         ({"stages": "stages:\n  - epochs: 3"}, "exp.yaml:16: stages.0.name is missing"),
     ],
 )  # fmt: skip
-def test_required_parts_of_an_experiment(load, changes, said):
+def test_required_parts_of_an_experiment(load, changes, message):
     text = refusal(load, **changes)
-    assert said in text or re.sub(r":\d+:", ":", said) in re.sub(r":\d+:", ":", text)
+    assert message in text or re.sub(r":\d+:", ":", message) in re.sub(r":\d+:", ":", text)
 
 
 # ---- the hash and the rendered config

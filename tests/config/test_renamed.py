@@ -68,14 +68,14 @@ def test_renamed_key_names_its_present_name(tmp_path: Path, section: str, key: s
 
 
 def test_the_levels_of_labels_are_labellings(tmp_path: Path) -> None:
-    said = refused(tmp_path, "  domain: target", "  levels: {main: {}, coarse: {feature: pooled}}")
-    assert said == "7: stages.0.labels.levels is now stages.0.labels.labellings."
-    said = refused(tmp_path, "  domain: target", "  labellings: {main: {on: pooled}}")
-    assert said == "7: stages.0.labels.labellings.main.on is now stages.0.labels.labellings.main.feature."
+    message = refused(tmp_path, "  domain: target", "  levels: {main: {}, coarse: {feature: pooled}}")
+    assert message == "7: stages.0.labels.levels is now stages.0.labels.labellings."
+    message = refused(tmp_path, "  domain: target", "  labellings: {main: {on: pooled}}")
+    assert message == "7: stages.0.labels.labellings.main.on is now stages.0.labels.labellings.main.feature."
 
 
 @pytest.mark.parametrize(
-    ("line", "old", "said"),
+    ("line", "old", "message"),
     [
         ("  - loss: CrossEntropy", "  - type: CrossEntropy",
          "11: unknown key 'stages.0.objective.0.type'. Name the loss by stages.0.objective.0.loss: CrossEntropy, or "
@@ -89,12 +89,12 @@ def test_the_levels_of_labels_are_labellings(tmp_path: Path) -> None:
     ],
     ids=["loss", "memory", "alignment"],
 )  # fmt: skip
-def test_component_type_directly_in_slot(tmp_path: Path, line: str, old: str, said: str) -> None:
-    assert refused(tmp_path, line, old, instead=True) == said
+def test_component_type_directly_in_slot(tmp_path: Path, line: str, old: str, message: str) -> None:
+    assert refused(tmp_path, line, old, instead=True) == message
 
 
 @pytest.mark.parametrize(
-    ("line", "old", "said"),
+    ("line", "old", "message"),
     [
         ("  - loss: CrossEntropy", "  - loss: CrossEntropy\n    smoothing: 0.1",
          "12: unknown key 'stages.0.objective.0.smoothing'. Write an argument of the loss as stages.0.objective.0.loss: "
@@ -114,5 +114,5 @@ def test_component_type_directly_in_slot(tmp_path: Path, line: str, old: str, sa
     ],
     ids=["loss", "loss with a type", "memory", "alignment", "misspelt key"],
 )  # fmt: skip
-def test_component_argument_among_slot_keys(tmp_path: Path, line: str, old: str, said: str) -> None:
-    assert refused(tmp_path, line, old, instead=True) == said
+def test_component_argument_among_slot_keys(tmp_path: Path, line: str, old: str, message: str) -> None:
+    assert refused(tmp_path, line, old, instead=True) == message

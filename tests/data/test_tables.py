@@ -51,7 +51,7 @@ def test_spreadsheet_tables_are_read(folder, end, encoding):
 
 
 @pytest.mark.parametrize(
-    ("head", "said"),
+    ("head", "message"),
     [
         (HEAD + ",pid", "line 1: column pid is there twice (as 2 and 5). Leave one of them out."),
         (HEAD + ", path ", "line 1: column path is there twice (as 1 and 5). Leave one of them out."),
@@ -65,12 +65,12 @@ def test_spreadsheet_tables_are_read(folder, end, encoding):
         ),
     ],
 )
-def test_first_line_lacks_or_repeats_a_column(folder, head, said):
-    assert refusal(*ROWS, head=head) == said
+def test_first_line_lacks_or_repeats_a_column(folder, head, message):
+    assert refusal(*ROWS, head=head) == message
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ("e.jpg,1", "line 6: 2 values, but line 1 names 4 columns."),
         ("e.jpg;1;0;train", "line 6: 1 value, but line 1 names 4 columns. ';' seems to separate them; use commas."),
@@ -80,8 +80,8 @@ def test_first_line_lacks_or_repeats_a_column(folder, head, said):
         ("e.jpg,1\0,0,train", "line 6: it holds a NUL character. Save the table as UTF-8 text."),
     ],
 )
-def test_broken_row_names_its_first_line(folder, row, said):
-    assert refusal(*ROWS, row, *(["f.jpg,1,0,train"] if row[0] != '"' else [])) == said
+def test_broken_row_names_its_first_line(folder, row, message):
+    assert refusal(*ROWS, row, *(["f.jpg,1,0,train"] if row[0] != '"' else [])) == message
 
 
 def test_text_that_is_not_utf_8(folder):
@@ -141,7 +141,7 @@ def test_a_number_in_two_spellings_is_refused(folder):
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ("a.jpg,0,0,train", "./a.jpg is the image of line 2, in train too."),
         ("./a.jpg,0,0,train", "././a.jpg is the image of line 2 (./a.jpg), in train too."),
@@ -153,8 +153,8 @@ def test_a_number_in_two_spellings_is_refused(folder):
         ("c.jpg,3,0,gallery", "./c.jpg is the image of line 4, under pid 3 here and 2 there."),
     ],
 )
-def test_repeated_image_names_both_lines(folder, row, said):
-    assert refusal(*ROWS, row) == f"line 6: {said} Drop one of them."
+def test_repeated_image_names_both_lines(folder, row, message):
+    assert refusal(*ROWS, row) == f"line 6: {message} Drop one of them."
 
 
 def test_images_shared_with_training_are_reported(folder):

@@ -145,7 +145,7 @@ def test_infomap_drops_weak_links_and_small_communities():
     assert labels.tolist() == [0, 0, 0, -1, -1, -1, 1, 1, 1, -1, -1]  # communities are numbered by their first image
     assert InfoMap(min_size=1)(graph_of({}, 3)).tolist() == [0, 1, 2]
     assert InfoMap()(graph_of({}, 3)).tolist() == [-1, -1, -1]
-    # an experiment may have seed 0, which infomap itself refuses
+    # an experiment may have seed 0, but the seeds of infomap begin at 1
     assert np.array_equal(InfoMap(min_similarity=0.5, min_size=3, seed=0)(graph_of(pairs, 11)), labels)
 
 

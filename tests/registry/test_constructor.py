@@ -56,11 +56,11 @@ def test_argument_called_type_is_refused(fake_plugins, kind):
     registry, found = fake_plugins.discover()
     with pytest.raises(PluginError) as error:
         registry.find(kind, "mine.Own").load()
-    said = str(error.value)
-    assert f"{kind} mine.Own (from reidx-mine 0.1, fake_reidx_mine:Own)" in said
-    assert "'type'" in said and f"rename the argument, for example to {kind}_type" in said
-    assert f"{fake_plugins.folder / 'fake_reidx_mine.py'}:15" in said
-    assert check(found["mine"][0]) == [said]
+    message = str(error.value)
+    assert f"{kind} mine.Own (from reidx-mine 0.1, fake_reidx_mine:Own)" in message
+    assert "'type'" in message and f"rename the argument, for example to {kind}_type" in message
+    assert f"{fake_plugins.folder / 'fake_reidx_mine.py'}:15" in message
+    assert check(found["mine"][0]) == [message]
     entry = registry.find(kind, "mine.Own")
     with pytest.raises(PluginError, match="'type'"):
         conformance.checks_for(kind)[0](entry)

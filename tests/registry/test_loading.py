@@ -60,10 +60,10 @@ def test_slow_import_names_the_plugin(fake_plugins, notes, monkeypatch, capsys):
     _, found = fake_plugins.discover()
     assert not found["slow"][0].problem
     lines = capsys.readouterr().err.splitlines()
-    said = [line for line in lines if line.startswith("reidx: loading plugin slow (reidx-slow 0.1,")]
-    assert len(said) == 1
-    assert "REIDX_PLUGINS=" in said[0]
-    assert "well" in said[0].partition("REIDX_PLUGINS=")[2]
+    shown = [line for line in lines if line.startswith("reidx: loading plugin slow (reidx-slow 0.1,")]
+    assert len(shown) == 1
+    assert "REIDX_PLUGINS=" in shown[0]
+    assert "well" in shown[0].partition("REIDX_PLUGINS=")[2]
     assert not list(notes.glob("loading-*"))
 
 

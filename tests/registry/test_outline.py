@@ -28,13 +28,13 @@ import contextlib, io, json, sys
 from reidx.cli.main import main
 from reidx.outline.outline import outline
 from reidx.registry.discovery import registry
-said = []
+outcomes = []
 for words in json.loads(sys.argv[1]):
     with contextlib.redirect_stderr(io.StringIO()) as text, contextlib.redirect_stdout(text):
         code = main(words)
-    said.append([code, text.getvalue(), [name for name in ("torch", "mmengine", "timm", "scipy") if name in sys.modules]])
+    outcomes.append([code, text.getvalue(), [name for name in ("torch", "mmengine", "timm", "scipy") if name in sys.modules]])
 open_ones = [entry.name for entry in registry().entries() if outline(entry.component.target) is None]
-print(json.dumps([said, open_ones, "torch" in sys.modules]))
+print(json.dumps([outcomes, open_ones, "torch" in sys.modules]))
 """
 
 WRONG = {
@@ -80,10 +80,10 @@ def test_config_mistakes_are_found_without_torch(experiment: Callable[..., Path]
     asked += [["test", path, "--set", "epocs=3"], ["list"], ["plugins"], ["--help"], ["config", f"{path}.yml"]]
     program = [sys.executable, "-c", CHECKED, json.dumps(asked)]
     ran = subprocess.run(program, capture_output=True, text=True, check=True)
-    said, open_ones, torch_is_there = json.loads(ran.stdout)
-    for wrong, (code, text, _) in zip([*WRONG, *WRONG], said):
+    outcomes, open_ones, torch_is_there = json.loads(ran.stdout)
+    for wrong, (code, text, _) in zip([*WRONG, *WRONG], outcomes):
         assert code == 1 and WRONG[wrong] in text, text
-    assert [imported for _, _, imported in said] == [[]] * len(asked)
+    assert [imported for _, _, imported in outcomes] == [[]] * len(asked)
     assert (open_ones, torch_is_there) == ([], False)
 
 
@@ -269,9 +269,9 @@ def test_quoted_annotations_equal_the_class(future: str, written: Callable[[str]
     module = written("")
     (tmp_path / f"{module}.py").write_text(future + text, encoding="utf-8")
     sketch: Any = outline(f"{module}:Part")
-    told = {name: parameter.hint for name, parameter in parameters_of(sketch).items()}
-    assert told == {name: p.hint for name, p in parameters_of(importlib.import_module(module).Part).items()}
-    assert (told["size"] is int) is not bool(future)
+    hints = {name: parameter.hint for name, parameter in parameters_of(sketch).items()}
+    assert hints == {name: p.hint for name, p in parameters_of(importlib.import_module(module).Part).items()}
+    assert (hints["size"] is int) is not bool(future)
 
 
 def test_attributes_and_dataclass_instances_are_outlined(written: Callable[[str], str]) -> None:

@@ -82,31 +82,31 @@ def test_plugin_error_names_everything(made, kind):
     part = made("raise ValueError('kaputt')", kind)
     with pytest.raises(PluginError) as raised:
         asked(part, kind)
-    said = str(raised.value)
+    message = str(raised.value)
     file = sys.modules[type(part).__module__].__file__
-    assert said.startswith(f"{kind} mine.Part (from reidx-mine 0.1) failed in forward: ValueError: kaputt ({file}:10).")
-    assert f"{kind} is given {KINDS[kind].given} and returns {KINDS[kind].returns}; it was given scores float32 8x3." in said
-    assert said.endswith("This is a bug in the plugin, not in its input: fix it there, or report it to its authors.")
+    assert message.startswith(f"{kind} mine.Part (from reidx-mine 0.1) failed in forward: ValueError: kaputt ({file}:10).")
+    assert f"{kind} is given {KINDS[kind].given} and returns {KINDS[kind].returns}; it was given scores float32 8x3." in message
+    assert message.endswith("This is a bug in the plugin, not in its input: fix it there, or report it to its authors.")
 
 
 @pytest.mark.parametrize("action", RAISED.values(), ids=RAISED)
 def test_any_exception_becomes_one_message(made, action):
     with pytest.raises(PluginError) as raised:
         asked(made(action))
-    said = str(raised.value)
-    assert "loss mine.Part (from reidx-mine 0.1) failed in forward: " in said and "A loss is given" in said
-    assert re.search(r"parts_of_\w+\.py:1\d", said)
-    assert len(said) < 1500 and said.isprintable()
-    said.encode("utf-8")
+    message = str(raised.value)
+    assert "loss mine.Part (from reidx-mine 0.1) failed in forward: " in message and "A loss is given" in message
+    assert re.search(r"parts_of_\w+\.py:1\d", message)
+    assert len(message) < 1500 and message.isprintable()
+    message.encode("utf-8")
 
 
 @pytest.mark.parametrize("action", ["raise ValueError('kaputt')", "raise SystemExit(0)", "raise StopIteration"])
 def test_core_error_is_no_plugin_error(made, action):
     with pytest.raises((ValueError, RuntimeError)) as raised:
         asked(made(action, namespace=""))
-    said = " ".join([str(raised.value), *getattr(raised.value, "__notes__", ())])
-    assert "loss Part (from reidx 1)" in said and "scores float32 8x3" in said
-    assert "bug in the plugin" not in said
+    message = " ".join([str(raised.value), *getattr(raised.value, "__notes__", ())])
+    assert "loss Part (from reidx 1)" in message and "scores float32 8x3" in message
+    assert "bug in the plugin" not in message
 
 
 def test_reidx_error_keeps_class_and_message(made):
@@ -221,8 +221,8 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize(("kind", "action", "said"), BROKEN.values(), ids=BROKEN)
-def test_broken_promise_is_named(made, kind, action, said):
+@pytest.mark.parametrize(("kind", "action", "message"), BROKEN.values(), ids=BROKEN)
+def test_broken_promise_is_named(made, kind, action, message):
     from reidx.registry.promises import expect_columns
 
     part = made(action, kind)
@@ -232,7 +232,7 @@ def test_broken_promise_is_named(made, kind, action, said):
     with pytest.raises(PluginError) as raised, seam.watching():
         seam.call(kind, part, function, part, torch.ones(8, 3, requires_grad=True))
     assert f"{kind} mine.Part (from reidx-mine 0.1) broke a promise in {function}" in str(raised.value)
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert re.search(r"parts_of_\w+\.py:9\)", str(raised.value))
     assert torch.is_grad_enabled() and torch.get_default_dtype() is torch.float32
 
@@ -245,14 +245,14 @@ def test_unusable_result_is_named_in_every_step(made, name):
     """Not only in an epoch's first batch: an unusable result in a later batch would break reidx's own code."""
     from reidx.registry.promises import expect_columns
 
-    kind, action, said = BROKEN[name]
+    kind, action, message = BROKEN[name]
     part = made(action, kind)
     expect_columns(part, 3)
     function = "batch" if kind == "transform" else "forward"
     with pytest.raises(PluginError) as raised:
         seam.call(kind, part, function, part, torch.ones(8, 3, requires_grad=True))
     assert f"{kind} mine.Part (from reidx-mine 0.1) broke a promise in {function}" in str(raised.value)
-    assert said in str(raised.value)
+    assert message in str(raised.value)
 
 
 def test_kept_promise_changes_nothing(made):

@@ -126,7 +126,7 @@ def test_back_ends_do_not_change_the_hash(experiment: Callable[..., Path]):
 
 
 @pytest.mark.parametrize(
-    ("log", "said"),
+    ("log", "message"),
     [
         ("[tensorbord]", "there is no log back-end 'tensorbord'. Did you mean tensorboard"),
         ("[{type: wandb, projct: x}]", "wandb has no setting 'projct'"),
@@ -134,8 +134,8 @@ def test_back_ends_do_not_change_the_hash(experiment: Callable[..., Path]):
         ("[{type: tensorboard, save_dir: x}]", "tensorboard has no setting 'save_dir'"),
     ],
 )
-def test_mistakes_in_log_are_found_at_loading(experiment: Callable[..., Path], log: str, said: str):
-    with pytest.raises(ConfigError, match=said):
+def test_mistakes_in_log_are_found_at_loading(experiment: Callable[..., Path], log: str, message: str):
+    with pytest.raises(ConfigError, match=message):
         reidx.load_config(experiment(), [f"log={log}"])
 
 

@@ -148,9 +148,9 @@ def test_lines_of_a_log_begin_with_the_time(capsys, monkeypatch):
     assert capsys.readouterr().err == "2026-11-30 23:41:02 epoch 3/8\n"
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(0, "0 s"), (89, "89 s"), (120, "2 min"), (5399, "90 min"), (5400, "1.5 h")])
-def test_durations(seconds, said):
-    assert displays.duration(seconds) == said
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (89, "89 s"), (120, "2 min"), (5399, "90 min"), (5400, "1.5 h")])
+def test_durations(seconds, text):
+    assert displays.duration(seconds) == text
 
 
 def test_counted_work_is_shown_only_if_any(capsys):
