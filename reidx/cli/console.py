@@ -17,6 +17,9 @@ UNLIMITED = 10_000
 READABLE = 100
 """Maximum columns of a paragraph; longer lines are hard to read."""
 
+LAST = 10
+"""Minimum columns of a table's last column, as long as only that one wraps."""
+
 NARROWEST = 40
 """Minimum columns of a layout."""
 
@@ -34,12 +37,15 @@ def console() -> Console:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows under headings. On a narrow terminal the last column wraps; the others are never cut."""
+    """Print rows under headings. If they are too wide for the terminal, the last column wraps, or if needed all columns."""
+    lines = list(rows)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns[:-1]:
-        table.add_column(column, no_wrap=True, style="cyan" if column == columns[0] else "")
-    table.add_column(columns[-1], overflow="fold")
-    for row in rows:
+    widths = [max(map(len, cells)) + 1 for cells in zip(columns, *lines)]
+    room = console().width - sum(widths[:-1])
+    for column in columns:
+        fixed = column != columns[-1] and room >= min(widths[-1], LAST)
+        table.add_column(column, no_wrap=fixed, overflow="fold", style="cyan" if column == columns[0] else "")
+    for row in lines:
         table.add_row(*(Text(cell) for cell in row))
     _print(table)
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import NoReturn
 
-from reidx.errors import excerpt
+from reidx.errors import excerpt, suggest
 from reidx.registry.describing import LIMIT, plain
 
 
@@ -15,8 +15,17 @@ class Parser(argparse.ArgumentParser):
     """argparse's parser, but an error is one line, without the usage of all options (exit code 2)."""
 
     def error(self, message: str) -> NoReturn:
-        said = plain(excerpt(message, LIMIT), 2 * LIMIT)
-        self.exit(2, f"{self.prog}: error: {said} (see `{self.prog} --help`)\n")
+        text = plain(excerpt(message, LIMIT), 2 * LIMIT)
+        self.exit(2, f"{self.prog}: error: {text}{self._hint(message)} (see `{self.prog} --help`)\n")
+
+    def _hint(self, message: str) -> str:
+        """Return a hint for an unknown option, or an empty string."""
+        unknown = re.match(r"unrecognized arguments: (--[\w-]{1,40})", message)
+        if unknown is None:
+            return ""
+        options = self._option_string_actions
+        settable = ". Change a value of the config with --set KEY=VALUE" if "--set" in options else ""
+        return f". {similar}" if (similar := suggest(unknown[1], options)) else settable
 
 
 def whole_number(low: int, high: int) -> Callable[[str], int]:

@@ -128,6 +128,12 @@ def test_mistake_in_the_command_line_is_one_line(capsys, words):
     assert "(see `" in refused(capsys, *words)
 
 
+def test_unknown_option_has_a_hint(capsys):
+    assert "unrecognized arguments: --chek. Did you mean --check? (see" in refused(capsys, "plugins", "--chek")
+    line = refused(capsys, "train", "a.yaml", "--epochs", "3")
+    assert "--epochs 3. Change a value of the config with --set KEY=VALUE (see" in line
+
+
 def test_unknown_command(capsys):
     assert output(capsys, "trian") == (2, "", "error: There is no command 'trian'. Did you mean train?\n")
 

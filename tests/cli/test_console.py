@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reidx.cli.console import print_entries, print_lines, print_paragraphs
+from reidx.cli.console import print_entries, print_lines, print_paragraphs, print_table
 
 DOCSTRING = """One vector an image, from a map of any
 size.
@@ -55,6 +55,18 @@ def test_long_item_hangs_below_its_beginning(printed):
     assert max(map(len, lines)) <= 40
     lines = printed(40, print_paragraphs, "* " + "word " * 12)
     assert lines[1].startswith("  word") and not lines[1].startswith("   ")
+
+
+def test_last_column_wraps_first(printed):
+    lines = printed(40, print_table, ("key", "value"), [("x" * 20, "y" * 30)])
+    assert lines == [f"key{' ' * 19}value", f"{'x' * 20}  {'y' * 18}", f"{' ' * 22}{'y' * 12}"]
+
+
+def test_wide_columns_wrap_and_lose_nothing(printed):
+    lines = printed(60, print_table, ("key", "one", "two"), [("k" * 20, "1" * 64, "2" * 64)])
+    assert max(map(len, lines)) <= 60
+    text = "".join(lines)
+    assert [text.count(letter) for letter in "k12"] == [20 + 1, 64, 64]  # and the k of the heading
 
 
 def test_entries_wrap_below_their_text(printed):
