@@ -11,7 +11,7 @@ from reidx.registry.constructor import FilePath
 
 
 class Embedding(nn.Module):
-    """OSNet's published vector: average pooling, linear layer, BatchNorm, ReLU.
+    """OSNet's published vector: mean pooling, linear layer, BatchNorm, ReLU.
 
     Returns ``embed`` and ``global``, both (B, ``dim``) and equal. Source: OSNet (Zhou et al., ICCV 2019), table 1.
 

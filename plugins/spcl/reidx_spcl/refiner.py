@@ -13,7 +13,7 @@ from reidx.errors import ConfigError
 
 
 class SelfPaced:
-    """Clusters reduced to their reliable images; every other image is a single-image class.
+    """Clusters of reliable images; every other image is its own class.
 
     Returns labels without outliers: reliable images keep their cluster, every other image becomes a single-image class.
 
