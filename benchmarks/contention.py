@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def _table(loads: list[int], seconds: float, rounds: int) -> None:
-    cores = threads.available()
+    cores = threads.available_cores()
     fixed = ["1", *(f"{number}{how}" for number in range(2, cores + 1) for how in ("", " passive"))]
     settings = [*fixed, "reidx", "started idle"]
     print(f"{cores} cores; images/s, and the share of the best fixed setting")
@@ -97,9 +97,9 @@ def _rate(setting: str, seconds: float) -> float:
 
     torch.manual_seed(0)
     if setting == "reidx":
-        torch.set_num_threads(threads.chosen("auto", None, lambda text: print(text, file=sys.stderr)))
+        torch.set_num_threads(threads.choose_thread_count("auto", None, lambda text: print(text, file=sys.stderr)))
     elif setting == "started idle":
-        torch.set_num_threads(threads.available())
+        torch.set_num_threads(threads.available_cores())
     model = reidx.build("backbone", {"type": "osnet.OSNet", "width": 0.25}).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
     images = torch.randn(16, 3, 128, 64).to(memory_format=torch.channels_last)

@@ -184,7 +184,7 @@ def by_hand(settings: Settings, turn: Turn) -> None:
     memory = ClusterMemory(network.dims["embed"]).to(device)
     memory.rows = F.normalize(torch.randn(max(classes) + 1, network.dims["embed"], device=device))
     store = ImageStore(paths, settings.size)
-    store.hold(device)
+    store.move_to(device)
     labels, augment = torch.tensor(classes), ReidAugment(mean=network.mean, std=network.std)
     trained = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=3.5e-4, weight_decay=5e-4)

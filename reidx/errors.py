@@ -100,9 +100,12 @@ class Exits(RuntimeError):
     """Code called ``sys.exit`` where it must return a result."""
 
 
-def told_elsewhere(error: BaseException) -> bool:
-    """Return True if another process of the job has reported this error (see :func:`reidx.machine.launchers.started`)."""
-    return bool(vars(error).get("told_elsewhere"))
+def reported_elsewhere(error: BaseException) -> bool:
+    """Return True if another process of the job has reported this error.
+
+    :func:`reidx.machine.launchers.job_membership` sets the mark.
+    """
+    return bool(vars(error).get("reported_elsewhere"))
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -48,7 +48,7 @@ class span(ContextDecorator):
 
 
 @contextmanager
-def heard(listener: Listener) -> Iterator[None]:
+def listening(listener: Listener) -> Iterator[None]:
     """Context in which ``listener`` receives all spans; must be opened and closed outside spans."""
     _listeners.append(listener)
     try:
@@ -98,7 +98,7 @@ class Stopwatch:
         return sum(seconds for at, seconds in self.own.items() if at[: len(path)] == path)
 
     def __enter__(self) -> Stopwatch:
-        self._heard = heard(self)
+        self._heard = listening(self)
         self._heard.__enter__()
         self._edge = self._now()
         return self

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reidx.registry.discovery import installed, registry
+from reidx.registry.discovery import registry, registry_override
 from reidx.registry.registry import KINDS, Component, Entry, Registry
 from reidx.testing.fake_plugins import FakePlugins
 from reidx.testing.tiny import tiny_experiment, write_experiment
@@ -42,7 +42,7 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, type], 
         target = f"{home.__name__}:{component.__name__}"
         known.add(Entry(Component(kind, component.__name__, target), "", "the test"))
 
-    with installed(known):
+    with registry_override(known):
         yield register
 
 

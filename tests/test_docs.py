@@ -153,7 +153,7 @@ def test_commands_parse_and_their_configs_exist(block: Block) -> None:
         given = parser_of(words[0]).parse_args(words[1:])
         overrides = getattr(given, "overrides", [])
         if words[0] == "show":
-            assert given.name.startswith("mine.") or registry().named(given.name)
+            assert given.name.startswith("mine.") or registry().with_name(given.name)
         config = getattr(given, "config", None) or getattr(given, "grid", None)
         if config is None or config in READERS_OWN or config.startswith("mine::"):
             continue

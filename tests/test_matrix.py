@@ -22,7 +22,7 @@ from reidx.testing import matrix
 from reidx.testing.fake_plugins import FakePlugins
 from reidx.testing.matrix import experiments
 from reidx.testing.matrix.axes import AXES
-from reidx.testing.matrix.gradients import watched
+from reidx.testing.matrix.gradients import watch_gradients
 from reidx.testing.matrix.pairs import Combination, Pair, cover, pairs_of
 from reidx.testing.matrix.report import report
 from reidx.testing.networks import tiny_network
@@ -178,7 +178,7 @@ def test_missing_gradient_is_reported(by: float | None, message: str) -> None:
     batch = Batch(torch.randn(4, 3, 8, 8), torch.arange(4))
 
     def step() -> None:
-        with watched(Stage("adapt", model=Model({}))) as seen:
+        with watch_gradients(Stage("adapt", model=Model({}))) as seen:
             model({"target": batch})
         seen.check()
 

@@ -9,7 +9,7 @@ import torch
 from torch.profiler import profile
 
 from reidx import profiling as spans
-from reidx.profiling import Marks, Stopwatch, heard, span
+from reidx.profiling import Marks, Stopwatch, listening, span
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_spans_wait_for_queued_work(monkeypatch):
 
 
 def test_spans_appear_in_a_trace():
-    with profile() as seen, heard(Marks()), span("relabel"), span("extract"):
+    with profile() as seen, listening(Marks()), span("relabel"), span("extract"):
         torch.ones(2).sum()
     names = [event.name for event in seen.events()]
     assert {"relabel", "extract", "aten::sum"} <= set(names)

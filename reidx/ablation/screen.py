@@ -87,13 +87,13 @@ class Events(SweepListener):
 
     def began(self, sweep: SweepState, run: Run) -> None:
         """Print an event for a run that was started or resumed."""
-        self._tell("run_began", sweep, run)
+        self._print_event("run_began", sweep, run)
 
     def ended(self, sweep: SweepState, run: Run) -> None:
         """Print an event for a run that finished or failed."""
-        self._tell("run_failed" if run.hash in sweep.failed else "run_done", sweep, run)
+        self._print_event("run_failed" if run.hash in sweep.failed else "run_done", sweep, run)
 
-    def _tell(self, event: str, sweep: SweepState, run: Run) -> None:
+    def _print_event(self, event: str, sweep: SweepState, run: Run) -> None:
         facts = {
             "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "event": event,

@@ -15,8 +15,8 @@ from reidx.ablation.executor import Outcome, arguments_of, prepare, reason_in
 from reidx.ablation.plan import Run
 from reidx.errors import ConfigError
 from reidx.machine.lifetimes import PARENT
-from reidx.machine.threads import available
-from reidx.runs.lock import alone_in
+from reidx.machine.threads import available_cores
+from reidx.runs.lock import exclusive_folder
 
 PATIENCE = 30.0
 """Seconds between SIGTERM and SIGKILL when a run is stopped."""
@@ -49,7 +49,7 @@ class Workers:
         if self.gpus:
             own["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
         elif self.slots > 1:
-            own.setdefault("OMP_NUM_THREADS", str(max(1, available() // self.slots)))
+            own.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // self.slots)))
         return own
 
 
@@ -104,7 +104,7 @@ def claimed(home: Path) -> Iterator[IO[str]]:
     """
     with ExitStack() as stack:
         try:
-            lock = stack.enter_context(alone_in(home, "in use by another ablation, or by runs of one that was killed"))
+            lock = stack.enter_context(exclusive_folder(home, "in use by another ablation, or by runs of one that was killed"))
         except OSError as error:
             raise ConfigError(f"{home} cannot be used: {error.strerror}. Name another folder (--work-dir).") from error
         yield lock

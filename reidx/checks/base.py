@@ -28,7 +28,7 @@ class StageChecker:
         self.provided = self.fused.provides
         self.networks = ["student", *stage.teachers]
 
-    def needs(self, part: Part) -> None:
+    def check_required_features(self, part: Part) -> None:
         """Raise unless the fusion provides the features that a component requires."""
         missing = contract(part.kind, part.spec).requires - self.provided
         if missing:
@@ -39,7 +39,7 @@ class StageChecker:
                 f"{_providers(missing)}",
             )
 
-    def feature(self, at: KeyPath, name: str) -> None:
+    def check_feature(self, at: KeyPath, name: str) -> None:
         if name not in self.provided:
             raise self.error(
                 at,
@@ -47,12 +47,12 @@ class StageChecker:
                 f"{', '.join(sorted(self.provided))}.{_providers({name})}",
             )
 
-    def shaped(self, kind: str, spec: dict[str, Any], inputs: Mapping[str, str], at: KeyPath) -> None:
+    def check_part_features(self, kind: str, spec: dict[str, Any], inputs: Mapping[str, str], at: KeyPath) -> None:
         """Raise unless the inputs of a memory or a loss are part features (B,P,D) where required, and only where accepted.
 
         ``inputs`` maps each input to the feature that it is, or is computed from.
         """
-        must: frozenset[str] = getattr(registry().find(kind, spec["type"]).declared(), "requires_parts", frozenset())
+        must: frozenset[str] = getattr(registry().find(kind, spec["type"]).class_or_outline(), "requires_parts", frozenset())
         may = must | contract(kind, spec).accepts_parts
         fusion = self.stage.model.fusion["type"]
         for name, on in sorted(inputs.items()):
@@ -68,32 +68,32 @@ class StageChecker:
                     at, f"{spec['type']} takes no {name} of parts, but {on!r} of fusion {fusion} has a vector for each (B,P,D)."
                 )
 
-    def name(self, at: KeyPath, name: str, taken: Collection[str] = ()) -> None:
+    def check_name(self, at: KeyPath, name: str, taken: Collection[str] = ()) -> None:
         """Raise unless ``name`` is a valid, unused module name.
 
         :mod:`reidx.checks.values` checks the names that torch reserves.
         """
         if not re.fullmatch(r"\w[\w-]*", name) or name in taken:
-            raise self.error(at, unusable(name))
+            raise self.error(at, invalid_name_message(name))
 
-    def domain(self, at: KeyPath, name: str) -> None:
-        self.one_of(at, name, self.config.experiment.data.domains, "domain in data.domains")
+    def check_domain(self, at: KeyPath, name: str) -> None:
+        self.check_one_of(at, name, self.config.experiment.data.domains, "domain in data.domains")
 
-    def one_of(self, at: KeyPath, name: str | None, known: Iterable[str], what: str) -> None:
+    def check_one_of(self, at: KeyPath, name: str | None, known: Iterable[str], what: str) -> None:
         known = list(known)
         if name is None or name in known:
             return
         hint = suggest(name, known) or f"There is: {', '.join(known) or 'none'}."
         raise self.error(at, f"there is no {what} called {name!r}. {hint}")
 
-    def seen(self, at: KeyPath, network: str, streams: Iterable[str]) -> None:
+    def check_streams_of_network(self, at: KeyPath, network: str, streams: Iterable[str]) -> None:
         """Raise unless all of ``streams`` pass through a network."""
         for stream in streams:
             if network in self.stage.network_streams and stream not in self.stage.network_streams[network]:
-                said = ", ".join(self.stage.network_streams[network])
-                raise self.error(at, f"network {network!r} sees {said} (network_streams), not {stream!r}.")
+                streams_seen = ", ".join(self.stage.network_streams[network])
+                raise self.error(at, f"network {network!r} sees {streams_seen} (network_streams), not {stream!r}.")
 
-    def different(self, at: KeyPath, names: str | list[str] | None) -> None:
+    def check_distinct(self, at: KeyPath, names: str | list[str] | None) -> None:
         """Raise if a list of names is empty or has duplicates."""
         if isinstance(names, list) and len(set(names)) < max(len(names), 1):
             raise self.error(at, "the names in a list must be unique, and at least one is needed; null means the default.")
@@ -103,7 +103,7 @@ class StageChecker:
         return ConfigError(f"{self.config.place(path)}: {dotted(path)}: {message}")
 
 
-def unusable(name: str) -> str:
+def invalid_name_message(name: str) -> str:
     """Return the message for an invalid module name."""
     return f"{name!r} cannot be used as a name here; choose another, of letters, digits, _ and -."
 
@@ -128,7 +128,7 @@ def declaring(kind: str, wanted: Callable[[Contract], bool]) -> Iterator[Entry]:
     """Yield the installed components of a kind whose contract, under their example settings, satisfies ``wanted``."""
     for entry in registry().entries(kind):
         try:
-            if wanted(contract_of(entry.declared(), entry.component.example)):
+            if wanted(contract_of(entry.class_or_outline(), entry.component.example)):
                 yield entry
         except Exception:  # a broken plugin must not hide the user's mistake
             continue

@@ -56,7 +56,7 @@ def rate_note(stage: Stage, lr: float, images: Mapping[str, int]) -> str:
     """
     stated = stage.optimization.lr_batch
     of = {view: name for name, stream in stage.streams.items() for view in (name, *stream.views)}
-    seen = {of[name] for term in stage.objective for name in stage.seen_by(term)}
+    seen = {of[name] for term in stage.objective for name in stage.streams_of_term(term)}
     seen |= {of[getattr(alignment, side)] for alignment in stage.alignment for side in ("source", "target")}
     others = {name: count for name, count in images.items() if name in seen and count != stated}
     if stated is None or not others:
@@ -65,5 +65,5 @@ def rate_note(stage: Stage, lr: float, images: Mapping[str, int]) -> str:
     scaled = ", ".join(f"{lr * count / stated:.3g}" for count in others.values())
     return (
         f"learning rate {lr:g} is stated for {stated} images a step (optimization.lr_batch), but a step sees {found}: linear "
-        f"scaling would give {scaled}. It is used as it is."
+        f"scaling would give {scaled}. It is used unchanged."
     )

@@ -16,7 +16,7 @@ from reidx.config.schema import IDENTITY, AlignmentSlot, Evaluate, MemorySlot, R
 from reidx.contracts import inputs_of
 from reidx.data.domains import Domains
 from reidx.errors import ConfigError, DataError
-from reidx.evaluation.protocols import counted, matched, no_match
+from reidx.evaluation.protocols import has_match, no_match, own_matches
 from reidx.evaluation.reranking import bytes_to_rerank
 from reidx.machine.free_memory import free_memory
 from reidx.registry.build import build, contract
@@ -28,20 +28,20 @@ def check_experiment(config: Config, domains: Domains) -> None:
 
     Reads the data sets of the stages (lists of files, no images).
     """
-    said: set[str] = set()
+    warned: set[str] = set()
     for position, stage in enumerate(config.experiment.stages):
-        check = _DataChecker(config, domains, position, said)
-        check.files(stage)
+        checker = _DataChecker(config, domains, position, warned)
+        checker.check_files(stage)
         if stage.epochs > 0:
-            check.training(stage)
-        check.evaluation(stage)
+            checker.check_training(stage)
+        checker.check_evaluation(stage)
 
 
 def check_evaluation(config: Config, domains: Domains, position: int, stage: Stage) -> None:
     """Check the files and data for the evaluation of ``stage`` at ``position``, as :func:`check_experiment` does."""
-    check = _DataChecker(config, domains, position)
-    check.files(stage)
-    check.evaluation(stage)
+    checker = _DataChecker(config, domains, position)
+    checker.check_files(stage)
+    checker.check_evaluation(stage)
 
 
 def splits_of(stage: Stage, part: Part) -> list[tuple[str, str]]:
@@ -52,7 +52,7 @@ def splits_of(stage: Stage, part: Part) -> list[tuple[str, str]]:
     if isinstance(holder, MemorySlot):
         names = [name for name, stream in stage.streams.items() if stream.labels == holder.labels]
     elif isinstance(holder, Term):
-        names = stage.seen_by(holder)
+        names = stage.streams_of_term(holder)
     elif isinstance(holder, AlignmentSlot):
         names = [holder.source, holder.target]
     else:  # a stream or a labelling; a model processes all domains
@@ -62,19 +62,19 @@ def splits_of(stage: Stage, part: Part) -> list[tuple[str, str]]:
 
 
 class _DataChecker:
-    def __init__(self, config: Config, domains: Domains, position: int, said: set[str] | None = None) -> None:
+    def __init__(self, config: Config, domains: Domains, position: int, warned: set[str] | None = None) -> None:
         self.config, self.domains, self.base = config, domains, ("stages", position)
-        self.said = set() if said is None else said
+        self.warned = set() if warned is None else warned
 
-    def files(self, stage: Stage) -> None:
-        self.file(("init",), stage.init)
+    def check_files(self, stage: Stage) -> None:
+        self.check_file(("init",), stage.init)
         for name, teacher in stage.teachers.items():
-            self.file(("teachers", name, "weights"), teacher.weights)
+            self.check_file(("teachers", name, "weights"), teacher.weights)
 
-    def training(self, stage: Stage) -> None:
+    def check_training(self, stage: Stage) -> None:
         for name, stream in stage.streams.items():
             at: KeyPath = ("streams", name)
-            self.images(at, stream.domain, "train")
+            self.check_images(at, stream.domain, "train")
             if self.domains.on_device:
                 self.domains.images(stream.domain, "train")  # raises if they do not fit; reads no image yet
             if stream.labels == IDENTITY and self.domains.split(stream.domain, "train").ids is None:
@@ -84,43 +84,43 @@ class _DataChecker:
                 )
         for name, level in stage.labels.items():
             assert level.domain is not None
-            self.images(("labels", "labellings", name), level.domain, "train")
+            self.check_images(("labels", "labellings", name), level.domain, "train")
         for part in parts_of(stage):
             if not isinstance(part.holder, Evaluate):
-                self.cameras(stage, part)
+                self.check_cameras(stage, part)
 
-    def evaluation(self, stage: Stage) -> None:
+    def check_evaluation(self, stage: Stage) -> None:
         settings, domain = stage.evaluate, stage.evaluate.domain
         if domain is None:
             return
         at: KeyPath = ("evaluate",)
         for split in ("query", "gallery"):
-            self.images(at, domain, split)
+            self.check_images(at, domain, split)
         for part in parts_of(settings, at):
-            self.cameras(stage, part)
+            self.check_cameras(stage, part)
         query, gallery = (self.domains.split(domain, split) for split in ("query", "gallery"))
         if query.ids is None or gallery.ids is None:
             raise DataError(f"{self.where(at)}: domain {domain!r} has no identities for its query and gallery images.")
         known = query.ids, gallery.ids, query.cameras, gallery.cameras
         protocol = build("protocol", settings.protocol, where=self.where((*at, "protocol")))
         own = self.domains.own_images(domain)
-        found = matched(protocol, *known, own)
+        found = has_match(protocol, *known, own)
         if not found.any():
             raise DataError(f"{self.where(at)}: domain {domain!r}: {no_match(protocol, *known, own)}")
         if settings.rerank is not None:
-            self.room_to_rerank(settings.rerank, len(query), len(gallery))
+            self.check_memory_to_rerank(settings.rerank, len(query), len(gallery))
         if lost := len(found) - int(found.sum()):
-            self.say(
+            self.warn_once(
                 f"{domain}: {lost:,} of {len(found):,} queries have no match in the gallery that counts under protocol "
                 f"{protocol.name}; they are left out of mAP, mINP and rank-k"
             )
-        if alike := len(np.unique(counted(protocol, *known, own)[:, 0])):
-            self.say(
+        if alike := len(np.unique(own_matches(protocol, *known, own)[:, 0])):
+            self.warn_once(
                 f"{domain}: {alike:,} of {len(found):,} queries are gallery images, too (the same file); an image is not its "
                 "own match and is left out of the ranking of that query"
             )
 
-    def room_to_rerank(self, rerank: Rerank, queries: int, gallery: int) -> None:
+    def check_memory_to_rerank(self, rerank: Rerank, queries: int, gallery: int) -> None:
         """Raise :class:`ConfigError` where re-ranking may take more memory than is free."""
         needed, free = bytes_to_rerank(queries + gallery, rerank.k1, rerank.k2), free_memory()
         if needed > free:
@@ -131,30 +131,30 @@ class _DataChecker:
                 "evaluate.rerank: null and re-rank later, with reidx test --rerank on a machine with more memory."
             )
 
-    def say(self, line: str) -> None:
+    def warn_once(self, line: str) -> None:
         """Print a warning, once for all stages."""
-        if line not in self.said:
-            self.said.add(line)
-            self.domains.say(line)
+        if line not in self.warned:
+            self.warned.add(line)
+            self.domains.message(line)
 
     # ---- helpers
 
-    def file(self, at: KeyPath, reference: str | None) -> None:
+    def check_file(self, at: KeyPath, reference: str | None) -> None:
         if reference is None or reference.startswith("stage:") or Path(reference).expanduser().is_file():
             return
         raise ConfigError(
             f"{self.where(at)}: there is no file {reference} (relative to {Path.cwd()}). Give a checkpoint, or stage:NAME."
         )
 
-    def images(self, at: KeyPath, domain: str, split: str) -> None:
+    def check_images(self, at: KeyPath, domain: str, split: str) -> None:
         if not len(self.domains.split(domain, split)):
             raise DataError(f"{self.where(at)}: domain {domain!r} has no {split} images.")
 
-    def cameras(self, stage: Stage, part: Part) -> None:
+    def check_cameras(self, stage: Stage, part: Part) -> None:
         """Raise if a component needs cameras and its images have none."""
         required = contract(part.kind, part.spec).cameras == "required"
         if part.kind == "loss":
-            required = "cameras" in inputs_of(registry().find("loss", part.name).declared())[0]
+            required = "cameras" in inputs_of(registry().find("loss", part.name).class_or_outline())[0]
         for domain, split in splits_of(stage, part) if required else []:
             if not self.has_cameras(domain, split):
                 raise self.no_cameras(part.path, part.name, domain)

@@ -44,7 +44,7 @@ class _DryBuild:
     def run(self, stage: Stage) -> None:
         model = dataclasses.asdict(stage.model)
         network = build_network(model, self.domains.size, self.where(("model",)), stage.domains)
-        self.weights(stage, network)
+        self.load_weights(stage, network)
         memories, parts = nn.ModuleDict(), nn.ModuleList([network])
         for name, slot in stage.memories.items():
             where = self.where(("memories", name, "memory"))
@@ -55,14 +55,14 @@ class _DryBuild:
             parts.append(build("alignment", aligned.alignment, where=where, **context))
         if stage.epochs > 0:
             images = images_a_step(stage, self.domains, self.where)
-            self.alone(stage, network, images)
-            self.parts(stage, network, images)
+            self.check_batch_norm(stage, network, images)
+            self.check_grad_cache_chunks(stage, network, images)
             try:
                 build_optimizer(nn.ModuleDict({"memories": memories, "parts": parts}), stage.optimizer, stage.optimization)
             except ConfigError as error:
                 raise ConfigError(f"{self.where(('optimization',))}: {error}") from error
 
-    def weights(self, stage: Stage, network: Network) -> None:
+    def load_weights(self, stage: Stage, network: Network) -> None:
         """Load the initial weight files of the stage's networks, one after the other."""
         named: dict[KeyPath, str | None] = {("init",): stage.init}
         named |= {("teachers", name, "weights"): teacher.weights for name, teacher in stage.teachers.items()}
@@ -73,7 +73,7 @@ class _DryBuild:
                 except CheckpointError as error:
                     raise CheckpointError(f"{self.where(at)}: {error}") from error
 
-    def alone(self, stage: Stage, network: Network, images: Mapping[str, int]) -> None:
+    def check_batch_norm(self, stage: Stage, network: Network, images: Mapping[str, int]) -> None:
         """Raise if a step would pass a single image through BatchNorm."""
         joined = stage.joint and not stage.model.domain_bn
         normalised = any(isinstance(m, _BatchNorm) and m.training for m in network.train().modules())
@@ -84,7 +84,7 @@ class _DryBuild:
                 "a variance. Make the batch larger (identities, instances or batch of the sampler)."
             )
 
-    def parts(self, stage: Stage, network: Network, images: Mapping[str, int]) -> None:
+    def check_grad_cache_chunks(self, stage: Stage, network: Network, images: Mapping[str, int]) -> None:
         """Raise unless each forward pass of a step can be split into ``grad_cache_chunks`` parts."""
         if stage.grad_cache_chunks == 1:
             return

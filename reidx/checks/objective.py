@@ -5,13 +5,13 @@ from __future__ import annotations
 from reidx.checks.base import StageChecker, declaring, join_names, providing
 from reidx.config.node import KeyPath
 from reidx.config.parts import Part, parts_of
-from reidx.config.schema import AlignmentSlot, Labelling, Term, listed
+from reidx.config.schema import AlignmentSlot, Labelling, Term, names_in
 from reidx.contracts import INPUTS, Contract, inputs_of
 from reidx.errors import PluginError
 from reidx.registry.build import contract
 from reidx.registry.discovery import registry
 from reidx.registry.registry import KINDS
-from reidx.registry.seam import asked, own_line
+from reidx.registry.seam import call_attributed, own_line
 
 LABEL_MAKERS = [name for name, kind in KINDS.items() if kind.results.get("__call__") == "labels"]
 """Kinds of components that compute labels from features."""
@@ -25,26 +25,28 @@ def label_maker(labelling: Labelling) -> Part:
 class ObjectiveChecker(StageChecker):
     """Checker of a stage's terms and alignments."""
 
-    def term(self, index: int, term: Term) -> None:
+    def check_term(self, index: int, term: Term) -> None:
         at: KeyPath = ("objective", index)
         entry = registry().find("loss", term.loss["type"])
-        loss = entry.declared()
+        loss = entry.class_or_outline()
         streams = self.streams_of(at, term)
         trained = ["student", *(n for n, t in self.stage.teachers.items() if t.type == "Peer")]
-        self.sides(at, term, streams)
-        self.one_of((*at, "network"), term.network, trained, "network that is trained")
-        self.labelled(at, term, streams)
-        self.one_of((*at, "teacher"), term.teacher, self.networks, "network")
+        self.check_networks_and_streams(at, term, streams)
+        self.check_one_of((*at, "network"), term.network, trained, "network that is trained")
+        self.check_labelled(at, term, streams)
+        self.check_one_of((*at, "teacher"), term.teacher, self.networks, "network")
         for key in ("feature", "teacher_feature"):
             if (name := getattr(term, key)) is not None:
-                self.feature((*at, key), name)
-        memories = listed(term.memory)
+                self.check_feature((*at, key), name)
+        memories = names_in(term.memory)
         for key in ("stream", "memory", "teacher_memory", "teacher_stream"):
-            self.different((*at, key), getattr(term, key))
+            self.check_distinct((*at, key), getattr(term, key))
         for key in ("memory", "teacher_memory"):
-            for name in listed(getattr(term, key)):
-                self.one_of((*at, key), name, self.stage.memories, "memory")
-        held, taught = ([self.stage.memories[m].labels for m in listed(names)] for names in (term.memory, term.teacher_memory))
+            for name in names_in(getattr(term, key)):
+                self.check_one_of((*at, key), name, self.stage.memories, "memory")
+        held, taught = (
+            [self.stage.memories[name].labels for name in names_in(names)] for names in (term.memory, term.teacher_memory)
+        )
         if held and taught and held != taught:
             raise self.error(
                 (*at, "teacher_memory"),
@@ -53,38 +55,38 @@ class ObjectiveChecker(StageChecker):
             )
         if term.until_epoch is not None and term.until_epoch <= term.from_epoch:
             raise self.error((*at, "until_epoch"), f"the term ends before it begins (from_epoch {term.from_epoch}).")
-        needed, optional = asked(entry, "its forward", inputs_of, loss)
+        needed, optional = call_attributed(entry, "its forward", inputs_of, loss)
         if "scores" in needed and not memories:
             raise self.error(at, f"{term.loss['type']} compares with a memory: name it (memory: NAME).")
         if "teacher_scores" in needed and not (memories or term.teacher_memory):
             raise self.error(at, f"{term.loss['type']} needs a teacher's scores: name their memory (teacher_memory: NAME).")
         if needed & {"teacher", "teacher_scores"} and term.teacher is None:
             raise self.error(at, f"{term.loss['type']} compares with a teacher: name it (teacher: NAME).")
-        self.comparable(at, term, streams, needed | optional)
+        self.check_comparable(at, term, streams, needed | optional)
         other = term.teacher_feature or term.feature
         made = {"features": term.feature, "scores": term.feature, "teacher": other, "teacher_scores": other}
-        self.shaped("loss", term.loss, {name: of for name, of in made.items() if name in needed}, at)
+        self.check_part_features("loss", term.loss, {name: of for name, of in made.items() if name in needed}, at)
         for stream in streams:
             labels = self.stage.labels_of(term, stream)
             if memories and "targets" in needed | optional:
-                self.home(at, term, stream)
+                self.check_one_memory_of_labels(at, term, stream)
             if "targets" in needed and labels is None:
                 raise self.error(at, f"{term.loss['type']} needs labels, but stream {stream!r} has none.")
             if "targets" in needed and labels in self.stage.labels:
-                self.no_outliers(at, term, stream, self.stage.labels[labels])
+                self.check_no_outliers(at, term, stream, self.stage.labels[labels])
             if "soft_targets" in needed and (labels is None or labels == "identity"):
                 raise self.error(at, f"{term.loss['type']} needs soft targets, which a refiner of a labelling gives.")
             for name in sorted((needed - set(INPUTS)) | (needed & {"weights", "soft_targets"})):
-                self.provided_input(at, term, stream, name)
+                self.check_provided_input(at, term, stream, name)
         for name in memories if "scores" in needed | optional else []:
-            self.columns(at, term, name, "targets" in needed)
+            self.check_columns(at, term, name, "targets" in needed)
 
-    def sides(self, at: KeyPath, term: Term, streams: list[str]) -> None:
+    def check_networks_and_streams(self, at: KeyPath, term: Term, streams: list[str]) -> None:
         """Raise unless both networks of a term get its images; the teacher may get another view of them."""
         sources = self.stage.sources
-        others = listed(term.teacher_stream) or streams
+        others = names_in(term.teacher_stream) or streams
         for name in others:
-            self.one_of((*at, "teacher_stream"), name, sources, "stream")
+            self.check_one_of((*at, "teacher_stream"), name, sources, "stream")
         if term.teacher_stream is not None and term.teacher is None:
             raise self.error((*at, "teacher_stream"), "a teacher's stream needs a teacher: name it (teacher: NAME).")
         if [sources[name] is sources[other] for name, other in zip(streams, others)] != [True] * max(len(streams), len(others)):
@@ -93,11 +95,11 @@ class ObjectiveChecker(StageChecker):
                 f"{', '.join(others)} does not show the images of {', '.join(streams)}: name one view of the same stream for "
                 "each.",
             )
-        self.seen((*at, "stream"), term.network, streams)
+        self.check_streams_of_network((*at, "stream"), term.network, streams)
         if term.teacher is not None:
-            self.seen((*at, "teacher_stream"), term.teacher, others)
+            self.check_streams_of_network((*at, "teacher_stream"), term.teacher, others)
 
-    def comparable(self, at: KeyPath, term: Term, streams: list[str], inputs: set[str]) -> None:
+    def check_comparable(self, at: KeyPath, term: Term, streams: list[str], inputs: set[str]) -> None:
         """Raise if inputs of a loss from several streams or memories use different numberings."""
         labels = {self.stage.labels_of(term, stream) for stream in streams}
         domains = {self.stage.sources[stream].domain for stream in streams}
@@ -108,20 +110,20 @@ class ObjectiveChecker(StageChecker):
             )
         for name in sorted(inputs & {"index", "cameras"}):
             if len(domains) > 1:
-                raise self.error(at, f"{term.loss['type']} asks for {name!r}, which counts from 0 in each domain: write a term "
+                raise self.error(at, f"{term.loss['type']} reads {name!r}, which counts from 0 in each domain: write a term "
                     "for each.")
         soft = {any("soft_targets" in refiner.provides for refiner in self.refiners(of)) for of in labels}
-        if "soft_targets" in inputs and True in soft and (len(soft) > 1 or len(listed(term.memory)) > 1):
+        if "soft_targets" in inputs and True in soft and (len(soft) > 1 or len(names_in(term.memory)) > 1):
             raise self.error(
                 at, f"{term.loss['type']} would mix soft targets of one labelling with labels of others: "
                 "write a term for each."
             )
 
-    def labelled(self, at: KeyPath, term: Term, streams: list[str]) -> None:
+    def check_labelled(self, at: KeyPath, term: Term, streams: list[str]) -> None:
         """Raise unless the labelling named by a term covers the images of its streams."""
         if term.labels is None:
             return
-        self.one_of((*at, "labels"), term.labels, self.stage.labels, "labelling")
+        self.check_one_of((*at, "labels"), term.labels, self.stage.labels, "labelling")
         domain = self.stage.labels[term.labels].domain
         for stream in streams:
             if self.stage.sources[stream].domain != domain:
@@ -131,7 +133,7 @@ class ObjectiveChecker(StageChecker):
                     f"{self.stage.sources[stream].domain!r}.",
                 )
 
-    def columns(self, at: KeyPath, term: Term, memory: str, targets: bool) -> None:
+    def check_columns(self, at: KeyPath, term: Term, memory: str, targets: bool) -> None:
         """Raise unless loss, memory and targets agree on the meaning of a column of scores."""
         spec = self.stage.memories[memory]
         read, held = contract("loss", term.loss).column_meaning, contract("memory", spec.memory).column_meaning
@@ -151,7 +153,7 @@ class ObjectiveChecker(StageChecker):
             )
         fitting = join_names(declaring("memory", lambda offered: offered.column_meaning == read))
         losses = (entry for entry in declaring("loss", lambda offered: offered.column_meaning == held))
-        others = join_names(entry for entry in losses if "scores" in inputs_of(entry.declared())[0])
+        others = join_names(entry for entry in losses if "scores" in inputs_of(entry.class_or_outline())[0])
         read, held = read or "labels", held or "labels"
         raise self.error(
             at, f"{term.loss['type']} reads columns of scores as {read}, those of memory {memory!r} "
@@ -163,29 +165,29 @@ class ObjectiveChecker(StageChecker):
         level = self.stage.labels.get(labels or "")
         return [contract("refiner", refiner) for refiner in (level.refiners if level else [])]
 
-    def home(self, at: KeyPath, term: Term, stream: str) -> None:
+    def check_one_memory_of_labels(self, at: KeyPath, term: Term, stream: str) -> None:
         """Raise unless exactly one of a term's memories holds the labels of a stream."""
         labels = self.stage.labels_of(term, stream)
-        held: dict[str, str | None] = {name: self.stage.memories[name].labels for name in listed(term.memory)}
+        held: dict[str, str | None] = {name: self.stage.memories[name].labels for name in names_in(term.memory)}
         if list(held.values()).count(labels) != 1:
             said = ", ".join(f"memory {name!r} holds labels {of!r}" for name, of in held.items())
             wanted = "" if len(held) == 1 else "; exactly one of them must hold these"
             looked_at = f"the term's labels are {labels!r}" if term.labels else f"stream {stream!r} carries {labels!r}"
             raise self.error((*at, "memory"), f"{said}, {looked_at}{wanted}.")
 
-    def provided_input(self, at: KeyPath, term: Term, stream: str, name: str) -> None:
+    def check_provided_input(self, at: KeyPath, term: Term, stream: str, name: str) -> None:
         """Raise unless a refiner of a stream's labels, or a memory of the term, provides the input ``name`` of a loss."""
         given = self.refiners(self.stage.labels_of(term, stream))
-        given += [contract("memory", self.stage.memories[m].memory) for m in listed(term.memory)]
+        given += [contract("memory", self.stage.memories[m].memory) for m in names_in(term.memory)]
         if any(name in part.provides for part in given):
             return
         offers = [entry.name for kind in ("refiner", "memory") for entry in providing(kind, {name})]
         if not offers:
             entry = registry().find("loss", term.loss["type"])
-            place = own_line(entry, None, entry.declared().forward)  # type: ignore[attr-defined]
+            place = own_line(entry, None, entry.class_or_outline().forward)  # type: ignore[attr-defined]
             raise PluginError(
-                f"loss {term.loss['type']}: its forward asks for {name!r}, which nothing installed provides; a loss may "
-                f"ask for {', '.join(INPUTS)}, and for what refiners and memories provide. It is of {entry.distribution} "
+                f"loss {term.loss['type']}: its forward takes {name!r}, which nothing installed provides; a loss may "
+                f"take {', '.join(INPUTS)}, and additions of refiners and memories. It is of {entry.distribution} "
                 f"({place})."
             )
         raise self.error(
@@ -194,10 +196,10 @@ class ObjectiveChecker(StageChecker):
             f"Installed that do: {', '.join(offers)}."
         )
 
-    def no_outliers(self, at: KeyPath, term: Term, stream: str, level: Labelling) -> None:
+    def check_no_outliers(self, at: KeyPath, term: Term, stream: str, level: Labelling) -> None:
         """Raise if outliers (label −1) would reach a loss that has no target for them."""
         sampler = self.stage.sources[stream].sampler
-        memories = [self.stage.memories[name] for name in listed(term.memory)]
+        memories = [self.stage.memories[name] for name in names_in(term.memory)]
         left_over = False
         for part in parts_of(level):
             outliers = contract(part.kind, part.spec).outliers
@@ -217,17 +219,17 @@ class ObjectiveChecker(StageChecker):
     def streams_of(self, at: KeyPath, term: Term) -> list[str]:
         """Return the streams of a term: those it names, or the only one."""
         sources = self.stage.sources
-        for name in listed(term.stream):
-            self.one_of((*at, "stream"), name, sources, "stream")
+        for name in names_in(term.stream):
+            self.check_one_of((*at, "stream"), name, sources, "stream")
         if not term.stream and len(sources) != 1:
             raise self.error(at, f"name its stream (stream: {' or '.join(sources) or 'none here'}).")
-        return self.stage.seen_by(term)
+        return self.stage.streams_of_term(term)
 
-    def alignment(self, index: int, alignment: AlignmentSlot) -> None:
+    def check_alignment(self, index: int, alignment: AlignmentSlot) -> None:
         at: KeyPath = ("alignment", index)
         if alignment.source == alignment.target:
             raise self.error(at, f"source and target are both {alignment.source!r}: there is nothing to align.")
         for side in ("source", "target"):
-            self.one_of((*at, side), getattr(alignment, side), self.stage.sources, "stream")
-            self.seen((*at, side), "student", [getattr(alignment, side)])
-        self.needs(Part("alignment", alignment.alignment, at, alignment))
+            self.check_one_of((*at, side), getattr(alignment, side), self.stage.sources, "stream")
+            self.check_streams_of_network((*at, side), "student", [getattr(alignment, side)])
+        self.check_required_features(Part("alignment", alignment.alignment, at, alignment))

@@ -14,12 +14,12 @@ from reidx.checks.base import StageChecker
 from reidx.checks.objective import ObjectiveChecker
 from reidx.config.node import KeyPath, dotted
 from reidx.config.parts import Part, parts_of
-from reidx.config.schema import Labelling, MemorySlot, Stage, listed, memory_streams
+from reidx.config.schema import Labelling, MemorySlot, Stage, memory_streams, names_in
 from reidx.contracts import overrides_update
 from reidx.errors import ConfigError
 from reidx.registry.build import contract
 from reidx.registry.discovery import registry
-from reidx.registry.seam import asked
+from reidx.registry.seam import call_attributed
 
 if TYPE_CHECKING:
     from reidx.config.config import Config
@@ -53,36 +53,36 @@ def _folder(config: Config, at: KeyPath, name: str) -> None:
 class _StageCheck(StageChecker):
     def run(self) -> None:
         stage = self.stage
-        self.fusion()
-        self.one_of(("init",), _stage_of(stage.init), self.earlier, "stage that trains before this one")
+        self.check_fusion()
+        self.check_one_of(("init",), _stage_of(stage.init), self.earlier, "stage that trains before this one")
         for name, teacher in stage.teachers.items():
             at: KeyPath = ("teachers", name)
-            self.name(at, name, ("student",))
+            self.check_name(at, name, ("student",))
             if teacher.type == "EMA":
                 followed = [n for n in self.networks if n != name]
-                self.one_of((*at, "of"), teacher.of, followed, "network to follow")
-                if name in self.follows(teacher.of):
+                self.check_one_of((*at, "of"), teacher.of, followed, "network to follow")
+                if name in self.chain_of_averages(teacher.of):
                     raise self.error((*at, "of"), f"{name!r} would follow {teacher.of!r}, which follows it.")
-            self.one_of((*at, "weights"), _stage_of(teacher.weights), self.earlier, "stage that trains before this one")
+            self.check_one_of((*at, "weights"), _stage_of(teacher.weights), self.earlier, "stage that trains before this one")
         for name, level in stage.labels.items():
             at = ("labels", "labellings", name)
             if name == "identity":
                 raise self.error(at, "'identity' is reserved for the data set's own labels; rename the labelling.")
-            self.level(at, level)
+            self.check_level(at, level)
         if stage.clip_grad == 0:
             raise self.error(("clip_grad",), "gradients clipped to 0 change no weight; set null for no clipping.")
-        self.state_from()
+        self.check_state_from()
         if stage.epochs > 0 and not stage.streams:
             raise self.error(("streams",), "a stage that trains needs at least one stream.")
-        self.domains()
+        self.check_domains()
         taken = list(stage.streams)
         for name, stream in stage.streams.items():
             for view in stream.views:
-                self.name(("streams", name, "views", view), view, taken)
+                self.check_name(("streams", name, "views", view), view, taken)
                 taken.append(view)
-            self.domain(("streams", name, "domain"), stream.domain)
+            self.check_domain(("streams", name, "domain"), stream.domain)
             if stream.labels is not None:
-                self.one_of(
+                self.check_one_of(
                     ("streams", name, "labels"), stream.labels, ["identity", *stage.labels], "labelling"
                 )
                 if stream.labels in stage.labels and stage.labels[stream.labels].domain != stream.domain:
@@ -99,12 +99,12 @@ class _StageCheck(StageChecker):
         if len(own) > 1:
             names = " and ".join(sorted(own))
             raise self.error(("streams",), f"one stage can use the identities of one domain, not of {names}.")
-        self.network_streams()
+        self.check_network_streams()
         for name, memory in stage.memories.items():
-            self.memory(name, memory)
+            self.check_memory(name, memory)
         terms = ObjectiveChecker(self.config, self.base, stage, self.earlier)
         for index, term in enumerate(stage.objective):
-            terms.term(index, term)
+            terms.check_term(index, term)
         if stage.epochs > 0 and not stage.objective:
             raise self.error(("objective",), "a stage that trains needs at least one term.")
         if stage.epochs > 0 and all(term.from_epoch >= stage.epochs for term in stage.objective):
@@ -119,12 +119,12 @@ class _StageCheck(StageChecker):
             ):
                 raise self.error(("objective",), f"no term counts in epoch {epoch} (from 0), so nothing would be trained.")
         for index, alignment in enumerate(stage.alignment):
-            terms.alignment(index, alignment)
+            terms.check_alignment(index, alignment)
         evaluate = stage.evaluate
         if evaluate.domain is not None:
-            self.domain(("evaluate", "domain"), evaluate.domain)
-            self.one_of(("evaluate", "network"), evaluate.network, self.networks, "network")
-            self.feature(("evaluate", "feature"), evaluate.feature)
+            self.check_domain(("evaluate", "domain"), evaluate.domain)
+            self.check_one_of(("evaluate", "network"), evaluate.network, self.networks, "network")
+            self.check_feature(("evaluate", "feature"), evaluate.feature)
         for key in ("domain_probe", "rerank"):
             if getattr(evaluate, key) is not None and evaluate.domain is None:
                 raise self.error(("evaluate", key), "it is part of an evaluation: name its domain (domain: NAME).")
@@ -134,16 +134,16 @@ class _StageCheck(StageChecker):
                 f"k2 is {evaluate.rerank.k2}; it must be at most k1 + 1, which is {evaluate.rerank.k1 + 1}.",
             )
         if evaluate.domain_probe is not None:
-            self.feature(("evaluate", "domain_probe"), evaluate.domain_probe)
+            self.check_feature(("evaluate", "domain_probe"), evaluate.domain_probe)
             if len(stage.domains) != 2:
                 raise self.error(
                     ("evaluate", "domain_probe"),
-                    f"it tells two domains apart, but the stage draws from {', '.join(stage.domains) or 'none'}.",
+                    f"it separates two domains, but the stage draws from {', '.join(stage.domains) or 'none'}.",
                 )
 
     # ---- components
 
-    def state_from(self) -> None:
+    def check_state_from(self) -> None:
         """Raise unless the optimiser can start from the state of an earlier stage's optimiser."""
         own, reference = self.stage.optimizer, self.stage.optimization.state_from
         if reference is None:
@@ -151,16 +151,16 @@ class _StageCheck(StageChecker):
         at: KeyPath = ("optimization", "state_from")
         if _stage_of(reference) is None:
             raise self.error(at, f"the optimiser's state comes from a stage: write stage:{reference}, if that is its name.")
-        self.one_of(at, _stage_of(reference), self.earlier, "stage that trains before this one")
-        other = self.called(reference).optimizer
+        self.check_one_of(at, _stage_of(reference), self.earlier, "stage that trains before this one")
+        other = self.earlier_stage(reference).optimizer
         if (own["type"], own.get("amsgrad", False)) != (other["type"], other.get("amsgrad", False)):
             raise self.error(at, f"{own['type']} cannot start from the state of another optimiser ({other['type']}).")
 
-    def called(self, reference: str) -> Stage:
+    def earlier_stage(self, reference: str) -> Stage:
         """Return the stage that ``stage:NAME`` refers to."""
         return next(s for s in self.config.experiment.stages if s.name == _stage_of(reference))
 
-    def domains(self) -> None:
+    def check_domains(self) -> None:
         """Raise if a network with one BatchNorm per domain lacks the BatchNorm of a domain in use."""
         stage = self.stage
         begun: dict[KeyPath, str | None] = {("init",): stage.init}
@@ -168,7 +168,7 @@ class _StageCheck(StageChecker):
         for at, reference in begun.items():
             if reference is None or _stage_of(reference) is None:
                 continue
-            source = self.called(reference)
+            source = self.earlier_stage(reference)
             lacking = [d for d in stage.domains if d not in source.domains] if stage.model.domain_bn else ["all alike"]
             if source.model.domain_bn and lacking:
                 raise self.error(
@@ -179,15 +179,16 @@ class _StageCheck(StageChecker):
         if not stage.model.domain_bn:
             return
         if stage.joint:
-            raise self.error(("joint",), "one pass over all streams has one BatchNorm, but model.domain_bn asks for several.")
+            raise self.error(("joint",), "one pass over all streams has one BatchNorm, but model.domain_bn requires several.")
         for domain in stage.domains:
-            self.name(("model", "domain_bn"), domain)
+            self.check_name(("model", "domain_bn"), domain)
         looked_at: dict[KeyPath, str | None] = {("evaluate", "domain"): stage.evaluate.domain}
         looked_at |= {("labels", "labellings", name, "domain"): level.domain for name, level in stage.labels.items()}
         for at, looked in looked_at.items():
-            self.one_of(at, looked, stage.domains, "domain that a stream draws from (model.domain_bn: one BatchNorm each)")
+            known_as = "domain that a stream draws from (model.domain_bn: one BatchNorm each)"
+            self.check_one_of(at, looked, stage.domains, known_as)
 
-    def fusion(self) -> None:
+    def check_fusion(self) -> None:
         """Raise if the fusion requires a teacher's map and the stage has no EMA of the student."""
         name = self.stage.model.fusion["type"]
         wanted = self.arguments_of_fusion().get("teacher")
@@ -198,21 +199,21 @@ class _StageCheck(StageChecker):
                 f"{name} needs the map of a teacher; add one to the stage: teachers: {{mean: {{type: EMA}}}}.",
             )
 
-    def level(self, at: KeyPath, level: Labelling) -> None:
+    def check_level(self, at: KeyPath, level: Labelling) -> None:
         if level.domain is None:
             raise self.error(at, "domain is missing: name the domain to label.")
-        self.domain((*at, "domain"), level.domain)
-        self.named_networks((*at, "network"), level.network)
-        self.feature((*at, "feature"), level.feature)
+        self.check_domain((*at, "domain"), level.domain)
+        self.check_network_names((*at, "network"), level.network)
+        self.check_feature((*at, "feature"), level.feature)
         for part in parts_of(level, at):
-            if contract(part.kind, part.spec).needs == "graph" and level.distance is None:
+            if contract(part.kind, part.spec).clusterer_input == "graph" and level.distance is None:
                 raise self.error((*at, "distance"), f"{part.name} works on a graph; give a distance.")
-            self.needs(part)
-        self.one_of((*at, "memory"), level.memory, self.stage.memories, "memory")
+            self.check_required_features(part)
+        self.check_one_of((*at, "memory"), level.memory, self.stage.memories, "memory")
         if level.memory is not None:
-            self.held((*at, "memory"), level)
+            self.check_memory_features((*at, "memory"), level)
 
-    def follows(self, name: str) -> list[str]:
+    def chain_of_averages(self, name: str) -> list[str]:
         """Return the chain of networks that an EMA follows, up to the first repetition."""
         seen: list[str] = []
         while name in self.stage.teachers and self.stage.teachers[name].type == "EMA" and name not in seen:
@@ -220,27 +221,27 @@ class _StageCheck(StageChecker):
             name = self.stage.teachers[name].of
         return [*seen, name]
 
-    def named_networks(self, at: KeyPath, names: str | list[str]) -> None:
-        self.different(at, names)
-        for name in listed(names):
-            self.one_of(at, name, self.networks, "network")
+    def check_network_names(self, at: KeyPath, names: str | list[str]) -> None:
+        self.check_distinct(at, names)
+        for name in names_in(names):
+            self.check_one_of(at, name, self.networks, "network")
 
-    def network_streams(self) -> None:
+    def check_network_streams(self) -> None:
         """Raise unless the streams in ``network_streams`` exist and suit the networks that work together."""
         stage = self.stage
         for name, streams in stage.network_streams.items():
             at: KeyPath = ("network_streams", name)
-            self.one_of(at, name, self.networks, "network")
-            self.different(at, streams)
+            self.check_one_of(at, name, self.networks, "network")
+            self.check_distinct(at, streams)
             for stream in streams:
-                self.one_of(at, stream, stage.sources, "stream")
+                self.check_one_of(at, stream, stage.sources, "stream")
         if stage.network_streams and stage.joint:
             raise self.error(("network_streams",), "one pass over all streams shows a network all of them: leave out "
                 "`joint` or `network_streams`.")
         for name, teacher in stage.teachers.items():
-            all_streams = list(stage.sources)
             if teacher.type == "EMA" and self.takes_teacher():
-                self.seen(("network_streams", name), name, stage.network_streams.get(teacher.of, all_streams))
+                streams = stage.network_streams.get(teacher.of, list(stage.sources))
+                self.check_streams_of_network(("network_streams", name), name, streams)
 
     def takes_teacher(self) -> bool:
         """Return True if the fusion takes the map of a teacher."""
@@ -249,15 +250,17 @@ class _StageCheck(StageChecker):
     def arguments_of_fusion(self) -> Mapping[str, inspect.Parameter]:
         """Return the parameters of the ``forward`` of the stage's fusion."""
         entry = registry().find("fusion", self.stage.model.fusion["type"])
-        return asked(entry, "its forward", lambda fusion: inspect.signature(fusion.forward).parameters, entry.declared())
+        return call_attributed(
+            entry, "its forward", lambda fusion: inspect.signature(fusion.forward).parameters, entry.class_or_outline()
+        )
 
-    def held(self, at: KeyPath, level: Labelling) -> None:
+    def check_memory_features(self, at: KeyPath, level: Labelling) -> None:
         """Raise unless the memory that a labelling clusters stores its feature for each image."""
         memory = self.stage.memories[level.memory or ""]
-        if not hasattr(registry().find("memory", memory.memory["type"]).declared(), "images"):
+        if not hasattr(registry().find("memory", memory.memory["type"]).class_or_outline(), "images"):
             raise self.error(at, f"{memory.memory['type']} does not hold an entry for each image, so it cannot be clustered.")
         for key in ("network", "feature"):
-            if set(listed(getattr(memory, key))) != set(listed(getattr(level, key))):
+            if set(names_in(getattr(memory, key))) != set(names_in(getattr(level, key))):
                 raise self.error(
                     at, f"memory {level.memory!r} holds {key} {getattr(memory, key)!r}, the labelling has {key} "
                     f"{getattr(level, key)!r}."
@@ -268,14 +271,14 @@ class _StageCheck(StageChecker):
         if held != level.domain:
             raise self.error(at, f"memory {level.memory!r} holds images of {held!r}, the labelling is of {level.domain!r}.")
 
-    def memory(self, name: str, memory: MemorySlot) -> None:
+    def check_memory(self, name: str, memory: MemorySlot) -> None:
         at: KeyPath = ("memories", name)
-        self.name(at, name)
-        self.named_networks((*at, "network"), memory.network)
-        self.feature((*at, "feature"), memory.feature)
-        self.one_of((*at, "labels"), memory.labels, ["identity", *self.stage.labels], "labelling")
+        self.check_name(at, name)
+        self.check_network_names((*at, "network"), memory.network)
+        self.check_feature((*at, "feature"), memory.feature)
+        self.check_one_of((*at, "labels"), memory.labels, ["identity", *self.stage.labels], "labelling")
         labels = {name: stream.labels for name, stream in self.stage.sources.items()}
-        updates = overrides_update(registry().find("memory", memory.memory["type"]).declared())
+        updates = overrides_update(registry().find("memory", memory.memory["type"]).class_or_outline())
         if memory.labels not in labels.values():
             said = f"no stream is labelled by {memory.labels!r}"
             if all(term.labels != memory.labels for term in self.stage.objective):
@@ -283,22 +286,22 @@ class _StageCheck(StageChecker):
             if updates:
                 takes = f"so {memory.memory['type']} would never be updated; terms with these labels do not update it."
                 raise self.error((*at, "labels"), f"{said}, {takes}")
-        self.different((*at, "stream"), memory.stream)
+        self.check_distinct((*at, "stream"), memory.stream)
         if updates and not memory_streams(vars(memory), labels, self.stage.network_streams):
             raise self.error((*at, "network"), "no stream of its labels is seen by all of these (network_streams): this "
                 "memory would never be updated.")
-        for stream in listed(memory.stream):
-            self.one_of((*at, "stream"), stream, self.stage.sources, "stream")
+        for stream in names_in(memory.stream):
+            self.check_one_of((*at, "stream"), stream, self.stage.sources, "stream")
             if self.stage.sources[stream].labels != memory.labels:
                 raise self.error(
                     (*at, "stream"),
                     f"stream {stream!r} carries labels {self.stage.sources[stream].labels!r}, the memory holds "
                     f"{memory.labels!r}.",
                 )
-        for network in listed(memory.network):
-            self.seen((*at, "stream"), network, listed(memory.stream))
-        self.needs(Part("memory", memory.memory, at, memory))
-        self.shaped("memory", memory.memory, {"features": memory.feature}, (*at, "feature"))
+        for network in names_in(memory.network):
+            self.check_streams_of_network((*at, "stream"), network, names_in(memory.stream))
+        self.check_required_features(Part("memory", memory.memory, at, memory))
+        self.check_part_features("memory", memory.memory, {"features": memory.feature}, (*at, "feature"))
 
 
 def _stage_of(reference: str | None) -> str | None:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from reidx.checks.base import unusable
+from reidx.checks.base import invalid_name_message
 from reidx.config.node import KeyPath, dotted
 from reidx.config.parts import Part, parts_of
 from reidx.config.schema import Stage
 from reidx.errors import ConfigError
-from reidx.labels.pipeline import varied
+from reidx.labels.pipeline import clusterer_variations
 from reidx.optim.mmengine_optim import PARAM_SCHEDULERS
 from reidx.optim.optimizer import build_optimizer, schedules
 from reidx.registry.build import build, entry_of
@@ -49,7 +49,7 @@ class _ValueChecker:
         self.config, self.base = config, base
 
     def run(self, stage: Stage) -> None:
-        self.names(stage)
+        self.check_names(stage)
         known = {"image_size": self.config.experiment.data.image_size}
         built: dict[KeyPath, Any] = {}
         for part in parts_of(stage):
@@ -60,14 +60,14 @@ class _ValueChecker:
         for part in parts_of(stage):
             if part.kind == "refiner":
                 try:
-                    others = varied(part, built)
+                    others = clusterer_variations(part, built)
                 except ConfigError as error:
-                    raise self.refused(part.path, error) from error
+                    raise self.located_error(part.path, error) from error
                 for other in others:
                     self.build(other)
         self.optimizer(stage)
 
-    def names(self, stage: Stage) -> None:
+    def check_names(self, stage: Stage) -> None:
         """Raise for a name that is already an attribute of torch's modules."""
         named: dict[KeyPath, str] = {("teachers", name): name for name in stage.teachers}
         named |= {("streams", name, "views", view): view for name, stream in stage.streams.items() for view in stream.views}
@@ -75,7 +75,7 @@ class _ValueChecker:
         own_norms = stage.domains if stage.model.domain_bn else []
         for at, name in [*named.items(), *((("model", "domain_bn"), domain) for domain in own_norms)]:
             if hasattr(nn.ModuleDict, name):
-                raise ConfigError(f"{self.where(at)}: {unusable(name)}")
+                raise ConfigError(f"{self.where(at)}: {invalid_name_message(name)}")
 
     def build(self, part: Part, **known: Any) -> Any:
         context = {name: CONTEXT[name][0] for name in KINDS[part.kind].context}
@@ -85,10 +85,10 @@ class _ValueChecker:
         """Build the optimiser and the schedules for the two parameters of a convolution."""
         model = nn.Conv2d(1, 1, 1)
         try:
-            with _uncompiled():
+            with _without_compiler():
                 optimizer = build_optimizer(model, stage.optimizer)
         except (TypeError, ValueError) as error:
-            raise self.refused(("optimizer",), error) from error
+            raise self.located_error(("optimizer",), error) from error
         for index, schedule in enumerate(schedules(stage.schedule, max(stage.epochs, 1))):
             fixed = next((key for key in ("eta_min", "eta_max") if schedule.get(key)), None)
             own = next((key for key in ("layer_decay", "rates") if getattr(stage.optimization, key) not in (None, {})), "")
@@ -101,18 +101,18 @@ class _ValueChecker:
             try:
                 PARAM_SCHEDULERS.build({**schedule, "optimizer": optimizer})
             except (TypeError, ValueError) as error:
-                raise self.refused(("schedule", index), error) from error
+                raise self.located_error(("schedule", index), error) from error
 
     def where(self, at: KeyPath) -> str:
         path = (*self.base, *at)
         return f"{self.config.place(path)}: {dotted(path)}"
 
-    def refused(self, at: KeyPath, error: Exception) -> ConfigError:
+    def located_error(self, at: KeyPath, error: Exception) -> ConfigError:
         return ConfigError(f"{self.where(at)}: {error}")
 
 
 @contextlib.contextmanager
-def _uncompiled() -> Iterator[None]:
+def _without_compiler() -> Iterator[None]:
     """Context for building an optimiser without importing torch's compiler, the slowest import of these checks."""
     decorated = torch.optim.Optimizer.add_param_group
     torch.optim.Optimizer.add_param_group = inspect.unwrap(decorated)  # type: ignore[method-assign]

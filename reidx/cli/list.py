@@ -8,7 +8,7 @@ from itertools import groupby
 from reidx.cli.console import print_entries, print_heading
 from reidx.errors import ReidxError, suggest
 from reidx.outline.source import arguments, summary
-from reidx.registry.constructor import hidden
+from reidx.registry.constructor import unreachable_argument
 from reidx.registry.discovery import registry
 from reidx.registry.registry import KINDS, Entry
 
@@ -36,6 +36,6 @@ def run(arguments: argparse.Namespace) -> int:
 def _sentence(entry: Entry) -> str:
     """Return the first line of a component's docstring, or the reason if its source shows that it cannot be used."""
     names, _, place = arguments(entry.component.target)
-    if fault := hidden(entry.kind, names):
+    if fault := unreachable_argument(entry.kind, names):
         return f"CANNOT BE USED: {fault} ({place})"
     return summary(entry.component.target).replace("``", "`")

@@ -21,10 +21,10 @@ from types import ModuleType
 
 import reidx
 from reidx.cli.parser import Parser
-from reidx.errors import Exits, ReidxError, Terminated, suggest, told_elsewhere
+from reidx.errors import Exits, ReidxError, Terminated, reported_elsewhere, suggest
 from reidx.machine.lifetimes import PARENT, end_with
 from reidx.machine.threads import wait_briefly
-from reidx.registry.describing import plain
+from reidx.registry.describing import one_line
 
 COMMANDS = {
     "train": "run an experiment, or resume it",
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # raises here, not at exit, if the reader is gone
         return code
     except KeyboardInterrupt as interrupt:
-        if not told_elsewhere(interrupt):
+        if not reported_elsewhere(interrupt):
             print(f"\ninterrupted{_way_to_resume(words)}", file=sys.stderr)
         return 130
     except Terminated as end:  # already reported
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         code = 2 if isinstance(error, _NoCommand) else 1
-        if told_elsewhere(error):
+        if reported_elsewhere(error):
             return code
         expected = isinstance(error, ReidxError | OSError)
         if debug or not expected:
@@ -142,7 +142,7 @@ def _dispatch(name: str, words: list[str]) -> int:
         except (Exception, KeyboardInterrupt, Terminated):
             raise
         except BaseException as end:  # SystemExit(0) would look like success
-            raise Exits(f"{type(end).__name__}({plain(end)}) ended the program before it was done") from end
+            raise Exits(f"{type(end).__name__}({one_line(end)}) ended the program before it was done") from end
     hint = suggest(name, COMMANDS) or "`reidx --help` lists the commands."
     raise _NoCommand(f"There is no command {name!r}. {hint}")
 
@@ -161,7 +161,7 @@ def _unexpected(error: Exception) -> str:
     from reidx.registry.discovery import owner_of
 
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    said = f"unexpected {type(error).__name__}: {plain(error)} ({frame.filename}:{frame.lineno})."
+    said = f"unexpected {type(error).__name__}: {one_line(error)} ({frame.filename}:{frame.lineno})."
     if (owner := owner_of(error)) is not None:
         return f"{said} It came from {owner} This is a bug in the plugin, not in its input: fix it there."
     return f"{said} This is a bug in reidx, not in its input."

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from reidx.errors import excerpt, suggest
-from reidx.registry.describing import LIMIT, plain
+from reidx.registry.describing import LIMIT, one_line
 
 
 class Parser(argparse.ArgumentParser):
     """argparse's parser, but an error is one line, without the usage of all options (exit code 2)."""
 
     def error(self, message: str) -> NoReturn:
-        text = plain(excerpt(message, LIMIT), 2 * LIMIT)
+        text = one_line(excerpt(message, LIMIT), 2 * LIMIT)
         self.exit(2, f"{self.prog}: error: {text}{self._hint(message)} (see `{self.prog} --help`)\n")
 
     def _hint(self, message: str) -> str:

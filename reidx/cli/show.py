@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.kind:
         _show(known.find(arguments.kind, arguments.name))
     else:
-        for entry in known.named(arguments.name):
+        for entry in known.with_name(arguments.name):
             _show(entry)
     return 0
 

@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     import reidx
     from reidx.machine import launchers
 
-    with launchers.started(arguments.launcher):
+    with launchers.job_membership(arguments.launcher):
         config = reidx.load_config(arguments.config, arguments.overrides)
         if arguments.profile:
             from reidx.engine.profile import profile

@@ -16,7 +16,7 @@ from reidx.errors import ConfigError, excerpt, suggest
 from reidx.outline.outline import outline
 from reidx.outline.source import classes_in, imported_in
 from reidx.registry import build as builder
-from reidx.registry.constructor import Parameter, bad_number, fits, parameters_of, quoting
+from reidx.registry.constructor import Parameter, bad_number, fits, parameters_of, quoting_advice
 from reidx.registry.registry import KINDS
 
 
@@ -30,7 +30,7 @@ def need_mapping(node: Node, path: KeyPath) -> None:
 def component_node(kind: str, node: Node, path: KeyPath) -> Node:
     """Fill a component's spec with the defaults of its constructor."""
     where = f"{node.origin}: {dotted(path)}"
-    node = _named(node, kind, where)
+    node = _with_type(node, kind, where)
     given = {name: child for name, child in node.value.items() if name != "type"}
     name = node.value["type"].plain()
     spec = {"type": name, **{k: child.plain() for k, child in given.items()}}
@@ -47,7 +47,7 @@ def component_node(kind: str, node: Node, path: KeyPath) -> Node:
     return Node(filled, node.origin)
 
 
-def _named(node: Node, kind: str, where: str) -> Node:
+def _with_type(node: Node, kind: str, where: str) -> Node:
     """Return ``node`` as a mapping whose ``type`` names the component; expands the short form (the name alone)."""
     if isinstance(node.value, str):
         return Node({"type": node}, node.origin)
@@ -61,13 +61,13 @@ def _named(node: Node, kind: str, where: str) -> Node:
     raise ConfigError(f"{where} is {found}; {article} {kind} is written as a name or as {{type: name, …}}.")
 
 
-def called(catalogue: str, node: Node, path: KeyPath) -> Node:
+def library_component_node(catalogue: str, node: Node, path: KeyPath) -> Node:
     """Check the spec of a torch optimiser, an mmengine scheduler or a log back-end against its class.
 
     Defaults stay with torch and mmengine: they are not written out.
     """
     where = f"{node.origin}: {dotted(path)}"
-    node = _named(node, catalogue, where)
+    node = _with_type(node, catalogue, where)
     offered = _catalogue(catalogue)
     name = node.value["type"].plain()
     if name not in offered:
@@ -87,7 +87,7 @@ def called(catalogue: str, node: Node, path: KeyPath) -> Node:
             raise ConfigError(f"{place} {fault}")
         if not fits(value, hint):
             found = f"{excerpt(repr(value))} ({kind_of(value)})"
-            raise ConfigError(f"{place} is {found}; expected {known[key].annotation}.{quoting(value, hint)}")
+            raise ConfigError(f"{place} is {found}; expected {known[key].annotation}.{quoting_advice(value, hint)}")
         if catalogue == "optimizer" and key in _NOT_NEGATIVE and value is not None and value < 0:
             raise ConfigError(f"{place} is {excerpt(str(value))}; it must be at least 0.")
     for key, setting in known.items():

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from reidx.config import schema
-from reidx.config.components import called, component_node, need_mapping
+from reidx.config.components import component_node, library_component_node, need_mapping
 from reidx.config.merge import SET, Override, merge
 from reidx.config.node import KeyPath, Node, Origin, dotted, kind_of
 from reidx.config.renamed import RENAMED
 from reidx.config.sections import key_of, section_at, section_of
 from reidx.config.yaml_tree import Tree, render, tree_hash, tree_of
 from reidx.errors import ConfigError, excerpt, suggest
-from reidx.registry.constructor import annotation_text, bad_number, fits, quoting
+from reidx.registry.constructor import annotation_text, bad_number, fits, quoting_advice
 
 DEFAULT = Origin("default")
 
@@ -232,9 +232,9 @@ def _value(field: dataclasses.Field[Any], hint: Any, node: Node, path: KeyPath) 
     if "kind" in meta:
         return node if meta.get("optional") and node.value is None else component_node(meta["kind"], node, path)
     if meta.get("catalogue") in ("schedule", "log back-end"):
-        return _each(list, node, path, lambda n, p: called(meta["catalogue"], n, p))
+        return _each(list, node, path, lambda n, p: library_component_node(meta["catalogue"], n, p))
     if "catalogue" in meta:
-        return called(meta["catalogue"], node, path)
+        return library_component_node(meta["catalogue"], node, path)
     if arguments and arguments[0] is schema.Labelling:
         return _labellings(node, path)
     if (section := section_of(hint)) is not None:
@@ -250,7 +250,7 @@ def _value(field: dataclasses.Field[Any], hint: Any, node: Node, path: KeyPath) 
         raise ConfigError(f"{node.origin}: {dotted(path)} {fault}")
     if not fits(value, hint):
         found = "null" if value is None else f"{excerpt(repr(value))} ({kind_of(value)})"
-        raise ConfigError(f"{where} {found}; expected {_expected(hint)}.{quoting(value, hint)}")
+        raise ConfigError(f"{where} {found}; expected {_expected(hint)}.{quoting_advice(value, hint)}")
     least, most = meta.get("least"), meta.get("most")
     numbers = [number for number in (value if isinstance(value, list) else [value]) if number is not None]
     if least is not None and not all(least <= number <= (math.inf if most is None else most) for number in numbers):

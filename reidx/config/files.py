@@ -84,20 +84,20 @@ class ConfigFile:
     def _nearby(self) -> str:
         """Suggest configs with a similar name, in the folder or in any plugin; else list the folder."""
         if self.namespace:
-            question = _alike(str(self), map(str, installed_configs()))
+            question = _did_you_mean(str(self), map(str, installed_configs()))
             return f"{question} `reidx recipes` lists the installed configs.".lstrip()
         namesakes = [str(other) for other in installed_configs() if PurePath(other.name).stem == PurePath(self.name).stem]
         folder = self.file if self.file.is_dir() else self.file.parent
         if not folder.is_dir():
-            return f"The folder {folder} does not exist either. {_alike(self.name, namesakes)}".rstrip()
+            return f"The folder {folder} does not exist either. {_did_you_mean(self.name, namesakes)}".rstrip()
         shown = PurePath(self.name) if self.file.is_dir() else PurePath(self.name).parent
         names = sorted(str(shown / path.name) for path in folder.glob("*.y*ml"))
-        question = "" if self.file.is_dir() else _alike(self.name, names) or _alike(self.name, namesakes)
+        question = "" if self.file.is_dir() else _did_you_mean(self.name, names) or _did_you_mean(self.name, namesakes)
         more = f" and {len(names) - 20} more" if len(names) > 20 else ""
         return question or f"Configs there: {', '.join(names[:20]) or 'none'}{more}."
 
 
-def _alike(name: str, names: Iterable[str]) -> str:
+def _did_you_mean(name: str, names: Iterable[str]) -> str:
     """Ask "Did you mean …?" for configs with a similar file name, the nearest folder first."""
     places = {_place(other): other for other in names}
     stems: dict[str, list[str]] = {}

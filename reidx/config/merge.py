@@ -57,7 +57,7 @@ def merge(base: Node, over: Node, path: KeyPath = ()) -> Node:
     for key, node in over.value.items():
         here = (*path, key)
         if key in merged and node.value == {} and _seems_emptied(merged[key], node):
-            raise ConfigError(f"{node.origin}: {dotted(here)}: {{}} {unchanged(merged[key], dotted(here))}")
+            raise ConfigError(f"{node.origin}: {dotted(here)}: {{}} {explain_no_effect(merged[key], dotted(here))}")
         merged[key] = merge(merged[key], node, here) if key in merged else node
     return Node(merged, over.origin)
 
@@ -79,7 +79,7 @@ def _seems_emptied(base: Node, over: Node) -> bool:
     return over.origin == SET or all(isinstance(child.value, (int, float)) for child in base.value.values())
 
 
-def unchanged(base: Node, path: str) -> str:
+def explain_no_effect(base: Node, path: str) -> str:
     """Explain why a mapping merged onto ``base`` at ``path`` has no effect, and give the syntax that has one."""
     if not isinstance(base.value, dict):
         return f"has no effect: a mapping over the list {path} changes the items that it names, and this one changes none."
@@ -189,7 +189,7 @@ class Override:
         elif old is not None and self.adds:
             raise self.error(f"{dotted(here)} exists already; drop the +.")
         else:
-            new = self.value if old is None else self._laid_on(old, here)
+            new = self.value if old is None else self._merged_onto(old, here)
         if isinstance(inside, list):
             return Node([*inside[:key], new, *inside[key + 1 :]], node.origin)
         alone = Node({key: new}, node.origin)
@@ -197,14 +197,14 @@ class Override:
             return alone
         return Node({**inside, key: new}, node.origin)
 
-    def _laid_on(self, old: Node, path: KeyPath) -> Node:
+    def _merged_onto(self, old: Node, path: KeyPath) -> Node:
         """Merge the value onto ``old`` at ``path``; raises if the merge changes nothing."""
         old = _written_out(old, self.value)
         new = merge(old, self.value, path)
-        if isinstance(self.value.value, dict) and (self.typed or not self.value.value):
+        if isinstance(self.value.value, dict) and (self.from_command_line or not self.value.value):
             before, given = old.plain(), self.value.plain()
             if before != given and new.plain() == before:
-                raise self.error(unchanged(old, dotted(path)))
+                raise self.error(explain_no_effect(old, dotted(path)))
         return new
 
     def _check_new(self, name: str, inside: dict[str, Node], path: KeyPath) -> None:
@@ -237,7 +237,7 @@ class Override:
         raise self.error(f"{dotted(path)} has no item named {name!r}. {hint} Positions count from 0.")
 
     @property
-    def typed(self) -> bool:
+    def from_command_line(self) -> bool:
         """True for a command-line override, which must change something; a grid may repeat the base's value."""
         return self.value.origin == SET
 

@@ -17,7 +17,7 @@ IDENTITY = "identity"
 """The name of the labelling by the data set's own identities."""
 
 
-def listed(names: str | list[str] | None) -> list[str]:
+def names_in(names: str | list[str] | None) -> list[str]:
     """Return the names in a key that holds one name, several or none."""
     return [names] if isinstance(names, str) else list(names or [])
 
@@ -31,9 +31,9 @@ def memory_streams(
     network to its streams if it does not see all.
     """
     there = [name for name, its in labels.items() if its == memory["labels"]]
-    for network in listed(memory["network"]):
+    for network in names_in(memory["network"]):
         there = [name for name in there if name in network_streams.get(network, there)]
-    return listed(memory.get("stream")) or there
+    return names_in(memory.get("stream")) or there
 
 
 def part(kind: str, default: str | None = None, **meta: Any) -> Any:
@@ -108,7 +108,7 @@ class Teacher:
     warmup: bool = True
     """EMA: momentum min(1 − 1/(t+1), momentum) at step t, which makes the first step a copy."""
     batch_norm: Literal["own", "copy"] = "own"
-    """EMA: running statistics of its own forward passes, or those of the network it follows."""
+    """EMA: running statistics of the EMA's forward passes (``own``), or a copy of those of the network that it follows."""
     weights: str | None = None
     """Frozen, Peer: source of the weights (``stage:NAME`` or a file); null: same as the student's ``init``."""
     statistics: Literal["batch", "running"] = "running"
@@ -244,7 +244,7 @@ class Optimization:
 
 @dataclass
 class Rerank:
-    """k-reciprocal re-ranking (Zhong et al., CVPR 2017), whose metrics are reported beside the plain ones."""
+    """k-reciprocal re-ranking (Zhong et al., CVPR 2017), whose metrics are reported together with the plain ones."""
 
     k1: int = number(20, 1, MOST)
     """Neighbours of an image, itself not counted, that may enter its encoding."""
@@ -276,7 +276,7 @@ class Evaluate:
     rerank: Rerank | None = None
     """Report re-ranked metrics too; ``{}``: with the defaults of the paper; null: no re-ranking."""
     domain_probe: str | None = None
-    """A feature on which a linear classifier is trained to tell the stage's two domains apart (reporting only); training and
+    """A feature on which a linear classifier is trained to separate the stage's two domains (reporting only); training and
     test identities are disjoint, by the identities of both data sets."""
 
 
@@ -335,9 +335,9 @@ class Stage:
         """Domains of the stage's streams."""
         return list(dict.fromkeys(stream.domain for stream in self.streams.values()))
 
-    def seen_by(self, term: Term) -> list[str]:
+    def streams_of_term(self, term: Term) -> list[str]:
         """Return the streams of a term: those it names, or the only one."""
-        return listed(term.stream) or list(self.sources)[:1]
+        return names_in(term.stream) or list(self.sources)[:1]
 
     def labels_of(self, term: Term, stream: str) -> str | None:
         """Return the labelling of a stream's images in a term: the term's own, or the stream's."""
@@ -346,7 +346,7 @@ class Stage:
     def named_labellings(self, stream: str) -> list[str]:
         """Return the labellings named by terms on the stream or its views."""
         names = {stream, *self.streams[stream].views}
-        return sorted({term.labels for term in self.objective if term.labels and names & set(self.seen_by(term))})
+        return sorted({term.labels for term in self.objective if term.labels and names & set(self.streams_of_term(term))})
 
     @property
     def sources(self) -> dict[str, Stream]:

@@ -2,8 +2,8 @@
 
 from reidx.contracts.declarations import (
     CAMERAS,
+    CLUSTERER_INPUTS,
     INPUTS,
-    NEEDS,
     OUTLIERS,
     Batch,
     Contract,
@@ -18,8 +18,8 @@ from reidx.contracts.declarations import (
 
 __all__ = [
     "CAMERAS",
+    "CLUSTERER_INPUTS",
     "INPUTS",
-    "NEEDS",
     "OUTLIERS",
     "Batch",
     "Contract",

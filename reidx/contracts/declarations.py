@@ -56,7 +56,7 @@ class Batch:
 
     ``index`` (B,) are positions in the domain's training split; ``targets`` (B,) are the stream's labels, None for an
     unlabelled stream; ``weights`` (B,), ``soft_targets`` (B,K) and the named arrays (B,…) in ``extra`` come from
-    refiners. ``extra`` also holds columns of other labellings of the images as ``NAME@LEVEL`` (:meth:`under`).
+    refiners. ``extra`` also holds columns of other labellings of the images as ``NAME@LABELLING`` (:meth:`with_labelling`).
     """
 
     images: Tensor
@@ -74,7 +74,7 @@ class Batch:
         """Copy the batch to page-locked memory, for asynchronous copies to a GPU."""
         return self.each(lambda tensor: tensor.pin_memory() if tensor.device.type == "cpu" else tensor)
 
-    def under(self, level: str) -> Batch:
+    def with_labelling(self, level: str) -> Batch:
         """Return the same images with the labels of another labelling."""
         own = {name.removesuffix(f"@{level}"): column for name, column in self.extra.items() if name.endswith(f"@{level}")}
         known = own.pop("labels"), self.cameras, own.pop("weights", None), own.pop("soft_targets", None)
@@ -160,7 +160,7 @@ INPUTS = (
 
 CAMERAS = ("required", "used", "unused")
 OUTLIERS = ("", "emits", "never", "draw", "drop", "keep")
-NEEDS = ("", "graph", "features", "tail")
+CLUSTERER_INPUTS = ("", "graph", "features")
 
 
 def inputs_of(loss: type) -> tuple[set[str], set[str]]:
@@ -176,7 +176,8 @@ class Contract:
 
     ``requires`` and ``provides`` are names of features; ``provides`` of a refiner names its additions per image, that of a
     memory the tensors that losses may read. ``cameras`` is one of :data:`CAMERAS`, ``outliers`` of :data:`OUTLIERS`,
-    ``needs`` of :data:`NEEDS`. ``part_features`` are a fusion's features (B,P,D) with one vector per part of an image.
+    ``clusterer_input`` of :data:`CLUSTERER_INPUTS`. A fusion with ``requires_tail`` takes over the backbone's last stage,
+    its ``tail``. ``part_features`` are a fusion's features (B,P,D) with one vector per part of an image.
     ``accepts_parts`` are the inputs of a memory (``features``) or a loss (``features``, ``scores``, ``teacher``,
     ``teacher_scores``) that may be part features, ``requires_parts`` those that must be. ``column_meaning`` is the
     meaning of a label or a column of scores: a cluster or an identity (""), or an image by its number in the domain
@@ -188,7 +189,8 @@ class Contract:
     provides: frozenset[str] = frozenset()
     cameras: str = "unused"
     outliers: str = ""
-    needs: str = ""
+    clusterer_input: str = ""
+    requires_tail: bool = False
     part_features: frozenset[str] = frozenset()
     accepts_parts: frozenset[str] = frozenset()
     requires_parts: frozenset[str] = frozenset()
@@ -210,9 +212,15 @@ def contract_of(component: type, params: Mapping[str, Any] | None = None) -> Con
     for name in ("requires", "provides", "part_features", "accepts_parts", "requires_parts"):
         declared[name] = frozenset(declared.get(name, ()))
     contract = Contract(**declared)
-    for name, words in {"cameras": CAMERAS, "outliers": OUTLIERS, "needs": NEEDS}.items():
-        if getattr(contract, name) not in words:
-            raise TypeError(f"{component.__name__}.{name} is {getattr(contract, name)!r}; it must be one of {words}.")
+    choices = {
+        "cameras": CAMERAS,
+        "outliers": OUTLIERS,
+        "clusterer_input": CLUSTERER_INPUTS,
+        "requires_tail": (False, True),
+    }
+    for name, allowed in choices.items():
+        if getattr(contract, name) not in allowed:
+            raise TypeError(f"{component.__name__}.{name} is {getattr(contract, name)!r}; it must be one of {allowed}.")
     return contract
 
 

@@ -96,7 +96,7 @@ class Clusterer(Interface):
 
     def __call__(self, graph: csr_array) -> np.ndarray:
         """Return labels (N,) int64, −1 for outliers, else 0..K−1 without gaps, of a graph (N,N), or of features (N,D) for a
-        class that declares ``needs = "features"``."""
+        class that declares ``clusterer_input = "features"``."""
 
 
 class Refiner(Interface):

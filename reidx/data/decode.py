@@ -31,7 +31,7 @@ TIFF_TAGS = {"BitsPerSample": 258, "Photometric": 262, "PlanarConfiguration": 28
 
 
 class CorruptImage(DataError):
-    """An image file that cannot be read; the message names it and says why.
+    """An image file that cannot be read; the message gives its name and the reason.
 
     A DataLoader re-raises a worker's exception by constructing it from the formatted traceback; only the message is
     kept from that text.

@@ -13,39 +13,41 @@ from reidx.data.files import same_files
 from reidx.data.images import ImageStore
 from reidx.errors import Broken, ConfigError
 from reidx.registry.build import build
-from reidx.registry.describing import what
+from reidx.registry.describing import describe_value
 from reidx.registry.seam import call
 
 
 def _split_of(dataset: Any, split: str) -> Split:
     found = getattr(dataset, split, None)
     if not isinstance(found, Split):
-        raise Broken(f"its {split} is {what(found)}, not a Split of paths, ids and cameras")
+        raise Broken(f"its {split} is {describe_value(found)}, not a Split of paths, ids and cameras")
     if odd := next((path for path in found.paths if not isinstance(path, str)), None):
-        raise Broken(f"its {split} has a path that is no text: {what(odd)}")
+        raise Broken(f"its {split} has a path that is no text: {describe_value(odd)}")
     return found
 
 
 Counted = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 
-def _silent(what: str) -> AbstractContextManager[Callable[[int, int], None]]:
+def _no_progress(task: str) -> AbstractContextManager[Callable[[int, int], None]]:
     return nullcontext(lambda done, total: None)
 
 
-def _unsaid(line: str) -> None:
+def _discard(line: str) -> None:
     """Discard a line about a data set."""
 
 
 class Domains:
     """Data sets by domain name, read on first use, and one image store for each of their splits.
 
-    ``counted(what)`` returns a context manager whose ``progress(done, total)`` is displayed, for example while a synthetic
-    data set is rendered. ``say`` receives each of a data set's ``notes``, one line at a time, when the data set is read.
+    ``counted(task)`` returns a context manager whose ``progress(done, total)`` is displayed, for example while a synthetic
+    data set is rendered. ``message`` receives each of a data set's ``notes``, one line at a time, when the data set is read.
     """
 
-    def __init__(self, data: Mapping[str, Any], counted: Counted = _silent, say: Callable[[str], None] = _unsaid) -> None:
-        self.counted, self.say = counted, say
+    def __init__(
+        self, data: Mapping[str, Any], counted: Counted = _no_progress, message: Callable[[str], None] = _discard
+    ) -> None:
+        self.counted, self.message = counted, message
         self.specs: Mapping[str, Any] = data["domains"]
         self.size = (int(data["image_size"][0]), int(data["image_size"][1]))
         self.interpolation = data["interpolation"]
@@ -61,10 +63,10 @@ class Domains:
             raise ConfigError(f"There is no domain {name!r}; data.domains has {', '.join(self.specs) or 'none'}.")
         if name not in self._datasets:
             where = f"data.domains.{name}"
-            with self.counted(f"making the images of {name}") as progress:
+            with self.counted(f"rendering the images of {name}") as progress:
                 self._datasets[name] = build("dataset", self.specs[name], where=where, progress=progress)
             for note in self._datasets[name].notes():
-                self.say(f"{name}: {note}")
+                self.message(f"{name}: {note}")
         return self._datasets[name]
 
     def read(self) -> dict[str, Dataset]:
@@ -90,8 +92,9 @@ class Domains:
         if (name, split) not in self._stores:
             store = ImageStore(self.split(name, split).paths, self.size, self.interpolation, self._left)
             if self.on_device and split == "train" and not store.cached_bytes:
+                left = f"{self._left / 2**30:.2f} GB"
                 raise ConfigError(
-                    f"data.cache_on: device: {name}: {store.takes()}, and data.cache_gb leaves {self._left / 2**30:.2f} GB. "
+                    f"data.cache_on: device: {name}: {store.required_memory()}, and data.cache_gb leaves {left}. "
                     "Raise data.cache_gb, make data.image_size smaller, or set data.cache_on: host."
                 )
             if store.cached_bytes:

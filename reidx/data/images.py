@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from reidx.data.decode import CorruptImage, decode
 from reidx.errors import ConfigError
-from reidx.machine.threads import available
+from reidx.machine.threads import available_cores
 
 __all__ = ["CorruptImage", "ImageStore"]
 
@@ -28,7 +28,7 @@ class ImageStore(Dataset[Tensor]):
     ``size`` is (height, width) in pixels; ``interpolation`` bicubic or bilinear. :func:`reidx.data.decode.decode` describes
     the treatment of colours, bit depths and rotations. If the whole set at this size takes at most ``cache_bytes``, each
     image is decoded once: forked worker processes share the memory (spawned ones decode for themselves), which is
-    allocated only as it fills. :meth:`hold` moves the cache to the training device.
+    allocated only as it fills. :meth:`move_to` moves the cache to the training device.
 
     Raises :class:`CorruptImage` when a file cannot be read, :class:`ConfigError` for an unknown interpolation.
     """
@@ -54,7 +54,7 @@ class ImageStore(Dataset[Tensor]):
             self.cache = np.frombuffer(mmap.mmap(-1, math.prod(shape)), np.uint8).reshape(shape)
             self.filled = np.frombuffer(mmap.mmap(-1, len(self.paths)), np.uint8)
 
-    def takes(self) -> str:
+    def required_memory(self) -> str:
         """The memory that the images need, formatted for messages."""
         needed = math.prod((len(self), 3, *self.size)) / 2**30
         return f"{len(self)} images of {self.size[0]}x{self.size[1]} take {needed:.2f} GB"
@@ -106,7 +106,7 @@ class ImageStore(Dataset[Tensor]):
             return
         wanted = range(len(self)) if positions is None else positions
         missing = [position for position in wanted if self.filled[position] == 0]
-        with ThreadPoolExecutor(threads or available()) as pool:
+        with ThreadPoolExecutor(threads or available_cores()) as pool:
             try:
                 for done, _ in enumerate(pool.map(self._fill, missing), start=1):
                     if progress is not None:
@@ -115,7 +115,7 @@ class ImageStore(Dataset[Tensor]):
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def hold(self, device: torch.device, progress: Callable[[int, int], None] | None = None) -> None:
+    def move_to(self, device: torch.device, progress: Callable[[int, int], None] | None = None) -> None:
         """Move all images to ``device``, decoding those that are missing, and free the cache in main memory.
 
         The set must fit the cache. Raises :class:`ConfigError` when a GPU has too little free memory.
@@ -126,7 +126,7 @@ class ImageStore(Dataset[Tensor]):
         left = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else self.cached_bytes
         if self.cached_bytes > left:
             raise ConfigError(
-                f"data.cache_on: device: {self.takes()}; {device} has {left / 2**30:.2f} GB left. "
+                f"data.cache_on: device: {self.required_memory()}; {device} has {left / 2**30:.2f} GB left. "
                 "Make data.image_size smaller, or set data.cache_on: host."
             )
         self.warm(progress=progress)

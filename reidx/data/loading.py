@@ -61,7 +61,7 @@ class LabelledView(Dataset[Any]):
         return Batch(self.store.batch(positions), index, **labelled, extra=extra)
 
 
-def as_it_is(batch: Batch) -> Batch:
+def identity_collate(batch: Batch) -> Batch:
     """Return the batch unchanged: views make whole batches, so there is nothing to collate."""
     return batch
 
@@ -73,18 +73,18 @@ def batches(view: LabelledView, sampler: Iterable[list[int]], workers: int, step
     sampler must draw that many batches, all of one size.
     """
     # a list, because torch iterates a sampler once without workers and twice with them, which would change the draws
-    plan = call("sampler", sampler, "__iter__", _drawn, sampler, len(view), view.targets, steps)
+    plan = call("sampler", sampler, "__iter__", _checked_plan, sampler, len(view), view.targets, steps)
     return DataLoader(
         view,
         batch_sampler=plan,  # type: ignore[arg-type]
         num_workers=0 if view.store.held is not None else workers,  # images on a device cannot be passed to worker processes
         worker_init_fn=partial(_end_with, os.getpid()),
-        collate_fn=as_it_is,  # type: ignore[arg-type]
+        collate_fn=identity_collate,  # type: ignore[arg-type]
         pin_memory=torch.cuda.is_available(),
     )
 
 
-def _drawn(sampler: Any, images: int, labels: Tensor | None, steps: int | None) -> list[list[int]]:
+def _checked_plan(sampler: Any, images: int, labels: Tensor | None, steps: int | None) -> list[list[int]]:
     """The batches of an epoch, each a list of positions among ``images``; raises :class:`Broken` for anything else."""
     drawn = sampler if steps is None else islice(sampler, steps + 1)  # it may never end
     plan = [batch.tolist() if hasattr(batch, "tolist") else list(batch) for batch in drawn]
@@ -98,9 +98,9 @@ def _drawn(sampler: Any, images: int, labels: Tensor | None, steps: int | None) 
     if steps is not None:
         sizes = {len(batch) for batch in plan}
         if len(plan) != steps or len(sizes) != 1 or 0 in sizes:
-            said = ", ".join(map(str, sorted(sizes))) or "no"
+            found = ", ".join(map(str, sorted(sizes))) or "no"
             count = f"more than {steps}" if len(plan) > steps else len(plan)
-            raise Broken(f"it drew {count} batches of {said} images, but was asked for {steps}, all of one size")
+            raise Broken(f"it drew {count} batches of {found} images, not the requested {steps}, all of one size")
         if labels is not None and getattr(sampler, "outliers", "draw") == "drop":
             left = int((labels[torch.as_tensor([int(p) for p in positions])] < 0).sum())
             if left:
@@ -113,7 +113,7 @@ def _end_with(parent: int, number: int) -> None:
 
 
 class StreamLoader:
-    """One batch of every stream per step, ``iters`` steps per epoch: a mapping from stream name to :class:`Batch`.
+    """Loader of one batch of each stream per step, as a mapping from stream name to :class:`Batch`; ``iters`` steps per epoch.
 
     ``views`` maps each further stream to the stream whose images it shares.
     """

@@ -47,7 +47,7 @@ class Transform(ABC):
 
 
 class ReidTest(Transform):
-    """Normalisation alone, for extraction and evaluation."""
+    """Normalisation only, for extraction and evaluation."""
 
     def batch(self, images: Tensor) -> Tensor:
         return self.normalise(images)
@@ -96,7 +96,7 @@ class ReidAugment(Transform):
     def batch(self, images: Tensor) -> Tensor:
         count, _, height, width = images.shape
         # One row per image, so that a batch consumes the generator exactly as its images one by one would. Each process
-        # draws for the whole batch, since all generators are in the same state, and takes the rows of its own images.
+        # draws for the whole batch, since all generators are in the same state, and uses the rows for its images.
         draws = torch.rand(self.world_size * count, 10 + 2 * self.tries)
         draws = draws[self.rank * count : (self.rank + 1) * count]
         if self.cast or self.exposure:

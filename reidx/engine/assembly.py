@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from reidx import distributed
-from reidx.config.schema import Labelling, Stage, Teacher, listed, term_names
+from reidx.config.schema import Labelling, Stage, Teacher, names_in, term_names
 from reidx.data.domains import Domains
 from reidx.engine.objective import BoundAlignment, BoundTerm, Objective
 from reidx.engine.relabel import LabellingPlan
@@ -22,7 +22,7 @@ from reidx.labels.pipeline import LabelPipeline
 from reidx.memories import Memory
 from reidx.models.network import Network, build_network
 from reidx.registry.build import build
-from reidx.registry.seam import calling
+from reidx.registry.seam import checked_method
 from reidx.runs import checkpoint as checkpoints
 
 
@@ -80,11 +80,11 @@ class Assembly:
         names = iter(term_names(self.stage))
         for index, term in enumerate(self.stage.objective):
             loss: nn.Module = build("loss", term.loss, where=f"objective.{index}.loss")
-            streams = self.stage.seen_by(term)
+            streams = self.stage.streams_of_term(term)
             target_memory = {
                 stream: memory
                 for stream in streams
-                for memory in listed(term.memory)
+                for memory in names_in(term.memory)
                 if self.stage.memories[memory].labels == self.stage.labels_of(term, stream)
             }
             terms.append(BoundTerm(next(names), loss, {**vars(term), "stream": streams}, target_memory))
@@ -106,10 +106,10 @@ class Assembly:
         made = {}
         for name, stream in self.stage.streams.items():
             transform = build("transform", stream.transform, where=f"streams.{name}.transform", **context)
-            made[name] = calling("transform", transform, "batch")
+            made[name] = checked_method("transform", transform, "batch")
             for view, spec in stream.views.items():
                 transform = build("transform", spec, where=f"streams.{name}.views.{view}", **context)
-                made[view] = calling("transform", transform, "batch")
+                made[view] = checked_method("transform", transform, "batch")
         return made
 
     def labellings(self, device: torch.device) -> dict[str, LabellingPlan]:

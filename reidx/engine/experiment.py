@@ -23,7 +23,14 @@ from reidx.engine.seeding import seed_everything
 from reidx.errors import CheckpointError, ConfigError
 from reidx.evaluation.ranked_list import ranked_list
 from reidx.machine.allocator import keep_freed_memory
-from reidx.machine.threads import Threads, Watch, chosen, computing_on, left_open, number_of_threads
+from reidx.machine.threads import (
+    ThreadCountWatch,
+    Threads,
+    choose_thread_count,
+    depends_on_load,
+    number_of_threads,
+    threads_set_to,
+)
 from reidx.reporting.reporter import Mode, Reporter
 from reidx.runs import checkpoint as checkpoints
 from reidx.runs.epoch_log import EpochLog, Report, count_session, sessions_of
@@ -72,21 +79,22 @@ def run(
     record = RunManifest(folder_of(config, work_dir), config, resume)
     reporter = Reporter(progress)
     with failure_guard(record.folder), closing(record):
-        distributed.on_rank_zero(lambda: record.admit(reporter.say))
+        distributed.on_rank_zero(lambda: record.open(reporter.message))
         facts = {
             "name": config.experiment.name,
             "hash": config.hash,
             "work_dir": str(record.folder),
             "resumed": record.is_resumed,
         }
-        number = distributed.on_rank_zero(lambda: chosen(threads, record.threads, reporter.say, distributed.count() == 1))
+        alone = distributed.count() == 1
+        number = distributed.on_rank_zero(lambda: choose_thread_count(threads, record.threads, reporter.message, alone))
         try:
-            with computing_on(number), reporter.experiment(config.experiment.stages, **facts):
-                domains = distributed.rank_zero_first(lambda: _checked(config, reporter))
+            with threads_set_to(number), reporter.experiment(config.experiment.stages, **facts):
+                domains = distributed.rank_zero_first(lambda: _check_data(config, reporter))
                 from reidx.reporting.curves import Curves
 
                 # a shared stage needs a fixed number of threads
-                watch = Watch(reporter.say) if share is None and left_open(threads, distributed.count() == 1) else None
+                watch = ThreadCountWatch(reporter.message) if share is None and depends_on_load(threads, alone) else None
                 with Curves(config, record.folder, reporter) as curves:
                     return _run(config, domains, record, reporter, curves, None if share is None else Path(share), watch)
         except BaseException:
@@ -99,9 +107,9 @@ def folder_of(config: Config, work_dir: str | Path | None) -> Path:
     return Path(work_dir) if work_dir is not None else Path("runs") / f"{config.experiment.name}-{config.hash}"
 
 
-def _checked(config: Config, reporter: Reporter) -> Domains:
+def _check_data(config: Config, reporter: Reporter) -> Domains:
     """Check the data and the parts of all stages, and return the data."""
-    domains = Domains(config.data["data"], reporter.counted, reporter.say)
+    domains = Domains(config.data["data"], reporter.counted, reporter.message)
     check_experiment(config, domains)
     dry_build(config, domains)
     return domains
@@ -114,27 +122,29 @@ def _run(
     reporter: Reporter,
     curves: Curves,
     share: Path | None,
-    watch: Watch | None,
+    watch: ThreadCountWatch | None,
 ) -> Result:
     from reidx.engine.stage import StageRun
     from reidx.runs.feature_cache import FirstFeatures
 
     experiment, folder, resume, begun_with = config.experiment, record.folder, record.resume, number_of_threads()
     paths = [folder / f"{number + 1}-{stage.name}" for number, stage in enumerate(experiment.stages)]
-    finished = [_finished(path / "done.json", stage) if resume else None for path, stage in zip(paths, experiment.stages)]
+    finished = [
+        _finished_record(path / "done.json", stage) if resume else None for path, stage in zip(paths, experiment.stages)
+    ]
     _refuse_stale(experiment.stages, finished, paths)
     done = [stage.name for stage, earlier in zip(experiment.stages, finished) if earlier is not None]
     chosen = choose_precision(experiment.stages, record.precision, done)
-    resumed = distributed.on_rank_zero(lambda: record.claim(domains, reporter.say, partial(stage_key, config), chosen.auto))
+    resumed = distributed.on_rank_zero(lambda: record.write(domains, reporter.message, partial(stage_key, config), chosen.auto))
     for note in chosen.notes:
-        reporter.say(note)
+        reporter.message(note)
     begun, stamps = distributed.on_rank_zero(lambda: (record.begun, record.stamps))
     if resume:
         distributed.on_rank_zero(lambda: _refuse_foreign(folder, paths, stamps))
-    shared = None if share is None else _shared(share, config, record, reporter)
+    shared = None if share is None else _stage_cache(share, config, record, reporter)
     for number, (path, stage) in enumerate(zip(paths, experiment.stages)):
-        if shared is not None and finished[number] is None and distributed.on_rank_zero(partial(shared.take, number, path)):
-            finished[number] = _finished(path / "done.json", stage)
+        if shared is not None and finished[number] is None and distributed.on_rank_zero(partial(shared.fetch, number, path)):
+            finished[number] = _finished_record(path / "done.json", stage)
     stages: list[StageResult] = []
     cards: dict[str, Any] = {}
     if all(finished):
@@ -161,7 +171,7 @@ def _run(
         stage_run.stamp = stamp = stamps[stage.name]
         if shared is not None:
             features = shared.folder.with_name("features")
-            stage_run.extractor.first = FirstFeatures(features, config, stage, shared.provenance, reporter.say)
+            stage_run.extractor.first = FirstFeatures(features, config, stage, shared.provenance, reporter.message)
         result = StageResult(stage.name)
         before = path / "before.json"
         if stage.evaluate.before or stage.epochs == 0:
@@ -179,8 +189,8 @@ def _run(
         if stage.epochs > 0:
             of = {} if stamp is None else {"run": stamp.run, "key": stamp.key}
             stage_run.watch = watch
-            with computing_on(begun_with):
-                result.history = stage_run.run(resume, EpochLog(path / "log.jsonl", curves.of(stage), reporter.say, of))
+            with threads_set_to(begun_with):
+                result.history = stage_run.run(resume, EpochLog(path / "log.jsonl", curves.of(stage), reporter.message, of))
         if stage_run.details is None:
             stage_run.evaluate()  # after a kill between the last commit and here, the picture and the card are missing
         stages.append(result)
@@ -202,7 +212,7 @@ def _run(
         }
         write_sealed(path / "done.json", outcome, stamp)
         if shared is not None and distributed.rank() == 0:
-            shared.leave(number, path, stamp)
+            shared.store(number, path, stamp)
     card = card_of(config, domains, cards, seconds_of(stages), sessions)
     if resumed:
         card["resumed_anyway"] = resumed
@@ -217,16 +227,16 @@ def _run(
     return whole
 
 
-def _shared(folder: Path, config: Config, record: RunManifest, reporter: Reporter) -> Shared | None:
+def _stage_cache(folder: Path, config: Config, record: RunManifest, reporter: Reporter) -> Shared | None:
     """The run's cache of shared stages; None if the run was resumed under changed provenance."""
     known = distributed.on_rank_zero(lambda: record.provenance)
     if distributed.on_rank_zero(lambda: record.resumed):
-        reporter.say(f"{record.folder} was resumed under different provenance: it shares nothing with other runs")
+        reporter.message(f"{record.folder} was resumed under different provenance: it shares nothing with other runs")
         return None
-    return Shared(folder / "stages", config, known, reporter.say)
+    return Shared(folder / "stages", config, known, reporter.message)
 
 
-def _finished(done: Path, stage: Stage) -> dict[str, Any] | None:
+def _finished_record(done: Path, stage: Stage) -> dict[str, Any] | None:
     """Record of a finished stage; None if epochs are left, including epochs added to the config since."""
     earlier = read_sealed(done) if done.is_file() else None
     return earlier if earlier is not None and len(earlier["history"]) >= stage.epochs else None
@@ -294,14 +304,14 @@ def test(
     keep_freed_memory()
     reporter = Reporter(progress)
     if weights is None and stage.init is None:
-        reporter.say(f"testing stage {stage.name} with its initial weights; --weights FILE tests a checkpoint")
-    with computing_on(chosen(threads, None, reporter.say, distributed.count() == 1)):
-        return _tested(config, stage, weights, reporter)
+        reporter.message(f"testing stage {stage.name} with its initial weights; --weights FILE tests a checkpoint")
+    with threads_set_to(choose_thread_count(threads, None, reporter.message, distributed.count() == 1)):
+        return _evaluate(config, stage, weights, reporter)
 
 
-def _tested(config: Config, stage: Stage, weights: str | Path | None, reporter: Reporter) -> Result:
+def _evaluate(config: Config, stage: Stage, weights: str | Path | None, reporter: Reporter) -> Result:
     number = len(config.experiment.stages) - 1
-    domains = Domains(config.data["data"], reporter.counted, reporter.say)
+    domains = Domains(config.data["data"], reporter.counted, reporter.message)
     check_evaluation(config, domains, number, stage)
     (stage,) = choose_precision([stage]).apply([stage])
     from reidx.engine.stage import StageRun

@@ -16,7 +16,7 @@ from reidx.data.loading import LabelledView, batches
 from reidx.errors import DataError
 from reidx.optim.optimizer import autocast
 from reidx.profiling import span
-from reidx.registry.seam import watching
+from reidx.registry.seam import full_checks
 from reidx.reporting.reporter import Reporter
 
 BATCH = {"cpu": 64, "cuda": 256}
@@ -57,7 +57,7 @@ def extract(
             store.warm(mine, progress=progress)
     with reporter.work(what, len(mine)) as work, span("extract", len(mine)), autocast(device, precision):
         for batch in batches(view, order, workers):
-            with watching(filled == mine.start):  # the first batch
+            with full_checks(filled == mine.start):  # the first batch
                 images = transform(batch.images.to(device)).contiguous(memory_format=torch.channels_last)
                 features: Sequence[Features] = [network(images)]
                 if flip:

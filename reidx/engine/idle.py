@@ -30,7 +30,7 @@ def idle_by_labels(stage: Stage, terms: Terms, labels: Mapping[str, LabelSet], e
             continue
         why = "its weight is 0" if term.weight == 0 else None
         if why is None and isinstance(term, BoundTerm):
-            why = _why(stage, term, labels)
+            why = _idle_reason(stage, term, labels)
         if why is not None:
             found[term.name] = why
     return found
@@ -48,12 +48,12 @@ def idle_by_values(terms: Terms, means: Mapping[str, float], steps: int, epoch: 
     return {term.name: why for term in terms if term.due(epoch) and means.get(term.name) == 0.0}
 
 
-def sentence(name: str, why: str, epoch: int) -> str:
+def idle_message(name: str, why: str, epoch: int) -> str:
     """Message about an idle term."""
     return f"epoch {epoch + 1}: the term {name} trains nothing: {why}."
 
 
-def _why(stage: Stage, term: BoundTerm, labels: Mapping[str, LabelSet]) -> str | None:
+def _idle_reason(stage: Stage, term: BoundTerm, labels: Mapping[str, LabelSet]) -> str | None:
     labellings = [term.labels or stage.sources[stream].labels for stream in term.streams]
     named = list(dict.fromkeys(labelling for labelling in labellings if labelling is not None and labelling in labels))
     if None in labellings or not named:

@@ -16,7 +16,7 @@ from reidx.data.loading import StreamLoader
 from reidx.engine.seeding import seed_everything
 from reidx.errors import RunError
 from reidx.profiling import span
-from reidx.registry.seam import watching
+from reidx.registry.seam import full_checks
 from reidx.reporting.reporter import Reporter, images_per_second
 from reidx.runs.epoch_log import EpochLog, Report
 from reidx.runs.failures import DIVERGED, error_context
@@ -155,7 +155,7 @@ class StageLoop(BaseLoop):
                 with span("data"):
                     batch = next(batches)
                 runner.call_hook("before_train_iter", batch_idx=step, data_batch=batch)
-                with watching(step == 0):
+                with full_checks(step == 0):
                     values = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
                 runner.call_hook("after_train_iter", batch_idx=step, data_batch=batch, outputs=values)
                 for name, value in values.items():

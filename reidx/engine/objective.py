@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reidx.config.schema import Term, listed
+from reidx.config.schema import Term, names_in
 from reidx.contracts import Batch, Features, inputs_of
 from reidx.errors import ConfigError
 from reidx.registry.seam import call
@@ -35,11 +35,11 @@ class BoundTerm(nn.Module):
         self.name, self.loss, self.target_memory = name, loss, dict(target_memory or {})
         fields = {field.name for field in dataclasses.fields(Term)}
         term = Term(**{"loss": {}, **{key: value for key, value in wiring.items() if key in fields}})
-        self.streams, self.network, self.labels = listed(term.stream), term.network, term.labels
-        self.feature, self.memories, self.teacher = term.feature, listed(term.memory), term.teacher
-        self.teacher_streams = listed(term.teacher_stream) or self.streams
+        self.streams, self.network, self.labels = names_in(term.stream), term.network, term.labels
+        self.feature, self.memories, self.teacher = term.feature, names_in(term.memory), term.teacher
+        self.teacher_streams = names_in(term.teacher_stream) or self.streams
         self.teacher_feature = term.teacher_feature or term.feature
-        self.teacher_memories = listed(term.teacher_memory) or self.memories
+        self.teacher_memories = names_in(term.teacher_memory) or self.memories
         self.weight, self.from_epoch, self.until_epoch = float(term.weight), term.from_epoch, term.until_epoch
         self.needed, optional = inputs_of(type(loss))
         unwired = set() if self.memories else {"scores"}
@@ -50,7 +50,7 @@ class BoundTerm(nn.Module):
     def forward(
         self, outputs: Outputs, batches: Mapping[str, Batch], memories: Mapping[str, nn.Module]
     ) -> Tensor:
-        streams = [batches[name].under(self.labels) if self.labels else batches[name] for name in self.streams]
+        streams = [batches[name].with_labelling(self.labels) if self.labels else batches[name] for name in self.streams]
         features = _join_rows(outputs[self.network][name][self.feature] for name in self.streams)
 
         @functools.cache

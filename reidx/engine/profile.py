@@ -27,10 +27,10 @@ from reidx.engine.seeding import seed_everything
 from reidx.engine.stage import StageRun
 from reidx.machine.allocator import keep_freed_memory
 from reidx.optim.optimizer import schedules
-from reidx.profiling import Marks, Stopwatch, heard, span
+from reidx.profiling import Marks, Stopwatch, listening, span
 from reidx.reporting.reporter import Mode, Reporter
 from reidx.runs import checkpoint as checkpoints
-from reidx.runs.lock import alone_in
+from reidx.runs.lock import exclusive_folder
 
 STEPS = 20
 """Timed steps per epoch."""
@@ -97,12 +97,12 @@ class ProfiledLoop(StageLoop):
         """Time one epoch, then write the trace."""
         with self.watch:
             super().run_epoch()
-        self.reporter.say(f"tracing {min(TRACED, len(self.dataloader))} steps …")
+        self.reporter.message(f"tracing {min(TRACED, len(self.dataloader))} steps …")
         self.reporter = Reporter("quiet")
         self.dataloader.iters = min(TRACED, len(self.dataloader))
         self.runner.model.train()
         seen = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
-        with trace(activities=seen) as profiler, heard(Marks()):
+        with trace(activities=seen) as profiler, listening(Marks()):
             self._steps(self._epoch - 1, {})
         if distributed.rank() == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ def profile(config: Config, work_dir: str | Path | None = None, progress: Mode |
 
 
 def _claim(folder: Path, scratch: Path, stack: ExitStack) -> None:
-    stack.enter_context(alone_in(folder, "being profiled in"))
+    stack.enter_context(exclusive_folder(folder, "being profiled in"))
     shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -133,7 +133,7 @@ def _profile(config: Config, folder: Path, scratch: Path, reporter: Reporter) ->
     stages = [_shortened(stage) for stage in config.experiment.stages]
 
     def checked() -> Domains:
-        domains = Domains(config.data["data"], reporter.counted, reporter.say)
+        domains = Domains(config.data["data"], reporter.counted, reporter.message)
         check_experiment(config, domains)
         dry_build(config, domains)
         return domains
@@ -144,7 +144,7 @@ def _profile(config: Config, folder: Path, scratch: Path, reporter: Reporter) ->
             domains = distributed.rank_zero_first(checked)
             chosen = choose_precision(stages)
             for note in chosen.notes:
-                reporter.say(note)
+                reporter.message(note)
             for number, (stage, whole) in enumerate(zip(chosen.apply(stages), config.experiment.stages)):
                 reporter.stage_starts(stage)
                 seed_everything(config.experiment.seed, number)
@@ -164,7 +164,7 @@ def _profile(config: Config, folder: Path, scratch: Path, reporter: Reporter) ->
                 else:
                     with watch, span("evaluate"):
                         stage_run.evaluate()
-                texts.append(f"stage {stage.name}\n{table(rows_of(watch))}\n{_outlook(watch, stage, whole)}")
+                texts.append(f"stage {stage.name}\n{table(rows_of(watch))}\n{_full_epoch_estimate(watch, stage, whole)}")
     finally:
         if distributed.rank() == 0:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -179,7 +179,7 @@ def _shortened(stage: Stage) -> Stage:
     return replace(stage, epochs=min(stage.epochs, 1), iters=min(stage.iters, STEPS), schedule=rates)
 
 
-def _outlook(watch: Stopwatch, timed: Stage, whole: Stage) -> str:
+def _full_epoch_estimate(watch: Stopwatch, timed: Stage, whole: Stage) -> str:
     """Estimated time of a full epoch, from the measured times."""
     if not timed.epochs:
         return "This stage only evaluates."

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reidx import distributed
-from reidx.config.schema import IDENTITY, Labelling, listed
+from reidx.config.schema import IDENTITY, Labelling, names_in
 from reidx.contracts import Features, LabelSet, mean_normalized
 from reidx.data.domains import Domains
 from reidx.data.loading import LabelledView, batches
@@ -19,7 +19,7 @@ from reidx.engine.extract import extract
 from reidx.engine.step import StageModel
 from reidx.errors import CheckpointError
 from reidx.labels.pipeline import LabelPipeline, quality
-from reidx.models.domain_norm import of_domain
+from reidx.models.domain_norm import network_of_domain
 from reidx.models.inference import fast_inference
 from reidx.optim.optimizer import replacing_parameters
 from reidx.profiling import span
@@ -121,13 +121,13 @@ class Extractor:
         return digest_of([n.state_dict() for n in (network, self.model.networks[teacher] if teacher else None) if n])
 
     def _forward(self, name: str, domain: str) -> Callable[[Tensor], Features]:
-        network = fast_inference(of_domain(self.model.networks[name], domain))
+        network = fast_inference(network_of_domain(self.model.networks[name], domain))
         if not network.wants_teacher:
             return network
         followed_by = self.model.teacher_of(name)
         if followed_by is None:
             return network
-        teacher = fast_inference(of_domain(self.model.networks[followed_by], domain))
+        teacher = fast_inference(network_of_domain(self.model.networks[followed_by], domain))
         return lambda images: network.head(network.map(images), teacher.map(images))  # type: ignore[operator]
 
 
@@ -160,12 +160,12 @@ class Relabeller:
         report: dict[str, float] = {}
         due = {n: plan for n, plan in self.labellings.items() if plan.due(epoch, n in self.labels)}
         extracted: dict[Source, dict[str, Tensor]] = {}
-        for source, names in self._wanted(due).items():
+        for source, names in self._features_to_extract(due).items():
             domain, network, flip = source
             what = f"epoch {epoch + 1}: features of {domain}"
             extracted[source] = self.extractor.features(domain, "train", network, names, flip, what)
         for name, plan in due.items():
-            settings, held = plan.settings, self._held(plan)
+            settings, held = plan.settings, self._memory_entries(plan)
             features = {view: _of(extracted, plan.domain, settings.network, settings.flip, view) for view in self._views(plan)}
             if held is not None:
                 features = {**features, settings.feature: held}
@@ -176,7 +176,7 @@ class Relabeller:
                 self.labels[IDENTITY] = self.identity(domain)
                 wanted: dict[str, set[str]] = {}
                 for wiring in self._memories(IDENTITY, features_only=True).values():
-                    for network in listed(wiring["network"]):
+                    for network in names_in(wiring["network"]):
                         wanted.setdefault(network, set()).add(wiring["feature"])
                 for network, names in wanted.items():
                     what = f"features of {domain}"
@@ -192,7 +192,7 @@ class Relabeller:
             if wiring["labels"] == labelling and (not features_only or self.model.memories[name].needs_features)
         }
 
-    def _wanted(self, due: Mapping[str, LabellingPlan]) -> dict[Source, set[str]]:
+    def _features_to_extract(self, due: Mapping[str, LabellingPlan]) -> dict[Source, set[str]]:
         """Names of the features to extract, by source, for clustering and for resetting memories."""
         wanted: dict[Source, set[str]] = {}
         for labelling, plan in due.items():
@@ -200,15 +200,15 @@ class Relabeller:
             needed = [(plan.settings.network, view) for view in self._views(plan)]
             needed += [(wiring["network"], wiring["feature"]) for wiring in memories]
             for networks, name in needed:
-                for network in listed(networks):
+                for network in names_in(networks):
                     wanted.setdefault((plan.domain, network, plan.settings.flip), set()).add(name)
         return wanted
 
     def _views(self, plan: LabellingPlan) -> frozenset[str]:
         """Names of the features to extract for a labelling; entries of its memory need no extraction."""
-        return plan.pipeline.views - ({plan.settings.feature} if self._held(plan) is not None else set())
+        return plan.pipeline.views - ({plan.settings.feature} if self._memory_entries(plan) is not None else set())
 
-    def _held(self, plan: LabellingPlan) -> Tensor | None:
+    def _memory_entries(self, plan: LabellingPlan) -> Tensor | None:
         """Entries (N,…) of the memory that a labelling clusters, on the CPU; None without a memory or if it is empty."""
         if plan.settings.memory is None:
             return None
@@ -246,11 +246,11 @@ class Relabeller:
                 call("memory", memory, "reset", memory.reset, *given)  # type: ignore[arg-type]
             expect_columns(memory, self.labels[labelling].count)
             distributed.broadcast_(list(call("memory", memory, "state_dict", memory.state_dict).values()))  # type: ignore[arg-type]
-            self.model.follow(name)
+            self.model.reset_memory_averages(name)
 
     # ---- state in checkpoints
 
-    def _remembering(self) -> dict[str, Any]:
+    def _stateful_components(self) -> dict[str, Any]:
         """Stateful components of the labellings, by labelling, position and class."""
         parts = {
             f"{name}.{place}.{type(part).__name__}": part
@@ -272,13 +272,14 @@ class Relabeller:
                 for name, labels in self.labels.items()
             },
             "refiners": {
-                name: call(kind_of(part), part, "state_dict", part.state_dict) for name, part in self._remembering().items()
+                name: call(kind_of(part), part, "state_dict", part.state_dict)
+                for name, part in self._stateful_components().items()
             },
         }
 
     def load_state_dict(self, state: TrainingState) -> None:
         """The inverse of :meth:`state_dict`."""
-        for name, refiner in self._remembering().items():
+        for name, refiner in self._stateful_components().items():
             if name not in state.refiners:  # happens only with a changed config
                 raise CheckpointError(
                     f"The checkpoint has no state of {name}, which depends on earlier labellings. Restore the config, or "
@@ -301,4 +302,4 @@ def _of(
     extracted: Mapping[Source, Mapping[str, Tensor]], domain: str, network: str | list[str], flip: bool, name: str
 ) -> Tensor:
     """The feature ``name`` of a domain's images, from one network or as the normalised mean of several."""
-    return mean_normalized([extracted[domain, one, flip][name] for one in listed(network)])
+    return mean_normalized([extracted[domain, one, flip][name] for one in names_in(network)])

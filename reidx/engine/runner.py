@@ -102,7 +102,7 @@ class ReidRunner(Runner):
     """The Runner of one stage.
 
     With ``anyway``, resuming takes learning rates and schedules from the config instead of the checkpoint, for any number of
-    processes; an optimiser of another kind starts with empty state, reported through ``say``. ``stamp`` goes into each
+    processes; an optimiser of another kind starts with empty state, reported through ``message``. ``stamp`` goes into each
     checkpoint.
     """
 
@@ -115,10 +115,10 @@ class ReidRunner(Runner):
         epochs: int,
         anyway: bool = False,
         stamp: Stamp | None = None,
-        say: Callable[[str], object] = lambda text: None,
+        message: Callable[[str], object] = lambda text: None,
         **kwargs: Any,
     ) -> None:
-        self.anyway, self.say = anyway, say
+        self.anyway, self.message = anyway, message
         super().__init__(
             model=model,
             work_dir=str(work_dir),
@@ -179,7 +179,7 @@ class ReidRunner(Runner):
             for group, own in zip(self.optim_wrapper.param_groups, settings):
                 group.update(own)
         else:
-            self.say(f"the optimiser differs from that of {filename}: it starts with empty state")
+            self.message(f"the optimiser differs from that of {filename}: it starts with empty state")
         self.optim_wrapper._global_step = self.iter  # otherwise schedulers warn about a premature step
         for _ in range(self.epoch):
             for scheduler in self.param_schedulers or []:

@@ -2,7 +2,7 @@
 
 Each epoch starts by seeding every generator from (seed, stage, epoch). An epoch therefore gives the same result whether or
 not the run was killed and resumed before it, and checkpoints need no generator state. All processes of a job use the same
-seed: each draws the random numbers of the whole batch and uses those of its own images.
+seed: each draws the random numbers of the whole batch and uses those for its images.
 """
 
 from __future__ import annotations

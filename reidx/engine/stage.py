@@ -20,21 +20,21 @@ from reidx.data.files import is_copy
 from reidx.data.loading import LabelledView, StreamLoader, batches
 from reidx.engine.assembly import Assembly
 from reidx.engine.calibration import calibrate
-from reidx.engine.idle import idle_by_labels, idle_by_values, sentence
+from reidx.engine.idle import idle_by_labels, idle_by_values, idle_message
 from reidx.engine.loop import Report, StageLoop
 from reidx.engine.relabel import Extractor, Relabeller
 from reidx.engine.runner import ReidRunner
 from reidx.evaluation import Details, Evaluation, Reranking, evaluate, rerank
 from reidx.evaluation.domain_probe import domain_probe
 from reidx.machine.devices import device_of_this_process
-from reidx.machine.threads import Watch
+from reidx.machine.threads import ThreadCountWatch
 from reidx.models.compiler import compiled
 from reidx.optim.moments import load_moments
 from reidx.optim.optimizer import PrecisionOptimWrapper, autocast, build_optimizer, clipping, schedules
 from reidx.profiling import span
 from reidx.registry.build import build
 from reidx.registry.promises import remarks
-from reidx.registry.seam import call, calling, kind_of, watching
+from reidx.registry.seam import call, checked_method, full_checks, kind_of
 from reidx.reporting.forecast import work_of
 from reidx.reporting.reporter import Reporter
 from reidx.runs import checkpoint as checkpoints
@@ -66,21 +66,21 @@ class StageRun:
         self.resolve = resolve
         self.stamp: Stamp | None = None
         """Run and stage that own the files, set by a run that keeps them."""
-        self.watch: Watch | None = None
+        self.watch: ThreadCountWatch | None = None
         """Choice of the number of threads for the next epoch; None if the number is fixed."""
         assembly = Assembly(stage, domains, seed, resolve)
         self.model = assembly.model().to(device_of_this_process())
         distributed.broadcast_(list(self.model.state_dict().values()))
         self.model.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         transforms = {
-            name: calling("transform", build("transform", "ReidTest", mean=network.mean, std=network.std), "batch")
+            name: checked_method("transform", build("transform", "ReidTest", mean=network.mean, std=network.std), "batch")
             for name, network in self.model.networks.items()
         }
         self.extractor = Extractor(self.model, domains, transforms, stage.precision, stage.feature_dtype, reporter)
         self.runner: ReidRunner | None = None
         self.details: Details | None = None
         self.evaluation_card: dict[str, Any] = {}
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
         self._idle: dict[str, str] = {}
         self.images_a_step: dict[str, int] = {}
         views = {view: name for name, stream in stage.streams.items() for view in stream.views}
@@ -105,7 +105,7 @@ class StageRun:
         optimizer = build_optimizer(self.model, stage.optimizer, stage.optimization)
         self.images_a_step = images_a_step(stage, self.domains)
         if note := rate_note(stage, optimizer.defaults["lr"], self.images_a_step):
-            self.reporter.say(note)
+            self.reporter.message(note)
         wrapper = PrecisionOptimWrapper(
             optimizer=optimizer,
             precision=stage.precision,
@@ -114,7 +114,7 @@ class StageRun:
         )
         newest = None
         if resume:
-            newest = distributed.on_rank_zero(lambda: checkpoints.to_resume_from(self.work_dir, self.reporter.say))
+            newest = distributed.on_rank_zero(lambda: checkpoints.to_resume_from(self.work_dir, self.reporter.message))
         if newest is None and stage.optimization.state_from is not None:
             load_moments(optimizer, self.model, checkpoints.load(self.resolve(stage.optimization.state_from)))
         self.runner = ReidRunner(
@@ -130,7 +130,7 @@ class StageRun:
             load_from=None if newest is None else str(newest),
             anyway=resume == "anyway",
             stamp=self.stamp,
-            say=self.reporter.say,
+            message=self.reporter.message,
         )
         self.runner._train_loop = stage_loop = loop(
             self.runner,
@@ -146,7 +146,7 @@ class StageRun:
             reporter=self.reporter,
             journal=journal or EpochLog(self.work_dir / "log.jsonl"),
         )
-        networks = [self.model.networks[n] for n in self.model.needed()]
+        networks = [self.model.networks[n] for n in self.model.networks_to_forward()]
         with error_context(f"stage {stage.name}"), oom_advice(self._smaller_steps), compiled(networks, stage.compile):  # type: ignore[arg-type]
             self.runner.train()
         return stage_loop.history
@@ -159,12 +159,12 @@ class StageRun:
         return f"{batch}, lower data.image_size, or set precision: bf16."
 
     @error_context("relabelling")
-    @watching()
+    @full_checks()
     def _prepare(self, epoch: int) -> Report:
         identity = {
             name: stream.domain for name, stream in self.stage.streams.items() if stream.labels == IDENTITY
         }
-        self._say_notes()
+        self._report_notes()
         if epoch == 0 and self.stage.calibrate:
             self._calibrate(self.stage.calibrate)
         if epoch == 0:
@@ -176,20 +176,20 @@ class StageRun:
         self.loader.use({name: self._stream(name) for name in self.stage.streams})
         terms, labels = self.model.objective.terms, self.relabeller.labels
         self._idle = idle_by_labels(self.stage, terms, labels, epoch)
-        self._say_idle(self._idle, epoch)
+        self._report_idle_terms(self._idle, epoch)
         return report
 
     def _conclude(self, epoch: int, trained: Report) -> Report:
         """Report terms that were 0 throughout the epoch; returns the number of idle terms, if any."""
         zero = idle_by_values(self.model.objective.terms, trained, self.stage.iters, epoch)
-        self._say_idle({name: why for name, why in zero.items() if name not in self._idle}, epoch)
+        self._report_idle_terms({name: why for name, why in zero.items() if name not in self._idle}, epoch)
         idle = {**zero, **self._idle}
         return {"idle_terms": float(len(idle))} if idle else {}
 
-    def _say_idle(self, idle: dict[str, str], epoch: int) -> None:
+    def _report_idle_terms(self, idle: dict[str, str], epoch: int) -> None:
         """Report idle terms, in every epoch: a message from the first is out of sight by the tenth."""
         for name, why in idle.items():
-            self.reporter.say(sentence(name, why, epoch))
+            self.reporter.message(idle_message(name, why, epoch))
 
     def _calibrate(self, batches: int) -> None:
         domains = {name: stream.domain for name, stream in self.stage.streams.items()}
@@ -213,20 +213,20 @@ class StageRun:
             call("alignment", alignment, "begin", alignment.begin, *of_both)
             distributed.broadcast_(list(alignment.state_dict().values()))
 
-    def _say_notes(self) -> None:
+    def _report_notes(self) -> None:
         """Report the ``notes`` of the stage's parts, each once."""
         labellers = [part for plan in self.relabeller.labellings.values() for part in plan.pipeline.parts.values()]
         speaking = [part for part in (*self.model.modules(), *labellers) if hasattr(part, "notes")]
         notes = [call(kind_of(part), part, "notes", lambda part: list(part.notes()), part) for part in speaking]
         for note in (*itertools.chain(*notes), *remarks):
-            self._say(note)
+            self._report_once(note)
         remarks.clear()
 
-    def _say(self, note: str) -> None:
+    def _report_once(self, note: str) -> None:
         """Report ``note`` once per stage."""
-        if note not in self._said:
-            self._said.add(note)
-            self.reporter.say(note)
+        if note not in self._reported:
+            self._reported.add(note)
+            self.reporter.message(note)
 
     def _stream(self, name: str) -> Any:
         stream = self.stage.streams[name]
@@ -235,7 +235,7 @@ class StageRun:
         store = self.domains.images(stream.domain, "train")
         if self.domains.on_device:
             with self.reporter.counted(f"train of {stream.domain}: decoding") as progress:
-                store.hold(self.model.device, progress)
+                store.move_to(self.model.device, progress)
         others = {labelling: self.relabeller.labels[labelling] for labelling in self.stage.named_labellings(name)}
         view = LabelledView(store, cameras, labels, others)
         sampler = build(
@@ -257,11 +257,11 @@ class StageRun:
         return self.evaluate()[0] if work_of(self.stage, epoch)["evaluate"] else {}
 
     @error_context("evaluation")
-    @watching()
+    @full_checks()
     def evaluate(self) -> tuple[Report, dict[str, Any]]:
         """Evaluate the current network; returns the retrieval metrics and the card, both empty without a domain."""
         settings: Evaluate = self.stage.evaluate
-        self._say_notes()
+        self._report_notes()
         if settings.domain is None:
             return {}, {}
         query, gallery = (self.domains.split(settings.domain, s) for s in ("query", "gallery"))
@@ -308,7 +308,7 @@ class StageRun:
         return metrics, self.evaluation_card
 
     def _copies(self, query: Split, gallery: Split, details: Details | None) -> int:
-        """Count, and report, the queries whose nearest match is a copy of their own file, which inflates their scores."""
+        """Count, and report, the queries whose nearest match is a copy of their file, which inflates their scores."""
         assert details is not None and query.ids is not None and gallery.ids is not None
         copies = sum(
             is_copy(query.paths[place], gallery.paths[found])
@@ -316,8 +316,8 @@ class StageRun:
             if found >= 0 and gallery.ids[found] == query.ids[place]
         )
         if copies:
-            self._say(
-                f"{copies:,} of {len(query):,} queries have a copy of their own file as the nearest match in the gallery, "
+            self._report_once(
+                f"{copies:,} of {len(query):,} queries have a copy of their file as the nearest match in the gallery, "
                 "which inflates their scores; remove such copies"
             )
         return copies

@@ -13,11 +13,11 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from reidx import distributed
-from reidx.config.schema import listed, memory_streams
+from reidx.config.schema import memory_streams, names_in
 from reidx.contracts import Batch, Features, mean_normalized
 from reidx.engine.objective import BoundTerm, Objective, average_of
 from reidx.memories import Memory
-from reidx.models.forward import in_parts
+from reidx.models.forward import forward_in_parts
 from reidx.models.network import Network
 from reidx.models.norm import statistics_in_order
 from reidx.models.teachers import EMA, freeze
@@ -76,7 +76,7 @@ class StageModel(BaseModel):
             if any(parameter.requires_grad for parameter in self.memories[memory].parameters())
         }
         for memory in memories:
-            self.follow(memory)
+            self.reset_memory_averages(memory)
         self.steps = 0
         self._last_step: tuple[dict[str, dict[str, Features]], dict[str, Batch]] | None = None
 
@@ -100,19 +100,19 @@ class StageModel(BaseModel):
         """Name of the EMA that follows network ``name``, or None; fusions with a teacher input receive its feature map."""
         return next((t for t in self.averages if self.teachers[t]["of"] == name), None)
 
-    def needed(self) -> list[str]:
+    def networks_to_forward(self) -> list[str]:
         """Names of the networks that a step must forward, teachers first.
 
         These are the trained networks, those read by a term or a memory, and EMAs with their own BatchNorm statistics.
         """
         trained = self.trained
         read: set[str | None] = {getattr(term, "teacher", None) for term in self.objective.terms}
-        read |= {network for wiring in self.memory_wiring.values() for network in listed(wiring["network"])}
+        read |= {network for wiring in self.memory_wiring.values() for network in names_in(wiring["network"])}
         read |= {self.teacher_of(n) for n in trained if self.networks[n].wants_teacher}
         own = {name for name in self.averages if self.teachers[name]["batch_norm"] == "own"}
         return [n for n in self.networks if n not in trained and n in read | own] + trained
 
-    def follow(self, memory: str) -> None:
+    def reset_memory_averages(self, memory: str) -> None:
         """Reset the EMA averages of a trainable memory to copies of it."""
         for of, teacher in sorted(self.averaged):
             if of == memory:
@@ -121,11 +121,12 @@ class StageModel(BaseModel):
 
     def features(self, images: Mapping[str, Tensor]) -> dict[str, dict[str, Features]]:
         """Compute features by network and stream, without gradients for untrained networks."""
+        networks = self.networks_to_forward()
         if not self.joint or len(images) < 2:
-            return self._features_of(images, self.needed(), self.network_streams, self.grad_cache_chunks)
+            return self._features_of(images, networks, self.network_streams, self.grad_cache_chunks)
         sizes = [len(x) for x in images.values()]
         order = interleave_for_bn(sizes, self.networks["student"].bn_group).to(self.device, non_blocking=True)  # type: ignore[arg-type]
-        together = self._features_of({"": torch.cat(list(images.values()))[order]}, self.needed(), {}, self.grad_cache_chunks)
+        together = self._features_of({"": torch.cat(list(images.values()))[order]}, networks, {}, self.grad_cache_chunks)
         back = torch.argsort(order)
         return {
             name: dict(zip(images, Features({k: v[back] for k, v in by[""].items()}).split(sizes)))
@@ -153,7 +154,7 @@ class StageModel(BaseModel):
                     x = images[stream]
                     with statistics_in_order(network):  # each pass updates the statistics before the next one
                         domain = self.domains.get(stream)
-                        made[stream] = in_parts(network, x, teacher.get(stream), parts, domain)
+                        made[stream] = forward_in_parts(network, x, teacher.get(stream), parts, domain)
             maps[name] = {stream: its for stream, (its, _) in made.items()}
             outputs[name] = {stream: features for stream, (_, features) in made.items()}
         return outputs
@@ -227,7 +228,7 @@ class StageModel(BaseModel):
             memory: Memory = self.memories[name]  # type: ignore[assignment]
             taken = memory_streams(wiring, self.stream_labels, self.network_streams)
             if taken:
-                networks, on = listed(wiring["network"]), wiring["feature"]
+                networks, on = names_in(wiring["network"]), wiring["feature"]
                 features = [mean_normalized([outputs[network][stream][on] for network in networks]) for stream in taken]
                 targets = [streams[stream].targets for stream in taken]
                 index = [streams[stream].index for stream in taken]

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from reidx.registry.seam import call, watching
+from reidx.registry.seam import call, full_checks
 
 JUNK = -1  # Market-1501's identity number for boxes that show no person well enough to count either way
 
@@ -53,7 +53,7 @@ class NoCameraFilter(Protocol):
         super().__init__("no_camera_filter", "1", camera_filter=False)
 
 
-def matched(
+def has_match(
     rule: Protocol,
     q_ids: np.ndarray,
     g_ids: np.ndarray,
@@ -74,13 +74,13 @@ def matched(
             for order, ids in ((by_query, q_ids), (by_gallery, g_ids))
         )
         pairs = q_ids[queries], g_ids[images], q_cams[queries], g_cams[images]
-        with watching(number == 0):
+        with full_checks(number == 0):
             counts[queries] = (~call("protocol", rule, "ignored", rule.ignored, *pairs)).sum(axis=1)
-    np.subtract.at(counts, counted(rule, q_ids, g_ids, q_cams, g_cams, own)[:, 0], 1)
+    np.subtract.at(counts, own_matches(rule, q_ids, g_ids, q_cams, g_cams, own)[:, 0], 1)
     return counts > 0
 
 
-def counted(
+def own_matches(
     rule: Protocol,
     q_ids: np.ndarray,
     g_ids: np.ndarray,
@@ -123,7 +123,7 @@ def no_match(
             "No identity is on both sides: were query and gallery identities renumbered separately, "
             "or is one of them another split?"
         )
-    elif lost := len(np.unique(counted(rule, q_ids, g_ids, q_cams, g_cams, own)[:, 0])):
+    elif lost := len(np.unique(own_matches(rule, q_ids, g_ids, q_cams, g_cams, own)[:, 0])):
         advice = (
             f"{lost} of {len(q_ids)} queries are gallery images, too, and an image is not its own match: give the gallery "
             "other images of these people."

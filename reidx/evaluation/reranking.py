@@ -1,8 +1,8 @@
-"""k-reciprocal re-ranking in blocks of queries: memory grows with the number of images, not with that of pairs.
+"""k-reciprocal re-ranking in blocks of queries; memory grows with the number of images, not of pairs.
 
 Source: Zhong et al., CVPR 2017. Queries and gallery are encoded together as in `reidx.labels.distances.jaccard`, with lists of
-k1 + 1 (self included), and squared distances divided by the largest in the row, as the paper's published numbers were
-made. The ranked distance is  (1 - lambda) · Jaccard + lambda · that normalised squared distance.
+k1 + 1 images (including the image itself) and with squared distances divided by the largest in the row, as for the numbers
+published in the paper. The re-ranked distance is  (1 - lambda) · Jaccard + lambda · that normalised squared distance.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from reidx.labels.neighbours.candidates import exact_products
 from reidx.labels.neighbours.encoding import encode
 from reidx.labels.neighbours.exact import nearest
 
-_ENTRY_BYTES = 32  # of an encoding's entry at the peak: before and after averaging, in parts and whole
-_PAIR_BYTES = 24  # of an entry of the neighbour lists: index, squared distance, reciprocal lists
+_ENTRY_BYTES = 32  # peak memory per entry of the encodings: before and after averaging, in parts and stacked
+_PAIR_BYTES = 24  # memory per entry of the neighbour lists: index, squared distance, reciprocal lists
 
 
 @dataclass(frozen=True)
 class Reranking:
-    """The encodings of queries and gallery, from which `evaluate(reranking=…)` computes the re-ranked distances."""
+    """Encodings of queries and gallery, from which `evaluate(reranking=…)` computes the re-ranked distances."""
 
     queries: csr_array  # (Q, Q + G) encodings
     gallery: csc_array  # (G, Q + G) encodings
@@ -43,7 +43,7 @@ class Reranking:
         return self.queries.shape[0], self.gallery.shape[0]
 
     def block(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Factor (B,) and offset (B, G) of these queries: factor · squared distance + offset is the re-ranked distance."""
+        """Return factor (B,) and offset (B, G): the re-ranked distance is factor · squared distance + offset."""
         jaccard = jaccard_between(self.queries[rows], self.gallery)
         offset = np.full(jaccard.shape, 1 - self.lambda_, np.float32)
         owner = np.repeat(np.arange(jaccard.shape[0]), np.diff(jaccard.indptr))
@@ -51,7 +51,7 @@ class Reranking:
         return self.lambda_ / self.largest[rows], offset
 
     def card(self) -> dict[str, Any]:
-        """The parameters, for a result's card."""
+        """Return the parameters, for a result's card."""
         return {"method": "k-reciprocal", "k1": self.k1, "k2": self.k2, "lambda": self.lambda_}
 
 
@@ -66,10 +66,10 @@ def rerank(
     backend: str = "auto",
     device: str | torch.device | None = None,
 ) -> Reranking:
-    """The k-reciprocal re-ranking of a gallery (G, D) for queries (Q, D), to be passed to `evaluate`.
+    """Compute the k-reciprocal re-ranking of a gallery (G, D) for queries (Q, D), an argument of `evaluate`.
 
-    ``metric`` is that of `evaluate`: "euclidean", squared, on the features as they are, or "cosine", on unit features.
-    Raises ConfigError for parameters out of range, DataError for features that are not finite or differ in width.
+    ``metric`` is that of `evaluate`: "euclidean" (squared, of the features without normalisation) or "cosine" (of unit
+    features). Raises ConfigError for parameters out of range, DataError for features that are not finite or differ in width.
     """
     if not 1 <= k2 <= k1 + 1 or not 0 <= lambda_ <= 1:
         raise ConfigError(
@@ -85,16 +85,16 @@ def rerank(
     both = torch.cat([query, gallery])
     largest = _largest_squared_distance(both, torch.device(device) if device is not None else both.device)
     squared, lists = nearest(both, k1 + 1, backend=backend, device=device)
-    largest[largest == 0] = 1  # all rows are the same: every distance is 0 whatever divides it
+    largest[largest == 0] = 1  # all rows are equal, and all distances 0
     encodings = encode(both, squared, lists, k1 + 1, round(k1 / 2) + 1, k2, 1 / largest)
     queries = len(query)
     return Reranking(encodings[:queries], encodings[queries:].tocsc(), largest[:queries], k1, k2, lambda_)
 
 
 def bytes_to_rerank(images: int, k1: int, k2: int) -> float:
-    """The most memory that `rerank` takes for so many queries and gallery images, beside their features.
+    """Return an upper bound of the memory that `rerank` takes besides the features, for queries and gallery together.
 
-    Each encoding has at most (k1 + 1) · (round(k1 / 2) + 2) entries, and k2 times as many once averaged.
+    An encoding has at most (k1 + 1) · (round(k1 / 2) + 2) entries, after averaging k2 times as many.
     """
     width = min(k1 + 1, images)
     entries = min(width * (round(k1 / 2) + 2) * (k2 if k2 > 1 else 1), images)
@@ -102,10 +102,10 @@ def bytes_to_rerank(images: int, k1: int, k2: int) -> float:
 
 
 def _largest_squared_distance(x: Tensor, place: torch.device) -> np.ndarray:
-    """Per row, the largest squared Euclidean distance to any row, (N,) float64, in blocks of the product.
+    """Return the largest squared Euclidean distance of each row to any row, (N,) float64; computed in blocks.
 
-    Taken about the mean row: what the product rounds is then small beside the largest distance, however far from zero
-    the rows lie, and scaled to about 1, so that nothing underflows.
+    The mean row is subtracted, so that rounding errors are small compared with the largest distance even if all rows are far
+    from zero; values are scaled to about 1, so that nothing underflows.
     """
     if not len(x):
         return np.zeros(0)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from reidx.labels.distances.jaccard import Jaccard as Jaccard
     from reidx.labels.graph import fuse as fuse
     from reidx.labels.neighbours.exact import knn as knn
-    from reidx.labels.neighbours.sharding import agree as agree
+    from reidx.labels.neighbours.sharding import require_same_labels as require_same_labels
 
 _HOMES = {
     "Cosine": "distances.cosine",
@@ -29,7 +29,7 @@ _HOMES = {
     "Jaccard": "distances.jaccard",
     "KMeans": "clusterers.kmeans",
     "MiniBatchKMeans": "clusterers.kmeans",
-    "agree": "neighbours.sharding",
+    "require_same_labels": "neighbours.sharding",
     "fuse": "graph",
     "knn": "neighbours.exact",
 }

@@ -38,7 +38,7 @@ def checked_graph(graph: Any, images: int | None = None, name: str = "neighbour 
     if not issparse(graph):
         raise DataError(
             f"{name}: expected a sparse matrix, got {type(graph).__name__}. In a dense one a distance of 0 "
-            "cannot be told from a pair that is not stored: build a csr_array from its (data, (rows, columns))."
+            "cannot be distinguished from a pair that is not stored: build a csr_array from its (data, (rows, columns))."
         )
     if graph.ndim != 2 or graph.shape[0] != graph.shape[1]:
         raise DataError(f"{name}: expected shape (N, N), got {graph.shape}.")

@@ -1,4 +1,4 @@
-"""The label pipeline: distance, clusterer and refiners, from a bank of features to a label set and its report."""
+"""Label pipeline: distance, clusterer and refiners, from features to a label set and its report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from reidx.contracts import INPUTS, LabelSet, RefinerContext
 from reidx.errors import Broken, ConfigError, DataError
 from reidx.labels.features import not_finite
 from reidx.labels.graph import checked_graph
-from reidx.labels.neighbours.sharding import agree
+from reidx.labels.neighbours.sharding import require_same_labels
 from reidx.profiling import span
 from reidx.registry.seam import call, kind_of
 
@@ -38,7 +38,7 @@ class LabelPipeline:
         vary: Callable[..., Any] | None = None,
     ) -> None:
         self.feature, self.distance, self.clusterer, self.refiners = feature, distance, clusterer, list(refiners)
-        self.varied = [
+        self.clusterer_variations = [
             (settings, vary(**settings))
             for refiner in self.refiners
             if vary is not None
@@ -72,12 +72,12 @@ class LabelPipeline:
                     "has diverged. Lower the learning rate or use precision: fp32."
                 )
         graph = None
-        if getattr(self.clusterer, "needs", "graph") == "graph":
+        if getattr(self.clusterer, "clusterer_input", "graph") == "graph":
             graph = self._graph(features, self._reach())
 
         @span("cluster")
         def cluster(**settings: Any) -> np.ndarray:
-            clusterer = next((c for s, c in self.varied if s == settings), None) if settings else self.clusterer
+            clusterer = next((c for s, c in self.clusterer_variations if s == settings), None) if settings else self.clusterer
             if clusterer is None:
                 raise ValueError(f"a refiner clusters with {settings}, which is not among its variations")
             found = call("clusterer", clusterer, "__call__", clusterer, features[self.feature] if graph is None else graph)
@@ -85,7 +85,7 @@ class LabelPipeline:
 
         labels = LabelSet(cluster())
         if labels.count == 0:
-            raise DataError(self._nothing(epoch, None if graph is None else features, len(labels.labels)))
+            raise DataError(self._no_cluster_message(epoch, None if graph is None else features, len(labels.labels)))
         context = RefinerContext(features, self.feature, graph, self.clusterer, cluster, epoch, previous, cameras)
         found = labels.count
         for refiner in self.refiners:
@@ -98,13 +98,13 @@ class LabelPipeline:
                 f"Epoch {epoch + 1}: {type(self.clusterer).__name__} found {found} clusters, and {names} left none of them: "
                 f"all {len(labels.labels)} images are outliers. Make the refiners less strict."
             )
-        agree(labels.labels, labels.arrays())
+        require_same_labels(labels.labels, labels.arrays())
         labels.report = {**label_statistics(labels.labels, previous), **labels.report}
         return labels
 
     def _reach(self) -> float:
         """The largest distance in use; cutting there saves memory, as nearly all entries of a graph lie just below 1."""
-        clusterers = [self.clusterer, *(clusterer for _, clusterer in self.varied)]
+        clusterers = [self.clusterer, *(clusterer for _, clusterer in self.clusterer_variations)]
         return max(getattr(part, "reach", 1.0) for part in (*clusterers, *self.refiners))
 
     @span("distance")
@@ -114,26 +114,27 @@ class LabelPipeline:
         cuts = "within" in inspect.signature(self.distance).parameters
         graph = call("distance", self.distance, "__call__", self.distance, given, **({"within": within} if cuts else {}))
         images = len(features[self.feature])
-        return call("distance", self.distance, "the graph that it returned", _sound, self.distance, graph, images)
+        return call("distance", self.distance, "the graph that it returned", _validated_graph, self.distance, graph, images)
 
-    def _nothing(self, epoch: int, features: dict[str, Tensor] | None, images: int) -> str:
+    def _no_cluster_message(self, epoch: int, features: dict[str, Tensor] | None, images: int) -> str:
         from scipy.sparse import csr_array  # slow to import, and used only here
 
         advice = ""
         if features is not None:
-            # half-way out first, where there is mostly something to tell of: nearly all pairs lie at the very end
+            # up to half-way first, which usually suffices: nearly all pairs are just below 1
             apart, graph = np.empty(0), csr_array((images, images), dtype=np.float32)
             for within in ((1 + self._reach()) / 2, 1.0):
                 try:
                     graph = self._graph(features, within)
-                except DataError:  # too many pairs to be stored: what was seen so far will do
+                except DataError:  # too many pairs to be stored: use those found so far
                     break
                 apart = graph.data[graph.data > 1e-6]
                 if len(apart) >= images:
                     break
             if len(apart):
                 low, middle = np.quantile(apart, [0.01, 0.5])
-                advice = f" The nearest pairs lie at {low:.3f} (1 %) and {middle:.3f} (median of those up to {within:.2f})."
+                median = f"{middle:.3f} (median of those up to {within:.2f})"
+                advice = f" The nearest pairs are at distances of {low:.3f} (1 %) and {median}."
             if graph.nnz > 2 * images and (not len(apart) or np.ptp(apart) < 1e-6):
                 advice += " All pairs of its graph are equally far apart: the network may have collapsed to one point."
         return (
@@ -143,7 +144,7 @@ class LabelPipeline:
         )
 
 
-def _sound(distance: Any, graph: Any, images: int) -> csr_array:
+def _validated_graph(distance: Any, graph: Any, images: int) -> csr_array:
     """The graph that a distance made, checked; raises :class:`Broken` of a component, :class:`DataError` of any other."""
     made_by = distance if inspect.isroutine(distance) else type(distance)
     name = f"the graph by the distance {made_by.__qualname__} (module {made_by.__module__})"
@@ -164,7 +165,7 @@ def variations(refiner: Any, clusterer: Any) -> list[dict[str, Any]]:
     return [] if asked is None else call("refiner", refiner, "variations", asked, clusterer)
 
 
-def varied(refiner: Part, built: Mapping[KeyPath, Any]) -> list[Part]:
+def clusterer_variations(refiner: Part, built: Mapping[KeyPath, Any]) -> list[Part]:
     """The clusterers with the other settings that a refiner requests, located at the refiner's key.
 
     ``built`` holds the components of the stage by path. Raises :class:`ConfigError`, without a location, if the clusterer
@@ -175,7 +176,7 @@ def varied(refiner: Part, built: Mapping[KeyPath, Any]) -> list[Part]:
     for settings in others:
         if lacking := [key for key in settings if key not in spec]:
             raise ConfigError(
-                f"{refiner.name} asks {spec['type']} for labels at another {', '.join(lacking)}, a setting that it "
+                f"{refiner.name} requests labels of {spec['type']} at another {', '.join(lacking)}, a setting that it "
                 "does not have."
             )
     return [Part("clusterer", {**spec, **settings}, refiner.path, refiner.holder) for settings in others]

@@ -20,7 +20,7 @@ def euclidean(a: Tensor, b: Tensor) -> Tensor:
 class Triplet(nn.Module):
     """Batch-hard triplet loss, with a margin or in its soft form.
 
-    For each image, d⁺ is the distance to the farthest image of its own label and d⁻ to the nearest of another label.
+    For each image, d⁺ is the distance to the farthest image with the same label and d⁻ to the nearest with another label.
 
     With a number as ``margin``, the loss is the mean of max(0, d⁺ − d⁻ + margin) (Hermans et al., 2017); with
     ``margin: null``, the mean of log(1 + exp(d⁺ − d⁻)), the soft form. Images without an image of another label in the

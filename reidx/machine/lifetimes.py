@@ -45,7 +45,7 @@ def _watch(parent: int, by: int) -> None:
 
 
 @contextlib.contextmanager
-def draft(folder: Path) -> Iterator[Path]:
+def replacement_folder(folder: Path) -> Iterator[Path]:
     """Context with a temporary folder next to ``folder``; the caller renames it to ``folder`` once it is complete.
 
     An unfinished folder is removed; if this process is killed, the next writer of ``folder`` removes it. A lock on the folder

@@ -25,7 +25,7 @@ WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 NUMBER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Environment variables for the number of threads."""
 
-LOOK = 0.25
+MIN_SAMPLE_SECONDS = 0.25
 """Minimum seconds over which the load is measured."""
 
 
@@ -47,7 +47,7 @@ def cores() -> set[int]:
     return set(range(os.cpu_count() or 1))
 
 
-def available(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:
+def available_cores(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:
     """Return the number of usable cores: those it may run on, at most the quota of its cgroups rounded up."""
     allowed = len(cores())
     for quota in _quotas(root, membership):
@@ -82,7 +82,7 @@ def _text(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Look:
+class LoadSample:
     """A sample of the load, in seconds: wall time, busy time of the process's cores, busy time of the process."""
 
     passed: float
@@ -90,7 +90,7 @@ class Look:
     own: float
 
 
-def look(stat: Path = Path("/proc/stat")) -> Look | None:
+def sample_load(stat: Path = Path("/proc/stat")) -> LoadSample | None:
     """Sample the totals since the machine started; None if the system does not report them."""
     mine, busy = {f"cpu{number}" for number in cores()}, 0.0
     rows = [line.split() for line in _text(stat).splitlines()]
@@ -101,57 +101,59 @@ def look(stat: Path = Path("/proc/stat")) -> Look | None:
         busy += user + nice + system + sum(rest)
     spent = os.times()
     own = spent.user + spent.system + spent.children_user + spent.children_system
-    return Look(time.monotonic(), busy / os.sysconf("SC_CLK_TCK"), own)
+    return LoadSample(time.monotonic(), busy / os.sysconf("SC_CLK_TCK"), own)
 
 
-_at_start = look()
+_at_start = sample_load()
 
 
-def others(since: Look | None = None) -> float | None:
+def cores_busy_elsewhere(since: LoadSample | None = None) -> float | None:
     """Return the number of cores that other processes kept busy since a sample (default: import of this module).
 
-    None if the system does not report it. Waits until :data:`LOOK` seconds have passed.
+    None if the system does not report it. Waits until :data:`MIN_SAMPLE_SECONDS` seconds have passed.
     """
     before = since or _at_start
     if before is None:
         return None
-    time.sleep(max(0.0, LOOK - (time.monotonic() - before.passed)))
-    now = look()
+    time.sleep(max(0.0, MIN_SAMPLE_SECONDS - (time.monotonic() - before.passed)))
+    now = sample_load()
     if now is None:
         return None
     seconds = now.passed - before.passed
     return max(0.0, (now.busy - before.busy) - (now.own - before.own)) / seconds
 
 
-def fitting(taken: float | None) -> int:
-    """Return the number of free cores, at least one, if other processes keep ``taken`` cores busy."""
-    return max(1, min(available(), round(len(cores()) - (taken or 0.0))))
+def free_core_count(busy: float | None) -> int:
+    """Return the number of free cores, at least one, if other processes keep ``busy`` cores busy."""
+    return max(1, min(available_cores(), round(len(cores()) - (busy or 0.0))))
 
 
-def left_open(asked: Threads, alone: bool = True) -> bool:
-    """Return True if the user has not set the number of threads, so that the load decides; ``alone`` as in :func:`chosen`."""
-    return asked == "auto" and alone and not any(name in os.environ for name in NUMBER)
+def depends_on_load(requested: Threads, alone: bool = True) -> bool:
+    """Return True if the user has not set the number of threads, so that the load decides.
 
-
-def chosen(asked: Threads, kept: int | None, say: Callable[[str], object], alone: bool = True) -> int:
-    """Choose the number of threads of a run: ``asked``, else the number at its start (``kept``), else one that fits the load.
-
-    ``alone`` is True if no other process of the same job shares the machine; ``say`` receives a line if the choice needs an
-    explanation.
+    ``alone`` is True if no other process of the same job shares the machine.
     """
+    return requested == "auto" and alone and not any(name in os.environ for name in NUMBER)
 
-    if isinstance(asked, int):
-        return asked
-    if not left_open(asked, alone):
-        return kept or number_of_threads()
-    taken = others()
-    best = fitting(taken)
-    if kept is not None:
-        if kept != best:
-            say(f"{_named(kept)}, as the run was begun with{_beside(taken)}; {_other(best)}")
-        return kept
+
+def choose_thread_count(requested: Threads, recorded: int | None, message: Callable[[str], object], alone: bool = True) -> int:
+    """Choose the number of threads of a run: ``requested``, else ``recorded`` at its start, else the number of free cores.
+
+    ``alone`` is True if no other process of the same job shares the machine; ``message`` receives a line if the choice needs
+    an explanation.
+    """
+    if isinstance(requested, int):
+        return requested
+    if not depends_on_load(requested, alone):
+        return recorded or number_of_threads()
+    busy = cores_busy_elsewhere()
+    best = free_core_count(busy)
+    if recorded is not None:
+        if recorded != best:
+            message(f"{_thread_count_text(recorded)}, as the run was begun with{_load_text(busy)}; {_resume_advice(best)}")
+        return recorded
     if best < len(cores()):
-        say(f"{_named(best)}{_beside(taken)} (--threads N for another number)")
+        message(f"{_thread_count_text(best)}{_load_text(busy)} (--threads N for another number)")
     return best
 
 
@@ -163,7 +165,7 @@ def number_of_threads() -> int:
 
 
 @contextmanager
-def computing_on(number: int) -> Iterator[None]:
+def threads_set_to(number: int) -> Iterator[None]:
     """Context in which torch uses ``number`` threads."""
     import torch
 
@@ -175,35 +177,36 @@ def computing_on(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class Watch:
+class ThreadCountWatch:
     """Choice of the number of threads for the next epoch, from the load of other processes in the last one.
 
     The choice is committed with the epoch: a resumed run uses the same number of threads as an uninterrupted one.
     """
 
-    def __init__(self, say: Callable[[str], object]) -> None:
-        self.say, self.before = say, look()
+    def __init__(self, message: Callable[[str], object]) -> None:
+        self.message, self.before = message, sample_load()
 
     def __call__(self) -> int:
         """Return the number of threads for the next epoch; unchanged if the last epoch was too short to measure."""
-        now, number = look(), number_of_threads()
-        if self.before is None or now is None or now.passed - self.before.passed < LOOK:
+        now, number = sample_load(), number_of_threads()
+        if self.before is None or now is None or now.passed - self.before.passed < MIN_SAMPLE_SECONDS:
             return number
-        taken = others(self.before)
-        self.before, best = now, fitting(taken)
+        busy = cores_busy_elsewhere(self.before)
+        self.before, best = now, free_core_count(busy)
         if best != number:
-            self.say(f"{_named(best)} from the next epoch on, not {number}{_beside(taken)} (--threads N for a fixed number)")
+            change = f"{_thread_count_text(best)} from the next epoch on, not {number}"
+            self.message(f"{change}{_load_text(busy)} (--threads N for a fixed number)")
         return best
 
 
-def _named(number: int) -> str:
+def _thread_count_text(number: int) -> str:
     return f"{number} thread{'s' * (number != 1)}"
 
 
-def _beside(taken: float | None) -> str:
-    quota = f", with a quota of {available()}" if available() < len(cores()) else ""
-    return "" if taken is None else f": other work keeps {taken:.1f} of {len(cores())} cores busy{quota}"
+def _load_text(busy: float | None) -> str:
+    quota = f", with a quota of {available_cores()}" if available_cores() < len(cores()) else ""
+    return "" if busy is None else f": other work keeps {busy:.1f} of {len(cores())} cores busy{quota}"
 
 
-def _other(best: int) -> str:
+def _resume_advice(best: int) -> str:
     return f"{best} would be faster now but would round differently: --resume --threads {best}"

@@ -15,12 +15,11 @@ class Memory(nn.Module, ABC):
     A subclass declares ``outliers``: ``drop`` (images labelled −1 are ignored) or ``keep`` (they become
     classes), and ``needs_features``: whether ``reset`` needs the features of all images (false for a classifier with
     random initialisation, or once a memory has its own features). A memory with an entry for each image has the property
-    ``images``, the tensor (N,D) of the entries, empty before the first reset: a level may cluster it. ``provides`` names
-    attributes that a loss may ask for. ``accepts_parts`` holds ``features`` where it takes those of parts (B,P,D)
-    too, ``requires_parts`` does where it takes no others. ``classes`` says what the columns of its scores stand for
-    where these are not its labels (:class:`reidx.contracts.Contract`): ``images``, or another word, which a loss
-    must then name too. State lies in buffers and parameters; it may change its shape at a reset, and is saved and
-    restored whole.
+    ``images``, the tensor (N,D) of the entries, empty before the first reset: a labelling may cluster it. ``provides`` names
+    attributes that a loss may read. ``accepts_parts`` contains ``features`` if the memory also takes part features (B,P,D),
+    ``requires_parts`` if it takes only these. ``column_meaning`` is the meaning of the columns of its scores if they are not
+    its labels (:class:`reidx.contracts.Contract`): ``images``, or another word, which a loss must then declare too. State is
+    in buffers and parameters; it may change its shape at a reset, and is saved and restored as a whole.
     """
 
     outliers = "drop"

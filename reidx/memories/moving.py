@@ -36,8 +36,8 @@ def move_rows(rows: Tensor, features: Tensor, places: Tensor, momentum: float) -
 def rounds_to_rounding(momentum: float) -> int | None:
     """Number of last features that determine a row up to float32 rounding; None: all.
 
-    ``normalize(m r + (1−m) f)`` of unit vectors brings two different r at least (1−2m)/m times closer together, as the sum is
-    at least 1−2m long: from a distance of 2 to one of 2⁻²⁵ in so many steps.
+    ``normalize(m r + (1−m) f)`` of unit vectors reduces the distance of two different r by a factor of at least (1−2m)/m,
+    because the sum is at least 1−2m long. The result is the number of steps from a distance of 2 to one of 2⁻²⁵.
     """
     closer = math.inf if momentum == 0 else (1 - 2 * momentum) / momentum
     return math.ceil(26 * math.log(2) / math.log(closer)) + 1 if closer > 1.05 else None

@@ -92,7 +92,7 @@ class Timm(nn.Module):
         is_resnet = isinstance(self.model, ResNet)
         if last_stride == 1 and not is_resnet:
             raise ConfigError(
-                f"Timm {name}: last_stride is a notion of ResNets, and {type(self.model).__name__} is none. "
+                f"Timm {name}: last_stride applies only to ResNets, and {type(self.model).__name__} is none. "
                 "Leave it out."
             )
         if is_resnet and last_stride != 2:
@@ -136,10 +136,10 @@ class Timm(nn.Module):
         old = trained_at or self._trained_at
         if old is None:
             raise CheckpointError(
-                f"{where} does not say at which image size it was trained, and {min(positions.names)} of {self._name} "
-                f"follows that size. Say it: {SAY} in model.backbone."
+                f"{where} has no record of the image size it was trained on, and {min(positions.names)} of {self._name} "
+                f"depends on that size. State it: {SAY} in model.backbone."
             )
-        moved, stuck = positions.moved(state, old, size)
+        moved, stuck = positions.resized(state, old, size)
         if stuck:
             raise CheckpointError(cannot_move(where, stuck, old, size, self._name))
         return {f"model.{name}": value for name, value in moved.items()}

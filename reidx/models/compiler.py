@@ -41,7 +41,7 @@ def _explained() -> Iterator[None]:
     except TorchDynamoException as error:
         reason = " ".join(line for line in str(error).splitlines() if line.strip()).partition(" Set TORCH")[0]
         raise ReidxError(
-            f"torch could not compile the network ({reason[:300]}). Set compile: false, or mend what it lacks: a C++ "
+            f"torch could not compile the network ({reason[:300]}). Set compile: false, or install what torch requires: a C++ "
             "compiler on a CPU, Triton on a GPU."
         ) from error
 

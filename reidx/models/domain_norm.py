@@ -32,7 +32,7 @@ def split_by_domain(network: nn.Module, domains: Sequence[str]) -> None:
                 setattr(parent, name, DomainBatchNorm(child, domains))
 
 
-def enter(network: nn.Module, domain: str | None) -> None:
+def select_domain(network: nn.Module, domain: str | None) -> None:
     """Select the BatchNorms of ``domain``; no effect on a network without domain-specific ones."""
     if domain is not None:
         for module in network.modules():
@@ -40,7 +40,7 @@ def enter(network: nn.Module, domain: str | None) -> None:
                 module.domain = domain
 
 
-def of_domain(network: nn.Module, domain: str) -> nn.Module:
+def network_of_domain(network: nn.Module, domain: str) -> nn.Module:
     """The network for images of ``domain``: a copy with plain BatchNorms if it has domain-specific ones."""
     if not any(isinstance(module, DomainBatchNorm) for module in network.modules()):
         return network

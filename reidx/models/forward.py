@@ -12,11 +12,11 @@ from torch.utils.checkpoint import checkpoint
 
 from reidx.contracts import Features
 from reidx.errors import ConfigError
-from reidx.models.domain_norm import enter
+from reidx.models.domain_norm import select_domain
 from reidx.models.network import Network
 
 
-def in_parts(
+def forward_in_parts(
     network: Network, images: Tensor, teacher: Tensor | None = None, parts: int = 1, domain: str | None = None
 ) -> tuple[Tensor, Features]:
     """The map and the features of ``images`` (B,3,H,W), computed in ``parts`` equal parts one after another.
@@ -32,7 +32,7 @@ def in_parts(
     """
 
     def forward(part: Tensor, teachers: Tensor | None) -> tuple[Tensor, Features]:
-        enter(network, domain)
+        select_domain(network, domain)
         maps = network.map(part)
         return maps, network.head(maps, teachers)
 
@@ -69,7 +69,7 @@ def check_parts(network: Network, images: int, parts: int, stream: str = "") -> 
     groups = "the whole batch (model.bn_group: null)" if group is None else f"groups of {group} (model.bn_group)"
     raise ConfigError(
         f"a part has {size} of {images} images{of} (of one process), but BatchNorm takes its statistics from {groups}. "
-        f"Accumulate fewer parts, or set bn_group to {size} or to what divides it."
+        f"Use fewer chunks, or set bn_group to {size} or to a divisor of it."
     )
 
 

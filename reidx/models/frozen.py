@@ -13,19 +13,19 @@ from reidx.errors import ConfigError, suggest
 def freeze_parts(network: nn.Module, patterns: Sequence[str], where: str = "freeze") -> tuple[str, ...]:
     """Freeze the modules of ``network`` that match ``patterns``, with all their contents, and return the modules' names.
 
-    Patterns are those of :func:`parts_called`. Parameters stop requiring gradients; the network itself keeps the modules
+    Patterns are those of :func:`matching_modules`. Parameters stop requiring gradients; the network itself keeps the modules
     in evaluation mode.
     """
     frozen: dict[str, None] = {}
     for pattern in patterns:
-        modules, parameters = parts_called(network, pattern, where)
+        modules, parameters = matching_modules(network, pattern, where)
         for parameter in parameters:
             parameter.requires_grad_(False)
         frozen.update(dict.fromkeys(modules))
     return tuple(frozen)
 
 
-def parts_called(network: nn.Module, pattern: str, where: str) -> tuple[list[str], list[nn.Parameter]]:
+def matching_modules(network: nn.Module, pattern: str, where: str) -> tuple[list[str], list[nn.Parameter]]:
     """The names of the modules of ``network`` that match ``pattern``, and all parameters in them or matching themselves.
 
     A pattern is the name of a module or of a single parameter, with ``*``, ``?`` and ``[…]`` as in file names (``*`` also
@@ -39,7 +39,7 @@ def parts_called(network: nn.Module, pattern: str, where: str) -> tuple[list[str
         raise ConfigError(f"{where}: nothing in the network is called {pattern!r}. {_nearest(pattern, list(modules))}")
     meant = [*(parameter for name in found for parameter in modules[name].parameters()), *single]
     if not meant:
-        raise ConfigError(f"{where}: {pattern!r} has nothing that could be trained. What a fusion took over lies in `fusion`.")
+        raise ConfigError(f"{where}: {pattern!r} has no trainable parameters. Layers that a fusion took over are in `fusion`.")
     return found, meant
 
 

@@ -101,7 +101,7 @@ def build_network(
     size = (int(image_size[0]), int(image_size[1]))
     backbone = build("backbone", model["backbone"], where=f"{where}.backbone", image_size=size)
     context: dict[str, Any] = {}
-    if wants_tail(model["fusion"]):
+    if requires_tail(model["fusion"]):
         context["tail"] = _cut(backbone, model, where)
     context["in_channels"] = call("backbone", backbone, "its out_channels", _channels, backbone)
     fusion = build("fusion", model["fusion"], where=f"{where}.fusion", **context)
@@ -123,12 +123,12 @@ def _dims(fusion: nn.Module, provides: frozenset[str]) -> None:
     if not isinstance(dims, Mapping) or not all(isinstance(width, int) and width > 0 for width in dims.values()):
         raise Broken(f"its dims is {dims!r}, not a mapping of each feature's name to its width")
     if missing := sorted({"embed", *provides} - set(dims)):
-        raise Broken(f"its dims has no {', '.join(missing)}, which it promises in `provides` ({', '.join(dims)} is there)")
+        raise Broken(f"its dims has no {', '.join(missing)}, which `provides` declares (it has {', '.join(dims)})")
 
 
-def wants_tail(fusion: Mapping[str, Any]) -> bool:
-    """Return True if the fusion of a spec takes over the backbone's last stage: its contract ``needs`` the ``tail``."""
-    return contract("fusion", fusion).needs == "tail"
+def requires_tail(fusion: Mapping[str, Any]) -> bool:
+    """Return True if the fusion of a spec takes over the backbone's last stage, as its contract declares."""
+    return contract("fusion", fusion).requires_tail
 
 
 def _cut(backbone: nn.Module, model: Mapping[str, Any], where: str) -> nn.Module:

@@ -1,8 +1,8 @@
-"""BatchNorm with statistics over groups of a fixed size, independent of the batch and the number of processes.
+"""BatchNorm with statistics over groups of a fixed size, independent of the batch size and the number of processes.
 
 Results of unsupervised re-ID depend on the number of images that share BatchNorm statistics; published runs split a batch
-of 256 over four devices, so each layer normalised 64. Here that number is a setting: a process that holds several groups
-normalises each separately ("ghost" BatchNorm); processes that hold parts of one group share its statistics ("sync").
+of 256 over four devices, so each layer normalised 64 images at a time. Here that number is a setting: a process with several
+groups normalises each separately ("ghost" BatchNorm); processes with parts of one group share its statistics ("sync").
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Grouped:
         return torch.cat([super(_Grouped, self).forward(chunk) for chunk in x.split(sizes)])  # type: ignore[misc]
 
     def _shared(self, x: Tensor) -> Tensor:
-        """The layer's output, normalised by the mean and variance of the group over all its processes."""
+        """Compute the layer's output, normalised by mean and variance of the group over all its processes."""
         team = _team(self.span)
         axes = [0, *range(2, x.ndim)]
         shape = [1, -1, *[1] * (x.ndim - 2)]
@@ -53,8 +53,7 @@ class _Grouped:
         own: Any = self
         normalised = (centred * (variance + own.eps).rsqrt().view(shape)).to(x.dtype)
         running = own.running_mean, own.running_var
-        # the rest of the layer (scale, shift, activation) runs in evaluation mode, with statistics that leave the
-        # images unchanged
+        # scale, shift and activation run in evaluation mode, with statistics that change nothing
         own.training = False
         if running[0] is None:
             neutral = (torch.zeros_like(mean), torch.ones_like(mean) - own.eps)
@@ -75,7 +74,7 @@ class _Grouped:
 
 
 class _Summed(torch.autograd.Function):
-    """The sum of a tensor over the processes of a team; as each uses the sum, their gradients are summed too."""
+    """Sum of a tensor over the processes of a team; gradients are summed too, because each process uses the sum."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, team: Any) -> Tensor:
@@ -92,11 +91,11 @@ class _Summed(torch.autograd.Function):
 
 
 def group_batch_norm(model: nn.Module, group: int | None) -> nn.Module:
-    """Change every BatchNorm of ``model`` in place to compute training statistics over ``group`` images.
+    """Change every BatchNorm of ``model``, in place, to compute training statistics over ``group`` images.
 
-    ``None`` means the batch of all processes; a second call changes the group. Running statistics are updated once per
-    group, in order. Parameters, buffers and their names are unchanged; timm's BatchNorms with a built-in activation work
-    too, because the class is only extended. Raises :class:`ValueError` for a group below 2.
+    ``None`` means the batch of all processes; another call changes the group. Running statistics are updated once per
+    group, in order. Parameters, buffers and their names do not change. timm's BatchNorms with a built-in activation work
+    too, because their class is only extended. Raises :class:`ValueError` for a group below 2.
     """
     if group is not None and group < 2:
         raise ValueError(f"bn_group is {group}; a variance needs at least 2 images.")
@@ -110,7 +109,7 @@ def group_batch_norm(model: nn.Module, group: int | None) -> nn.Module:
 
 
 def group_sizes(images: int, group: int | None) -> list[int]:
-    """Sizes of the groups of a batch: as many whole groups as possible, then the rest."""
+    """Return the sizes of the groups of a batch: as many full groups as possible, then the rest."""
     if group is None or images <= group:
         return [images]
     sizes = [group] * (images // group)
@@ -123,7 +122,7 @@ def group_sizes(images: int, group: int | None) -> list[int]:
 
 
 def _span(images: int, group: int | None) -> int:
-    """Number of processes that share a group, each with ``images`` images; ConfigError if groups would be uneven."""
+    """Return the number of processes that share a group, each with ``images`` images; ConfigError for uneven groups."""
     world = distributed.count()
     if world == 1:
         return 1
@@ -143,7 +142,7 @@ _teams: dict[int, Any] = {}
 
 
 def _team(span: int) -> Any:
-    """The process group that shares a BatchNorm group with this process."""
+    """Return the process group that shares a BatchNorm group with this process."""
     if span == distributed.count():
         return None
     if span not in _teams:
@@ -157,9 +156,9 @@ def _team(span: int) -> Any:
 def statistics_in_order(network: nn.Module) -> Iterator[None]:
     """Make the running statistics of the enclosed forward passes equal those of one process that runs all groups in turn.
 
-    Each process updates its own copy with its own groups. With r the value before, k the factor by which an update scales
-    it, and A the contribution of a process's own updates, the result is k^(all updates) r + the sum of the processes' A,
-    each scaled by the updates of the processes after it.
+    Each process updates its copy with its own groups. If r is the value before, k the factor by which an update scales it,
+    n the number of all updates, and A_p the contribution of the updates of process p, the result is k^n r + sum_p k^(m_p) A_p,
+    where m_p is the number of updates by the processes after p.
     """
     if distributed.count() == 1:
         yield
@@ -172,7 +171,7 @@ def statistics_in_order(network: nn.Module) -> Iterator[None]:
     before = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
     counted = [layer.num_batches_tracked.clone() for layer in layers]
     yield
-    # counted by the layer: a count kept in Python would make torch recompile at each step
+    # counted by the layer, because a count in Python would make torch recompile at each step
     updates = [layer.num_batches_tracked - was for layer, was in zip(layers, counted, strict=True)]
     parts: list[Tensor] = []
     with torch.no_grad():
@@ -188,5 +187,5 @@ def statistics_in_order(network: nn.Module) -> Iterator[None]:
             kept = (1 - layer.momentum) ** (own * groups).double()
             layer.num_batches_tracked += own * (groups - 1)
             for value, was in zip((layer.running_mean, layer.running_var), old, strict=True):
-                # through .data, hidden from autograd like the layer's own update: backward does not read them
+                # through .data, without autograd, like the layer's own update: backward does not read them
                 value.data.copy_(next(moved) + kept * was)

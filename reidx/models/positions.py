@@ -1,8 +1,8 @@
 """Position embeddings and bias tables of timm models, and their resizing to another image size.
 
-Such a tensor has an entry for each place of a grid, or for each displacement within a window. Its shape gives
-their number, but not always their rows and columns: 16 x 4 and 8 x 8 are both 64 places. So a tensor is resized between
-two known layouts, those of the same model built at each of the two image sizes.
+Such a tensor has an entry for each place of a grid, or for each displacement within a window. Its shape gives the number of
+entries, but not always rows and columns: 16 x 4 and 8 x 8 both have 64 places. So a tensor is resized between two known
+layouts: those of the model built for each of the two image sizes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from timm.layers.pos_embed_rel import resize_rel_pos_bias_table_levit
 from torch import Tensor
 
 Size = tuple[int, int]
-"""Height and width: of images in pixels, of grids and windows in places."""
+"""Height and width of images (in pixels), or of grids and windows (in places)."""
 
 Shape = tuple[int, ...]
 
@@ -26,7 +26,7 @@ class Layout(NamedTuple):
 
     ``kind`` is ``grid`` (1, prefix + h·w, C), ``plane`` (a 4-d tensor whose ``axes`` are rows and columns), ``window`` (a table
     of displacements within a window of ``size``), ``offsets`` (heads, h·w: absolute displacements), ``line`` (displacements
-    along one direction), or ``unknown``, where two layouts are only alike if their image sizes are.
+    along one direction), or ``unknown``; two unknown layouts are equal only for the same image size.
     """
 
     kind: str
@@ -38,10 +38,10 @@ class Layout(NamedTuple):
 
 
 class Positions:
-    """The tensors of a timm model that depend on the image size; ``names`` are those whose shapes differ between sizes.
+    """Tensors of a timm model that depend on the image size; ``names`` are those whose shapes differ between ``sizes``.
 
-    ``skeleton(size)`` builds the model for images of a size, without values (on torch's meta device); it may refuse some of
-    ``sizes``, which are those compared.
+    ``skeleton(size)`` builds the model for images of a size, without values (on torch's meta device); sizes for which it
+    raises an error are not compared.
     """
 
     def __init__(self, skeleton: Callable[[Size], Any], sizes: Iterable[Size]) -> None:
@@ -57,7 +57,7 @@ class Positions:
         self.names = {name for name in set().union(*known) if len({shapes.get(name) for shapes in known}) > 1}
 
     def shapes(self, size: Size) -> dict[str, Shape]:
-        """The shapes of all stored tensors of the model for images of ``size``."""
+        """Return the shapes of all stored tensors of the model for images of ``size``."""
         if size not in self._shapes:
             model = self._skeleton(size)
             self._models[size] = model
@@ -73,24 +73,24 @@ class Positions:
         return all(tuple(state[name].shape) == shapes.get(name) for name in self.names & state.keys())
 
     def layouts(self, size: Size) -> dict[str, Layout]:
-        """The layout of each of these tensors in the model for images of ``size``."""
+        """Return the layout of each of these tensors in the model for images of ``size``."""
         return {name: self._layout(name, size) for name in sorted(self.names)}
 
-    def alike(self, one: Size, other: Size) -> bool:
+    def same_layouts(self, one: Size, other: Size) -> bool:
         """Return True if no tensor differs between two image sizes."""
         return one == other or self.layouts(one) == self.layouts(other)
 
     def grid(self, state: Mapping[str, Tensor]) -> str | None:
-        """The name of the tensor of ``state`` that has an embedding for each place of a grid, if there is one."""
+        """Return the name of the tensor of ``state`` with an embedding for each place of a grid; None if there is none."""
         for name in sorted(self.names & state.keys()):
             if any(self._layout(name, size).kind == "grid" for size in self._shapes):
                 return name
         return None
 
-    def moved(self, state: Mapping[str, Tensor], old: Size, new: Size) -> tuple[dict[str, Tensor], list[str]]:
+    def resized(self, state: Mapping[str, Tensor], old: Size, new: Size) -> tuple[dict[str, Tensor], list[str]]:
         """Resize these tensors of ``state`` from image size ``old`` to ``new``.
 
-        Also returns the names of the tensors that cannot be resized, which stay unchanged.
+        Also returns the names of the tensors that cannot be resized and are returned unchanged.
         """
         out, stuck = dict(state), []
         for name in sorted(self.names & state.keys()):
@@ -131,7 +131,7 @@ class Positions:
 
 
 def _move(value: Tensor, old: Layout, new: Layout, shape: Shape) -> Tensor | None:
-    """Resize ``value`` to the layout ``new`` with timm's own functions; None if timm has none for it."""
+    """Resize ``value`` to the layout ``new`` as timm does; None if the layouts do not allow it."""
     if old.kind != new.kind or old.axes != new.axes:
         return None
     if old.kind == "grid":
@@ -157,12 +157,12 @@ def _pair(size: Any) -> Size:
     return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
-def seen_grid(places: Tensor) -> Size | None:
+def infer_grid(places: Tensor) -> Size | None:
     """Infer the rows and columns of the embeddings (N, C) of N places from their values; None if unclear.
 
-    Embeddings that were trained are most alike between neighbours. Entry i and entry i + w are vertical neighbours in a
-    grid of w columns, and of all divisors of N the right one is that at which they differ least. A clear minimum is
-    at least a tenth below that at any other divisor, and at w - 1 and w + 1, where the neighbours are diagonal ones.
+    Trained embeddings are most similar between neighbours. In a grid of w columns, entries i and i + w are vertical
+    neighbours, so the right divisor w of N has the smallest mean difference between them. The minimum is clear if it is at
+    least a tenth below the value at any other divisor, and at w - 1 and w + 1 (diagonal neighbours).
     """
     count = len(places)
     columns = [w for w in range(2, count // 2 + 1) if count % w == 0]

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from reidx.errors import CheckpointError, ConfigError
-from reidx.models.positions import Positions, Size, seen_grid
+from reidx.models.positions import Positions, Size, infer_grid
 from reidx.models.timm_models import create, pretrained_source
-from reidx.models.weights import part_of, read_weights
+from reidx.models.weights import extract_part, read_weights
 
 SAY = "weights_image_size: [HEIGHT, WIDTH]"
 """The config line that states the image size of weights, for messages."""
@@ -38,7 +38,7 @@ def with_weights(
     state: dict[str, Tensor] | None = None
     left: list[str] = []
     if path is not None:
-        state, left = part_of(read_weights(path), _parameters(name), path)
+        state, left = extract_part(read_weights(path), _parameters(name), path)
         state = _without_classifier(state, source)
     recorded: Size = tuple(source["input_size"][-2:])
 
@@ -60,11 +60,11 @@ def with_weights(
     elif trained_at is not None and state is not None and not positions.fits(state, trained_at):
         raise CheckpointError(_misfit(positions, state, trained_at, f"weights: {path}", name))
     trained = trained_at or recorded
-    if positions.alike(trained, image_size):
+    if positions.same_layouts(trained, image_size):
         return _exact(load(image_size, trained), state, positions), said
     with torch.random.fork_rng(devices=[]):  # random numbers are drawn as by one model
         given = _exact(load(trained, trained), state, positions)
-    weights, stuck = positions.moved(given.state_dict(), trained, image_size)
+    weights, stuck = positions.resized(given.state_dict(), trained, image_size)
     if stuck and trained[0] == trained[1] and image_size[0] == image_size[1]:
         return load(image_size, trained), said  # some families resize their own square tables
     if stuck:
@@ -106,14 +106,14 @@ def _trained_at(
     If the shapes fit, it is the size that timm records for the model, unless the values of the position embeddings show
     another grid; otherwise it is the size that they show. Raises :class:`CheckpointError` if the size remains unclear.
     """
-    shown = _shown(positions, state, image_size)
+    shown = _size_from_values(positions, state, image_size)
     assumed = None
     if not positions.names & state.keys():  # an older layout, which timm's filter may know, or another model's file
         assumed, why = recorded, f"the size that timm records for {name}"
     elif shown is not None and positions.fits(state, shown):
         assumed, why = shown, "as the values of its position embeddings show"
     elif positions.fits(state, recorded) and (
-        not positions.fits(state, image_size) or positions.alike(recorded, image_size)
+        not positions.fits(state, image_size) or positions.same_layouts(recorded, image_size)
     ):
         assumed, why = recorded, f"the size that timm records for {name}"
     if assumed is None:
@@ -122,19 +122,19 @@ def _trained_at(
         return assumed, []
     height, width = assumed
     return assumed, [
-        f"{where} does not say at which image size it was trained: it is taken for {height}x{width}, {why}. "
+        f"{where} has no record of the image size it was trained on: {height}x{width} is assumed, {why}. "
         f"If that is wrong, set {SAY}."
     ]
 
 
-def _shown(positions: Positions, state: Mapping[str, Tensor], image_size: Size) -> Size | None:
+def _size_from_values(positions: Positions, state: Mapping[str, Tensor], image_size: Size) -> Size | None:
     """The image size of weights by the values of their position embeddings; None where these show nothing."""
     name = positions.grid(state)
     if name is None or state[name].ndim != 3:
         return None
     own = positions.layouts(image_size)[name].size
     prefix = positions.shapes(image_size)[name][1] - own[0] * own[1]
-    grid = seen_grid(state[name][0, prefix:])
+    grid = infer_grid(state[name][0, prefix:])
     return None if grid is None else (grid[0] * (image_size[0] // own[0]), grid[1] * (image_size[1] // own[1]))
 
 
@@ -157,15 +157,15 @@ def _misfit(
     wants = f"{shapes.get(first)}, a {layouts[first].kind} of {layouts[first]}, for {size[0]}x{size[1]} images"
     if trained_at is not None:
         return (
-            f"{where} has {has}, but {name} would have {wants}. weights_image_size must be the size that the "
-            "weights were trained at."
+            f"{where} has {has}, but {name} would have {wants}. weights_image_size must be the image size that the "
+            "weights were trained on."
         )
     asked = size
-    shown = _shown(positions, state, asked)
+    shown = _size_from_values(positions, state, asked)
     looks = f" (by its values those of {shown[0]}x{shown[1]} images)" if shown else ""
     return (
-        f"{where} has {has}{looks}, and does not say of which image size; {name} has {wants}. Equal numbers of places may "
-        f"lie in other rows and columns. Say at which image size the weights were trained: {SAY} in model.backbone."
+        f"{where} has {has}{looks}, and no record of the image size; {name} has {wants}. The same number of places may have "
+        f"other rows and columns. State the image size that the weights were trained on: {SAY} in model.backbone."
     )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from reidx.errors import ConfigError
 from reidx.models.positions import Size
-from reidx.models.timm_models import create, pretrained_source, why
+from reidx.models.timm_models import create, error_text, pretrained_source
 
 
 class NoMap(ValueError):
@@ -71,15 +71,15 @@ def no_map(name: str, size: Size, error: Exception) -> ConfigError:
         again = _fails_at(name, recorded_size(name))
         if again is None:
             return ConfigError(
-                f"Timm: {name} gives no feature map of {asked} images ({why(error)}); of {own} images it does. "
+                f"Timm: {name} gives no feature map for {asked} images ({error_text(error)}), but it does for {own} images. "
                 "Choose another data.image_size, or another model."
             )
         if isinstance(again, NoMap):
             return no_map(name, size, again)
         error = again
     return ConfigError(
-        f"Timm: {name} gives no feature map, not of {own} images either, the size that timm records for it "
-        f"({why(error)}). Choose another model."
+        f"Timm: {name} gives no feature map, not even for {own} images, the size that timm records for it "
+        f"({error_text(error)}). Choose another model."
     )
 
 

@@ -39,11 +39,12 @@ def create(name: str, settings: dict[str, Any], **weights: Any) -> Any:
             raise
         height, width = settings["img_size"]
         raise ConfigError(
-            f"Timm: {name} cannot be built for {height}x{width} images ({why(error)}). Choose another image size or model."
+            f"Timm: {name} cannot be built for {height}x{width} images ({error_text(error)}). "
+            "Choose another image size or model."
         ) from error
 
 
-def why(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """The text of an error; for an empty one, the line of code that raised it."""
     if str(error):
         return str(error)

@@ -79,23 +79,24 @@ def verify_checksum(path: Path) -> None:
     Both the bare number and the lines of ``sha256sum`` are understood; lines about other files are ignored.
     Raises :class:`CheckpointError` if the checksum differs or cannot be read.
     """
-    for beside in (path.with_name(f"{path.name}.sha256"), path.with_suffix(".sha256")):
-        if beside == path or not beside.is_file():
+    for checksum_file in (path.with_name(f"{path.name}.sha256"), path.with_suffix(".sha256")):
+        if checksum_file == path or not checksum_file.is_file():
             continue
         try:
-            lines = [line.strip() for line in beside.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = [line.strip() for line in checksum_file.read_text(encoding="utf-8").splitlines() if line.strip()]
             found = [match for match in map(_HEX.fullmatch, lines) if match is not None]
             if len(found) < max(1, len(lines)):
                 raise ValueError("it holds no SHA-256")
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else "it holds no SHA-256"
             raise CheckpointError(
-                f"{beside}, the checksum of {path}, cannot be read ({why}). Restore it, or delete it if it is not the file's."
+                f"{checksum_file}, the checksum of {path}, cannot be read ({why}). Restore it, or delete it if it belongs to "
+                "another file."
             ) from error
         wanted = {match[1].lower() for match in found if match[2] is None or os.path.basename(match[2]) == path.name}
         if wanted and file_digest(path) not in wanted:
             raise CheckpointError(
-                f"{path} is damaged, or another file than the one that its checksum {beside.name} was made of. Restore the "
+                f"{path} does not match its checksum {checksum_file.name}: it is damaged or another file. Restore the "
                 "file; if it was changed on purpose, delete or renew the checksum."
             )
 

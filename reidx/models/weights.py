@@ -41,7 +41,7 @@ def read_weights(path: str | Path, module: nn.Module | None = None) -> dict[str,
     return tensors
 
 
-def part_of(state: dict[str, Tensor], names: Collection[str], source: str | Path) -> tuple[dict[str, Tensor], list[str]]:
+def extract_part(state: dict[str, Tensor], names: Collection[str], source: str | Path) -> tuple[dict[str, Tensor], list[str]]:
     """Extract the network with the parameters ``names`` from a file of a larger one; also returns a sentence on the rest.
 
     All names of such a network share a prefix (``backbone.``, ``_orig_mod.``). ``state`` is returned unchanged if it has one
@@ -54,7 +54,7 @@ def part_of(state: dict[str, Tensor], names: Collection[str], source: str | Path
         return state, []
     if len(found) > 1:
         raise CheckpointError(
-            f"weights: {source} holds these weights under {' and under '.join(found)}. Save the ones that count alone."
+            f"weights: {source} holds these weights under {' and under '.join(found)}. Save the right ones in a separate file."
         )
     part = {name.removeprefix(found[0]): value for name, value in state.items() if name.startswith(found[0])}
     said = [f"weights: {source}: of {len(state):,} tensors the {len(part):,} under `{found[0]}` are used"]

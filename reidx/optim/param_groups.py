@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from reidx.errors import ConfigError
-from reidx.models.frozen import parts_called
+from reidx.models.frozen import matching_modules
 from reidx.models.network import Network
 
 Group = dict[str, Any]
@@ -36,7 +36,7 @@ def parameter_groups(
     ``no_decay_norm_bias`` excludes one-dimensional parameters (norms, biases, scales) from weight decay.
 
     ``rates`` multiplies the learning rate of parts of the networks, by the patterns of
-    :func:`reidx.models.frozen.parts_called`, and of memories, as ``memories.NAME``. The last matching pattern wins.
+    :func:`reidx.models.frozen.matching_modules`, and of memories, as ``memories.NAME``. The last matching pattern wins.
 
     Raises :class:`ConfigError` for a backbone whose layers cannot be identified, and for a pattern that matches nothing.
     """
@@ -76,7 +76,7 @@ def _at_rates(groups: list[Group], model: nn.Module, rates: Mapping[str, float])
     for pattern, share in rates.items():
         of_memories = pattern.startswith("memories.")
         for whole in [model] if of_memories else [m for m in model.modules() if isinstance(m, Network)]:
-            shares.update({id(p): share for p in parts_called(whole, pattern, "optimization.rates")[1]})
+            shares.update({id(p): share for p in matching_modules(whole, pattern, "optimization.rates")[1]})
     split: list[Group] = []
     for group in groups:
         by_share: dict[float, list[nn.Parameter]] = {1.0: []} if group is groups[0] else {}

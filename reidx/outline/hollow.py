@@ -12,7 +12,7 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from reidx.outline.syntax import Function, asked_names, last_name
+from reidx.outline.syntax import Function, attribute_names, last_name
 
 LOOK_AROUND = ("globals", "locals", "vars", "eval", "exec", "dir", "getattr", "setattr", "__import__")
 """Functions that access names which an expression does not mention."""
@@ -56,7 +56,7 @@ def hollow(cls: type, node: ast.ClassDef, stubs: Collection[str]) -> None:
     Raises :class:`OpenError` if its contract, or an inherited one, uses such a method.
     """
     setattr(cls, _STUBS, frozenset(stubs))
-    setattr(cls, _ASKED, _asked_by_contract(node))
+    setattr(cls, _ASKED, _read_by_contract(node))
     for used in frozenset[str]().union(*(vars(base).get(_ASKED, ()) for base in cls.__mro__)):
         owner = next((base for base in cls.__mro__ if used in vars(base)), None)
         if owner is not None and used in vars(owner).get(_STUBS, ()):
@@ -68,13 +68,13 @@ def check_use(node: ast.AST, known: Mapping[str, Any], signed: Collection[str]) 
 
     ``known``: values of the names in ``node``; ``signed``: methods whose signatures are known.
     """
-    if set(LOOK_AROUND).intersection(known) or (known.get("sys") is sys and "modules" in asked_names(node)):
+    if set(LOOK_AROUND).intersection(known) or (known.get("sys") is sys and "modules" in attribute_names(node)):
         raise OpenError(ast.unparse(node))
     classes = {name: stubs for name, value in known.items() if (stubs := _stubs_of(value)) is not None}
     if not classes:
         return
     stubs = frozenset[str]().union(*classes.values()).difference(signed)
-    if _alone(node, classes) or stubs.intersection(asked_names(node)):
+    if _alone(node, classes) or stubs.intersection(attribute_names(node)):
         raise OpenError(ast.unparse(node))
 
 
@@ -94,12 +94,12 @@ def _stubs_of(value: Any) -> frozenset[str] | None:
     return stubs if stubs or issubclass(value, Network) else None
 
 
-def _asked_by_contract(node: ast.ClassDef) -> frozenset[str]:
+def _read_by_contract(node: ast.ClassDef) -> frozenset[str]:
     """Return the attributes that the contract of a class reads; raises :class:`OpenError` for indirect access."""
     contract = next((s for s in node.body if isinstance(s, Function) and s.name == "contract"), None)
     if contract is None:
         return frozenset()
-    asked = asked_names(contract)
+    asked = attribute_names(contract)
     if any(name.startswith("__") and name.endswith("__") and name != "__name__" for name in asked):
         raise OpenError(node.name)
     if any(last_name(mark) == "classmethod" for mark in contract.decorator_list) and contract.args.args:

@@ -60,7 +60,7 @@ def changed_names(tree: ast.Module) -> Iterator[str]:
     for statement in tree.body:
         value = [statement.value] if isinstance(statement, ast.Assign | ast.AnnAssign) else []
         for run in filter(None, [*value, *getattr(statement, "decorator_list", ())]):
-            for call in (part for part in ast.walk(run) if isinstance(part, ast.Call) and not _asks_alone(part)):
+            for call in (part for part in ast.walk(run) if isinstance(part, ast.Call) and not _only_reads_arguments(part)):
                 yield from (part.id for part in call.args if isinstance(part, ast.Name))
 
 
@@ -69,7 +69,7 @@ def _changes(node: ast.Attribute | ast.Subscript) -> bool:
     return stored or (isinstance(node, ast.Attribute) and node.attr in _CHANGING)
 
 
-def _asks_alone(call: ast.Call) -> bool:
+def _only_reads_arguments(call: ast.Call) -> bool:
     """Return True for a call of a built-in function that does not change its arguments."""
     name = call.func.id if isinstance(call.func, ast.Name) else ""
     return hasattr(builtins, name) and name not in ("setattr", "delattr", "exec", "eval")
@@ -103,7 +103,7 @@ def free_names(node: ast.AST | None) -> set[str]:
     return {part.id for part in names if id(part) not in skipped} - inner
 
 
-def asked_names(node: ast.AST) -> frozenset[str]:
+def attribute_names(node: ast.AST) -> frozenset[str]:
     """Return the names of all attributes that ``node`` mentions."""
     return frozenset(part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute))
 

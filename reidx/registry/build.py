@@ -23,9 +23,9 @@ from reidx.registry.constructor import (
     fit,
     fits,
     parameters_of,
-    quoting,
+    quoting_advice,
 )
-from reidx.registry.describing import plain
+from reidx.registry.describing import one_line
 from reidx.registry.discovery import registry
 from reidx.registry.registry import Entry
 
@@ -39,20 +39,20 @@ def build(kind: str, spec: Spec, *, where: str = "", **context: Any) -> Any:
     the wrong type, or the constructor rejects a value with :class:`ValueError`; one message lists all faults of the keys.
     Other errors of reidx keep their class.
     """
-    entry, given = _checked(kind, spec, context, where)
+    entry, given = _check_spec(kind, spec, context, where)
     known = signature_of(entry)
     arguments = {key: fit(value, known[key].hint) for key, value in given.items()}
     arguments.update({key: value for key, value in context.items() if key in known})
     construct = functools.partial(_construct, _label(kind, entry.name, where), entry.load())
-    return seam.built(entry, seam.asked(entry, "its constructor", construct, **arguments))
+    return seam.record_built(entry, seam.call_attributed(entry, "its constructor", construct, **arguments))
 
 
 def _construct(label: str, component: Any, /, **arguments: Any) -> Any:
     try:
         return component(**arguments)
     except (ValueError, OverflowError, ReidxError) as error:
-        kept = type(error) if isinstance(error, ReidxError) else ConfigError
-        refused = kept(f"{label}: {error if isinstance(error, ReidxError) else plain(error)}")
+        category = type(error) if isinstance(error, ReidxError) else ConfigError
+        refused = category(f"{label}: {error if isinstance(error, ReidxError) else one_line(error)}")
         vars(refused).update(vars(error))  # its notes
         raise refused from error
 
@@ -66,7 +66,7 @@ def contract(kind: str, spec: Mapping[str, Any]) -> Contract:
     """Return the contract of the component in a resolved spec, under its settings."""
     settings = dict(spec)
     entry = registry().find(kind, settings.pop("type"))
-    return seam.asked(entry, "its contract", functools.partial(contract_of, entry.declared()), settings)
+    return seam.call_attributed(entry, "its contract", functools.partial(contract_of, entry.class_or_outline()), settings)
 
 
 def fill_defaults(
@@ -82,7 +82,7 @@ def fill_defaults(
     Checks as :func:`build` does, without building. Keys of the context and defaults that are not plain data (a config
     cannot hold them) are left out. ``places`` gives, for messages, the origin of keys that are not at ``where``.
     """
-    entry, given = _checked(kind, spec, context_keys, where, places)
+    entry, given = _check_spec(kind, spec, context_keys, where, places)
     filled: dict[str, Any] = {"type": entry.name}
     for name, parameter in signature_of(entry).items():
         if name in given:
@@ -98,7 +98,7 @@ def signature_of(entry: Entry) -> Mapping[str, Parameter]:
     Raises :class:`PluginError` if the class cannot be loaded or has no readable signature.
     """
     try:
-        return parameters_of(entry.declared())
+        return parameters_of(entry.class_or_outline())
     except (TypeError, ValueError) as error:
         target = entry.component.target
         raise PluginError(f"{entry.kind} {entry.name} ({target}) has no signature: {error}.") from error
@@ -114,7 +114,7 @@ def nested_in(kind: str, name: str) -> dict[str, str]:
     return {key: marks[0].kind for key, marks in marked.items() if marks}
 
 
-def _checked(
+def _check_spec(
     kind: str,
     spec: Spec,
     context: Collection[str],
@@ -143,7 +143,8 @@ def _checked(
                 faults.append(f"{key!r}{at} {fault}")
             elif not fits(value, parameter.hint):
                 found = f"{excerpt(repr(value))} ({type(value).__name__})"
-                faults.append(f"{key!r}{at} is {found}; expected {parameter.annotation}.{quoting(value, parameter.hint)}")
+                advice = quoting_advice(value, parameter.hint)
+                faults.append(f"{key!r}{at} is {found}; expected {parameter.annotation}.{advice}")
     for key, parameter in known.items():
         if parameter.default is REQUIRED and key not in given and key not in context:
             faults.append(f"{key!r} ({parameter.annotation or 'any value'}) is missing.")

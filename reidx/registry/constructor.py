@@ -87,7 +87,7 @@ def place_of(thing: Any) -> str:
 # ---- arguments that a config cannot set
 
 
-def unusable(kind: str, component: Any, context: Mapping[str, Any]) -> str:
+def constructor_fault(kind: str, component: Any, context: Mapping[str, Any]) -> str:
     """Explain why a config cannot set all arguments of a component's constructor; empty if it can.
 
     ``context`` has examples of the values that the core supplies, by name. A class without a readable signature passes.
@@ -97,7 +97,7 @@ def unusable(kind: str, component: Any, context: Mapping[str, Any]) -> str:
         kinds = {p.kind for p in inspect.signature(component).parameters.values()}
     except (TypeError, ValueError):
         return ""
-    fault = hidden(kind, known)
+    fault = unreachable_argument(kind, known)
     if inspect.Parameter.POSITIONAL_ONLY in kinds:
         fault = fault or "its constructor has an argument before `/`, which no key can set: leave out the `/`"
     for name, examples in context.items():
@@ -109,7 +109,7 @@ def unusable(kind: str, component: Any, context: Mapping[str, Any]) -> str:
     return f"{fault} ({place_of(component)})" if fault and place_of(component) else fault
 
 
-def hidden(kind: str, names: Collection[str]) -> str:
+def unreachable_argument(kind: str, names: Collection[str]) -> str:
     """Explain why an argument among ``names`` of a constructor never receives a value; empty if each can."""
     if "type" not in names:
         return ""
@@ -151,7 +151,7 @@ def bad_number(value: Any) -> str | None:
 _WIDEST = 2**63
 
 
-def quoting(value: Any, hint: Any) -> str:
+def quoting_advice(value: Any, hint: Any) -> str:
     """Advise to quote a scalar where text is expected: YAML reads ``012`` as a number and ``true`` as a boolean."""
     if (value is None or isinstance(value, bool | int | float)) and fits("", hint):
         return """ If it is text, put it into quotes: "…", after --set 'KEY="…"'."""

@@ -13,7 +13,7 @@ LIMIT = 400
 """Maximum length of foreign text in a message, in characters."""
 
 
-def plain(thing: object, limit: int = LIMIT) -> str:
+def one_line(thing: object, limit: int = LIMIT) -> str:
     """Return ``str(thing)`` as one printable line of at most ``limit`` characters, even if ``str`` fails."""
     try:
         text = str(thing)
@@ -35,12 +35,12 @@ def raised_on_purpose(error: BaseException) -> bool:
     return code[at] == dis.opmap["RAISE_VARARGS"] and code[at + 1] > 0  # 0: a re-raise
 
 
-def described(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def describe_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     """Describe the arguments of a call: name, kind, shape and type of each."""
-    return ", ".join(f"{name} {what(value)}" for name, value in named(function, args, kwargs).items())
+    return ", ".join(f"{name} {describe_value(value)}" for name, value in arguments_by_name(function, args, kwargs).items())
 
 
-def named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def arguments_by_name(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call by name."""
     try:
         names = [p.name for p in inspect.signature(function).parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
@@ -50,7 +50,7 @@ def named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[s
     return {**dict(zip(names, args)), **kwargs}
 
 
-def what(value: Any, depth: int = 0) -> str:
+def describe_value(value: Any, depth: int = 0) -> str:
     """Describe one value: type, shape and device of an array, the items of a mapping, else its type."""
     try:
         if hasattr(value, "shape") and hasattr(value, "dtype"):
@@ -60,11 +60,12 @@ def what(value: Any, depth: int = 0) -> str:
             device = getattr(value, "device", None)
             return f"{kind} {shape}{sparse}{f' on {device}' if device is not None and str(device) != 'cpu' else ''}"
         if isinstance(value, Mapping) and depth < 2:
-            return "{" + ", ".join(f"{plain(k, 40)}: {what(v, depth + 1)}" for k, v in list(value.items())[:12]) + "}"
+            items = list(value.items())[:12]
+            return "{" + ", ".join(f"{one_line(key, 40)}: {describe_value(part, depth + 1)}" for key, part in items) + "}"
         if value is None or isinstance(value, bool | int | float):
-            return plain(value, 40)
+            return one_line(value, 40)
         if isinstance(value, str):
-            return plain(repr(value), 60)
+            return one_line(repr(value), 60)
         if isinstance(value, list | tuple):
             return f"{type(value).__name__} of {len(value)}"
         labels: Any = getattr(value, "labels", None)

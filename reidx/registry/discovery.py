@@ -25,7 +25,7 @@ from reidx._version import __version__
 from reidx.errors import ConfigError, PluginError
 from reidx.outline.source import package_folder
 from reidx.registry.loading import Loading
-from reidx.registry.plugin import Plugin, guarded, read_hooks
+from reidx.registry.plugin import Plugin, raise_as_plugin_error, read_hooks
 from reidx.registry.registry import Registry
 
 GROUP = "reidx.plugins"
@@ -42,13 +42,13 @@ def registry() -> Registry:
     Raises :class:`PluginError` if ``REIDX_PLUGINS`` names a plugin that is not installed, and under
     ``REIDX_STRICT_PLUGINS=1`` if a plugin is skipped.
     """
-    _announce()
-    return _found()[0]
+    _log_skipped()
+    return _discovered()[0]
 
 
 def plugins() -> list[Plugin]:
     """Return the core and every plugin found, usable or not (see :attr:`Plugin.problem`); raises as :func:`registry`."""
-    return list(_found()[1])
+    return list(_discovered()[1])
 
 
 def config_root(namespace: str) -> Path:
@@ -95,12 +95,12 @@ def owner_of(error: BaseException) -> str | None:
     """Name the plugin whose code an error passed through, with its line and components in use; None if there is none."""
     if not _results:
         return None
-    from reidx.registry.seam import contract_of_kind, in_use
+    from reidx.registry.seam import contract_of_kind, entries_built_from
 
     for plugin in plugins():
         if plugin.namespace and (own := _own_frame(plugin, error)):
             module, line = own
-            parts = in_use(module)
+            parts = entries_built_from(module)
             names = " or ".join(f"{entry.kind} {entry.name}" for entry in parts)
             contracts = "".join(f" {contract_of_kind(kind)}." for kind in dict.fromkeys(entry.kind for entry in parts))
             return f"{names or f'the plugin {plugin.namespace}'} (from {plugin.origin}), {line}.{contracts}"
@@ -139,8 +139,8 @@ def discover() -> tuple[Registry, list[Plugin]]:
             left_out = "REIDX_PLUGINS leaves it out"
             read += [replace(_claimant(point), problem=left_out, chosen=False) for point in claims[namespace]]
         else:
-            read += _claimed(claims[namespace], loading)
-    loading.done()
+            read += _read_claims(claims[namespace], loading)
+    loading.remove_note()
     for plugin in read:
         for entry in plugin.entries:
             found.add(entry)
@@ -153,17 +153,17 @@ def discover() -> tuple[Registry, list[Plugin]]:
 
 
 _results: list[tuple[Registry, list[Plugin]]] = []
-"""The result of :func:`discover`, then the replacements by :func:`installed`; the last one is in effect."""
+"""The result of :func:`discover`, then the replacements by :func:`registry_override`; the last one is in effect."""
 
 
-def _found() -> tuple[Registry, list[Plugin]]:
+def _discovered() -> tuple[Registry, list[Plugin]]:
     if not _results:
         _results.append(discover())
     return _results[-1]
 
 
 @contextlib.contextmanager
-def installed(known: Registry, read: Sequence[Plugin] | None = None) -> Iterator[None]:
+def registry_override(known: Registry, read: Sequence[Plugin] | None = None) -> Iterator[None]:
     """Replace the process-wide registry, and its plugins if ``read`` is given, inside the context; meant for tests."""
     _results.append((known, plugins() if read is None else list(read)))
     try:
@@ -173,8 +173,8 @@ def installed(known: Registry, read: Sequence[Plugin] | None = None) -> Iterator
 
 
 @functools.cache
-def _announce() -> None:
-    for plugin in _found()[1]:
+def _log_skipped() -> None:
+    for plugin in _discovered()[1]:
         if plugin.problem and plugin.chosen:
             name, origin = plugin.namespace, plugin.origin
             log.warning("reidx: plugin %s (%s) is skipped: %s", name, origin, plugin.problem)
@@ -200,7 +200,7 @@ def _claimant(point: importlib.metadata.EntryPoint) -> Plugin:
     return Plugin(point.name, name or "(unnamed distribution)", version or "")
 
 
-def _claimed(points: list[importlib.metadata.EntryPoint], loading: Loading) -> list[Plugin]:
+def _read_claims(points: list[importlib.metadata.EntryPoint], loading: Loading) -> list[Plugin]:
     """Return the plugin of a namespace, or one with a problem for each distribution that claims an unusable namespace."""
     claimants = [_claimant(point) for point in points]
     namespace, problem = points[0].name, ""
@@ -217,7 +217,7 @@ def _claimed(points: list[importlib.metadata.EntryPoint], loading: Loading) -> l
     if problem:
         return [replace(plugin, problem=problem) for plugin in claimants]
     plugin, point = claimants[0], points[0]
-    if problem := loading.kept_out(namespace, plugin.origin, point.module):
+    if problem := loading.exclusion_reason(namespace, plugin.origin, point.module):
         return [replace(plugin, problem=problem)]
     try:
         return [loading.load(namespace, plugin.origin, point.module, lambda: _read(plugin, point))]
@@ -226,7 +226,7 @@ def _claimed(points: list[importlib.metadata.EntryPoint], loading: Loading) -> l
 
 
 def _read(plugin: Plugin, point: importlib.metadata.EntryPoint) -> Plugin:
-    return read_hooks(plugin, guarded(point.load, f"importing {point.module}", own=point.module))
+    return read_hooks(plugin, raise_as_plugin_error(point.load, f"importing {point.module}", own=point.module))
 
 
 def _config_folder(plugin: Plugin) -> Path:

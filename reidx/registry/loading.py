@@ -35,15 +35,15 @@ NOTES = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reid
 
 
 class Loading:
-    """Supervisor of the plugin imports of one start; ``everyone`` are the names of all installed plugins."""
+    """Supervisor of the plugin imports of one start; ``namespaces`` are the names of all installed plugins."""
 
-    def __init__(self, everyone: Sequence[str]) -> None:
-        self.everyone = list(everyone)
+    def __init__(self, namespaces: Sequence[str]) -> None:
+        self.namespaces = list(namespaces)
         self.note = NOTES / f"loading-{platform.node()}-{os.getpid()}.json"
 
-    def way_out(self, namespace: str) -> str:
+    def exclusion_advice(self, namespace: str) -> str:
         """Return the advice for starting without a plugin."""
-        return f"leave it out with REIDX_PLUGINS={','.join(name for name in self.everyone if name != namespace)}"
+        return f"leave it out with REIDX_PLUGINS={','.join(name for name in self.namespaces if name != namespace)}"
 
     def load(self, namespace: str, origin: str, module: str, action: Callable[[], T]) -> T:
         """Run ``action``, the import of one plugin, and return its result.
@@ -51,52 +51,53 @@ class Loading:
         After :data:`PATIENCE` seconds a line on stderr reports the slow import; a crash of the interpreter shows its place.
         """
         self._write({"namespace": namespace, "module": module, "stamp": stamp(module, origin)})
-        said = f"reidx: loading plugin {namespace} ({origin}, module {module})"
-        return named(said, self.way_out(namespace), action, PATIENCE)
+        name = f"reidx: loading plugin {namespace} ({origin}, module {module})"
+        return report_if_slow(name, self.exclusion_advice(namespace), action, PATIENCE)
 
-    def done(self) -> None:
+    def remove_note(self) -> None:
         """Remove the note, after all plugins have been read."""
         with contextlib.suppress(OSError):
             self.note.unlink()
 
-    def kept_out(self, namespace: str, origin: str, module: str) -> str:
+    def exclusion_reason(self, namespace: str, origin: str, module: str) -> str:
         """Return the reason if a plugin is excluded because an earlier import crashed or hung; else empty."""
-        verdict = NOTES / f"kept-out-{namespace}.json"
+        reason_file = NOTES / f"kept-out-{namespace}.json"
         mark = stamp(module, origin)
-        if not (known := _read(verdict)):
-            left = [path for path in _left_behind() if _read(path).get("namespace") == namespace]
-            if not left:
+        if not (known := _read_json(reason_file)):
+            notes = [path for path in _notes_of_dead_processes() if _read_json(path).get("namespace") == namespace]
+            if not notes:
                 return ""
-            alike = [path for path in left if _read(path).get("stamp") == mark]
-            reason = _trial(module) if alike else ""
-            for path in left:
+            unchanged = [path for path in notes if _read_json(path).get("stamp") == mark]
+            reason = _try_import(module) if unchanged else ""
+            for path in notes:
                 with contextlib.suppress(OSError):
                     path.unlink()
             if not reason:
                 return ""
             known = {"reason": reason, "stamp": mark}
-            _put(verdict, known)
+            _write_json(reason_file, known)
         if known.get("stamp") != mark:  # it was reinstalled or edited
             with contextlib.suppress(OSError):
-                verdict.unlink()
+                reason_file.unlink()
             return ""
-        return f"{known.get('reason')} (to try it again, delete {verdict}; to silence this line, {self.way_out(namespace)})"
+        advice = self.exclusion_advice(namespace)
+        return f"{known.get('reason')} (to try it again, delete {reason_file}; to silence this line, {advice})"
 
     def _write(self, content: dict[str, Any]) -> None:
-        _put(self.note, content)
+        _write_json(self.note, content)
 
 
-def named(said: str, advice: str, action: Callable[[], T], patience: float) -> T:
+def report_if_slow(name: str, advice: str, action: Callable[[], T], patience: float) -> T:
     """Run ``action`` and return its result; after ``patience`` seconds a line on stderr names it.
 
     The name also appears as a frame in the traceback of an interpreter crash.
     """
-    timer = threading.Timer(patience, _say, [f"{said} is taking long; {advice}"])
+    timer = threading.Timer(patience, _print_to_stderr, [f"{name} is taking long; {advice}"])
     timer.daemon = True
     timer.start()
     try:
-        with _faults_shown(), _as_it_was():
-            return eval(compile("action()", f"<{said}>", "eval"), {"action": action})
+        with _crash_traceback(), _unchanged_process_state():
+            return eval(compile("action()", f"<{name}>", "eval"), {"action": action})
     finally:
         timer.cancel()
 
@@ -111,7 +112,7 @@ def stamp(module: str, origin: str) -> str:
     return f"{origin} {state.st_mtime_ns if state else 0} {state.st_size if state else 0}"
 
 
-def _trial(module: str) -> str:
+def _try_import(module: str) -> str:
     """Import ``module`` in a separate process and describe a crash or hang; empty if the import returned or raised."""
     code = (
         f"import importlib, sys\ntry: importlib.import_module({module!r})\nexcept BaseException: pass\n"
@@ -119,7 +120,7 @@ def _trial(module: str) -> str:
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
-        ended = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", code],
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -131,25 +132,25 @@ def _trial(module: str) -> str:
         return f"importing {module} did not end within {TRIAL:.0f} s"
     except OSError:
         return ""
-    if ended.stdout.rstrip().endswith(b"it came back"):
+    if process.stdout.rstrip().endswith(b"it came back"):
         return ""
-    if ended.returncode < 0:
+    if process.returncode < 0:
         with contextlib.suppress(ValueError):
-            return f"importing {module} ended the process ({signal.Signals(-ended.returncode).name})"
-    return f"importing {module} ended the process (exit code {ended.returncode})"
+            return f"importing {module} ended the process ({signal.Signals(-process.returncode).name})"
+    return f"importing {module} ended the process (exit code {process.returncode})"
 
 
-def _left_behind() -> list[Path]:
+def _notes_of_dead_processes() -> list[Path]:
     """Return the notes of dead processes of this machine."""
     found = []
     for path in NOTES.glob(f"loading-{platform.node()}-*.json") if NOTES.is_dir() else ():
         number = path.stem.rpartition("-")[2]
-        if number.isdigit() and int(number) != os.getpid() and not _lives(int(number)):
+        if number.isdigit() and int(number) != os.getpid() and not _is_running(int(number)):
             found.append(path)
     return found
 
 
-def _lives(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -159,7 +160,7 @@ def _lives(process: int) -> bool:
     return True
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -167,30 +168,30 @@ def _read(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _put(path: Path, content: dict[str, Any]) -> None:
+def _write_json(path: Path, content: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):  # without a folder for notes a plugin is tried each time
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def _say(line: str) -> None:
+def _print_to_stderr(line: str) -> None:
     with contextlib.suppress(OSError, ValueError):
         print(line, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
-def _as_it_was() -> Iterator[None]:
+def _unchanged_process_state() -> Iterator[None]:
     """Context of an import, with its output sent to stderr.
 
     Raises :class:`PluginError`, and restores the old state, if the import changes the working directory or the handlers of
     Ctrl-C and SIGTERM.
     """
     folder = os.path.realpath(os.curdir)
-    heard = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with contextlib.redirect_stdout(sys.stderr):
         yield
-    changed = [number.name for number, handler in heard.items() if signal.getsignal(number) is not handler]
-    for number, handler in heard.items():
+    changed = [number.name for number, handler in handlers.items() if signal.getsignal(number) is not handler]
+    for number, handler in handlers.items():
         if number.name in changed and handler is not None:
             signal.signal(number, handler)
     if os.path.realpath(os.curdir) != folder:
@@ -201,7 +202,7 @@ def _as_it_was() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _faults_shown() -> Iterator[None]:
+def _crash_traceback() -> Iterator[None]:
     """Context in which an interpreter crash prints the Python traceback."""
     mine = not faulthandler.is_enabled()
     if mine:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pluggy
 
 from reidx.errors import PluginError, suggest
-from reidx.registry.describing import plain, raised_on_purpose, what
+from reidx.registry.describing import describe_value, one_line, raised_on_purpose
 from reidx.registry.hookspecs import API, PluginInfo, ReidxSpec
 from reidx.registry.registry import Component, Entry, Registry
 
@@ -49,19 +49,19 @@ def read_hooks(plugin: Plugin, module: object) -> Plugin:
     """
     manager = pluggy.PluginManager("reidx")
     manager.add_hookspecs(ReidxSpec)
-    guarded(lambda: manager.register(module, name=plugin.namespace or "reidx"), "its hooks")
+    raise_as_plugin_error(lambda: manager.register(module, name=plugin.namespace or "reidx"), "its hooks")
 
-    def ask(hook: str) -> Any:
-        return guarded(getattr(manager.hook, hook), f"its hook {hook}")
+    def call_hook(hook: str) -> Any:
+        return raise_as_plugin_error(getattr(manager.hook, hook), f"its hook {hook}")
 
     if not manager.hook.reidx_plugin.get_hookimpls():
         _check_hooks(manager, module)  # a misspelt or unmarked hook is the likelier reason
         raise PluginError("it has no hook reidx_plugin, which is required")
-    info = _check_info(ask("reidx_plugin"))
+    info = _check_info(call_hook("reidx_plugin"))
     _check_hooks(manager, module)  # after the API number: a newer API may have hooks unknown here
     described = replace(plugin, info=info)
-    entries = _check_components(ask("reidx_components") or (), described)
-    configs = _check_configs(ask("reidx_configs"))
+    entries = _check_components(call_hook("reidx_components") or (), described)
+    configs = _check_configs(call_hook("reidx_configs"))
     return replace(described, entries=entries, configs=configs)
 
 
@@ -70,9 +70,9 @@ def _check_info(info: object) -> PluginInfo:
         raise PluginError(f"reidx_plugin returned {type(info).__name__}, not PluginInfo")
     for field_name in ("title", "paper", "url", "licence"):
         if not isinstance(getattr(info, field_name), str):
-            raise PluginError(f"reidx_plugin gives as {field_name} {what(getattr(info, field_name))}, not a text")
+            raise PluginError(f"reidx_plugin gives as {field_name} {describe_value(getattr(info, field_name))}, not a text")
     if not isinstance(info.api, int) or isinstance(info.api, bool):
-        raise PluginError(f"reidx_plugin gives as api {what(info.api)}, not a number; this reidx has API {API}")
+        raise PluginError(f"reidx_plugin gives as api {describe_value(info.api)}, not a number; this reidx has API {API}")
     if info.api != API:
         older = "reidx" if info.api > API else "the plugin"
         raise PluginError(f"was written for plugin API {info.api}, but this reidx has API {API}: upgrade {older}")
@@ -114,12 +114,12 @@ def _check_configs(configs: object) -> tuple[str, str] | None:
     raise PluginError(f"reidx_configs returned {configs!r}, not (package, folder)")
 
 
-def _check_target(what: str, target: object) -> None:
+def _check_target(owner: str, target: object) -> None:
     if not (isinstance(target, str) and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", target)):
-        raise PluginError(f"{what} names {target!r}; write it as 'module:Class'")
+        raise PluginError(f"{owner} names {target!r}; write it as 'module:Class'")
 
 
-def guarded(action: Callable[[], T], doing: str, own: str = "") -> T:
+def raise_as_plugin_error(action: Callable[[], T], doing: str, own: str = "") -> T:
     """Call ``action`` and turn any exception (also SystemExit) into a :class:`PluginError` with the reason."""
     try:
         return action()
@@ -136,11 +136,11 @@ def _reason(error: BaseException, doing: str, own: str) -> str:
         if own and f"{own}.".startswith(f"{error.name}."):
             return f"its module {own} does not exist; install the plugin again"
         return f"needs {error.name}, which is not installed"
-    text = plain(error)
+    text = one_line(error)
     if isinstance(error, SystemExit):
         return f"{doing} exits the program (SystemExit: {text})"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
     frame = frames[-1]
     file, line = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (frame.filename, frame.lineno)
-    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return f"{doing} failed: {said} ({Path(file or frame.filename).name}:{line})"
+    description = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{doing} failed: {description} ({Path(file or frame.filename).name}:{line})"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from reidx.contracts import Features, LabelSet, overrides_update
 from reidx.errors import Broken
-from reidx.registry.describing import code_of, named, plain, what
+from reidx.registry.describing import arguments_by_name, code_of, describe_value, one_line
 from reidx.registry.registry import KINDS, Entry
 
 HASHED = 16 << 20
@@ -33,13 +33,13 @@ def expect_columns(memory: nn.Module, count: int) -> None:
     _columns[memory] = count
 
 
-def kept(
+def fully_checked_call(
     entry: Entry, component: Any, action: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any
 ) -> Any:
     """Call ``function`` with full checks: inputs and global settings unchanged, and the result as its kind requires."""
-    given = named(code_of(function), args, kwargs)
+    given = arguments_by_name(code_of(function), args, kwargs)
     before = {name: mark(value) for name, value in given.items()}
-    held = _held(component) if action == "update" else None
+    state_before = _state_mark(component) if action == "update" else None
     settings = _settings()
     try:
         result = function(*args, **kwargs)
@@ -50,17 +50,17 @@ def kept(
     if changed:
         raise Broken(f"it changed {' and '.join(changed)} for the whole program")
     if moved := [name for name, value in given.items() if mark(value) != before[name]]:
-        raise Broken(f"it changed {', '.join(moved)} in place, which others use too: work on a copy")
-    if held is not None and held == _held(component):
-        _still(component, given)
+        raise Broken(f"it changed {', '.join(moved)} in place, but other code uses it too: work on a copy")
+    if state_before is not None and state_before == _state_mark(component):
+        _note_unchanged_memory(component, given)
     if (word := KINDS[entry.kind].results.get(action)) is not None:
         _CHECKS[word](component, result, given)
     if entry.namespace and not _all_finite(result) and all(map(_all_finite, given.values())):
-        raise Broken(f"it returned NaN or infinite numbers ({what(result)}), although all its inputs are finite")
+        raise Broken(f"it returned NaN or infinite numbers ({describe_value(result)}), although all its inputs are finite")
     return result
 
 
-def shaped(
+def shape_checked_call(
     entry: Entry, component: Any, action: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any
 ) -> Any:
     """Call ``function`` and check only type and shape of a step's result, which costs no time."""
@@ -115,7 +115,7 @@ def _mark_of(octets: np.ndarray) -> Any:
     return int(words.sum()), zlib.crc32(octets[words.nbytes :].data)
 
 
-def _held(memory: Any) -> Any:
+def _state_mark(memory: Any) -> Any:
     """Return a fingerprint of a memory's state; None if it has no ``update``, or if a momentum of 1 freezes it."""
     takes_in = overrides_update(type(memory)) and getattr(memory, "momentum", None) != 1
     return mark(dict(memory.state_dict())) if takes_in else None
@@ -125,7 +125,7 @@ remarks: list[str] = []
 """Warnings about unusual but possibly intended behaviour; the stage prints them."""
 
 
-def _still(memory: Any, given: Mapping[str, Any]) -> None:
+def _note_unchanged_memory(memory: Any, given: Mapping[str, Any]) -> None:
     targets = given.get("targets")
     if isinstance(targets, Tensor) and len(targets) and bool((targets >= 0).any()):
         remarks.append(f"memory {type(memory).__name__}: the update after a step changed nothing in it")
@@ -134,24 +134,24 @@ def _still(memory: Any, given: Mapping[str, Any]) -> None:
 # ---- results
 
 
-def _need(condition: bool, message: str) -> None:
+def _require(condition: bool, message: str) -> None:
     if not condition:
         raise Broken(message)
 
 
-def _tensor(result: Any, shape: Sequence[int | None], wanted: str, beside: Any, found: str = "it returned") -> None:
-    """Raise unless ``result`` is a float tensor of a shape (None: any length) on the device of ``beside``."""
+def _tensor(result: Any, shape: Sequence[int | None], wanted: str, reference: Any, found: str = "it returned") -> None:
+    """Raise unless ``result`` is a float tensor of a shape (None: any length) on the device of ``reference``."""
     alien = " of numpy, no tensor" if isinstance(result, np.ndarray | np.generic) else ""
-    _need(isinstance(result, Tensor), f"{found} {what(result)}{alien}, not {wanted}")
+    _require(isinstance(result, Tensor), f"{found} {describe_value(result)}{alien}, not {wanted}")
     right = len(result.shape) == len(shape) and all(b in (None, a) for a, b in zip(result.shape, shape))
-    _need(right, f"{found} {what(result)}, not {wanted}")
-    _need(
+    _require(right, f"{found} {describe_value(result)}, not {wanted}")
+    _require(
         result.dtype in (torch.float32, torch.float16, torch.bfloat16),
-        f"{found} {what(result)}, not {wanted} of float32 (or half precision, where the stage computes so)",
+        f"{found} {describe_value(result)}, not {wanted} of float32 (or half precision, where the stage computes so)",
     )
-    others = list(_tensors(beside))
+    others = list(_tensors(reference))
     if others:
-        _need(
+        _require(
             result.device == others[0].device,
             f"{found} a tensor on {result.device}, but was given one on {others[0].device}",
         )
@@ -178,7 +178,7 @@ def _network_input(component: Any, result: Any, given: Mapping[str, Any]) -> Non
     images = next(_tensors(dict(given)))
     size = tuple(images.shape)
     _tensor(result, size, f"images of the size that it was given, {size}", images)
-    _need(result.dtype == torch.float32, f"it returned {what(result)}; a network takes float32")
+    _require(result.dtype == torch.float32, f"it returned {describe_value(result)}; a network takes float32")
 
 
 def _map(component: Any, result: Any, given: Mapping[str, Any]) -> None:
@@ -189,12 +189,12 @@ def _map(component: Any, result: Any, given: Mapping[str, Any]) -> None:
 
 def _features(component: Any, result: Any, given: Mapping[str, Any]) -> None:
     maps = next(_tensors(dict(given)))
-    _need(isinstance(result, Features), f"it returned {what(result)}, not Features with `embed` among them")
+    _require(isinstance(result, Features), f"it returned {describe_value(result)}, not Features with `embed` among them")
     dims = component.dims
     missing = [name for name in ("embed", *dims) if name not in result]
-    _need(not missing, f"it returned no {', '.join(missing)}, which its `dims` name (it returned {', '.join(result)})")
+    _require(not missing, f"it returned no {', '.join(missing)}, which its `dims` name (it returned {', '.join(result)})")
     shown = [name for name in getattr(component, "figures", ()) if name not in result]
-    _need(not shown, f"it returned no {', '.join(shown)}, which its `figures` name")
+    _require(not shown, f"it returned no {', '.join(shown)}, which its `figures` name")
     for name, feature in result.items():
         wanted = f"a feature of {len(maps)} images" + (f" and {dims[name]} numbers each (`dims`)" if name in dims else "")
         found = f"its {name} is"
@@ -213,37 +213,37 @@ def _scores(component: Any, result: Any, given: Mapping[str, Any]) -> None:
 
 def _provided(component: Any, result: Any, given: Mapping[str, Any]) -> None:
     missing = [name for name in sorted(getattr(component, "provides", ())) if not hasattr(component, name)]
-    _need(not missing, f"after it the memory has no {', '.join(missing)}, which it promises in `provides`")
+    _require(not missing, f"after it the memory has no {', '.join(missing)}, which its `provides` declares")
 
 
 def _scalar(component: Any, result: Any, given: Mapping[str, Any]) -> None:
     _tensor(result, (), "a scalar", dict(given))
     trained = any(tensor.requires_grad for tensor in _tensors(dict(given)))
-    _need(result.requires_grad or not (trained and torch.is_grad_enabled()), "the scalar that it returned has no gradient")
+    _require(result.requires_grad or not (trained and torch.is_grad_enabled()), "the scalar that it returned has no gradient")
 
 
 def _scalars(component: Any, result: Any, given: Mapping[str, Any]) -> None:
-    _need(not isinstance(result, Mapping) or bool(result), "it returned no value at all")
+    _require(not isinstance(result, Mapping) or bool(result), "it returned no value at all")
     for name, value in result.items() if isinstance(result, Mapping) else [("", result)]:
-        _tensor(value, (), "a scalar", dict(given), f"its {plain(name)} is" if name else "it returned")
+        _tensor(value, (), "a scalar", dict(given), f"its {one_line(name)} is" if name else "it returned")
 
 
 def _labels(component: Any, result: Any, given: Mapping[str, Any]) -> None:
     images = next(iter(given.values())).shape[0]
     labels = np.asarray(result)
-    _need(labels.shape == (images,), f"it returned {what(result)}, not labels ({images},)")
-    _need(labels.dtype.kind in "iu", f"it returned labels of {labels.dtype}, not int64")
+    _require(labels.shape == (images,), f"it returned {describe_value(result)}, not labels ({images},)")
+    _require(labels.dtype.kind in "iu", f"it returned labels of {labels.dtype}, not int64")
     _gapless(labels)
     if getattr(component, "outliers", "") == "never":
-        _need(bool((labels >= 0).all()), f"it left {int((labels < 0).sum())} outliers, but declares `outliers` never")
+        _require(bool((labels >= 0).all()), f"it left {int((labels < 0).sum())} outliers, but declares `outliers` never")
 
 
 def _gapless(labels: np.ndarray) -> None:
     if not len(labels):
         return
-    _need(int(labels.min()) >= -1, f"a label is {labels.min()}; an outlier is -1, the others start at 0")
+    _require(int(labels.min()) >= -1, f"a label is {labels.min()}; an outlier is -1, the others start at 0")
     used = np.unique(labels[labels >= 0])
-    _need(
+    _require(
         not len(used) or int(used[-1]) == len(used) - 1,
         f"its labels have gaps: {len(used)} labels, the largest is {used[-1] if len(used) else -1}",
     )
@@ -251,23 +251,23 @@ def _gapless(labels: np.ndarray) -> None:
 
 def _refined(component: Any, result: Any, given: Mapping[str, Any]) -> None:
     images = len(next(iter(given.values())).labels)
-    _need(isinstance(result, LabelSet), f"it returned {what(result)}, not a LabelSet")
+    _require(isinstance(result, LabelSet), f"it returned {describe_value(result)}, not a LabelSet")
     labels = result.labels
     right = isinstance(labels, np.ndarray) and labels.dtype == np.int64 and labels.shape == (images,)
-    _need(right, f"it returned labels {what(labels)}, not int64 ({images},)")
+    _require(right, f"it returned labels {describe_value(labels)}, not int64 ({images},)")
     _gapless(labels)
     if getattr(component, "outliers", "") == "never":
-        _need(bool((labels >= 0).all()), f"it left {int((labels < 0).sum())} outliers, but declares `outliers` never")
+        _require(bool((labels >= 0).all()), f"it left {int((labels < 0).sum())} outliers, but declares `outliers` never")
     before = next(iter(given.values())).arrays()
     there = result.arrays()
     promised = frozenset(getattr(component, "provides", ()))
-    _need(promised <= set(there), f"it gave no {', '.join(sorted(promised - set(there)))}, which it promises in `provides`")
-    unsaid = sorted(set(there) - promised - set(before))
-    _need(not unsaid, f"it gave {', '.join(unsaid)}, of which its `provides` says nothing")
+    _require(promised <= set(there), f"it gave no {', '.join(sorted(promised - set(there)))}, which its `provides` declares")
+    undeclared = sorted(set(there) - promised - set(before))
+    _require(not undeclared, f"it gave {', '.join(undeclared)}, which its `provides` does not declare")
     for name, array in there.items():
         whole = isinstance(array, np.ndarray) and array.shape[:1] == (images,)
-        _need(whole, f"its {name} is {what(array)}, not an array of {images} images")
-        _need(array.dtype.kind != "f" or bool(np.isfinite(array).all()), f"its {name} has NaN or infinite numbers")
+        _require(whole, f"its {name} is {describe_value(array)}, not an array of {images} images")
+        _require(array.dtype.kind != "f" or bool(np.isfinite(array).all()), f"its {name} has NaN or infinite numbers")
     _weights(result.weights, images)
     _soft(result.soft_targets, labels, images, result.count)
 
@@ -275,25 +275,26 @@ def _refined(component: Any, result: Any, given: Mapping[str, Any]) -> None:
 def _weights(weights: np.ndarray | None, images: int) -> None:
     if weights is None:
         return
-    _need(weights.shape == (images,), f"its weights are {what(weights)}, not ({images},)")
+    _require(weights.shape == (images,), f"its weights are {describe_value(weights)}, not ({images},)")
     right = bool(((weights >= 0) & (weights <= 1)).all())
-    _need(right, f"its weights reach from {weights.min()} to {weights.max()}, not 0 to 1")
+    _require(right, f"its weights reach from {weights.min()} to {weights.max()}, not 0 to 1")
 
 
 def _soft(soft: np.ndarray | None, labels: np.ndarray, images: int, count: int) -> None:
     if soft is None:
         return
-    _need(soft.shape == (images, count), f"its soft targets are {what(soft)}, not ({images}, {count})")
+    _require(soft.shape == (images, count), f"its soft targets are {describe_value(soft)}, not ({images}, {count})")
     sums = soft[labels >= 0].sum(1)
     right = bool((soft >= 0).all()) and (not len(sums) or float(np.abs(sums - 1).max()) < 1e-3)
-    _need(right, "its soft targets are no probabilities: the row of an image in a cluster has no negative number and sums to 1")
+    rule = "the row of an image in a cluster has no negative number and sums to 1"
+    _require(right, f"its soft targets are not probabilities: {rule}")
 
 
 def _ignored(component: Any, result: Any, given: Mapping[str, Any]) -> None:
     ids = [np.asarray(value) for value in given.values()]
     wanted = (len(ids[0]), len(ids[1]))
     right = isinstance(result, np.ndarray) and result.dtype == np.bool_ and result.shape == wanted
-    _need(right, f"it returned {what(result)}, not booleans {wanted}")
+    _require(right, f"it returned {describe_value(result)}, not booleans {wanted}")
 
 
 _CHECKS: dict[str, Callable[[Any, Any, Mapping[str, Any]], None]] = {

@@ -15,9 +15,9 @@ from typing import Any
 
 from reidx.errors import ConfigError, PluginError, excerpt, suggest
 from reidx.outline.outline import outline
-from reidx.registry.constructor import unusable
-from reidx.registry.describing import plain, raised_on_purpose
-from reidx.registry.loading import named
+from reidx.registry.constructor import constructor_fault
+from reidx.registry.describing import one_line, raised_on_purpose
+from reidx.registry.loading import report_if_slow
 
 SLOW = 10.0
 """Seconds after which a slow import of a component's module, with its dependencies, is reported."""
@@ -70,21 +70,21 @@ KINDS: dict[str, Kind] = {
         ),
         Kind(
             "fusion",
-            "the map of a network and, if asked, a teacher's",
+            "the map of a network and, for an argument `teacher`, a teacher's",
             "Features: named tensors and `embed`",
             ("in_channels", "tail"),
             results={"forward": "features"},
         ),
         Kind(
             "distance",
-            "a bank of features (N,D), or of several views",
+            "features (N,D), or several of them by name",
             "sparse graph of distances (N,N)",
             ("device", "sharded"),
             early=True,
         ),
         Kind(
             "clusterer",
-            "a graph or a bank",
+            "a graph, or features",
             "labels (N,) int64, -1 = outlier, 0..K-1 without gaps",
             ("seed",),
             results={"__call__": "labels"},
@@ -92,7 +92,7 @@ KINDS: dict[str, Kind] = {
         ),
         Kind(
             "refiner",
-            "labels, bank, graph, history",
+            "labels, features, graph, history",
             "labels, per-sample weights, soft targets",
             ("device", "sharded"),
             results={"__call__": "label set"},
@@ -122,7 +122,7 @@ KINDS: dict[str, Kind] = {
         Kind(
             "protocol",
             "ids and cameras of query and gallery",
-            "which gallery images a query ignores",
+            "a mask of the gallery images that each query ignores",
             results={"ignored": "ignored"},
             early=True,
         ),
@@ -189,7 +189,7 @@ class Entry:
             if isinstance(error, PluginError):
                 raise PluginError(f"{where}: {error}.") from error
             raise PluginError(
-                f"{where} cannot be imported: {type(error).__name__}: {plain(error)}. "
+                f"{where} cannot be imported: {type(error).__name__}: {one_line(error)}. "
                 f"Install the missing package, or fix {module_name}."
             ) from error
         try:
@@ -203,11 +203,11 @@ class Entry:
     def _imported(self, module: str) -> Any:
         if not self.namespace or module in sys.modules:
             return importlib.import_module(module)
-        said = f"reidx: loading {self.kind} {self.name} (from {self.distribution}, module {module})"
+        name = f"reidx: loading {self.kind} {self.name} (from {self.distribution}, module {module})"
         advice = "leave the plugin out with REIDX_PLUGINS, a list of the others"
-        return named(said, advice, lambda: importlib.import_module(module), SLOW)
+        return report_if_slow(name, advice, lambda: importlib.import_module(module), SLOW)
 
-    def declared(self) -> type:
+    def class_or_outline(self) -> type:
         """Return the class, or its outline (:mod:`reidx.outline.outline`) if torch is not imported yet.
 
         Both have the signatures and the contract. Raises as :meth:`load` if there is no outline.
@@ -222,7 +222,7 @@ class Entry:
 
 @functools.cache  # a config looks at the same few classes thousands of times
 def _fault_of(kind: str, component: type) -> str:
-    return unusable(kind, component, {name: CONTEXT[name] for name in KINDS[kind].context})
+    return constructor_fault(kind, component, {name: CONTEXT[name] for name in KINDS[kind].context})
 
 
 class Registry:
@@ -269,7 +269,7 @@ class Registry:
             )
         raise ConfigError(f"There is no {kind} called {excerpt(name)!r}. {self._advice(name, kind)}")
 
-    def named(self, name: str) -> list[Entry]:
+    def with_name(self, name: str) -> list[Entry]:
         """Return the entries with the given name, of all kinds; raises as :meth:`find` if there are none."""
         if found := [e for e in self.entries() if e.name == name]:
             return found

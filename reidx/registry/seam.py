@@ -1,9 +1,9 @@
-"""Calls of components: errors are attributed to the component, and results are checked.
+"""Calls of components, which attribute errors to the component and check its results.
 
 All calls go through :func:`call`. An error in a plugin's component becomes one message with the component, its plugin, the
 fault, the line in the plugin, the inputs, and the required result of its kind. An error in a core component keeps its type
 (the command line reports it as a bug of reidx), with a note that names the component. Type and shape of a plugin's results
-are checked at each call; under :func:`watching` all checks of :mod:`reidx.registry.promises` run.
+are checked at each call; under :func:`full_checks` all checks of :mod:`reidx.registry.promises` run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from reidx.errors import NO_ROOM, PEER_GONE, Broken, PluginError, ReidxError, Terminated, out_of_memory
 from reidx.registry.constructor import place_of
-from reidx.registry.describing import code_of, described, plain, raised_on_purpose
+from reidx.registry.describing import code_of, describe_arguments, one_line, raised_on_purpose
 from reidx.registry.registry import KINDS, Entry
 
 T = TypeVar("T")
@@ -30,10 +30,10 @@ T = TypeVar("T")
 _built: dict[tuple[str, type], Entry] = {}
 """Entries of the components built so far, by kind and class, so that copies of an instance are found too."""
 
-_watched: ContextVar[bool] = ContextVar("watched", default=False)
+_full_checks: ContextVar[bool] = ContextVar("full_checks", default=False)
 
 
-def built(entry: Entry, component: Any) -> Any:
+def record_built(entry: Entry, component: Any) -> Any:
     """Record that ``entry`` built ``component``, and return it."""
     _built[entry.kind, type(component)] = entry
     return component
@@ -45,17 +45,17 @@ def kind_of(component: Any) -> str:
 
 
 @contextlib.contextmanager
-def watching(on: bool = True) -> Iterator[None]:
+def full_checks(on: bool = True) -> Iterator[None]:
     """Context in which :func:`call` runs all checks, at the cost of a second pass over inputs and results."""
-    before = _watched.set(on)
+    before = _full_checks.set(on)
     try:
         yield
     finally:
-        _watched.reset(before)
+        _full_checks.reset(before)
 
 
 def call(kind: str, component: Any, action: str, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-    """Call ``function`` of ``component`` and return its result; raises as :func:`asked` does.
+    """Call ``function`` of ``component`` and return its result; raises as :func:`call_attributed` does.
 
     ``action`` names the call, for messages and for :mod:`reidx.registry.promises`. An object that was not built from a
     config is called without checks.
@@ -63,21 +63,21 @@ def call(kind: str, component: Any, action: str, function: Callable[..., T], /, 
     entry = _built.get((kind, type(component)))
     if entry is None:
         return function(*args, **kwargs)
-    watched = _watched.get()
-    if not watched and not entry.namespace:
-        return asked(entry, action, function, *args, **kwargs)
-    from reidx.registry.promises import kept, shaped  # imports torch
+    full = _full_checks.get()
+    if not full and not entry.namespace:
+        return call_attributed(entry, action, function, *args, **kwargs)
+    from reidx.registry.promises import fully_checked_call, shape_checked_call  # imports torch
 
-    look = kept if watched else shaped
-    return asked(entry, action, functools.partial(look, entry, component, action, function), *args, **kwargs)
+    checked_call = fully_checked_call if full else shape_checked_call
+    return call_attributed(entry, action, functools.partial(checked_call, entry, component, action, function), *args, **kwargs)
 
 
-def calling(kind: str, component: Any, action: str) -> Callable[..., Any]:
+def checked_method(kind: str, component: Any, action: str) -> Callable[..., Any]:
     """Return the method ``action`` of a component as a function that goes through :func:`call`."""
     return functools.partial(call, kind, component, action, getattr(component, action))
 
 
-def asked(entry: Entry, action: str, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+def call_attributed(entry: Entry, action: str, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
     """Call ``function``, code of the component of ``entry``, and return its result.
 
     An error in a plugin's component is raised as a :class:`PluginError` with all details. Errors of reidx, and any error of
@@ -87,19 +87,19 @@ def asked(entry: Entry, action: str, function: Callable[..., T], /, *args: Any, 
     try:
         return function(*args, **kwargs)
     except BaseException as error:
-        told = blamed(entry, action, function, args, kwargs, error)
-        if told is error:
+        raised = attribute_error(entry, action, function, args, kwargs, error)
+        if raised is error:
             raise
-        raise told from error
+        raise raised from error
 
 
-def blamed(
+def attribute_error(
     entry: Entry, action: str, function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], error: BaseException
 ) -> BaseException:
-    """Return the exception to raise for an error in a component's code (see :func:`asked`)."""
-    if vars(error).get("blamed") or _outside(entry, error):
+    """Return the exception to raise for an error in a component's code (see :func:`call_attributed`)."""
+    if vars(error).get("attributed") or _not_at_fault(entry, error):
         return error
-    vars(error)["blamed"] = True
+    vars(error)["attributed"] = True
     code = code_of(function)
     who = f"{entry.kind} {entry.name} (from {entry.distribution})"
     contract = contract_of_kind(entry.kind)
@@ -107,23 +107,24 @@ def blamed(
         if entry.namespace:
             line = own_line(entry, error, code)
             # an error that it raised itself is deliberate; one from deeper code may be a misuse of that code
-            _note(error, f"It came out of {who}, {action} ({line}).{f' {contract}.' if 'raised in' in line else ''}")
+            _note(error, f"It was raised in {who}, {action} ({line}).{f' {contract}.' if 'raised in' in line else ''}")
         return error
-    given = f"{contract}; it was given {described(code, args, kwargs) or 'nothing'}."
+    given = f"{contract}; it was given {describe_arguments(code, args, kwargs) or 'nothing'}."
     if not entry.namespace and isinstance(error, Exception) and not isinstance(error, StopIteration | Broken):
         _note(error, f"It was in {action} of {who}. {given}")
         return error
-    how = "broke a promise in" if isinstance(error, Broken) else "failed in"
+    how = "violated its contract in" if isinstance(error, Broken) else "failed in"
     at = _in_brackets(own_line(entry, error, code))
-    said = f"{who} {how} {action}: {_said(error)}{at}. {given}"
-    told: Exception = RuntimeError(said)
+    message = f"{who} {how} {action}: {_error_text(error)}{at}. {given}"
+    raised: Exception = RuntimeError(message)
     if entry.namespace:
-        told = PluginError(f"{said} This is a bug in the plugin, not in its input: fix it there, or report it to its authors.")
-    vars(told)["blamed"] = True
-    return told
+        advice = "This is a bug in the plugin, not in its input: fix it there, or report it to its authors."
+        raised = PluginError(f"{message} {advice}")
+    vars(raised)["attributed"] = True
+    return raised
 
 
-def in_use(module: str) -> list[Entry]:
+def entries_built_from(module: str) -> list[Entry]:
     """Return the entries of the components built from a module's classes."""
     return [entry for entry in _built.values() if entry.component.target.partition(":")[0] == module]
 
@@ -172,38 +173,38 @@ def _folder(entry: Entry) -> str:
     return str(Path(home).parent) + os.sep if home.endswith("__init__.py") else home
 
 
-def _outside(entry: Entry, error: BaseException) -> bool:
+def _not_at_fault(entry: Entry, error: BaseException) -> bool:
     """Return True if an error was not caused by the component that it passed through."""
     if isinstance(error, Terminated | BrokenExecutor) or out_of_memory(error):
         return True
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return True
-    if isinstance(error, RuntimeError) and "DataLoader worker" in plain(error):
+    if isinstance(error, RuntimeError) and "DataLoader worker" in one_line(error):
         return True
     processes = sys.modules.get("reidx.distributed")
     together = isinstance(error, RuntimeError) and processes is not None and processes.count() > 1
-    if together and any(sign in plain(error) for sign in PEER_GONE):
+    if together and any(sign in one_line(error) for sign in PEER_GONE):
         return True
     if type(error).__module__.startswith(("torch._dynamo", "torch.utils.checkpoint")):  # how torch leaves a forward pass
         return True
     handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()}
     if any(frame.f_code in handlers for frame, _ in traceback.walk_tb(error.__traceback__)):
         return True
-    return isinstance(error, KeyboardInterrupt) and not _raised_it(entry, error)
+    return isinstance(error, KeyboardInterrupt) and not _raised_deliberately(entry, error)
 
 
-def _raised_it(entry: Entry, error: BaseException) -> bool:
+def _raised_deliberately(entry: Entry, error: BaseException) -> bool:
     """Return True if a plugin's own code raised an error."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return bool(entry.namespace) and _is_own(entry, frames[-1]) and raised_on_purpose(error)
 
 
-def _said(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     if isinstance(error, Broken):
         return str(error)
     if isinstance(error, SystemExit):
-        return f"it exits the program (SystemExit: {plain(error)})"
-    return f"{type(error).__name__}: {plain(error)}".removesuffix(": ")
+        return f"it exits the program (SystemExit: {one_line(error)})"
+    return f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")
 
 
 def _note(error: BaseException, note: str) -> None:

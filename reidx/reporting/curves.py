@@ -79,7 +79,7 @@ class Curves:
         why = f"log: {package} is not installed: pip install {package}"
         if not default:
             raise ConfigError(f"{self.config.place(('log',))}: {why}, or remove it from the list.")
-        self.reporter.say(f"no curves; {why}")
+        self.reporter.message(f"no curves; {why}")
         return False
 
     def open(self, fresh: bool) -> None:
@@ -143,7 +143,7 @@ class Curves:
             do(*given)
         except Exception as error:
             self.sinks.pop(name, None)
-            self.reporter.say(f"log: {name} failed and is disabled until the run is resumed: {error}")
+            self.reporter.message(f"log: {name} failed and is disabled until the run is resumed: {error}")
             return False
         return True
 

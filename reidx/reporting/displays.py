@@ -108,7 +108,7 @@ class Display:
     def close(self) -> None:
         """Handle the end of the experiment, successful or not."""
 
-    def tell(self, event: str, text: str | None, facts: Mapping[str, Any]) -> None:
+    def handle_event(self, event: str, text: str | None, facts: Mapping[str, Any]) -> None:
         """Handle an event: ``text`` for a person (None: no text), ``facts`` for a program."""
 
     def begin(self, work: Work) -> None:
@@ -129,7 +129,7 @@ class Lines(Display):
 
     every = 60.0
 
-    def tell(self, event: str, text: str | None, facts: Mapping[str, Any]) -> None:
+    def handle_event(self, event: str, text: str | None, facts: Mapping[str, Any]) -> None:
         if text is not None:
             self._print(text)
 
@@ -160,19 +160,19 @@ class Events(Display):
     def close(self) -> None:
         warnings.showwarning = self._showwarning
 
-    def tell(self, event: str, text: str | None, facts: Mapping[str, Any]) -> None:
+    def handle_event(self, event: str, text: str | None, facts: Mapping[str, Any]) -> None:
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         place = {"time": now, "event": event, "stage": self.stage, "epoch": self.epoch}
         print(json_line({**place, **facts}), file=self.console.file, flush=True)
 
     def show(self, work: Work) -> None:
         facts = {"what": work.what, "done": work.done, "total": work.total, "unit": work.unit, "values": work.facts}
-        self.tell("progress", None, {**facts, **ahead(self.forecast)})
+        self.handle_event("progress", None, {**facts, **ahead(self.forecast)})
 
     def _warn(self, message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if str(message) not in self._warned:  # Python repeats warnings whenever a library changes the filters
             self._warned.add(str(message))
-            self.tell("warning", None, {"text": str(message), "category": category.__name__})
+            self.handle_event("warning", None, {"text": str(message), "category": category.__name__})
 
 
 class Bars(Display):
@@ -196,7 +196,7 @@ class Bars(Display):
         self.run = None
         self._stop_if_idle()
 
-    def tell(self, event: str, text: str | None, facts: Mapping[str, Any]) -> None:
+    def handle_event(self, event: str, text: str | None, facts: Mapping[str, Any]) -> None:
         if text is not None:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
         self._show_run()

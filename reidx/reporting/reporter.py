@@ -41,9 +41,9 @@ class Reporter:
         self.mode: Mode = shown if distributed.rank() == 0 else "quiet"
         self.display = DISPLAYS[self.mode](console)
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Print one line that stays."""
-        self.display.tell("message", text, {"text": text})
+        self.display.handle_event("message", text, {"text": text})
 
     # ---- the run's position
 
@@ -53,7 +53,7 @@ class Reporter:
         self.display.forecast = Forecast(stages)
         self.display.open()
         plan = [{"name": stage.name, "epochs": stage.epochs, "iters": stage.iters} for stage in stages]
-        self.display.tell("run_start", None, {"stages": plan, **facts})
+        self.display.handle_event("run_start", None, {"stages": plan, **facts})
         try:
             with warnings.catch_warnings():
                 if distributed.rank() > 0:
@@ -67,11 +67,11 @@ class Reporter:
         self.display.stage, self.display.epoch = stage.name, None
         if done is None:
             self.display.forecast.at(stage.name, -1)
-            self.display.tell("stage_start", f"stage {stage.name}", {"epochs": stage.epochs, "iters": stage.iters})
+            self.display.handle_event("stage_start", f"stage {stage.name}", {"epochs": stage.epochs, "iters": stage.iters})
         else:
             self.display.forecast.recall(stage.name, done)
             self.display.forecast.at(stage.name, stage.epochs)
-            self.display.tell("stage_skipped", f"stage {stage.name}: finished earlier", {})
+            self.display.handle_event("stage_skipped", f"stage {stage.name}: finished earlier", {})
 
     def resumed(self, history: Sequence[Report]) -> None:
         """Record the epochs of the stage that an earlier session of the run has committed."""
@@ -85,16 +85,16 @@ class Reporter:
     def epoch_ends(self, entry: Report, text: str) -> None:
         """Report a committed epoch: ``entry`` for a program, ``text`` for a person."""
         facts = {"entry": entry, "images_per_second": images_per_second(entry), **ahead(self.display.forecast)}
-        self.display.tell("epoch_end", " · ".join([text, *remaining(self.display.forecast)]), facts)
+        self.display.handle_event("epoch_end", " · ".join([text, *remaining(self.display.forecast)]), facts)
 
     def evaluated(self, metrics: Report, text: str | None = None) -> None:
         """Report the metrics of an evaluation."""
-        self.display.tell("evaluation", text, {"metrics": metrics})
+        self.display.handle_event("evaluation", text, {"metrics": metrics})
 
     def run_ends(self, metrics: Report, seconds: float) -> None:
         """Report the end of the experiment."""
         self.display.stage = self.display.epoch = None
-        self.display.tell("run_end", None, {"metrics": metrics, "seconds": seconds})
+        self.display.handle_event("run_end", None, {"metrics": metrics, "seconds": seconds})
 
     # ---- its current work
 

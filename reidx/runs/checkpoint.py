@@ -182,10 +182,10 @@ def checksum_of(path: Path) -> str | None:
     return None
 
 
-def to_resume_from(folder: Path, say: Callable[[str], None]) -> Path | None:
+def to_resume_from(folder: Path, message: Callable[[str], None]) -> Path | None:
     """Newest complete checkpoint in a stage's folder, or None if there are no checkpoints.
 
-    Reports damaged checkpoints through ``say``. Raises :class:`CheckpointError` if checkpoints exist but none is complete,
+    Reports damaged checkpoints through ``message``. Raises :class:`CheckpointError` if checkpoints exist but none is complete,
     because only the user can decide to train the stage from its start.
     """
     there, found = numbered(folder), newest(folder)
@@ -198,7 +198,7 @@ def to_resume_from(folder: Path, say: Callable[[str], None]) -> Path | None:
             f"{names}: damaged, or missing their checksums, and there is no other checkpoint. Restore one of them, or delete "
             "them to train the stage from its start."
         )
-    say(f"{names}: damaged, or missing its checksum; continuing from {found.name}")
+    message(f"{names}: damaged, or missing its checksum; continuing from {found.name}")
     return found
 
 

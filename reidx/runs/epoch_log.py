@@ -20,7 +20,7 @@ class EpochLog:
     """Log of a stage's epochs at ``path``; ``also`` (the curves) receives each entry.
 
     The checkpoints hold the same history and take precedence: :meth:`begin` rewrites the file from it, so a torn or missing
-    last line does no harm. A line that cannot be written is reported through ``say`` and written with the next one; the run
+    last line does no harm. A line that cannot be written is reported through ``message`` and written with the next one; the run
     continues. Each line ends with the fields of ``of``, which identify the run.
     """
 
@@ -28,10 +28,10 @@ class EpochLog:
         self,
         path: Path,
         also: Callable[[Report], object] = lambda entry: None,
-        say: Callable[[str], object] = lambda text: None,
+        message: Callable[[str], object] = lambda text: None,
         of: Mapping[str, Any] | None = None,
     ) -> None:
-        self.path, self.also, self.say, self.of = path, also, say, of or {}
+        self.path, self.also, self.message, self.of = path, also, message, of or {}
         self._entries: list[Report] = []
         self._whole = True
 
@@ -55,7 +55,7 @@ class EpochLog:
             self._whole = True
         except (OSError, RunError) as error:
             self._whole = False
-            self.say(f"{self.path} is missing epoch {entry['epoch']:.0f}, which the checkpoint has: {error}")
+            self.message(f"{self.path} is missing epoch {entry['epoch']:.0f}, which the checkpoint has: {error}")
         self.also(entry)
 
     def _write(self) -> None:

@@ -29,9 +29,9 @@ class FirstFeatures:
     """
 
     def __init__(
-        self, folder: Path, config: Config, stage: Stage, provenance: Mapping[str, Any], say: Callable[[str], None]
+        self, folder: Path, config: Config, stage: Stage, provenance: Mapping[str, Any], message: Callable[[str], None]
     ) -> None:
-        self.folder, self.config, self.provenance, self.say = folder, config, provenance, say
+        self.folder, self.config, self.provenance, self.message = folder, config, provenance, message
         self.model = dataclasses.asdict(stage.model)
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -47,9 +47,9 @@ class FirstFeatures:
         name = self.folder / tree_hash(facts)
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(locked(name.with_suffix(".lock"), wait=True, say=self.say))
+                stack.enter_context(locked(name.with_suffix(".lock"), wait=True, message=self.message))
             except OSError as error:
-                self.say(f"{self.folder}: features cannot be shared with other runs ({error})")
+                self.message(f"{self.folder}: features cannot be shared with other runs ({error})")
                 return extract()
             kept = {feature: name.with_name(f"{name.name}-{feature}.pth") for feature in sorted(names)}
             try:
@@ -57,13 +57,13 @@ class FirstFeatures:
                     images = self.provenance["data"][domain][split]["images"]
                     return {feature: _read(path, name.name, feature, images) for feature, path in kept.items()}
             except CheckpointError as error:
-                self.say(f"{error}; the features are extracted again")
+                self.message(f"{error}; the features are extracted again")
             features = extract()
             try:
                 for feature, path in kept.items():
                     checkpoints.save(path, {"bank": features[feature], "of": name.name, "feature": feature})
             except (OSError, RunError) as error:
-                self.say(f"{self.folder}: features cannot be saved for other runs ({error})")
+                self.message(f"{self.folder}: features cannot be saved for other runs ({error})")
             return features
 
     def _facts(self, domain: str, split: str, how: Mapping[str, Any]) -> dict[str, Any]:

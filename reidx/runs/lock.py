@@ -32,12 +32,12 @@ class InUse(ConfigError):
 
 
 @contextlib.contextmanager
-def locked(path: Path, wait: bool = False, say: Callable[[str], object] = lambda text: None) -> Iterator[IO[str]]:
+def locked(path: Path, wait: bool = False, message: Callable[[str], object] = lambda text: None) -> Iterator[IO[str]]:
     """Context manager that holds the lock file ``path`` exclusively; the file is created if missing and stays.
 
     The kernel releases the lock when the process ends for any reason. A program that inherits the open file (``pass_fds``)
     holds the lock too; a forked child does not. ``wait`` blocks until the lock is free. On a file system without locks,
-    ``say`` receives a warning and no lock is taken.
+    ``message`` receives a warning and no lock is taken.
 
     Raises:
         InUse: another process holds the lock, and ``wait`` is not set.
@@ -52,7 +52,7 @@ def locked(path: Path, wait: bool = False, say: Callable[[str], object] = lambda
                 raise InUse(f"{path} is held by {holder}", holder) from None
             if error.errno not in NO_LOCKS:
                 raise
-            say(f"{path.parent}: the file system has no locks. Make sure that no other process works in this folder.")
+            message(f"{path.parent}: the file system has no locks. Make sure that no other process works in this folder.")
             yield file
             return
         _held.add(file.fileno())
@@ -65,7 +65,7 @@ def locked(path: Path, wait: bool = False, say: Callable[[str], object] = lambda
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path, work: str, say: Callable[[str], object] = lambda text: None) -> Iterator[IO[str]]:
+def exclusive_folder(folder: Path, work: str, message: Callable[[str], object] = lambda text: None) -> Iterator[IO[str]]:
     """Context manager that locks ``folder``, created if missing, for ``work`` ("being trained in").
 
     Raises :class:`InUse` with a message for the user, and :class:`OSError` as :func:`locked` does.
@@ -73,10 +73,10 @@ def alone_in(folder: Path, work: str, say: Callable[[str], object] = lambda text
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(locked(folder / LOCK, say=say))
+            file = stack.enter_context(locked(folder / LOCK, message=message))
         except InUse as error:
-            message = f"{folder} is {work} ({error.holder}). Wait for it to end, stop it, or name another folder (--work-dir)."
-            raise InUse(message, error.holder) from None
+            refusal = f"{folder} is {work} ({error.holder}). Wait for it to end, stop it, or name another folder (--work-dir)."
+            raise InUse(refusal, error.holder) from None
         yield file
 
 
@@ -104,7 +104,7 @@ def _holder(file: IO[str]) -> str:
     return "another process"
 
 
-def _let_go() -> None:
+def _release_all_locks() -> None:
     """Release all locks in a forked child, which could otherwise keep them after its parent has ended."""
     for descriptor in _held:
         with contextlib.suppress(OSError), open(os.devnull, "rb") as nothing:
@@ -112,4 +112,4 @@ def _let_go() -> None:
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_release_all_locks)

@@ -25,7 +25,7 @@ from reidx.outline.source import source_digest
 from reidx.registry.discovery import plugins
 from reidx.registry.plugin import Plugin
 from reidx.runs import checkpoint as checkpoints
-from reidx.runs.lock import alone_in
+from reidx.runs.lock import exclusive_folder
 from reidx.runs.named_files import by_content, digests_of
 from reidx.runs.record_form import FORMAT, is_record, refuse_other_format
 from reidx.runs.stamp import Stamp
@@ -48,8 +48,8 @@ WARNED = ("torch", "threads")
 class RunManifest:
     """The record of a run in its folder: read, compared with the present provenance, and written.
 
-    ``resumed`` lists the changes of provenance, one mapping (name to ``old → new``) per resumption. Once the folder is
-    claimed, ``provenance`` is the present one, and ``stamps`` holds the stamp that each stage's files must have, by stage
+    ``resumed`` lists the changes of provenance, one mapping (name to ``old → new``) per resumption. After
+    :meth:`write`, ``provenance`` is the present one, and ``stamps`` holds the stamp that each stage's files must have, by stage
     name; None for a stage that was started without a record.
     """
 
@@ -61,11 +61,11 @@ class RunManifest:
         self.stamps: dict[str, Stamp | None] = {}
         self._earlier: dict[str, Any] | None = None
         self._lock = ExitStack()
-        self._claimed = False
+        self._created_record = False
 
     @property
     def is_resumed(self) -> bool:
-        """True if the folder holds a run to be resumed; valid after :meth:`admit`."""
+        """True if the folder holds a run to be resumed; valid after :meth:`open`."""
         return self._earlier is not None
 
     @property
@@ -76,13 +76,13 @@ class RunManifest:
         found = kept.items() if isinstance(kept, dict) else ()
         return {stage: precision for stage, precision in found if precision in ("fp32", "bf16")}
 
-    def admit(self, say: Callable[[str], object] = lambda text: None) -> None:
+    def open(self, message: Callable[[str], object] = lambda text: None) -> None:
         """Create and lock the folder, and read its record; :meth:`close` unlocks it. Cheap, so it precedes reading the data.
 
         Raises :class:`ConfigError` if the folder is unusable, holds another run, or is being trained in.
         """
         try:
-            self._lock.enter_context(alone_in(self.folder, "being trained in", say))
+            self._lock.enter_context(exclusive_folder(self.folder, "being trained in", message))
             text = self.path.read_text(encoding="utf-8") if self.path.exists() else None
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "its record is not a text file"
@@ -109,15 +109,15 @@ class RunManifest:
 
     @property
     def threads(self) -> int | None:
-        """Number of threads that the run started with, None for a new run; valid after :meth:`admit`."""
+        """Number of threads that the run started with, None for a new run; valid after :meth:`open`."""
         known = (self._earlier or {}).get("provenance", {})
         number = known.get("threads") if isinstance(known, dict) else None
         return number if isinstance(number, int) and number > 0 else None
 
-    def claim(
+    def write(
         self,
         domains: Domains,
-        say: Callable[[str], None],
+        message: Callable[[str], None],
         key: Callable[[int, Mapping[str, Any]], str],
         precision: Mapping[str, str] | None = None,
     ) -> list[dict[str, str]]:
@@ -146,7 +146,7 @@ class RunManifest:
                 return self.resumed
             if changed:
                 listing = "; ".join(f"{name}: {how}" for name, how in changed.items())
-                say(f"{self.folder} was started with different provenance: {listing}")
+                message(f"{self.folder} was started with different provenance: {listing}")
                 self.resumed.append(changed)
             checkpoints.write_text(self.folder / "config.yaml", self.config.render())
         else:
@@ -164,7 +164,7 @@ class RunManifest:
             "sessions": self._earlier.get("sessions", 0) if self._earlier else 0,
         }
         checkpoints.write_text(self.path, json.dumps(record, indent=1))
-        self._claimed = self._earlier is None
+        self._created_record = self._earlier is None
         return self.resumed
 
     @property
@@ -209,7 +209,7 @@ class RunManifest:
 
     def release(self) -> None:
         """Delete the record if this run created it and has saved nothing yet."""
-        if self._claimed and not any(self.folder.glob("*/epoch_*.pth")) and not any(self.folder.glob("*/*.json")):
+        if self._created_record and not any(self.folder.glob("*/epoch_*.pth")) and not any(self.folder.glob("*/*.json")):
             self.path.unlink(missing_ok=True)
 
     def close(self) -> None:

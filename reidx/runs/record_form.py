@@ -13,7 +13,7 @@ FORMAT = 2
 
 
 def is_record(found: Any) -> bool:
-    """Return true if ``found`` has the form that :meth:`RunManifest.claim` writes; fields that are not read may be missing."""
+    """Return true if ``found`` has the form that :meth:`RunManifest.write` writes; fields that are not read may be missing."""
 
     def mapping(value: Any, of: Callable[[Any], bool]) -> bool:
         return isinstance(value, dict) and all(map(of, value.values()))

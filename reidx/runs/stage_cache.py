@@ -11,7 +11,7 @@ from typing import Any
 
 from reidx.config.config import Config
 from reidx.errors import CheckpointError, ConfigError, RunError
-from reidx.machine.lifetimes import draft
+from reidx.machine.lifetimes import replacement_folder
 from reidx.runs import checkpoint as checkpoints
 from reidx.runs.stage_key import stage_key
 from reidx.runs.stamp import Stamp, read_sealed, refuse_foreign, sealed, write_sealed
@@ -26,14 +26,14 @@ class Shared:
     Equal keys mean equal outcomes, so a stage is copied only where training would give the same result.
     """
 
-    def __init__(self, folder: Path, config: Config, provenance: Mapping[str, Any], say: Callable[[str], None]) -> None:
-        self.folder, self.config, self.provenance, self.say = folder, config, provenance, say
+    def __init__(self, folder: Path, config: Config, provenance: Mapping[str, Any], message: Callable[[str], None]) -> None:
+        self.folder, self.config, self.provenance, self.message = folder, config, provenance, message
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"--share {folder}: {error.strerror} ({error.filename}). Name another folder.") from error
 
-    def take(self, number: int, path: Path) -> bool:
+    def fetch(self, number: int, path: Path) -> bool:
         """Copy stage ``number``, finished by another run, to ``path``.
 
         Returns false if the cache does not hold the stage, its copy is damaged, or ``path`` exists.
@@ -46,12 +46,12 @@ class Shared:
             self._verify(number, there)
             _copy(there, path)
         except (CheckpointError, OSError) as error:
-            self.say(f"stage {stage.name}: its shared copy in {there} is damaged; the stage is trained again ({error})")
+            self.message(f"stage {stage.name}: its shared copy in {there} is damaged; the stage is trained again ({error})")
             return False
-        self.say(f"stage {stage.name}: reused from {trained_in(path)}, which trained the same stage")
+        self.message(f"stage {stage.name}: reused from {trained_in(path)}, which trained the same stage")
         return True
 
-    def leave(self, number: int, path: Path, stamp: Stamp | None) -> None:
+    def store(self, number: int, path: Path, stamp: Stamp | None) -> None:
         """Copy stage ``number``, finished in ``path``, into the cache; a failure is only reported."""
         there = self._stage(number)
         if stamp is None or stamp.key != self._key(number):  # started with different provenance
@@ -64,7 +64,7 @@ class Shared:
                     raise
             write_sealed(path / ORIGIN, {"trained_in": None}, stamp)
         except (OSError, RunError) as error:
-            self.say(f"{there}: the stage cannot be shared ({error})")
+            self.message(f"{there}: the stage cannot be shared ({error})")
 
     def _stage(self, number: int) -> Path:
         return self.folder / f"{self.config.experiment.stages[number].name}-{self._key(number)}"
@@ -101,7 +101,7 @@ def _copy(source: Path, folder: Path, more: Mapping[str, str] | None = None) -> 
 
     Checkpoints are replaced and never modified in place, so they are hard-linked where the file system allows it.
     """
-    with draft(folder) as made, os.scandir(source) as entries:
+    with replacement_folder(folder) as made, os.scandir(source) as entries:
         for entry in entries:  # neither folders nor symbolic links, which may point elsewhere
             if entry.is_file(follow_symlinks=False):
                 _link(entry.path, str(made / entry.name))

@@ -13,13 +13,13 @@ from reidx.contracts import Features
 from reidx.registry.registry import Entry
 from reidx.testing.given import (
     DIM,
-    bank_views,
-    built,
-    declared,
+    build_component,
+    contract_of_example,
     expect,
     expect_finite,
-    in_order,
-    seeded,
+    feature_views,
+    seeded_generator,
+    sorted_names,
 )
 
 SIZES = [(6, 8), (8, 6), (5, 5)]
@@ -37,7 +37,7 @@ def aligns_two_domains(entry: Entry) -> None:
     A class may name in ``detached`` the side (``source``, ``target``) that receives no gradient.
     """
     detached: frozenset[str] = getattr(entry.load(), "detached", frozenset())
-    alignment = begun(entry)
+    alignment = alignment_after_begin(entry)
     reached: set[str] = set()
     for sizes in SIZES:
         pair = batches(entry, sizes)
@@ -45,25 +45,25 @@ def aligns_two_domains(entry: Entry) -> None:
         reached |= {side for side, found in gradients.items() if any(bool(g.any()) for g in found.values())}
     for side in SIDES:
         if side in detached:
-            expect(side not in reached, f"it says that the {side} is detached, and a gradient reaches it")
+            expect(side not in reached, f"it declares that the {side} is detached, but a gradient reaches it")
         else:
             expect(side in reached, f"no gradient reaches the {side}'s features")
 
 
-def leaves_other_features_alone(entry: Entry) -> None:
+def ignores_other_features(entry: Entry) -> None:
     """Check that features it does not require do not affect its value, including ``embed``, which is always present."""
-    alignment, pair = begun(entry), batches(entry, SIZES[0])
-    required = declared(entry).requires
+    alignment, pair = alignment_after_begin(entry), batches(entry, SIZES[0])
+    required = contract_of_example(entry).requires
     for _ in range(3):
         for side, found in backward(alignment, pair).items():
             touched = {name for name, gradient in found.items() if name not in required and bool(gradient.any())}
-            expect(not touched, f"it is trained by the {side}'s {in_order(touched)}, which it does not require")
+            expect(not touched, f"it is trained by the {side}'s {sorted_names(touched)}, which it does not require")
 
 
-def stays_finite_where_all_is_equal(entry: Entry) -> None:
+def is_finite_for_equal_domains(entry: Entry) -> None:
     """Check for finite values and gradients when both domains share a batch, and when all images are the same."""
     for alike in (False, True):
-        alignment = begun(entry)
+        alignment = alignment_after_begin(entry)
         for _ in range(3):
             pair = batches(entry, (6, 6), same=True, alike=alike)
             what = "one image over and over" if alike else "equal batches"
@@ -79,9 +79,9 @@ def aligns_in_fp32(entry: Entry) -> None:
         tuple(Features({name: t.detach().bfloat16().to(dtype) for name, t in side.items()}) for side in sides)
         for dtype in (torch.bfloat16, torch.float32)
     )
-    expected = [value.detach() for value in values(begun(entry)(*fine))]
+    expected = [value.detach() for value in values(alignment_after_begin(entry)(*fine))]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = values(begun(entry)(*coarse))
+        found = values(alignment_after_begin(entry)(*coarse))
     for wanted, value in zip(expected, (value.detach() for value in found)):
         expect(value.dtype == torch.float32, f"it gives {value.dtype} for features in bf16")
         expect(
@@ -90,51 +90,51 @@ def aligns_in_fp32(entry: Entry) -> None:
         )
 
 
-def goes_on_from_a_checkpoint(entry: Entry) -> None:
+def resumes_from_a_checkpoint(entry: Entry) -> None:
     """Check that a restored state continues with the same values and gradients, without another ``begin``."""
-    saved = begun(entry)
+    saved = alignment_after_begin(entry)
     for sizes in SIZES:
         step(saved, batches(entry, sizes))
     file = io.BytesIO()
     torch.save(saved.state_dict(), file)
     file.seek(0)
-    fresh = made(entry, seed=1)
+    fresh = build_alignment(entry, seed=1)
     try:
         fresh.load_state_dict(torch.load(file, weights_only=True))
     except Exception as error:
         raise AssertionError(f"its state cannot be loaded into a new one: {error}") from error
     for _ in range(3):
         one, other = (step(alignment, batches(entry, SIZES[0])) for alignment in (saved, fresh))
-        expect(all(map(torch.equal, one, other)), "with the state of a checkpoint it does not go on as before")
+        expect(all(map(torch.equal, one, other)), "with the state of a checkpoint it does not continue as before")
 
 
 # ---- helpers of the checks
 
 
-def made(entry: Entry, seed: int = 0) -> Any:
+def build_alignment(entry: Entry, seed: int = 0) -> Any:
     """Build the alignment, in training mode, for a stage of 10 steps."""
-    names = {"embed", BYSTANDER, *declared(entry).requires}
+    names = {"embed", BYSTANDER, *contract_of_example(entry).requires}
     torch.manual_seed(seed)
-    return built(entry, dims=dict.fromkeys(names, DIM), steps=STEPS).train()
+    return build_component(entry, dims=dict.fromkeys(names, DIM), steps=STEPS).train()
 
 
-def begun(entry: Entry) -> Any:
-    """The alignment at a stage's first epoch, after ``begin`` with the features of all training images, if it has one."""
-    alignment = made(entry)
+def alignment_after_begin(entry: Entry) -> Any:
+    """Return the alignment at a stage's first epoch: after ``begin``, if any, with the features of all training images."""
+    alignment = build_alignment(entry)
     if hasattr(alignment, "begin") and getattr(alignment, "needs_features", True):
-        features = bank_views(declared(entry).requires)
+        features = feature_views(contract_of_example(entry).requires)
         alignment.begin(features, {name: tensor.flip(-1)[:200] for name, tensor in features.items()})
     return alignment
 
 
 def batches(entry: Entry, sizes: tuple[int, int], same: bool = False, alike: bool = False) -> Pair:
-    """Features of the two sides: ``same`` of both, ``alike`` of all images; ``parts`` and ``patch`` are (B,3,16)."""
-    names = sorted({"embed", BYSTANDER, *declared(entry).requires})
+    """Return features of both sides: equal in both if ``same``, for all images if ``alike``; of parts (B,3,16)."""
+    names = sorted({"embed", BYSTANDER, *contract_of_example(entry).requires})
 
     def side(size: int, seed: int) -> Features:
         def rows(name: str) -> Tensor:
             shape = (1 if alike else size, *([3] if name in ("parts", "patch") else []), DIM)
-            given = torch.randn(shape, generator=seeded(seed + names.index(name)))
+            given = torch.randn(shape, generator=seeded_generator(seed + names.index(name)))
             return given.expand(size, *shape[1:]).clone().requires_grad_()
 
         return Features({name: rows(name) for name in names})
@@ -143,7 +143,7 @@ def batches(entry: Entry, sizes: tuple[int, int], same: bool = False, alike: boo
 
 
 def values(given: Tensor | dict[str, Tensor]) -> list[Tensor]:
-    """The scalars whose sum is the loss."""
+    """Return the scalars whose sum is the loss."""
     found = list(given.values()) if isinstance(given, dict) else [given]
     expect(bool(found), "it returned no value at all")
     for value in found:
@@ -152,12 +152,12 @@ def values(given: Tensor | dict[str, Tensor]) -> list[Tensor]:
 
 
 def backward(alignment: nn.Module, pair: Pair, what: str = "a batch") -> dict[str, dict[str, Tensor]]:
-    """The gradient of each feature by side and name, 0 where none arrives."""
+    """Return the gradient of each feature by side and name, 0 where there is none."""
     found = values(alignment(*pair))
     for value in found:
         expect_finite(value, f"value for {what}")
     total = torch.stack(found).sum()
-    expect(total.requires_grad, "no gradient: it does not hang on what it was given")
+    expect(total.requires_grad, "no gradient: it does not depend on its inputs")
     gradients = iter(torch.autograd.grad(total, list(_all(pair)), allow_unused=True))
     return {
         side: {n: torch.zeros_like(t) if (g := next(gradients)) is None else g for n, t in features.items()}

@@ -24,20 +24,20 @@ _OF_KIND: dict[str, list[Check]] = {
     "transform": [feature_checks.makes_network_input],
     "sampler": [feature_checks.fills_every_batch],
     "backbone": [feature_checks.gives_a_map, feature_checks.trains_every_parameter],
-    "fusion": [feature_checks.gives_the_features_it_declares, feature_checks.features_are_an_images_own],
+    "fusion": [feature_checks.gives_the_features_it_declares, feature_checks.features_are_independent_of_the_batch],
     "distance": [label_checks.gives_a_graph],
     "clusterer": [label_checks.gives_labels],
     "refiner": [label_checks.refines_labels],
-    "memory": [label_checks.keeps_the_memory_cycle, label_checks.comes_back_from_a_checkpoint],
-    "loss": [label_checks.is_a_scalar_with_a_gradient],
+    "memory": [label_checks.follows_the_memory_cycle, label_checks.restores_from_a_checkpoint],
+    "loss": [label_checks.returns_a_scalar_with_a_gradient],
     "alignment": [
         alignment_checks.aligns_two_domains,
-        alignment_checks.leaves_other_features_alone,
-        alignment_checks.stays_finite_where_all_is_equal,
+        alignment_checks.ignores_other_features,
+        alignment_checks.is_finite_for_equal_domains,
         alignment_checks.aligns_in_fp32,
-        alignment_checks.goes_on_from_a_checkpoint,
+        alignment_checks.resumes_from_a_checkpoint,
     ],
-    "protocol": [label_checks.ignores_row_by_row],
+    "protocol": [label_checks.ignores_each_row_independently],
 }
 
 

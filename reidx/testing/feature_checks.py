@@ -12,14 +12,14 @@ from reidx.registry.build import fill_defaults
 from reidx.registry.registry import KINDS, Entry
 from reidx.testing.given import (
     IMAGE_SIZE,
-    built,
-    built_fusion,
-    declared,
+    build_component,
+    contract_of_example,
     expect,
     expect_finite,
-    in_order,
+    fusion_with_inputs,
     known_labels,
-    seeded,
+    seeded_generator,
+    sorted_names,
     spec_of,
 )
 
@@ -28,7 +28,7 @@ from reidx.testing.given import (
 
 def loads(entry: Entry) -> None:
     """Check that the module is importable and has the class."""
-    expect(isinstance(entry.load(), type), "what the registry names is no class")
+    expect(isinstance(entry.load(), type), "the registered object is not a class")
 
 
 def is_documented(entry: Entry) -> None:
@@ -46,14 +46,14 @@ def example_is_complete(entry: Entry) -> None:
 
 
 def declares_a_contract(entry: Entry) -> None:
-    """Check that requires, provides, cameras, outliers and needs have valid types and values."""
-    contract = declared(entry)
+    """Check that requires, provides, cameras, outliers and clusterer_input have valid types and values."""
+    contract = contract_of_example(entry)
     names = contract.requires | contract.provides
     expect(all(isinstance(name, str) for name in names), "requires and provides are names of features")
     if entry.kind == "clusterer":
         expect(
-            contract.needs in ("graph", "features"),
-            f"needs is {contract.needs!r}; it must be graph or features",
+            contract.clusterer_input in ("graph", "features"),
+            f"clusterer_input is {contract.clusterer_input!r}; it must be graph or features",
         )
         expect(
             contract.outliers in ("emits", "never"),
@@ -71,21 +71,21 @@ def declares_a_contract(entry: Entry) -> None:
 
 def makes_network_input(entry: Entry) -> None:
     """Check that uint8 (B,3,H,W) become float32 of the same shape, reproducibly, with the input unchanged."""
-    transform = built(entry, image_size=IMAGE_SIZE, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3))
-    images = torch.randint(0, 256, (4, 3, *IMAGE_SIZE), dtype=torch.uint8, generator=seeded())
+    transform = build_component(entry, image_size=IMAGE_SIZE, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3))
+    images = torch.randint(0, 256, (4, 3, *IMAGE_SIZE), dtype=torch.uint8, generator=seeded_generator())
     given = images.clone()
 
-    def once() -> Tensor:
+    def transformed() -> Tensor:
         torch.manual_seed(3)
         return transform.batch(given)
 
-    out = once()
+    out = transformed()
     expect(torch.equal(given, images), "it changed the images that it was given")
     expect(
         out.dtype == torch.float32 and out.shape == images.shape, f"it gave {out.dtype} {tuple(out.shape)}"
     )
     expect_finite(out, "images")
-    expect(torch.equal(out, once()), "the same seed gave other images; draw from torch's generator alone")
+    expect(torch.equal(out, transformed()), "the same seed gave other images; draw only from torch's generator")
 
 
 def fills_every_batch(entry: Entry) -> None:
@@ -95,35 +95,35 @@ def fills_every_batch(entry: Entry) -> None:
     given = {"labels": labels, "cameras": np.arange(len(labels)) % 3, "images": len(labels), "batches": 7}
 
     def drawn(rank: int = 0, world_size: int = 1, seed: int = 0) -> list[list[int]]:
-        sampler = built(entry, **given, rank=rank, world_size=world_size)
-        expect(len(sampler) == 7, f"its length is {len(sampler)}; it was asked for 7 batches")
+        sampler = build_component(entry, **given, rank=rank, world_size=world_size)
+        expect(len(sampler) == 7, f"its length is {len(sampler)}, not the 7 batches that were requested")
         torch.manual_seed(seed)
         return [list(batch) for batch in sampler]
 
     batches = drawn()
     sizes = {len(batch) for batch in batches}
-    expect(len(batches) == 7, f"it gave {len(batches)} batches; it was asked for 7")
+    expect(len(batches) == 7, f"it gave {len(batches)} batches, not the 7 that were requested")
     expect(len(sizes) == 1 and 0 not in sizes, f"its batches are of different sizes: {sorted(sizes)}")
     positions = {position for batch in batches for position in batch}
     expect(positions <= set(range(len(labels))), "it gave positions that do not exist")
-    expect(batches == drawn(), "the same seed gave other batches; draw from torch's generator alone")
+    expect(batches == drawn(), "the same seed gave other batches; draw only from torch's generator")
     expect(batches != drawn(seed=1), "another seed gave the same batches")
     try:
         halves = [drawn(rank, 2) for rank in (0, 1)]
     except ConfigError:
-        return  # the example cannot be shared by two processes, and raises an error that says so
+        return  # two processes cannot share the batches of the example, and the sampler raises an error
     joined = [a + b for a, b in zip(*halves)]
     expect(
         [sorted(b) for b in joined] == [sorted(b) for b in batches],
-        "two processes do not share what one draws",
+        "the batches of two processes together are not those of one",
     )
 
 
 def gives_a_map(entry: Entry) -> None:
     """Check for a map (B,C,h,w) with C as declared, which in evaluation mode treats each image independently."""
     torch.manual_seed(0)
-    backbone = built(entry, image_size=IMAGE_SIZE).eval()
-    images = torch.randn(3, 3, *IMAGE_SIZE, generator=seeded())
+    backbone = build_component(entry, image_size=IMAGE_SIZE).eval()
+    images = torch.randn(3, 3, *IMAGE_SIZE, generator=seeded_generator())
     with torch.no_grad():
         maps = backbone(images)
         alone = backbone(images[:1])
@@ -137,40 +137,40 @@ def gives_a_map(entry: Entry) -> None:
         torch.allclose(maps[:1], alone, atol=1e-3),
         "in evaluation mode an image depends on the rest of its batch",
     )
-    expect(isinstance(backbone.nonnegative, bool), "nonnegative must say whether no entry is below 0")
+    expect(isinstance(backbone.nonnegative, bool), "nonnegative must be True or False: whether no entry is below 0")
     expect(
         not backbone.nonnegative or bool((maps >= 0).all()),
-        "it says nonnegative, but its map has entries below 0",
+        "it declares nonnegative, but its map has entries below 0",
     )
     for name in ("mean", "std"):
         given = getattr(backbone, name, None)
-        expect(given is None or len(given) == 3, f"{name} is {given}; one number a channel is wanted")
+        expect(given is None or len(given) == 3, f"{name} is {given}; it must be one number per channel")
 
 
 def trains_every_parameter(entry: Entry) -> None:
     """Check that each trainable parameter of a backbone receives a gradient."""
     torch.manual_seed(0)
-    backbone = built(entry, image_size=IMAGE_SIZE).train()
-    maps = backbone(torch.randn(4, 3, *IMAGE_SIZE, generator=seeded()))
-    (maps * torch.randn(maps.shape, generator=seeded())).sum().backward()
+    backbone = build_component(entry, image_size=IMAGE_SIZE).train()
+    maps = backbone(torch.randn(4, 3, *IMAGE_SIZE, generator=seeded_generator()))
+    (maps * torch.randn(maps.shape, generator=seeded_generator())).sum().backward()
     idle = [name for name, p in backbone.named_parameters() if p.requires_grad and p.grad is None]
-    expect(not idle, f"parameters that the map does not hang on: {', '.join(idle[:5])}")
+    expect(not idle, f"parameters that the map does not depend on: {', '.join(idle[:5])}")
 
 
 def gives_the_features_it_declares(entry: Entry) -> None:
     """Check for features named as in ``provides`` with widths ``dims``, including ``embed`` (B,D), in fp32 and bf16."""
-    fusion, arguments = built_fusion(entry)
-    contract = declared(entry)
+    fusion, arguments = fusion_with_inputs(entry)
+    contract = contract_of_example(entry)
     for mode in (True, False):
         features = fusion.train(mode)(*arguments)
         expect(isinstance(features, Features), f"it returned {type(features).__name__}, not Features")
         expect(
             set(features) == contract.provides,
-            f"provides is {in_order(contract.provides)}, not {in_order(features)}",
+            f"provides is {sorted_names(contract.provides)}, not {sorted_names(features)}",
         )
         expect(
             set(fusion.dims) == set(features),
-            f"dims speaks of {in_order(fusion.dims)}, not {in_order(features)}",
+            f"dims names {sorted_names(fusion.dims)}, not {sorted_names(features)}",
         )
         for name, tensor in features.items():
             expect(
@@ -179,19 +179,19 @@ def gives_the_features_it_declares(entry: Entry) -> None:
             )
             expect(len(tensor) == len(arguments[0]), f"{name!r} is of {len(tensor)} images")
             expect_finite(tensor, name)
-            said = "in part_features" if name in contract.part_features else "of parts, and not in part_features"
-            expect((tensor.ndim == 3) == (name in contract.part_features), f"{name!r} is {tuple(tensor.shape)}, {said}")
+            declaration = "in part_features" if name in contract.part_features else "of parts, and not in part_features"
+            expect((tensor.ndim == 3) == (name in contract.part_features), f"{name!r} is {tuple(tensor.shape)}, {declaration}")
         for name in getattr(fusion, "figures", ()):
-            expect(fusion.dims.get(name) == 1, f"figures names {name!r}, which is no feature of one number an image")
+            expect(fusion.dims.get(name) == 1, f"figures names {name!r}, which is not a feature of one number per image")
         expect(features["embed"].ndim == 2, f"embed is {tuple(features['embed'].shape)}, not (B,D)")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for name, tensor in fusion(*(a.bfloat16() for a in arguments)).items():
             expect_finite(tensor, f"{name} in bf16")
 
 
-def features_are_an_images_own(entry: Entry) -> None:
+def features_are_independent_of_the_batch(entry: Entry) -> None:
     """Check that evaluation features are independent of the batch, and that in training a gradient reaches the map."""
-    fusion, arguments = built_fusion(entry)
+    fusion, arguments = fusion_with_inputs(entry)
     fusion.train()(*arguments)  # makes the running statistics differ from those of a new BatchNorm
     together = fusion.eval()(*arguments)
     alone = fusion(*(a[:1] for a in arguments))
@@ -202,7 +202,7 @@ def features_are_an_images_own(entry: Entry) -> None:
         )
     maps = arguments[0].clone().requires_grad_()
     embed = fusion.train()(maps, *arguments[1:])["embed"]
-    (embed * torch.randn(embed.shape, generator=seeded())).sum().backward()
+    (embed * torch.randn(embed.shape, generator=seeded_generator())).sum().backward()
     expect(
         maps.grad is not None and bool(maps.grad.abs().sum() > 0), "no gradient reaches the map from embed"
     )

@@ -19,22 +19,22 @@ from reidx.memories import Memory
 from reidx.registry.registry import Entry
 from reidx.testing.given import (
     DIM,
-    bank_for,
-    bank_of_groups,
-    bank_views,
-    built,
-    declared,
+    build_component,
+    contract_of_example,
     expect,
     expect_finite,
     expect_gradients,
     expect_labelling,
+    feature_views,
+    features_for,
     filled_memory,
     graph_of_groups,
-    in_order,
+    grouped_features,
+    inputs_provided_to,
     known_labels,
     loss_inputs,
-    provided_to,
     refined_by,
+    sorted_names,
 )
 
 # ---- distance, clusterer, refiner
@@ -42,10 +42,10 @@ from reidx.testing.given import (
 
 def gives_a_graph(entry: Entry) -> None:
     """Check for a sparse float graph (N,N) without negative distances, nearer within groups, and reproducible."""
-    distance = built(entry, device="cpu")
-    views = declared(entry).requires
-    features, same = bank_of_groups(), known_labels()[:, None] == known_labels()
-    given = bank_views(views) if views else features
+    distance = build_component(entry, device="cpu")
+    views = contract_of_example(entry).requires
+    features, same = grouped_features(), known_labels()[:, None] == known_labels()
+    given = feature_views(views) if views else features
     graph = distance(given)
     expect(isinstance(graph, csr_array), f"it returned {type(graph).__name__}, not a csr_array")
     try:
@@ -55,7 +55,7 @@ def gives_a_graph(entry: Entry) -> None:
     dense = np.ones(graph.shape)  # absent pairs are at distance 1
     entries = graph.tocoo()
     dense[entries.row, entries.col] = entries.data
-    expect(dense[same].mean() < dense[~same].mean(), "images that are alike are not nearer than others")
+    expect(dense[same].mean() < dense[~same].mean(), "similar images are not nearer than others")
     again = distance(given)
     expect(np.array_equal(again.toarray(), graph.toarray()), "the same features gave another graph")
     if "within" in inspect.signature(distance).parameters:
@@ -72,19 +72,19 @@ def gives_a_graph(entry: Entry) -> None:
 
 def gives_labels(entry: Entry) -> None:
     """Check for labels (N,) int64, −1 or 0..K−1 without gaps, reproducible, and −1 only if declared."""
-    contract = declared(entry)
-    given = graph_of_groups() if contract.needs == "graph" else bank_of_groups()
+    contract = contract_of_example(entry)
+    given = graph_of_groups() if contract.clusterer_input == "graph" else grouped_features()
 
-    def once() -> np.ndarray:
-        return built(entry, seed=1)(given)
+    def clustered() -> np.ndarray:
+        return build_component(entry, seed=1)(given)
 
-    labels = once()
+    labels = clustered()
     expect_labelling(LabelSet(labels), len(known_labels()))
-    expect(contract.outliers == "emits" or labels.min() >= 0, "it says outliers: never, and there is a -1")
-    expect(np.array_equal(labels, once()), "the same input and seed gave other labels")
-    reach = getattr(built(entry, seed=1), "reach", None)
+    expect(contract.outliers == "emits" or labels.min() >= 0, "it declares outliers: never, but there is a -1")
+    expect(np.array_equal(labels, clustered()), "the same input and seed gave other labels")
+    reach = getattr(build_component(entry, seed=1), "reach", None)
     if reach is not None:
-        near, whole = (built(entry, seed=1)(graph_of_groups(within)) for within in (reach, 0.999))
+        near, whole = (build_component(entry, seed=1)(graph_of_groups(within)) for within in (reach, 0.999))
         expect(np.array_equal(near, whole), f"distances beyond its reach ({reach}) change its labels")
 
 
@@ -100,13 +100,13 @@ def refines_labels(entry: Entry) -> None:
         expect(isinstance(refined, LabelSet), f"it returned {type(refined).__name__}, not a LabelSet")
         expect_labelling(refined, len(labels))
         expect(np.array_equal(labels, before), "it changed the labels that it was given")
-        contract = declared(entry)
-        expect(contract.outliers != "never" or refined.labels.min() >= 0, "it says outliers: never, and there is a -1")
+        contract = contract_of_example(entry)
+        expect(contract.outliers != "never" or refined.labels.min() >= 0, "it declares outliers: never, but there is a -1")
         given = set(refined.arrays()) - {"labels"}
-        expect(given == contract.provides, f"provides is {in_order(contract.provides)}, not {in_order(given)}")
+        expect(given == contract.provides, f"provides is {sorted_names(contract.provides)}, not {sorted_names(given)}")
         for name, array in refined.arrays().items():
             expect(bool(np.isfinite(array).all()), f"{name} are not finite")
-    refiner = built(entry)
+    refiner = build_component(entry)
     if hasattr(refiner, "state_dict"):
         file = io.BytesIO()
         torch.save(refiner.state_dict(), file)
@@ -115,20 +115,20 @@ def refines_labels(entry: Entry) -> None:
             state = torch.load(file, weights_only=True)
             refiner.load_state_dict(state)
         except Exception as error:
-            raise AssertionError(f"its state is not plain data and tensors, all that a checkpoint holds: {error}") from error
+            raise AssertionError(f"its state is not plain data and tensors, as a checkpoint requires: {error}") from error
 
 
 # ---- memory, loss
 
 
-def keeps_the_memory_cycle(entry: Entry) -> None:
+def follows_the_memory_cycle(entry: Entry) -> None:
     """Check the cycle of reset, forward, update and another reset, with an image twice in an update.
 
     Scores are (B,K), or (B,K,P) of parts, and carry a gradient for the features.
     """
-    memory = built(entry, dim=DIM)
+    memory = build_component(entry, dim=DIM)
     expect(isinstance(memory, Memory), "it is no subclass of reidx.memories.Memory")
-    bank, truth = bank_for(memory), torch.from_numpy(known_labels())
+    bank, truth = features_for(memory), torch.from_numpy(known_labels())
     for labels in (truth.clone(), truth % 5, truth % 9):
         labels[3] = -1
         memory.reset(bank if memory.needs_features else None, labels, torch.arange(len(labels)) % 3)
@@ -148,32 +148,32 @@ def keeps_the_memory_cycle(entry: Entry) -> None:
         twice = torch.cat([index, index[:2]])
         memory.update(features.detach()[twice - 10], labels[twice], twice)
         expect_finite(memory(features.detach()), "scores after an update")
-        for name in declared(entry).provides:
-            expect(isinstance(getattr(memory, name, None), Tensor), f"it provides {name!r}, which is no tensor of it")
+        for name in contract_of_example(entry).provides:
+            expect(isinstance(getattr(memory, name, None), Tensor), f"it provides {name!r}, but has no such tensor")
         if hasattr(memory, "images"):
             expect(len(memory.images) == len(bank), f"images are {len(memory.images)}, the bank has {len(bank)}")
 
 
-def comes_back_from_a_checkpoint(entry: Entry) -> None:
+def restores_from_a_checkpoint(entry: Entry) -> None:
     """Check that a memory of any size, restored from another's state, gives the same scores and can be updated."""
-    saved, fresh, labels = filled_memory(entry), built(entry, dim=DIM), torch.from_numpy(known_labels())
-    features = bank_for(saved)
+    saved, fresh, labels = filled_memory(entry), build_component(entry, dim=DIM), torch.from_numpy(known_labels())
+    features = features_for(saved)
     fresh.restore(saved.state_dict())
     expect(torch.equal(saved(features[:9]), fresh(features[:9])), "the restored memory gives other scores")
     for memory in (saved, fresh):
         memory.update(features[:9].flip(-1), labels[:9], torch.arange(9))
-    expect(torch.equal(saved(features[:9]), fresh(features[:9])), "the restored memory follows an update otherwise")
+    expect(torch.equal(saved(features[:9]), fresh(features[:9])), "an update changes the restored memory differently")
 
 
-def is_a_scalar_with_a_gradient(entry: Entry) -> None:
+def returns_a_scalar_with_a_gradient(entry: Entry) -> None:
     """Check that a loss is one finite number with a finite gradient, with and without its optional inputs."""
-    loss = built(entry)
+    loss = build_component(entry)
     needed, optional = inputs_of(type(loss))
     others = (needed | optional) - set(INPUTS)
-    provided, memory = provided_to(entry, others)
+    provided, memory = inputs_provided_to(entry, others)
     parts: frozenset[str] = getattr(loss, "requires_parts", frozenset())
-    columns = len(known_labels()) if others or declared(entry).column_meaning == "images" else 4
-    shapes = [parts] if others else list(dict.fromkeys([parts, parts | declared(entry).accepts_parts]))
+    columns = len(known_labels()) if others or contract_of_example(entry).column_meaning == "images" else 4
+    shapes = [parts] if others else list(dict.fromkeys([parts, parts | contract_of_example(entry).accepts_parts]))
     for names, shape in itertools.product((needed, needed | optional), shapes):
         for alike in (False, True):
             inputs = loss_inputs(alike, columns, shape)
@@ -185,7 +185,7 @@ def is_a_scalar_with_a_gradient(entry: Entry) -> None:
             expect_finite(value, "loss")
             trained = [given[name] for name in ("features", "scores") if name in given]
             expect(
-                bool(trained), "its forward asks for neither features nor scores, so it cannot train anything"
+                bool(trained), "its forward takes neither features nor scores, so it cannot train anything"
             )
             expect_gradients(value, trained, "all images alike" if alike else "a batch")
 
@@ -193,9 +193,9 @@ def is_a_scalar_with_a_gradient(entry: Entry) -> None:
 # ---- protocol
 
 
-def ignores_row_by_row(entry: Entry) -> None:
+def ignores_each_row_independently(entry: Entry) -> None:
     """Check for a mask (Q,G) in which rows are independent of the other queries and some match remains."""
-    protocol = built(entry)
+    protocol = build_component(entry)
     random = np.random.default_rng(0)
     query_ids, gallery_ids = random.integers(0, 6, 20), random.integers(-1, 6, 50)
     query_cameras, gallery_cameras = random.integers(0, 3, 20), random.integers(0, 3, 50)
@@ -205,8 +205,8 @@ def ignores_row_by_row(entry: Entry) -> None:
         f"it gave {skip.dtype} {skip.shape}, not bool (Q,G)",
     )
     rows = protocol.ignored(query_ids[7:9], gallery_ids, query_cameras[7:9], gallery_cameras)
-    expect(np.array_equal(rows, skip[7:9]), "what a query ignores hangs on the other queries")
+    expect(np.array_equal(rows, skip[7:9]), "the images that a query ignores depend on the other queries")
     matches = query_ids[:, None] == gallery_ids
     expect(bool((matches & ~skip).any()), "it ignores every match")
     for name in ("name", "version", "camera_filter", "junk"):
-        expect(hasattr(protocol, name), f"it has no {name}, which the card of a result says")
+        expect(hasattr(protocol, name), f"it has no {name}, which the card of a result reports")

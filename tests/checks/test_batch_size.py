@@ -56,7 +56,7 @@ def test_note_has_batch_sizes_and_scaled_rate(experiment: Experiment) -> None:
     line = note(experiment, 32, {"target": 8})
     assert line == (
         "learning rate 0.1 is stated for 32 images a step (optimization.lr_batch), but a step sees 8 of stream target: linear "
-        "scaling would give 0.025. It is used as it is."
+        "scaling would give 0.025. It is used unchanged."
     )
     assert note(experiment, 8, {"target": 8}) == ""
     assert note(experiment, None, {"target": 8}) == ""
@@ -74,7 +74,7 @@ def test_run_notes_it_once_and_scales_nothing(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[str] = []
-    monkeypatch.setattr(Reporter, "say", lambda self, line: lines.append(line))
+    monkeypatch.setattr(Reporter, "message", lambda self, line: lines.append(line))
     losses = []
     for lr_batch in (32, None):
         stages = [{"name": "adapt", "epochs": 1, "iters": 2}]

@@ -263,7 +263,7 @@ def test_loss_needs_labels_of_its_stream(refused):
 def test_loss_with_unknown_input_blames_the_plugin(refused):
     message = refused(objective=[{"loss": "Greedy"}])
     assert message.startswith(
-        "loss Greedy: its forward asks for 'colours', which nothing installed provides; a loss may ask for features, targets,"
+        "loss Greedy: its forward takes 'colours', which nothing installed provides; a loss may take features, targets,"
     )
 
 
@@ -400,7 +400,7 @@ def test_incomparable_inputs_of_several_streams(refused, register):
     register("loss", Indexed)
     register("refiner", Softens)
     message = refused(**given, objective=[{**both, "loss": "Indexed"}])
-    assert "Indexed asks for 'index', which counts from 0 in each domain: write a term for each." in message
+    assert "Indexed reads 'index', which counts from 0 in each domain: write a term for each." in message
     softened = labels(refiners=[{"type": "Softens"}])
     message = refused(**given, labels=softened, memories=memories, objective=[{**side_by_side, "loss": "CrossEntropy"}])
     assert message.endswith(
@@ -468,7 +468,7 @@ def test_a_batch_norm_for_each_domain(refused):
     message = refused(model=model, data=data, evaluate={"domain": "other"})
     assert "there is no domain that a stream draws from (model.domain_bn: one BatchNorm each) called 'other'" in message
     message = refused(model=model, joint=True)
-    assert "one pass over all streams has one BatchNorm, but model.domain_bn asks for several." in message
+    assert "one pass over all streams has one BatchNorm, but model.domain_bn requires several." in message
     one = {"epochs": 1, "iters": 1}
     source = {"other": stream(labels="identity", domain="other")["target"]}
     parts = {"labels": None, "memories": {"rows": {**ROWS, "labels": "identity"}}, "objective": [TERM]}
@@ -693,7 +693,7 @@ def test_networks_of_a_labelling_must_exist(refused):
 
 def test_domain_probe_needs_two_domains(refused):
     message = refused(evaluate={"domain": "target", "domain_probe": "embed"})
-    assert "it tells two domains apart, but the stage draws from target" in message
+    assert "it separates two domains, but the stage draws from target" in message
 
 
 # ---- meaning of the columns of scores, and parts
@@ -832,6 +832,6 @@ def test_refiner_needs_a_setting_of_the_clusterer(refused, register):
     refiners = {"refiners": [{"type": "Wavering"}]}
     assert refused(labels=labels(**refiners)) == ""
     assert refused(labels=labels(clusterer={"type": "AdaptiveDBSCAN"}, **refiners)) == (
-        "type: Wavering | stages.0.labels.labellings.main.refiners.0: Wavering asks AdaptiveDBSCAN for labels at another "
+        "type: Wavering | stages.0.labels.labellings.main.refiners.0: Wavering requests labels of AdaptiveDBSCAN at another "
         "eps, a setting that it does not have."
     )

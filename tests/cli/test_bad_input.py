@@ -166,7 +166,7 @@ def test_missing_empty_or_partial_data_folder(experiment, refusal, images):
         image.unlink()
     assert f"Market-1501: {images / 'query'} has no .jpg image." in message(images)
     (images / "query").rmdir()
-    assert f"Market-1501 at {images} is not whole: it lacks query." in message(images)
+    assert f"Market-1501 at {images} is incomplete: it lacks query." in message(images)
     assert not Path("run", "experiment.json").exists()
 
 
@@ -239,7 +239,7 @@ def _interrupt(*_: Any) -> None:
 def test_no_cluster_in_the_first_epoch(experiment, refusal):
     path = str(experiment(stages=STAGES))
     message = refusal("train", path, "--work-dir", "run", "--set", "labels.clusterer.min_samples=100")
-    assert message.startswith("Epoch 1: DBSCAN found no cluster among 144 images, all are outliers. The nearest pairs lie at ")
+    assert message.startswith("Epoch 1: DBSCAN found no cluster among 144 images, all are outliers. The nearest pairs are at ")
     assert "a smaller min_samples), or start from better weights. This happened in stage adapt, epoch 1" in message
 
 

@@ -17,7 +17,7 @@ from reidx.config.parts import places
 from reidx.config.schema import Term
 from reidx.errors import ConfigError
 from reidx.outline.source import summary
-from reidx.registry.discovery import installed, registry
+from reidx.registry.discovery import registry, registry_override
 from reidx.registry.registry import KINDS, Registry
 
 
@@ -175,7 +175,7 @@ def test_list_of_a_kind(capsys):
     code, _, err = output(capsys, "list", "losses")
     assert code == 1 and "There is no kind 'losses'. Did you mean loss?" in err
     assert "The kinds are: dataset," in output(capsys, "list", "people")[2]
-    with installed(Registry()):
+    with registry_override(Registry()):
         code, out, _ = output(capsys, "list", "alignment")
     assert (code, out) == (
         0,

@@ -90,5 +90,5 @@ def test_wrong_launcher_is_refused(
     for name in list(os.environ):
         if name.startswith("SLURM_") or name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
             monkeypatch.delenv(name)
-    with pytest.raises(ConfigError, match=message), launchers.started(launcher):
+    with pytest.raises(ConfigError, match=message), launchers.job_membership(launcher):
         pass

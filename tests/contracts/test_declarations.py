@@ -12,7 +12,7 @@ import pytest
 import reidx
 from reidx.errors import ConfigError
 from reidx.registry.build import fill_defaults
-from reidx.registry.discovery import installed, registry
+from reidx.registry.discovery import registry, registry_override
 from reidx.registry.registry import KINDS, Component, Entry, Registry
 from reidx.testing import conformance, feature_checks
 
@@ -148,7 +148,7 @@ class Backwards:
 
 class Gaps:
     """Clusterer that skips numbers."""
-    needs, outliers = "graph", "emits"
+    clusterer_input, outliers = "graph", "emits"
     def __call__(self, graph): return np.arange(graph.shape[0]) * 2
 
 class Secretive(Gaps):
@@ -254,7 +254,7 @@ CAUGHT = [
     ("loss", "Late", "is_documented", "first line"),
     ("loss", "BadDefault", "example_is_complete", "expected int"),
     ("sampler", "BadCameras", "declares_a_contract", "'sometimes'"),
-    ("clusterer", "Late", "declares_a_contract", "needs is ''"),
+    ("clusterer", "Late", "declares_a_contract", "clusterer_input is ''"),
     ("memory", "Late", "declares_a_contract", "outliers is ''"),
     ("transform", "InPlace", "makes_network_input", "changed the images"),
     ("transform", "Wandering", "makes_network_input", "same seed gave other images"),
@@ -266,28 +266,28 @@ CAUGHT = [
     ("fusion", "Misnamed", "gives_the_features_it_declares", "provides is embed, parts, not embed"),
     ("fusion", "Narrow", "gives_the_features_it_declares", "dims['embed'] is 1, not 64"),
     ("fusion", "Unsaid", "gives_the_features_it_declares", "'rows' is (5, 8, 64), of parts, and not in part_features"),
-    ("fusion", "Sociable", "features_are_an_images_own", "depends on the rest"),
+    ("fusion", "Sociable", "features_are_independent_of_the_batch", "depends on the rest"),
     ("distance", "Dense", "gives_a_graph", "not a csr_array"),
     ("distance", "Backwards", "gives_a_graph", "not nearer"),
     ("clusterer", "Gaps", "gives_labels", "gaps"),
     ("clusterer", "Secretive", "gives_labels", "never"),
     ("refiner", "Scribbler", "refines_labels", "changed the labels"),
-    ("memory", "Detached", "keeps_the_memory_cycle", "no gradient"),
-    ("memory", "Forgetful", "comes_back_from_a_checkpoint", "other scores"),
-    ("loss", "Vector", "is_a_scalar_with_a_gradient", "no scalar"),
-    ("loss", "Nosy", "is_a_scalar_with_a_gradient", "asks for truth"),
-    ("loss", "Rootless", "is_a_scalar_with_a_gradient", "gradient for all images alike"),
+    ("memory", "Detached", "follows_the_memory_cycle", "no gradient"),
+    ("memory", "Forgetful", "restores_from_a_checkpoint", "other scores"),
+    ("loss", "Vector", "returns_a_scalar_with_a_gradient", "no scalar"),
+    ("loss", "Nosy", "returns_a_scalar_with_a_gradient", "takes truth"),
+    ("loss", "Rootless", "returns_a_scalar_with_a_gradient", "gradient for all images alike"),
     ("alignment", "Constant", "aligns_two_domains", "no gradient"),
     ("alignment", "Tuple", "aligns_two_domains", "no scalar"),
     ("alignment", "OneSided", "aligns_two_domains", "no gradient reaches the target's features"),
-    ("alignment", "Boasting", "aligns_two_domains", "says that the source is detached"),
-    ("alignment", "Undeclared", "leaves_other_features_alone", "source's embed, which it does not require"),
-    ("alignment", "Rooted", "stays_finite_where_all_is_equal", "gradient of embed for equal batches: not all finite"),
+    ("alignment", "Boasting", "aligns_two_domains", "declares that the source is detached"),
+    ("alignment", "Undeclared", "ignores_other_features", "source's embed, which it does not require"),
+    ("alignment", "Rooted", "is_finite_for_equal_domains", "gradient of embed for equal batches: not all finite"),
     ("alignment", "Coarse", "aligns_in_fp32", "it gives torch.bfloat16"),
     ("alignment", "Rounded", "aligns_in_fp32", "the same in float32"),
-    ("alignment", "Counting", "goes_on_from_a_checkpoint", "does not go on as before"),
-    ("alignment", "Growing", "goes_on_from_a_checkpoint", "cannot be loaded into a new one"),
-    ("protocol", "Everything", "ignores_row_by_row", "ignores every match"),
+    ("alignment", "Counting", "resumes_from_a_checkpoint", "does not continue as before"),
+    ("alignment", "Growing", "resumes_from_a_checkpoint", "cannot be loaded into a new one"),
+    ("protocol", "Everything", "ignores_each_row_independently", "ignores every match"),
 ]
 
 
@@ -299,7 +299,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     known = Registry()
     for kind, name in dict.fromkeys((kind, name) for kind, name, _, _ in CAUGHT):
         known.add(Entry(Component(kind, name, f"faulty_components:{name}"), "", "reidx 1"))
-    with installed(known):
+    with registry_override(known):
         yield
 
 

@@ -12,7 +12,7 @@ import pytest
 import reidx
 from reidx.config.config import Config
 from reidx.data.datasets import CSV, CameraSplit, Market1501
-from reidx.data.datasets.camera_split import halves
+from reidx.data.datasets.camera_split import split_identities
 from reidx.data.domains import Domains
 from reidx.data.fingerprint import fingerprint
 from reidx.errors import ConfigError, DataError
@@ -80,12 +80,12 @@ def test_one_camera_trains_without_queries(market: str) -> None:
 def test_halves_depend_only_on_ids_and_seed(tmp_path: Path, market: str) -> None:
     ids = np.array([4, 4, 1, 9, 7, 1, 2])
     for seed in range(20):
-        first, again = halves(ids, seed), halves(ids[::-1].copy(), seed)
+        first, again = split_identities(ids, seed), split_identities(ids[::-1].copy(), seed)
         assert all(np.array_equal(first[name], again[name]) for name in first)
         assert sorted([*first["source"], *first["target"]]) == [1, 2, 4, 7, 9] and len(first["source"]) == 3
-    assert len({tuple(sorted(halves(np.arange(10), seed)["source"])) for seed in range(50)}) > 30
+    assert len({tuple(sorted(split_identities(np.arange(10), seed)["source"])) for seed in range(50)}) > 30
     # no library may change this order: another order would be another benchmark
-    assert [halves(np.arange(6), seed)["source"].tolist() for seed in (0, 1)] == [[4, 0, 2], [3, 0, 1]]
+    assert [split_identities(np.arange(6), seed)["source"].tolist() for seed in (0, 1)] == [[4, 0, 2], [3, 0, 1]]
     rows = [f"{p}_{c}.jpg,{p},{c},train" for p in (5, 2, 9, 4) for c in (3, 8)]
     for row in rows:
         (tmp_path / row.partition(",")[0]).touch()
@@ -96,7 +96,7 @@ def test_halves_depend_only_on_ids_and_seed(tmp_path: Path, market: str) -> None
         sides.append(CameraSplit({"type": "CSV", "path": str(table)}, "source", [8]))
     assert sorted(sides[0].train.paths) == sorted(sides[1].train.paths) and len(sides[0].train) == 2
     assert fingerprint(sides[0])["train"]["images"] == 2  # a table's cameras keep the table's numbers
-    other = next(seed for seed in range(1, 9) if set(halves(np.arange(1, 10), seed)["source"]) != people(market, 0))
+    other = next(seed for seed in range(1, 9) if set(split_identities(np.arange(1, 10), seed)["source"]) != people(market, 0))
     assert fingerprint(side(market, "source", [1])) != fingerprint(side(market, "source", [1], other))
 
 
@@ -107,7 +107,7 @@ def people(root: str, seed: int) -> set[int]:
 def test_halves_are_fair_over_many_seeds() -> None:
     counts = np.zeros(40)
     for seed in range(400):
-        counts[halves(np.arange(40), seed)["source"]] += 1
+        counts[split_identities(np.arange(40), seed)["source"]] += 1
     assert counts.min() > 150 and counts.max() < 250  # 200 each, give or take 10
 
 
@@ -140,11 +140,11 @@ def table(folder: Path, *rows: str) -> dict[str, Any]:
 
 
 def test_data_that_cannot_be_split(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="t does not say which camera took an image, so it cannot be split"):
+    with pytest.raises(DataError, match="t names no cameras for its images, so it cannot be split"):
         CameraSplit(table(tmp_path, "a.jpg,1,,train", "b.jpg,2,,train"), "source", [1])
-    with pytest.raises(DataError, match="t does not say who is on its train images"):
+    with pytest.raises(DataError, match="t has no identities for its train images"):
         CameraSplit(table(tmp_path, "a.jpg,,1,train", "b.jpg,,2,train"), "source", [1])
-    who = int(halves(np.array([1, 2]), 0)["source"][0])
+    who = int(split_identities(np.array([1, 2]), 0)["source"][0])
     rows = table(tmp_path, f"a.jpg,{who},1,train", f"b.jpg,{3 - who},2,train")
     with pytest.raises(DataError, match=r"t: camera 2 took no training image of the 1 people in the source half of seed 0"):
         CameraSplit(rows, "source", [2])
@@ -233,7 +233,7 @@ def test_the_shipped_split_of_the_real_market() -> None:
         pytest.skip("data/Market-1501-v15.09.15 is not here")
     whole = Market1501(str(root))
     sides = [side(str(root), "source", [1, 2, 3]), side(str(root), "target", [4, 5, 6])]
-    assert len(halves(whole.train.ids, 0)["source"]) == 376
+    assert len(split_identities(whole.train.ids, 0)["source"]) == 376
     assert not set(sides[0].train.ids) & set(sides[1].train.ids)
     assert not set(sides[0].train.paths) & set(sides[1].train.paths)
     assert [data.card()["train"]["images"] for data in sides] == [3157, 3164]

@@ -85,7 +85,7 @@ def test_incomplete_market_names_the_missing_folder(tmp_path):
     write_market(tmp_path / "market1501")
     (tmp_path / "market1501" / "query" / QUERY[0]).unlink()
     (tmp_path / "market1501" / "query").rmdir()
-    with pytest.raises(DataError, match=r"market1501 is not whole: it lacks query\."):
+    with pytest.raises(DataError, match=r"market1501 is incomplete: it lacks query\."):
         Market1501(str(tmp_path))
 
 
@@ -95,7 +95,7 @@ def test_incomplete_market_names_the_missing_folder(tmp_path):
         ([], r"bounding_box_train has no \.jpg image"),
         (["Thumbs.db"], r"bounding_box_train has no \.jpg image"),
         (["-1_c1s1_000000_00.jpg"], "only junk and background"),
-        (["0002c1s1.jpg"], r"0002c1s1\.jpg: the name does not say"),
+        (["0002c1s1.jpg"], r"0002c1s1\.jpg: the name does not give"),
         (["0002_c7s1_000000_00.jpg"], r"0002_c7s1_000000_00\.jpg: camera 7 is out of range"),
         (["0002_c0s1_000000_00.jpg"], "camera 0 is out of range"),
     ],

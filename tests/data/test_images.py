@@ -154,14 +154,14 @@ def test_an_unknown_interpolation_is_refused(paths):
 def test_images_on_a_device_equal_cached_images(paths):
     store = ImageStore(paths, (16, 8))
     expected, seen = ImageStore(paths, (16, 8)).batch([4, 0, 4]), []
-    store.hold(torch.device("cpu"), progress=lambda done, total: seen.append((done, total)))
+    store.move_to(torch.device("cpu"), progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (6, 6) and store.cached_bytes == 6 * 3 * 16 * 8
     batch = store.batch([4, 0, 4])
     assert torch.equal(batch, expected)
     batch.zero_()
     assert torch.equal(store.batch([4, 0, 4]), expected)  # the batch was a copy
     held = store.held
-    store.hold(torch.device("cpu"))
+    store.move_to(torch.device("cpu"))
     assert store.held is held
     assert torch.equal(pickle.loads(pickle.dumps(store)).batch([4, 0, 4]), expected)  # the unpickled store decodes again
 
@@ -170,5 +170,5 @@ def test_images_beyond_gpu_memory_are_refused(paths, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
     store = ImageStore(paths, (16, 8))
     with pytest.raises(ConfigError, match=r"6 images of 16x8 take 0.00 GB; cuda:1 has 0.00 GB left.*cache_on: host"):
-        store.hold(torch.device("cuda", 1))
+        store.move_to(torch.device("cuda", 1))
     assert store.held is None and store.cached_bytes

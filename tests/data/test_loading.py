@@ -70,7 +70,7 @@ def test_batch_can_switch_to_another_labelling(store: ImageStore) -> None:
     halves = LabelSet(LABELS[::-1].copy(), weights, extra={"turn": np.arange(10)})
     batch = LabelledView(store, CAMERAS, LabelSet(LABELS, extra={"turn": -np.arange(10)}), {"u": halves})[7]
     batch = batch.each(lambda column: column.repeat(2, *[1] * (column.dim() - 1)))  # applied to every column
-    under = batch.under("u")
+    under = batch.with_labelling("u")
     assert batch.targets.tolist() == [2, 2]
     assert batch.weights is None
     assert batch.extra["turn"].tolist() == [-7, -7]

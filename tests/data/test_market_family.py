@@ -107,7 +107,7 @@ def test_veri_folders_and_three_digit_cameras(tmp_path):
             "camera 1 is out of range; PersonX has cameras 3, 4, 8, 10, 11, 12",
         ),
         (PersonX, PERSONX, "0001_c5_0.jpg", "camera 5 is out of range"),
-        (PersonX, PERSONX, "0001c3.jpg", r"does not say who and which camera; .* such as 0001_c10"),
+        (PersonX, PERSONX, "0001c3.jpg", r"does not give identity and camera; .* such as 0001_c10"),
         (VeRi776, VERI, "0001_c021_00000000_0.jpg", "camera 21 is out of range"),
         (VeRi776, VERI, "0001_c000_00000000_0.jpg", "camera 0 is out of range"),
         (VeRi776, VERI, "vehicle.jpg", r"such as 0002_c002_00030600_0\.jpg"),
@@ -128,7 +128,7 @@ def test_a_missing_or_empty_folder_is_named(tmp_path, dataset, folders):
     with pytest.raises(DataError, match=rf"{last} has no \.jpg image"):
         dataset(str(tmp_path))
     (tmp_path / last).rmdir()
-    with pytest.raises(DataError, match=rf"is not whole: it lacks {last}\."):
+    with pytest.raises(DataError, match=rf"is incomplete: it lacks {last}\."):
         dataset(str(tmp_path))
 
 

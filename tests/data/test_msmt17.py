@@ -6,7 +6,7 @@ import pytest
 
 from reidx.data.datasets import MSMT17
 from reidx.errors import DataError
-from reidx.evaluation.protocols import Market1501, matched
+from reidx.evaluation.protocols import Market1501, has_match
 
 FOLDERS = {"V1": ("train", "test"), "V2": ("mask_train_v2", "mask_test_v2")}
 LISTS = {
@@ -84,7 +84,7 @@ def test_id_0_is_a_person_everywhere(tmp_path):
     assert data.distractors == 0
     only = data.query.ids == 0
     known = data.query.ids[only], data.gallery.ids, data.query.cameras[only], data.gallery.cameras
-    assert matched(Market1501(), *known).any()
+    assert has_match(Market1501(), *known).any()
     assert not set(data.train.paths) & set(data.query.paths + data.gallery.paths)
     packed = MSMT17(str(write_repacked(tmp_path / "packed")), version="V1")
     assert packed.train.ids.tolist() == [0, 1] and packed.query.ids.tolist() == [0]
@@ -122,9 +122,9 @@ def test_repacked_copy_has_the_stated_version(tmp_path):
 
 def test_repacked_copy_needs_a_stated_version(tmp_path):
     root = str(write_repacked(tmp_path))
-    with pytest.raises(DataError, match=r"re-packed: its folders do not tell its version\. State it"):
+    with pytest.raises(DataError, match=r"re-packed: its folders do not reveal its version\. State the version"):
         MSMT17(root)
-    with pytest.raises(DataError, match=r"do not tell the images of list_val .* Set train: trainval"):
+    with pytest.raises(DataError, match=r"do not separate the images of list_val .* Set train: trainval"):
         MSMT17(root, version="V1", train="train")
 
 
@@ -146,7 +146,7 @@ def test_auto_refuses_to_choose_between_two_versions(tmp_path):
     first, second = (write_published(tmp_path / f"MSMT17_{v}", v) for v in ("V1", "V2"))
     assert MSMT17(str(tmp_path), version="V1").root == str(first)
     assert MSMT17(str(tmp_path), version="V2").root == str(second)
-    with pytest.raises(DataError, match=r"V1 at .*MSMT17_V1 and V2 at .*MSMT17_V2\. Say which one"):
+    with pytest.raises(DataError, match=r"V1 at .*MSMT17_V1 and V2 at .*MSMT17_V2\. Set version: V1"):
         MSMT17(str(tmp_path))
 
 
@@ -154,7 +154,7 @@ def test_auto_refuses_to_choose_between_two_versions(tmp_path):
 def test_a_missing_list_is_named(tmp_path, lost):
     base = write_published(tmp_path / "MSMT17_V2", "V2")
     (base / lost).unlink()
-    with pytest.raises(DataError, match=rf"MSMT17_V2 is not whole: it lacks {lost}\."):
+    with pytest.raises(DataError, match=rf"MSMT17_V2 is incomplete: it lacks {lost}\."):
         MSMT17(str(tmp_path))
 
 
@@ -173,10 +173,10 @@ GOOD = LISTS["train"][0]
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([GOOD, "0000/0000_045_12.jpg"], r"list_train\.txt, line 2: .* does not say which image and who"),
-        ([GOOD, "", GOOD.replace(" 0", "")], r"list_train\.txt, line 3: .* does not say"),
-        ([GOOD.replace(" 0", " -1")], r"line 1: .* does not say"),
-        ([GOOD.replace("_12_", "_x_")], r"line 1: .* does not say"),
+        ([GOOD, "0000/0000_045_12.jpg"], r"list_train\.txt, line 2: .* does not give an image and its identity"),
+        ([GOOD, "", GOOD.replace(" 0", "")], r"list_train\.txt, line 3: .* does not give"),
+        ([GOOD.replace(" 0", " -1")], r"line 1: .* does not give"),
+        ([GOOD.replace("_12_", "_x_")], r"line 1: .* does not give"),
         ([GOOD.replace("_12_", "_16_")], r"line 1: camera 16 is out of range; MSMT17 has cameras 1 to 15"),
         ([GOOD.replace("_12_", "_00_")], r"line 1: camera 0 is out of range"),
         ([GOOD, GOOD.replace("_12_", "_11_")], r"line 2: there is no file .*0000_045_11_0303morning_0006_2"),

@@ -70,7 +70,7 @@ def test_junk_and_person_0_are_reported(tmp_path):
     data = Market1501(str(write(tmp_path, ["0000_c1_0.jpg", "0000_c1_1.jpg", "-1_c1_0.jpg"])))
     assert data.notes() == [
         "left out: 1 junk, 2 background",
-        "0000 is nobody in Market-1501: give a person of that number another one",
+        "0000 means background in Market-1501: give a person with that number another number",
     ]
     official = Market1501(str(write(tmp_path / "b", ["0000_c1_0.jpg", "-1_c1_0.jpg"], "bounding_box_test")))
     assert official.notes() == ["left out: 1 junk"] and official.gallery.ids.tolist() == [0, 2, 2, 3]
@@ -140,7 +140,7 @@ def test_each_start_reports_once(experiment, tmp_path, capsys):
     data = {"domains": {"target": {"type": "Market1501", "root": str(tmp_path / "m")}}, "image_size": [16, 8],
             "interpolation": "bilinear", "workers": 0, "cache_gb": 0.1}  # fmt: skip
     lines: list[str] = []
-    domains = Domains(data, say=lines.append)
+    domains = Domains(data, message=lines.append)
     assert lines == []  # a data set that is not used is not read
     domains.split("target", "train"), domains.split("target", "query")
     assert len(lines) == 1

@@ -150,7 +150,7 @@ def test_a_finished_folder_is_reused_untouched(source: Path) -> None:
 
 
 def test_other_rendering_in_folder_is_refused(source: Path) -> None:
-    with pytest.raises(DataError, match=r"seed 3 \(asked: 5\).*Choose another folder"):
+    with pytest.raises(DataError, match=r"seed 3 \(requested: 5\).*Choose another folder"):
         render_domain(source, "source", seed=5, **SMALL)
 
 

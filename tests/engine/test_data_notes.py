@@ -118,7 +118,7 @@ def test_copies_of_queries_are_reported(rows, config, capsys, tmp_path):
     path = config([*rows, *((str(copy), who, c, split) for copy, who, c, split in copies)], cameras=False, evaluate=FREE)
     card = evaluate(reidx.load_config(path), progress="plain").card["stages"]["adapt"]["evaluation"]
     assert card["queries_that_found_a_copy"] == 3 and card["queries_in_gallery"] == 0
-    assert "queries have a copy of their own file as the nearest match in the gallery" in capsys.readouterr().err
+    assert "queries have a copy of their file as the nearest match in the gallery" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("known", "use"), [("none", True), ("one", True), ("all", False)])

@@ -132,7 +132,7 @@ def test_refiner_that_leaves_no_cluster_is_named() -> None:
             return LabelSet(np.full_like(labels.labels, -1))
 
     class Pairs:
-        needs = "features"
+        clusterer_input = "features"
 
         def __call__(self, features: torch.Tensor) -> np.ndarray:
             return np.arange(len(features)) // 2

@@ -68,7 +68,7 @@ def test_embeddings_of_a_checkpoint_are_moved(old: tuple[int, int], new: tuple[i
 
 def test_checkpoint_without_image_size_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "old.pth", (256, 128), recorded=False)
-    with pytest.raises(CheckpointError, match=r"old\.pth does not say at which image size .* pos_embed of test_vit .*"):
+    with pytest.raises(CheckpointError, match=r"old\.pth has no record of the image size .* pos_embed of test_vit .*"):
         checkpoints.load_weights(network((128, 256)), path)
     student = network((128, 256), weights_image_size=[256, 128])
     checkpoints.load_weights(student, path)

@@ -19,7 +19,7 @@ import pytest
 import reidx
 from reidx.engine import profile
 from reidx.errors import ConfigError
-from reidx.runs.lock import InUse, alone_in, locked
+from reidx.runs.lock import InUse, exclusive_folder, locked
 from reidx.testing.runs import assert_same_run, unchanged
 
 Whole = tuple[Path, Path]
@@ -33,7 +33,7 @@ def go(config: Path, folder: Path, resume: bool = False) -> None:
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_second_training_in_a_folder_is_refused(resume: bool, whole: Whole, unfinished: Path) -> None:
-    with alone_in(unfinished, "being trained in"), unchanged(unfinished), pytest.raises(ConfigError) as refused:
+    with exclusive_folder(unfinished, "being trained in"), unchanged(unfinished), pytest.raises(ConfigError) as refused:
         go(whole[0], unfinished, resume)
     assert str(refused.value).startswith(f"{unfinished} is being trained in (process {os.getpid()} on ")
     assert "\n" not in str(refused.value)
@@ -42,7 +42,7 @@ def test_second_training_in_a_folder_is_refused(resume: bool, whole: Whole, unfi
 
 
 def test_second_start_in_a_new_folder_is_refused(whole: Whole, tmp_path: Path) -> None:
-    with alone_in(tmp_path / "run", "being trained in"), pytest.raises(ConfigError, match="is being trained in"):
+    with exclusive_folder(tmp_path / "run", "being trained in"), pytest.raises(ConfigError, match="is being trained in"):
         go(whole[0], tmp_path / "run")
     assert os.listdir(tmp_path / "run") == [".lock"], "the folder of the other process must not change"
 
@@ -64,7 +64,7 @@ def test_two_resumes_at_once_write_each_epoch_once(whole: Whole, unfinished: Pat
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_lock_of_a_killed_process_is_free(end: signal.Signals, tmp_path: Path) -> None:
     def hold() -> None:
-        with alone_in(tmp_path, "being trained in"):
+        with exclusive_folder(tmp_path, "being trained in"):
             # this worker outlives its parent
             worker = FORK.Process(target=time.sleep, args=(20,))
             worker.start()
@@ -75,7 +75,7 @@ def test_lock_of_a_killed_process_is_free(end: signal.Signals, tmp_path: Path) -
     holder.start()
     while not (tmp_path / "worker").exists() or not (tmp_path / "worker").read_text():
         time.sleep(0.01)
-    with pytest.raises(InUse, match=f"process {holder.pid} on "), alone_in(tmp_path, "being trained in"):
+    with pytest.raises(InUse, match=f"process {holder.pid} on "), exclusive_folder(tmp_path, "being trained in"):
         pass
     assert holder.pid is not None
     os.kill(holder.pid, end)
@@ -83,16 +83,16 @@ def test_lock_of_a_killed_process_is_free(end: signal.Signals, tmp_path: Path) -
     worker = int((tmp_path / "worker").read_text())
     try:
         os.kill(worker, 0)
-        with alone_in(tmp_path, "being trained in"):
+        with exclusive_folder(tmp_path, "being trained in"):
             pass
     finally:
         os.kill(worker, signal.SIGKILL)
 
 
 def test_lock_is_free_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError), alone_in(tmp_path, "being trained in"):
+    with pytest.raises(ValueError), exclusive_folder(tmp_path, "being trained in"):
         raise ValueError
-    with alone_in(tmp_path, "being trained in"):
+    with exclusive_folder(tmp_path, "being trained in"):
         pass
     assert (tmp_path / ".lock").read_text() == ""
 
@@ -125,7 +125,7 @@ def test_lock_file_of_another_kind_is_refused(make: Callable[[Path], object], wh
 
 
 def test_profile_of_one_folder_is_made_once(whole: Whole, tmp_path: Path) -> None:
-    with alone_in(tmp_path / "profile", "being profiled in"), pytest.raises(ConfigError, match="is being profiled in"):
+    with exclusive_folder(tmp_path / "profile", "being profiled in"), pytest.raises(ConfigError, match="is being profiled in"):
         profile.profile(reidx.load_config(whole[0]), tmp_path, "quiet")
 
 

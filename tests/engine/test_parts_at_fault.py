@@ -24,7 +24,7 @@ from reidx.data.domains import Domains
 from reidx.data.loading import LabelledView, batches
 from reidx.engine.loop import refuse_odd_rates
 from reidx.errors import ReidxError, RunError
-from reidx.evaluation.protocols import Protocol, matched
+from reidx.evaluation.protocols import Protocol, has_match
 from reidx.labels.pipeline import LabelPipeline
 from reidx.memories import Memory
 from reidx.registry import promises, seam
@@ -38,7 +38,7 @@ def of_plugin(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], Any]:
 
     def known(kind: str, component: Any) -> Any:
         name = type(component).__name__
-        return seam.built(Entry(Component(kind, name, f"{__name__}:{name}"), "mine", "reidx-mine 0.1"), component)
+        return seam.record_built(Entry(Component(kind, name, f"{__name__}:{name}"), "mine", "reidx-mine 0.1"), component)
 
     return known
 
@@ -71,7 +71,7 @@ def test_promises_are_checked_once_an_epoch(register, experiment, tmp_path, monk
 
     class Looks(nn.Module):
         def forward(self, scores, targets):
-            watched.append(seam._watched.get())
+            watched.append(seam._full_checks.get())
             return F.cross_entropy(scores, targets)
 
     register("loss", Looks)
@@ -119,7 +119,7 @@ DRAWN = {
     "words": ([["a", 0], [1, 2]], "'a' (str)"),
     "halves": ([[0.5, 0], [1, 2]], "0.5 (float)"),
     "booleans": ([[True, 0], [1, 2]], "True (bool)"),
-    "too few": ([[0, 1]], "1 batches of 2 images, but was asked for 2"),
+    "too few": ([[0, 1]], "1 batches of 2 images, not the requested 2"),
     "too many": ([[0, 1]] * 3, "more than 2 batches"),
     "endless": (itertools.repeat([0, 1]), "more than 2 batches"),
     "other sizes": ([[0, 1], [1]], "2 batches of 1, 2 images"),
@@ -150,7 +150,7 @@ def test_correct_sampler_passes(of_plugin):
 class Clusters:
     """Clusterer of features that returns the given labels."""
 
-    needs, outliers = "features", "never"
+    clusterer_input, outliers = "features", "never"
 
     def __init__(self, labels: Any) -> None:
         self.labels = labels
@@ -177,7 +177,7 @@ ONES = np.ones(4, np.float32)
 
 
 def labelled(clusterer: Any, refiners: list[Any]) -> LabelSet:
-    with seam.watching():
+    with seam.full_checks():
         pipeline = LabelPipeline("embed", None, clusterer, refiners)
         return pipeline({"embed": torch.ones(4, 2)}, epoch=0, cameras=np.zeros(4, np.int64))
 
@@ -211,14 +211,14 @@ REFINED = {
     "texts": (lambda old: LabelSet(old.astype(str)), (), "not int64 (4,)"),
     "gaps": (lambda old: LabelSet(3 * old), (), "gaps"),
     "outliers": (lambda old: LabelSet(old - 1), (), "it left 2 outliers"),
-    "weights missing": (LabelSet, ("weights",), "it gave no weights, which it promises"),
+    "weights missing": (LabelSet, ("weights",), "it gave no weights, which its `provides` declares"),
     "extra missing": (LabelSet, ("agreement",), "it gave no agreement"),
-    "weights undeclared": (lambda old: LabelSet(old, ONES), (), "it gave weights, of which its `provides` says nothing"),
+    "weights undeclared": (lambda old: LabelSet(old, ONES), (), "it gave weights, which its `provides` does not declare"),
     "weights of 2": (lambda old: LabelSet(old, 2 * ONES), ("weights",), "from 2.0 to 2.0, not 0 to 1"),
     "weights NaN": (lambda old: LabelSet(old, ONES * np.nan), ("weights",), "its weights has NaN"),
     "weights of two": (lambda old: LabelSet(old, np.ones((4, 2))), ("weights",), "its weights are"),
-    "soft sums": (lambda old: LabelSet(old, soft_targets=np.ones((4, 2))), ("soft_targets",), "no probabilities"),
-    "soft negative": (lambda old: LabelSet(old, None, np.array([[2.0, -1.0]] * 4)), ("soft_targets",), "no probabilities"),
+    "soft sums": (lambda old: LabelSet(old, soft_targets=np.ones((4, 2))), ("soft_targets",), "not probabilities"),
+    "soft negative": (lambda old: LabelSet(old, None, np.array([[2.0, -1.0]] * 4)), ("soft_targets",), "not probabilities"),
     "soft shape": (lambda old: LabelSet(old, soft_targets=np.ones((4, 3)) / 3), ("soft_targets",), "not (4, 2)"),
     "extra short": (lambda old: LabelSet(old, extra={"agreement": ONES[:2]}), ("agreement",), "not an array of 4 images"),
     "extra infinite": (lambda old: LabelSet(old, extra={"agreement": ONES * np.inf}), ("agreement",), "NaN or infinite"),
@@ -255,7 +255,7 @@ NAN = csr_array((EYE.data * np.nan, EYE.indices, EYE.indptr), shape=(4, 4))
 @pytest.mark.parametrize("graph", [None, np.eye(4), EYE[:3], NAN])
 def test_distance_is_checked(of_plugin, graph):
     clusterer = Clusters(GOOD)
-    clusterer.needs = "graph"
+    clusterer.clusterer_input = "graph"
     pipeline = LabelPipeline("embed", of_plugin("distance", Measures(graph)), clusterer)
     with pytest.raises(ReidxError) as raised:
         pipeline({"embed": torch.ones(4, 2)}, epoch=0, cameras=np.zeros(4, np.int64))
@@ -283,7 +283,7 @@ class Rows(Memory):
 
 
 def updated(memory: Any) -> None:
-    with seam.watching():
+    with seam.full_checks():
         given = torch.ones(2, 2), torch.zeros(2, dtype=torch.int64), torch.arange(2)
         seam.call("memory", memory, "update", memory.update, *given)
 
@@ -330,7 +330,7 @@ class Ignores(Protocol):
 def test_protocol_is_checked(of_plugin, mask):
     ids = np.arange(3)
     with pytest.raises(ReidxError) as raised:
-        matched(of_plugin("protocol", Ignores(mask)), ids[:2], ids, ids[:2], ids)
+        has_match(of_plugin("protocol", Ignores(mask)), ids[:2], ids, ids[:2], ids)
     assert "protocol mine.Ignores" in checked_message(raised) and "not booleans (1, 1)" in str(raised.value)
 
 
@@ -361,11 +361,11 @@ def test_error_is_attributed_to_its_plugin(fake_plugins, monkeypatch):
     known, found = fake_plugins.discover()
     with pytest.raises(ZeroDivisionError) as raised:
         importlib.import_module("fake_reidx_mine").go()
-    with plugins.installed(known, found["mine"]):
+    with plugins.registry_override(known, found["mine"]):
         owner = plugins.owner_of(raised.value)
         assert owner == f"the plugin mine (from reidx-mine 0.1), {Path(fake_plugins.folder / 'fake_reidx_mine.py')}:10."
         monkeypatch.setattr(seam, "_built", {})
         entry = Entry(Component("loss", "Own", "fake_reidx_mine:Own"), "mine", "reidx-mine 0.1")
-        seam.built(entry, object())
+        seam.record_built(entry, object())
         assert (plugins.owner_of(raised.value) or "").startswith("loss mine.Own (from reidx-mine 0.1), ")
         assert plugins.owner_of(ValueError("elsewhere")) is None

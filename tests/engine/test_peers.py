@@ -66,7 +66,7 @@ def mutual() -> StageModel:
     for name, memory in memories.items():
         memory.reset(None, torch.arange(3))
         memory.weight.data.normal_()
-        model.follow(name)
+        model.reset_memory_averages(name)
     return model.train()
 
 
@@ -120,7 +120,7 @@ def test_a_classifier_is_averaged_with_its_network(mutual: StageModel) -> None:
 def test_a_reset_makes_the_average_a_copy_again(mutual: StageModel) -> None:
     step(mutual)
     mutual.memories["rows"].reset(None, torch.arange(7))
-    mutual.follow("rows")
+    mutual.reset_memory_averages("rows")
     average = mutual.memories[average_of("rows", "mean")]
     assert average.weight.shape == (7, 4) and torch.equal(average.weight, mutual.memories["rows"].weight)
     assert not average.weight.requires_grad

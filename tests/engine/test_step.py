@@ -207,7 +207,7 @@ def test_memory_gets_streams_of_its_labels() -> None:
     )
     given = {"source": batch(1), "target": batch(2), "again": batch(3)}
     expected = [model.networks["offline"](given[name].images)["embed"] for name in ("target", "again")]
-    assert model.needed() == ["offline", "student"]  # only the memory needs offline
+    assert model.networks_to_forward() == ["offline", "student"]  # only the memory needs offline
     model.train_step(given, stepper(model))
     (features, _, index), = memory.taken
     assert index.tolist() == [20, 21, 22, 23, 30, 31, 32, 33]

@@ -51,7 +51,7 @@ def test_clear_clusters_are_found_reproducibly(clusterer, distance):
     assert set(labels) == {0, 1, 2, 3}
     assert same_partition(labels, truth)
     assert np.array_equal(labels, clusterer(given))
-    assert clusterer.needs == ("features" if distance is None else "graph")
+    assert clusterer.clusterer_input == ("features" if distance is None else "graph")
     assert clusterer.outliers in ("emits", "never")
 
 

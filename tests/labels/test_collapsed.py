@@ -24,7 +24,7 @@ from reidx.labels import graph as neighbour_graph
 from reidx.labels.distances import jaccard
 from reidx.labels.neighbours import candidates, duplicates
 from reidx.labels.neighbours import exact as neighbours
-from reidx.labels.neighbours.duplicates import kinds
+from reidx.labels.neighbours.duplicates import group_equal_rows
 from reidx.labels.pipeline import LabelPipeline
 from reidx.machine import free_memory as memory
 
@@ -128,15 +128,15 @@ def test_copies_fill_lists_in_index_order():
 
 def test_kinds_are_numbered_by_their_first_rows(monkeypatch):
     x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)[np.arange(100) * 7 % 5]
-    found = kinds(x)
+    found = group_equal_rows(x)
     assert found is not None
     assert found.kind.tolist() == [i % 5 for i in range(100)] and found.first.tolist() == [0, 1, 2, 3, 4]
     assert found.starts.tolist() == [0, 20, 40, 60, 80, 100]
     assert found.members.reshape(5, 20).tolist() == [list(range(kind, 100, 5)) for kind in range(5)]
-    assert kinds(x[:40]) is None and kinds(x[:0]) is None  # too few copies of each row
+    assert group_equal_rows(x[:40]) is None and group_equal_rows(x[:0]) is None  # too few copies of each row
     clash = lambda start, stop, bits, factors, hashes: hashes.__setitem__(slice(start, stop), 0)  # noqa: E731
     monkeypatch.setattr(duplicates, "_hash", clash)
-    again = kinds(x)
+    again = group_equal_rows(x)
     assert again is not None and all(np.array_equal(mine, its) for mine, its in zip(found, again, strict=True))
 
 

@@ -206,5 +206,5 @@ def test_free_memory_is_positive() -> None:
 
 def test_pairs_of_other_images_are_refused() -> None:
     features = torch.nn.functional.normalize(torch.randn(20, 4, generator=torch.Generator().manual_seed(0)))
-    with pytest.raises(DataError, match="the pairs asked for are of 7 images, the features of 20"):
+    with pytest.raises(DataError, match="the requested pairs are of 7 images, the features of 20"):
         Jaccard(8, 2)(features, among=csr_array(np.eye(7, dtype=np.float32)))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from reidx.labels.neighbours import mutual as module
-from reidx.labels.neighbours.mutual import mutual
+from reidx.labels.neighbours.mutual import mutual_candidates
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -24,7 +24,7 @@ def test_the_largest_scores_of_each_row(
     before, count = torch.get_num_threads(), min(n, 9)
     torch.set_num_threads(threads)
     try:
-        where, least = mutual(x, count, penalty)
+        where, least = mutual_candidates(x, count, penalty)
     finally:
         torch.set_num_threads(before)
     scores = x @ x.T - (0 if penalty is None else penalty)

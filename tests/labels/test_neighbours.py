@@ -115,7 +115,7 @@ def test_products_stay_float32_while_another_thread_searches():
 @pytest.mark.parametrize("backend", ["torch", "ivf"])
 def test_autocast_and_the_default_type_change_nothing(monkeypatch, recwarn, quick, backend):
     monkeypatch.setattr(proposals, "has_bfloat16", lambda: quick)
-    monkeypatch.setattr(approximate, "_probed", lambda gallery, queries, count, centres, owner: len(centres))
+    monkeypatch.setattr(approximate, "_cells_to_probe", lambda gallery, queries, count, centres, owner: len(centres))
     x = torch.randn(1, 24) + 0.1 * torch.randn(300, 24, generator=torch.Generator().manual_seed(0))
     own, asked = knn(x, 5, backend=backend)[1], knn(x[50:], 5, queries=x[:50], backend=backend)[1]
     with torch.autocast("cpu", torch.bfloat16):
@@ -245,7 +245,7 @@ def test_approximate_search_reports_its_recall(draw, caplog):
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_approximate_search_of_all_cells_is_exact(draw, monkeypatch, kind, threads):
-    monkeypatch.setattr(approximate, "_probed", lambda gallery, queries, count, centres, owner: len(centres))
+    monkeypatch.setattr(approximate, "_cells_to_probe", lambda gallery, queries, count, centres, owner: len(centres))
     monkeypatch.setattr(proposals, "BLOCK", 200)
     x = draw(kind, 700, 16, 0)
     before = torch.get_num_threads()
@@ -264,7 +264,7 @@ def test_fewest_cells_with_enough_neighbours_are_probed(draw):
     x = torch.from_numpy(draw("clustered", 900, 8, 0))
     centres = x[::45].clone()
     owner = ((x[:, None] - centres) ** 2).sum(-1).argmin(1)
-    probed = approximate._probed(x, x, 10, centres, owner)
+    probed = approximate._cells_to_probe(x, x, 10, centres, owner)
     sample = torch.linspace(0, 899, 500).long()
     true = torch.cdist(x[sample], x).argsort(1)[:, :10]
     order = torch.cdist(x[sample], centres).argsort(1)

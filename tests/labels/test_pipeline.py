@@ -50,7 +50,7 @@ def test_each_part_receives_the_previous_result() -> None:
     pipeline = LabelPipeline(
         "embed",
         Part(calls, "distance", made),
-        Part(calls, "clusterer", found, needs="graph"),
+        Part(calls, "clusterer", found, clusterer_input="graph"),
         [Part(calls, "first", first), Part(calls, "second", second)],
     )
     previous = labels_of(0, 0, 0, 1, 1, 1)
@@ -77,7 +77,7 @@ def test_clusterer_of_features_needs_no_distance() -> None:
         return labels
 
     features = bank()
-    clusterer = Part(calls, "clusterer", labels_of(0, 0, 1, 1, 2, 2), needs="features")
+    clusterer = Part(calls, "clusterer", labels_of(0, 0, 1, 1, 2, 2), clusterer_input="features")
     LabelPipeline("upper", Part(calls, "distance", graph()), clusterer, [refine])(features, epoch=0, cameras=CAMERAS)
     assert calls == [("clusterer", (features["upper"],))]
     assert seen[0].graph is None
@@ -226,7 +226,7 @@ def test_graph_reaches_as_far_as_any_part(reaches: tuple[Any, ...], within: floa
 def test_advice_without_clusters_looks_further_out() -> None:
     distance = Near()
     pipeline = LabelPipeline("embed", distance, Part([], "clusterer", np.full(6, -1), reach=0.1))
-    with pytest.raises(DataError, match=r"nearest pairs lie at 0\.500"):
+    with pytest.raises(DataError, match=r"nearest pairs are at distances of 0\.500"):
         pipeline(bank(), epoch=0, cameras=CAMERAS)
     assert distance.cuts == [0.1, pytest.approx(0.55)]  # half-way to 1, where enough pairs are
 
@@ -237,7 +237,7 @@ def test_advice_without_clusters_looks_further_out() -> None:
 class Level:
     """Clusterer with one threshold, which is also its reach."""
 
-    needs = "graph"
+    clusterer_input = "graph"
 
     def __init__(self, eps: float = 0.4) -> None:
         self.eps = self.reach = eps

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import multiprocessing
 
 from reidx.labels import DBSCAN, Cosine, Jaccard
-from reidx.labels.neighbours.sharding import agree
+from reidx.labels.neighbours.sharding import require_same_labels
 
 
 def features() -> torch.Tensor:
@@ -21,15 +21,15 @@ def features() -> torch.Tensor:
 def work(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)  # a forked process must not use its parent's threads
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet{world}", rank=rank, world_size=world)
-    labels = agree(DBSCAN()(Jaccard(12, 3, sharded=True)(features())))
+    labels = require_same_labels(DBSCAN()(Jaccard(12, 3, sharded=True)(features())))
     cosine = Cosine(5, sharded=True)(features())
     noticed = 0
     try:
-        agree(labels + (rank == world - 1))
+        require_same_labels(labels + (rank == world - 1))
     except Exception as error:
         noticed = int(f"{world - 1} disagree with process 0" in str(error))
     try:
-        agree(labels, {"note": labels + (rank == 0)})
+        require_same_labels(labels, {"note": labels + (rank == 0)})
     except Exception:
         noticed += 1
     np.savez(f"{folder}/{world}_{rank}.npz", labels=labels, noticed=noticed, cosine=cosine.data)
@@ -50,6 +50,6 @@ def test_any_number_of_processes_gives_same_labels(world, tmp_path):
 
 def test_one_process_shares_nothing():
     labels = np.arange(3)
-    assert agree(labels) is labels
+    assert require_same_labels(labels) is labels
     x = features()
     assert np.array_equal(Jaccard(12, 3, sharded=True)(x).data, Jaccard(12, 3)(x).data)

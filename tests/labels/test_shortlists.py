@@ -21,7 +21,7 @@ def test_best_of_all_shown_scores(count: int, width: int, kind: str) -> None:
     lists = Shortlists(9, count)
     rows = np.array([8, 0, 3, 4, 1])
     for first, piece in ((0, scores[:, : width // 3]), (width // 3, scores[:, width // 3 :])):
-        lists.show(rows, np.ascontiguousarray(piece), first)
+        lists.add(rows, np.ascontiguousarray(piece), first)
     found, least = lists.best()
     found, least = found[rows], least[rows]
     kept = min(count, width)
@@ -48,7 +48,7 @@ def test_pieces_may_have_different_rows() -> None:
         rows = random.permutation(20)[: random.integers(1, 20)]
         scores = random.normal(size=(len(rows), 100)).astype(np.float32)
         seen[rows, first : first + 100] = scores
-        lists.show(rows, scores, first)
+        lists.add(rows, scores, first)
     found, least = lists.best()
     expected = np.argsort(-seen, axis=1)[:, :6]
     assert np.array_equal(np.sort(found, axis=1), np.sort(expected, axis=1))
@@ -64,10 +64,10 @@ def test_products_serve_rows_of_both_sides(height: int, width: int, count: int) 
     lists, apart = Shortlists(200, count), Shortlists(200, count)
     for first in (0, 100):  # rows 10 … and 80 … receive scores twice, from different products
         part = (products + first).astype(np.float32)
-        lists.show_both(part, penalty, 10, 80 + first // 100)
+        lists.add_both(part, penalty, 10, 80 + first // 100)
         for rows, others, values in ((10, 80 + first // 100, part), (80 + first // 100, 10, part.T)):
             known = np.ascontiguousarray(values - penalty[others : others + values.shape[1]])
-            apart.show(np.arange(rows, rows + len(known)), known, others)
+            apart.add(np.arange(rows, rows + len(known)), known, others)
     (found, least), (expected, floor) = lists.best(), apart.best()
     assert np.array_equal(least, floor)
     assert np.array_equal(np.sort(found, axis=1), np.sort(expected, axis=1))

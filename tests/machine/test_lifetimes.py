@@ -13,7 +13,7 @@ import pytest
 
 from reidx.ablation.workers import Workers
 from reidx.data.synthetic.domain import render_domain
-from reidx.machine.lifetimes import PARENT, draft, remove_partial_files
+from reidx.machine.lifetimes import PARENT, remove_partial_files, replacement_folder
 from reidx.runs.manifest import RunManifest
 
 HELPER = """
@@ -115,9 +115,9 @@ def test_draft_of_a_living_process_stays(tmp_path: Path) -> None:
         (tmp_path / name / "inside").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / ".a[b]*c.22222222.partial").symlink_to(tmp_path / "elsewhere")
-    with draft(root) as first:
+    with replacement_folder(root) as first:
         (first / "picture").touch()
-        with draft(root) as second:
+        with replacement_folder(root) as second:
             assert first != second and (first / "picture").is_file()
         assert first.is_dir() and not second.exists()
         first.rename(root)
@@ -130,7 +130,7 @@ def test_draft_of_a_living_process_stays(tmp_path: Path) -> None:
 
 
 def test_failed_draft_is_removed(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), draft(tmp_path / "domain"):
+    with pytest.raises(KeyError), replacement_folder(tmp_path / "domain"):
         raise KeyError
     assert not list(tmp_path.iterdir())
 
@@ -144,4 +144,4 @@ def test_only_a_runs_partial_files_are_removed(tmp_path: Path) -> None:
         path.touch()
     remove_partial_files(tmp_path, ".*.partial", "[0-9]*-*/.*.partial")
     assert [path.exists() for path in [*kept, *left]] == [True] * 3 + [False] * 2
-    assert "remove_partial_files" in RunManifest.admit.__code__.co_names
+    assert "remove_partial_files" in RunManifest.open.__code__.co_names

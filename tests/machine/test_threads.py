@@ -16,14 +16,14 @@ import reidx
 from reidx.engine.loop import StageLoop
 from reidx.machine import threads
 from reidx.machine.threads import (
-    Look,
-    Watch,
-    available,
-    chosen,
-    computing_on,
-    fitting,
-    look,
-    others,
+    LoadSample,
+    ThreadCountWatch,
+    available_cores,
+    choose_thread_count,
+    cores_busy_elsewhere,
+    free_core_count,
+    sample_load,
+    threads_set_to,
     wait_briefly,
 )
 from reidx.runs.manifest import RECORD
@@ -37,8 +37,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def make(cores: int, taken: float = 0.0, quota: int | None = None) -> None:
         monkeypatch.setattr(threads, "cores", lambda: set(range(cores)))
-        monkeypatch.setattr(threads, "available", lambda: quota or cores)
-        monkeypatch.setattr(threads, "others", lambda since=None: taken)
+        monkeypatch.setattr(threads, "available_cores", lambda: quota or cores)
+        monkeypatch.setattr(threads, "cores_busy_elsewhere", lambda since=None: taken)
 
     return make
 
@@ -50,7 +50,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_threads_are_the_cores_that_are_free(machine, cores: int, taken: float, quota: int | None, number: int) -> None:
     machine(cores, taken, quota)
     said: list[str] = []
-    assert chosen("auto", None, said.append) == fitting(taken) == number
+    assert choose_thread_count("auto", None, said.append) == free_core_count(taken) == number
     assert bool(said) == (number < cores)
     assert all(f"{number} thread" in line and "--threads N" in line for line in said)
 
@@ -58,30 +58,31 @@ def test_threads_are_the_cores_that_are_free(machine, cores: int, taken: float, 
 def test_user_or_run_overrides_the_free_cores(machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(8, 0.0)
     said: list[str] = []
-    assert chosen(3, 2, said.append) == 3
-    assert chosen("auto", 2, said.append) == 2
+    assert choose_thread_count(3, 2, said.append) == 3
+    assert choose_thread_count("auto", 2, said.append) == 2
     (line,) = said
     assert "as the run was begun with" in line
     assert "--resume --threads 8" in line
-    assert chosen(None, None, said.append) == torch.get_num_threads() and chosen(None, 2, said.append) == 2
+    assert choose_thread_count(None, None, said.append) == torch.get_num_threads()
+    assert choose_thread_count(None, 2, said.append) == 2
     # other processes of the same job are no load
-    assert chosen("auto", None, said.append, alone=False) == torch.get_num_threads()
+    assert choose_thread_count("auto", None, said.append, alone=False) == torch.get_num_threads()
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert chosen("auto", None, said.append) == torch.get_num_threads() and len(said) == 1
+    assert choose_thread_count("auto", None, said.append) == torch.get_num_threads() and len(said) == 1
 
 
 def test_watch_counts_threads_and_reports_changes(machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(2, 1.0)
-    monkeypatch.setattr(threads, "LOOK", 0.0)
+    monkeypatch.setattr(threads, "MIN_SAMPLE_SECONDS", 0.0)
     said: list[str] = []
-    watch = Watch(said.append)
-    with computing_on(2):
+    watch = ThreadCountWatch(said.append)
+    with threads_set_to(2):
         assert [watch(), watch()] == [1, 1] and torch.get_num_threads() == 2
-    with computing_on(1):
+    with threads_set_to(1):
         assert watch() == 1
     assert len(said) == 2 and "1 thread from the next epoch on, not 2: other work keeps 1.0 of 2 cores busy" in said[0]
-    monkeypatch.setattr(threads, "LOOK", 60.0)
-    with computing_on(2):
+    monkeypatch.setattr(threads, "MIN_SAMPLE_SECONDS", 60.0)
+    with threads_set_to(2):
         assert watch() == 2  # the epoch was too short to judge
 
 
@@ -89,14 +90,14 @@ def test_resumed_run_keeps_threads_by_epoch(
     machine, experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine(2)
-    monkeypatch.setattr(threads, "LOOK", 0.0)
+    monkeypatch.setattr(threads, "MIN_SAMPLE_SECONDS", 0.0)
     taken = {1: 1.0, 2: 1.0, 3: 0.0, 4: 0.0}  # at the end of each epoch
     epoch = 0
 
-    def others(since: Look | None = None) -> float:
+    def cores_busy_elsewhere(since: LoadSample | None = None) -> float:
         return 0.0 if since is None else taken[epoch]
 
-    monkeypatch.setattr(threads, "others", others)
+    monkeypatch.setattr(threads, "cores_busy_elsewhere", cores_busy_elsewhere)
     plain = StageLoop.run_epoch
 
     def counted(self: StageLoop, stop: int | None = None) -> None:
@@ -124,7 +125,7 @@ def test_given_or_shared_threads_do_not_change(
     machine, experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine(2, 1.0)
-    monkeypatch.setattr(threads, "LOOK", 0.0)
+    monkeypatch.setattr(threads, "MIN_SAMPLE_SECONDS", 0.0)
     config = reidx.load_config(experiment(stages=[{"name": "adapt", "epochs": 2, "iters": 2}]))
     given = reidx.run(config, tmp_path / "given", progress="quiet", threads=2)
     shared = reidx.run(config, tmp_path / "one", progress="quiet", threads="auto", share=tmp_path / "shared")
@@ -139,11 +140,11 @@ def test_load_of_others_excludes_this_process(monkeypatch: pytest.MonkeyPatch, t
     row = " ".join(str(number * tick) for number in (3, 1, 2, 100, 50, 1, 1, 1, 7, 0))  # the last two are part of the first
     stat = tmp_path / "stat"
     stat.write_text(f"cpu  9 9 9 9\ncpu0 {row}\ncpu1 {row}\ncpu2 {row}\nintr 5\n", encoding="utf-8")
-    seen = look(stat)
+    seen = sample_load(stat)
     assert seen is not None and seen.busy == 2 * (3 + 1 + 2 + 1 + 1 + 1)
-    assert look(tmp_path / "none") is None
-    monkeypatch.setattr(threads, "look", lambda: Look(20.0, 39.0, 14.0))
-    assert others(Look(10.0, 10.0, 5.0)) == pytest.approx((29 - 9) / 10)
+    assert sample_load(tmp_path / "none") is None
+    monkeypatch.setattr(threads, "sample_load", lambda: LoadSample(20.0, 39.0, 14.0))
+    assert cores_busy_elsewhere(LoadSample(10.0, 10.0, 5.0)) == pytest.approx((29 - 9) / 10)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_quota_of_a_control_group(
     for name, text in {**files, "membership": membership}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
-    assert available(tmp_path, tmp_path / "membership") == cores
+    assert available_cores(tmp_path, tmp_path / "membership") == cores
 
 
 def test_threads_spin_briefly_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +200,7 @@ def test_resumed_run_keeps_its_threads(
     card = reidx.run(config, folder, progress="quiet", threads=2).card
     assert card["threads"] == 2 and torch.get_num_threads() == before
     assert json.loads((folder / RECORD).read_text(encoding="utf-8"))["provenance"]["threads"] == 2
-    with computing_on(1):
+    with threads_set_to(1):
         kept = reidx.run(config, folder, resume=True, progress="quiet").card
     assert kept["threads"] == 2 and "resumed_anyway" not in kept
     capsys.readouterr()

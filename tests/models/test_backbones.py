@@ -264,12 +264,12 @@ def test_pretrained_without_a_connection(tmp_path: Path, monkeypatch: pytest.Mon
         ({"name": "resnet18", "last_stride": 3}, "last_stride is 3"),
         (
             {"name": "convnext_atto", "last_stride": 1},
-            "last_stride is a notion of ResNets, and ConvNeXt is none",
+            "last_stride applies only to ResNets, and ConvNeXt is none",
         ),
         ({"name": "resnet18", "pretrained": True, "weights": "x.pth"}, "not both"),
         (
             {"name": "convnext_atto", "image_size": (16, 8)},
-            r"convnext_atto gives no feature map of 16x8 images \(.*\); of 224x224 images it does. Choose another",
+            r"convnext_atto gives no feature map for 16x8 images \(.*\), but it does for 224x224 images. Choose another",
         ),
         ({"name": "nest_tiny"}, "nest_tiny cannot be built for 256x128 images .*square"),
         ({"name": "mvitv2_tiny"}, r"mvitv2_tiny cannot be built for 256x128 images \(AssertionError: assert feat_size"),

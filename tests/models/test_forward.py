@@ -19,7 +19,7 @@ from reidx.engine.step import StageModel
 from reidx.errors import ConfigError
 from reidx.losses.triplet import Triplet
 from reidx.memories import Memory
-from reidx.models.forward import check_parts, in_parts
+from reidx.models.forward import check_parts, forward_in_parts
 from reidx.models.network import Network
 from reidx.models.norm import group_batch_norm
 from reidx.optim.optimizer import PrecisionOptimWrapper, build_optimizer
@@ -139,7 +139,7 @@ def test_activations_are_kept_part_by_part() -> None:
 
     Diary.passes.clear()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        _, features = in_parts(network, torch.randn(8, 3, 4, 4), parts=2)
+        _, features = forward_in_parts(network, torch.randn(8, 3, 4, 4), parts=2)
         loss = features["embed"].square().sum()
     assert {shape[1] for shape in shapes if len(shape) == 4} == {3}  # only images, no maps, are kept for backward
     loss.backward()
@@ -152,7 +152,7 @@ def test_recomputed_part_has_the_same_dropout() -> None:
     network = Network(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Dropout(0.5)), tiny_network().fusion).train()
     drawn: list[Tensor] = []
     network.backbone[1].register_forward_hook(lambda m, i, o: drawn.append(o.detach() == 0))
-    _, features = in_parts(network, torch.rand(4, 3, 4, 4), parts=2)
+    _, features = forward_in_parts(network, torch.rand(4, 3, 4, 4), parts=2)
     state = torch.get_rng_state()
     features["embed"].sum().backward()
     first, again = drawn[:2], drawn[2:][::-1]  # backward starts with the last part
@@ -167,7 +167,7 @@ def test_recomputed_images_update_statistics_once() -> None:
     reference = copy.deepcopy(network)
     images = torch.randn(8, 3, 2, 2)
     reference(images)
-    _, features = in_parts(network, images, parts=2)
+    _, features = forward_in_parts(network, images, parts=2)
     features["embed"].sum().backward()
     assert network.backbone.calls == [4, 4, 4, 4]
     assert torch.equal(network.backbone.norm.running_mean, reference.backbone.norm.running_mean)
@@ -179,7 +179,7 @@ def test_recomputed_images_update_statistics_once() -> None:
     [
         (10, 4, 2, "10 images of stream s (of one process) cannot be cut into 4 equal parts."),
         (16, 4, 8, "a part has 4 of 16 images of stream s (of one process), but BatchNorm takes its statistics from gr"),
-        (12, 2, 4, "set bn_group to 6 or to what divides it"),
+        (12, 2, 4, "set bn_group to 6 or to a divisor of it"),
         (16, 4, None, "from the whole batch (model.bn_group: null)"),
         (16, 4, 4, ""),
         (16, 4, 2, ""),
@@ -210,9 +210,9 @@ def test_experiment_in_parts_has_the_same_loss(
 
     def spy(network: Network, images: Tensor, teacher: Tensor | None, parts: int, domain: str | None) -> Any:
         asked.append(parts)
-        return in_parts(network, images, teacher, parts, domain)
+        return forward_in_parts(network, images, teacher, parts, domain)
 
-    monkeypatch.setattr(model_module, "in_parts", spy)
+    monkeypatch.setattr(model_module, "forward_in_parts", spy)
     model = {"backbone": {"type": "Timm", "name": "test_resnet"}, "fusion": {"type": "GlobalPool"}, "bn_group": 4}
     stages = [{"name": "adapt", "epochs": 1, "iters": 2}]
     histories = []

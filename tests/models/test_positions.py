@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reidx.errors import CheckpointError, ConfigError
 from reidx.models.backbones import Timm
-from reidx.models.positions import seen_grid
+from reidx.models.positions import infer_grid
 from reidx.models.pretrained import positions_of
 
 Size = tuple[int, int]
@@ -61,7 +61,7 @@ def test_vit_from_a_file(old: Size, new: Size, how: str, tmp_path: Path) -> None
         assert model.notes() == []
     else:
         (note,) = model.notes()
-        assert f"it is taken for {old[0] * 16}x{old[1] * 16}" in note and "weights_image_size" in note
+        assert f"{old[0] * 16}x{old[1] * 16} is assumed" in note and "weights_image_size" in note
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_families_with_an_embedding_a_place(name: str, patch: int, prefix: int, 
     positions = positions_of(name, pixels(new, patch), pixels(old, patch))
     value = torch.full(positions.shapes(pixels(old, patch))["pos_embed"], 7.0)
     value[0, prefix:, :2] = ramp(old).reshape(-1, 2)
-    moved, stuck = positions.moved({"pos_embed": value}, pixels(old, patch), pixels(new, patch))
+    moved, stuck = positions.resized({"pos_embed": value}, pixels(old, patch), pixels(new, patch))
     assert not stuck and off(moved["pos_embed"], new, prefix) < 0.1
 
 
@@ -114,7 +114,7 @@ def test_embeddings_laid_out_as_a_plane(name: str, axes: tuple[int, int], old: S
         (value[0, :2].permute(1, 2, 0) if axes == (2, 3) else value[0, :, :, :2])[:] = ramp(grid)
         state[key] = value
     assert state
-    moved, stuck = positions.moved(state, old, new)
+    moved, stuck = positions.resized(state, old, new)
     assert not stuck
     for key, value in moved.items():
         assert tuple(value.shape) == positions.shapes(new)[key]
@@ -154,7 +154,7 @@ def test_tables_of_displacements(name: str, old: Size, new: Size) -> None:
         value[: table.shape[0] * table.shape[1], :2] = table.reshape(-1, 2)
         value[table.shape[0] * table.shape[1] :] = 7  # BEiT's entries for the class token
         state[key] = value
-    moved, stuck = positions.moved(state, old, new)
+    moved, stuck = positions.resized(state, old, new)
     assert not stuck and state
     for key, layout in positions.layouts(new).items():
         value, (height, width) = moved[key], layout.size
@@ -236,7 +236,7 @@ def test_recorded_size_is_assumed_and_reported(tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(timm.create_model("test_vit", num_classes=0).state_dict(), path)
     (note,) = Timm("test_vit", weights=path, image_size=(256, 128)).notes()
-    assert "taken for 160x160, the size that timm records for test_vit" in note
+    assert "160x160 is assumed, the size that timm records for test_vit" in note
     assert Timm("test_vit", weights=path, image_size=(160, 160)).notes() == []
 
 
@@ -259,7 +259,7 @@ def test_tensors_that_cannot_be_moved_are_refused(tmp_path: Path) -> None:
     for name, key in (("gmlp_ti16_224", "proj.bias"), ("levit_128s", "attention_biases")):
         positions = positions_of(name, (256, 128), (224, 224))
         state = {k: torch.zeros(shape) for k, shape in positions.shapes((224, 224)).items() if k in positions.names}
-        _, stuck = positions.moved(state, (224, 224), (256, 128))
+        _, stuck = positions.resized(state, (224, 224), (256, 128))
         assert set(stuck) == positions.names and any(key in name for name in stuck)
     path = str(tmp_path / "w.pth")
     torch.save(timm.create_model("levit_128s", num_classes=0).state_dict(), path)
@@ -285,12 +285,12 @@ def test_grid_is_recognised_by_similar_neighbours(grid: Size) -> None:
     torch.manual_seed(0)
     smooth = torch.randn(1, 32, (grid[0] + 1) // 2, (grid[1] + 1) // 2)
     places = torch.nn.functional.interpolate(smooth, size=grid, mode="bicubic")[0].flatten(1).T
-    assert seen_grid(places + 0.1 * torch.randn_like(places)) == grid
+    assert infer_grid(places + 0.1 * torch.randn_like(places)) == grid
 
 
 def test_no_grid_in_noise_or_a_line() -> None:
     torch.manual_seed(0)
-    assert seen_grid(torch.randn(128, 64)) is None
-    assert seen_grid(torch.linspace(0, 1, 128)[:, None].expand(128, 8)) is None  # one long row
-    assert seen_grid(torch.zeros(128, 8)) is None
-    assert seen_grid(torch.randn(127, 8)) is None  # a prime number of places
+    assert infer_grid(torch.randn(128, 64)) is None
+    assert infer_grid(torch.linspace(0, 1, 128)[:, None].expand(128, 8)) is None  # one long row
+    assert infer_grid(torch.zeros(128, 8)) is None
+    assert infer_grid(torch.randn(127, 8)) is None  # a prime number of places

@@ -23,7 +23,7 @@ class TwoBranches(nn.Module):
 
     @staticmethod
     def contract(whole: bool = False) -> dict[str, Any]:
-        return {} if whole else {"needs": "tail"}
+        return {"requires_tail": not whole}
 
     def __init__(self, in_channels: int, tail: nn.Module | None = None, whole: bool = False) -> None:
         super().__init__()

@@ -211,7 +211,7 @@ def test_unused_teacher_is_not_forwarded() -> None:
         },
         term(Imitate(), teacher="read"),
     )
-    assert model.needed() == ["own", "read", "student"]
+    assert model.networks_to_forward() == ["own", "read", "student"]
     train(model, 2)
     calls = {name: len(network.backbone.calls) for name, network in model.networks.items()}
     assert calls == {"student": 2, "own": 2, "copied": 0, "idle": 0, "read": 2}

@@ -13,7 +13,7 @@ import pytest
 import reidx
 from reidx.errors import ConfigError
 from reidx.registry.build import REQUIRED, build, fill_defaults, signature_of
-from reidx.registry.discovery import installed
+from reidx.registry.discovery import registry_override
 from reidx.registry.registry import Component, Entry, Registry
 
 SOURCE = '''
@@ -73,7 +73,7 @@ def heads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
     registry = Registry()
     for name in ("Head", "Child", "Plain", "Buggy"):
         registry.add(Entry(Component("fusion", name, f"fake_heads:{name}"), "", "reidx 1"))
-    with installed(registry):
+    with registry_override(registry):
         yield registry
 
 

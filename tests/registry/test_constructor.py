@@ -16,8 +16,8 @@ from reidx.config.config import _fill
 from reidx.config.node import Node, Origin
 from reidx.errors import PluginError
 from reidx.outline.source import arguments
-from reidx.registry.constructor import unusable
-from reidx.registry.discovery import check, installed
+from reidx.registry.constructor import constructor_fault
+from reidx.registry.discovery import check, registry_override
 from reidx.registry.registry import CONTEXT, KINDS
 from reidx.testing import conformance
 
@@ -69,7 +69,7 @@ def test_argument_called_type_is_refused(fake_plugins, kind):
 def test_list_reports_it_without_importing(fake_plugins, capsys):
     fake_plugins.add("mine", PLUGIN.replace("KIND", "loss").replace("ARGUMENTS", "*, type=1.0"))
     known, _ = fake_plugins.discover()
-    with installed(known):
+    with registry_override(known):
         listing.run(argparse.Namespace(kind="loss"))
     rows = capsys.readouterr().out.splitlines()
     mine = next(row for row in rows if row.split()[:1] == ["mine.Own"])
@@ -122,7 +122,7 @@ def factory(type: float = 1.0) -> Parent:
 
 @pytest.mark.parametrize("component", [Parent, Child, Passes, Made, factory])
 def test_type_is_found_in_any_constructor(component):
-    assert "test_constructor.py" in unusable("loss", component, {})
+    assert "test_constructor.py" in constructor_fault("loss", component, {})
     names, any_other, _ = arguments(f"{__name__}:{component.__name__}")
     assert "type" in names or any_other
 
@@ -131,7 +131,7 @@ def test_argument_before_a_slash_is_refused():
     class Slash:
         def __init__(self, margin: float, /) -> None: ...
 
-    assert "before `/`" in unusable("loss", Slash, {})
+    assert "before `/`" in constructor_fault("loss", Slash, {})
 
 
 def conflicting(name: str) -> type:
@@ -143,7 +143,7 @@ def conflicting(name: str) -> type:
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in KINDS[kind].context])
 def test_argument_that_cannot_take_its_context(kind, name):
-    assert repr(name) in unusable(kind, conflicting(name), context_of(kind))
+    assert repr(name) in constructor_fault(kind, conflicting(name), context_of(kind))
 
 
 def test_every_context_has_an_example():
@@ -155,4 +155,4 @@ def test_optimiser_may_have_an_engine_key(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(config_parts, "_catalogue", lambda name: {"Odd": "odd_optimiser:Odd"})
     spec = {"type": "Odd", "rates": 3}
-    assert config_parts.called("optimizer", Node.of(spec, Origin("a.yaml", 1)), ("optimizer",)).plain() == spec
+    assert config_parts.library_component_node("optimizer", Node.of(spec, Origin("a.yaml", 1)), ("optimizer",)).plain() == spec

@@ -125,7 +125,7 @@ def test_endless_import_is_kept_out(fake_plugins, notes, monkeypatch):
     left(notes, "fake_reidx_ill", "reidx-ill 0.1")
     _, found = fake_plugins.discover()
     assert "importing fake_reidx_ill did not end within 1 s" in found["ill"][0].problem
-    monkeypatch.setattr(loading, "_trial", lambda module: pytest.fail("a known plugin was imported again"))
+    monkeypatch.setattr(loading, "_try_import", lambda module: pytest.fail("a known plugin was imported again"))
     assert "did not end" in fake_plugins.discover()[1]["ill"][0].problem
 
 
@@ -142,4 +142,4 @@ def test_damaged_or_unwritable_notes_do_no_harm(fake_plugins, notes, monkeypatch
 
 def test_note_of_a_running_process_stays(notes):
     Loading(["a"])._write({"namespace": "a"})
-    assert loading._left_behind() == []
+    assert loading._notes_of_dead_processes() == []

@@ -108,14 +108,14 @@ OPEN = {
     "an attribute of another package": "class Part(nn.Module):\n    provides = frozenset(elsewhere.NAMES)",
     "an attribute set later": "class Part(nn.Module):\n    pass\nPart.requires = frozenset({'a'})",
     "one of two definitions": "class Part(nn.Module):\n    pass\nif elsewhere.there():\n    class Part: pass",
-    "a condition in its body": "class Part(nn.Module):\n    if elsewhere.there():\n        needs = 'graph'",
+    "a condition in its body": "class Part(nn.Module):\n    if elsewhere.there():\n        clusterer_input = 'graph'",
     "a metaclass": "class Part(nn.Module, metaclass=elsewhere.Meta):\n    pass",
     "a contract that calls another package": (
-        "class Part(nn.Module):\n    @classmethod\n    def contract(cls, **_): return {'needs': elsewhere.NEEDS}"
+        "class Part(nn.Module):\n    @classmethod\n    def contract(cls, **_): return {'clusterer_input': elsewhere.INPUT}"
     ),
     "a contract that calls a method": (
         "class Part(nn.Module):\n    @classmethod\n    def needed(cls): return 'graph'\n"
-        "    @classmethod\n    def contract(cls, **_):\n        return {'needs': cls.needed()}"
+        "    @classmethod\n    def contract(cls, **_):\n        return {'clusterer_input': cls.needed()}"
     ),
     "a mistake in its syntax": "class Part(nn.Module:\n    pass",
     "another name": "class Other(nn.Module):\n    pass",
@@ -139,18 +139,19 @@ OPEN = {
     ),
     "a contract that gets a method by its name": (
         "class Part:\n    @classmethod\n    def needed(cls): return 'graph'\n"
-        "    @classmethod\n    def contract(cls, **_): return {'needs': getattr(cls, 'needed')()}"
+        "    @classmethod\n    def contract(cls, **_): return {'clusterer_input': getattr(cls, 'needed')()}"
     ),
     "a contract that passes the class on": (
         "def ask(part): return part.needed()\nclass Part:\n    @classmethod\n    def needed(cls): return 'graph'\n"
-        "    @classmethod\n    def contract(cls, **_): return {'needs': ask(cls)}"
+        "    @classmethod\n    def contract(cls, **_): return {'clusterer_input': ask(cls)}"
     ),
     "a contract that is no method": (
         "class Part:\n    @classmethod\n    def needed(cls): return 'graph'\n"
-        "    contract = classmethod(lambda cls, **_: {'needs': cls.needed()})"
+        "    contract = classmethod(lambda cls, **_: {'clusterer_input': cls.needed()})"
     ),
     "an inherited contract that calls a method": (
-        "class Base:\n    needed = str\n    @classmethod\n    def contract(cls, **_): return {'needs': cls.needed()}\n"
+        "class Base:\n    needed = str\n    @classmethod\n"
+        "    def contract(cls, **_): return {'clusterer_input': cls.needed()}\n"
         "class Part(Base):\n    @classmethod\n    def needed(cls): return 'graph'"
     ),
     "a local class decorator": (

@@ -36,7 +36,7 @@ def test_entries_are_sorted_with_core_first(known):
     assert [e.name for e in known.entries("loss")] == ["Triplet", "gp.Distil", "gp.GSL"]
     kinds = [e.kind for e in known.entries()]
     assert kinds == sorted(kinds, key=list(KINDS).index)
-    assert [e.kind for e in known.named("Market1501")] == ["dataset", "protocol"]
+    assert [e.kind for e in known.with_name("Market1501")] == ["dataset", "protocol"]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_advice_for_an_unknown_name(known, kind, name, advice):
 
 def test_advice_across_kinds(known):
     with pytest.raises(ConfigError, match=r"Did you mean gp\.Exemplar"):
-        known.named("Exemplar")
+        known.with_name("Exemplar")
 
 
 def test_absent_plugin_is_explained(known):

@@ -16,7 +16,7 @@ import torch
 from reidx.errors import ConfigError, PluginError, Terminated
 from reidx.registry import seam
 from reidx.registry.build import build
-from reidx.registry.describing import plain, what
+from reidx.registry.describing import describe_value, one_line
 from reidx.registry.registry import KINDS, Component, Entry
 
 SOURCE = '''
@@ -42,14 +42,14 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
         name = f"parts_of_{abs(hash((action, kind, namespace))):x}"
         (tmp_path / f"{name}.py").write_text(SOURCE.replace("ACTION", action.replace("\n", "\n        ")))
         entry = Entry(Component(kind, "Part", f"{name}:Part"), namespace, f"reidx-{namespace} 0.1" if namespace else "reidx 1")
-        return seam.built(entry, entry.load()())
+        return seam.record_built(entry, entry.load()())
 
     yield make
 
 
-def asked(part: Any, kind: str = "loss", watched: bool = False, **given: Any) -> Any:
+def call_part(part: Any, kind: str = "loss", watched: bool = False, **given: Any) -> Any:
     given = given or {"scores": torch.ones(8, 3, requires_grad=True)}
-    with seam.watching(watched):
+    with seam.full_checks(watched):
         return seam.call(kind, part, "forward", part, **given)
 
 
@@ -81,7 +81,7 @@ RAISED = {
 def test_plugin_error_names_everything(made, kind):
     part = made("raise ValueError('kaputt')", kind)
     with pytest.raises(PluginError) as raised:
-        asked(part, kind)
+        call_part(part, kind)
     message = str(raised.value)
     file = sys.modules[type(part).__module__].__file__
     assert message.startswith(f"{kind} mine.Part (from reidx-mine 0.1) failed in forward: ValueError: kaputt ({file}:10).")
@@ -92,7 +92,7 @@ def test_plugin_error_names_everything(made, kind):
 @pytest.mark.parametrize("action", RAISED.values(), ids=RAISED)
 def test_any_exception_becomes_one_message(made, action):
     with pytest.raises(PluginError) as raised:
-        asked(made(action))
+        call_part(made(action))
     message = str(raised.value)
     assert "loss mine.Part (from reidx-mine 0.1) failed in forward: " in message and "A loss is given" in message
     assert re.search(r"parts_of_\w+\.py:1\d", message)
@@ -103,7 +103,7 @@ def test_any_exception_becomes_one_message(made, action):
 @pytest.mark.parametrize("action", ["raise ValueError('kaputt')", "raise SystemExit(0)", "raise StopIteration"])
 def test_core_error_is_no_plugin_error(made, action):
     with pytest.raises((ValueError, RuntimeError)) as raised:
-        asked(made(action, namespace=""))
+        call_part(made(action, namespace=""))
     message = " ".join([str(raised.value), *getattr(raised.value, "__notes__", ())])
     assert "loss Part (from reidx 1)" in message and "scores float32 8x3" in message
     assert "bug in the plugin" not in message
@@ -111,9 +111,9 @@ def test_core_error_is_no_plugin_error(made, action):
 
 def test_reidx_error_keeps_class_and_message(made):
     with pytest.raises(ConfigError, match="eps is odd") as raised:
-        asked(made("raise ConfigError('eps is odd')"))
+        call_part(made("raise ConfigError('eps is odd')"))
     assert str(raised.value) == "eps is odd"
-    assert "It came out of loss mine.Part (from reidx-mine 0.1), forward (" in raised.value.__notes__[0]
+    assert "It was raised in loss mine.Part (from reidx-mine 0.1), forward (" in raised.value.__notes__[0]
 
 
 @pytest.mark.parametrize(
@@ -128,20 +128,20 @@ def test_reidx_error_keeps_class_and_message(made):
 )
 def test_errors_of_the_machine_pass_through(made, action, kind):
     with pytest.raises(kind) as raised:
-        asked(made(action))
+        call_part(made(action))
     assert type(raised.value) is kind
 
 
 def test_ctrl_c_in_a_plugin_passes_through(made, listening):
     with pytest.raises(KeyboardInterrupt):
-        asked(made("os.kill(os.getpid(), signal.SIGINT)\nfor _ in range(10**7): pass"))
+        call_part(made("os.kill(os.getpid(), signal.SIGINT)\nfor _ in range(10**7): pass"))
 
 
 def test_reraised_ctrl_c_passes_through(made, listening):
     struck = "os.kill(os.getpid(), signal.SIGINT)\n    for _ in range(10**7): pass"
     action = f"try:\n    {struck}\nexcept KeyboardInterrupt:\n    raise"
     with pytest.raises(KeyboardInterrupt):
-        asked(made(action))
+        call_part(made(action))
 
 
 def test_exiting_signal_handler_is_no_plugin_error(made):
@@ -151,7 +151,7 @@ def test_exiting_signal_handler_is_no_plugin_error(made):
     before = signal.signal(signal.SIGUSR1, end)
     try:
         with pytest.raises(SystemExit) as raised:
-            asked(made("os.kill(os.getpid(), signal.SIGUSR1)\nfor _ in range(10**7): pass"))
+            call_part(made("os.kill(os.getpid(), signal.SIGUSR1)\nfor _ in range(10**7): pass"))
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert raised.value.code == 143
@@ -160,7 +160,7 @@ def test_exiting_signal_handler_is_no_plugin_error(made):
 def test_the_innermost_component_is_named(made):
     outer, inner = made("pass", "alignment"), made("raise ValueError('kaputt')", "memory")
     with pytest.raises(PluginError, match=r"^memory mine\.Part"):
-        seam.call("alignment", outer, "forward", lambda scores: asked(inner, "memory", scores=scores), torch.ones(2))
+        seam.call("alignment", outer, "forward", lambda scores: call_part(inner, "memory", scores=scores), torch.ones(2))
 
 
 def test_component_without_config_is_only_called():
@@ -181,14 +181,14 @@ def test_constructor_that_fails(tmp_path, monkeypatch, register):
 
 
 def test_words_for_values():
-    assert what(torch.zeros(2, 3, dtype=torch.bfloat16)) == "bfloat16 2x3"
-    assert what({"embed": torch.zeros(4)}) == "{embed: float32 4}"
-    assert what([1, 2]) == "list of 2"
-    assert what(None) == "None"
-    assert what(object()) == "object"
-    assert plain("a\n\tb\x1b[1mc\x1b[0m") == "a bc" and plain("x" * 999, 5) == "xxxxx …"
+    assert describe_value(torch.zeros(2, 3, dtype=torch.bfloat16)) == "bfloat16 2x3"
+    assert describe_value({"embed": torch.zeros(4)}) == "{embed: float32 4}"
+    assert describe_value([1, 2]) == "list of 2"
+    assert describe_value(None) == "None"
+    assert describe_value(object()) == "object"
+    assert one_line("a\n\tb\x1b[1mc\x1b[0m") == "a bc" and one_line("x" * 999, 5) == "xxxxx …"
     shy = type("Shy", (), {"__str__": lambda self: 1 / 0})
-    assert plain(shy()) == "(its message cannot be shown: str() raised ZeroDivisionError)"
+    assert one_line(shy()) == "(its message cannot be shown: str() raised ZeroDivisionError)"
 
 
 # ---- promises
@@ -229,9 +229,9 @@ def test_broken_promise_is_named(made, kind, action, message):
     expect_columns(part, 3)
     torch.manual_seed(3)
     function = "batch" if kind == "transform" else "forward"
-    with pytest.raises(PluginError) as raised, seam.watching():
+    with pytest.raises(PluginError) as raised, seam.full_checks():
         seam.call(kind, part, function, part, torch.ones(8, 3, requires_grad=True))
-    assert f"{kind} mine.Part (from reidx-mine 0.1) broke a promise in {function}" in str(raised.value)
+    assert f"{kind} mine.Part (from reidx-mine 0.1) violated its contract in {function}" in str(raised.value)
     assert message in str(raised.value)
     assert re.search(r"parts_of_\w+\.py:9\)", str(raised.value))
     assert torch.is_grad_enabled() and torch.get_default_dtype() is torch.float32
@@ -251,15 +251,15 @@ def test_unusable_result_is_named_in_every_step(made, name):
     function = "batch" if kind == "transform" else "forward"
     with pytest.raises(PluginError) as raised:
         seam.call(kind, part, function, part, torch.ones(8, 3, requires_grad=True))
-    assert f"{kind} mine.Part (from reidx-mine 0.1) broke a promise in {function}" in str(raised.value)
+    assert f"{kind} mine.Part (from reidx-mine 0.1) violated its contract in {function}" in str(raised.value)
     assert message in str(raised.value)
 
 
 def test_kept_promise_changes_nothing(made):
     part = made("return (2 * scores).sum()")
-    assert asked(part, watched=True) == asked(part) == 48
+    assert call_part(part, watched=True) == call_part(part) == 48
 
 
 def test_core_is_not_blamed_for_numbers(made):
     part = made("return scores.sum() * float('nan')", namespace="")
-    assert torch.isnan(asked(part, watched=True))
+    assert torch.isnan(call_part(part, watched=True))

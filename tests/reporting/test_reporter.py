@@ -102,7 +102,7 @@ def test_log_has_a_line_when_work_begins(capsys):
         work.advance(64)
     with reporter.work("epoch 1: training", 200, "steps"):
         pass
-    reporter.say("epoch 1 [bold]done[/bold]")
+    reporter.message("epoch 1 [bold]done[/bold]")
     shown = capsys.readouterr()
     assert without_times(shown.err) == ["epoch 1: training (200 steps) …", "epoch 1 [bold]done[/bold]"]
     assert shown.out == ""
@@ -144,7 +144,7 @@ def test_lines_of_a_log_begin_with_the_time(capsys, monkeypatch):
             return cls(2026, 11, 30, 23, 41, 2, 999999)
 
     monkeypatch.setattr(displays, "datetime", Fixed)
-    Reporter("plain").say("epoch 3/8")
+    Reporter("plain").message("epoch 3/8")
     assert capsys.readouterr().err == "2026-11-30 23:41:02 epoch 3/8\n"
 
 
@@ -170,7 +170,7 @@ def test_without_a_terminal_lines_are_the_default():
 
 def test_quiet_shows_nothing(capsys):
     reporter = Reporter("quiet")
-    reporter.say("hello")
+    reporter.message("hello")
     with reporter.experiment([stage("adapt")]), reporter.work("work", 3) as work, reporter.counted("more") as tell:
         reporter.stage_starts(stage("adapt"))
         work.advance()
@@ -182,7 +182,7 @@ def test_only_the_first_process_reports(capsys, monkeypatch):
     monkeypatch.setattr(progress.distributed, "rank", lambda: 1)
     reporter = Reporter("plain")
     with reporter.experiment([stage("adapt")]), reporter.work("work", 3):
-        reporter.say("hello")
+        reporter.message("hello")
         warnings.warn("look out", stacklevel=1)
     assert capsys.readouterr() == ("", "")
 
@@ -201,7 +201,7 @@ def test_bars_show_and_vanish_and_lines_stay(clock):
         (task,) = bars.progress.tasks
         assert task.completed == 1
         assert task.fields["note"] == "103 images/s · loss 1.234" and task.fields["left"] == "4 s left"
-        reporter.say("a line that stays")
+        reporter.message("a line that stays")
     assert bars.progress is None
     shown, text = screen.getvalue(), text_of(screen)
     assert re.search(r"^103 images/s · loss 1\.234$", text.replace("\r", ""), re.MULTILINE), "the note is below the bars"
@@ -256,7 +256,7 @@ def test_bars_without_a_terminal_print_no_lines(capsys):
     reporter = Reporter("rich")
     with reporter.work("work", 3) as work:
         work.advance()
-    reporter.say("done")
+    reporter.message("done")
     assert capsys.readouterr().err == "done\n"
 
 
@@ -291,7 +291,7 @@ def test_long_work_and_warnings_are_events_too(capsys, clock):
         work.advance(50)
         for _ in range(2):
             warnings.warn("look out", stacklevel=1)
-        reporter.say("a line")
+        reporter.message("a line")
         reporter.evaluated({"mAP": float("nan")})
     start, progress, warning, message, evaluation = map(json.loads, capsys.readouterr().err.splitlines())
     assert (start["event"], evaluation["metrics"]) == ("run_start", {"mAP": None})

@@ -86,8 +86,8 @@ class AttentionSplit(nn.Module):
 
     @staticmethod
     def contract(branch: str = "clone_stage", **_: Any) -> dict[str, Any]:
-        """Cloned stages need the backbone's ``tail``."""
-        return {"needs": "tail" if branch == "clone_stage" else ""}
+        """Require the backbone's ``tail`` for cloned stages."""
+        return {"requires_tail": branch == "clone_stage"}
 
     def forward(self, maps: Tensor) -> Features:
         mask = self.attention(maps)

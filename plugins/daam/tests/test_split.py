@@ -143,8 +143,9 @@ def test_branches_are_independent_copies_of_stage() -> None:
 
 
 def test_only_cloned_stages_need_the_backbones_tail() -> None:
-    assert contract_of(AttentionSplit, {"branch": "clone_stage"}).needs == "tail" == contract_of(AttentionSplit).needs
-    assert contract_of(AttentionSplit, {"branch": "conv", "reduction": 4}).needs == ""
+    assert contract_of(AttentionSplit, {"branch": "clone_stage"}).requires_tail
+    assert contract_of(AttentionSplit).requires_tail
+    assert not contract_of(AttentionSplit, {"branch": "conv", "reduction": 4}).requires_tail
     with pytest.raises(ConfigError, match="use branch: conv"):
         AttentionSplit(8)
     with pytest.raises(ConfigError, match="branch_dim is for branch: conv"):

@@ -12,7 +12,7 @@ from torch import Tensor
 from reidx import distributed
 from reidx.labels import Jaccard
 from reidx.labels.neighbours.candidates import exact_products
-from reidx.labels.neighbours.sharding import nearest_together
+from reidx.labels.neighbours.sharding import nearest_sharded
 
 _BLOCK = 1 << 24  # products at a time
 
@@ -76,7 +76,7 @@ def k_reciprocal(features: Tensor, k1: int, k2: int, least: float, size: int) ->
 
 def ranked(features: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the k nearest other images (N,k) and their cosines; fewer columns if there are fewer images."""
-    squared, lists = nearest_together(features, k + 1, device=place())
+    squared, lists = nearest_sharded(features, k + 1, device=place())
     return lists[:, 1:].astype(np.int64), 1.0 - squared[:, 1:] / 2.0
 
 

@@ -42,7 +42,7 @@ def model_of(kept: Collection[int] = range(8), peer_seed: int = 1) -> StageModel
     """Build the recipe's networks, memories and terms (all, or those in ``kept``) from tiny parts, with momentum 0.9."""
     stage = adapting()
     terms = [
-        BoundTerm(name, reidx.build("loss", term.loss), {**vars(term), "stream": stage.seen_by(term)})
+        BoundTerm(name, reidx.build("loss", term.loss), {**vars(term), "stream": stage.streams_of_term(term)})
         for number, (name, term) in enumerate(zip(term_names(stage), stage.objective))
         if number in kept
     ]
@@ -64,7 +64,7 @@ def model_of(kept: Collection[int] = range(8), peer_seed: int = 1) -> StageModel
         network_streams=stage.network_streams,
     )
     for name in memories:
-        model.follow(name)
+        model.reset_memory_averages(name)
     return model
 
 

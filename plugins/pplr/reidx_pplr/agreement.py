@@ -10,7 +10,7 @@ from torch import Tensor
 from reidx.contracts import LabelSet, RefinerContext
 from reidx.labels.features import checked, unit
 from reidx.labels.neighbours.exact import nearest
-from reidx.labels.neighbours.sharding import nearest_together
+from reidx.labels.neighbours.sharding import nearest_sharded
 
 
 class CrossAgreement:
@@ -55,7 +55,7 @@ class CrossAgreement:
 
     def neighbours(self, features: Tensor) -> np.ndarray:
         """Return the indices (N,k) of each row's nearest other rows by cosine; N−1 of them if k is larger."""
-        search = nearest_together if self.sharded else nearest
+        search = nearest_sharded if self.sharded else nearest
         _, indices = search(unit(checked(features)), self.k + 1, device=self.device)
         own = np.arange(len(indices))[:, None]
         return indices[indices != own].reshape(len(indices), -1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reidx.contracts import LabelSet, RefinerContext
 from reidx.errors import DataError
-from reidx.labels.neighbours.sharding import nearest_together
+from reidx.labels.neighbours.sharding import nearest_sharded
 from reidx.labels.pipeline import check_labels
 
 
@@ -92,9 +92,9 @@ def test_sharded_search_on_a_device_agrees(monkeypatch: pytest.MonkeyPatch) -> N
 
     def search(*args: object, device: str | None, **kwargs: object) -> object:
         asked.append(device)
-        return nearest_together(*args, device="cpu", **kwargs)
+        return nearest_sharded(*args, device="cpu", **kwargs)
 
-    monkeypatch.setattr("reidx_pplr.agreement.nearest_together", search)
+    monkeypatch.setattr("reidx_pplr.agreement.nearest_sharded", search)
     shared = CrossAgreement(5, device="cuda:1", sharded=True)(labels, given).extra["agreement"]
     assert asked == ["cuda:1"] * 3 and np.array_equal(shared, alone)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from reidx.errors import ConfigError
 from reidx.fusions.global_pool import GlobalPool
 from reidx.models.backbones import Timm
-from reidx.models.domain_norm import DomainBatchNorm, of_domain
+from reidx.models.domain_norm import DomainBatchNorm, network_of_domain
 from reidx.models.inference import fast_inference
 from reidx.models.network import Network
 from reidx.optim.param_groups import parameter_groups
@@ -149,9 +149,9 @@ def test_blocks_have_domain_batch_norms() -> None:
         block.norm.of["target"].weight.fill_(0.5)
     images = randn(4, 3, *SIZE)
     network.eval()
-    seen = {domain: of_domain(network, domain)(images)["embed"] for domain in ("source", "target")}
+    seen = {domain: network_of_domain(network, domain)(images)["embed"] for domain in ("source", "target")}
     assert not torch.allclose(seen["source"], seen["target"], atol=1e-4)
-    fast = fast_inference(of_domain(network, "target"))(images)["embed"]
+    fast = fast_inference(network_of_domain(network, "target"))(images)["embed"]
     assert torch.allclose(fast, seen["target"], atol=1e-5)
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import reidx
-from reidx.config.schema import Stage, listed, term_names
+from reidx.config.schema import Stage, names_in, term_names
 from reidx.contracts import Batch
 from reidx.engine.objective import BoundTerm, Objective
 from reidx.engine.step import StageModel
@@ -51,11 +51,11 @@ def model_of(recipe: str) -> StageModel:
     stage = adapting(recipe)
     terms = []
     for name, term in zip(term_names(stage), stage.objective):
-        streams = stage.seen_by(term)
+        streams = stage.streams_of_term(term)
         homes = {
             stream: memory
             for stream in streams
-            for memory in listed(term.memory)
+            for memory in names_in(term.memory)
             if stage.memories[memory].labels == stage.streams[stream].labels
         }
         loss = reidx.build("loss", term.loss)

@@ -18,7 +18,7 @@ PASSED_OVER = "passed over"
 LARGEST = 2**63 - 1
 
 
-def number(digits: str, what: str, where: str) -> int:
+def parse_number(digits: str, what: str, where: str) -> int:
     """Parse ``digits`` as an identity or camera; raises :class:`DataError`, prefixed by ``where``, beyond int64."""
     shortest = digits.lstrip("0")
     if len(shortest) > 19 or int(shortest or "0") > LARGEST:

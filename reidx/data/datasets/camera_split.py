@@ -44,19 +44,19 @@ class CameraSplit(Dataset):
         whole: Dataset = build("dataset", of, where="of", progress=progress)
         self.whole, self.root, self.version = whole, whole.root, whole.version
         self.name = f"{whole.name}, cameras {_listed(cameras)}, {side} half of seed {seed}"
-        own = self._own(cameras)
-        train, query, gallery = (_known(whole, split) for split in ("train", "query", "gallery"))
-        people = halves(_ids(train), seed)[side]
-        self.train = _only(train, np.isin(_ids(train), people) & np.isin(train.cameras, own))
+        own = self._renumbered(cameras)
+        train, query, gallery = (_require_identities(whole, split) for split in ("train", "query", "gallery"))
+        people = split_identities(_ids(train), seed)[side]
+        self.train = _select(train, np.isin(_ids(train), people) & np.isin(train.cameras, own))
         if not len(self.train):
             raise DataError(
                 f"{whole.name}: camera {_listed(cameras)} took no training image of the {len(people)} people in the {side} "
                 f"half of seed {seed}. Give this side more cameras, or both sides another seed."
             )
-        self.gallery = _only(gallery, np.isin(gallery.cameras, own))
-        query = _only(query, np.isin(query.cameras, own))
+        self.gallery = _select(gallery, np.isin(gallery.cameras, own))
+        query = _select(query, np.isin(query.cameras, own))
         matched = _matched(query, self.gallery)
-        self.query = _only(query, matched)
+        self.query = _select(query, matched)
         self.remarks = whole.remarks
         self.dropped = {**whole.dropped, "queries without a match": int((~matched).sum())}
 
@@ -67,11 +67,11 @@ class CameraSplit(Dataset):
         """The usual card, added to that of the whole data set."""
         return {**self.whole.card(), **super().card()}
 
-    def _own(self, cameras: list[int]) -> list[int]:
+    def _renumbered(self, cameras: list[int]) -> list[int]:
         """The given cameras, renumbered as in the splits."""
         known = {self.whole.camera_number(int(c)): int(c) for c in np.unique(self.whole.train.cameras) if c >= 0}
         if not known:
-            raise DataError(f"{self.whole.name} does not say which camera took an image, so it cannot be split by cameras.")
+            raise DataError(f"{self.whole.name} names no cameras for its images, so it cannot be split by cameras.")
         if unknown := sorted(set(cameras) - set(known)):
             raise DataError(
                 f"{self.whole.name} has no training image of camera {_listed(unknown)}; its cameras are {_listed(known)}."
@@ -79,7 +79,7 @@ class CameraSplit(Dataset):
         return [known[camera] for camera in cameras]
 
 
-def halves(ids: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+def split_identities(ids: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """The identities of each side: in an order drawn from ``seed``, the first half is the source's, the rest the target's.
 
     The order is that of digests, so it is the same under every library version.
@@ -89,10 +89,10 @@ def halves(ids: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     return {"source": np.array(drawn[:middle], np.int64), "target": np.array(drawn[middle:], np.int64)}
 
 
-def _known(whole: Dataset, name: str) -> Split:
+def _require_identities(whole: Dataset, name: str) -> Split:
     split: Split = getattr(whole, name)
     if split.ids is None:
-        raise DataError(f"{whole.name} does not say who is on its {name} images, so its people cannot be told apart.")
+        raise DataError(f"{whole.name} has no identities for its {name} images, so its people cannot be split.")
     return split
 
 
@@ -101,7 +101,7 @@ def _ids(split: Split) -> np.ndarray:
     return split.ids
 
 
-def _only(split: Split, kept: np.ndarray) -> Split:
+def _select(split: Split, kept: np.ndarray) -> Split:
     """The images of a split selected by the mask ``kept`` (N,)."""
     paths = [path for path, keep in zip(split.paths, kept) if keep]
     return Split(paths, _ids(split)[kept], split.cameras[kept])

@@ -29,7 +29,7 @@ def locate(
     halves = [(layout, base) for layout, base in lacking if len(lacking[layout, base]) < len(layouts[layout])]
     if halves:
         nearest = min(halves, key=lambda half: len(lacking[half]))
-        raise DataError(f"{name} at {nearest[1]} is not whole: it lacks {', '.join(lacking[nearest])}.")
+        raise DataError(f"{name} at {nearest[1]} is incomplete: it lacks {', '.join(lacking[nearest])}.")
     raise DataError(
         f"{name} is not at {top}. Looked for the folders {'; or '.join(map(', '.join, layouts.values()))} in: "
         f"{', '.join(map(str, bases))}. Set the data set's root to the folder that holds them."

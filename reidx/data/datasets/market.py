@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from reidx.data.datasets.base import PASSED_OVER, Dataset, Split, number
+from reidx.data.datasets.base import PASSED_OVER, Dataset, Split, parse_number
 from reidx.data.datasets.folder import images_in
 from reidx.data.datasets.locate import locate
 from reidx.errors import DataError
@@ -49,7 +49,7 @@ class MarketGrammar(Dataset):
         self.dropped, self.remarks = {"junk": 0, "background": 0}, []
         self.train, self.query, self.gallery = (self._read(base / self.folders[s], s) for s in self.folders)
         if self.dropped["background"]:
-            self.remarks.append(f"0000 is nobody in {self.name}: give a person of that number another one")
+            self.remarks.append(f"0000 means background in {self.name}: give a person with that number another number")
 
     def camera_number(self, camera: int) -> int:
         return camera + 1 if self.camera_numbers is None else self.camera_numbers[camera]
@@ -64,11 +64,11 @@ class MarketGrammar(Dataset):
             match = self.pattern.match(name)
             if match is None:
                 raise DataError(
-                    f"{folder / name}: the name does not say who and which camera; "
+                    f"{folder / name}: the name does not give identity and camera; "
                     f"{self.name} expects names such as {self.example}."
                 )
-            pid = -1 if match[1] == "-1" else number(match[1], "the identity", str(folder / name))
-            camera = self._camera(number(match[2], "the camera", str(folder / name)), folder / name)
+            pid = -1 if match[1] == "-1" else parse_number(match[1], "the identity", str(folder / name))
+            camera = self._camera(parse_number(match[2], "the camera", str(folder / name)), folder / name)
             if pid == -1:
                 self.dropped["junk"] += 1
             elif pid == 0 and self.background and split != "gallery":

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from reidx.data.datasets.base import PASSED_OVER, Dataset, Split, number
+from reidx.data.datasets.base import PASSED_OVER, Dataset, Split, parse_number
 from reidx.data.datasets.locate import locate
 from reidx.data.datasets.market import MarketGrammar
 from reidx.data.decode import is_image
@@ -69,7 +69,7 @@ class MSMT17(Dataset):
         if layout == REPACKED:
             if train != "trainval":
                 raise DataError(
-                    f"MSMT17 at {base} is re-packed: its folders do not tell the images of list_val from the others. "
+                    f"MSMT17 at {base} is re-packed: its folders do not separate the images of list_val from the others. "
                     "Set train: trainval, or give the published folder with its lists."
                 )
             packed = _Repacked(self.root)
@@ -111,7 +111,7 @@ def _choose(found: list[tuple[str, Path]], version: str) -> tuple[str, Path]:
     fitting = [(layout, base) for layout, base in told if version in (layout, "auto")]
     if len({layout for layout, _ in fitting}) > 1:
         places = " and ".join(f"{layout} at {base}" for layout, base in fitting)
-        raise DataError(f"There is MSMT17 {places}. Say which one: set version: V1 or version: V2.")
+        raise DataError(f"There is MSMT17 {places}. Set version: V1 or version: V2.")
     if fitting:
         return fitting[0]
     if told:
@@ -122,8 +122,8 @@ def _choose(found: list[tuple[str, Path]], version: str) -> tuple[str, Path]:
         )
     if version == "auto":
         raise DataError(
-            f"MSMT17 at {found[0][1]} is re-packed: its folders do not tell its version. State it, as you know where the "
-            f"copy was made from: version: V1 or version: V2. {NOT_COMPARABLE}."
+            f"MSMT17 at {found[0][1]} is re-packed: its folders do not reveal its version. State the version of the "
+            f"original: version: V1 or version: V2. {NOT_COMPARABLE}."
         )
     return found[0]
 
@@ -172,10 +172,10 @@ def _rows(folder: Path, table: Path) -> Iterator[tuple[str, str, int, int]]:
         match, where = LINE.fullmatch(line.strip()), f"{table}, line {line_number}"
         if match is None:
             raise DataError(
-                f"{where}: {line!r} does not say which image and who; "
-                "a line is such as 0000/0000_000_01_0303morning_0015_0.jpg 0."
+                f"{where}: {line!r} does not give an image and its identity; "
+                "a line looks like 0000/0000_000_01_0303morning_0015_0.jpg 0."
             )
-        camera, path = number(match[2], "the camera", where), f"{folder}{os.sep}{match[1]}"
+        camera, path = parse_number(match[2], "the camera", where), f"{folder}{os.sep}{match[1]}"
         if camera not in CAMERAS:
             raise DataError(
                 f"{where}: camera {camera} is out of range; MSMT17 has cameras 1 to {CAMERAS[-1]}."
@@ -185,6 +185,6 @@ def _rows(folder: Path, table: Path) -> Iterator[tuple[str, str, int, int]]:
                 f"{where}: there is no file {path}. Unpack the images again, where the lists are."
             )
         empty = False
-        yield where, path, number(match[3], "the identity", where), camera - 1
+        yield where, path, parse_number(match[3], "the identity", where), camera - 1
     if empty:
         raise DataError(f"{table} lists no images.")

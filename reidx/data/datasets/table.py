@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from reidx.data.datasets.base import Dataset, Split, number
+from reidx.data.datasets.base import Dataset, Split, parse_number
 from reidx.data.datasets.rows import read_rows
 from reidx.data.files import File, file_of
 from reidx.errors import DataError
@@ -27,7 +27,7 @@ class _Row:
 
 
 class CSV(Dataset):
-    """Images of your own, listed in a CSV table.
+    """Your own images, listed in a CSV table.
 
     Its columns are ``path,pid,camid,split``, with split one of train, query, gallery; other columns are ignored.
 
@@ -78,7 +78,7 @@ class CSV(Dataset):
                 text = values[column]
                 if not (text.isascii() and text.isdigit()):
                     raise self._error(line, f"{column} is {text!r}; it must be a whole number from 0, or empty.")
-                found = numbers[column] = number(text, column, f"{self.table}, line {line}")
+                found = numbers[column] = parse_number(text, column, f"{self.table}, line {line}")
                 first, where = spelt.setdefault((column, found), (text, line))
                 if first != text:
                     raise self._error(

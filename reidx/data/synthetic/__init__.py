@@ -1,7 +1,7 @@
 """Synthetic domains: rendered pedestrians for demos and tests, with a real gap between source and target.
 
-`render_domain` writes a benchmark in the file grammar of Market-1501; `render_person` draws one crop;
-`colour_histogram` is the control: it must do badly, as cameras differ in colour and people in more than colour.
+`render_domain` writes a benchmark with the file names of Market-1501; `render_person` draws one crop;
+`colour_histogram` is the control: it must score badly, because cameras differ in colour and people in more than colour.
 """
 
 from reidx.data.synthetic.appearance import WARDROBES, Appearance, Fabric, sample_appearance

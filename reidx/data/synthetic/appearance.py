@@ -13,7 +13,7 @@ PATTERNS = ("plain", "hoops", "stripes", "checks", "dots", "logo", "band")
 
 @dataclass(frozen=True)
 class Fabric:
-    """A cloth: two colours, a pattern out of `PATTERNS` and its pitch in metres. It is a `canvas.Surface`."""
+    """Fabric of two colours with a pattern of `PATTERNS` and its pitch in metres; a `canvas.Surface`."""
 
     colour: RGB
     accent: RGB
@@ -21,7 +21,7 @@ class Fabric:
     pitch: float = 0.1
 
     def __call__(self, around: np.ndarray, along: np.ndarray) -> np.ndarray:
-        """The colour (..., 3) of the cloth `around` metres from its front line, `along` metres from its top."""
+        """Return the colour (..., 3) of the fabric `around` metres from its front line and `along` metres from its top."""
         base, accent = np.asarray(self.colour, np.float32), np.asarray(self.accent, np.float32)
         if self.pattern == "plain":
             return np.broadcast_to(base, (*around.shape, 3))
@@ -36,7 +36,7 @@ class Fabric:
         elif self.pattern == "dots":
             odd = np.floor(along / self.pitch) % 2 * 0.5
             weight = (np.hypot(hoop - 0.5, (stripe + odd) % 1.0 - 0.5) < 0.3) * 1.0
-        elif self.pattern == "logo":  # a print on the chest: it is not there from behind
+        elif self.pattern == "logo":  # a print on the chest, invisible from behind
             weight = (np.abs(around) < 0.8 * self.pitch) & (np.abs(along - 0.2) < 0.7 * self.pitch)
         else:  # "band": one broad hoop round the chest
             weight = np.abs(along - 0.24) < 0.6 * self.pitch
@@ -45,7 +45,7 @@ class Fabric:
 
 @dataclass(frozen=True)
 class Appearance:
-    """Everything that stays the same about one person; lengths in metres, colours in [0, 1]."""
+    """Constant features of a person; lengths in metres, colours in [0, 1]."""
 
     height: float
     girth: float
@@ -72,7 +72,7 @@ class Appearance:
 
 @dataclass(frozen=True)
 class Wardrobe:
-    """The fashion of a domain: its people's garments and their few colours. Weights follow the names."""
+    """Garments and colours of the people of a domain; dictionaries map names to weights."""
 
     upper_colours: tuple[RGB, ...]
     lower_colours: tuple[RGB, ...]
@@ -114,7 +114,7 @@ WARDROBES = {
         scarves=0.35,
     ),
 }
-"""The wardrobe of each domain: summer colours for the source, winter ones for the target."""
+"""Wardrobe of each domain: summer colours for the source, winter colours for the target."""
 
 SKINS: tuple[RGB, ...] = ((0.95, 0.78, 0.67), (0.86, 0.66, 0.52), (0.70, 0.49, 0.35), (0.45, 0.30, 0.21))
 HAIRS: tuple[RGB, ...] = (
@@ -127,7 +127,7 @@ HAIRS: tuple[RGB, ...] = (
 
 
 def sample_appearance(rng: np.random.Generator, wardrobe: Wardrobe) -> Appearance:
-    """One person dressed from the wardrobe. Few colours and many cuts: colour alone does not tell people apart."""
+    """Draw a person dressed from the wardrobe, which has few colours and many cuts: colour alone does not identify people."""
 
     def pick(weights: dict[str, float]) -> str:
         share = np.asarray(list(weights.values()))

@@ -1,4 +1,4 @@
-"""The place a synthetic camera looks at: a wide picture of a wall and a ground that crops are cut from."""
+"""Background of a synthetic camera: a wide picture of a wall and the ground, from which crops are cut."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Backdrop:
     seed: int
 
     def paint(self, height: int, width: int) -> np.ndarray:
-        """The panorama, float32 (height, width, 3) in [0, 1]; the same for the same backdrop and size."""
+        """Paint the panorama, float32 (height, width, 3) in [0, 1]; deterministic for a backdrop and size."""
         rng = np.random.default_rng(self.seed)
         foot = int(self.horizon * height)
         picture = np.empty((height, width, 3), np.float32)
@@ -42,7 +42,7 @@ class Backdrop:
 
     def _wall(self, rng: np.random.Generator, height: int, width: int) -> np.ndarray:
         base = np.asarray(self.wall_colour, np.float32)
-        # the cell sizes are shares of the height of the crop, which the wall may cover only in part
+        # cell sizes are shares of the crop's height, of which the wall may cover only a part
         unit = height / self.horizon
         ys, xs = np.arange(height)[:, None] / unit, np.arange(width)[None] / unit
         shade: np.ndarray = np.ones((height, width), np.float32)
@@ -65,7 +65,7 @@ class Backdrop:
         elif self.wall == "shutters":
             shade = 0.9 + 0.12 * np.sin(2 * np.pi * ys / 0.035) + 0.0 * xs
             shade = np.where(xs / 0.9 % 1 < 0.08, 0.6, shade)
-        elif self.wall == "street":  # far buildings, each of its own tone
+        elif self.wall == "street":  # distant buildings, each with its own tone
             edges = np.floor(xs / 0.35)
             shade = rng.uniform(0.45, 1.25, int(edges.max()) + 1)[edges.astype(int)] + 0.0 * ys
             shade = np.where((xs / 0.07 % 1 < 0.5) & (ys / 0.08 % 1 < 0.5), shade * 0.75, shade)
@@ -92,7 +92,7 @@ class Backdrop:
         return base * np.asarray(shade, np.float32)[..., None]
 
     def _furniture(self, rng: np.random.Generator, canvas: Canvas, foot: int) -> None:
-        """Trees, posts, signs and parked cars in front of the wall, placed once for the camera."""
+        """Paint trees, posts, signs and parked cars in front of the wall, at fixed places."""
         height, width = canvas.rgb.shape[:2]
         for x in np.arange(0.3, width / height, 0.45) * height + rng.uniform(-0.15, 0.15, 1) * height:
             kind, tone = (
@@ -139,13 +139,13 @@ class Backdrop:
 
 
 def _clouds(rng: np.random.Generator, height: int, width: int, cells: int) -> np.ndarray:
-    """Smooth noise of mean 0 and standard deviation about 1, `cells` cells high."""
+    """Draw smooth noise with mean 0 and standard deviation about 1, `cells` cells high."""
     coarse = rng.standard_normal((cells + 1, max(cells * width // height, 1) + 1)).astype(np.float32)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def sample_backdrop(rng: np.random.Generator, domain: str, index: int) -> Backdrop:
-    """The backdrop of camera `index`: neighbouring cameras differ in kind; the target's are dark and cold."""
+    """Draw the backdrop of camera `index`: consecutive cameras have different kinds; those of the target are dark and cold."""
     shift = {"source": 0, "target": 3}[domain]
     if domain == "source":
         wall = ((0.78, 0.66, 0.55), (0.86, 0.83, 0.76), (0.70, 0.76, 0.82), (0.60, 0.62, 0.66))

@@ -1,4 +1,4 @@
-"""Bags: a backpack seen from behind, a bag at the hip, a bag in the hand. Straps belong to the clothes."""
+"""Bags: a backpack on the back, a bag at the hip, a bag in the hand. The clothes include the straps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from reidx.data.synthetic.figure import Figure, Joint
 
 
 def add_bag(figure: Figure, hands: tuple[Joint, Joint]) -> None:
-    """The person's bag; `hands` are the right and the left one."""
+    """Add the person's bag; `hands` are the right and the left hand."""
     look, dark = figure.look, np.asarray(figure.look.bag_colour, np.float32) * 0.55
     if look.bag == "backpack":
         middle = (0.0, -figure.clad_deep - 0.075, figure.neck - 0.3)
@@ -25,7 +25,7 @@ def add_bag(figure: Figure, hands: tuple[Joint, Joint]) -> None:
 
 
 def _leather(figure: Figure, dark: np.ndarray, *, pocket: bool) -> Surface:
-    """The bag's colour with the dark line of a pocket, or of the rim."""
+    """Build the surface of the bag: its colour with the dark line of a pocket, or of the rim."""
     colour = np.asarray(figure.look.bag_colour, np.float32)
 
     def surface(around: np.ndarray, along: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A synthetic camera: its position, its detector's crops, and its sensor's effects on colour and detail."""
+"""Synthetic cameras: position, crops of a detector, and effects of the sensor on colour and detail."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from reidx.data.synthetic.person import draw_person
 
 SUPERSAMPLE = 2
 YAWS = (0.0, np.pi, np.pi / 2, -np.pi / 2)
-"""Front, back and the two sides."""
+"""Yaws of the front, the back and the two sides."""
 
 
 @dataclass(frozen=True)
 class Camera:
-    """One camera. Its cast, gamma, blur and the rest stay; position, pose and exposure change from image to image."""
+    """Fixed properties of a camera; position, pose and exposure also vary from image to image."""
 
     backdrop: Backdrop
     yaw: float
@@ -43,10 +43,10 @@ class Camera:
 
 
 def sample_camera(rng: np.random.Generator, domain: str, index: int) -> Camera:
-    """Camera `index` of a domain: sunny, warm and sharp in the source, dim or hazy, cold and soft in the target."""
+    """Draw camera `index` of a domain: sunny, warm and sharp in the source; dim or hazy, cold and soft in the target."""
     uniform = rng.uniform
     sunny = domain == "source"
-    # Casts lie on a circle of tints, each camera a quarter further: colours name the camera before the person.
+    # consecutive cameras differ by a quarter of the circle of tints: colours identify the camera rather than the person
     tint = index * np.pi / 2 + (0.4 if sunny else 1.2) + uniform(-0.3, 0.3)
     warm = np.array((0.04, 0.0, -0.05)) if sunny else np.array((-0.10, -0.02, 0.12))
     turn = np.array((np.cos(tint), np.cos(tint - 2 * np.pi / 3), np.cos(tint + 2 * np.pi / 3)))
@@ -73,7 +73,7 @@ def sample_camera(rng: np.random.Generator, domain: str, index: int) -> Camera:
 
 @lru_cache(maxsize=16)
 def _panorama(backdrop: Backdrop, height: int) -> np.ndarray:
-    """The backdrop, painted once per process: every crop of a camera is cut from the same place."""
+    """Paint the backdrop once per process; all crops of a camera are cut from it."""
     return backdrop.paint(int(height * 1.15), height * 4)
 
 
@@ -85,17 +85,17 @@ def render_person(
     size: tuple[int, int] = (128, 64),
     passer_by: Appearance | None = None,
 ) -> Image.Image:
-    """One detector crop of `size` (height, width) of a person seen by `camera`.
+    """Render a detector's crop of `size` (height, width) of a person under `camera`.
 
-    Pose, box, background and occluders come from `rng`. `passer_by` is who may walk in front or behind; without
-    `appearance` the box holds no person, or a part of one: a false alarm of the detector.
+    Pose, box, background and occluders are drawn from `rng`. `passer_by` may walk in front of or behind the person. Without
+    `appearance` the box contains no person, or part of a passer-by: a false alarm of the detector.
     """
     height, width = size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE
     panorama = _panorama(camera.backdrop, height)
     top = int(rng.integers(panorama.shape[0] - height + 1))
     left = int(rng.integers(panorama.shape[1] - width + 1))
     canvas = Canvas(panorama[top : top + height, left : left + width], camera.light)
-    if passer_by is not None and rng.random() < 0.3:  # somebody further away
+    if passer_by is not None and rng.random() < 0.3:  # in the background
         _walk(
             canvas,
             passer_by,
@@ -114,13 +114,13 @@ def render_person(
 def _walk(
     canvas: Canvas, look: Appearance, camera: Camera, rng: np.random.Generator, *, scale: float, aside: float
 ) -> None:
-    """Draw a person of `scale` times the height of the box, `aside` widths off its middle, in a fresh pose."""
+    """Draw a person in a random pose, `scale` times as high as the box and `aside` widths off its middle."""
     height, width = canvas.rgb.shape[:2]
     yaw = camera.yaw + float(rng.normal(0, 0.25))
-    if rng.random() < 0.35:  # the other way, or across
+    if rng.random() < 0.35:  # walks in the opposite direction, or across
         yaw += float(rng.choice((np.pi, np.pi, np.pi / 2, -np.pi / 2)))
     pose = Pose(yaw, float(rng.uniform(0, 2 * np.pi)), float(rng.uniform(0.15, 0.42)), camera.pitch)
-    # the box is fitted to the person, whatever their height, and never quite
+    # the box is fitted to people of any height, but imperfectly
     unit = height * scale * float(np.exp(rng.normal(0, camera.jitter))) / (0.8 * look.height + 0.2 * 1.72)
     x = width * (0.5 + aside + float(rng.normal(0, camera.jitter)))
     y = height * (0.955 - 0.35 * (0.87 - scale) + float(rng.normal(0, camera.jitter * 0.6)))
@@ -130,7 +130,7 @@ def _walk(
 
 
 def _occlude(canvas: Canvas, camera: Camera, rng: np.random.Generator, passer_by: Appearance | None) -> None:
-    """Put something between the camera and the person: a post, a bush, a bicycle, a car's bonnet or a passer-by."""
+    """Occlude the person by a post, a bush, a bicycle, a car's bonnet or a passer-by."""
     height, width = canvas.rgb.shape[:2]
     kind = str(rng.choice(("post", "bush", "bicycle", "car", "person")))
     if kind == "person" and passer_by is not None:
@@ -175,7 +175,7 @@ def _occlude(canvas: Canvas, camera: Camera, rng: np.random.Generator, passer_by
 
 
 def _expose(rgb: np.ndarray, camera: Camera, rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
-    """The picture through lens and sensor: resolution, blur, light, contrast, colour cast, noise."""
+    """Apply the effects of lens and sensor: resolution, blur, light, contrast, colour cast, noise."""
     image = Image.fromarray((rgb.clip(0, 1) * 255).astype(np.uint8)).reduce(SUPERSAMPLE)
     share = camera.resolution * float(rng.uniform(0.85, 1.0))
     small = (max(int(size[1] * share), 8), max(int(size[0] * share), 8))

@@ -1,8 +1,7 @@
-"""A small analytic rasteriser: shaded tubes, balls and slabs on an RGB picture.
+"""Analytic rasteriser of shaded tubes, balls and slabs on an RGB picture.
 
-Every shape is a signed distance field over the pixels of its bounding box, so edges are anti-aliased
-without much supersampling, and every surface point knows its place on the body (azimuth and height),
-so that a pattern turns with the person instead of sticking to the screen.
+Each shape is a signed distance field over the pixels of its bounding box, which gives smooth edges with little
+supersampling. Each surface point has coordinates on the body (azimuth and height), so that patterns turn with the person.
 """
 
 from __future__ import annotations
@@ -16,26 +15,26 @@ RGB = tuple[float, float, float]
 Surface = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Colour (..., 3) of the surface points at two coordinates, `around` and `along`.
 
-`around` is the way round the body in body units, 0 at the front, positive towards the person's left;
-`along` the way from the top of the part. For a ball both are angles in radians: azimuth and elevation.
+`around` is the distance around the body in body units, 0 at the front, positive towards the person's left; `along` is the
+distance from the top of the part. For a ball both are angles in radians: azimuth and elevation.
 """
 
 
 def plain(colour: RGB) -> Surface:
-    """The surface of one colour."""
+    """Build a surface of one colour."""
     values = np.asarray(colour, np.float32)
     return lambda around, along: np.broadcast_to(values, (*around.shape, 3))
 
 
 def wrap(angle: np.ndarray) -> np.ndarray:
-    """The same angles in [-pi, pi)."""
+    """Wrap angles to [-pi, pi)."""
     return (angle + np.pi) % (2 * np.pi) - np.pi
 
 
 class Canvas:
-    """An RGB picture, float32 (H, W, 3) in [0, 1], that shapes are painted on; lengths are pixels.
+    """RGB picture, float32 (H, W, 3) in [0, 1], with methods that paint shapes; lengths in pixels.
 
-    `light` is (from the right, from above, ambient share): the light of the scene.
+    `light` is the light of the scene: (from the right, from above, ambient share).
     """
 
     def __init__(self, rgb: np.ndarray, light: tuple[float, float, float] = (0.3, 0.5, 0.6)) -> None:
@@ -55,10 +54,10 @@ class Canvas:
         rounded: bool = True,
         folds: float = 0.0,
     ) -> None:
-        """Paint a limb from `start` to `end` whose half-width runs through `radii`, evenly spaced.
+        """Paint a limb from `start` to `end` with evenly spaced half-widths `radii`.
 
-        `turn` is the yaw of the part, `unit` the pixels of one body unit, `girth` the radius in body units that
-        the surface is wound on, `rounded` adds round ends, and `folds` is the depth of the shading of creased cloth.
+        `turn` is the yaw of the part, `unit` the number of pixels per body unit, `girth` the radius of the surface in body
+        units; `rounded` adds round ends, and `folds` is the strength of the shading of creased cloth.
         """
         (x0, y0), (x1, y1) = start, end
         length = max(float(np.hypot(x1 - x0, y1 - y0)), 1e-3)
@@ -87,7 +86,7 @@ class Canvas:
         self._paint(where, distance, surface(around, down), shade)
 
     def ball(self, centre: Point, half: Point, surface: Surface, *, turn: float = 0.0) -> None:
-        """Paint an ellipsoid of the half-axes `half`."""
+        """Paint an ellipsoid with half-axes `half`."""
         (cx, cy), (rx, ry) = centre, half
         grid = self._window(cx - rx, cy - ry, cx + rx, cy + ry)
         if grid is None:
@@ -104,7 +103,7 @@ class Canvas:
     def slab(
         self, centre: Point, half: Point, surface: Surface, *, corner: float = 0.0, angle: float = 0.0
     ) -> None:
-        """Paint a rounded box of the half-sides `half`, turned by `angle` radians; `along` counts from its middle."""
+        """Paint a rounded box with half-sides `half`, turned by `angle` radians; `along` is measured from its centre."""
         (cx, cy), (hx, hy) = centre, half
         reach = float(np.hypot(hx, hy))
         grid = self._window(cx - reach, cy - reach, cx + reach, cy + reach)

@@ -1,4 +1,4 @@
-"""The walking body and what it wears: legs, trousers or skirt, torso, sleeves."""
+"""The walking body and its clothes: legs, trousers or skirt, torso, sleeves."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from reidx.data.synthetic.figure import Figure, Joint
 
 BARE_FOREARMS = ("t-shirt", "top")
 HEMS = {"top": 1.08, "long coat": 0.5, "hoodie": 0.95, "shirt": 0.93}
-"""Height of the lower edge of the upper garment, in leg lengths; 1 for the others."""
+"""Height of the lower edge of an upper garment, in leg lengths; 1 for other garments."""
 
 
 def add_legs(figure: Figure) -> None:
-    """Legs in mid-walk with their trousers, shorts and shoes; the lower foot stands on the ground."""
+    """Add walking legs with trousers, shorts and shoes; the lower foot touches the ground."""
     look, pose, fabric = figure.look, figure.pose, figure.look.lower_fabric
     thick = 0.075 * look.girth
-    # what hangs over the legs hides them however far they swing
+    # a skirt or long coat hides the legs, however far they swing
     hidden = -0.01 if look.lower == "skirt" or look.upper == "long coat" else None
     cloth: Surface
     legs: list[tuple[Joint, Joint, Joint, Joint]] = []
@@ -49,7 +49,7 @@ def add_legs(figure: Figure) -> None:
 
 
 def add_hips(figure: Figure) -> None:
-    """The skirt, or the upper part of trousers and shorts."""
+    """Add the skirt, or the upper part of trousers and shorts."""
     look, leg = figure.look, figure.leg
     half = figure.half * (0.62 + 0.3 * look.girth)
     if look.lower == "skirt":
@@ -63,7 +63,7 @@ def add_hips(figure: Figure) -> None:
 
 
 def add_torso(figure: Figure) -> None:
-    """The upper garment without its sleeves, the neck, a hood and a scarf."""
+    """Add the upper garment without its sleeves, the neck, a hood and a scarf."""
     look, neck = figure.look, figure.neck
     half, deep = figure.clad_half, figure.clad_deep
     waist = half * (0.55 + 0.3 * look.girth)
@@ -89,10 +89,10 @@ def add_torso(figure: Figure) -> None:
 
 
 def add_arms(figure: Figure) -> tuple[Joint, Joint]:
-    """Arms that swing against the legs, in sleeves; returns the right and the left hand."""
+    """Add arms with sleeves that swing in opposition to the legs; returns the right and the left hand."""
     look, pose, fabric = figure.look, figure.pose, figure.look.upper_fabric
     thick = 0.048 * (0.7 + 0.3 * look.girth) * figure.bulk
-    printed = fabric.pattern in ("logo", "band")  # on the chest alone
+    printed = fabric.pattern in ("logo", "band")  # only on the chest
     sleeve: Surface = replace(fabric, pattern="plain") if printed else fabric
     upper, upper_folds = (figure.skin, 0.0) if look.upper == "top" else (sleeve, 0.05)
     lower, lower_folds = (figure.skin, 0.0) if look.upper in BARE_FOREARMS else (sleeve, 0.05)
@@ -116,12 +116,12 @@ def add_arms(figure: Figure) -> tuple[Joint, Joint]:
 
 
 def _stride(figure: Figure) -> float:
-    """Forward reach of the knees in this phase of the walk, in metres."""
+    """Return the forward reach of the knees in this phase of the walk, in metres."""
     return 0.4 * figure.leg * float(np.sin(figure.pose.stride * abs(np.sin(figure.pose.phase))))
 
 
 def _upper_surface(figure: Figure) -> Surface:
-    """The cloth of the upper body: the fabric, a neckline, an open front, and the straps of a bag over it."""
+    """Build the surface of the upper body: fabric, neckline, open front, and the straps of a bag over it."""
     look, quarter = figure.look, np.pi / 2 * figure.round
     inner, skin = np.asarray(look.inner_colour, np.float32), np.asarray(look.skin, np.float32)
     strap = np.asarray(look.bag_colour, np.float32) * 0.8
@@ -139,7 +139,7 @@ def _upper_surface(figure: Figure) -> Surface:
         if look.bag == "backpack":
             straps = (np.abs(np.abs(around) - 0.1) < 0.022) & (along < 0.4) & (along > 0.02)
             colour = np.where(straps[..., None], strap, colour)
-        elif look.bag == "shoulder bag":  # over one shoulder to the other hip, in front as behind
+        elif look.bag == "shoulder bag":  # over one shoulder to the other hip, in front and behind
             left = np.where(np.abs(around) < quarter, around, np.sign(around) * 2 * quarter - around)
             line = np.abs(along - 0.3 - 1.3 * look.bag_side * left) < 0.035
             colour = np.where(line[..., None], strap, colour)

@@ -14,9 +14,9 @@ from reidx.data.decode import decode
 def colour_histogram(
     images: Iterable[Path | np.ndarray | Image.Image], *, bins: int = 8, stripes: int = 1, space: str = "RGB"
 ) -> np.ndarray:
-    """Histograms of colours as unit vectors, float32 (N, stripes * bins**3).
+    """Compute colour histograms as unit vectors, float32 (N, stripes * bins**3).
 
-    Each of `stripes` equal horizontal stripes is counted separately over `bins` levels of each channel of `space`
+    Each of `stripes` equal horizontal stripes has its own histogram over `bins` levels of each channel of `space`
     (a three-channel Pillow mode: `"RGB"`, `"HSV"`, `"LAB"`). Entries are square roots of shares, so that the dot
     product of two rows is their mean Bhattacharyya coefficient. Arrays are uint8 (H, W, 3), RGB.
     """

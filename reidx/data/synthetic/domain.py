@@ -1,4 +1,4 @@
-"""Render a whole synthetic domain to disk in the file grammar of Market-1501."""
+"""Rendering of a whole synthetic domain to disk, with the file names of Market-1501."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import numpy as np
 from reidx.data.synthetic.appearance import WARDROBES, Appearance, sample_appearance
 from reidx.data.synthetic.camera import Camera, render_person, sample_camera
 from reidx.errors import DataError
-from reidx.machine.lifetimes import draft, end_with
-from reidx.machine.threads import available
+from reidx.machine.lifetimes import end_with, replacement_folder
+from reidx.machine.threads import available_cores
 
 VERSION = 1
 """Format version, incremented whenever the same arguments render different pictures."""
@@ -34,7 +34,7 @@ IMAGES_PER_WORKER = 400
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture to render. `index` counts the pictures of one identity under one camera."""
+    """Picture to render; `index` counts the pictures of an identity under a camera."""
 
     folder: str
     pid: int
@@ -61,16 +61,16 @@ def render_domain(
 ) -> Path:
     """Render a synthetic domain into the folder `root`: `bounding_box_train`, `query` and `bounding_box_test`.
 
-    `domain` is `"source"` or `"target"`: other people, wardrobe, places, cameras and light. `identities` are
-    those of the training and of the test split, each seen `images_per_camera` times by each of `cameras`
-    cameras; `size` is (height, width). The first test picture of each identity and camera is the query, the
-    gallery holds the others and one false alarm (pid 0000) for every second test identity.
-    Each picture depends on the seed, domain, identity, camera and its index alone, never on `workers`
-    (default: the cores that this process may use; more than one need an importable `__main__`). `progress(done, total)` is
-    called as pictures arrive.
+    `domain` is `"source"` or `"target"`, which differ in people, wardrobe, places, cameras and light. `identities` are the
+    numbers of identities in the training and the test split; each of `cameras` cameras takes `images_per_camera` pictures of
+    each identity; `size` is (height, width). The first test picture of each identity and camera is a query; the gallery holds
+    the others and one false alarm (pid 0000) for every second test identity.
+    A picture depends only on the seed, domain, identity, camera and its index, never on `workers` (default: the cores
+    that this process may use; more than one needs an importable `__main__`). `progress(done, total)` is called after each
+    picture.
 
-    The folder appears only when complete, with a manifest `synthetic.json`; one of the same arguments is reused.
-    Raises DataError for arguments that make no valid benchmark, and if `root` holds anything else.
+    The folder appears only when complete, with a manifest `synthetic.json`; a folder with the same arguments is reused.
+    Raises DataError for arguments that give no valid benchmark, and if `root` holds anything else.
     """
     root = Path(root)
     _check(domain, identities, images_per_camera, cameras, size)
@@ -89,22 +89,22 @@ def render_domain(
     if _is_finished(root, manifest):
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
-    with draft(root) as made:
+    with replacement_folder(root) as made:
         for folder in counts:
             (made / folder).mkdir()
         write = partial(_write, made, domain, size, seed)
-        # closed before the draft is cleared: an interrupt must not leave processes writing into it
-        with closing(_each(write, shots, workers or available())) as written:
+        # closed before the draft is removed: after an interrupt no process may still write into it
+        with closing(_each(write, shots, workers or available_cores())) as written:
             for done, _ in enumerate(written, start=1):
                 if progress is not None:
                     progress(done, len(shots))
         (made / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         try:
             if root.is_dir():
-                root.rmdir()  # empty, or _is_finished had refused it
+                root.rmdir()  # empty, since _is_finished did not raise
             made.rename(root)
         except OSError:
-            if not _is_finished(root, manifest):  # else another process was as quick, with the same pictures
+            if not _is_finished(root, manifest):  # otherwise another process has rendered the same pictures
                 raise
     return root
 
@@ -135,7 +135,7 @@ def _check(
 
 
 def _shots(domain: str, identities: tuple[int, int], images_per_camera: int, cameras: int) -> list[Shot]:
-    """Every picture of the domain; grouped by camera, so that a process paints few backdrops."""
+    """List all pictures of the domain, grouped by camera, so that a process paints few backdrops."""
     train, test = identities
     first = FIRST_PID[domain]
     shots = []
@@ -151,10 +151,10 @@ def _shots(domain: str, identities: tuple[int, int], images_per_camera: int, cam
 
 
 def _is_finished(root: Path, manifest: dict[str, object]) -> bool:
-    """Return True if `root` holds exactly this rendering; DataError if it holds something else."""
+    """Return True if `root` holds exactly this rendering; raises DataError if it holds something else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
-    remedy = "Choose another folder, or delete this one to render it anew."
+    remedy = "Choose another folder, or delete this one to render it again."
     try:
         found = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -165,7 +165,7 @@ def _is_finished(root: Path, manifest: dict[str, object]) -> bool:
         return True
     known = found if isinstance(found, dict) else {}
     changes = [
-        f"{key} {known.get(key)!r} (asked: {value!r})"
+        f"{key} {known.get(key)!r} (requested: {value!r})"
         for key, value in manifest.items()
         if known.get(key) != value
     ]
@@ -177,7 +177,7 @@ def _each(write: Callable[[Shot], None], shots: list[Shot], workers: int) -> Gen
     if workers <= 1:
         yield from map(write, shots)
         return
-    # spawned, not forked: the caller may hold threads or a GPU
+    # spawned, not forked: the caller may have threads or use a GPU
     spawned = get_context("spawn")
     with ProcessPoolExecutor(workers, spawned, initializer=end_with, initargs=(os.getpid(),)) as pool:
         try:
@@ -191,7 +191,7 @@ def _write(root: Path, domain: str, size: tuple[int, int], seed: int, shot: Shot
     code = FIRST_PID[domain]
     camera = _camera(seed, domain, shot.camera)
     rng = np.random.default_rng([seed, code, 2, shot.pid, shot.camera, shot.index])
-    # passers-by are in no split, so that no picture shows another identity of the benchmark
+    # passers-by belong to no split, so that no picture shows another identity of the benchmark
     passer_by = sample_appearance(
         np.random.default_rng([seed, code, 3, int(rng.integers(2**31))]), WARDROBES[domain]
     )

@@ -1,4 +1,4 @@
-"""A figure in the making: body measures, a point of view, and parts that are painted back to front."""
+"""A person under construction: body measures, a point of view, and parts that are painted from back to front."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from reidx.data.synthetic.appearance import Appearance
 from reidx.data.synthetic.canvas import Canvas, Point, Surface, plain
 
 Joint = tuple[float, float, float]
-"""Metres to the person's left, forwards and up from between the feet."""
+"""Position in metres to the person's left, forwards and up, from the point between the feet."""
 
 
 @dataclass(frozen=True)
 class Pose:
-    """The person's pose relative to the camera: `yaw` 0 shows the front, pi the back; `phase` is that of the walk.
+    """Pose relative to the camera: `yaw` 0 shows the front, pi the back; `phase` is the phase of the walk.
 
-    `stride` is the swing of the legs in radians, `pitch` the angle at which the camera looks down.
+    `stride` is the swing of the legs in radians, `pitch` the camera's downward angle.
     """
 
     yaw: float
@@ -28,10 +28,10 @@ class Pose:
 
 
 class Figure:
-    """One person on one canvas; `feet` is the pixel between the feet, `unit` the pixels of a metre.
+    """One person on one canvas; `feet` is the pixel between the feet, `unit` the number of pixels per metre.
 
-    Parts are given in metres of the body and collected with their depth (metres towards the camera), so that
-    occlusion follows by itself: `bias` lifts cloth over skin, `depth` overrules a part's own.
+    Parts are given in metres and stored with their depth (metres towards the camera), by which they are painted, so that
+    near parts occlude far ones. `bias` is added to the depth, for example to draw cloth over skin; `depth` replaces it.
     """
 
     def __init__(self, canvas: Canvas, look: Appearance, pose: Pose, feet: Point, unit: float) -> None:
@@ -42,18 +42,18 @@ class Figure:
         bulk = 1.12 if look.upper in ("long coat", "jacket", "hoodie", "open jacket") else 1.0
         self.half = 0.185 * look.shoulders * (0.75 + 0.25 * look.girth)  # half-width of the shoulders
         self.deep = 0.115 * look.girth  # half-depth of the chest
-        self.clad_half, self.clad_deep = self.half * bulk, self.deep * bulk  # the same, dressed
-        self.round = 0.5 * (self.clad_half + self.clad_deep)  # radius that the cloth of the trunk is wound on
+        self.clad_half, self.clad_deep = self.half * bulk, self.deep * bulk  # the same, with clothes
+        self.round = 0.5 * (self.clad_half + self.clad_deep)  # mean radius of the trunk's clothes
         self.bulk = bulk
         self._parts: list[tuple[float, Callable[[], None]]] = []
 
     def paint(self) -> None:
-        """Put all parts on the canvas, the farthest first."""
+        """Paint all parts on the canvas, the farthest first."""
         for _, paint in sorted(self._parts, key=lambda part: part[0]):
             paint()
 
     def project(self, joint: Joint) -> tuple[Point, float]:
-        """The pixel of a joint and its depth towards the camera in metres."""
+        """Return the pixel of a joint and its depth towards the camera in metres."""
         left, forward, up = joint
         cos, sin = np.cos(self.pose.yaw), np.sin(self.pose.yaw)
         x, depth = left * cos + forward * sin, forward * cos - left * sin
@@ -73,7 +73,7 @@ class Figure:
         depth: float | None = None,
         folds: float = 0.0,
     ) -> None:
-        """Add a round part from one joint to another whose radius runs through `radii`."""
+        """Add a round part from one joint to another with evenly spaced `radii`."""
         (start, near), (end, far) = self.project(top), self.project(bottom)
         pixels, girth = [r * self.unit for r in radii], sum(radii) / len(radii)
 
@@ -95,9 +95,9 @@ class Figure:
         depth: float,
         spread: float = 0.0,
     ) -> None:
-        """Add an upright elliptic part round the body's axis; `radii` are half-widths, `deep` its half-depth.
+        """Add an upright elliptic part around the body's axis; `radii` are half-widths, `deep` is its half-depth.
 
-        The hem is wider by `spread` seen from the side, as a skirt's is in mid-stride.
+        Seen from the side, the hem is wider by `spread`, like that of a skirt in mid-stride.
         """
         width, turn = self._seen(self.half, deep)
         start, end = self.project((0, 0, top))[0], self.project((0, 0, bottom))[0]
@@ -117,7 +117,7 @@ class Figure:
         self._parts.append((depth, lambda: self.canvas.ball(pixel, size, surface, turn=self.pose.yaw)))
 
     def slab(self, centre: Joint, half: Joint, surface: Surface, *, bias: float) -> None:
-        """Add an upright box with rounded edges, of the half-sides `half`."""
+        """Add an upright box with rounded edges and half-sides `half`."""
         width, _ = self._seen(half[0], half[1])
         pixel, depth = self.project(centre)
         box = (half[0] * width * self.unit, half[2] * self.unit)
@@ -126,9 +126,9 @@ class Figure:
         )
 
     def _seen(self, half: float, deep: float) -> tuple[float, float]:
-        """The visible share of the half-width of an elliptic section, and the yaw of its surface.
+        """Return the visible share of the half-width of an elliptic section, and the yaw of its surface.
 
-        The point (half sin a, deep cos a) turned by the yaw lies at x = width * half * sin(a + turn).
+        The point (half sin a, deep cos a) turned by the yaw is at x = width * half * sin(a + turn).
         """
         cos, sin = np.cos(self.pose.yaw), np.sin(self.pose.yaw)
         return float(np.hypot(half * cos, deep * sin)) / half, float(np.arctan2(deep * sin, half * cos))

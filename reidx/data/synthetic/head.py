@@ -1,4 +1,4 @@
-"""The head: a face that turns with it, hair and hats."""
+"""Heads: face, hair and hats."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from reidx.data.synthetic.figure import Figure, Joint
 
 
 def add_head(figure: Figure) -> None:
-    """Face, hair and hat."""
+    """Add face, hair and hat."""
     look = figure.look
     tall = 0.0725 * look.height * look.head  # half the height of the head
     centre: Joint = (0.0, 0.015, look.height - tall)
@@ -40,7 +40,7 @@ def _face(figure: Figure) -> Surface:
 
 
 def _add_hair(figure: Figure, centre: Joint, tall: float) -> None:
-    """Hair behind the head from the front, over it from the back, but always under a hat."""
+    """Add hair: behind the head seen from the front, over it seen from the back, always under a hat."""
     look, towards = figure.look, float(np.cos(figure.pose.yaw))
     colour = plain(look.hair_colour)
     if look.hair == "long":
@@ -59,7 +59,7 @@ def _add_hat(figure: Figure, centre: Joint, tall: float) -> None:
     x, y, z = centre[0], centre[1], centre[2] + 0.5 * tall
     lift = (0.12 if look.hat == "beanie" else 0.06) * tall
     figure.limb((x, y, z), (x, y, z + lift), [0.82 * tall, 0.67 * tall], colour, depth=0.36)
-    if look.hat == "cap":  # the peak is hidden behind the head when that is turned away
+    if look.hat == "cap":  # the head hides the peak when it is turned away
         facing = np.cos(figure.pose.yaw) > -0.3
         start, end = (0.0, 0.6 * tall, z - 0.05 * tall), (0.0, 1.5 * tall, z - 0.2 * tall)
         figure.limb(start, end, [0.3 * tall, 0.22 * tall], colour, depth=0.37 if facing else 0.1)

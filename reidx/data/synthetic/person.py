@@ -1,4 +1,4 @@
-"""Draw one person: a walking skeleton in three dimensions, dressed, turned, projected and painted back to front."""
+"""Drawing of one person: a walking skeleton in three dimensions, dressed, turned, projected, painted from back to front."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reidx.data.synthetic.head import add_head
 
 
 def draw_person(canvas: Canvas, appearance: Appearance, pose: Pose, feet: Point, unit: float) -> None:
-    """Paint the person with the point between the feet at pixel `feet` and `unit` pixels to the metre."""
+    """Paint the person with the point between the feet at pixel `feet` and `unit` pixels per metre."""
     figure = Figure(canvas, appearance, pose, feet, unit)
     add_legs(figure)
     add_hips(figure)

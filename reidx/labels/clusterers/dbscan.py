@@ -30,7 +30,7 @@ class DBSCAN:
     provides: frozenset[str] = frozenset()
     cameras = "unused"
     outliers = "emits"
-    needs = "graph"
+    clusterer_input = "graph"
 
     def __init__(self, eps: float = 0.6, min_samples: int = 4) -> None:
         if not 0 < eps < 1:
@@ -78,7 +78,7 @@ class AdaptiveDBSCAN(DBSCAN):
     def __call__(self, graph: csr_array) -> np.ndarray:
         """Labels (N,) int64 of a neighbour graph; the first graph determines eps."""
         if not self.known:
-            self.eps, self.known = smallest(checked_graph(graph), self.share), True
+            self.eps, self.known = mean_of_smallest(checked_graph(graph), self.share), True
         return super().__call__(graph)
 
     def notes(self) -> list[str]:
@@ -95,7 +95,7 @@ class AdaptiveDBSCAN(DBSCAN):
             self.eps, self.known = float(state["eps"]), True
 
 
-def smallest(graph: csr_array, share: float) -> float:
+def mean_of_smallest(graph: csr_array, share: float) -> float:
     """The mean of the smallest ``share`` of all pairwise distances, without those of 0."""
     n = graph.shape[0]
     refuse_beyond(graph.nnz * _BYTES, f"AdaptiveDBSCAN: {graph.nnz:,} distances of {n:,} images")

@@ -20,7 +20,7 @@ class HDBSCAN:
     Graph (N, N) to labels (N,) int64: clusters 0..K-1, -1 for outliers.
 
     The clusters are those of the dense distance matrix in which pairs absent from the graph are at distance 1, but for
-    merges at equal distances, which scikit-learn makes in the order in which it meets the edges. A graph that is not
+    merges at equal distances, which scikit-learn makes in its order of the edges. A graph that is not
     symmetric counts a pair stored on either side, at the smaller distance. `min_samples` defaults to
     `min_cluster_size`; `epsilon` merges clusters that are closer than it. Source: Campello et al., PAKDD 2013.
     """
@@ -29,7 +29,7 @@ class HDBSCAN:
     provides: frozenset[str] = frozenset()
     cameras = "unused"
     outliers = "emits"
-    needs = "graph"
+    clusterer_input = "graph"
 
     def __init__(
         self,

@@ -33,7 +33,7 @@ class InfoMap:
     provides: frozenset[str] = frozenset()
     cameras = "unused"
     outliers = "emits"
-    needs = "graph"
+    clusterer_input = "graph"
 
     def __init__(
         self, min_similarity: float = 0.5, min_size: int = 5, trials: int = 1, seed: int = 1

@@ -19,7 +19,7 @@ class Instances:
     cameras = "unused"
     outliers = "never"
     column_meaning = "images"
-    needs = "features"
+    clusterer_input = "features"
 
     def __call__(self, features: Tensor) -> np.ndarray:
         return np.arange(len(features), dtype=np.int64)

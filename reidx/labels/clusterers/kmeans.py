@@ -10,7 +10,7 @@ from torch import Tensor
 from reidx.errors import ConfigError, DataError
 from reidx.labels.compiled import faiss_threads, has_faiss
 from reidx.labels.features import checked, unit
-from reidx.labels.neighbours.duplicates import kinds
+from reidx.labels.neighbours.duplicates import group_equal_rows
 
 
 class KMeans:
@@ -27,7 +27,7 @@ class KMeans:
     provides: frozenset[str] = frozenset()
     cameras = "unused"
     outliers = "never"
-    needs = "features"
+    clusterer_input = "features"
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class MiniBatchKMeans:
     provides: frozenset[str] = frozenset()
     cameras = "unused"
     outliers = "never"
-    needs = "features"
+    clusterer_input = "features"
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ def _enough(features: Tensor, clusters: int, normalize: bool, who: str) -> np.nd
 
 def _of_each_kind(x: np.ndarray, label: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Label each row, with one label for equal rows: among equidistant centroids, rounding would decide."""
-    several = kinds(x, few=1)
+    several = group_equal_rows(x, few=1)
     return label(x) if several is None else label(x[several.first])[several.kind]
 
 

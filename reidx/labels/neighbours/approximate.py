@@ -1,12 +1,12 @@
-"""Approximate neighbours for banks on which N² products take too long: an inverted file (backend "ivf").
+"""Approximate neighbours by an inverted file (backend "ivf"), for feature sets on which N² products take too long.
 
-The rows are divided among 4·√N cells by k-means, and a row is compared with the rows of the P cells nearest to it. A
-neighbour in another cell is missed, and how many are depends on the features: so P is the least number of cells that
-hold 95 % of the true neighbours of 500 rows, which are compared with all. What is found is ordered by the canonical
-distances as always, and each search measures its recall on 200 other rows and logs it.
+K-means divides the rows into 4·√N cells, and a row is compared with the rows of the P cells nearest to it. Neighbours in
+other cells are missed; their number depends on the features. P is the least number of cells that hold 95 % of the true
+neighbours of 500 sampled rows, which are compared with all rows. Neighbours are ordered by the canonical distances, as in
+the exact searches. Each search measures its recall on 200 other rows and logs it.
 
-The rows that look into one cell do so together, as one matrix product. Cost: 2·N·D operations for each of the 4·√N
-cells and of the P·√N / 4 rows compared with; memory one block of rows and a sorted copy of the bank.
+All rows that probe a cell share one matrix product. Cost: 2·N·D operations for each of the 4·√N cells and of the
+P·√N / 4 rows that a row is compared with; memory: one block of rows and a sorted copy of the features.
 Source: Sivic and Zisserman, "Video Google", ICCV 2003, for the inverted file.
 """
 
@@ -27,8 +27,8 @@ AIM = 0.95
 _SAMPLED = 500
 _MORE = 24  # candidates beyond k, because products are rounded
 _TRAINED_ON = 64  # rows a cell, for the k-means
-_FIRST = 8  # cells nearest to a row are looked into before the others, so that most of what those hold is refused
-_PRODUCTS = 1 << 24  # at a time, for any number of queries and rows of a cell
+_FIRST = 8  # nearest cells, which are probed before the others, so that most rows of the others are rejected
+_PRODUCTS = 1 << 24  # maximum number of products at a time
 BLOCK = 1 << 18
 """Queries per block: enough for a matrix product in each cell."""
 
@@ -36,16 +36,15 @@ BLOCK = 1 << 18
 def ivf(
     gallery: Tensor, queries: Tensor, k: int, dtype: torch.dtype
 ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """A function from query rows to a few more than `k` candidates (B, C), -1 where there are fewer, and a floor that
-    accepts them.
+    """Build a function from query rows to candidates (B, C) and to an infinite floor, so that the candidates are accepted.
 
-    Products are computed in `dtype`.
+    There are a few more candidates than `k`, -1 where fewer were found. Products are computed in `dtype`.
     """
     count = k + _MORE
     gallery, queries = _centred(gallery, queries)
     centres = _centres(gallery.numpy()).to(dtype)
     owner = torch.cat([_cells(rows.to(dtype), centres, 1)[:, 0] for rows in gallery.split(BLOCK)])
-    probed = _probed(gallery, queries, k, centres, owner)
+    probed = _cells_to_probe(gallery, queries, k, centres, owner)
     members = torch.argsort(owner, stable=True)
     features = torch.cat([gallery[chosen].to(dtype) for chosen in members.split(BLOCK)])
     halves = torch.cat([(rows.float() ** 2).sum(1) / 2 for rows in features.split(BLOCK)])
@@ -61,27 +60,27 @@ def ivf(
         gathered = torch.empty(together, x.shape[1], dtype=dtype)
         lists = Shortlists(len(rows), count)
         for part in (cells[:, :_FIRST], cells[:, _FIRST:]):
-            asking, starts = _by_cell(part, len(centres))
+            query_rows, starts = _by_cell(part, len(centres))
             for cell, (low, high) in enumerate(pairwise(edges)):
                 for first in range(int(starts[cell]), int(starts[cell + 1]) if low < high else 0, together):
-                    who = asking[first : min(first + together, starts[cell + 1])]
+                    who = query_rows[first : min(first + together, starts[cell + 1])]
                     chosen = torch.index_select(x, 0, torch.from_numpy(who), out=gathered[: len(who)])
                     shape = len(who), high - low
                     product = products[: shape[0] * shape[1]].view(shape)
                     torch.mm(chosen, features[low:high].T, out=product)
                     score = scores[: product.numel()].view(shape).copy_(product).sub_(halves[low:high])
-                    lists.show(who, score.numpy(), low)
+                    lists.add(who, score.numpy(), low)
         where, _ = lists.best()
         found = numbers[where]
         found[where < 0] = -1
-        # A row with too few candidates is compared with all rows next.
+        # a row with too few candidates is compared with all rows later
         return found, np.full(len(rows), np.inf)
 
     return propose
 
 
 def _centred(gallery: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-    """Centre both on the gallery's mean if that shortens its rows much, since products of shorter rows are more exact."""
+    """Subtract the gallery's mean from both if that shortens its rows considerably: products are then more exact."""
     middle = gallery[:4096].mean(0)
     around = max(float(torch.linalg.vector_norm(rows - middle, dim=1).max()) for rows in gallery.split(4096))
     if 2 * around > float(torch.linalg.vector_norm(gallery, dim=1).max()):
@@ -105,7 +104,7 @@ def _centres(x: np.ndarray) -> Tensor:
 
 
 def _cells(x: Tensor, centres: Tensor, count: int) -> Tensor:
-    """The `count` cells (B, count) nearest to each row, nearest first."""
+    """Return the `count` cells (B, count) nearest to each row, nearest first."""
     halves = (centres.float() ** 2).sum(1) / 2
     return torch.cat(
         [
@@ -115,8 +114,8 @@ def _cells(x: Tensor, centres: Tensor, count: int) -> Tensor:
     )
 
 
-def _probed(gallery: Tensor, queries: Tensor, k: int, centres: Tensor, owner: Tensor) -> int:
-    """The least number of cells nearest to a row in which the aimed share of its true neighbours lies."""
+def _cells_to_probe(gallery: Tensor, queries: Tensor, k: int, centres: Tensor, owner: Tensor) -> int:
+    """Return the least number of nearest cells that contain the share :data:`AIM` of a row's true neighbours."""
     import faiss
 
     spread = torch.linspace(0, len(queries) - 1, min(_SAMPLED, len(queries)), dtype=torch.float64)
@@ -131,7 +130,7 @@ def _probed(gallery: Tensor, queries: Tensor, k: int, centres: Tensor, owner: Te
 
 @compiled
 def _by_cell(cells, number):  # type: ignore[no-untyped-def]
-    """The rows that probe each cell, one cell after the other, and where each begins."""
+    """Return the rows that probe each cell, sorted by cell, and the start of each cell."""
     starts = np.zeros(number + 1, np.int64)
     for r in range(cells.shape[0]):
         for p in range(cells.shape[1]):

@@ -14,20 +14,22 @@ from torch import Tensor
 from reidx.errors import ConfigError
 from reidx.labels.compiled import faiss_threads, has_faiss
 from reidx.labels.neighbours.approximate import BLOCK, ivf
-from reidx.labels.neighbours.mutual import mutual
+from reidx.labels.neighbours.mutual import mutual_candidates
 from reidx.machine.devices import bf16_units
 
 BACKENDS = ("auto", "faiss", "torch", "ivf")
 _BLOCK_BYTES = 24 << 20
 _ROUNDING = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
 UNDERFLOW = 2.0**-76
-"""More than a squared distance can lose to squares and products below the least float32; rows of length 1e-12 and less
-are below it, so that nothing is proven of them."""
+"""Upper bound of the error of a squared distance due to underflow in float32. The squared lengths of rows of at most 1e-12
+are below it, so their neighbours cannot be proven."""
 
 
 class Search(NamedTuple):
-    """A way to propose candidates, for `block` query rows at a time: for the rows, indices (B, C), and the
-    least squared distance that any other row can have, (B,).
+    """Search for candidates of `block` query rows at a time.
+
+    `propose` maps query rows (B,) to candidates (B, C), as indices, and to the floor (B,): the least squared distance that
+    any other row can have.
     """
 
     block: int
@@ -35,11 +37,12 @@ class Search(NamedTuple):
 
 
 def searches(
-    gallery: Tensor, queries: Tensor, k: int, backend: str, place: torch.device, everyone: bool
+    gallery: Tensor, queries: Tensor, k: int, backend: str, place: torch.device, all_rows: bool
 ) -> Iterator[Search]:
-    """The searches of a backend, fastest first, built on demand; ConfigError if it is unknown or not installed.
+    """Yield the searches of a backend, fastest first, built on demand.
 
-    With `everyone` the queries are the gallery, and all of them will be searched.
+    With `all_rows` the queries are the gallery, and all of them will be searched. Raises ConfigError for an unknown backend
+    and for one that is not installed.
     """
     if backend not in BACKENDS:
         raise ConfigError(f"knn: unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}.")
@@ -48,8 +51,8 @@ def searches(
             f"knn: backend {backend} searches on the CPU, but the device is {place}; use torch or auto."
         )
     if backend == "auto":
-        halved = everyone  # half the products will do
-        backend = "torch" if place.type != "cpu" or has_bfloat16() or halved or not has_faiss() else "faiss"
+        half_suffices = all_rows  # each product serves two rows
+        backend = "torch" if place.type != "cpu" or has_bfloat16() or half_suffices or not has_faiss() else "faiss"
     if backend == "ivf":
         quick = torch.bfloat16 if has_bfloat16() else torch.float32
         yield Search(BLOCK, ivf(gallery.cpu(), queries.cpu(), k, quick))
@@ -60,7 +63,7 @@ def searches(
     on_cpu = place.type == "cpu"
     stored_short = on_cpu and has_bfloat16()
     count, dtype = (k + 16, torch.bfloat16) if stored_short else (k + 8, torch.float32)
-    if everyone and on_cpu:
+    if all_rows and on_cpu:
         yield mutual_search(gallery, count, dtype)
     else:
         yield torch_search(gallery, queries, count, dtype, place)
@@ -74,10 +77,10 @@ def has_bfloat16() -> bool:
 
 
 class _ExactProducts:
-    """Float32 products in float32: with TF32 or bfloat16 inside, which a user may allow, the floors would be wrong.
+    """Context in which float32 products use float32 only; with TF32 or bfloat16, which a user may allow, floors would be wrong.
 
-    Autocast is a setting of each thread, the precision of products one of the whole process: of several threads inside
-    at once the first sets it and the last sets it back.
+    Autocast is a setting of the thread, the precision of products one of the process: if several threads are inside, the
+    first sets the precision and the last restores it.
     """
 
     def __init__(self) -> None:
@@ -122,7 +125,7 @@ def _allow_float32_alone() -> Callable[[], None]:
 
 
 class _Products:
-    """Scores x·y - |y|²/2 from products in `dtype`; the second term is left out where all rows are equally long."""
+    """Scores x·y - |y|²/2 from products in `dtype`; the second term is omitted if all rows have the same length."""
 
     def __init__(self, gallery: Tensor, queries: Tensor, dtype: torch.dtype, place: torch.device) -> None:
         self.y, (self.y_norm, self.y_lost) = gallery.to(place, dtype), _lengths(gallery, dtype)
@@ -137,28 +140,28 @@ class _Products:
         self.shortest = 2 * half.min() if equally_long else 0.0
 
     def floor(self, rows: np.ndarray, worst: np.ndarray) -> np.ndarray:
-        """The least squared distance of a gallery row whose score is below the `worst` one kept for each of `rows`."""
+        """Return the least squared distance (B,) of a gallery row that scores below `worst`, the lowest score kept."""
         worst = worst.astype(np.float64)
         norm, lost, longest = self.x_norm[rows], self.x_lost[rows], self.y_norm.max()
-        error = lost * longest + (norm + lost) * self.y_lost.max()  # of storing x and y in fewer bits
-        # of the sum, and of the lengths themselves, float32 all
+        error = lost * longest + (norm + lost) * self.y_lost.max()  # x and y are stored in fewer bits
+        # sums and lengths are in float32
         error += UNDERFLOW + 2 * (self.x.shape[1] + 8) * _ROUNDING[torch.float32] * (norm + lost + longest) ** 2
-        # of writing the product down in `dtype`; with a penalty what was written is x·y, not the score
+        # products are rounded to `dtype`: with a penalty x·y, otherwise the score
         error += _ROUNDING[self.x.dtype] * (np.abs(worst) if self.penalty is None else norm * longest)
         return norm**2 + self.shortest - 2 * (worst + error)
 
 
 def mutual_search(gallery: Tensor, count: int, dtype: torch.dtype) -> Search:
-    """Candidates of all rows at once: half the products of `torch_search`, on the CPU."""
-    products, everyone = _Products(gallery, gallery, dtype, torch.device("cpu")), np.arange(len(gallery))
+    """Search for the candidates of all rows at once, with half the products of `torch_search`, on the CPU."""
+    products, numbers = _Products(gallery, gallery, dtype, torch.device("cpu")), np.arange(len(gallery))
     count = min(count, len(gallery))
-    where, worst = mutual(products.x, count, products.penalty)
-    floor = products.floor(everyone, worst) if count < len(gallery) else np.full(len(gallery), np.inf)
+    where, worst = mutual_candidates(products.x, count, products.penalty)
+    floor = products.floor(numbers, worst) if count < len(gallery) else np.full(len(gallery), np.inf)
     return Search(BLOCK, lambda rows: (where[rows], floor[rows]))
 
 
 def torch_search(gallery: Tensor, queries: Tensor, count: int, dtype: torch.dtype, place: torch.device) -> Search:
-    """Candidates of some rows at a time, from products in `dtype`."""
+    """Search for the candidates of some rows at a time, by products in `dtype`."""
     products = _Products(gallery, queries, dtype, place)
     x, y, penalty = products.x, products.y, products.penalty
     count = min(count, len(gallery))
@@ -211,7 +214,7 @@ def _faiss_search(gallery: Tensor, queries: Tensor, count: int) -> Search:
 
 
 def _lengths(x: Tensor, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """The length of each row, and of what the row loses when stored as `dtype`, both a little over; in blocks."""
+    """Return the length of each row and of its rounding error when stored as `dtype`; the errors are slightly overestimated."""
     norms, lost = [], []
     for block in x.split(4096):
         norms.append(torch.linalg.vector_norm(block, dim=1))

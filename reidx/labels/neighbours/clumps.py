@@ -1,9 +1,9 @@
-"""Candidates for rows that lie so close together that products of whole rows cannot tell them apart.
+"""Candidates for rows that are so close together that products of whole rows cannot distinguish them.
 
-Distances do not change when a point is subtracted from all rows, rounding errors shrink with what is left. So rows are
-taken ball by ball: around a row that no search has settled, with the middle of the ball subtracted. What lies outside is
-known to be farther by the triangle inequality. Where a network has collapsed to one point, or a part of the images to a
-few, that is one product for each instead of a comparison of all pairs.
+Subtracting a point from all rows does not change distances, but shrinks the rows and with them the rounding errors. So rows
+are processed in balls: around a row whose neighbours no search has proven, with the mean of the ball subtracted. By the
+triangle inequality, rows outside the ball are farther. If a network has collapsed to a few points, that takes one product
+per point instead of a comparison of all pairs.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import torch
 from reidx.labels.compiled import compiled, in_threads
 from reidx.labels.neighbours.candidates import Search, mutual_search, torch_search
 
-_WIDE = 1.5  # the radius of a ball, in distances of its first row to the k-th neighbour
-_MORE = 32  # candidates beyond k: in many dimensions the rows of a clump are all about equally far
+_WIDE = 1.5  # the radius of a ball, in distances from its central row to the k-th neighbour
+_MORE = 32  # candidates beyond k: in many dimensions all rows of a clump are about equally far apart
 
 
 def too_close(x: np.ndarray) -> float:
-    """The squared distance below which float32 products of rows like the first of `x` hardly prove an order."""
+    """Return the squared distance below which float32 products can hardly prove an order of rows like the first of `x`."""
     longest = float(np.linalg.norm(x[: 1 << 10], axis=1).max())
     return 16.0 * 2 * (x.shape[1] + 8) * 2.0**-24 * (2 * longest) ** 2
 
@@ -29,43 +29,43 @@ def too_close(x: np.ndarray) -> float:
 def clumps(
     gallery: np.ndarray, queries: np.ndarray | None, k: int, rows: np.ndarray, within: np.ndarray
 ) -> Iterator[tuple[np.ndarray, Search]]:
-    """Some of the `rows` at a time, and a search for them, until each has been in one; those with near neighbours first.
+    """Divide `rows` into balls; yield the rows of each ball with a search for them, starting from the closest neighbours.
 
-    `within` (R,) is a squared distance within which each has k neighbours. Without `queries` rows are of the gallery. Cost
-    of each step: the distances of one row to all, and the products inside its ball.
+    `within` (R,) is, for each row, a squared distance within which it has k neighbours. Without `queries` the rows belong to
+    the gallery. Cost of a ball: the distances of its central row to all rows, and the products inside the ball.
     """
     order = np.argsort(within, kind="stable")
     rows = rows[order]
-    asking = gallery if queries is None else queries[rows]
+    query_rows = gallery if queries is None else queries[rows]
     left = np.ones(len(rows), np.bool_)
     for place in range(len(rows)):
         if not left[place]:
             continue
-        centre = asking[rows[place]] if queries is None else asking[place]
+        centre = query_rows[rows[place]] if queries is None else query_rows[place]
         apart = _distances(gallery, centre)
-        own = apart[rows] if queries is None else _distances(asking, centre)
+        own = apart[rows] if queries is None else _distances(query_rows, centre)
         kth = float(np.partition(apart, k - 1)[k - 1])
-        asked = left & (own <= _WIDE * kth)
-        left[asked] = False
-        # k neighbours of an asking row lie within its distance to the centre and kth
+        in_ball = left & (own <= _WIDE * kth)
+        left[in_ball] = False
+        # k neighbours of a row are within the sum of its distance to the centre and kth
         inside = apart <= (2 * _WIDE + 1) * kth * (1 + 1e-6)
         beyond = float(apart[~inside].min()) if not inside.all() else np.inf
-        by_number = np.argsort(rows[asked])
-        targets = rows[asked][by_number]
-        outside = np.maximum(beyond - own[asked][by_number], 0) ** 2 * (1 - 1e-9)
+        by_number = np.argsort(rows[in_ball])
+        targets = rows[in_ball][by_number]
+        outside = np.maximum(beyond - own[in_ball][by_number], 0) ** 2 * (1 - 1e-9)
         yield targets, _inside(gallery, queries, k, np.flatnonzero(inside), targets, outside)
 
 
 def _inside(
     gallery: np.ndarray, queries: np.ndarray | None, k: int, members: np.ndarray, targets: np.ndarray, outside: np.ndarray
 ) -> Search:
-    """The search among `members` for ascending `targets`, whose squared distance to all other rows is at least `outside`."""
+    """Build the search among `members` for ascending `targets`, which are at least `outside` (squared) from all other rows."""
     y = gallery[members]
     middle = y[: 1 << 12].mean(axis=0, dtype=np.float64).astype(np.float32)
     y -= middle
     largest = float(np.abs(y).max())
     scale = np.float32(2.0 ** min(100, -np.frexp(largest)[1])) if largest > 0 else np.float32(1)
-    y *= scale  # exact; so that no square is too small for float32
+    y *= scale  # exact, and no square is too small for float32
     features, count = torch.from_numpy(y), k + _MORE
     if queries is None:
         local = np.searchsorted(members, targets)
@@ -77,10 +77,10 @@ def _inside(
         x = (queries[targets] - middle) * scale
         local = np.arange(len(targets))
         search = torch_search(features, torch.from_numpy(x), count, torch.float32, torch.device("cpu"))
-    asked = y[local] if queries is None else x
+    in_ball = y[local] if queries is None else x
     longest = float(np.linalg.norm(y, axis=1).max())
-    # what subtraction rounded away of the two rows
-    rounded = 2.0**-23 * (np.linalg.norm(asked, axis=1).astype(np.float64) + longest) * (1 + 1e-3)
+    # the rounding errors of the subtraction in both rows
+    rounded = 2.0**-23 * (np.linalg.norm(in_ball, axis=1).astype(np.float64) + longest) * (1 + 1e-3)
 
     def propose(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         place = np.searchsorted(targets, rows)
@@ -94,7 +94,7 @@ def _inside(
 
 
 def _distances(x: np.ndarray, point: np.ndarray) -> np.ndarray:
-    """The distance of each row to a point, (N,) float64."""
+    """Return the distance of each row to a point, (N,) float64."""
     found = np.empty(len(x), np.float64)
     in_threads(_to_point, len(x), x, point, found)
     return found

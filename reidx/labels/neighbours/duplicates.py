@@ -1,7 +1,7 @@
-"""Deduplication of equal rows: one search for each kind, with all equal rows listed.
+"""Deduplication of equal rows: neighbours are searched among distinct rows, then expanded to all equal rows.
 
-Of many equal rows all are equally near to everything, and no product can tell which of them come first: a bank that has
-collapsed to one point would be compared pair by pair. So one row of each kind is searched, and the lists are filled up.
+Equal rows have equal distances to every other row, so no product can order them: features that have collapsed to one point
+would be compared pair by pair. So the search sees one row of each kind, and its lists are expanded.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import numpy as np
 
 from reidx.labels.compiled import compiled, in_threads
 
-_FEW = 8  # equal rows that a search tells apart at no cost, by its candidates beyond k
+_FEW = 8  # equal rows that a search can order at no cost, by its candidates beyond k
 _MINUS_ZERO = np.uint32(1 << 31)
 
 
-class Kinds(NamedTuple):
-    """`kind` (N,) of each row, numbered by the first row of each; `first` (U,) those rows; `members`, the rows of kind u
-    ascending, from `starts[u]` to `starts[u + 1]`.
+class EqualRows(NamedTuple):
+    """Groups of equal rows, numbered in the order of their first rows.
+
+    `kind` (N,) is the group of each row, `first` (U,) the first row of each group; `members[starts[u]:starts[u + 1]]` are the
+    rows of group u, ascending.
     """
 
     kind: np.ndarray
@@ -27,17 +29,17 @@ class Kinds(NamedTuple):
     members: np.ndarray
 
 
-def kinds(x: np.ndarray, few: int = _FEW) -> Kinds | None:
-    """The kinds of equal rows of `x` (N, D) float32, if there are more than `few` of one kind. One pass over the rows."""
+def group_equal_rows(x: np.ndarray, few: int = _FEW) -> EqualRows | None:
+    """Group equal rows of `x` (N, D) float32 in one pass; None unless a group has more than `few` rows."""
     hashes = np.empty(len(x), np.uint64)
-    bits = x.view(np.uint32)  # compared but for the sign of zero
+    bits = x.view(np.uint32)  # compared except for the sign of zero
     factors = np.random.default_rng(0).integers(1, 1 << 63, size=x.shape[1], dtype=np.uint64) | np.uint64(1)
     in_threads(_hash, len(x), bits, factors, hashes)
     _, first, kind, counts = np.unique(hashes, return_index=True, return_inverse=True, return_counts=True)
     if not len(counts) or counts.max() <= few:
         return None
     kind = kind.reshape(-1)
-    if not all(in_threads(_alike, len(x), bits, first[kind])):  # two rows of one hash
+    if not all(in_threads(_alike, len(x), bits, first[kind])):  # two different rows have the same hash
         rows = (x + np.float32(0)).view(f"V{4 * x.shape[1]}")
         _, first, kind, counts = np.unique(rows, return_index=True, return_inverse=True, return_counts=True)
         kind = kind.reshape(-1)
@@ -45,19 +47,20 @@ def kinds(x: np.ndarray, few: int = _FEW) -> Kinds | None:
     number = np.empty_like(order)
     number[order] = np.arange(len(order))
     starts = np.concatenate([[0], np.cumsum(counts[order])])
-    return Kinds(number[kind], first[order], starts, np.argsort(number[kind], kind="stable"))
+    return EqualRows(number[kind], first[order], starts, np.argsort(number[kind], kind="stable"))
 
 
-def listed(
-    of: Kinds, squared: np.ndarray, lists: np.ndarray, k: int, which: np.ndarray, own: np.ndarray | None
+def expand_lists(
+    of: EqualRows, squared: np.ndarray, lists: np.ndarray, k: int, which: np.ndarray, own: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first `k` rows by (distance, number), (R, k), from lists (U, …) of as many kinds, by (distance, first row).
+    """Expand neighbour lists over kinds, ordered by (distance, first row), to the first `k` rows by (distance, number), (R, k).
 
-    Row r takes the list `which[r]`. With `own` (R,) its first entry is that row, at distance 0.
+    `squared` and `lists` (U, …) are the distances and kinds; row r expands the list `which[r]`. With `own` (R,) the first entry
+    of row r is `own[r]`, at distance 0.
     """
     found = np.empty((len(which), k), np.float32), np.empty((len(which), k), np.int32)
-    asking = np.full(len(which), -1, np.int64) if own is None else own
-    in_threads(_fill, len(which), squared, lists, of.starts, of.members, which, asking, *found)
+    own_rows = np.full(len(which), -1, np.int64) if own is None else own
+    in_threads(_fill, len(which), squared, lists, of.starts, of.members, which, own_rows, *found)
     return found
 
 
@@ -90,7 +93,7 @@ def _fill(start, stop, squared, lists, starts, members, which, own, to_squared, 
         a, row = 0, which[r]
         while filled < k and a < width:
             distance, count = squared[row, a], 0
-            while a < width and squared[row, a] == distance:  # kinds that are equally far: their rows by number
+            while a < width and squared[row, a] == distance:  # rows of equally distant kinds, by number
                 u = lists[row, a]
                 for m in range(starts[u], min(starts[u + 1], starts[u] + k + 1)):
                     together[count] = members[m]

@@ -1,4 +1,4 @@
-"""k-reciprocal encodings: for each row its reciprocal neighbours, expanded, weighted and averaged, as a sparse row."""
+"""k-reciprocal encodings: the expanded, weighted and averaged reciprocal neighbours of each row, as a sparse matrix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from reidx.labels.compiled import compiled, in_threads, squared_distance
 
 _NARROW = np.iinfo(np.int32).max
-_LEAST = 1e-30  # a weight that float32 made 0 would not count as an entry in the sums over columns
+_LEAST = 1e-30  # minimum weight: one that underflows to 0 would not count as an entry in the sums over columns
 
 
 def encode(
@@ -21,10 +21,10 @@ def encode(
     k2: int,
     scale: np.ndarray | None = None,
 ) -> csr_array:
-    """The encodings V (N, N) of `reidx.labels.distances.jaccard`, sparse, each row summing to 1, columns ascending.
+    """Return the sparse encodings V (N, N) of `reidx.labels.distances.jaccard`; rows sum to 1, columns ascend.
 
-    `squared` and `lists` (N, k) are the neighbours by `nearest`; `width` and `half` how many columns of them S and its
-    half take; `scale` (N,) multiplies the squared distances of each row (default 1).
+    `squared` and `lists` (N, k) are the neighbours found by `nearest`; `width` and `half` are the lengths of the lists that
+    define R and Rh; `scale` (N,) multiplies the squared distances of each row (default 1).
     """
     n = len(lists)
     x = features.cpu().numpy()
@@ -38,7 +38,7 @@ def encode(
 
 
 def stacked(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]], columns: int) -> csr_array:
-    """One sparse matrix from the (row lengths, columns, values) of consecutive ranges of rows, which it uses up."""
+    """Build one sparse matrix from the (row lengths, columns, values) of consecutive ranges of rows; frees `parts`."""
     lengths = np.concatenate([part[0] for part in parts]) if parts else np.zeros(0, np.int64)
     indptr = np.concatenate([[0], np.cumsum(lengths)])
     indices, data = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
@@ -52,7 +52,7 @@ def stacked(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]], columns: int
 
 
 def compressed(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, columns: int) -> csr_array:
-    """The sparse matrix of these arrays, with indices of the one integer type that scipy requires: 32 bits if possible."""
+    """Build the sparse matrix of these arrays; scipy requires one integer type for its indices, of 32 bits if possible."""
     whole = np.int64 if indptr[-1] > _NARROW else np.int32
     indptr, indices = indptr.astype(whole), indices.astype(whole, copy=False)
     return csr_array((data, indices, indptr), shape=(len(indptr) - 1, columns))
@@ -140,7 +140,7 @@ def _expand_and_weigh(start, stop, lists, squared, members, counts, half_members
 
 @compiled
 def _average(start, stop, lists, indptr, indices, data):  # type: ignore[no-untyped-def]
-    """Each row becomes the mean of the rows in its list."""
+    """Replace each row by the mean of the rows in its list."""
     n, k2 = lists.shape
     total = np.zeros(n, np.float32)
     lengths = np.zeros(stop - start, np.int64)

@@ -1,15 +1,13 @@
-"""The k nearest neighbours of each row, exact: quick candidates, canonical distances, and a proof for each row.
+"""Exact k nearest neighbours of each row: fast candidates, canonical distances, and a proof for each row.
 
-A matrix product in bfloat16 or float32 proposes a few more than k candidates for a row. Their distances are then
-summed again in float64, in one fixed order, rounded to float32 and sorted by (distance, index). The rounding error of
-the product is bounded, so no row that was not proposed is nearer than a known floor; where the k-th neighbour lies
-below that floor the row is proven, otherwise it goes to the next, more precise search. The last search compares with
-every row. The result is therefore the same on each backend, device, block size and number of processes, equal rows
-included.
+A matrix product in bfloat16 or float32 proposes slightly more than k candidates for a row. Their canonical distances are
+summed in float64, in a fixed order, rounded to float32 and sorted by (distance, index). Because the rounding error of the
+product is bounded, no row that was not proposed is nearer than a known floor. If the k-th neighbour is nearer than the
+floor, the row is proven; otherwise it goes to the next, more precise search. The last search compares with every row. The
+result therefore does not depend on backend, device, block size or number of processes, even with equal rows.
 
-Cost: 2·Q·N·D operations in the product, half of them if all rows are queries on a CPU,
-and Q·(k + margin)·D in the second look; memory one block of products, in that case room for 2·(k + margin) candidates
-a row instead.
+Cost: 2·Q·N·D operations for the products (half as many if all rows are queries on a CPU) and Q·(k + margin)·D for the
+canonical distances; memory: one block of products, or, if all rows are queries on a CPU, 2·(k + margin) candidates per row.
 """
 
 from __future__ import annotations
@@ -26,12 +24,12 @@ from reidx.labels.compiled import compiled, in_threads, side_by_side, squared_di
 from reidx.labels.features import checked, unit
 from reidx.labels.neighbours.candidates import Search, exact_products, searches
 from reidx.labels.neighbours.clumps import clumps, too_close
-from reidx.labels.neighbours.duplicates import kinds, listed
+from reidx.labels.neighbours.duplicates import expand_lists, group_equal_rows
 from reidx.profiling import span
 
 METRICS = ("euclidean", "cosine")
-_FEW = 32  # rows that are compared with all rows sooner than balls are laid around them
-_LEAST = 0.7  # of the neighbours, to be taken for an approximation
+_FEW = 32  # unproven rows that are compared with all rows at once; more are first searched in balls
+_LEAST = 0.7  # minimum recall of an approximate search
 _log = logging.getLogger(__name__)
 
 
@@ -44,27 +42,27 @@ def knn(
     backend: str = "auto",
     device: str | torch.device | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distances (Q, k) float32 and indices (Q, k) int64 of the k nearest rows of `features`, nearest first.
+    """Return distances (Q, k) float32 and indices (Q, k) int64 of the k nearest rows of `features`, nearest first.
 
-    Without `queries` each row of `features` (N, D) is a query, and its own first neighbour even if other rows equal it.
+    Without `queries` each row of `features` (N, D) is a query and its own first neighbour, even if other rows equal it.
     Equal distances are ordered by index. With fewer than k rows there are N columns. `metric` is "euclidean"
-    (not squared) or "cosine" (1 - cosine, 0 to 2). `backend` proposes the candidates: "faiss" or "torch", "auto" takes
-    torch, but faiss for `queries` on a processor without bfloat16 units; it changes the time, never the result.
-    Only "ivf" is approximate, for banks of a million: see `reidx.labels.neighbours.approximate`. `device` says where torch
-    searches; by default where the features are.
+    (not squared) or "cosine" (1 - cosine, 0 to 2). `backend` proposes the candidates: "faiss", "torch", or "auto", which is
+    torch except for `queries` on a processor without bfloat16 units; it changes the time, never the result.
+    Only "ivf" is approximate, for a million rows: see `reidx.labels.neighbours.approximate`. `device` is the device on which
+    torch searches, by default that of the features.
 
-    Raises DataError for features that are not finite, not (N, D), or of other width than the queries.
+    Raises DataError for features that are not finite, not (N, D), or not of the queries' width.
     """
     if metric not in METRICS:
         raise ConfigError(f"knn: unknown metric {metric!r}; choose one of {', '.join(METRICS)}.")
     if not isinstance(k, Integral) or k < 1:
         raise ConfigError(f"knn: k is {k!r}; it must be an integer of at least 1.")
     gallery = checked(features)
-    asking = None if queries is None else checked(queries, "queries")
+    wanted = None if queries is None else checked(queries, "queries")
     if metric == "cosine":
         gallery = unit(gallery)
-        asking = None if asking is None else unit(asking, "queries")
-    squared, indices = nearest(gallery, k, queries=asking, backend=backend, device=device)
+        wanted = None if wanted is None else unit(wanted, "queries")
+    squared, indices = nearest(gallery, k, queries=wanted, backend=backend, device=device)
     distances = squared / 2 if metric == "cosine" else np.sqrt(squared)
     return distances.astype(np.float32), indices.astype(np.int64)
 
@@ -79,51 +77,51 @@ def nearest(
     device: str | torch.device | None = None,
     rows: slice = slice(None),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Squared distances float32 and indices int32 as `knn` defines them, for the queries in `rows` only.
+    """Return squared distances float32 and indices int32 as `knn` defines them, for the queries in `rows` only.
 
-    The input has been `checked`.
+    The inputs must have passed `checked`.
     """
     if queries is not None and queries.shape[1] != gallery.shape[1]:
         raise DataError(f"knn: features have {gallery.shape[1]} columns, queries {queries.shape[1]}.")
     features = gallery.cpu().numpy()
-    asking = range(len(gallery) if queries is None else len(queries))[rows]
-    several = kinds(features)
+    query_rows = range(len(gallery) if queries is None else len(queries))[rows]
+    several = group_equal_rows(features)
     if several is None:
-        return _apart(gallery, k, queries, backend, device, asking)
+        return _nearest_of_distinct(gallery, k, queries, backend, device, query_rows)
     apart = gallery[torch.from_numpy(several.first).to(gallery.device)]
-    numbers = np.arange(asking.start, asking.stop)
+    numbers = np.arange(query_rows.start, query_rows.stop)
     if queries is not None:
-        squared, lists = _apart(apart, k, queries, backend, device, asking)
-        return listed(several, squared, lists, min(k, len(features)), np.arange(len(numbers)), None)
-    asked, which = np.unique(several.kind[numbers], return_inverse=True)
-    some = None if len(asked) == len(apart) else apart[torch.from_numpy(asked).to(apart.device)]
-    squared, lists = _apart(apart, k, some, backend, device, range(len(asked)))
-    return listed(several, squared, lists, min(k, len(features)), which.reshape(-1), numbers)
+        squared, lists = _nearest_of_distinct(apart, k, queries, backend, device, query_rows)
+        return expand_lists(several, squared, lists, min(k, len(features)), np.arange(len(numbers)), None)
+    in_ball, which = np.unique(several.kind[numbers], return_inverse=True)
+    some = None if len(in_ball) == len(apart) else apart[torch.from_numpy(in_ball).to(apart.device)]
+    squared, lists = _nearest_of_distinct(apart, k, some, backend, device, range(len(in_ball)))
+    return expand_lists(several, squared, lists, min(k, len(features)), which.reshape(-1), numbers)
 
 
-def _apart(
-    gallery: Tensor, k: int, queries: Tensor | None, backend: str, device: str | torch.device | None, asking: range
+def _nearest_of_distinct(
+    gallery: Tensor, k: int, queries: Tensor | None, backend: str, device: str | torch.device | None, query_rows: range
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`nearest` where no more than a few rows of the gallery equal each other."""
+    """Search as `nearest` does, in a gallery without large groups of equal rows."""
     place = torch.device(device) if device is not None else gallery.device
     k = min(k, len(gallery))
-    squared = np.full((len(asking), k), np.inf, np.float32)
-    indices = np.empty((len(asking), k), np.int32)
-    if k == 0 or not len(asking):
+    squared = np.full((len(query_rows), k), np.inf, np.float32)
+    indices = np.empty((len(query_rows), k), np.int32)
+    if k == 0 or not len(query_rows):
         return squared, indices
 
     features = gallery.cpu().numpy()
     query_bank = features if queries is None else queries.cpu().numpy()
-    open_rows, close = np.arange(asking.start, asking.stop), np.empty(0, np.int64)
+    open_rows, close = np.arange(query_rows.start, query_rows.stop), np.empty(0, np.int64)
     threads = torch.get_num_threads() if place.type == "cpu" else 1
-    everyone = queries is None and len(asking) == len(gallery)
+    all_rows = queries is None and len(query_rows) == len(gallery)
 
     def settle(start: int, stop: int, search: Search, rows: np.ndarray, proven: np.ndarray) -> None:
         block = max(64, search.block // threads)
         for first in range(start, stop, block):
             part = slice(first, min(first + block, stop))
             _settle(
-                rows[part], *search.propose(rows[part]), query_bank, features, queries is None, asking.start,
+                rows[part], *search.propose(rows[part]), query_bank, features, queries is None, query_rows.start,
                 squared, indices, proven[part],
             )  # fmt: skip
 
@@ -133,29 +131,29 @@ def _apart(
         return rows[~proven]
 
     with exact_products():
-        for search in searches(gallery, gallery if queries is None else queries, k, backend, place, everyone):
+        for search in searches(gallery, gallery if queries is None else queries, k, backend, place, all_rows):
             open_rows = unsettled(search, open_rows)
-            near = squared[open_rows - asking.start, -1] < too_close(features)
+            near = squared[open_rows - query_rows.start, -1] < too_close(features)
             close, open_rows = np.concatenate([close, open_rows[near]]), open_rows[~near]
             if not len(open_rows):
                 break
         open_rows = np.concatenate([open_rows, close])
         if len(open_rows) > _FEW:
-            within = squared[open_rows - asking.start, -1]
+            within = squared[open_rows - query_rows.start, -1]
             balls = clumps(features, None if queries is None else query_bank, k, open_rows, within)
             open_rows = np.concatenate([unsettled(search, rows) for rows, search in balls])
     in_threads(
-        _compare_with_all, len(open_rows), open_rows, query_bank, features, queries is None, asking.start, squared, indices,
+        _compare_with_all, len(open_rows), open_rows, query_bank, features, queries is None, query_rows.start, squared, indices,
         chunks_per_thread=16,
     )  # fmt: skip
     if backend == "ivf":
-        sample = np.linspace(0, len(asking) - 1, min(200, len(asking))).astype(np.int64)
-        true = nearest(gallery, k, queries=torch.from_numpy(query_bank[sample + asking.start]))[0][:, -1:]
+        sample = np.linspace(0, len(query_rows) - 1, min(200, len(query_rows))).astype(np.int64)
+        true = nearest(gallery, k, queries=torch.from_numpy(query_bank[sample + query_rows.start]))[0][:, -1:]
         found = float((squared[sample] <= true).mean())
         _log.info("approximate neighbours: recall %.4f at %d, measured on %d rows", found, k, len(sample))
         if found < _LEAST:
             raise DataError(
-                f"knn: the approximate search (backend ivf) found {found:.0%} of the {k} nearest rows: features lie too close "
+                f"knn: the approximate search (backend ivf) found {found:.0%} of the {k} nearest rows: features are too close "
                 "together for it. Use backend auto, which is exact; the network may have collapsed."
             )
     return squared, indices
@@ -163,7 +161,7 @@ def _apart(
 
 @compiled
 def _insert(distance, index, squared, indices, filled):  # type: ignore[no-untyped-def]
-    """Keep the row sorted by (distance, index); returns how many places are filled."""
+    """Insert an entry into a row sorted by (distance, index); returns the number of filled places."""
     k = squared.shape[0]
     place = filled
     while place > 0 and (
@@ -181,13 +179,13 @@ def _insert(distance, index, squared, indices, filled):  # type: ignore[no-untyp
 
 @compiled
 def _settle(rows, candidates, floor, x, y, own, offset, squared, indices, proven):  # type: ignore[no-untyped-def]
-    """Sort the candidates of each row by canonical distance and tell whether no other row can be among the first k."""
+    """Sort the candidates of each row by canonical distance; mark it as proven if no other row can be among the first k."""
     k = squared.shape[1]
     best, where = np.empty(k, np.float32), np.empty(k, np.int64)
     for r in range(len(rows)):
         i = rows[r]
         filled = 0
-        if own:  # ahead of the rows that equal it
+        if own:  # before the rows that equal it
             best[0], where[0], filled = -1.0, i, 1
         for c in range(candidates.shape[1]):
             j = candidates[r, c]

@@ -1,4 +1,4 @@
-"""The best candidates of all rows for each other, each product serving the two rows it belongs to."""
+"""Best candidates of all rows among each other; each product serves both of its rows."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from reidx.labels.neighbours.shortlists import Shortlists
 _TILE = 768  # rows; a tile's products stay in the cache of one core
 
 
-def mutual(x: Tensor, count: int, penalty: Tensor | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Of each row i the `count` rows j of the largest x_i·x_j - penalty_j, (N, count) in no order; the least of those (N,).
+def mutual_candidates(x: Tensor, count: int, penalty: Tensor | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return, for each row i, the `count` rows j of the largest scores x_i·x_j - penalty_j, (N, count) in no order.
 
-    Half of the N²·D multiplications of rows against all rows, since x_i·x_j is x_j·x_i; memory N·count.
+    Also returns the least of these scores (N,). Takes half of the N²·D multiplications, since x_i·x_j = x_j·x_i; memory
+    N·count.
     """
     n, threads = len(x), torch.get_num_threads()
     lists = Shortlists(n, count)
@@ -35,9 +36,9 @@ def mutual(x: Tensor, count: int, penalty: Tensor | None = None) -> tuple[np.nda
             torch.mm(x[a], x[b].T, out=product)
             score = product if x.dtype == torch.float32 else scores[: product.numel()].view(product.shape).copy_(product)
             if a == b:
-                lists.show(numbers[a], (score if penalty is None else score - penalty[a]).numpy(), a.start)
+                lists.add(numbers[a], (score if penalty is None else score - penalty[a]).numpy(), a.start)
             else:
-                lists.show_both(score.numpy(), off, a.start, b.start)
+                lists.add_both(score.numpy(), off, a.start, b.start)
 
     for pairs in _rounds(tiles):
         side_by_side(work, threads, len(pairs), pairs)
@@ -45,9 +46,9 @@ def mutual(x: Tensor, count: int, penalty: Tensor | None = None) -> tuple[np.nda
 
 
 def _rounds(tiles: int) -> Iterator[list[tuple[int, int]]]:
-    """Every pair of tiles once, in rounds in which no tile occurs twice, so that threads never share a row.
+    """Yield every pair of tiles once, in rounds in which no tile occurs twice, so that threads never share a row.
 
-    Each tile with itself first, then the circle of a round-robin tournament; `tiles` is even.
+    The first round pairs each tile with itself; the others are a round-robin tournament (circle method). `tiles` is even.
     """
     yield [(tile, tile) for tile in range(tiles)]
     circle = tiles - 1

@@ -14,10 +14,10 @@ from reidx.errors import ReidxError
 from reidx.labels.neighbours.exact import nearest
 
 
-def nearest_together(
+def nearest_sharded(
     features: Tensor, k: int, *, backend: str = "auto", device: str | torch.device | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `nearest`, each process searching for its share of the rows; every process receives all of them.
+    """Search as `nearest` does, with the rows shared out among the processes; every process receives all results.
 
     Every process must call it with the same features (N, D). Exact neighbours are the same for any number of processes;
     with backend `ivf`, each process searches its own index, built from the same seed.
@@ -33,10 +33,10 @@ def nearest_together(
     return squared.numpy(), indices.numpy()
 
 
-def agree(labels: np.ndarray, more: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
-    """The labels, once every process is known to have the same, and the same of ``more`` arrays by name.
+def require_same_labels(labels: np.ndarray, more: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
+    """Return the labels; raise ReidxError if the processes differ in them or in ``more``, further arrays by name.
 
-    ReidxError names the processes that differ from process 0.
+    The message names the processes that differ from process 0.
     """
     sha = hashlib.sha256(np.ascontiguousarray(labels).tobytes())
     for name, array in sorted((more or {}).items()):

@@ -1,4 +1,4 @@
-"""The best-scored candidates of many rows, updated from blocks of scores."""
+"""Candidates with the highest scores, of many rows, updated from blocks of scores."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from reidx.labels.compiled import compiled
 
 
 class Shortlists:
-    """For each of `rows` rows the `count` candidates of the highest scores of all it was shown.
+    """The `count` candidates with the highest scores, for each of `rows` rows.
 
-    A row's list has twice the room. What scores higher than the last cut is written behind the others, and when the room
-    is used up all but the best `count` are cut: a candidate costs a comparison, one that is kept little more. Of equal
-    scores those shown first stay, if shown in ascending order. Threads may share one object if each works on different rows.
+    The list of a row has room for twice as many. A candidate that scores higher than the last cut is appended; when the list
+    is full, all but the best `count` are cut. So a candidate costs one comparison, and little more if it is kept. Among equal
+    scores, those added first stay, if candidates are added in ascending order. Threads may share an object if they work on
+    different rows.
     """
 
     def __init__(self, rows: int, count: int) -> None:
@@ -22,18 +23,19 @@ class Shortlists:
         self._filled = np.zeros(rows, np.int32)
         self._cuts = np.full(rows, -np.inf, np.float32)
 
-    def show(self, rows: np.ndarray, scores: np.ndarray, first: int) -> None:
-        """Take in `scores` (B, W) of the candidates `first`, `first` + 1, … for the B different `rows`."""
+    def add(self, rows: np.ndarray, scores: np.ndarray, first: int) -> None:
+        """Add `scores` (B, W) of the candidates `first`, `first` + 1, … for the B different `rows`."""
         _keep(rows, scores, first, self.count, self._scores, self._numbers, self._filled, self._cuts)
 
-    def show_both(self, products: np.ndarray, penalty: np.ndarray, row: int, column: int) -> None:
-        """Take in each of the `products` (B, W) of rows `row`, … and other rows `column`, … for both: each side sees it
-        less the `penalty` (rows,) of the other.
+    def add_both(self, products: np.ndarray, penalty: np.ndarray, row: int, column: int) -> None:
+        """Add the `products` (B, W) of the rows `row`, … with the other rows `column`, … for both rows of each.
+
+        The score for one row is the product less the `penalty` (rows,) of the other.
         """
         _keep_both(products, penalty, row, column, self.count, self._scores, self._numbers, self._filled, self._cuts)
 
     def best(self) -> tuple[np.ndarray, np.ndarray]:
-        """The candidates (rows, count) in no order, -1 where there were fewer, and the least of their scores (rows,)."""
+        """Return the candidates (rows, count) in no order, -1 if there were fewer, and the least of their scores (rows,)."""
         _finish(self.count, self._scores, self._numbers, self._filled, self._cuts)
         return self._numbers[:, : self.count], self._cuts
 
@@ -46,13 +48,13 @@ def _keep(rows, scores, first, count, best, numbers, filled, cuts):  # type: ign
         own, named, end, cut = best[i], numbers[i], filled[i], cuts[i]
         for begin in range(0, width, 32):
             part = scores[r, begin : min(begin + 32, width)]
-            higher = np.int32(0)  # counted first, which takes vector registers: in most stretches there is none
+            higher = np.int32(0)  # counted first, with vector instructions: most stretches have none
             for c in range(len(part)):
                 higher += np.int32(part[c] > cut)
             if higher == 0:
                 continue
             for c in range(len(part)):
-                # written in any case, and counted where it belongs there: no branch to be guessed
+                # always written, but counted only if higher: no branch to predict
                 own[end] = part[c]
                 named[end] = first + begin + c
                 end += part[c] > cut
@@ -109,9 +111,9 @@ def _finish(count, best, numbers, filled, cuts):  # type: ignore[no-untyped-def]
 
 @compiled
 def _cut(scores, numbers, filled, count):  # type: ignore[no-untyped-def]
-    """Bring the `count` highest of the first `filled` scores to the front, and return the least of them (quickselect).
+    """Move the `count` highest of the first `filled` scores to the front and return the least of them (quickselect).
 
-    Of equal scores that of the smaller number counts as higher.
+    Among equal scores, the one with the smaller number ranks higher.
     """
     low, high = 0, filled - 1
     while low < high:

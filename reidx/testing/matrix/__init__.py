@@ -1,4 +1,4 @@
-"""The compatibility matrix: every pair of installed components, in few combinations, each trained for two steps.
+"""Compatibility matrix: every pair of installed components, in few combinations, each trained for two steps.
 
     from reidx.testing import matrix
 
@@ -6,9 +6,9 @@
     def test_trains_with_all_others(combination, tmp_path):
         matrix.train(combination, tmp_path)
 
-The axes are all installed backbones (one a family), fusions, alignments, clusterers, refiners and memories; two of each pair
-of axes that the contracts allow together are in one combination at least, and the rest are in :func:`refusals` with the
-reason. ``python -m reidx.testing.matrix`` prints what share is allowed.
+The axes are the installed backbones (one per family), fusions, alignments, clusterers, refiners and memories. Each pair of
+components of different axes is in at least one combination if the contracts allow it, otherwise in :func:`refusals` with
+the reason. ``python -m reidx.testing.matrix`` prints the allowed share.
 """
 
 from __future__ import annotations
@@ -24,42 +24,42 @@ from reidx.runs.result import Result
 from reidx.testing.given import expect
 from reidx.testing.matrix.axes import Choice, axes
 from reidx.testing.matrix.experiments import ORIGIN, Combination, config_of
-from reidx.testing.matrix.gradients import watched
+from reidx.testing.matrix.gradients import watch_gradients
 from reidx.testing.matrix.pairs import Cover, Pair, cover
 
 __all__ = ["Choice", "Combination", "axes", "combinations", "config_of", "pairs", "refusals", "train"]
 
 
 def combinations(involving: str | None = None) -> list[Combination]:
-    """Combinations that the contracts allow, which together hold each pair of parts that they allow.
+    """Return allowed combinations that together contain each allowed pair of components.
 
-    With ``involving`` those pairs alone in which one part is of that plugin ("" for the core's).
+    With ``involving``, only pairs with a component of that plugin count ("" for the core).
     """
     values = list(axes().values())
-    return [Combination(tuple(axis[i] for axis, i in zip(values, c))) for c in _covered(involving).combinations]
+    return [Combination(tuple(axis[i] for axis, i in zip(values, c))) for c in _cover(involving).combinations]
 
 
 def refusals(involving: str | None = None) -> dict[tuple[Choice, Choice], str]:
-    """The pairs of parts without an allowed combination, each with the reason of the refusal."""
+    """Return the pairs of components without an allowed combination, each with the reason."""
     values = list(axes().values())
-    return {(values[a][i], values[b][j]): why for ((a, i), (b, j)), why in _covered(involving).refused.items()}
+    return {(values[a][i], values[b][j]): why for ((a, i), (b, j)), why in _cover(involving).refused.items()}
 
 
 def pairs(involving: str | None = None) -> list[tuple[Choice, Choice]]:
-    """All pairs of parts of different axes."""
+    """Return all pairs of components of different axes."""
     values = list(axes().values())
     found = [(a, b) for i, axis in enumerate(values) for other in values[i + 1 :] for a in axis for b in other]
     return [pair for pair in found if involving is None or involving in {choice.namespace for choice in pair}]
 
 
 def train(combination: Combination, folder: Path) -> Result:
-    """The result of a combination's experiment, run in ``folder``: one labelling, two steps, one evaluation, on the CPU.
+    """Run the experiment of a combination in ``folder``: one labelling, two steps and one evaluation, on the CPU.
 
     Raises :class:`AssertionError` if a logged value or a gradient is not finite, if a term's gradient does not reach the
-    parameters behind its features, or if the backbone receives none; and any error of the run.
+    parameters that its features depend on, or if the backbone receives no gradient; and any error of the run.
     """
     config = config_of(combination, _domains())
-    with watched(config.experiment.stages[0]) as seen:
+    with watch_gradients(config.experiment.stages[0]) as seen:
         result = run(config, folder, progress="quiet")
     (epoch,) = result.stages[0].history
     for name, value in epoch.items():
@@ -71,7 +71,7 @@ def train(combination: Combination, folder: Path) -> Result:
 
 
 @functools.cache
-def _covered(involving: str | None) -> Cover:
+def _cover(involving: str | None) -> Cover:
     values = list(axes().values())
 
     def wanted(pair: Pair) -> bool:
@@ -93,5 +93,5 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def _domains() -> str:
-    """The folder of this process's domains, which are rendered on first use."""
+    """Return the folder of this process's domains, which are rendered on first use."""
     return _folder().name

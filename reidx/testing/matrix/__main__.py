@@ -1,4 +1,4 @@
-"""``python -m reidx.testing.matrix [NAMESPACE]``: the share of allowed pairs, and reasons for the others."""
+"""``python -m reidx.testing.matrix [NAMESPACE]``: print the share of allowed pairs, and the reasons for the others."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The axes of the matrix: the installed components of each kind, at settings for a handful of images."""
+"""Axes of the matrix: the installed components of each kind, with settings for few images."""
 
 from __future__ import annotations
 
@@ -24,13 +24,12 @@ FOR_FEW_IMAGES: dict[str, dict[str, Any]] = {
     "clusterer": {"n_clusters": 6, "eps": 0.7, "share": 0.03, "min_samples": 2, "min_cluster_size": 2, "min_size": 2},
     "refiner": {"k": 5},
 }
-"""Arguments that must be small among some tens of images: of each component of the kind that has them in its example, or has
-them as numbers by default."""
+"""Values for a few dozen images: of arguments that a component of the kind has in its example or as numbers by default."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A value of an axis: a component with its settings, or none."""
+    """Value of an axis: a component with its settings, or no component."""
 
     kind: str
     label: str
@@ -39,22 +38,22 @@ class Choice:
 
     @property
     def namespace(self) -> str | None:
-        """The plugin that it is of, "" for the core's; None for none."""
+        """Namespace of the component's plugin, "" for the core; None for no component."""
         return None if self.entry is None else self.entry.namespace
 
     @property
     def component(self) -> type:
-        """The class."""
+        """Class of the component."""
         assert self.entry is not None
         return self.entry.load()
 
     @functools.cached_property
     def contract(self) -> Contract:
-        """The contract at these settings; empty for no component."""
+        """Contract under these settings; empty for no component."""
         return Contract() if self.entry is None else _contract(self.entry, self.spec)
 
     def argument(self, name: str) -> Any:
-        """The value or default of a constructor argument; None if there is no such argument."""
+        """Return the value or default of a constructor argument; None if there is no such argument."""
         assert self.entry is not None
         known = signature_of(self.entry)
         return self.spec.get(name, known[name].default) if name in known else None
@@ -64,7 +63,7 @@ class Choice:
 
 
 def axes() -> dict[str, list[Choice]]:
-    """The values of each axis, by kind, read from the registry: to be installed is to be among them."""
+    """Return the values of each axis, by kind: all components in the registry."""
     return {
         kind: [*([Choice(kind, "none")] if kind in OPTIONAL else []), *(c for e in registry().entries(kind) for c in _of(e))]
         for kind in AXES
@@ -73,12 +72,12 @@ def axes() -> dict[str, list[Choice]]:
 
 @functools.cache
 def losses() -> list[Choice]:
-    """The installed losses, the core's first, which memories and refiners are read by."""
+    """Return the installed losses, the core's first; some of them read memories and additions of refiners."""
     return [Choice("loss", entry.name, entry, _spec(entry, entry.component.example)) for entry in registry().entries("loss")]
 
 
 def _of(entry: Entry) -> Iterator[Choice]:
-    """A component by its example, and by its bare defaults where these are wired otherwise."""
+    """Yield a component with its example settings, and with its defaults if their contract differs."""
     if entry.name in FAMILIES:
         for settings in FAMILIES[entry.name]:
             yield Choice(entry.kind, f"{entry.name} {settings['name']}", entry, _spec(entry, settings))

@@ -1,4 +1,4 @@
-"""The experiment that a combination of parts is: two tiny domains, a source with identities and a target that is clustered."""
+"""Experiments of a combination of components: two tiny domains, a source with identities and a target to be clustered."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from reidx.testing.matrix.axes import AXES, Choice, losses
 from reidx.testing.tiny import tiny_domain
 
 IMAGE_SIZE = (96, 48)
-"""Of which the coarsest family still has a map of three rows."""
+"""Image size at which the coarsest family still has a map of three rows."""
 BATCH = {"sampler": {"type": "PK", "identities": 4, "instances": 2}, "transform": {"type": "ReidAugment", "pad": 2}}
 PLAIN = {"type": "LinearClassifier", "rows": "centroid"}
-"""The memory of a refiner's loss where the combination's own does not fit that."""
+"""Memory of the loss that reads a refiner's additions, if the combination's own memory does not suit that loss."""
 ORIGIN = "the matrix"
 
 
 @dataclass(frozen=True)
 class Combination:
-    """A value of each axis, in their order."""
+    """One value of each axis, in the order of the axes."""
 
     choices: tuple[Choice, ...]
 
@@ -39,11 +39,11 @@ class Combination:
 
 
 def config_of(combination: Combination, root: str = "nowhere") -> Config:
-    """The checked experiment of a combination, whose domains lie in (or are rendered to) ``root``; no image is read.
+    """Return the checked experiment of a combination, with its domains in ``root`` (rendered there if missing).
 
-    Its objective is the first of the possible ones (:func:`experiments`) that the contracts allow. Raises
-    :class:`ConfigError` as for the first of them, one with a loss of the core if there is one, or for a network that cannot be
-    built.
+    Reads no image. The objective is the first of the possible ones (:func:`experiments`) that the contracts allow. Raises
+    :class:`ConfigError` if none is allowed, with the error of the first (of those with a loss of the core, if any), or if the
+    network cannot be built.
     """
     refused: list[tuple[bool, ConfigError]] = []
     for experiment in experiments(combination, root):
@@ -63,15 +63,15 @@ def config_of(combination: Combination, root: str = "nowhere") -> Config:
 
 @functools.cache
 def _build(model: str) -> None:
-    """Raise what building a network raises, which the config alone does not tell."""
+    """Raise the errors of building a network, which the check of the config does not find."""
     build_network({**json.loads(model), "freeze": []}, IMAGE_SIZE, f"{ORIGIN}: stages.0.model")
 
 
 def experiments(combination: Combination, root: str) -> Iterator[dict[str, Any]]:
-    """The experiments that a combination may be, as plain data, the most fitting objective first: one epoch of two steps.
+    """Yield possible experiments of a combination, as plain data, the best suited objective first: one epoch of two steps.
 
-    The source's identities are classified. The target's labels are learnt by the combination's memory and a loss that reads
-    it; another loss reads what the refiner gives beyond that. A fusion that asks for a teacher has an EMA.
+    A classifier learns the source's identities. The combination's memory, and a loss that reads it, learn the target's labels;
+    another loss reads the additions of the refiner that the first does not read. A fusion with a teacher input has an EMA.
     """
     fusion, alignment, refiner = (combination[kind] for kind in ("fusion", "alignment", "refiner"))
     domains = {name: {**tiny_domain(root, name), "identities": [8, 4], "images_per_camera": 3} for name in ("source", "target")}
@@ -91,11 +91,11 @@ def experiments(combination: Combination, root: str) -> Iterator[dict[str, Any]]
                 "domain": "target",
                 "distance": {"type": "Jaccard", "k1": 8, "k2": 2},
                 "clusterer": combination["clusterer"].spec,
-                "refiners": _fitted(refiner, fusion),
+                "refiners": _with_features_of(refiner, fusion),
             },
             "memories": {"people": people, **memories},
             "objective": [{"loss": {"type": "CrossEntropy"}, "stream": "source", "memory": "people"}, *terms],
-            "alignment": [{"alignment": spec} for spec in _fitted(alignment, fusion)],
+            "alignment": [{"alignment": spec} for spec in _with_features_of(alignment, fusion)],
             "evaluate": {"domain": "target"},
             "stages": [{"name": "adapt", "epochs": 1, "iters": 2}],
             "log": [],
@@ -103,19 +103,19 @@ def experiments(combination: Combination, root: str) -> Iterator[dict[str, Any]]
 
 
 Objective = tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]
-"""The terms on the target, and the memories by name."""
+"""Terms on the target, and memories by name."""
 
 
 def _objectives(combination: Combination) -> Iterator[Objective]:
-    """The terms that a memory may be read by, each with those that the refiner may be, and in the end without one."""
+    """Yield objectives for the memory: each loss that reads it, with each loss for the refiner's additions, then without."""
     memory, refiner = combination["memory"], combination["refiner"]
     parts = sorted(combination["fusion"].contract.part_features)
     held = parts[0] if parts and memory.component.requires_parts else "embed"  # type: ignore[attr-defined]
     features = {"memory": memory.spec, "feature": held}
-    for loss in _readers(memory, refiner):
+    for loss in _losses_reading(memory, refiner):
         own = _term(loss, held, "bank")
         left = refiner.contract.provides - set().union(*inputs_of(loss.component))
-        for other in _takers(left, memory, refiner):
+        for other in _losses_requiring(left, memory, refiner):
             on = parts[0] if parts and "scores" in getattr(other.component, "requires_parts", ()) else "embed"
             yield [own, _term(other, held, "bank")], {"bank": features}
             yield [own, _term(other, on, "rows")], {"bank": features, "rows": {"memory": PLAIN, "feature": on}}
@@ -123,8 +123,11 @@ def _objectives(combination: Combination) -> Iterator[Objective]:
 
 
 @functools.cache
-def _readers(memory: Choice, refiner: Choice) -> list[Choice]:
-    """The losses that read a memory and lack nothing; first what was made for it: by what it provides, by its classes."""
+def _losses_reading(memory: Choice, refiner: Choice) -> list[Choice]:
+    """Return the losses that read a memory and whose inputs are all available, those designed for it first.
+
+    A loss is taken as designed for a memory if it reads the memory's additions, its meaning of columns, or is of its plugin.
+    """
     given = {"features", "targets", "scores", "cameras", "index"} | memory.contract.provides | refiner.contract.provides
 
     def reads(loss: Choice) -> bool:
@@ -142,8 +145,8 @@ def _readers(memory: Choice, refiner: Choice) -> list[Choice]:
     return sorted(filter(reads, losses()), key=unlike)
 
 
-def _takers(names: frozenset[str], memory: Choice, refiner: Choice) -> Iterator[Choice]:
-    """The losses that cannot do without something of these ``names``, and lack nothing."""
+def _losses_requiring(names: frozenset[str], memory: Choice, refiner: Choice) -> Iterator[Choice]:
+    """Yield the losses that require at least one of the inputs ``names`` and whose inputs are all available."""
     given = set(INPUTS) - {"teacher", "teacher_scores"} | memory.contract.provides | refiner.contract.provides
     for loss in losses():
         needed, _ = inputs_of(loss.component)
@@ -159,11 +162,11 @@ def _arguments_of(fusion: Choice) -> set[str]:
     return set().union(*inputs_of(fusion.component))
 
 
-def _fitted(part: Choice, fusion: Choice) -> list[dict[str, Any]]:
-    """A list with the alignment or refiner, if any, whose feature arguments are set to features of the fusion.
+def _with_features_of(part: Choice, fusion: Choice) -> list[dict[str, Any]]:
+    """Return a list of the alignment or refiner, if any, with its feature arguments set to features of the fusion.
 
-    An argument ``feature`` names a feature, ``parts`` one of parts: its own where the fusion gives that, else
-    ``embed``, and the first of parts.
+    The argument ``feature`` names a feature, ``parts`` a part feature. Values that the fusion does not provide are replaced by
+    ``embed`` and by the first part feature.
     """
     if part.entry is None:
         return []

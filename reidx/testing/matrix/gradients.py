@@ -1,4 +1,4 @@
-"""A check that gradients reach all parameters that an objective declares to train, by hooks during training."""
+"""Check, by hooks during training, that gradients reach all parameters that the terms of an objective should train."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from reidx.contracts import Features
 from reidx.engine.objective import BoundAlignment, BoundTerm
 from reidx.engine.step import StageModel
 from reidx.registry.build import contract
-from reidx.testing.given import expect, expect_finite, in_order
+from reidx.testing.given import expect, expect_finite, sorted_names
 
 
 class Gradients:
-    """The parameters that each term trains, by the term's name: ``declared`` are those behind its inputs, ``reached`` those
-    that its gradient reached, with a flag for a non-zero gradient; ``values`` are the values of the term.
+    """Parameters that each term trains, by the term's name.
 
-    A term reads its ``feature``, and the trained parameters of memories that score these; an alignment reads
-    the features that it ``requires``, of both sides but those ``detached``, and has its own parameters.
+    ``declared`` are the parameters that its inputs depend on, ``reached`` those that its gradient reached, with a flag for a
+    non-zero gradient; ``values`` are the values of the term. The inputs of a term are its ``feature`` and the trained
+    parameters of the memories that score it; those of an alignment are the features that it ``requires``, of both sides
+    except the ``detached``, and its own parameters.
     """
 
     def __init__(self, stage: Stage) -> None:
@@ -35,13 +36,13 @@ class Gradients:
         self.values: dict[str, list[float]] = {}
 
     def check(self) -> None:
-        """Raise :class:`AssertionError` for a term whose gradient stops before what it is declared to train."""
-        expect(bool(self.declared), "not one term was computed")
+        """Raise :class:`AssertionError` for a term whose gradient does not reach all its ``declared`` parameters."""
+        expect(bool(self.declared), "no term was computed")
         for term, declared in self.declared.items():
             reached = self.reached[term]
             expect(bool(reached), f"{term} trains nothing")
             lacking = declared - set(reached)
-            expect(not lacking, f"{term} reads what hangs on {in_order(lacking)}, and no gradient of it arrives there")
+            expect(not lacking, f"the inputs of {term} depend on {sorted_names(lacking)}, which its gradient does not reach")
             expect(
                 any(reached.values()) or not any(self.values[term]),
                 f"all gradients of {term} are 0, though its value is not",
@@ -52,20 +53,21 @@ class Gradients:
     # ---- hooks of torch, on all modules
 
     def before(self, module: nn.Module, arguments: object) -> None:
-        """Note the model whose step begins."""
+        """Store the model whose step begins."""
         if isinstance(module, StageModel):
             self.model = module
 
     def after(self, module: nn.Module, arguments: tuple[Any, ...], value: Any) -> None:
-        """Look at the gradients of a term that was just computed."""
+        """Record the gradients of a term that was just computed."""
         if not isinstance(module, BoundTerm | BoundAlignment) or self.model is None:
             return
         total = torch.stack(list(value.values())).sum() if isinstance(value, Mapping) else value
         expect_finite(total, f"value of {module.name}")
         expect(total.requires_grad, f"{module.name} carries no gradient")
         parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        declared = _hang_on(self.read_by(module, arguments[0]), parameters) | set(_own(module, self.model, parameters))
-        self.declared.setdefault(module.name, set()).update(declared)
+        declared = self.declared.setdefault(module.name, set())
+        declared |= _parameters_behind(self.read_by(module, arguments[0]), parameters)
+        declared |= set(_own(module, self.model, parameters))
         reached = self.reached.setdefault(module.name, {})
         for name, gradient in _gradients(total, parameters).items():
             expect_finite(gradient, f"gradient of {module.name} for {name}")
@@ -73,7 +75,7 @@ class Gradients:
         self.values.setdefault(module.name, []).append(float(total.detach()))
 
     def read_by(self, term: BoundTerm | BoundAlignment, outputs: Mapping[str, Mapping[str, Features]]) -> list[Tensor]:
-        """The features that a term is given to train by."""
+        """Return the features through which a term trains networks."""
         if isinstance(term, BoundAlignment):
             features = outputs["student"]
             sides = {"source": term.source, "target": term.target}
@@ -84,8 +86,8 @@ class Gradients:
 
 
 @contextmanager
-def watched(stage: Stage) -> Iterator[Gradients]:
-    """The gradients of the terms of a stage that trains inside the block."""
+def watch_gradients(stage: Stage) -> Iterator[Gradients]:
+    """Context that yields the gradients of the terms of ``stage``, which trains inside it."""
     seen = Gradients(stage)
     hooks = [register_module_forward_pre_hook(seen.before), register_module_forward_hook(seen.after)]
     try:
@@ -96,7 +98,7 @@ def watched(stage: Stage) -> Iterator[Gradients]:
 
 
 def _own(term: BoundTerm | BoundAlignment, model: StageModel, parameters: Mapping[str, Tensor]) -> Iterator[str]:
-    """The names of the parameters of an alignment, or of the memories that score the features of a term."""
+    """Return the names of the parameters of an alignment, or of the memories that score the features of a term."""
     parts: list[Any] = [term.alignment] if isinstance(term, BoundAlignment) else []
     if isinstance(term, BoundTerm) and "scores" in term.inputs:
         parts = [model.memories[name] for name in term.memories]
@@ -104,12 +106,12 @@ def _own(term: BoundTerm | BoundAlignment, model: StageModel, parameters: Mappin
     return (name for name, parameter in parameters.items() if id(parameter) in own)
 
 
-def _hang_on(features: Iterable[Tensor], parameters: Mapping[str, Tensor]) -> set[str]:
+def _parameters_behind(features: Iterable[Tensor], parameters: Mapping[str, Tensor]) -> set[str]:
     trained = [feature.sum() for feature in features if feature.requires_grad]
     return set(_gradients(torch.stack(trained).sum(), parameters)) if trained else set()
 
 
 def _gradients(value: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The gradient of each parameter that ``value`` depends on."""
+    """Return the gradient of each parameter that ``value`` depends on."""
     found = torch.autograd.grad(value, list(parameters.values()), retain_graph=True, allow_unused=True)
     return {name: gradient for name, gradient in zip(parameters, found) if gradient is not None}

@@ -1,4 +1,4 @@
-"""Few combinations that hold every pair of values which can stand together, where not all combinations are allowed."""
+"""Pairwise covering: few combinations that contain every possible pair of values, if not all combinations are allowed."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 Combination = tuple[int, ...]
-"""The position of a value on each axis."""
+"""Position of a value on each axis."""
 Value = tuple[int, int]
-"""An axis, and a position on it."""
+"""An axis and a position on it."""
 Pair = tuple[Value, Value]
 """Two values of different axes, that of the earlier axis first."""
 
 TRIES = 60
-"""Combinations that are made up for a pair, the best of which is taken."""
-ASKED = 8
-"""Maximum number of these that are checked."""
+"""Number of random combinations for a pair, of which the best allowed one is used."""
+CHECKED = 8
+"""Maximum number of them that are checked."""
 
 
 @dataclass(frozen=True)
 class Cover:
-    """``combinations`` are allowed and together hold each wanted pair, but for the ``refused``, each with the reason."""
+    """Allowed ``combinations`` that together contain each wanted pair except the ``refused``, which map to their reasons."""
 
     combinations: list[Combination]
     refused: dict[Pair, str]
@@ -34,26 +34,26 @@ def cover(
     refusal: Callable[[Combination], str | None],
     wanted: Callable[[Pair], bool] = lambda pair: True,
 ) -> Cover:
-    """The cover of axes of ``sizes`` values, of the pairs ``wanted``; the same for the same answers of ``refusal``.
+    """Cover the pairs ``wanted`` of axes with ``sizes`` values; deterministic for the same answers of ``refusal``.
 
-    ``refusal`` says why a combination is not allowed, None if it is. A pair counts as refused when all mixtures of an allowed
-    combination that has its one value and an allowed one that has the other are, and all that differ by one more value from
-    the more unusual of these two with the pair put into it, whose reason is kept. Combinations grow greedily, pair by pair,
-    as in AETG (Cohen et al., IEEE Transactions on Software Engineering 1997): of some made up at random the allowed one that
-    holds most of what is not held yet.
+    ``refusal`` returns the reason why a combination is not allowed, None if it is allowed. A pair counts as refused if no
+    allowed combination with it is found: neither a mixture of two allowed combinations that have one of its values each, nor
+    one that differs in one more value from the less common of these two with the pair inserted; the reason is that of the
+    latter without the further value. Combinations are built greedily, pair by pair, as in AETG (Cohen et al., IEEE
+    Transactions on Software Engineering 1997): of several random ones, the allowed one with the most uncovered pairs is used.
     """
     return _Search(sizes, refusal).run([pair for pair in pairs_of(sizes) if wanted(pair)])
 
 
 def pairs_of(sizes: Sequence[int]) -> Iterator[Pair]:
-    """All pairs of values of different axes."""
+    """Yield all pairs of values of different axes."""
     for (one, first), (other, second) in itertools.combinations(enumerate(sizes), 2):
         for a, b in itertools.product(range(first), range(second)):
             yield (one, a), (other, b)
 
 
-def held_by(combination: Combination) -> Iterator[Pair]:
-    """The pairs that a combination holds."""
+def pairs_in(combination: Combination) -> Iterator[Pair]:
+    """Yield the pairs in a combination."""
     return itertools.combinations(enumerate(combination), 2)  # type: ignore[return-value]
 
 
@@ -68,16 +68,16 @@ class _Search:
 
     def run(self, wanted: list[Pair]) -> Cover:
         for value in sorted({value for pair in wanted for value in pair}):
-            self.find(value)
+            self.find_with_value(value)
         for pair in wanted:
             if pair not in self.with_pair:
-                self.mix(pair)
+                self.find_with_pair(pair)
         left = {pair for pair in wanted if pair not in self.refused}
         chosen = []
         while left:
-            chosen.append(self.best(min(left), left))
-            left -= set(held_by(chosen[-1]))
-        return Cover(_needed(chosen, set(wanted)), self.refused)
+            chosen.append(self.best_combination(min(left), left))
+            left -= set(pairs_in(chosen[-1]))
+        return Cover(_without_redundant(chosen, set(wanted)), self.refused)
 
     def allowed(self, combination: Combination) -> bool:
         if combination not in self.answers:
@@ -85,12 +85,12 @@ class _Search:
             if self.answers[combination] is None:
                 for value in enumerate(combination):
                     self.with_value.setdefault(value, combination)
-                for pair in held_by(combination):
+                for pair in pairs_in(combination):
                     self.with_pair.setdefault(pair, combination)
         return self.answers[combination] is None
 
-    def find(self, value: Value) -> None:
-        """Look for an allowed combination with a value: the first values of all axes, but for it and at most two more."""
+    def find_with_value(self, value: Value) -> None:
+        """Search for an allowed combination with a value and, except for at most two others, the first value of each axis."""
         others = [(axis, v) for axis, size in enumerate(self.sizes) for v in range(size) if axis != value[0]]
         for count in range(3):
             for changes in itertools.combinations(others, count):
@@ -99,8 +99,8 @@ class _Search:
                 if len({axis for axis, _ in changes}) == count:
                     self.allowed(_changed(self.base, [value, *changes]))
 
-    def mix(self, pair: Pair) -> None:
-        """Look for an allowed combination with a pair: between two that have its one and its other value, or one step off."""
+    def find_with_pair(self, pair: Pair) -> None:
+        """Search for an allowed combination with a pair: a mixture of two with one of its values each, or one step away."""
         parents = [self.with_value.get(value, self.base) for value in pair]
         for mixture in sorted(set(itertools.product(*(sorted(set(values)) for values in zip(*parents))))):
             if self.allowed(_changed(mixture, pair)):
@@ -112,20 +112,20 @@ class _Search:
                 return
         self.refused[pair] = self.answers[mixed] or ""
 
-    def best(self, pair: Pair, left: set[Pair]) -> Combination:
-        """An allowed combination that holds a pair and many of the remaining ones."""
-        made = {self.grown(pair, left) for _ in range(TRIES)}
-        ordered = sorted(made, key=lambda combination: (-_gain(combination, left), combination))
+    def best_combination(self, pair: Pair, left: set[Pair]) -> Combination:
+        """Return an allowed combination with a pair and many of the remaining pairs."""
+        made = {self.extend(pair, left) for _ in range(TRIES)}
+        ordered = sorted(made, key=lambda combination: (-_new_pairs(combination, left), combination))
         fallback = self.with_pair[pair]
-        for combination in ordered[:ASKED]:
-            if _gain(combination, left) <= _gain(fallback, left):
+        for combination in ordered[:CHECKED]:
+            if _new_pairs(combination, left) <= _new_pairs(fallback, left):
                 break
             if self.allowed(combination):
                 return combination
         return fallback
 
-    def grown(self, pair: Pair, left: set[Pair]) -> Combination:
-        """A combination around a pair: axis after axis, in random order, the value that adds most of what is left."""
+    def extend(self, pair: Pair, left: set[Pair]) -> Combination:
+        """Extend a pair to a combination: for each axis, in random order, add the value with the most remaining pairs."""
         chosen = dict(pair)
         axes = [axis for axis in range(len(self.sizes)) if axis not in chosen]
         self.random.shuffle(axes)
@@ -146,16 +146,16 @@ def _changed(combination: Combination, values: Iterable[Value]) -> Combination:
     return tuple(changed[axis] for axis in range(len(combination)))
 
 
-def _gain(combination: Combination, left: set[Pair]) -> int:
-    return sum(pair in left for pair in held_by(combination))
+def _new_pairs(combination: Combination, left: set[Pair]) -> int:
+    return sum(pair in left for pair in pairs_in(combination))
 
 
-def _needed(combinations: list[Combination], wanted: set[Pair]) -> list[Combination]:
-    """Those without which some wanted pair would not be held; the later ones, which hold least, are left out first."""
-    held = Counter(pair for combination in combinations for pair in held_by(combination) if pair in wanted)
+def _without_redundant(combinations: list[Combination], wanted: set[Pair]) -> list[Combination]:
+    """Remove combinations whose wanted pairs are all in others, starting with the last, which have the fewest pairs."""
+    held = Counter(pair for combination in combinations for pair in pairs_in(combination) if pair in wanted)
     kept = []
     for combination in reversed(combinations):
-        own = [pair for pair in held_by(combination) if pair in wanted]
+        own = [pair for pair in pairs_in(combination) if pair in wanted]
         if min(held[pair] for pair in own) > 1:
             held.subtract(own)
         else:
