@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_array
+from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from reidx.contracts import LabelSet, RefinerContext
@@ -292,3 +293,13 @@ def test_label_set_round_trip_through_arrays() -> None:
     back = LabelSet.of(made.arrays())
     assert all(np.array_equal(back.arrays()[name], array) for name, array in made.arrays().items())
     assert set(LabelSet(labels_of(0, 1)).arrays()) == {"labels"}
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 7, 60, 3000])
+def test_stability_equals_scikit_learns_index(images: int) -> None:
+    """To the last bit, from one group to a group an image."""
+    random = np.random.default_rng(images)
+    for groups in {1, 2, 5, images}:
+        a, b = random.integers(0, groups, images), random.integers(0, max(1, groups // 2), images)
+        for other in (b, a, np.where(random.random(images) < 0.3, b, a)):
+            assert label_statistics(a, other)["stability"] == adjusted_rand_score(other, a)
