@@ -1,4 +1,5 @@
 # make demo: adapt between two synthetic domains, from nothing to a table. make test: what has to pass before a change goes in.
+# make quick: the same without the tests that train or start processes, an answer in two minutes.
 # make docs: the documentation as HTML, in docs/_build.
 # All make .venv first (PYTHON=… chooses its Python, 3.10 to 3.12) and renew it when a setup.cfg changes.
 
@@ -8,13 +9,16 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
 BIN = .venv/bin
 PLUGINS = $(wildcard plugins/*/setup.cfg)
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test quick lint docs clean
 
 demo: .venv/installed
 	$(BIN)/python -m reidx demo
 
 test: lint
-	$(BIN)/python -m pytest -q -n auto
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
+
+quick: lint
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --quick --ignore tests/test_matrix.py
 
 lint: .venv/installed
 	$(BIN)/ruff check

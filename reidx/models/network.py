@@ -100,6 +100,17 @@ def build_network(
     """
     size = (int(image_size[0]), int(image_size[1]))
     backbone = build("backbone", model["backbone"], where=f"{where}.backbone", image_size=size)
+    return network_on(backbone, model, size, where, domains)
+
+
+def network_on(
+    backbone: nn.Module,
+    model: Mapping[str, Any],
+    size: tuple[int, int],
+    where: str = "model",
+    domains: Sequence[str] = (),
+) -> Network:
+    """The network of a ``model`` section on a ``backbone`` that was built from it, which becomes a part of the network."""
     context: dict[str, Any] = {}
     if requires_tail(model["fusion"]):
         context["tail"] = _cut(backbone, model, where)

@@ -1,15 +1,69 @@
 """Pytest fixtures shared by the tests of the core and of plugins.
 
-``pytest_plugins = ["reidx.testing.fixtures"]`` in the topmost ``conftest.py`` makes them available.
+``pytest_plugins = ["reidx.testing.fixtures"]`` in the topmost ``conftest.py`` makes them available, and the option
+``--quick``, which skips each test at the moment when it begins to train or starts a process.
 """
 
 from __future__ import annotations
 
+import multiprocessing.process
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="skip tests that train or start a process")
+
+
+SLOW: list[str] = []
+"""Reasons to skip the running test under ``--quick``; at most one."""
+
+
+def _too_slow(reason: str) -> None:
+    SLOW.append(reason)
+    pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Skip a test that reached something slow, also where the code under test turned the skip into an error."""
+    SLOW.clear()
+    try:
+        return (yield)
+    except BaseException:
+        if SLOW:
+            pytest.skip(SLOW[0])
+        raise
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With ``--quick``, skip a test when it builds a trained stage or starts a process.
+
+    No list of slow tests needs to be maintained, and what a test asserts before that point still counts.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if request.config.getoption("--quick"):
+            from reidx.engine.stage import StageRun
+
+            start = subprocess.Popen.__init__
+
+            def guarded(process: Any, command: Any, *args: Any, **kwargs: Any) -> None:
+                if isinstance(command, list) and command[0] == sys.executable:
+                    _too_slow("starts a process")
+                start(process, command, *args, **kwargs)
+
+            patch.setattr(StageRun, "__init__", lambda *_, **__: _too_slow("trains"))
+            patch.setattr(subprocess.Popen, "__init__", guarded)
+            patch.setattr(multiprocessing.process.BaseProcess, "start", lambda _: _too_slow("starts a process"))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from reidx.checks.load import check_node
 from reidx.config.config import Config
 from reidx.config.node import Node, Origin
 from reidx.contracts import INPUTS, inputs_of
 from reidx.errors import ConfigError
-from reidx.models.network import build_network
+from reidx.models.network import network_on
+from reidx.registry.build import build
 from reidx.testing.matrix.axes import AXES, Choice, losses
 from reidx.testing.tiny import tiny_domain
 
@@ -64,7 +68,17 @@ def config_of(combination: Combination, root: str = "nowhere") -> Config:
 @functools.cache
 def _build(model: str) -> None:
     """Raise the errors of building a network, which the check of the config does not find."""
-    build_network({**json.loads(model), "freeze": []}, IMAGE_SIZE, f"{ORIGIN}: stages.0.model")
+    section = {**json.loads(model), "freeze": []}
+    backbone = copy.deepcopy(_backbone(json.dumps(section["backbone"])))
+    network_on(backbone, section, IMAGE_SIZE, f"{ORIGIN}: stages.0.model")
+
+
+@functools.cache
+def _backbone(spec: str) -> nn.Module:
+    """A backbone, which is built once for all fusions: its probes take most of the time of a search."""
+    where = f"{ORIGIN}: stages.0.model.backbone"
+    backbone: nn.Module = build("backbone", json.loads(spec), where=where, image_size=IMAGE_SIZE)
+    return backbone
 
 
 def experiments(combination: Combination, root: str) -> Iterator[dict[str, Any]]:
