@@ -12,8 +12,8 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from reidx.errors import ConfigError, ReidxError
+from reidx.labels.clusterers import infomap_process
 from reidx.labels.graph import checked_graph, refuse_beyond
-from reidx.machine.lifetimes import end_with
 
 _BYTES = 400  # per link at the peak, in both processes
 
@@ -66,7 +66,7 @@ class InfoMap:
         )
         module = -1 - np.arange(n)  # each image without links is a separate community
         if len(links):
-            images, communities = _in_a_process_of_its_own(links, self.trials, self.seed)
+            images, communities = _in_another_process(links, self.trials, self.seed)
             module[images] = communities
         _, first, members = np.unique(module, return_index=True, return_inverse=True)
         members = members.reshape(-1)
@@ -76,13 +76,13 @@ class InfoMap:
         return number[members]
 
 
-def _in_a_process_of_its_own(links: np.ndarray, trials: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _in_another_process(links: np.ndarray, trials: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Find communities in another process, because infomap and faiss share SWIG types and crash in one process."""
     given = io.BytesIO()
     np.savez(given, links=links, trials=trials, seed=seed)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(
-        [sys.executable, "-m", __name__, str(os.getpid())],
+        [sys.executable, "-m", infomap_process.__name__, str(os.getpid())],
         input=given.getvalue(),
         capture_output=True,
         env=environment,
@@ -92,22 +92,3 @@ def _in_a_process_of_its_own(links: np.ndarray, trials: int, seed: int) -> tuple
         raise ReidxError(f"InfoMap: infomap failed: {done.stderr.decode(errors='replace').strip()[-500:]}")
     images, communities = np.load(io.BytesIO(done.stdout))
     return images, communities
-
-
-def _work() -> None:
-    """Main function of that process: reads links from stdin and writes communities to stdout."""
-    end_with(int(sys.argv[1]))
-    from infomap import Infomap
-
-    given = np.load(io.BytesIO(sys.stdin.buffer.read()))
-    seed, trials = int(given["seed"]) + 1, int(given["trials"])  # infomap's own seeds begin at 1
-    walk = Infomap(silent=True, directed=True, two_level=True, seed=seed, num_trials=trials)
-    walk.add_links([(int(a), int(b), w) for a, b, w in given["links"].tolist()])
-    result = walk.run()
-    # Older versions return nothing: there the walk itself holds the communities.
-    communities = dict(walk.get_modules() if result is None else result.modules())
-    np.save(sys.stdout.buffer, np.array([list(communities), list(communities.values())], np.int64))
-
-
-if __name__ == "__main__":
-    _work()
