@@ -60,7 +60,7 @@ def test_methods_are_measured_in_one_table(
 ) -> None:
     root = render_domain(tmp_path / "images", identities=(12, 6), size=(64, 32))
     torch.save({**OSNet(0.25).state_dict(), **Embedding(128).state_dict()}, tmp_path / "osnet.pth")
-    few = ["epochs=1", "iters=1", "stages.warmup.iters=1", "data.image_size=[64,32]", "labels.distance.k1=8"]
+    few = ["epochs=1", "iters=1", "calibrate=1", "stages.warmup.iters=1", "data.image_size=[64,32]", "labels.distance.k1=8"]
     few.append("labels.clusterer={type: KMeans, n_clusters: 16}")
     words = ["--root", str(root), "--weights", str(tmp_path / "osnet.pth"), "--folder", str(tmp_path / "runs")]
     monkeypatch.setattr("sys.argv", ["methods", *words, "--seeds", "1", "2", "--methods", "lp", "--set", *few])
