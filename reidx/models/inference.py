@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from typing import TypeGuard
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from reidx.models.norm import _Grouped
+
+Pairs = list[tuple[str, str]]
+"""Paths of a convolution and of the BatchNorm that follows it."""
+
+_KNOWN: WeakKeyDictionary[nn.Module, tuple[str, Pairs]] = WeakKeyDictionary()
+"""The pairs of each network seen so far, with the structure that they were found in."""
+
+_INTERNAL = vars(nn.Module()).keys()
 
 
 def fast_inference(model: nn.Module) -> nn.Module:
@@ -20,11 +30,20 @@ def fast_inference(model: nn.Module) -> nn.Module:
     on a CPU and half-precision ones on a GPU. It holds the current weights: make a new copy after training.
 
     Pairs are found by tracing; a module that cannot be traced (control flow on values) is split into its children, and
-    modules without such a pair stay unchanged.
+    modules without such a pair stay unchanged. A network is traced again only if its structure or a setting changed.
     """
-    model = copy.deepcopy(model).eval().requires_grad_(False)
-    _fold(model)
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fast = copy.deepcopy(model).eval().requires_grad_(False)
+    structure = _structure(fast)
+    known, pairs = _KNOWN.get(model, ("", []))
+    if known != structure:
+        pairs = _pairs(fast)
+        _KNOWN[model] = structure, pairs
+    for before, after in pairs:
+        conv, norm = fast.get_submodule(before), fast.get_submodule(after)
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):  # not yet folded under another path
+            _put(fast, before, fuse_conv_bn_eval(conv, norm))
+            _put(fast, after, nn.Identity())
+    return fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class _Tracer(fx.Tracer):
@@ -32,18 +51,36 @@ class _Tracer(fx.Tracer):
         return isinstance(module, nn.BatchNorm2d) or super().is_leaf_module(module, qualified_name)
 
 
-def _fold(module: nn.Module) -> None:
-    """Fold in place; the trace only shows the order of the modules, and the module keeps its own forward."""
+def _structure(model: nn.Module) -> str:
+    """All that may decide the order in which modules are called: their names, classes and settings, but no weights."""
+    lines = []
+    for path, module in model.named_modules(remove_duplicate=False):
+        tensors = {name: value is None for name, value in (*module._parameters.items(), *module._buffers.items())}
+        settings = {name: _plain(value) for name, value in vars(module).items() if name not in _INTERNAL}
+        lines.append(f"{path} {type(module)!r} {id(type(module))} {tensors} {settings}")
+    return "\n".join(lines)
+
+
+def _plain(value: object) -> object:
+    """A setting as text; of an object that is no plain value only its class."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value if isinstance(value, str | int | float | None) else type(value)
+
+
+def _pairs(module: nn.Module, prefix: str = "") -> Pairs:
+    """The pairs of ``module``; the trace only shows the order of its modules, and each keeps its own forward."""
     if not any(isinstance(m, nn.BatchNorm2d) for m in module.modules()):
-        return
+        return []
     try:
         nodes = _Tracer().trace(module).nodes
     except Exception:  # a forward may use its input in ways that a tracing proxy does not support
-        for child in module.children():
-            _fold(child)
-        return
+        return [pair for name, child in module.named_children() for pair in _pairs(child, f"{prefix}{name}.")]
     calls = [node for node in nodes if node.op == "call_module"]
-    times = {node.target: sum(other.target == node.target for other in calls) for node in calls}
+    times = Counter(node.target for node in calls)
+    found = []
     for node in calls:
         before = node.args[0] if node.args else None
         if not (isinstance(before, fx.Node) and before.op == "call_module" and len(before.users) == 1):
@@ -52,8 +89,8 @@ def _fold(module: nn.Module) -> None:
             continue
         conv, norm = module.get_submodule(str(before.target)), module.get_submodule(str(node.target))
         if type(conv) is nn.Conv2d and _is_plain(norm):
-            _put(module, str(before.target), fuse_conv_bn_eval(conv, norm))
-            _put(module, str(node.target), nn.Identity())
+            found.append((f"{prefix}{before.target}", f"{prefix}{node.target}"))
+    return found
 
 
 def _is_plain(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:

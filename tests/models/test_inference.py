@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from reidx.models import inference
 from reidx.models.backbones import Timm
 from reidx.models.inference import fast_inference
 from reidx.models.norm import group_batch_norm
@@ -108,3 +109,58 @@ def test_parts_that_cannot_be_traced() -> None:
 
 def test_modules_used_twice() -> None:
     assert norms(check_same(lived_in(Shared()), torch.randn(2, 3, 8, 8))) == 2
+
+
+class Switch(nn.Module):
+    """The order of its modules follows a plain setting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.relu_first = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), False
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.conv(images)
+        return self.norm(maps.relu()) if self.relu_first else self.norm(maps).relu()
+
+
+def test_changed_setting_changes_what_is_folded() -> None:
+    torch.manual_seed(0)
+    model, images = lived_in(Switch()), torch.randn(2, 3, 8, 8)
+    assert norms(check_same(model, images)) == 0
+    model.relu_first = True
+    assert norms(check_same(model, images)) == 1
+    model.relu_first = False
+    model.norm = nn.Identity()
+    check_same(model, images)
+
+
+def test_network_is_traced_once_while_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, images = Switch(), torch.randn(2, 3, 8, 8)
+    traced: list[nn.Module] = []
+    trace = inference._Tracer.trace
+    monkeypatch.setattr(inference._Tracer, "trace", lambda self, root: traced.append(root) or trace(self, root))
+    for _ in range(3):
+        model.train()(images)
+        with torch.no_grad():
+            model.conv.weight.mul_(1.5)
+        assert norms(check_same(model, images)) == 0
+    assert len(traced) == 1
+    check_same(Switch(), images)
+    assert len(traced) == 2
+
+
+def test_module_in_two_places_is_folded_once() -> None:
+    """Its parent cannot be traced, so that both places are met."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3))
+            self.other = nn.Sequential(self.one)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.one(images) if images.sum() > 0 else self.other(images)
+
+    torch.manual_seed(0)
+    assert norms(check_same(lived_in(Twice()), torch.randn(2, 3, 8, 8))) == 0
