@@ -19,6 +19,7 @@ import torch
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--quick`` to pytest's options."""
     parser.addoption("--quick", action="store_true", help="skip tests that train or start a process")
 
 
