@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,16 +123,30 @@ def _conditions_in(folder: Path, card: dict[str, Any], stages: Iterable[str]) ->
 
 
 def _conditions(names: Sequence[str], runs: Sequence[_Found]) -> list[str]:
-    """Lines on the conditions of the runs, once for all stages that have the same ones."""
+    """Lines on the conditions: those on which the runs agree in every stage, then the others, by stages that have the same."""
+    stages = dict.fromkeys(stage for run in runs for stage in run.conditions)
+    found = {
+        stage: {name: run.conditions[stage] for name, run in zip(names, runs) if stage in run.conditions} for stage in stages
+    }
+    known = {stage: [facts for facts in of_runs.values() if facts] for stage, of_runs in found.items()}
+    everything = dict.fromkeys(fact for of_runs in known.values() for facts in of_runs for fact in facts)
+    agreed = {fact for fact in everything if all(len({facts.get(fact) for facts in all_}) < 2 for all_ in known.values())}
+    common = {stage: _only(of_runs[0], agreed) for stage, of_runs in known.items() if of_runs}
     by_lines: dict[tuple[str, ...], list[str]] = {}
-    for stage in dict.fromkeys(stage for run in runs for stage in run.conditions):
-        of_stage = {name: run.conditions.get(stage, {}) for name, run in zip(names, runs)}
-        lines = condition_lines(of_stage, "differs by run")
-        if unknown := [name for name, facts in of_stage.items() if not facts and lines]:
-            lines.append(f"not known yet: {', '.join(unknown)}")
-        by_lines.setdefault(tuple(lines), []).append(stage)
-    heads = {lines: f"{', '.join(stages)}:" for lines, stages in by_lines.items() if lines}
-    return [line for lines, head in heads.items() for line in ([head, *lines] if len(heads) > 1 else lines)]
+    for stage, of_runs in found.items():
+        others = {name: _only(facts, everything.keys() - agreed) for name, facts in of_runs.items()}
+        lines = condition_lines(others, "differs by run")
+        if known[stage] and (unknown := [name for name, facts in of_runs.items() if not facts]):
+            lines.append(f"conditions not known: {', '.join(unknown)}")
+        if lines:
+            by_lines.setdefault(tuple(lines), []).append(stage)
+    headed = len(by_lines) > 1 or any(len(same) < len(found) for same in by_lines.values())
+    parts = [([f"{', '.join(same)}:"] if headed else []) + list(lines) for lines, same in by_lines.items()]
+    return [*condition_lines(common, "by stage"), *(line for part in parts for line in part)]
+
+
+def _only(facts: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
+    return {name: text for name, text in facts.items() if name in names}
 
 
 def _numbers(report: Report) -> Report:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from itertools import groupby
 from pathlib import Path
 
 from reidx.cli.console import print_heading, print_table
@@ -26,8 +27,10 @@ def run(arguments: argparse.Namespace) -> int:
             print("no difference")
     print_heading(f"metrics in percent, with the difference from {names[0]} in brackets")
     if found.metrics:
-        print("".join(f"{line}\n" for line in [*found.conditions, ""] if found.conditions), end="")
-        print_table(("stage", "metric", *names), found.metrics)
+        print("\n".join(found.conditions), end="\n" if found.conditions else "")
+        for stage, of_stage in groupby(found.metrics, lambda row: row[0]):
+            print()
+            print_table((stage, *names), [row[1:] for row in of_stage])
     else:
         print("no run has been evaluated yet")
     return 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from reidx.ablation import comparison
 from reidx.ablation.comparison import compare
 from reidx.ablation.plan import Plan, Run
 from reidx.cli.main import main
@@ -46,13 +47,37 @@ def test_conditions_stand_above_the_metrics(
     assert metrics[1] == "protocol market1501 (own camera ignored) · no flip · last epoch · fp32"
     assert metrics[2] == f"differs by run: euclidean distance ({one}); cosine distance"
     assert metrics[3:5] == [f"  ({two})", ""]
-    assert metrics[5].startswith("stage")
+    assert metrics[5].split() == ["adapt,", "last", "epoch", one, two]
+
+
+def test_conditions_are_listed_by_stage_and_run() -> None:
+    def found(pretrain: dict[str, str], adapt: dict[str, str]) -> comparison._Found:
+        return comparison._Found(Path(), {}, {}, {}, {}, {"pretrain": pretrain, "adapt": adapt})
+
+    one, two = {"flip": "no flip", "weights": "random"}, {"flip": "no flip", "weights": "stage pretrain"}
+    assert comparison._conditions(["a", "b"], [found(one, two), found(one, two)]) == [
+        "no flip",
+        "by stage: random (pretrain); stage pretrain (adapt)",
+    ]
+    flipped = [{**facts, "flip": "flip"} for facts in (one, two)]
+    by_stage = "by stage: random (pretrain); stage pretrain (adapt)"
+    assert comparison._conditions(["a", "b"], [found(one, two), found(*flipped)]) == [
+        by_stage,
+        "differs by run: no flip (a); flip (b)",
+    ]
+    assert comparison._conditions(["a", "b"], [found(one, two), found(one, flipped[1])]) == [
+        by_stage,
+        "pretrain:",
+        "no flip",
+        "adapt:",
+        "differs by run: no flip (a); flip (b)",
+    ]
 
 
 def test_conditions_of_an_unfinished_stage_are_not_known(runs: list[Run], evaluated: Callable[..., None]) -> None:
     evaluated(runs[0])
     (runs[1].folder / "result.json").unlink()
-    assert compare([run.folder for run in runs]).conditions[-1] == f"not known yet: {runs[1].hash}"
+    assert compare([run.folder for run in runs]).conditions[-1] == f"conditions not known: {runs[1].hash}"
 
 
 def test_unfinished_run_is_compared_so_far(runs: list[Run]) -> None:
