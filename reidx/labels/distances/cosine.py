@@ -14,7 +14,7 @@ from reidx.labels.neighbours.sharding import nearest_sharded
 
 
 class Cosine:
-    """Cosine distances to each image's nearest neighbours; the cheapest distance.
+    """Cosine distances to each image's nearest neighbours; the cheapest.
 
     Maps features (N, D) to the sparse graph (N, N) of 1 - cosine between each image and its k nearest, itself included at 0;
     float32.
