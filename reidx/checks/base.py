@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from reidx.config.node import KeyPath, dotted
 from reidx.config.parts import Part
 from reidx.config.schema import Stage
-from reidx.contracts import Contract, contract_of
+from reidx.contracts import CALLS, Contract, contract_of, inputs_by_method
 from reidx.errors import ConfigError, suggest
 from reidx.registry.build import contract
 from reidx.registry.discovery import registry
 from reidx.registry.registry import Entry
+from reidx.registry.seam import call_attributed, own_line
 
 if TYPE_CHECKING:
     from reidx.config.config import Config
@@ -38,6 +39,21 @@ class StageChecker:
                 f"{self.stage.model.fusion['type']} does not provide (it provides {', '.join(sorted(self.provided))})."
                 f"{_providers(missing)}",
             )
+
+    def check_named_inputs(self, part: Part) -> None:
+        """Raise unless the engine provides each input that a component's methods name without a default."""
+        entry = registry().find(part.kind, part.name)
+        component = entry.class_or_outline()
+        methods = call_attributed(entry, "its methods", inputs_by_method, part.kind, component)
+        for method, (needed, _) in methods.items():
+            known = CALLS[part.kind][method].named
+            for name in sorted(needed.difference(known)):
+                place = own_line(entry, None, getattr(component, method))
+                raise self.error(
+                    part.path,
+                    f"{part.kind} {part.name} (from {entry.distribution}, {place}): its {method} takes {name!r}, which nothing "
+                    f"here provides. Available by name: {', '.join(known)}.",
+                )
 
     def check_feature(self, at: KeyPath, name: str) -> None:
         if name not in self.provided:

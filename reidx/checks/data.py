@@ -13,7 +13,7 @@ from reidx.config.config import Config
 from reidx.config.node import KeyPath, dotted
 from reidx.config.parts import Part, parts_of
 from reidx.config.schema import IDENTITY, AlignmentSlot, Evaluate, MemorySlot, Rerank, Stage, Term
-from reidx.contracts import inputs_of
+from reidx.contracts import inputs_of_kind
 from reidx.data.domains import Domains
 from reidx.errors import ConfigError, DataError
 from reidx.evaluation.protocols import has_match, no_match, own_matches
@@ -152,9 +152,8 @@ class _DataChecker:
 
     def check_cameras(self, stage: Stage, part: Part) -> None:
         """Raise if a component needs cameras and its images have none."""
-        required = contract(part.kind, part.spec).cameras == "required"
-        if part.kind == "loss":
-            required = "cameras" in inputs_of(registry().find("loss", part.name).class_or_outline())[0]
+        needed, _ = inputs_of_kind(part.kind, registry().find(part.kind, part.name).class_or_outline())
+        required = "cameras" in needed or contract(part.kind, part.spec).cameras == "required"
         for domain, split in splits_of(stage, part) if required else []:
             if not self.has_cameras(domain, split):
                 raise self.no_cameras(part.path, part.name, domain)

@@ -209,6 +209,7 @@ class _StageCheck(StageChecker):
             if contract(part.kind, part.spec).clusterer_input == "graph" and level.distance is None:
                 raise self.error((*at, "distance"), f"{part.name} works on a graph; give a distance.")
             self.check_required_features(part)
+            self.check_named_inputs(part)
         self.check_one_of((*at, "memory"), level.memory, self.stage.memories, "memory")
         if level.memory is not None:
             self.check_memory_features((*at, "memory"), level)
@@ -300,7 +301,7 @@ class _StageCheck(StageChecker):
                 )
         for network in names_in(memory.network):
             self.check_streams_of_network((*at, "stream"), network, names_in(memory.stream))
-        self.check_required_features(Part("memory", memory.memory, at, memory))
+        self.check_named_inputs(Part("memory", memory.memory, (*at, "memory"), memory))
         self.check_part_features("memory", memory.memory, {"features": memory.feature}, (*at, "feature"))
 
 

@@ -88,7 +88,7 @@ def contract_lines(entry: Entry, component: type) -> list[str]:
         contract = contract_of(component, entry.component.example)
     except TypeError as error:
         return [f"(cannot be read: {error})"]
-    lines = _inputs(component) if entry.kind == "loss" else []
+    lines = _inputs(entry.kind, component)
     for name, value in vars(contract).items():
         text = ", ".join(sorted(value)) if isinstance(value, frozenset) else value
         if text:
@@ -96,11 +96,11 @@ def contract_lines(entry: Entry, component: type) -> list[str]:
     return lines
 
 
-def _inputs(loss: type) -> list[str]:
-    from reidx.contracts import inputs_of
+def _inputs(kind: str, component: type) -> list[str]:
+    from reidx.contracts import inputs_of_kind
 
-    needed, optional = inputs_of(loss) if hasattr(loss, "forward") else (set(), set())
-    rows = {"requires": needed, "uses if available": optional}
+    needed, optional = inputs_of_kind(kind, component)
+    rows = {"gets by name": needed, "gets by name, if available": optional}
     return [f"{what}: {', '.join(sorted(names))}" for what, names in rows.items() if names]
 
 

@@ -3,7 +3,6 @@
 from reidx.contracts.declarations import (
     CAMERAS,
     CLUSTERER_INPUTS,
-    INPUTS,
     OUTLIERS,
     Batch,
     Contract,
@@ -11,23 +10,36 @@ from reidx.contracts.declarations import (
     LabelSet,
     RefinerContext,
     contract_of,
-    inputs_of,
     mean_normalized,
     overrides_update,
 )
+from reidx.contracts.inputs import (
+    CALLS,
+    INPUTS,
+    Call,
+    inputs_by_method,
+    inputs_of,
+    inputs_of_kind,
+    named_inputs,
+)
 
 __all__ = [
+    "CALLS",
     "CAMERAS",
     "CLUSTERER_INPUTS",
     "INPUTS",
     "OUTLIERS",
     "Batch",
+    "Call",
     "Contract",
     "Features",
     "LabelSet",
     "RefinerContext",
     "contract_of",
+    "inputs_by_method",
     "inputs_of",
+    "inputs_of_kind",
     "mean_normalized",
+    "named_inputs",
     "overrides_update",
 ]

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -145,29 +144,9 @@ class RefinerContext:
     cameras: np.ndarray = field(default_factory=_no_cameras)
 
 
-INPUTS = (
-    "features",
-    "targets",
-    "scores",
-    "weights",
-    "soft_targets",
-    "teacher",
-    "teacher_scores",
-    "cameras",
-    "index",
-)
-"""Arguments that the ``forward`` of a loss may name, besides those that the stream's refiners and the term's memory provide."""
-
 CAMERAS = ("required", "used", "unused")
 OUTLIERS = ("", "emits", "never", "draw", "drop", "keep")
 CLUSTERER_INPUTS = ("", "graph", "features")
-
-
-def inputs_of(loss: type) -> tuple[set[str], set[str]]:
-    """Return the required and the optional inputs of a loss class, read from its ``forward``."""
-    parameters = list(inspect.signature(loss.forward).parameters.values())[1:]  # type: ignore[attr-defined]
-    needed = {p.name for p in parameters if p.default is p.empty}
-    return needed, {p.name for p in parameters} - needed
 
 
 @dataclass(frozen=True)

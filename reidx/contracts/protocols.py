@@ -7,6 +7,8 @@ Most kinds also have a base class that does some of the work (:class:`reidx.memo
 ``torch.nn.Module``. Class-level declarations (``requires``, ``provides``, …) are listed at
 :class:`reidx.contracts.Contract`.
 
+Some methods get further inputs by name, if they have arguments of those names: :data:`reidx.contracts.CALLS` lists them.
+
 Shapes: B images of a batch, N images of a domain, C channels, D dimensions of a feature, P parts, K labels.
 """
 
@@ -87,7 +89,8 @@ class Distance(Interface):
     def __call__(self, features: Tensor | Mapping[str, Tensor]) -> csr_array:
         """Return the sparse graph (N,N) of distances between features (N,D), or between several of them by name.
 
-        A distance with a keyword ``within`` may omit pairs that are farther apart than that.
+        A distance with a keyword ``within`` may omit pairs that are farther apart than that; one with a keyword ``cameras``
+        gets the cameras of the images, int64 (N,), −1 for an unknown one.
         """
 
 
@@ -96,7 +99,7 @@ class Clusterer(Interface):
 
     def __call__(self, graph: csr_array) -> np.ndarray:
         """Return labels (N,) int64, −1 for outliers, else 0..K−1 without gaps, of a graph (N,N), or of features (N,D) for a
-        class that declares ``clusterer_input = "features"``."""
+        class that declares ``clusterer_input = "features"``. A keyword ``cameras`` gets the cameras of the images (N,)."""
 
 
 class Refiner(Interface):
@@ -109,14 +112,17 @@ class Refiner(Interface):
 class Memory(Interface):
     """Scores of features against entries that persist across steps."""
 
-    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
-        """Start from a new labelling: ``features`` (N,D) of all images, ``labels`` (N,), ``cameras`` (N,)."""
+    def reset(self, features: Tensor | None, labels: Tensor) -> None:
+        """Start from a new labelling: ``features`` (N,D) of all images, ``labels`` (N,); ``cameras`` (N,) by name."""
 
     def forward(self, features: Tensor) -> Tensor:
         """Return scores (B,K) of features (B,D), or (B,K,P) of parts (B,P,D)."""
 
     def update(self, features: Tensor, targets: Tensor, index: Tensor) -> None:
-        """Update the entries with a step's features (B,D), without gradients, labels (B,) and positions in the domain (B,)."""
+        """Update the entries with a step's features (B,D), without gradients, labels (B,) and positions in the domain (B,).
+
+        An argument ``cameras`` gets the cameras (B,).
+        """
 
 
 class Loss(Interface):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reidx import distributed
 from reidx.config.schema import IDENTITY, Labelling, names_in
-from reidx.contracts import Features, LabelSet, mean_normalized
+from reidx.contracts import Features, LabelSet, mean_normalized, named_inputs
 from reidx.data.domains import Domains
 from reidx.data.loading import LabelledView, batches
 from reidx.engine.extract import extract
@@ -242,8 +242,9 @@ class Relabeller:
             if memory.needs_features:
                 features = _of(extracted, domain, wiring["network"], flip, wiring["feature"])
             with replacing_parameters(memory, self.optimizer()):  # type: ignore[arg-type]
-                given = None if features is None else features.to(device, torch.float32), labels.to(device), cameras.to(device)
-                call("memory", memory, "reset", memory.reset, *given)  # type: ignore[arg-type]
+                given = None if features is None else features.to(device, torch.float32), labels.to(device)
+                named = named_inputs(memory.reset, {"cameras": cameras.to(device)})  # type: ignore[arg-type]
+                call("memory", memory, "reset", memory.reset, *given, **named)  # type: ignore[arg-type]
             expect_columns(memory, self.labels[labelling].count)
             distributed.broadcast_(list(call("memory", memory, "state_dict", memory.state_dict).values()))  # type: ignore[arg-type]
             self.model.reset_memory_averages(name)

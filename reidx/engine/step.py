@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from reidx import distributed
 from reidx.config.schema import memory_streams, names_in
-from reidx.contracts import Batch, Features, mean_normalized
+from reidx.contracts import Batch, Features, mean_normalized, named_inputs
 from reidx.engine.objective import BoundTerm, Objective, average_of
 from reidx.memories import Memory
 from reidx.models.forward import forward_in_parts
@@ -233,7 +233,9 @@ class StageModel(BaseModel):
                 targets = [streams[stream].targets for stream in taken]
                 index = [streams[stream].index for stream in taken]
                 seen = torch.cat(features), torch.cat(targets), torch.cat(index)  # type: ignore[arg-type]
-                call("memory", memory, "update", memory.update, *seen)
+                cameras = [streams[stream].cameras for stream in taken]
+                known = {"cameras": None if any(one is None for one in cameras) else torch.cat(cameras)}  # type: ignore[arg-type]
+                call("memory", memory, "update", memory.update, *seen, **named_inputs(memory.update, known))
 
 
 def interleave_for_bn(sizes: list[int], group: int | None) -> Tensor:

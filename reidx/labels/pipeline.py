@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reidx.config.node import KeyPath
 from reidx.config.parts import Part
-from reidx.contracts import INPUTS, LabelSet, RefinerContext
+from reidx.contracts import INPUTS, LabelSet, RefinerContext, named_inputs
 from reidx.errors import Broken, ConfigError, DataError
 from reidx.labels.features import not_finite
 from reidx.labels.graph import checked_graph
@@ -59,7 +59,7 @@ class LabelPipeline:
     def __call__(
         self, features: dict[str, Tensor], *, epoch: int, cameras: np.ndarray, previous: np.ndarray | None = None
     ) -> LabelSet:
-        """Label every image of the bank.
+        """Label every image of the bank; distance and clusterer get ``cameras`` (N,) if they name it.
 
         Raises :class:`DataError` if features are not finite or no cluster was found or kept, and :class:`ReidxError` if the
         processes of a distributed job find different labels.
@@ -73,19 +73,21 @@ class LabelPipeline:
                 )
         graph = None
         if getattr(self.clusterer, "clusterer_input", "graph") == "graph":
-            graph = self._graph(features, self._reach())
+            graph = self._graph(features, cameras, self._reach())
 
         @span("cluster")
         def cluster(**settings: Any) -> np.ndarray:
             clusterer = next((c for s, c in self.clusterer_variations if s == settings), None) if settings else self.clusterer
             if clusterer is None:
                 raise ValueError(f"a refiner clusters with {settings}, which is not among its variations")
-            found = call("clusterer", clusterer, "__call__", clusterer, features[self.feature] if graph is None else graph)
+            given = features[self.feature] if graph is None else graph
+            named = named_inputs(clusterer, {"cameras": cameras})
+            found = call("clusterer", clusterer, "__call__", clusterer, given, **named)
             return np.asarray(found, dtype=np.int64)
 
         labels = LabelSet(cluster())
         if labels.count == 0:
-            raise DataError(self._no_cluster_message(epoch, None if graph is None else features, len(labels.labels)))
+            raise DataError(self._no_cluster_message(epoch, None if graph is None else features, cameras))
         context = RefinerContext(features, self.feature, graph, self.clusterer, cluster, epoch, previous, cameras)
         found = labels.count
         for refiner in self.refiners:
@@ -108,24 +110,24 @@ class LabelPipeline:
         return max(getattr(part, "reach", 1.0) for part in (*clusterers, *self.refiners))
 
     @span("distance")
-    def _graph(self, features: dict[str, Tensor], within: float) -> csr_array:
+    def _graph(self, features: dict[str, Tensor], cameras: np.ndarray, within: float) -> csr_array:
         several = getattr(self.distance, "requires", None)
         given = {name: features[name] for name in several} if several else features[self.feature]
-        cuts = "within" in inspect.signature(self.distance).parameters
-        graph = call("distance", self.distance, "__call__", self.distance, given, **({"within": within} if cuts else {}))
+        named = named_inputs(self.distance, {"within": within, "cameras": cameras})
+        graph = call("distance", self.distance, "__call__", self.distance, given, **named)
         images = len(features[self.feature])
         return call("distance", self.distance, "the graph that it returned", _validated_graph, self.distance, graph, images)
 
-    def _no_cluster_message(self, epoch: int, features: dict[str, Tensor] | None, images: int) -> str:
+    def _no_cluster_message(self, epoch: int, features: dict[str, Tensor] | None, cameras: np.ndarray) -> str:
         from scipy.sparse import csr_array  # slow to import, and used only here
 
-        advice = ""
+        advice, images = "", len(cameras)
         if features is not None:
             # up to half-way first, which usually suffices: nearly all pairs are just below 1
             apart, graph = np.empty(0), csr_array((images, images), dtype=np.float32)
             for within in ((1 + self._reach()) / 2, 1.0):
                 try:
-                    graph = self._graph(features, within)
+                    graph = self._graph(features, cameras, within)
                 except DataError:  # too many pairs to be stored: use those found so far
                     break
                 apart = graph.data[graph.data > 1e-6]

@@ -30,8 +30,11 @@ class Memory(nn.Module, ABC):
     column_meaning = ""
 
     @abstractmethod
-    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
-        """Start a new labelling: ``features`` (N,D), unit or raw, in the domain's order, and ``labels`` (N,)."""
+    def reset(self, features: Tensor | None, labels: Tensor) -> None:
+        """Start a new labelling: ``features`` (N,D), unit or raw, in the domain's order, and ``labels`` (N,).
+
+        A subclass with a further argument ``cameras`` gets the cameras (N,), −1 for an unknown one.
+        """
 
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
@@ -41,8 +44,11 @@ class Memory(nn.Module, ABC):
         """
 
     def update(self, features: Tensor, targets: Tensor, index: Tensor) -> None:
-        """Update the memory with a step: detached features (B,D), targets (B,) and index (B,); an image with several
-        views appears once for each."""
+        """Update the memory with a step: detached features (B,D), targets (B,) and index (B,).
+
+        An image with several views appears once for each. A subclass with a further argument ``cameras`` gets the
+        cameras (B,).
+        """
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Load a state from :meth:`state_dict`; its shapes may differ from the memory's present ones."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from reidx.contracts import Contract, LabelSet, RefinerContext, contract_of, inputs_of
+from reidx.contracts import Contract, LabelSet, RefinerContext, contract_of, inputs_of, named_inputs
 from reidx.labels.clusterers.dbscan import DBSCAN
 from reidx.labels.pipeline import check_labels, variations
 from reidx.memories import Memory
@@ -82,6 +82,11 @@ def fusion_with_inputs(entry: Entry) -> tuple[Any, list[Tensor]]:
 def known_labels() -> np.ndarray:
     """Return the groups of :func:`grouped_features` as labels (N,)."""
     return np.repeat(np.arange(GROUPS), MEMBERS).astype(np.int64)
+
+
+def known_columns() -> dict[str, np.ndarray]:
+    """Return the columns (N,) of the images of :func:`grouped_features` by name: three cameras."""
+    return {"cameras": np.arange(len(known_labels())) % 3}
 
 
 def cluster_pairs_of_groups(**_: object) -> np.ndarray:
@@ -164,8 +169,20 @@ def filled_memory(entry: Entry) -> Memory:
     """Build a memory and fill it with the grouped features, under three cameras."""
     memory: Memory = build_component(entry, dim=DIM)
     labels = torch.from_numpy(known_labels())
-    memory.reset(features_for(memory) if memory.needs_features else None, labels, torch.arange(len(labels)) % 3)
+    reset_memory(memory, features_for(memory) if memory.needs_features else None, labels)
     return memory
+
+
+def reset_memory(memory: Memory, features: Tensor | None, labels: Tensor) -> None:
+    """Reset a memory to a labelling of the grouped features, with the columns that it names."""
+    columns = {name: torch.from_numpy(column) for name, column in known_columns().items()}
+    memory.reset(features, labels, **named_inputs(memory.reset, columns))
+
+
+def update_memory(memory: Memory, features: Tensor, labels: Tensor, index: Tensor) -> None:
+    """Update a memory with images of the grouped features, with the columns that it names."""
+    columns = {name: torch.from_numpy(column)[index] for name, column in known_columns().items()}
+    memory.update(features, labels, index, **named_inputs(memory.update, columns))
 
 
 def features_for(memory: Memory) -> Tensor:
@@ -179,7 +196,7 @@ def refined_by(entry: Entry, labels: np.ndarray, previous: np.ndarray | None = N
     clusterer = DBSCAN()
     variations(refiner, clusterer)
     features = feature_views({"embed", *contract_of_example(entry).requires})
-    cameras = np.arange(len(labels)) % 3
+    cameras = known_columns()["cameras"]
     return refiner(
         LabelSet(labels),
         RefinerContext(features, "embed", graph_of_groups(), clusterer, cluster_pairs_of_groups, 0, previous, cameras),

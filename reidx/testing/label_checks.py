@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import io
 import itertools
 
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from reidx.contracts import INPUTS, LabelSet, inputs_of
+from reidx.contracts import INPUTS, LabelSet, inputs_of, named_inputs
 from reidx.errors import DataError
 from reidx.labels.graph import checked_graph
 from reidx.memories import Memory
@@ -31,10 +30,13 @@ from reidx.testing.given import (
     graph_of_groups,
     grouped_features,
     inputs_provided_to,
+    known_columns,
     known_labels,
     loss_inputs,
     refined_by,
+    reset_memory,
     sorted_names,
+    update_memory,
 )
 
 # ---- distance, clusterer, refiner
@@ -46,7 +48,8 @@ def gives_a_graph(entry: Entry) -> None:
     views = contract_of_example(entry).requires
     features, same = grouped_features(), known_labels()[:, None] == known_labels()
     given = feature_views(views) if views else features
-    graph = distance(given)
+    named = named_inputs(distance, known_columns())
+    graph = distance(given, **named)
     expect(isinstance(graph, csr_array), f"it returned {type(graph).__name__}, not a csr_array")
     try:
         checked_graph(graph, len(same), "the graph")
@@ -56,10 +59,10 @@ def gives_a_graph(entry: Entry) -> None:
     entries = graph.tocoo()
     dense[entries.row, entries.col] = entries.data
     expect(dense[same].mean() < dense[~same].mean(), "similar images are not nearer than others")
-    again = distance(given)
+    again = distance(given, **named)
     expect(np.array_equal(again.toarray(), graph.toarray()), "the same features gave another graph")
-    if "within" in inspect.signature(distance).parameters:
-        near = distance(given, within=0.5).tocoo()
+    if within := named_inputs(distance, {"within": 0.5}):
+        near = distance(given, **named, **within).tocoo()
         expected = entries.data <= np.float32(0.5)
         same_places = np.array_equal(near.row, entries.row[expected]) and np.array_equal(
             near.col, entries.col[expected]
@@ -75,16 +78,17 @@ def gives_labels(entry: Entry) -> None:
     contract = contract_of_example(entry)
     given = graph_of_groups() if contract.clusterer_input == "graph" else grouped_features()
 
-    def clustered() -> np.ndarray:
-        return build_component(entry, seed=1)(given)
+    def clustered(given: object) -> np.ndarray:
+        clusterer = build_component(entry, seed=1)
+        return clusterer(given, **named_inputs(clusterer, known_columns()))
 
-    labels = clustered()
+    labels = clustered(given)
     expect_labelling(LabelSet(labels), len(known_labels()))
     expect(contract.outliers == "emits" or labels.min() >= 0, "it declares outliers: never, but there is a -1")
-    expect(np.array_equal(labels, clustered()), "the same input and seed gave other labels")
+    expect(np.array_equal(labels, clustered(given)), "the same input and seed gave other labels")
     reach = getattr(build_component(entry, seed=1), "reach", None)
     if reach is not None:
-        near, whole = (build_component(entry, seed=1)(graph_of_groups(within)) for within in (reach, 0.999))
+        near, whole = (clustered(graph_of_groups(within)) for within in (reach, 0.999))
         expect(np.array_equal(near, whole), f"distances beyond its reach ({reach}) change its labels")
 
 
@@ -131,7 +135,7 @@ def follows_the_memory_cycle(entry: Entry) -> None:
     bank, truth = features_for(memory), torch.from_numpy(known_labels())
     for labels in (truth.clone(), truth % 5, truth % 9):
         labels[3] = -1
-        memory.reset(bank if memory.needs_features else None, labels, torch.arange(len(labels)) % 3)
+        reset_memory(memory, bank if memory.needs_features else None, labels)
         index = torch.arange(10, 22)
         features = F.normalize(bank[index] + 0.01, dim=-1).requires_grad_()
         scores = memory(features)
@@ -146,7 +150,7 @@ def follows_the_memory_cycle(entry: Entry) -> None:
             "no gradient reaches the features",
         )
         twice = torch.cat([index, index[:2]])
-        memory.update(features.detach()[twice - 10], labels[twice], twice)
+        update_memory(memory, features.detach()[twice - 10], labels[twice], twice)
         expect_finite(memory(features.detach()), "scores after an update")
         for name in contract_of_example(entry).provides:
             expect(isinstance(getattr(memory, name, None), Tensor), f"it provides {name!r}, but has no such tensor")
@@ -161,7 +165,7 @@ def restores_from_a_checkpoint(entry: Entry) -> None:
     fresh.restore(saved.state_dict())
     expect(torch.equal(saved(features[:9]), fresh(features[:9])), "the restored memory gives other scores")
     for memory in (saved, fresh):
-        memory.update(features[:9].flip(-1), labels[:9], torch.arange(9))
+        update_memory(memory, features[:9].flip(-1), labels[:9], torch.arange(9))
     expect(torch.equal(saved(features[:9]), fresh(features[:9])), "an update changes the restored memory differently")
 
 

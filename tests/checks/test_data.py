@@ -52,6 +52,22 @@ class Proxies(nn.Module):
 
     def __init__(self, dim: int) -> None: ...
 
+    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None: ...
+
+
+class CameraDistance:
+    """Distance that reads cameras."""
+
+    def __call__(self, features: Tensor, *, cameras: np.ndarray) -> Any: ...
+
+
+class CameraClusterer:
+    """Clusterer that reads cameras."""
+
+    clusterer_input = "features"
+
+    def __call__(self, features: Tensor, cameras: np.ndarray) -> Any: ...
+
 
 class CameraLoss(nn.Module):
     """Loss that reads cameras."""
@@ -68,6 +84,8 @@ def check(register: Callable[[str, type], None], experiment: Callable[..., Path]
     register("refiner", CameraWise)
     register("memory", Proxies)
     register("loss", CameraLoss)
+    register("distance", CameraDistance)
+    register("clusterer", CameraClusterer)
 
     def check(lacks: str = "", **changes: Any) -> str:
         data = {"domains": {"target": {"type": "Bare", "lacks": lacks}}}
@@ -96,6 +114,8 @@ def test_complete_data_is_accepted(check):
     [
         ({"streams": {"target": {"sampler": {"type": "Strict"}}}}, "stages.1.streams.target.sampler: Strict"),
         ({"labels": {"refiners": ["CameraWise"]}}, "stages.1.labels.labellings.main.refiners.0: CameraWise"),
+        ({"labels": {"distance": "CameraDistance"}}, "stages.1.labels.labellings.main.distance: CameraDistance"),
+        ({"labels": {"clusterer": "CameraClusterer"}}, "stages.1.labels.labellings.main.clusterer: CameraClusterer"),
         ({"memories": {"rows": {"memory": "Proxies"}}}, "stages.1.memories.rows.memory: Proxies"),
         ({"objective": [{"loss": "CameraLoss"}]}, "stages.1.objective.0.loss: CameraLoss"),
         ({"evaluate": {"domain": "target"}}, "stages.1.evaluate.protocol: Market1501"),

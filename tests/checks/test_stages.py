@@ -116,6 +116,54 @@ def test_unchanged_experiment_is_accepted(refused):
     assert refused(streams=stream(), labels=labels(), memories={"rows": ROWS}, objective=[TERM]) == ""
 
 
+# ---- named inputs
+
+
+class ClothesDistance:
+    """Distance with an input that nothing provides."""
+
+    def __call__(self, features, *, clothes, within=1.0, spare=None): ...
+
+
+class ClothesClusterer:
+    """Clusterer with an input that nothing provides."""
+
+    clusterer_input = "features"
+
+    def __call__(self, features, clothes): ...
+
+
+class ClothesMemory:
+    """Memory with an input that nothing provides."""
+
+    def __init__(self, dim: int) -> None: ...
+
+    def reset(self, features, labels, clothes=None): ...
+
+    def update(self, features, targets, index, clothes): ...
+
+
+@pytest.mark.parametrize(
+    ("kind", "part", "changes", "where", "method", "available"),
+    [
+        ("distance", ClothesDistance, {"labels": labels(distance="ClothesDistance")},
+         "distance: ClothesDistance | stages.0.labels.labellings.main.distance", "__call__", "within, cameras"),
+        ("clusterer", ClothesClusterer, {"labels": labels(clusterer="ClothesClusterer")},
+         "clusterer: ClothesClusterer | stages.0.labels.labellings.main.clusterer", "__call__", "cameras"),
+        ("memory", ClothesMemory, {"memories": {"rows": {"memory": "ClothesMemory"}}},
+         "memory: ClothesMemory | stages.0.memories.rows.memory", "update", "cameras"),
+    ],
+    ids=["distance", "clusterer", "memory"],
+)  # fmt: skip
+def test_named_input_that_nothing_provides(refused, register, kind, part, changes, where, method, available):
+    register(kind, part)
+    place = f"{__file__}:{getattr(part, method).__code__.co_firstlineno}"
+    assert refused(**changes) == (
+        f"{where}: {kind} {part.__name__} (from the test, {place}): its {method} takes 'clothes', which nothing here provides. "
+        f"Available by name: {available}."
+    )
+
+
 # ---- features
 
 

@@ -199,7 +199,7 @@ def test_show_prints_slot_keys_and_valid_example(capsys):
     out = output(capsys, "show", "CrossEntropy")[1]
     wiring = out.partition("\nother keys of its slot, next to loss\n")[2].partition("\ncontract\n")[0]
     assert {line.split()[0] for line in wiring.splitlines()[1:] if line} == {field.name for field in fields(Term)} - {"loss"}
-    assert "\nrequires: scores, targets\nuses if available: soft_targets, weights\n" in out
+    assert "\ngets by name: scores, targets\ngets by name, if available: soft_targets, weights\n" in out
     assert yaml.safe_load(out.partition("\nexample\n")[2]) == {"objective": [{"loss": {"type": "CrossEntropy"}}]}
     out = output(capsys, "show", "LinearClassifier")[1]
     assert yaml.safe_load(out.partition("\nexample\n")[2]) == {

@@ -6,6 +6,7 @@ import inspect
 
 import pytest
 
+from reidx.contracts import CALLS
 from reidx.contracts.protocols import INTERFACES
 from reidx.registry.discovery import registry
 from reidx.registry.registry import KINDS, Entry
@@ -31,7 +32,9 @@ def lacking(component: type, interface: type) -> list[str]:
             continue
         parameters = list(inspect.signature(method).parameters.values())[1:]
         most = float("inf") if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(parameters)
-        least = sum(p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD for p in parameters)
+        by_name = next((calls[name].named for calls in CALLS.values() if name in calls), ())
+        required = [p for p in parameters if p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD]
+        least = sum(p.name not in by_name or p.name in arguments for p in required)
         if not least <= len(arguments) <= most:
             found.append(f"{name} with {len(arguments)} arguments")
     return found

@@ -1,0 +1,81 @@
+"""Inputs that components get by name: a method gets what its arguments name, as a test gets its pytest fixtures."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+INPUTS = (
+    "features",
+    "targets",
+    "scores",
+    "weights",
+    "soft_targets",
+    "teacher",
+    "teacher_scores",
+    "cameras",
+    "index",
+)
+"""Arguments that the ``forward`` of a loss may name, besides those that the stream's refiners and the term's memory provide."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A method that the engine calls: its positional arguments, and the inputs that it may name after them."""
+
+    positional: tuple[str, ...]
+    named: tuple[str, ...]
+
+
+CALLS: dict[str, dict[str, Call]] = {
+    "distance": {"__call__": Call(("features",), ("within", "cameras"))},
+    "clusterer": {"__call__": Call(("graph",), ("cameras",))},
+    "memory": {
+        "reset": Call(("features", "labels"), ("cameras",)),
+        "update": Call(("features", "targets", "index"), ("cameras",)),
+    },
+    "loss": {"forward": Call((), INPUTS)},
+}
+"""Methods with named inputs, by kind. ``cameras`` has one number per image, −1 for an unknown camera."""
+
+
+def inputs_of(loss: type) -> tuple[set[str], set[str]]:
+    """Return the required and the optional inputs of a loss class, read from its ``forward``."""
+    return _names(loss.forward, 1)  # type: ignore[attr-defined]
+
+
+def inputs_by_method(kind: str, component: type) -> dict[str, tuple[set[str], set[str]]]:
+    """Return the required and the optional named inputs of each method in :data:`CALLS` that a class has."""
+    found = {}
+    for method, call in CALLS.get(kind, {}).items():
+        # not getattr: a class without `__call__` has that of its metaclass
+        function = next((vars(cls)[method] for cls in component.__mro__ if method in vars(cls)), None)
+        if inspect.isfunction(function):
+            found[method] = _names(function, 1 + len(call.positional))
+    return found
+
+
+def inputs_of_kind(kind: str, component: type) -> tuple[set[str], set[str]]:
+    """Return the required and the optional named inputs of a class, over all its methods in :data:`CALLS`."""
+    pairs = inputs_by_method(kind, component).values()
+    needed: set[str] = set().union(*(names for names, _ in pairs))
+    return needed, set().union(*(names for _, names in pairs)) - needed
+
+
+def named_inputs(function: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of ``known`` that ``function`` names among its arguments; None counts as missing."""
+    names = {p.name for p in inspect.signature(function).parameters.values() if p.kind in _BY_NAME}
+    return {name: value for name, value in known.items() if name in names and value is not None}
+
+
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def _names(function: Callable[..., Any], skipped: int) -> tuple[set[str], set[str]]:
+    """Names of the arguments after the first ``skipped``: those without a default, and those with one."""
+    parameters = list(inspect.signature(function).parameters.values())
+    named = [p for p in parameters[skipped:] if p.kind in _BY_NAME]
+    needed = {p.name for p in named if p.default is p.empty}
+    return needed, {p.name for p in named} - needed
