@@ -32,7 +32,7 @@ class FeatureAlignment(nn.Module, ABC):
         ours, theirs = source[self.feature], target[self.feature]
         if ours.ndim != 2 or theirs.ndim != 2:
             raise ConfigError(
-                f"{type(self).__name__} aligns one vector an image; {self.feature!r} is {tuple(ours.shape)}. "
+                f"{type(self).__name__} aligns one vector per image; {self.feature!r} is {tuple(ours.shape)}. "
                 "Choose another `feature`."
             )
         with torch.autocast(ours.device.type, enabled=False):

@@ -75,7 +75,7 @@ class StageChecker:
             if name in must and on not in self.fused.part_features:
                 raise self.error(
                     at,
-                    f"{spec['type']} takes {name} of parts, but {on!r} of fusion {fusion} is one vector an image; of parts it "
+                    f"{spec['type']} takes {name} of parts, but {on!r} of fusion {fusion} is one vector per image; of parts it "
                     f"has {join_names(sorted(self.fused.part_features))}. Installed fusions that have: "
                     f"{join_names(declaring('fusion', lambda offered: bool(offered.part_features)))}.",
                 )

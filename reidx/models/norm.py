@@ -134,7 +134,8 @@ def _span(images: int, group: int | None) -> int:
         return group // images
     raise ConfigError(
         f"model.bn_group {group}: {world} processes with {images} images each cannot form groups of {group} as one process "
-        f"with {images * world} would. Make the images of a process a multiple of the group, or the group one of them."
+        f"with {images * world} would. Make the number of images per process a multiple of "
+        "the group, or the group a divisor of that number."
     )
 
 

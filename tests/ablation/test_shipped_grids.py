@@ -21,7 +21,7 @@ MIXES = [name for name in GRIDS if name.startswith(("mixes/", "heads_")) and not
 WITHOUT_PARTS = r"CrossAgreement needs 'parts', which fusion GlobalPool does not provide"
 AGREEMENT = "refiner=cross agreement (PPLR)"
 OF_WHOLES = {
-    f"{memory}{AGREEMENT}": WITHOUT_PARTS for memory in ("", "memory=a row an image (SpCL), ", "memory=trained rows, ")
+    f"{memory}{AGREEMENT}": WITHOUT_PARTS for memory in ("", "memory=a row per image (SpCL), ", "memory=trained rows, ")
 }
 REFUSED = {
     "parts": {AGREEMENT: WITHOUT_PARTS},

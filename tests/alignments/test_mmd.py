@@ -166,5 +166,5 @@ def test_batches_that_cannot_be_compared_are_refused() -> None:
     with pytest.raises(ConfigError, match="the batches hold 4 and 1"):
         MMD(unbiased=True).gap(torch.randn(4, 2), torch.randn(1, 2))
     parts = Features({"embed": torch.randn(4, 3, 2)})
-    with pytest.raises(ConfigError, match=r"MMD aligns one vector an image; 'embed' is \(4, 3, 2\)"):
+    with pytest.raises(ConfigError, match=r"MMD aligns one vector per image; 'embed' is \(4, 3, 2\)"):
         MMD()(parts, parts)

@@ -852,7 +852,7 @@ def test_features_of_parts_need_accepting_components(refused, register):
 
     assert wired("CrossEntropy", "HalfMemory", "embed") == (
         "feature: embed | stages.0.memories.m.feature: HalfMemory takes features of parts, but 'embed' of fusion GlobalPool is "
-        "one vector an image; of parts it has none. Installed fusions that have: Halves."
+        "one vector per image; of parts it has none. Installed fusions that have: Halves."
     )
     assert "of parts it has halves." in wired("CrossEntropy", "HalfMemory", "embed", **halves)
     assert "stages.0.objective.0: HalfLoss takes scores of parts, but 'embed'" in wired("HalfLoss", "LinearClassifier", "embed")

@@ -297,7 +297,7 @@ def test_label_set_round_trip_through_arrays() -> None:
 
 @pytest.mark.parametrize("images", [1, 2, 3, 7, 60, 3000])
 def test_stability_equals_scikit_learns_index(images: int) -> None:
-    """To the last bit, from one group to a group an image."""
+    """To the last bit, from one group to a group per image."""
     random = np.random.default_rng(images)
     for groups in {1, 2, 5, images}:
         a, b = random.integers(0, groups, images), random.integers(0, max(1, groups // 2), images)
