@@ -9,7 +9,8 @@ import torch.distributed as dist
 from torch import multiprocessing
 
 from reidx.labels import DBSCAN, Cosine, Jaccard
-from reidx.labels.neighbours.sharding import require_same_labels
+from reidx.labels.neighbours.exact import nearest
+from reidx.labels.neighbours.sharding import nearest_sharded, require_same_labels
 
 
 def features() -> torch.Tensor:
@@ -23,6 +24,7 @@ def work(rank: int, world: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet{world}", rank=rank, world_size=world)
     labels = require_same_labels(DBSCAN()(Jaccard(12, 3, sharded=True)(features())))
     cosine = Cosine(5, sharded=True)(features())
+    lists = nearest_sharded(features()[:200], 5, queries=features()[200:])[1]
     noticed = 0
     try:
         require_same_labels(labels + (rank == world - 1))
@@ -32,19 +34,21 @@ def work(rank: int, world: int, folder: str) -> None:
         require_same_labels(labels, {"note": labels + (rank == 0)})
     except Exception:
         noticed += 1
-    np.savez(f"{folder}/{world}_{rank}.npz", labels=labels, noticed=noticed, cosine=cosine.data)
+    np.savez(f"{folder}/{world}_{rank}.npz", labels=labels, noticed=noticed, cosine=cosine.data, lists=lists)
     dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_any_number_of_processes_gives_same_labels(world, tmp_path):
     alone, cosine = DBSCAN()(Jaccard(12, 3)(features())), Cosine(5)(features())
+    lists = nearest(features()[:200], 5, queries=features()[200:])[1]
     assert alone.max() > 5
     multiprocessing.start_processes(work, (world, str(tmp_path)), nprocs=world, start_method="fork")
     for rank in range(world):
         result = np.load(tmp_path / f"{world}_{rank}.npz")
         assert np.array_equal(result["labels"], alone)
         assert np.array_equal(result["cosine"], cosine.data)
+        assert np.array_equal(result["lists"], lists)
         assert result["noticed"] == 2  # different labels, and a different extra array
 
 

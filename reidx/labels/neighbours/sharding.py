@@ -15,18 +15,25 @@ from reidx.labels.neighbours.exact import nearest
 
 
 def nearest_sharded(
-    features: Tensor, k: int, *, backend: str = "auto", device: str | torch.device | None = None
+    features: Tensor,
+    k: int,
+    *,
+    queries: Tensor | None = None,
+    backend: str = "auto",
+    device: str | torch.device | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Search as `nearest` does, with the rows shared out among the processes; every process receives all results.
 
-    Every process must call it with the same features (N, D). Exact neighbours are the same for any number of processes;
-    with backend `ivf`, each process searches its own index, built from the same seed.
+    Every process must call it with the same features (N, D) and queries (Q, D), which are the features by default. Exact
+    neighbours are the same for any number of processes; with backend `ivf`, each process searches its own index, built from
+    the same seed.
     """
-    mine = distributed.shard(len(features))
-    found = nearest(features, k, backend=backend, device=device, rows=mine)
+    rows = len(features if queries is None else queries)
+    mine = distributed.shard(rows)
+    found = nearest(features, k, queries=queries, backend=backend, device=device, rows=mine)
     if distributed.count() == 1:
         return found
-    squared, indices = (torch.empty(len(features), part.shape[1], dtype=torch.from_numpy(part).dtype) for part in found)
+    squared, indices = (torch.empty(rows, part.shape[1], dtype=torch.from_numpy(part).dtype) for part in found)
     for whole, part in zip((squared, indices), found, strict=True):
         whole[mine] = torch.from_numpy(part)
         distributed.fill_shards_(whole)
