@@ -53,6 +53,8 @@ def _folder(config: Config, at: KeyPath, name: str) -> None:
 class _StageCheck(StageChecker):
     def run(self) -> None:
         stage = self.stage
+        for part in parts_of(stage):
+            contract(part.kind, part.spec)  # raises if a declaration has no effect
         self.check_fusion()
         self.check_one_of(("init",), _stage_of(stage.init), self.earlier, "stage that trains before this one")
         for name, teacher in stage.teachers.items():

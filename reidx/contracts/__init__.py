@@ -13,6 +13,7 @@ from reidx.contracts.declarations import (
     mean_normalized,
     overrides_update,
 )
+from reidx.contracts.honoured import HONOURED, OUTLIERS_OF, declaration_fault, declared_by
 from reidx.contracts.inputs import (
     CALLS,
     INPUTS,
@@ -27,8 +28,10 @@ __all__ = [
     "CALLS",
     "CAMERAS",
     "CLUSTERER_INPUTS",
+    "HONOURED",
     "INPUTS",
     "OUTLIERS",
+    "OUTLIERS_OF",
     "Batch",
     "Call",
     "Contract",
@@ -36,6 +39,8 @@ __all__ = [
     "LabelSet",
     "RefinerContext",
     "contract_of",
+    "declaration_fault",
+    "declared_by",
     "inputs_by_method",
     "inputs_of",
     "inputs_of_kind",

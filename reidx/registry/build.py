@@ -12,7 +12,7 @@ import typing
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from reidx.contracts import Contract, contract_of
+from reidx.contracts import Contract, contract_of, declaration_fault, declared_by
 from reidx.errors import ConfigError, PluginError, ReidxError, excerpt, suggest
 from reidx.registry import seam
 from reidx.registry.constructor import (
@@ -63,10 +63,17 @@ def entry_of(kind: str, spec: Mapping[str, Any]) -> Entry:
 
 
 def contract(kind: str, spec: Mapping[str, Any]) -> Contract:
-    """Return the contract of the component in a resolved spec, under its settings."""
+    """Return the contract of the component in a resolved spec, under its settings.
+
+    Raises :class:`PluginError` if a declaration of the component has no effect.
+    """
     settings = dict(spec)
     entry = registry().find(kind, settings.pop("type"))
-    return seam.call_attributed(entry, "its contract", functools.partial(contract_of, entry.class_or_outline()), settings)
+    component = entry.class_or_outline()
+    made: Contract = seam.call_attributed(entry, "its contract", functools.partial(contract_of, component), settings)
+    if fault := declaration_fault(kind, component, declared_by(made)):
+        raise PluginError(f"{kind} {entry.name} (from {entry.distribution}, {entry.component.target}): {fault}.")
+    return made
 
 
 def fill_defaults(

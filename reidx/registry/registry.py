@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from reidx.contracts import declaration_fault, declared_by
 from reidx.errors import ConfigError, PluginError, excerpt, suggest
 from reidx.outline.outline import outline
-from reidx.registry.constructor import constructor_fault
+from reidx.registry.constructor import constructor_fault, place_of
 from reidx.registry.describing import one_line, raised_on_purpose
 from reidx.registry.loading import report_if_slow
 
@@ -177,7 +178,7 @@ class Entry:
         """Import and return the class.
 
         Raises :class:`PluginError` with the component and its distribution if the module cannot be imported, has no such
-        class, or the class has an argument that a config cannot set.
+        class, or the class has an argument that a config cannot set or a declaration without effect.
         """
         module_name, _, attribute = self.component.target.partition(":")
         where = f"{self.kind} {self.name} (from {self.distribution}, {self.component.target})"
@@ -216,13 +217,17 @@ class Entry:
         return self.load() if known is None or self._fault(known) else known
 
     def _fault(self, component: type) -> str:
-        """Explain why a config cannot set all arguments of the constructor; empty if it can."""
+        """Explain why a config cannot set all arguments of the constructor, or a declaration has no effect; else empty."""
         return _fault_of(self.kind, component)
 
 
 @functools.cache  # a config looks at the same few classes thousands of times
 def _fault_of(kind: str, component: type) -> str:
-    return constructor_fault(kind, component, {name: CONTEXT[name] for name in KINDS[kind].context})
+    fault = constructor_fault(kind, component, {name: CONTEXT[name] for name in KINDS[kind].context})
+    if fault or not isinstance(component, type) or hasattr(component, "contract"):  # that is checked for its arguments
+        return fault
+    fault = declaration_fault(kind, component, declared_by(component))
+    return f"{fault} ({place_of(component)})" if fault and place_of(component) else fault
 
 
 class Registry:

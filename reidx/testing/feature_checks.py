@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reidx.contracts import Features
+from reidx.contracts import OUTLIERS_OF, Features
 from reidx.errors import ConfigError
 from reidx.registry.build import fill_defaults
 from reidx.registry.registry import KINDS, Entry
@@ -46,7 +46,7 @@ def example_is_complete(entry: Entry) -> None:
 
 
 def declares_a_contract(entry: Entry) -> None:
-    """Check that requires, provides, cameras, outliers and clusterer_input have valid types and values."""
+    """Check that requires, provides, cameras, outliers and clusterer_input have valid types and values, and an effect."""
     contract = contract_of_example(entry)
     names = contract.requires | contract.provides
     expect(all(isinstance(name, str) for name in names), "requires and provides are names of features")
@@ -55,15 +55,9 @@ def declares_a_contract(entry: Entry) -> None:
             contract.clusterer_input in ("graph", "features"),
             f"clusterer_input is {contract.clusterer_input!r}; it must be graph or features",
         )
-        expect(
-            contract.outliers in ("emits", "never"),
-            f"outliers is {contract.outliers!r}; it must be emits or never",
-        )
-    if entry.kind == "memory":
-        expect(
-            contract.outliers in ("keep", "drop"),
-            f"outliers is {contract.outliers!r}; it must be keep or drop",
-        )
+    if entry.kind in ("clusterer", "memory"):
+        words = OUTLIERS_OF[entry.kind]
+        expect(contract.outliers in words, f"outliers is {contract.outliers!r}; it must be {' or '.join(words)}")
 
 
 # ---- transform, sampler, backbone, fusion

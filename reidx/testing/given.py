@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from reidx.contracts import Contract, LabelSet, RefinerContext, contract_of, inputs_of, named_inputs
+from reidx.contracts import Contract, LabelSet, RefinerContext, inputs_of, named_inputs
 from reidx.labels.clusterers.dbscan import DBSCAN
 from reidx.labels.pipeline import check_labels, variations
 from reidx.memories import Memory
 from reidx.registry import build as builder
-from reidx.registry.build import build, fill_defaults
+from reidx.registry.build import build, contract, fill_defaults
 from reidx.registry.registry import KINDS, Entry
 
 IMAGE_SIZE = (64, 32)
@@ -66,8 +66,7 @@ def build_component(entry: Entry, **context: Any) -> Any:
 
 def contract_of_example(entry: Entry) -> Contract:
     """Return the contract of a component's example, with the defaults written out, as in an experiment."""
-    filled = fill_defaults(entry.kind, spec_of(entry), KINDS[entry.kind].context)
-    return contract_of(entry.load(), {key: value for key, value in filled.items() if key != "type"})
+    return contract(entry.kind, fill_defaults(entry.kind, spec_of(entry), KINDS[entry.kind].context))
 
 
 def fusion_with_inputs(entry: Entry) -> tuple[Any, list[Tensor]]:

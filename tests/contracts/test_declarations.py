@@ -253,7 +253,7 @@ CAUGHT = [
     ("loss", "Undocumented", "is_documented", "no docstring"),
     ("loss", "Late", "is_documented", "first line"),
     ("loss", "BadDefault", "example_is_complete", "expected int"),
-    ("sampler", "BadCameras", "declares_a_contract", "'sometimes'"),
+    ("protocol", "BadCameras", "declares_a_contract", "'sometimes'"),
     ("clusterer", "Late", "declares_a_contract", "clusterer_input is ''"),
     ("memory", "Late", "declares_a_contract", "outliers is ''"),
     ("transform", "InPlace", "makes_network_input", "changed the images"),

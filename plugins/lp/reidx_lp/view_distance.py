@@ -28,8 +28,6 @@ class ViewFusedJaccard:
     """
 
     requires = frozenset({"global", "upper", "lower"})
-    provides: frozenset[str] = frozenset()
-    cameras = "unused"
 
     def __init__(
         self,

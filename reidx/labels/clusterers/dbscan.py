@@ -26,9 +26,6 @@ class DBSCAN:
     Source: Ester et al., KDD 1996.
     """
 
-    requires: frozenset[str] = frozenset()
-    provides: frozenset[str] = frozenset()
-    cameras = "unused"
     outliers = "emits"
     clusterer_input = "graph"
 

@@ -25,9 +25,6 @@ class HDBSCAN:
     `min_cluster_size`; `epsilon` merges clusters that are closer than it. Source: Campello et al., PAKDD 2013.
     """
 
-    requires: frozenset[str] = frozenset()
-    provides: frozenset[str] = frozenset()
-    cameras = "unused"
     outliers = "emits"
     clusterer_input = "graph"
 

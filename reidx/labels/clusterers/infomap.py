@@ -29,9 +29,6 @@ class InfoMap:
     ACCV 2022). Source: Rosvall and Bergstrom, PNAS 2008. Needs the package infomap, the extra `reidx[infomap]`.
     """
 
-    requires: frozenset[str] = frozenset()
-    provides: frozenset[str] = frozenset()
-    cameras = "unused"
     outliers = "emits"
     clusterer_input = "graph"
 

@@ -14,9 +14,6 @@ class Instances:
     Source: Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018.
     """
 
-    requires: frozenset[str] = frozenset()
-    provides: frozenset[str] = frozenset()
-    cameras = "unused"
     outliers = "never"
     column_meaning = "images"
     clusterer_input = "features"

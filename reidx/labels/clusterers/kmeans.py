@@ -23,9 +23,6 @@ class KMeans:
     same labels. Raises DataError with fewer images than clusters.
     """
 
-    requires: frozenset[str] = frozenset()
-    provides: frozenset[str] = frozenset()
-    cameras = "unused"
     outliers = "never"
     clusterer_input = "features"
 
@@ -69,9 +66,6 @@ class MiniBatchKMeans:
     else. Raises DataError with fewer images than clusters.
     """
 
-    requires: frozenset[str] = frozenset()
-    provides: frozenset[str] = frozenset()
-    cameras = "unused"
     outliers = "never"
     clusterer_input = "features"
 

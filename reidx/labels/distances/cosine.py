@@ -25,10 +25,6 @@ class Cosine:
     or zero.
     """
 
-    requires: frozenset[str] = frozenset()
-    provides: frozenset[str] = frozenset()
-    cameras = "unused"
-
     def __init__(
         self, k: int = 15, backend: str = "auto", device: str | None = None, sharded: bool = False
     ) -> None:

@@ -48,10 +48,6 @@ class Jaccard:
     all of them must make the call with the same features. Raises DataError for features that are not finite.
     """
 
-    requires: frozenset[str] = frozenset()
-    provides: frozenset[str] = frozenset()
-    cameras = "unused"
-
     def __init__(
         self,
         k1: int = 30,

@@ -1,0 +1,90 @@
+"""Declarations that each kind of component honours. A declaration without effect is refused, as it is a mistake."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from reidx.contracts.declarations import Contract
+from reidx.contracts.inputs import CALLS, inputs_of_kind
+
+HONOURED: dict[str, tuple[str, ...]] = {
+    "dataset": (),
+    "transform": (),
+    "sampler": ("cameras", "outliers"),
+    "backbone": (),
+    "fusion": ("provides", "requires_tail", "part_features"),
+    "distance": ("requires", "cameras"),
+    "clusterer": ("cameras", "outliers", "clusterer_input", "column_meaning"),
+    "refiner": ("requires", "provides", "cameras", "outliers"),
+    "memory": ("provides", "cameras", "outliers", "accepts_parts", "requires_parts", "column_meaning"),
+    "loss": ("cameras", "accepts_parts", "requires_parts", "column_meaning"),
+    "alignment": ("requires",),
+    "protocol": ("cameras",),
+}
+"""Fields of :class:`reidx.contracts.Contract` that the engine reads, by kind."""
+
+OUTLIERS_OF: dict[str, tuple[str, ...]] = {
+    "sampler": ("draw", "drop"),
+    "clusterer": ("emits", "never"),
+    "refiner": ("emits", "never"),
+    "memory": ("keep", "drop"),
+}
+"""Values of ``outliers`` by kind."""
+
+_PARTS = {"memory": {"features"}, "loss": {"features", "scores", "teacher", "teacher_scores"}}
+"""Inputs that may be part features, by kind."""
+
+
+def declared_by(component: type | Contract) -> dict[str, Any]:
+    """Return the declarations of a class, by its attributes, or of a contract that differ from the defaults."""
+    found = {}
+    for name, field in Contract.__dataclass_fields__.items():
+        value = getattr(component, name, field.default)
+        kind = (set, frozenset, tuple, list) if isinstance(field.default, frozenset) else type(field.default)
+        if isinstance(value, kind) and (bool(value) if isinstance(field.default, frozenset) else value != field.default):
+            found[name] = value
+    return found
+
+
+def declaration_fault(kind: str, component: type, declared: Mapping[str, Any]) -> str:
+    """Explain why one of the declarations of a class has no effect; empty if each has one."""
+    for name, value in declared.items():
+        if name not in HONOURED[kind]:
+            others = ", ".join(HONOURED[kind]) or "nothing"
+            return f"it declares {_shown(name, value)}, which the kind {kind} does not read: remove it (it reads {others})"
+    outliers = declared.get("outliers")
+    if outliers is not None and outliers not in OUTLIERS_OF[kind]:
+        return f"it declares outliers: {outliers}; for the kind {kind} it is {' or '.join(OUTLIERS_OF[kind])}"
+    if "cameras" in declared and (methods := _without_cameras(kind, component)):
+        return (
+            f"it declares cameras: {declared['cameras']}, but its {methods} has no argument cameras: add it, or remove the "
+            "declaration"
+        )
+    for name in ("accepts_parts", "requires_parts"):
+        taken = _PARTS.get(kind, set())
+        if kind == "loss":
+            taken = taken & set[str]().union(*inputs_of_kind(kind, component))
+        if wrong := sorted(set(declared.get(name, ())) - taken):
+            return (
+                f"it declares {_shown(name, wrong)}, but has no such input (those that can have parts: "
+                f"{', '.join(sorted(taken)) or 'none'})"
+            )
+    if wrong := sorted(set(declared.get("part_features", ())).difference(declared.get("provides", ()))):
+        return f"it declares {_shown('part_features', wrong)}, which its provides does not name: add them to provides"
+    return ""
+
+
+def _without_cameras(kind: str, component: type) -> str:
+    """Name the methods of a component that would get cameras, if none has such an argument; empty if one has."""
+    if kind in CALLS:
+        inputs = set[str]().union(*inputs_of_kind(kind, component))
+        return "" if "cameras" in inputs else " or ".join(CALLS[kind])
+    if kind == "sampler":
+        return "" if "cameras" in inspect.signature(component).parameters else "constructor"
+    return ""  # a refiner has them in its context, a protocol among its arguments
+
+
+def _shown(name: str, value: Any) -> str:
+    return f"{name}: {value if isinstance(value, str | bool) else ', '.join(sorted(value))}"
