@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from reidx.config.node import KeyPath, dotted
 from reidx.config.parts import Part
 from reidx.config.schema import Stage
-from reidx.contracts import CALLS, Contract, contract_of, inputs_by_method
+from reidx.contracts import CALLS, Contract, column_inputs, contract_of, inputs_by_method
 from reidx.errors import ConfigError, suggest
 from reidx.registry.build import contract
 from reidx.registry.discovery import registry
@@ -40,20 +40,36 @@ class StageChecker:
                 f"{_providers(missing)}",
             )
 
-    def check_named_inputs(self, part: Part) -> None:
-        """Raise unless the engine provides each input that a component's methods name without a default."""
+    def columns_of(self, domain: str | None) -> list[str]:
+        """Return the names of the further columns that the data set of a domain declares."""
+        spec = self.config.experiment.data.domains.get(domain or "")
+        return [] if spec is None else sorted(contract("dataset", spec).columns)
+
+    def check_named_inputs(self, part: Part, domain: str | None) -> None:
+        """Raise unless the engine, or the data set of ``domain``, provides each input that a component's methods require."""
         entry = registry().find(part.kind, part.name)
         component = entry.class_or_outline()
         methods = call_attributed(entry, "its methods", inputs_by_method, part.kind, component)
         for method, (needed, _) in methods.items():
-            known = CALLS[part.kind][method].named
+            known = [*CALLS[part.kind][method].named, *column_inputs(part.kind, self.columns_of(domain))]
             for name in sorted(needed.difference(known)):
-                place = own_line(entry, None, getattr(component, method))
-                raise self.error(
-                    part.path,
-                    f"{part.kind} {part.name} (from {entry.distribution}, {place}): its {method} takes {name!r}, which nothing "
-                    f"here provides. Available by name: {', '.join(known)}.",
-                )
+                raise self.unknown_input(part, entry, method, name, known)
+
+    def check_provided_names(self, part: Part, domain: str | None) -> None:
+        """Raise if a component provides an array under the name of a column of the data set."""
+        for name in sorted(contract(part.kind, part.spec).provides.intersection(self.columns_of(domain))):
+            raise self.error(
+                part.path, f"{part.name} provides {name!r}, but domain {domain!r} has a column of that name. Rename the column."
+            )
+
+    def unknown_input(self, part: Part, entry: Entry, method: str, name: str, known: Iterable[str]) -> ConfigError:
+        """Return the error for a required input that nothing provides."""
+        place = own_line(entry, None, getattr(entry.class_or_outline(), method))
+        return self.error(
+            part.path,
+            f"{part.kind} {part.name} (from {entry.distribution}, {place}): its {method} takes {name!r}, which nothing here "
+            f"provides. Available by name: {', '.join(known) or 'nothing'}.",
+        )
 
     def check_feature(self, at: KeyPath, name: str) -> None:
         if name not in self.provided:

@@ -103,10 +103,10 @@ class _DataChecker:
             raise DataError(f"{self.where(at)}: domain {domain!r} has no identities for its query and gallery images.")
         known = query.ids, gallery.ids, query.cameras, gallery.cameras
         protocol = build("protocol", settings.protocol, where=self.where((*at, "protocol")))
-        own = self.domains.own_images(domain)
-        found = has_match(protocol, *known, own)
+        own, columns = self.domains.own_images(domain), (query.columns, gallery.columns)
+        found = has_match(protocol, *known, own, columns)
         if not found.any():
-            raise DataError(f"{self.where(at)}: domain {domain!r}: {no_match(protocol, *known, own)}")
+            raise DataError(f"{self.where(at)}: domain {domain!r}: {no_match(protocol, *known, own, columns)}")
         if settings.rerank is not None:
             self.check_memory_to_rerank(settings.rerank, len(query), len(gallery))
         if lost := len(found) - int(found.sum()):
@@ -114,7 +114,7 @@ class _DataChecker:
                 f"{domain}: {lost:,} of {len(found):,} queries have no match in the gallery that counts under protocol "
                 f"{protocol.name}; they are left out of mAP, mINP and rank-k"
             )
-        if alike := len(np.unique(own_matches(protocol, *known, own)[:, 0])):
+        if alike := len(np.unique(own_matches(protocol, *known, own, columns)[:, 0])):
             self.warn_once(
                 f"{domain}: {alike:,} of {len(found):,} queries are gallery images, too (the same file); an image is not its "
                 "own match and is left out of the ranking of that query"

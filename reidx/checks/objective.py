@@ -7,11 +7,10 @@ from reidx.config.node import KeyPath
 from reidx.config.parts import Part, parts_of
 from reidx.config.schema import AlignmentSlot, Labelling, Term, names_in
 from reidx.contracts import INPUTS, Contract, inputs_of
-from reidx.errors import PluginError
 from reidx.registry.build import contract
 from reidx.registry.discovery import registry
 from reidx.registry.registry import KINDS
-from reidx.registry.seam import call_attributed, own_line
+from reidx.registry.seam import call_attributed
 
 LABEL_MAKERS = [name for name, kind in KINDS.items() if kind.results.get("__call__") == "labels"]
 """Kinds of components that compute labels from features."""
@@ -108,7 +107,7 @@ class ObjectiveChecker(StageChecker):
                 at, f"{term.loss['type']} would compare labels of different labellings; write a term for each stream, or use "
                 "memories."
             )
-        for name in sorted(inputs & {"index", "cameras"}):
+        for name in sorted(inputs & {"index", "cameras", *(c for domain in domains for c in self.columns_of(domain))}):
             if len(domains) > 1:
                 raise self.error(at, f"{term.loss['type']} reads {name!r}, which counts from 0 in each domain: write a term "
                     "for each.")
@@ -176,7 +175,10 @@ class ObjectiveChecker(StageChecker):
             raise self.error((*at, "memory"), f"{said}, {looked_at}{wanted}.")
 
     def check_provided_input(self, at: KeyPath, term: Term, stream: str, name: str) -> None:
-        """Raise unless a refiner of a stream's labels, or a memory of the term, provides the input ``name`` of a loss."""
+        """Raise unless a refiner of a stream's labels, a memory of the term or the data set provides an input of a loss."""
+        columns = self.columns_of(self.stage.sources[stream].domain)
+        if name in columns:
+            return
         given = self.refiners(self.stage.labels_of(term, stream))
         given += [contract("memory", self.stage.memories[m].memory) for m in names_in(term.memory)]
         if any(name in part.provides for part in given):
@@ -184,12 +186,8 @@ class ObjectiveChecker(StageChecker):
         offers = [entry.name for kind in ("refiner", "memory") for entry in providing(kind, {name})]
         if not offers:
             entry = registry().find("loss", term.loss["type"])
-            place = own_line(entry, None, entry.class_or_outline().forward)  # type: ignore[attr-defined]
-            raise PluginError(
-                f"loss {term.loss['type']}: its forward takes {name!r}, which nothing installed provides; a loss may "
-                f"take {', '.join(INPUTS)}, and additions of refiners and memories. It is of {entry.distribution} "
-                f"({place})."
-            )
+            known = [*INPUTS, *sorted(frozenset[str]().union(*(part.provides for part in given)) - set(INPUTS)), *columns]
+            raise self.unknown_input(Part("loss", term.loss, at, term), entry, "forward", name, known)
         raise self.error(
             at, f"{term.loss['type']} needs {name!r}, which no refiner of stream {stream!r} and no memory of the term "
             f"provides. "

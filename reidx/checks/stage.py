@@ -6,6 +6,7 @@ Every mismatch is one :class:`ConfigError` with the config line, the missing inp
 from __future__ import annotations
 
 import inspect
+import keyword
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from reidx.checks.objective import ObjectiveChecker
 from reidx.config.node import KeyPath, dotted
 from reidx.config.parts import Part, parts_of
 from reidx.config.schema import Labelling, MemorySlot, Stage, memory_streams, names_in
-from reidx.contracts import overrides_update
+from reidx.contracts import RESERVED, overrides_update
 from reidx.errors import ConfigError
 from reidx.registry.build import contract
 from reidx.registry.discovery import registry
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 def check_stages(config: Config) -> None:
     """Raise :class:`ConfigError` for the first mismatch in any stage."""
     _folder(config, ("name",), config.experiment.name)
+    _columns(config)
     names: list[str] = []
     trained: list[str] = []
     for position, stage in enumerate(config.experiment.stages):
@@ -39,6 +41,18 @@ def check_stages(config: Config) -> None:
         names.append(stage.name)
         if stage.epochs > 0:  # a stage of 0 epochs leaves no checkpoint to start from
             trained.append(stage.name)
+
+
+def _columns(config: Config) -> None:
+    """Raise unless the further columns of the data sets have names that an argument can have and the engine does not use."""
+    for domain, spec in config.experiment.data.domains.items():
+        at = ("data", "domains", domain)
+        for name in sorted(contract("dataset", spec).columns):
+            if not name.isidentifier() or keyword.iskeyword(name) or name in RESERVED:
+                raise ConfigError(
+                    f"{config.place(at)}: {dotted(at)}: a component gets the column {name!r} by an argument of that name; it "
+                    f"must be a Python name, and none of {', '.join(sorted(RESERVED))}. Rename the column."
+                )
 
 
 def _folder(config: Config, at: KeyPath, name: str) -> None:
@@ -127,6 +141,7 @@ class _StageCheck(StageChecker):
             self.check_domain(("evaluate", "domain"), evaluate.domain)
             self.check_one_of(("evaluate", "network"), evaluate.network, self.networks, "network")
             self.check_feature(("evaluate", "feature"), evaluate.feature)
+            self.check_named_inputs(Part("protocol", evaluate.protocol, ("evaluate", "protocol"), evaluate), evaluate.domain)
         for key in ("domain_probe", "rerank"):
             if getattr(evaluate, key) is not None and evaluate.domain is None:
                 raise self.error(("evaluate", key), "it is part of an evaluation: name its domain (domain: NAME).")
@@ -211,7 +226,8 @@ class _StageCheck(StageChecker):
             if contract(part.kind, part.spec).clusterer_input == "graph" and level.distance is None:
                 raise self.error((*at, "distance"), f"{part.name} works on a graph; give a distance.")
             self.check_required_features(part)
-            self.check_named_inputs(part)
+            self.check_named_inputs(part, level.domain)
+            self.check_provided_names(part, level.domain)
         self.check_one_of((*at, "memory"), level.memory, self.stage.memories, "memory")
         if level.memory is not None:
             self.check_memory_features((*at, "memory"), level)
@@ -268,11 +284,15 @@ class _StageCheck(StageChecker):
                     at, f"memory {level.memory!r} holds {key} {getattr(memory, key)!r}, the labelling has {key} "
                     f"{getattr(level, key)!r}."
                 )
-        labels = self.stage.labels
-        identity = next((stream.domain for stream in self.stage.streams.values() if stream.labels == "identity"), None)
-        held = labels[memory.labels].domain if memory.labels in labels else identity
+        held = self.domain_of_labels(memory.labels)
         if held != level.domain:
             raise self.error(at, f"memory {level.memory!r} holds images of {held!r}, the labelling is of {level.domain!r}.")
+
+    def domain_of_labels(self, name: str) -> str | None:
+        """Return the domain whose images a labelling labels."""
+        if name in self.stage.labels:
+            return self.stage.labels[name].domain
+        return next((stream.domain for stream in self.stage.streams.values() if stream.labels == "identity"), None)
 
     def check_memory(self, name: str, memory: MemorySlot) -> None:
         at: KeyPath = ("memories", name)
@@ -303,7 +323,9 @@ class _StageCheck(StageChecker):
                 )
         for network in names_in(memory.network):
             self.check_streams_of_network((*at, "stream"), network, names_in(memory.stream))
-        self.check_named_inputs(Part("memory", memory.memory, (*at, "memory"), memory))
+        part, domain = Part("memory", memory.memory, (*at, "memory"), memory), self.domain_of_labels(memory.labels)
+        self.check_named_inputs(part, domain)
+        self.check_provided_names(part, domain)
         self.check_part_features("memory", memory.memory, {"features": memory.feature}, (*at, "feature"))
 
 

@@ -56,6 +56,7 @@ class Batch:
     ``index`` (B,) are positions in the domain's training split; ``targets`` (B,) are the stream's labels, None for an
     unlabelled stream; ``weights`` (B,), ``soft_targets`` (B,K) and the named arrays (B,…) in ``extra`` come from
     refiners. ``extra`` also holds columns of other labellings of the images as ``NAME@LABELLING`` (:meth:`with_labelling`).
+    ``columns`` holds the further columns (B,) of the data set by name.
     """
 
     images: Tensor
@@ -65,6 +66,7 @@ class Batch:
     weights: Tensor | None = None
     soft_targets: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
+    columns: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Batch:
         return self.each(lambda tensor: tensor.to(device, non_blocking=True))
@@ -77,14 +79,21 @@ class Batch:
         """Return the same images with the labels of another labelling."""
         own = {name.removesuffix(f"@{level}"): column for name, column in self.extra.items() if name.endswith(f"@{level}")}
         known = own.pop("labels"), self.cameras, own.pop("weights", None), own.pop("soft_targets", None)
-        return Batch(self.images, self.index, *known, own)
+        return Batch(self.images, self.index, *known, own, self.columns)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Apply ``change`` to each tensor of the batch."""
         changed: dict[str, Any] = {
-            name: None if value is None else change(value) for name, value in vars(self).items() if name != "extra"
+            name: None if value is None else change(value)
+            for name, value in vars(self).items()
+            if name not in ("extra", "columns")
         }
-        return Batch(**changed, extra={name: change(value) for name, value in self.extra.items()})
+        extra, columns = ({name: change(value) for name, value in of.items()} for of in (self.extra, self.columns))
+        return Batch(**changed, extra=extra, columns=columns)
+
+    def named_columns(self) -> dict[str, Tensor | None]:
+        """Return the cameras and the further columns (B,) of the data set by name."""
+        return {"cameras": self.cameras, **self.columns}
 
 
 @dataclass
@@ -131,7 +140,8 @@ class RefinerContext:
     ``features`` holds the features of all images by name, ``feature`` is the name of the clustered one, and ``graph`` has
     their distances (None for a clusterer of features; distances beyond a refiner's ``reach``, if it has one, may be
     missing). ``cluster(eps=0.5)`` clusters again with changed settings of ``clusterer``, which a refiner declares in its
-    ``variations``. ``previous`` (N,) are the labels of the last labelling, ``cameras`` (N,).
+    ``variations``. ``previous`` (N,) are the labels of the last labelling, ``cameras`` (N,), and ``columns`` the further
+    columns (N,) of the data set by name.
     """
 
     features: dict[str, Tensor]
@@ -142,6 +152,7 @@ class RefinerContext:
     epoch: int
     previous: np.ndarray | None = None
     cameras: np.ndarray = field(default_factory=_no_cameras)
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 CAMERAS = ("required", "used", "unused")
@@ -161,7 +172,7 @@ class Contract:
     ``teacher_scores``) that may be part features, ``requires_parts`` those that must be. ``column_meaning`` is the
     meaning of a label or a column of scores: a cluster or an identity (""), or an image by its number in the domain
     (``images``). A clusterer declares it for its labels, a memory for its columns, a loss for the columns that it reads;
-    other words are a convention between a memory and its losses.
+    other words are a convention between a memory and its losses. ``columns`` names the further columns of a data set.
     """
 
     requires: frozenset[str] = frozenset()
@@ -174,6 +185,7 @@ class Contract:
     accepts_parts: frozenset[str] = frozenset()
     requires_parts: frozenset[str] = frozenset()
     column_meaning: str = ""
+    columns: frozenset[str] = frozenset()
 
 
 def contract_of(component: type, params: Mapping[str, Any] | None = None) -> Contract:
@@ -183,12 +195,14 @@ def contract_of(component: type, params: Mapping[str, Any] | None = None) -> Con
     the class attributes.
     """
     declared = {
-        name: getattr(component, name) for name in Contract.__dataclass_fields__ if hasattr(component, name)
+        name: getattr(component, name)
+        for name in Contract.__dataclass_fields__
+        if hasattr(component, name) and not isinstance(getattr(component, name), property)
     }
     adapt = getattr(component, "contract", None)
     if adapt is not None:
         declared.update(adapt(**(params or {})))
-    for name in ("requires", "provides", "part_features", "accepts_parts", "requires_parts"):
+    for name in ("requires", "provides", "part_features", "accepts_parts", "requires_parts", "columns"):
         declared[name] = frozenset(declared.get(name, ()))
     contract = Contract(**declared)
     choices = {

@@ -10,7 +10,7 @@ from reidx.contracts.declarations import Contract
 from reidx.contracts.inputs import CALLS, inputs_of_kind
 
 HONOURED: dict[str, tuple[str, ...]] = {
-    "dataset": (),
+    "dataset": ("columns",),
     "transform": (),
     "sampler": ("cameras", "outliers"),
     "backbone": (),
@@ -78,7 +78,7 @@ def declaration_fault(kind: str, component: type, declared: Mapping[str, Any]) -
 
 def _without_cameras(kind: str, component: type) -> str:
     """Name the methods of a component that would get cameras, if none has such an argument; empty if one has."""
-    if kind in CALLS:
+    if any("cameras" in call.named for call in CALLS.get(kind, {}).values()):
         inputs = set[str]().union(*inputs_of_kind(kind, component))
         return "" if "cameras" in inputs else " or ".join(CALLS[kind])
     if kind == "sampler":

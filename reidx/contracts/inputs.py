@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +37,23 @@ CALLS: dict[str, dict[str, Call]] = {
         "update": Call(("features", "targets", "index"), ("cameras",)),
     },
     "loss": {"forward": Call((), INPUTS)},
+    "protocol": {"ignored": Call(("query_ids", "gallery_ids", "query_cams", "gallery_cams"), ())},
 }
-"""Methods with named inputs, by kind. ``cameras`` has one number per image, −1 for an unknown camera."""
+"""Methods with named inputs, by kind. ``cameras`` has one number per image, −1 for an unknown camera.
+
+Each may also name further columns of the data set (:class:`reidx.data.datasets.Split`): ``clothes``, or ``query_clothes``
+and ``gallery_clothes`` for a protocol.
+"""
+
+RESERVED = frozenset(name for calls in CALLS.values() for call in calls.values() for name in (*call.positional, *call.named))
+"""Names that a column of a data set cannot have."""
+
+
+def column_inputs(kind: str, columns: Iterable[str]) -> list[str]:
+    """Return the names under which a kind gets the columns of a data set."""
+    if kind == "protocol":
+        return [f"{side}_{name}" for name in columns for side in ("query", "gallery")]
+    return list(columns)
 
 
 def inputs_of(loss: type) -> tuple[set[str], set[str]]:

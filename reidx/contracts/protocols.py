@@ -35,6 +35,8 @@ class Split(Interface):
     """Identities (N,) int64, or None if unknown."""
     cameras: np.ndarray
     """Cameras (N,) int64, −1 for an unknown camera."""
+    columns: dict[str, np.ndarray]
+    """Further columns (N,) int64 by name, −1 for an unknown value; the class names them by its contract (``columns``)."""
 
 
 class Dataset(Interface):
@@ -145,7 +147,10 @@ class Protocol(Interface):
     def ignored(
         self, query_ids: np.ndarray, gallery_ids: np.ndarray, query_cams: np.ndarray, gallery_cams: np.ndarray
     ) -> np.ndarray:
-        """Return booleans (Q,G): gallery images that count neither for nor against a query."""
+        """Return booleans (Q,G): gallery images that count neither for nor against a query.
+
+        Keyword arguments ``query_NAME`` and ``gallery_NAME`` get the column NAME of the data set.
+        """
 
 
 INTERFACES: dict[str, type] = {

@@ -12,17 +12,20 @@ from reidx.data.datasets import Dataset, Split
 from reidx.data.files import same_files
 from reidx.data.images import ImageStore
 from reidx.errors import Broken, ConfigError
-from reidx.registry.build import build
+from reidx.registry.build import build, contract
 from reidx.registry.describing import describe_value
 from reidx.registry.seam import call
 
 
-def _split_of(dataset: Any, split: str) -> Split:
+def _split_of(dataset: Any, split: str, columns: frozenset[str]) -> Split:
     found = getattr(dataset, split, None)
     if not isinstance(found, Split):
         raise Broken(f"its {split} is {describe_value(found)}, not a Split of paths, ids and cameras")
     if odd := next((path for path in found.paths if not isinstance(path, str)), None):
         raise Broken(f"its {split} has a path that is no text: {describe_value(odd)}")
+    if set(found.columns) != columns:
+        have, declared = (", ".join(sorted(names)) or "none" for names in (found.columns, columns))
+        raise Broken(f"its {split} has these further columns: {have}; its contract declares: {declared}")
     return found
 
 
@@ -76,7 +79,12 @@ class Domains:
     def split(self, name: str, split: str) -> Split:
         """A split of a domain: ``train``, ``query`` or ``gallery``."""
         dataset = self[name]
-        return call("dataset", dataset, f"its {split}", _split_of, dataset, split)
+        return call("dataset", dataset, f"its {split}", _split_of, dataset, split, self.columns(name))
+
+    def columns(self, name: str) -> frozenset[str]:
+        """The names of the further columns of a domain, as its contract declares them; reads no data."""
+        spec = self.specs[name]
+        return contract("dataset", {"type": spec} if isinstance(spec, str) else spec).columns
 
     def own_images(self, name: str) -> np.ndarray:
         """Pairs (M,2) of query and gallery positions of a domain that refer to the same file."""

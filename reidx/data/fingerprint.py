@@ -12,7 +12,8 @@ from reidx.data.datasets import Dataset, Split
 
 
 def fingerprint(dataset: Dataset) -> dict[str, dict[str, Any]]:
-    """The fingerprint of each split: its image count and digests of file names, file sizes, identities and cameras.
+    """The fingerprint of each split: its image count and digests of file names, file sizes, identities, cameras and
+    further columns.
 
     File names are relative to their common folder, so that the data set may be moved; if a table also lists files outside
     the data set's folder, those are relative to a second common folder. No file is opened, so a change that preserves a
@@ -41,6 +42,7 @@ def _starts(folders: set[str], root: str) -> dict[str, str]:
 def _split(split: Split, starts: dict[str, str]) -> dict[str, Any]:
     names = [os.path.join(starts[os.path.dirname(path)], os.path.basename(path)) for path in split.paths]
     sizes = np.array([_size(path) for path in split.paths], dtype=np.int64)
+    columns = {name: _digest(column.tobytes()) for name, column in sorted(split.columns.items())}
     ids = b"" if split.ids is None else split.ids.tobytes()
     return {
         "images": len(split),
@@ -48,6 +50,7 @@ def _split(split: Split, starts: dict[str, str]) -> dict[str, Any]:
         "sizes": _digest(sizes.tobytes()),
         "ids": _digest(ids),
         "cameras": _digest(split.cameras.tobytes()),
+        **({"columns": columns} if columns else {}),
     }
 
 

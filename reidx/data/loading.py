@@ -24,13 +24,19 @@ class LabelledView(Dataset[Any]):
     """The training images of a domain under one labelling; immutable, so that workers never read a stale one.
 
     A relabelling makes a new view. Positions index the domain's training split; ``labels=None`` makes an unlabelled
-    view. ``others`` are further labellings of the images, by name.
+    view. ``others`` are further labellings of the images, ``columns`` further columns of the data set, by name.
     """
 
     def __init__(
-        self, store: ImageStore, cameras: np.ndarray, labels: LabelSet | None, others: Mapping[str, LabelSet] | None = None
+        self,
+        store: ImageStore,
+        cameras: np.ndarray,
+        labels: LabelSet | None,
+        others: Mapping[str, LabelSet] | None = None,
+        columns: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.store = store
+        self.columns = {name: torch.from_numpy(column) for name, column in (columns or {}).items()}
         self.cameras = torch.from_numpy(cameras)
         given = {} if labels is None else {k: torch.from_numpy(v) for k, v in labels.arrays().items()}
         self.targets, self.weights = given.pop("labels", None), given.pop("weights", None)
@@ -57,8 +63,8 @@ class LabelledView(Dataset[Any]):
                 ("soft_targets", self.soft_targets),
             )
         }
-        extra = {name: column[index] for name, column in self.extra.items()}
-        return Batch(self.store.batch(positions), index, **labelled, extra=extra)
+        extra, columns = ({name: column[index] for name, column in of.items()} for of in (self.extra, self.columns))
+        return Batch(self.store.batch(positions), index, **labelled, extra=extra, columns=columns)
 
 
 def identity_collate(batch: Batch) -> Batch:

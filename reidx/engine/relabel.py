@@ -223,7 +223,7 @@ class Relabeller:
         split = self.domains.split(domain, "train")
         previous = self.labels[name].labels if name in self.labels else None
         with self.reporter.work(f"epoch {epoch + 1}: clustering {domain}", len(split)) as work:
-            labels = plan.pipeline(features, epoch=epoch, cameras=split.cameras, previous=previous)
+            labels = plan.pipeline(features, epoch=epoch, cameras=split.cameras, previous=previous, columns=split.columns)
             work.advance(len(split))
         self.labels[name] = labels
         if plan.settings.monitor and split.ids is not None:
@@ -234,7 +234,8 @@ class Relabeller:
     @span("reset")
     def _reset(self, labelling: str, domain: str, extracted: Mapping[Source, dict[str, Tensor]], flip: bool) -> None:
         device = self.model.device
-        cameras = torch.from_numpy(self.domains.split(domain, "train").cameras)
+        named_columns = self.domains.split(domain, "train").named_columns()
+        columns = {column: torch.from_numpy(values).to(device) for column, values in named_columns.items()}
         labels = torch.from_numpy(self.labels[labelling].labels)
         for name, wiring in self._memories(labelling).items():
             memory = self.model.memories[name]
@@ -243,7 +244,7 @@ class Relabeller:
                 features = _of(extracted, domain, wiring["network"], flip, wiring["feature"])
             with replacing_parameters(memory, self.optimizer()):  # type: ignore[arg-type]
                 given = None if features is None else features.to(device, torch.float32), labels.to(device)
-                named = named_inputs(memory.reset, {"cameras": cameras.to(device)})  # type: ignore[arg-type]
+                named = named_inputs(memory.reset, columns)  # type: ignore[arg-type]
                 call("memory", memory, "reset", memory.reset, *given, **named)  # type: ignore[arg-type]
             expect_columns(memory, self.labels[labelling].count)
             distributed.broadcast_(list(call("memory", memory, "state_dict", memory.state_dict).values()))  # type: ignore[arg-type]

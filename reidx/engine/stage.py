@@ -230,20 +230,20 @@ class StageRun:
 
     def _stream(self, name: str) -> Any:
         stream = self.stage.streams[name]
-        cameras = self.domains.split(stream.domain, "train").cameras
+        split = self.domains.split(stream.domain, "train")
         labels: LabelSet | None = self.relabeller.labels[stream.labels] if stream.labels else None
         store = self.domains.images(stream.domain, "train")
         if self.domains.on_device:
             with self.reporter.counted(f"train of {stream.domain}: decoding") as progress:
                 store.move_to(self.model.device, progress)
         others = {labelling: self.relabeller.labels[labelling] for labelling in self.stage.named_labellings(name)}
-        view = LabelledView(store, cameras, labels, others)
+        view = LabelledView(store, split.cameras, labels, others, split.columns)
         sampler = build(
             "sampler",
             stream.sampler,
             where=f"streams.{name}.sampler",
             labels=None if labels is None else labels.labels,
-            cameras=cameras,
+            cameras=split.cameras,
             images=len(view),
             batches=self.stage.iters,
             rank=distributed.rank(),
@@ -280,8 +280,9 @@ class StageRun:
         def ranked(reranking: Reranking | None = None) -> Evaluation:
             people, cameras = (query.ids, gallery.ids), (query.cameras, gallery.cameras)
             return evaluate(
-                *features, *people, *cameras, protocol, settings.metric, own=own, reranking=reranking, details=reranking is None
-            )
+                *features, *people, *cameras, protocol, settings.metric, own=own, columns=(query.columns, gallery.columns),
+                reranking=reranking, details=reranking is None,
+            )  # fmt: skip
 
         with span("rank"):
             result = ranked()

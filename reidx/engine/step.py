@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from reidx import distributed
 from reidx.config.schema import memory_streams, names_in
 from reidx.contracts import Batch, Features, mean_normalized, named_inputs
-from reidx.engine.objective import BoundTerm, Objective, average_of
+from reidx.engine.objective import BoundTerm, Objective, average_of, columns_by_name
 from reidx.memories import Memory
 from reidx.models.forward import forward_in_parts
 from reidx.models.network import Network
@@ -233,9 +233,8 @@ class StageModel(BaseModel):
                 targets = [streams[stream].targets for stream in taken]
                 index = [streams[stream].index for stream in taken]
                 seen = torch.cat(features), torch.cat(targets), torch.cat(index)  # type: ignore[arg-type]
-                cameras = [streams[stream].cameras for stream in taken]
-                known = {"cameras": None if any(one is None for one in cameras) else torch.cat(cameras)}  # type: ignore[arg-type]
-                call("memory", memory, "update", memory.update, *seen, **named_inputs(memory.update, known))
+                named = named_inputs(memory.update, columns_by_name([streams[stream] for stream in taken]))
+                call("memory", memory, "update", memory.update, *seen, **named)
 
 
 def interleave_for_bn(sizes: list[int], group: int | None) -> Tensor:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
+from reidx.contracts import named_inputs
 from reidx.registry.seam import call, full_checks
+
+Columns = tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]
+"""Further columns of the queries (Q,) and of the gallery (G,), by name."""
 
 JUNK = -1  # Market-1501's identity number for boxes that show no person well enough to count either way
 
@@ -27,7 +32,10 @@ class Protocol:
     def ignored(
         self, query_ids: np.ndarray, gallery_ids: np.ndarray, query_cams: np.ndarray, gallery_cams: np.ndarray
     ) -> np.ndarray:
-        """Bool (Q, G): gallery images that neither help nor harm the query."""
+        """Bool (Q, G): gallery images that neither help nor harm the query.
+
+        A subclass may add keyword arguments ``query_NAME`` and ``gallery_NAME``, which get the column NAME of the data set.
+        """
         skip = np.broadcast_to(gallery_ids == JUNK, (len(query_ids), len(gallery_ids)))
         if not self.camera_filter:
             return skip
@@ -53,6 +61,21 @@ class NoCameraFilter(Protocol):
         super().__init__("no_camera_filter", "1", camera_filter=False)
 
 
+def ignored(
+    rule: Protocol, known: tuple[np.ndarray, ...], queries: Any, images: Any, columns: Columns | None = None
+) -> np.ndarray:
+    """Bool (Q, G) of ``rule`` for some of the queries and gallery images, selected by an index.
+
+    ``known`` are the ids of queries and gallery, then their cameras; ``columns`` are passed by name.
+    """
+    query_ids, gallery_ids, query_cams, gallery_cams = known
+    pairs = query_ids[queries], gallery_ids[images], query_cams[queries], gallery_cams[images]
+    by_query, by_gallery = ({}, {}) if columns is None else columns
+    named = {f"query_{name}": column[queries] for name, column in by_query.items()}
+    named |= {f"gallery_{name}": column[images] for name, column in by_gallery.items()}
+    return call("protocol", rule, "ignored", rule.ignored, *pairs, **named_inputs(rule.ignored, named))
+
+
 def has_match(
     rule: Protocol,
     q_ids: np.ndarray,
@@ -60,6 +83,7 @@ def has_match(
     q_cams: np.ndarray,
     g_cams: np.ndarray,
     own: np.ndarray | None = None,
+    columns: Columns | None = None,
 ) -> np.ndarray:
     """Mask (Q,) of the queries with a gallery image of their identity that counts.
 
@@ -73,10 +97,9 @@ def has_match(
             order[np.searchsorted(ids, who, "left", order) : np.searchsorted(ids, who, "right", order)]
             for order, ids in ((by_query, q_ids), (by_gallery, g_ids))
         )
-        pairs = q_ids[queries], g_ids[images], q_cams[queries], g_cams[images]
         with full_checks(number == 0):
-            counts[queries] = (~call("protocol", rule, "ignored", rule.ignored, *pairs)).sum(axis=1)
-    np.subtract.at(counts, own_matches(rule, q_ids, g_ids, q_cams, g_cams, own)[:, 0], 1)
+            counts[queries] = (~ignored(rule, (q_ids, g_ids, q_cams, g_cams), queries, images, columns)).sum(axis=1)
+    np.subtract.at(counts, own_matches(rule, q_ids, g_ids, q_cams, g_cams, own, columns)[:, 0], 1)
     return counts > 0
 
 
@@ -87,13 +110,13 @@ def own_matches(
     q_cams: np.ndarray,
     g_cams: np.ndarray,
     own: np.ndarray | None = None,
+    columns: Columns | None = None,
 ) -> np.ndarray:
     """The pairs of ``own`` (M,2) that the rule alone would count as matches, so that they must be excluded."""
     if own is None:
         return np.zeros((0, 2), np.int64)
     kept = [
-        q_ids[q] == g_ids[g]
-        and not call("protocol", rule, "ignored", rule.ignored, q_ids[[q]], g_ids[[g]], q_cams[[q]], g_cams[[g]])[0, 0]
+        q_ids[q] == g_ids[g] and not ignored(rule, (q_ids, g_ids, q_cams, g_cams), [q], [g], columns)[0, 0]
         for q, g in own
     ]
     return own[np.array(kept, bool)]
@@ -106,6 +129,7 @@ def no_match(
     q_cams: np.ndarray,
     g_cams: np.ndarray,
     own: np.ndarray | None = None,
+    columns: Columns | None = None,
 ) -> str:
     """The message for queries without any match: the contents of both sides, and the remedy."""
 
@@ -123,7 +147,7 @@ def no_match(
             "No identity is on both sides: were query and gallery identities renumbered separately, "
             "or is one of them another split?"
         )
-    elif lost := len(np.unique(own_matches(rule, q_ids, g_ids, q_cams, g_cams, own)[:, 0])):
+    elif lost := len(np.unique(own_matches(rule, q_ids, g_ids, q_cams, g_cams, own, columns)[:, 0])):
         advice = (
             f"{lost} of {len(q_ids)} queries are gallery images, too, and an image is not its own match: give the gallery "
             "other images of these people."

@@ -21,12 +21,11 @@ from torch import Tensor
 
 from reidx.errors import ConfigError, DataError
 from reidx.evaluation.counting import count_ranks
-from reidx.evaluation.protocols import Market1501, Protocol, no_match
+from reidx.evaluation.protocols import Columns, Market1501, Protocol, ignored, no_match
 from reidx.evaluation.reranking import Reranking
 from reidx.labels.compiled import in_threads
 from reidx.labels.features import checked, unit
 from reidx.labels.neighbours.candidates import UNDERFLOW, exact_products
-from reidx.registry.seam import call
 
 _BLOCK_BYTES = 32 << 20
 _RANKS = 50
@@ -64,6 +63,7 @@ def evaluate(
     metric: str = "euclidean",
     *,
     own: np.ndarray | None = None,
+    columns: Columns | None = None,
     reranking: Reranking | None = None,
     details: bool = False,
     top: int = 10,
@@ -75,6 +75,7 @@ def evaluate(
     the mean of matches / rank of the last match; both over the queries that have a match. Equal distances are ordered
     by gallery index. `protocol` is by default Market1501. `metric` is "euclidean", on the features as they are, or
     "cosine". `own` (M, 2) are pairs of positions of a query and a gallery image that are the same image, which is ignored.
+    `columns` are further columns of queries and gallery, for a protocol that names them.
     `reranking` is the result of `rerank` on the same features. With `details` the result also holds AP and the `top`
     nearest images of each query.
     Distances are computed on `device`, by default that of the query features.
@@ -105,7 +106,7 @@ def evaluate(
     x, y = query.cpu().numpy(), gallery.cpu().numpy()
     for start, block, error in _distance_blocks(query, gallery, place):
         rows = slice(start, start + len(block))
-        skip = call("protocol", rule, "ignored", rule.ignored, q_ids[rows], g_ids, q_cams[rows], g_cams)
+        skip = ignored(rule, (q_ids, g_ids, q_cams, g_cams), rows, slice(None), columns)
         skip = _without_own(skip, own, start)
         factor, offset = _reranked(reranking, rows)
         in_threads(
@@ -114,7 +115,7 @@ def evaluate(
         )  # fmt: skip
     valid = first > 0
     if not valid.any():
-        raise DataError(no_match(rule, q_ids, g_ids, q_cams, g_cams, own))
+        raise DataError(no_match(rule, q_ids, g_ids, q_cams, g_cams, own, columns))
     histogram = np.bincount(first[valid] - 1, minlength=_RANKS)
     card = {
         "protocol": rule.name,

@@ -57,9 +57,15 @@ class LabelPipeline:
         return frozenset(wanted.union(*(getattr(refiner, "requires", ()) for refiner in self.refiners)))
 
     def __call__(
-        self, features: dict[str, Tensor], *, epoch: int, cameras: np.ndarray, previous: np.ndarray | None = None
+        self,
+        features: dict[str, Tensor],
+        *,
+        epoch: int,
+        cameras: np.ndarray,
+        previous: np.ndarray | None = None,
+        columns: Mapping[str, np.ndarray] | None = None,
     ) -> LabelSet:
-        """Label every image of the bank; distance and clusterer get ``cameras`` (N,) if they name it.
+        """Label every image of the bank; distance and clusterer get those of ``cameras`` and ``columns`` (N,) that they name.
 
         Raises :class:`DataError` if features are not finite or no cluster was found or kept, and :class:`ReidxError` if the
         processes of a distributed job find different labels.
@@ -71,9 +77,11 @@ class LabelPipeline:
                     f"Epoch {epoch + 1}: the feature {name!r} of {int(wrong.sum())} images is not finite; the network "
                     "has diverged. Lower the learning rate or use precision: fp32."
                 )
+        columns = {} if columns is None else columns
+        known = {"cameras": cameras, **columns}
         graph = None
         if getattr(self.clusterer, "clusterer_input", "graph") == "graph":
-            graph = self._graph(features, cameras, self._reach())
+            graph = self._graph(features, known, self._reach())
 
         @span("cluster")
         def cluster(**settings: Any) -> np.ndarray:
@@ -81,14 +89,14 @@ class LabelPipeline:
             if clusterer is None:
                 raise ValueError(f"a refiner clusters with {settings}, which is not among its variations")
             given = features[self.feature] if graph is None else graph
-            named = named_inputs(clusterer, {"cameras": cameras})
+            named = named_inputs(clusterer, known)
             found = call("clusterer", clusterer, "__call__", clusterer, given, **named)
             return np.asarray(found, dtype=np.int64)
 
         labels = LabelSet(cluster())
         if labels.count == 0:
-            raise DataError(self._no_cluster_message(epoch, None if graph is None else features, cameras))
-        context = RefinerContext(features, self.feature, graph, self.clusterer, cluster, epoch, previous, cameras)
+            raise DataError(self._no_cluster_message(epoch, None if graph is None else features, known))
+        context = RefinerContext(features, self.feature, graph, self.clusterer, cluster, epoch, previous, cameras, columns)
         found = labels.count
         for refiner in self.refiners:
             with span("refine"):
@@ -110,24 +118,24 @@ class LabelPipeline:
         return max(getattr(part, "reach", 1.0) for part in (*clusterers, *self.refiners))
 
     @span("distance")
-    def _graph(self, features: dict[str, Tensor], cameras: np.ndarray, within: float) -> csr_array:
+    def _graph(self, features: dict[str, Tensor], known: Mapping[str, np.ndarray], within: float) -> csr_array:
         several = getattr(self.distance, "requires", None)
         given = {name: features[name] for name in several} if several else features[self.feature]
-        named = named_inputs(self.distance, {"within": within, "cameras": cameras})
+        named = named_inputs(self.distance, {"within": within, **known})
         graph = call("distance", self.distance, "__call__", self.distance, given, **named)
         images = len(features[self.feature])
         return call("distance", self.distance, "the graph that it returned", _validated_graph, self.distance, graph, images)
 
-    def _no_cluster_message(self, epoch: int, features: dict[str, Tensor] | None, cameras: np.ndarray) -> str:
+    def _no_cluster_message(self, epoch: int, features: dict[str, Tensor] | None, known: Mapping[str, np.ndarray]) -> str:
         from scipy.sparse import csr_array  # slow to import, and used only here
 
-        advice, images = "", len(cameras)
+        advice, images = "", len(known["cameras"])
         if features is not None:
             # up to half-way first, which usually suffices: nearly all pairs are just below 1
             apart, graph = np.empty(0), csr_array((images, images), dtype=np.float32)
             for within in ((1 + self._reach()) / 2, 1.0):
                 try:
-                    graph = self._graph(features, cameras, within)
+                    graph = self._graph(features, known, within)
                 except DataError:  # too many pairs to be stored: use those found so far
                     break
                 apart = graph.data[graph.data > 1e-6]

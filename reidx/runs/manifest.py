@@ -316,7 +316,7 @@ def _other_data(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
         old, new = (data.get(domain, {}).get(split, {}) for data in (before, after))
         if old != new:
             counts = " → ".join(f"{side.get('images', '?')} images" if side else "unknown" for side in (old, new))
-            others = [key for key in ("files", "sizes", "ids", "cameras") if old.get(key) != new.get(key)]
+            others = [key for key in ("files", "sizes", "ids", "cameras", "columns") if old.get(key) != new.get(key)]
             changed[f"data.{domain}.{split}"] = f"{counts}, different {', '.join(others)}"
     return changed
 

@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from reidx.contracts import Contract, LabelSet, RefinerContext, inputs_of, named_inputs
+from reidx.contracts import (
+    RESERVED,
+    Contract,
+    LabelSet,
+    RefinerContext,
+    inputs_of,
+    inputs_of_kind,
+    named_inputs,
+)
 from reidx.labels.clusterers.dbscan import DBSCAN
 from reidx.labels.pipeline import check_labels, variations
 from reidx.memories import Memory
@@ -83,9 +91,14 @@ def known_labels() -> np.ndarray:
     return np.repeat(np.arange(GROUPS), MEMBERS).astype(np.int64)
 
 
-def known_columns() -> dict[str, np.ndarray]:
-    """Return the columns (N,) of the images of :func:`grouped_features` by name: three cameras."""
-    return {"cameras": np.arange(len(known_labels())) % 3}
+def known_columns(kind: str = "", component: Any = None) -> dict[str, np.ndarray]:
+    """Return the columns (N,) of the images of :func:`grouped_features` by name: three cameras.
+
+    Other inputs that a component requires count as columns of the data set, of five values.
+    """
+    further = inputs_of_kind(kind, type(component))[0] - RESERVED
+    numbers = np.arange(len(known_labels()))
+    return {"cameras": numbers % 3, **dict.fromkeys(sorted(further), numbers % 5)}
 
 
 def cluster_pairs_of_groups(**_: object) -> np.ndarray:
@@ -146,7 +159,8 @@ def loss_inputs(alike: bool, classes: int = 4, parts: Collection[str] = ()) -> d
 def inputs_provided_to(entry: Entry, names: Collection[str]) -> tuple[dict[str, Tensor], Memory | None]:
     """Return further inputs of a loss, for the first 8 images, and the memory that provides them, if any.
 
-    They come from an installed refiner or memory, preferably of the loss's own plugin.
+    They come from an installed refiner or memory, preferably of the loss's own plugin; inputs that none provides count as
+    columns of the data set, of three values.
     """
     found: dict[str, Tensor] = {}
     memory: Memory | None = None
@@ -154,8 +168,9 @@ def inputs_provided_to(entry: Entry, names: Collection[str]) -> tuple[dict[str, 
         offered = [e for kind in ("refiner", "memory") for e in builder.registry().entries(kind)]
         entries = [e for e in offered if name in contract_of_example(e).provides]
         entries.sort(key=lambda e: e.namespace != entry.namespace)
-        expect(bool(entries), f"its forward takes {name}, which no installed refiner or memory provides")
-        if entries[0].kind == "refiner":
+        if not entries:
+            found[name] = torch.arange(8) % 3
+        elif entries[0].kind == "refiner":
             refined = refined_by(entries[0], known_labels())
             found[name] = torch.from_numpy(refined.extra[name][:8])
         else:
@@ -174,13 +189,13 @@ def filled_memory(entry: Entry) -> Memory:
 
 def reset_memory(memory: Memory, features: Tensor | None, labels: Tensor) -> None:
     """Reset a memory to a labelling of the grouped features, with the columns that it names."""
-    columns = {name: torch.from_numpy(column) for name, column in known_columns().items()}
+    columns = {name: torch.from_numpy(column) for name, column in known_columns("memory", memory).items()}
     memory.reset(features, labels, **named_inputs(memory.reset, columns))
 
 
 def update_memory(memory: Memory, features: Tensor, labels: Tensor, index: Tensor) -> None:
     """Update a memory with images of the grouped features, with the columns that it names."""
-    columns = {name: torch.from_numpy(column)[index] for name, column in known_columns().items()}
+    columns = {name: torch.from_numpy(column)[index] for name, column in known_columns("memory", memory).items()}
     memory.update(features, labels, index, **named_inputs(memory.update, columns))
 
 

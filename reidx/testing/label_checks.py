@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from reidx.contracts import INPUTS, LabelSet, inputs_of, named_inputs
+from reidx.contracts import INPUTS, LabelSet, inputs_of, inputs_of_kind, named_inputs
 from reidx.errors import DataError
 from reidx.labels.graph import checked_graph
 from reidx.memories import Memory
@@ -48,7 +48,7 @@ def gives_a_graph(entry: Entry) -> None:
     views = contract_of_example(entry).requires
     features, same = grouped_features(), known_labels()[:, None] == known_labels()
     given = feature_views(views) if views else features
-    named = named_inputs(distance, known_columns())
+    named = named_inputs(distance, known_columns("distance", distance))
     graph = distance(given, **named)
     expect(isinstance(graph, csr_array), f"it returned {type(graph).__name__}, not a csr_array")
     try:
@@ -80,7 +80,7 @@ def gives_labels(entry: Entry) -> None:
 
     def clustered(given: object) -> np.ndarray:
         clusterer = build_component(entry, seed=1)
-        return clusterer(given, **named_inputs(clusterer, known_columns()))
+        return clusterer(given, **named_inputs(clusterer, known_columns("clusterer", clusterer)))
 
     labels = clustered(given)
     expect_labelling(LabelSet(labels), len(known_labels()))
@@ -203,12 +203,15 @@ def ignores_each_row_independently(entry: Entry) -> None:
     random = np.random.default_rng(0)
     query_ids, gallery_ids = random.integers(0, 6, 20), random.integers(-1, 6, 50)
     query_cameras, gallery_cameras = random.integers(0, 3, 20), random.integers(0, 3, 50)
-    skip = protocol.ignored(query_ids, gallery_ids, query_cameras, gallery_cameras)
+    needed, _ = inputs_of_kind("protocol", type(protocol))
+    columns = {name: random.integers(0, 4, 20 if name.startswith("query_") else 50) for name in sorted(needed)}
+    skip = protocol.ignored(query_ids, gallery_ids, query_cameras, gallery_cameras, **columns)
     expect(
         skip.shape == (20, 50) and skip.dtype == np.bool_,
         f"it gave {skip.dtype} {skip.shape}, not bool (Q,G)",
     )
-    rows = protocol.ignored(query_ids[7:9], gallery_ids, query_cameras[7:9], gallery_cameras)
+    two = {name: column[7:9] if name.startswith("query_") else column for name, column in columns.items()}
+    rows = protocol.ignored(query_ids[7:9], gallery_ids, query_cameras[7:9], gallery_cameras, **two)
     expect(np.array_equal(rows, skip[7:9]), "the images that a query ignores depend on the other queries")
     matches = query_ids[:, None] == gallery_ids
     expect(bool((matches & ~skip).any()), "it ignores every match")

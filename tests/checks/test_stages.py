@@ -10,7 +10,9 @@ import pytest
 from torch import Tensor, nn
 
 import reidx
+from reidx.contracts import INPUTS
 from reidx.errors import ConfigError, PluginError
+from reidx.evaluation import Protocol
 from reidx.testing.tiny import tiny_experiment, write_experiment
 
 ROWS = {"memory": "LinearClassifier"}
@@ -164,6 +166,79 @@ def test_named_input_that_nothing_provides(refused, register, kind, part, change
     )
 
 
+# ---- columns of the data set
+
+
+class Wardrobe:
+    """Data set with a column."""
+
+    columns = frozenset({"clothes"})
+
+
+class ClothesLoss(nn.Module):
+    """Loss with an input that a data set may provide."""
+
+    def forward(self, features: Tensor, clothes: Tensor) -> Tensor: ...
+
+
+class ClothesProtocol(Protocol):
+    """Protocol with an input that a data set may provide."""
+
+    def __init__(self) -> None: ...
+
+    def ignored(self, query_ids, gallery_ids, query_cams, gallery_cams, *, query_clothes, gallery_clothes=None): ...  # type: ignore[override]
+
+
+class ClothesRefiner:
+    """Refiner that provides an array with the name of a column."""
+
+    provides = frozenset({"clothes"})
+
+
+WARDROBE = {"image_size": [48, 24], "domains": {"target": "Wardrobe"}}
+CLOTHES = {
+    "labels": labels(distance="ClothesDistance", clusterer="ClothesClusterer"),
+    "memories": {"rows": {"memory": "ClothesMemory"}},
+    "objective": [{"loss": "ClothesLoss"}],
+    "evaluate": {"domain": "target", "protocol": "ClothesProtocol"},
+}
+
+
+@pytest.fixture
+def wardrobe(register):
+    for kind, part in (("dataset", Wardrobe), ("distance", ClothesDistance), ("clusterer", ClothesClusterer),
+                       ("memory", ClothesMemory), ("loss", ClothesLoss), ("protocol", ClothesProtocol),
+                       ("refiner", ClothesRefiner)):  # fmt: skip
+        register(kind, part)
+
+
+@pytest.mark.usefixtures("wardrobe")
+def test_columns_of_the_data_set_are_named_inputs(refused):
+    assert refused(data=WARDROBE, **CLOTHES) == ""
+    for key, value in CLOTHES.items():
+        assert "clothes', which no" in refused(**{key: value})
+    message = refused(evaluate=CLOTHES["evaluate"])
+    assert message.startswith("protocol: ClothesProtocol | stages.0.evaluate.protocol: protocol ClothesProtocol (from the test")
+    assert message.endswith("takes 'query_clothes', which nothing here provides. Available by name: nothing.")
+
+
+@pytest.mark.usefixtures("wardrobe")
+def test_refiner_must_not_provide_the_name_of_a_column(refused):
+    changes = {"labels": labels(refiners=["ClothesRefiner"])}
+    assert refused(**changes) == ""
+    assert refused(data=WARDROBE, **changes).endswith(
+        "stages.0.labels.labellings.main.refiners.0: ClothesRefiner provides 'clothes', but domain 'target' has a column of "
+        "that name. Rename the column."
+    )
+
+
+@pytest.mark.parametrize("name", ["features", "within", "two words", "class", ""])
+def test_column_must_be_usable_as_an_argument(refused, name):
+    table = {"type": "CSV", "path": "t.csv", "columns": ["clothes", name]}
+    message = refused(data={**WARDROBE, "domains": {"target": table}})
+    assert message.startswith(f"target: | data.domains.target: a component gets the column {name!r} by an argument")
+
+
 # ---- features
 
 
@@ -309,9 +384,10 @@ def test_loss_needs_labels_of_its_stream(refused):
 
 
 def test_loss_with_unknown_input_blames_the_plugin(refused):
-    message = refused(objective=[{"loss": "Greedy"}])
-    assert message.startswith(
-        "loss Greedy: its forward takes 'colours', which nothing installed provides; a loss may take features, targets,"
+    place = f"{__file__}:{Greedy.forward.__code__.co_firstlineno}"
+    assert refused(objective=[{"loss": "Greedy"}]) == (
+        f"loss: Greedy | stages.0.objective.0: loss Greedy (from the test, {place}): its forward takes 'colours', which "
+        f"nothing here provides. Available by name: {', '.join(INPUTS)}."
     )
 
 

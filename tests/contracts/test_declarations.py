@@ -179,10 +179,6 @@ class Vector(nn.Module):
     """Loss that is not reduced."""
     def forward(self, features): return features.sum(1)
 
-class Nosy(nn.Module):
-    """Loss with an unknown input."""
-    def forward(self, features, truth): return features.sum()
-
 class Rootless(nn.Module):
     """Loss with an infinite gradient at distance 0."""
     def forward(self, features): return (features - features.mean(0)).square().sum(1).sqrt().mean()
@@ -275,7 +271,6 @@ CAUGHT = [
     ("memory", "Detached", "follows_the_memory_cycle", "no gradient"),
     ("memory", "Forgetful", "restores_from_a_checkpoint", "other scores"),
     ("loss", "Vector", "returns_a_scalar_with_a_gradient", "no scalar"),
-    ("loss", "Nosy", "returns_a_scalar_with_a_gradient", "takes truth"),
     ("loss", "Rootless", "returns_a_scalar_with_a_gradient", "gradient for all images alike"),
     ("alignment", "Constant", "aligns_two_domains", "no gradient"),
     ("alignment", "Tuple", "aligns_two_domains", "no scalar"),

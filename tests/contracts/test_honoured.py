@@ -36,6 +36,7 @@ VALUES: dict[str, Any] = {
     "accepts_parts": {"features"},
     "requires_parts": {"features"},
     "column_meaning": "images",
+    "columns": {"clothes"},
 }
 
 
@@ -127,6 +128,7 @@ def test_defaults_and_other_attributes_are_no_declarations() -> None:
         outliers = property(lambda self: "never")
         provides = 3
 
+    assert contract_of(made(outliers=Quiet.outliers, columns=Quiet.outliers)) == Contract()
     assert declared_by(Quiet) == {} == declared_by(contract_of(type("Empty", (), {})))
     assert declared_by(made(requires=["a"], requires_tail=True)) == {"requires": ["a"], "requires_tail": True}
 

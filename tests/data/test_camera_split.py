@@ -16,7 +16,7 @@ from reidx.data.datasets.camera_split import split_identities
 from reidx.data.domains import Domains
 from reidx.data.fingerprint import fingerprint
 from reidx.errors import ConfigError, DataError
-from reidx.registry.build import build, nested_in
+from reidx.registry.build import build, contract, nested_in
 from reidx.testing.tiny import tiny_domain, write_experiment
 
 PEOPLE, CAMERAS = range(1, 10), range(1, 7)
@@ -54,6 +54,20 @@ def test_sides_have_different_people_and_cameras(market: str) -> None:
         assert all(Path(path).is_file() for path in data.train.paths)
         rows = zip(data.train.paths, data.train.ids.tolist(), data.train.cameras.tolist())
         assert all((int(Path(path).name[:4]), int(Path(path).name[6]) - 1) == (who, c) for path, who, c in rows)
+
+
+def test_sides_keep_the_columns_of_the_data_set(tmp_path: Path) -> None:
+    rows = ["path,pid,camid,split,clothes"]
+    for place, (who, camera) in enumerate((who, camera) for who in range(4) for camera in range(4)):
+        (tmp_path / f"{place}.jpg").touch()
+        split = "train" if who < 2 else ("query", "gallery")[camera % 2]
+        rows.append(f"{place}.jpg,{who},{camera},{split},{10 * who + camera}")
+    (tmp_path / "t.csv").write_text("\n".join(rows), encoding="utf-8")
+    table = {"type": "CSV", "path": str(tmp_path / "t.csv"), "columns": ["clothes"]}
+    assert contract("dataset", {"type": "CameraSplit", "of": table, "side": "source", "cameras": [1]}).columns == {"clothes"}
+    made = CameraSplit(table, "source", [1, 2])
+    for part in (made.train, made.query, made.gallery):
+        assert len(part) and part.columns["clothes"].tolist() == (10 * part.ids + part.cameras).tolist()
 
 
 def test_queries_without_a_match_are_counted(market: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 
 from reidx.contracts import Batch, LabelSet
+from reidx.data.datasets import Dataset as Domain
+from reidx.data.datasets import Split
 from reidx.data.domains import Domains
 from reidx.data.images import ImageStore
 from reidx.data.loading import LabelledView, StreamLoader, batches
@@ -81,6 +83,47 @@ def test_batch_can_switch_to_another_labelling(store: ImageStore) -> None:
     assert under.images is batch.images
     assert under.index is batch.index
     assert under.cameras is batch.cameras
+
+
+def test_batch_has_the_columns_of_the_data_set(store: ImageStore) -> None:
+    clothes = np.arange(10, dtype=np.int64) * 7
+    view = LabelledView(store, CAMERAS, LabelSet(LABELS), {"u": LabelSet(LABELS[::-1].copy())}, {"clothes": clothes})
+    batch = view.__getitems__([7, 2])
+    assert batch.columns["clothes"].tolist() == [49, 14] and batch.extra.keys() == {"labels@u"}
+    assert {name: column.tolist() for name, column in batch.named_columns().items()} == {"cameras": [1, 2], "clothes": [49, 14]}
+    assert batch.with_labelling("u").columns["clothes"].tolist() == [49, 14]
+    assert batch.each(lambda column: column[:1]).columns["clothes"].tolist() == [49]
+    assert next(iter(batches(view, [[1, 3]], 0))).columns["clothes"].tolist() == [7, 21]
+    assert view_of(store)[1].columns == {}
+
+
+class Undeclared(Domain):
+    """Data set with a column that its contract does not declare."""
+
+    name, dropped, root = "undeclared", {}, ""  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        self.train = Split(["a.jpg"], None, np.zeros(1, np.int64), {"clothes": np.zeros(1, np.int64)})
+
+
+class Declared(Undeclared):
+    """Data set with a column that its contract declares."""
+
+    columns = frozenset({"clothes"})
+
+
+def test_columns_must_be_those_of_the_contract(register: Callable[[str, type], None]) -> None:
+    register("dataset", Undeclared)
+    register("dataset", Declared)
+    domains = Domains({**data(Path()), "domains": {"bad": "Undeclared", "good": {"type": "Declared"}}})
+    with pytest.raises(RuntimeError, match=r"Undeclared .* these further columns: clothes; its contract declares: none"):
+        domains.split("bad", "train")
+    assert domains.split("good", "train").columns["clothes"].tolist() == [0] and domains.columns("bad") == frozenset()
+
+
+def test_column_needs_a_number_for_each_image() -> None:
+    with pytest.raises(ValueError, match="clothes must be 1 int64 values"):
+        Split(["a.jpg"], None, np.zeros(1, np.int64), {"clothes": np.zeros(2, np.int64)})
 
 
 def reachable(thing: object) -> Iterator[np.ndarray]:

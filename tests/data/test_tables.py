@@ -197,3 +197,51 @@ def test_fingerprint_is_independent_of_the_location(folder, tmp_path, monkeypatc
 
 def test_table_ids_are_int64(folder):
     assert read(*ROWS).train.ids.dtype == np.int64
+
+
+# ---- further columns
+
+
+def with_columns(*rows: str, names: tuple[str, ...] = ("clothes",)) -> CSV:
+    Path("t.csv").write_text("\n".join([f"{HEAD},{','.join(names)}", *rows]), encoding="utf-8")
+    return CSV("t.csv", columns=names)
+
+
+@pytest.mark.parametrize(
+    ("values", "numbers"),
+    [
+        (("red", "blue", "", "green"), [2, 0, -1, 1]),  # in sorted order over all splits
+        (("7", "30", "", "07"), [7, 30, -1, 7]),
+        (("7", "30", "x", ""), [1, 0, 2, -1]),  # texts, as one of them is
+        (("", "", "", ""), [-1, -1, -1, -1]),
+    ],
+)
+def test_further_columns_are_numbered(folder, values, numbers):
+    data = with_columns(*(f"{row},{value}" for row, value in zip(ROWS, values)))
+    splits = [data.train, data.query, data.gallery]
+    assert np.concatenate([split.columns["clothes"] for split in splits]).tolist() == numbers
+    assert all(split.columns["clothes"].dtype == np.int64 for split in splits)
+    assert CSV.contract(columns=("clothes",)) == {"columns": {"clothes"}} and CSV.contract() == {"columns": frozenset()}
+
+
+def test_further_columns_must_be_there_and_unambiguous(folder):
+    rows = [f"{row},x" for row in ROWS]
+    with pytest.raises(DataError, match="no column track"):
+        Path("t.csv").write_text("\n".join([f"{HEAD},clothes", *rows]), encoding="utf-8")
+        CSV("t.csv", columns=("clothes", "track"))
+    with pytest.raises(DataError, match=r"line 6: \./c\.jpg is the image of line 4, under clothes 'y' here and 'x' there"):
+        with_columns(*rows, "c.jpg,2,0,gallery,y")
+    with pytest.raises(DataError, match="track is a number of 41 digits"):
+        with_columns(*(f"{row},{'9' * 41}" for row in ROWS), names=("track",))
+    for names in (("pid",), ("clothes", "clothes")):
+        with pytest.raises(ValueError, match=f"columns has {names[0]!r}"):
+            CSV("t.csv", columns=names)
+
+
+def test_fingerprint_includes_further_columns(folder):
+    prints = [fingerprint(with_columns(*(f"{row},{value}" for row in ROWS))) for value in "xyz"]
+    assert prints[0] == prints[1]  # the same numbers
+    other = fingerprint(with_columns(*(f"{row},{place}" for place, row in enumerate(ROWS))))
+    assert other["train"]["columns"].keys() == {"clothes"}
+    assert [key for key in other["train"] if other["train"][key] != prints[0]["train"][key]] == ["columns"]
+    assert "columns" not in fingerprint(read(*ROWS))["train"]

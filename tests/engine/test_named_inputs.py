@@ -1,4 +1,4 @@
-"""Cameras reach every component that names them, on one process and on two, for all images and for those of a step."""
+"""Cameras and a further column of the data set reach every component that names them, on one process and on two."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ import reidx
 from reidx.config.config import Config
 from reidx.contracts import LabelSet, RefinerContext
 from reidx.data.domains import Domains
+from reidx.evaluation.protocols import Protocol
 from reidx.labels.clusterers.dbscan import DBSCAN
 from reidx.labels.distances.jaccard import Jaccard
 from reidx.memories.classifier import LinearClassifier
 from reidx.runs import checkpoint as checkpoints
+from reidx.testing.tiny import tiny_domain
 
 TRUTH: dict[str, np.ndarray] = {}
 """Columns of the training images by name, against which the components compare what they get."""
+DATA = {"image_size": [48, 24], "interpolation": "bicubic", "workers": 0, "cache_gb": 1.0}
 ALL, STEP = 144, 8
 """Images of the domain, and images of a step over all processes."""
 
@@ -37,16 +40,16 @@ def compare_columns(index: Any = slice(None), **columns: Any) -> None:
 class SeeingDistance(Jaccard):
     """Jaccard distance with cameras."""
 
-    def __call__(self, features: Tensor, *, cameras: np.ndarray, within: float = 1.0) -> Any:  # type: ignore[override]
-        compare_columns(cameras=cameras)
+    def __call__(self, features: Tensor, *, cameras: np.ndarray, clothes: np.ndarray, within: float = 1.0) -> Any:  # type: ignore[override]
+        compare_columns(cameras=cameras, clothes=clothes)
         return super().__call__(features, within=within)
 
 
 class SeeingClusterer(DBSCAN):
     """DBSCAN with cameras."""
 
-    def __call__(self, graph: Any, cameras: np.ndarray) -> np.ndarray:  # type: ignore[override]
-        compare_columns(cameras=cameras)
+    def __call__(self, graph: Any, cameras: np.ndarray, clothes: np.ndarray) -> np.ndarray:  # type: ignore[override]
+        compare_columns(cameras=cameras, clothes=clothes)
         return super().__call__(graph)
 
 
@@ -57,7 +60,8 @@ class Again:
         return [{"eps": 0.65}]
 
     def __call__(self, labels: LabelSet, context: RefinerContext) -> LabelSet:
-        compare_columns(cameras=context.cameras)
+        compare_columns(cameras=context.cameras, **context.columns)
+        assert list(context.columns) == ["clothes"]
         assert np.array_equal(context.cluster(), labels.labels)
         context.cluster(eps=0.65)
         return labels
@@ -72,25 +76,68 @@ class SeeingMemory(LinearClassifier):
         super().__init__(dim, rows="centroid", normalize=True, scale=10.0)
         self.register_buffer("counts", torch.zeros(2, dtype=torch.int64))
 
-    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+    def reset(
+        self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None, clothes: Tensor | None = None
+    ) -> None:
         assert len(labels) == ALL
-        compare_columns(cameras=cameras)
+        compare_columns(cameras=cameras, clothes=clothes)
         super().reset(features, labels)
         self.counts[0] += 1
 
-    def update(self, features: Tensor, targets: Tensor, index: Tensor, cameras: Tensor | None = None) -> None:
+    def update(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        index: Tensor,
+        cameras: Tensor | None = None,
+        clothes: Tensor | None = None,
+    ) -> None:
         assert len(features) == len(targets) == len(index) == STEP
-        compare_columns(index.numpy(), cameras=cameras)
+        compare_columns(index.numpy(), cameras=cameras, clothes=clothes)
         self.counts[1] += 1
 
 
 class SeeingLoss(nn.Module):
-    """Loss with cameras."""
+    """Loss with cameras and clothes."""
 
-    def forward(self, features: Tensor, index: Tensor, cameras: Tensor) -> Tensor:
-        assert len(features) == STEP
-        compare_columns(index.numpy(), cameras=cameras)
+    def forward(self, features: Tensor, index: Tensor, cameras: Tensor, clothes: Tensor, tracks: Any = None) -> Tensor:
+        assert len(features) == STEP and tracks is None
+        compare_columns(index.numpy(), cameras=cameras, clothes=clothes)
         return features.square().mean()
+
+
+class SeeingProtocol(Protocol):
+    """Protocol that ignores images of the query's person in the query's clothes."""
+
+    def __init__(self) -> None:
+        super().__init__("clothes", "1", camera_filter=False)
+
+    def ignored(  # type: ignore[override]
+        self,
+        query_ids: np.ndarray,
+        gallery_ids: np.ndarray,
+        query_cams: np.ndarray,
+        gallery_cams: np.ndarray,
+        *,
+        query_clothes: np.ndarray,
+        gallery_clothes: np.ndarray,
+    ) -> np.ndarray:
+        assert np.array_equal(query_clothes, (query_ids + query_cams) % 3)  # as written into the table
+        assert np.array_equal(gallery_clothes, (gallery_ids + gallery_cams) % 3)
+        return (query_ids[:, None] == gallery_ids) & (query_clothes[:, None] == gallery_clothes)
+
+
+def table_with_clothes(spec: dict[str, Any], table: Path) -> Path:
+    """Write a table of a data set's images, with clothes named blue, red or white; some training images have none."""
+    domains = Domains({**DATA, "domains": {"target": spec}})
+    rows = ["path,pid,camid,split,clothes"]
+    for name in ("train", "query", "gallery"):
+        split = domains.split("target", name)
+        for place, (path, who, camera) in enumerate(zip(split.paths, split.ids, split.cameras, strict=True)):
+            worn = "" if name == "train" and place % 10 == 0 else ("blue", "red", "white")[(who + camera) % 3]
+            rows.append(f"{path},{who},{camera},{name},{worn}")
+    table.write_text("\n".join(rows), encoding="utf-8")
+    return table
 
 
 def work(rank: int, world: int, meet: str, config: Config, folder: str) -> None:
@@ -101,13 +148,16 @@ def work(rank: int, world: int, meet: str, config: Config, folder: str) -> None:
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_components_get_the_cameras_that_they_name(
-    world: int, experiment: Callable[..., Path], register: Callable[[str, type], None], tmp_path: Path
+def test_components_get_the_columns_that_they_name(
+    world: int, experiment: Callable[..., Path], register: Callable[[str, type], None], domains_root: Path, tmp_path: Path
 ) -> None:
     for kind, part in (("distance", SeeingDistance), ("clusterer", SeeingClusterer), ("refiner", Again),
-                       ("memory", SeeingMemory), ("loss", SeeingLoss)):  # fmt: skip
+                       ("memory", SeeingMemory), ("loss", SeeingLoss), ("protocol", SeeingProtocol)):  # fmt: skip
         register(kind, part)
+    table = table_with_clothes(tiny_domain(domains_root), tmp_path / "table.csv")
     config = reidx.load_config(experiment(
+        data={"image_size": [48, 24], "domains": {"target": {"type": "CSV", "path": str(table), "columns": ["clothes"]}}},
+        evaluate={"domain": "target", "protocol": "SeeingProtocol"},
         labels={
             "domain": "target",
             "distance": {"type": "SeeingDistance", "k1": 8, "k2": 2},
@@ -120,7 +170,8 @@ def test_components_get_the_cameras_that_they_name(
         grad_cache_chunks=2,
     ))  # fmt: skip
     split = Domains(config.data["data"]).split("target", "train")
-    TRUTH.update(cameras=split.cameras)
+    clothes = (split.ids + split.cameras) % 3  # type: ignore[operator]
+    TRUTH.update(cameras=split.cameras, clothes=np.where(np.arange(ALL) % 10 == 0, -1, clothes))
     assert len(split) == ALL and len(np.unique(split.cameras)) == 3
     if world == 1:
         reidx.run(config, tmp_path / "run", progress="quiet")

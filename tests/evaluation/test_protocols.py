@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reidx.errors import DataError
-from reidx.evaluation import Market1501, NoCameraFilter, evaluate
+from reidx.evaluation import Market1501, NoCameraFilter, Protocol, evaluate
 from reidx.evaluation.protocols import has_match, own_matches
 
 PROTOCOLS = (Market1501(), NoCameraFilter())
@@ -48,6 +48,35 @@ def test_queries_with_a_match_equal_the_loop(seed, queries, images, pairs, rule)
     lost = [set(a) - set(b) for a, b in zip(naive(rule, *known, own[:0]), naive(rule, *known, own))]
     pairs = sorted((q, g) for q, gs in enumerate(lost) for g in gs)
     assert sorted(map(tuple, own_matches(rule, *known, own).tolist())) == pairs
+
+
+class Clothes(Protocol):
+    """Protocol that ignores images of the query's person in the same clothes."""
+
+    def __init__(self) -> None:
+        super().__init__("clothes", "1", camera_filter=False)
+
+    def ignored(self, query_ids, gallery_ids, query_cams, gallery_cams, *, query_clothes, gallery_clothes):
+        alike = (query_ids[:, None] == gallery_ids) & (query_clothes[:, None] == gallery_clothes)
+        return super().ignored(query_ids, gallery_ids, query_cams, gallery_cams) | alike
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), pairs=st.integers(0, 12))
+def test_protocol_gets_the_columns_that_it_names(seed, pairs):
+    (q_ids, g_ids, *cams), own = made(seed, 8, 25, pairs)
+    random = np.random.default_rng(seed)
+    worn = {"clothes": random.integers(0, 2, 8), "tracks": np.arange(8)}, {"clothes": random.integers(0, 2, 25)}
+    other = worn[0]["clothes"][:, None] != worn[1]["clothes"]
+    seen = [[g for g in range(25) if g_ids[g] == q_ids[q] != -1 and other[q, g]] for q in range(8)]
+    known, left = (q_ids, g_ids, *cams), [[g for g in gs if [q, g] not in own.tolist()] for q, gs in enumerate(seen)]
+    assert has_match(Clothes(), *known, own, worn).tolist() == [bool(gs) for gs in left]
+    lost = sorted((q, g) for q, gs in enumerate(seen) for g in gs if [q, g] in own.tolist())
+    assert sorted(map(tuple, own_matches(Clothes(), *known, own, worn).tolist())) == lost
+    features = torch.from_numpy(random.normal(size=(33, 4)).astype(np.float32))
+    if any(left):
+        result = evaluate(features[:8], features[8:], *known, Clothes(), own=own, columns=worn)
+        assert result.valid_queries == sum(map(bool, left))
 
 
 @settings(max_examples=40, deadline=None)

@@ -5,8 +5,8 @@ A data set never opens an image; it reads and checks file names, lists or a tabl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,19 +29,28 @@ def parse_number(digits: str, what: str, where: str) -> int:
 
 @dataclass(frozen=True)
 class Split:
-    """The images of one split: ``paths`` (N), ``ids`` (N,) int64 or None, ``cameras`` (N,) int64, -1 = none known."""
+    """The images of one split: ``paths`` (N), ``ids`` (N,) int64 or None, ``cameras`` (N,) int64, -1 = none known.
+
+    ``columns`` are further columns (N,) int64 by name, such as clothes or tracks; -1 = unknown. A component gets a column by
+    an argument of that name.
+    """
 
     paths: list[str]
     ids: np.ndarray | None
     cameras: np.ndarray
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, column in (("ids", self.ids), ("cameras", self.cameras)):
+        for name, column in (("ids", self.ids), ("cameras", self.cameras), *self.columns.items()):
             if column is not None and (len(column) != len(self.paths) or column.dtype != np.int64):
                 raise ValueError(f"{name} must be {len(self.paths)} int64 values, one for each path")
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def named_columns(self) -> dict[str, np.ndarray]:
+        """The cameras and the further columns (N,) by name."""
+        return {"cameras": self.cameras, **self.columns}
 
     def unlabelled(self) -> Split:
         """The same images without identities, for training on an unlabelled domain."""
@@ -70,7 +79,8 @@ class Dataset:
     """A domain: the splits ``train``, ``query`` and ``gallery``, and their origin.
 
     A subclass sets ``name``, ``version``, ``root`` and the three splits, and counts in ``dropped`` the images that its rules
-    exclude. ``remarks`` are sentences on other surprises for the user, such as files that were passed over.
+    exclude. ``remarks`` are sentences on other surprises for the user, such as files that were passed over. If its splits have
+    further columns, its contract names them: ``columns``, by attribute or by the class method ``contract``.
     """
 
     name: str

@@ -11,6 +11,7 @@ import numpy as np
 from reidx.data.datasets.base import Dataset, Split
 from reidx.errors import DataError
 from reidx.registry.build import Spec, build
+from reidx.registry.build import contract as contract_of_spec
 from reidx.registry.constructor import Nested
 
 DatasetSpec = Annotated[Spec, Nested("dataset")]
@@ -60,6 +61,11 @@ class CameraSplit(Dataset):
         self.remarks = whole.remarks
         self.dropped = {**whole.dropped, "queries without a match": int((~matched).sum())}
 
+    @staticmethod
+    def contract(of: Any, **_: object) -> dict[str, Any]:
+        """The columns of the data set that is split."""
+        return {"columns": contract_of_spec("dataset", {"type": of} if isinstance(of, str) else of).columns}
+
     def camera_number(self, camera: int) -> int:
         return self.whole.camera_number(camera)
 
@@ -104,7 +110,8 @@ def _ids(split: Split) -> np.ndarray:
 def _select(split: Split, kept: np.ndarray) -> Split:
     """The images of a split selected by the mask ``kept`` (N,)."""
     paths = [path for path, keep in zip(split.paths, kept) if keep]
-    return Split(paths, _ids(split)[kept], split.cameras[kept])
+    columns = {name: column[kept] for name, column in split.columns.items()}
+    return Split(paths, _ids(split)[kept], split.cameras[kept], columns)
 
 
 def _matched(query: Split, gallery: Split) -> np.ndarray:
