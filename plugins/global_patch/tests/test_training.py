@@ -76,7 +76,7 @@ ABLATIONS = {
     "new patches, exemplars of the memory": ["labels.refiners.0.similarity=fused"],
     "slots of zeros": ["memories.exemplars.memory.init=zeros", "memories.exemplars.memory.alpha_schedule=mmcl"],
     "a transformer": ["model.fusion.generator=stn", "model.fusion.generator_hidden=8", "model.fusion.generator_fc=8",
-                      "data.image_size=[96,96]"],
+                      "data.image_size=[96,96]", "stages.adapt.epochs=1"],
 }  # fmt: skip
 
 
