@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -44,10 +45,11 @@ def test_every_benchmark_runs(capsys: pytest.CaptureFixture[str], monkeypatch: p
     small = {
         pseudo_labels: "--images 600 --width 32",
         ranking: "--queries 50 --gallery 200 --width 32",
-        training: "--images 32 --steps 1 --rounds 1 --batch 2 2 --size 64 32",
+        training: "--images 32 --steps 1 --rounds 1 --batch 2 2 --size 64 32 --workers 1 --precision fp32 --backbone "
+        "'{type: Timm, name: test_resnet}'",
     }
     for module, words in small.items():
-        monkeypatch.setattr("sys.argv", [module.__name__, *words.split()])
+        monkeypatch.setattr("sys.argv", [module.__name__, *shlex.split(words)])
         module.main()
         output = capsys.readouterr().out
         assert "reidx" in output and "nan" not in output
