@@ -12,6 +12,7 @@ import reidx
 from reidx.ablation.grid import read_grid
 from reidx.ablation.plan import Plan, Row, plan_of
 from reidx.config.schema import Stage
+from reidx.testing.matrix.pairs import Combination, cover
 from reidx.testing.tiny import shrunk, write_experiment
 
 HOME = Path(__file__).parents[2] / "configs" / "ablations"
@@ -97,9 +98,17 @@ def test_synthetic_grid_equals_the_real_grid(twin: str) -> None:
 
 
 def rows(name: str) -> list[str]:
-    """Return the names of the combinations that are not refused."""
-    grid = read_grid(HOME / f"{name}.yaml")
-    return [row for row in map(grid.called, grid.combinations()) if row not in REFUSED.get(name, {})]
+    """Return names of allowed combinations: all of a list, and of a full design a few that hold each allowed pair of values."""
+    grid, refused = read_grid(HOME / f"{name}.yaml"), REFUSED.get(name, {})
+    if grid.design != "full":
+        return [row for row in map(grid.called, grid.combinations()) if row not in refused]
+    axes = [axis.values for axis in grid.axes]
+
+    def row_of(chosen: Combination) -> str:
+        return grid.called(tuple(values[position] for values, position in zip(axes, chosen)))
+
+    found = cover([len(values) for values in axes], lambda chosen: refused.get(row_of(chosen)))
+    return [row_of(chosen) for chosen in found.combinations]
 
 
 ROWS = [(name, row) for name in MIXES for row in rows(name)]
