@@ -15,10 +15,10 @@ demo: .venv/installed
 	$(BIN)/python -m reidx demo
 
 test: lint
-	$(BIN)/python -m pytest -q -n auto --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 quick: lint
-	$(BIN)/python -m pytest -q -n auto --dist loadfile --quick --ignore tests/test_matrix.py
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder --quick --ignore tests/test_matrix.py
 
 lint: .venv/installed
 	$(BIN)/ruff check
