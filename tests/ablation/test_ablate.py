@@ -178,6 +178,6 @@ def test_each_worker_has_a_device_or_cores(monkeypatch: pytest.MonkeyPatch, tmp_
         on_gpus = workers.Workers(None, lock)
         assert on_gpus.slots == 2 and [on_gpus._environment(s)["CUDA_VISIBLE_DEVICES"] for s in (0, 1)] == ["2", "5"]
         monkeypatch.setattr(workers, "_gpus", list)
-        monkeypatch.setattr(workers, "available", lambda: 8)
+        monkeypatch.setattr(workers, "available_cores", lambda: 8)
         assert workers.Workers(None, lock).slots == 1 and "OMP_NUM_THREADS" not in workers.Workers(1, lock)._environment(0)
         assert workers.Workers(4, lock)._environment(0)["OMP_NUM_THREADS"] == "2"

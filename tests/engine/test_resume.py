@@ -21,6 +21,7 @@ from reidx.errors import CheckpointError, ConfigError, RunError
 from reidx.runs import checkpoint as checkpoints
 from reidx.runs.epoch_log import EpochLog
 from reidx.testing.runs import assert_same_run
+from reidx.testing.tiny import tiny_experiment, write_experiment
 
 STAGES = [{"name": "adapt", "epochs": 3, "iters": 3}]
 
@@ -67,44 +68,66 @@ MOMENTS = {
 KILLER = """
 import importlib, os, signal, sys
 import reidx, reidx.engine.stage
-target, call, config, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
-module, _, path = target.partition(":")
-owner = importlib.import_module(module)
-*outer, name = path.split(".")
-for part in outer:
-    owner = getattr(owner, part)
-original, calls = getattr(owner, name), 0
 
-def deadly(*args, **kwargs):
-    global calls
-    calls += 1
-    if calls == call:
-        if target == "torch:save":
-            # half a checkpoint on the disk, then the kill
-            args[1].write(b"half")
-            args[1].flush()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*args, **kwargs)
+def die_in(target, call):
+    module, _, path = target.partition(":")
+    owner = importlib.import_module(module)
+    *outer, name = path.split(".")
+    for part in outer:
+        owner = getattr(owner, part)
+    original, calls = getattr(owner, name), 0
 
-setattr(owner, name, deadly)
-for user in (reidx.engine.stage, reidx.engine.relabel):
-    if getattr(user, name, None) is original:
-        setattr(user, name, deadly)
-reidx.run(reidx.load_config(config), folder, resume=True, progress="quiet")
+    def deadly(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            if target == "torch:save":
+                # half a checkpoint on the disk, then the kill
+                args[1].write(b"half")
+                args[1].flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **kwargs)
+
+    setattr(owner, name, deadly)
+    for user in (reidx.engine.stage, reidx.engine.relabel):
+        if getattr(user, name, None) is original:
+            setattr(user, name, deadly)
+
+config = sys.argv[1]
+for target, call, folder in zip(*[iter(sys.argv[2:])] * 3):
+    child = os.fork()  # the parent only imports: no thread and no lock of a library is copied
+    if not child:
+        die_in(target, int(call))
+        reidx.run(reidx.load_config(config), folder, resume=True, progress="quiet")
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
+KILLS = [("extracting", 1), ("extracting", 3), ("clustering", 2), ("in a step", 5), ("evaluating", 1), ("saving", 2),
+         ("after saving", 2)]  # fmt: skip
 
-@pytest.mark.parametrize(("moment", "call"), [("extracting", 1), ("extracting", 3), ("clustering", 2),
-                                              ("in a step", 5), ("evaluating", 1), ("saving", 2), ("after saving", 2)])
-def test_killed_run_resumes_exactly(
-    uninterrupted: tuple[Path, Path], tmp_path: Path, moment: str, call: int
-) -> None:
-    config, whole = uninterrupted
-    folder = tmp_path / "killed"
-    script = [sys.executable, "-c", KILLER, MOMENTS[moment], str(call), str(config), str(folder)]
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, domains_root: Path) -> tuple[Path, dict[tuple[str, int], Path], Path]:
+    """Return the config, the folder of a run killed at each moment, and that of the uninterrupted run."""
+    home = tmp_path_factory.mktemp("killed")
+    config = write_experiment(home / "experiment.yaml", tiny_experiment(domains_root, stages=STAGES, labels=_labels(every=2)))
+    reidx.run(reidx.load_config(config), home / "whole", progress="quiet")
+    folders = {kill: home / f"run {number}" for number, kill in enumerate(KILLS)}
+    words = [word for (moment, call), folder in folders.items() for word in (MOMENTS[moment], str(call), str(folder))]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    killed = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, f"not killed ({moment}): {killed.stderr}"
+    script = [sys.executable, "-c", KILLER, str(config), *words]
+    ran = subprocess.run(script, env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == [str(-signal.SIGKILL)] * len(KILLS), ran.stderr
+    return config, folders, home / "whole"
+
+
+@pytest.mark.parametrize("kill", KILLS, ids=lambda kill: f"{kill[0]}, call {kill[1]}")
+def test_killed_run_resumes_exactly(
+    killed: tuple[Path, dict[tuple[str, int], Path], Path], kill: tuple[str, int]
+) -> None:
+    config, folders, whole = killed
+    folder = folders[kill]
     assert not (folder / "result.json").exists()
     reidx.run(reidx.load_config(config), folder, resume=True, progress="quiet")
     assert_logged_once(folder)
