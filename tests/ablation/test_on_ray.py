@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import reidx
 from reidx.ablation.grid import read_grid
 from reidx.ablation.on_ray import keep_to_itself
 from reidx.ablation.plan import Run, plan_of
@@ -67,9 +68,8 @@ def test_killed_worker_resumes_from_its_checkpoint(tmp_path: Path, domains_root:
     assert f"failed: {runs['lost'].hash}: " in output and "nowhere.pth" in output
     sessions = {label: runs[label].result()["card"]["sessions"] for label in ("plain", "wider")}  # type: ignore[index]
     assert sessions == {"plain": 2, "wider": 1}
-    alone = [sys.executable, "-m", "reidx", "train", str(runs["plain"].config_file), "--work-dir", str(tmp_path / "alone")]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # Ray's number of threads, for sums in the same order
-    subprocess.run([*alone, "--progress", "quiet"], env=one_thread, check=True, timeout=600)
+    # Ray's number of threads, for sums in the same order
+    reidx.run(reidx.load_config(runs["plain"].config_file), tmp_path / "alone", progress="quiet", threads=1)
     assert_same_run(runs["plain"].folder, tmp_path / "alone")
 
 
