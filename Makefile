@@ -7,6 +7,8 @@ USABLE = import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= 
 PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
 	$$python -c '$(USABLE)' 2>/dev/null && echo $$python && break; done)
 BIN = .venv/bin
+# one worker more than cores, as some tests wait for processes that they start; a file's tests share fixtures
+PYTEST = $(BIN)/python -m pytest -q -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder
 PLUGINS = $(wildcard plugins/*/setup.cfg)
 
 .PHONY: demo test quick lint docs clean
@@ -15,10 +17,10 @@ demo: .venv/installed
 	$(BIN)/python -m reidx demo
 
 test: lint
-	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 quick: lint
-	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder --quick --ignore tests/test_matrix.py
+	$(PYTEST) --quick --ignore tests/test_matrix.py
 
 lint: .venv/installed
 	$(BIN)/ruff check
