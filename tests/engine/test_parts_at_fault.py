@@ -309,7 +309,7 @@ class Sets:
 
 @pytest.mark.parametrize("train", [None, (["a"], [1], [1]), Split([1], None, np.zeros(1, np.int64))])  # type: ignore[list-item]
 def test_data_set_without_splits(of_plugin, train):
-    data = {"domains": {"target": {}}, "image_size": (8, 4), "interpolation": "bilinear", "workers": 0, "cache_gb": 0}
+    data = {"domains": {"target": "Market1501"}, "image_size": (8, 4), "interpolation": "bilinear", "workers": 0, "cache_gb": 0}
     domains = Domains(data)
     domains._datasets["target"] = of_plugin("dataset", Sets(train))
     with pytest.raises(ReidxError) as raised:
