@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from typing import TypeGuard
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any, TypeGuard
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from reidx.models.norm import _Grouped
@@ -16,10 +18,11 @@ from reidx.models.norm import _Grouped
 Pairs = list[tuple[str, str]]
 """Paths of a convolution and of the BatchNorm that follows it."""
 
-_KNOWN: WeakKeyDictionary[nn.Module, tuple[str, Pairs]] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[nn.Module, tuple[list[Any], Pairs]] = WeakKeyDictionary()
 """The pairs of each network seen so far, with the structure that they were found in."""
 
-_INTERNAL = vars(nn.Module()).keys()
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+_INTERNAL = vars(nn.Module()).keys() - {*_HOOKS}
 
 
 def fast_inference(model: nn.Module) -> nn.Module:
@@ -30,11 +33,11 @@ def fast_inference(model: nn.Module) -> nn.Module:
     on a CPU and half-precision ones on a GPU. It holds the current weights: make a new copy after training.
 
     Pairs are found by tracing; a module that cannot be traced (control flow on values) is split into its children, and
-    modules without such a pair stay unchanged. A network is traced again only if its structure or a setting changed.
+    modules without such a pair stay unchanged. A network is traced again only if its structure, a setting or a hook changed.
     """
     fast = copy.deepcopy(model).eval().requires_grad_(False)
     structure = _structure(fast)
-    known, pairs = _KNOWN.get(model, ("", []))
+    known, pairs = _KNOWN.get(model, (None, []))
     if known != structure:
         pairs = _pairs(fast)
         _KNOWN[model] = structure, pairs
@@ -51,23 +54,38 @@ class _Tracer(fx.Tracer):
         return isinstance(module, nn.BatchNorm2d) or super().is_leaf_module(module, qualified_name)
 
 
-def _structure(model: nn.Module) -> str:
-    """All that may decide the order in which modules are called: their names, classes and settings, but no weights."""
-    lines = []
+def _structure(model: nn.Module) -> list[Any]:
+    """All that may decide the order in which modules are called: their names, classes, settings and hooks, but no weights."""
+    found: list[Any] = []
+    seen: dict[int, int] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         tensors = {name: value is None for name, value in (*module._parameters.items(), *module._buffers.items())}
-        settings = {name: _plain(value) for name, value in vars(module).items() if name not in _INTERNAL}
-        lines.append(f"{path} {type(module)!r} {id(type(module))} {tensors} {settings}")
-    return "\n".join(lines)
+        settings = {name: _plain(value, seen) for name, value in vars(module).items() if name not in _INTERNAL}
+        found.append((path, type(module), tensors, settings))
+    return found
 
 
-def _plain(value: object) -> object:
-    """A setting as text; of an object that is no plain value only its class."""
+def _plain(value: object, seen: dict[int, int]) -> object:
+    """A setting as a value that compares equal in a copy of its network; ``seen`` numbers the objects met so far.
+
+    Tensors and modules are represented by their class, other objects by their class and attributes.
+    """
+    if isinstance(value, str | int | float | None | type | FunctionType | BuiltinFunctionType):
+        return value
+    if isinstance(value, Tensor | nn.Module):
+        return type(value)
+    if isinstance(value, MethodType):
+        return value.__func__
+    if id(value) in seen:
+        return type(value), seen[id(value)]
+    seen[id(value)] = len(seen)
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
+        return [_plain(item, seen) for item in value]
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return value if isinstance(value, str | int | float | None) else type(value)
+        return {str(key): _plain(item, seen) for key, item in value.items()}
+    if isinstance(value, partial):
+        return [_plain(item, seen) for item in (value.func, value.args, value.keywords)]
+    return type(value), _plain(vars(value), seen) if hasattr(value, "__dict__") else repr(value)
 
 
 def _pairs(module: nn.Module, prefix: str = "") -> Pairs:
@@ -75,11 +93,14 @@ def _pairs(module: nn.Module, prefix: str = "") -> Pairs:
     if not any(isinstance(m, nn.BatchNorm2d) for m in module.modules()):
         return []
     try:
+        if "forward" in vars(module):
+            raise TypeError("the tracer would follow the forward of the class")
         nodes = _Tracer().trace(module).nodes
     except Exception:  # a forward may use its input in ways that a tracing proxy does not support
         return [pair for name, child in module.named_children() for pair in _pairs(child, f"{prefix}{name}.")]
     calls = [node for node in nodes if node.op == "call_module"]
     times = Counter(node.target for node in calls)
+    read = {str(node.target).rpartition(".")[0] for node in nodes if node.op == "get_attr"}
     found = []
     for node in calls:
         before = node.args[0] if node.args else None
@@ -88,7 +109,8 @@ def _pairs(module: nn.Module, prefix: str = "") -> Pairs:
         if times[node.target] > 1 or times[before.target] > 1:  # a shared module has several neighbours
             continue
         conv, norm = module.get_submodule(str(before.target)), module.get_submodule(str(node.target))
-        if type(conv) is nn.Conv2d and _is_plain(norm):
+        hooked = any(getattr(part, hooks) for part in (conv, norm) for hooks in _HOOKS)  # a hook sees inputs and outputs
+        if type(conv) is nn.Conv2d and _is_plain(norm) and not hooked and before.target not in read:
             found.append((f"{prefix}{before.target}", f"{prefix}{node.target}"))
     return found
 

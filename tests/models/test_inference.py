@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from types import MethodType, SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -132,6 +137,55 @@ def test_changed_setting_changes_what_is_folded() -> None:
     model.relu_first = False
     model.norm = nn.Identity()
     check_same(model, images)
+
+
+class Ordered(Switch):
+    """The order of its modules follows the attribute of an object, or the value of a function."""
+
+    def __init__(self, order: Any) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.conv(images)
+        relu_first = self.order() if callable(self.order) else self.order.relu_first
+        return self.norm(maps.relu()) if relu_first else self.norm(maps).relu()
+
+
+CHANGES: dict[str, Callable[[Ordered], object]] = {
+    "an object's attribute": lambda model: setattr(model.order, "relu_first", True),
+    "another function": lambda model: setattr(model, "order", lambda: True),
+    "another partial": lambda model: setattr(model, "order", partial(bool, 1)),
+    "another forward": lambda model: setattr(model, "forward", MethodType(lambda m, x: m.norm(m.conv(x).relu()), model)),
+    "a hook": lambda model: model.conv.register_forward_hook(lambda module, images, maps: maps.relu()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_object_changes_what_is_folded(change: str) -> None:
+    torch.manual_seed(0)
+    functions = {"another function": lambda: False, "another partial": partial(bool, 0)}
+    order = functions.get(change, SimpleNamespace(relu_first=False))
+    model, images = lived_in(Ordered(order)), torch.randn(2, 3, 8, 8)
+    assert norms(check_same(model, images)) == 0
+    CHANGES[change](model)
+    assert norms(check_same(model, images)) == 1
+
+
+def test_object_that_holds_itself_is_a_setting() -> None:
+    model = lived_in(Switch())
+    model.order = []
+    model.order.append(model.order)
+    assert norms(check_same(model, torch.randn(2, 3, 8, 8))) == 0
+
+
+def test_weights_used_elsewhere_stay() -> None:
+    class Tied(Switch):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images) * self.conv.weight.sum()
+
+    torch.manual_seed(0)
+    assert norms(check_same(lived_in(Tied()), torch.randn(2, 3, 8, 8))) == 1
 
 
 def test_network_is_traced_once_while_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
