@@ -11,6 +11,7 @@ from reidx.config.merge import Override
 from reidx.config.node import Node
 from reidx.config.sections import section_at
 from reidx.config.yaml_tree import load_node
+from reidx.errors import ConfigError, excerpt
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -19,6 +20,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises :class:`ConfigError` with file and line for an unknown key or component, a value of the wrong type, or
     components that do not fit each other.
     """
+    if isinstance(overrides, str):
+        raise ConfigError(f"The overrides are a string; give a list: [{excerpt(repr(overrides))}].")
     return check_node(load_node(path), [Override.read(text, section_at) for text in overrides], str(path))
 
 

@@ -7,12 +7,12 @@ import importlib
 import inspect
 import operator
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from reidx.config.node import KeyPath, Node, Origin, dotted, kind_of
 from reidx.config.renamed import RENAMED
-from reidx.errors import ConfigError, excerpt, suggest
+from reidx.errors import ConfigError, ReidxError, excerpt, suggest
 from reidx.outline.outline import outline
 from reidx.outline.source import classes_in, imported_in
 from reidx.registry import build as builder
@@ -45,6 +45,14 @@ def component_node(kind: str, node: Node, path: KeyPath) -> Node:
             inner = k in nested and child.value is not None
             filled[k] = component_node(nested[k], child, (*path, k)) if inner else child
     return Node(filled, node.origin)
+
+
+def arguments_of(kind: str, name: str) -> Collection[str]:
+    """Return the names of a component's arguments; none if it is unknown or cannot be loaded."""
+    try:
+        return builder.signature_of(builder.entry_of(kind, {"type": name}))
+    except ReidxError:
+        return ()
 
 
 def _with_type(node: Node, kind: str, where: str) -> Node:

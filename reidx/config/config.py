@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reidx.config import schema
-from reidx.config.components import component_node, library_component_node, need_mapping
+from reidx.config.components import arguments_of, component_node, library_component_node, need_mapping
 from reidx.config.merge import SET, Override, merge
 from reidx.config.node import KeyPath, Node, Origin, dotted, kind_of
 from reidx.config.renamed import RENAMED
@@ -325,4 +325,5 @@ def _slot_hint(node: Node, path: KeyPath, key: str, slot: str, known: set[str]) 
     if key == "type":
         return f"Name the {slot} by {dotted((*path, slot))}: {name}, or {{type: {name}, …}} with its arguments."
     argument = f"Write an argument of the {slot} as {dotted((*path, slot))}: {{type: {name}, {key}: …}}."
-    return f"{suggest(key, known)} {argument}".lstrip()
+    similar = "" if key in arguments_of(slot, name) else suggest(key, known)
+    return f"{similar} {argument}".lstrip()

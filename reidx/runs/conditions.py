@@ -87,7 +87,7 @@ def _data(card: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
     queries, valid = evaluation.get("queries"), evaluation.get("valid_queries")
     texts = [" ".join(str(domain[key]) for key in ("name", "version") if domain.get(key))]
     if queries is not None:
-        texts.append(f"{queries:,} queries" if valid == queries else f"{valid:,} of {queries:,} queries")
+        texts.append(f"{queries:,} queries" if valid in (None, queries) else f"{valid:,} of {queries:,} queries")
     if "gallery" in evaluation:
         texts.append(f"{evaluation['gallery']:,} gallery images")
     return ", ".join(filter(None, texts))

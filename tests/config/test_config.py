@@ -468,3 +468,9 @@ def test_changed_values_load_as_the_same_experiment(load, tmp_path, override):
     (tmp_path / "changed.yaml").write_text(whole.render(changed=True), encoding="utf-8")
     assert reidx.load_config(tmp_path / "changed.yaml").hash == whole.hash
     assert len(whole.render(changed=True).splitlines()) < len(whole.render().splitlines())
+
+
+def test_overrides_as_one_string_are_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        reidx.load_config("reidx::demo.yaml", "seed=2")
+    assert str(caught.value) == "The overrides are a string; give a list: ['seed=2']."

@@ -111,8 +111,11 @@ def test_component_type_directly_in_slot(tmp_path: Path, line: str, old: str, me
         ("    memory: rows", "    memory: rows\n    wieght: 2",
          "13: unknown key 'stages.0.objective.0.wieght'. Did you mean weight? Write an argument of the loss as "
          "stages.0.objective.0.loss: {type: CrossEntropy, wieght: …}."),
+        ("    memory: rows", "    memory: rows\n    temperature: 2",
+         "13: unknown key 'stages.0.objective.0.temperature'. Write an argument of the loss as "
+         "stages.0.objective.0.loss: {type: CrossEntropy, temperature: …}."),
     ],
-    ids=["loss", "loss with a type", "memory", "alignment", "misspelt key"],
+    ids=["loss", "loss with a type", "memory", "alignment", "misspelt key", "argument similar to a key"],
 )  # fmt: skip
 def test_component_argument_among_slot_keys(tmp_path: Path, line: str, old: str, message: str) -> None:
     assert refused(tmp_path, line, old, instead=True) == message

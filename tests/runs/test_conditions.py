@@ -114,6 +114,10 @@ def test_missing_conditions_are_not_known() -> None:
     assert condition_lines({"a": changed(), "b": old}, "differs")[-1] == "differs: no flip (a); flip not known (b)"
 
 
+def test_evaluation_without_valid_queries_counts_all() -> None:
+    assert conditions_of({}, {"evaluation": {"queries": 3368}}) == {"data": "3,368 queries"}
+
+
 def table_of(*names: str, **labels: float) -> list[str]:
     stages = [StageResult(name, METRICS, [{**METRICS, **labels, "epoch": 12.0}]) for name in names]
     return Result(Path(), stages, {**CARD, "stages": dict.fromkeys(names, STAGE)}).table().splitlines()
