@@ -11,15 +11,19 @@ BIN = .venv/bin
 PYTEST = $(BIN)/python -m pytest -q -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder
 PLUGINS = $(wildcard plugins/*/setup.cfg)
 
-.PHONY: demo test quick lint docs clean
+.PHONY: demo test quick pytest-test pytest-quick lint docs clean
 
 demo: .venv/installed
 	$(BIN)/python -m reidx demo
 
-test: lint
+# the type checker needs one core, so the tests begin next to it
+test quick: .venv/installed
+	@$(MAKE) --no-print-directory -j2 lint pytest-$@
+
+pytest-test:
 	$(PYTEST)
 
-quick: lint
+pytest-quick:
 	$(PYTEST) --quick --ignore tests/test_matrix.py
 
 lint: .venv/installed
