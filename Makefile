@@ -7,8 +7,8 @@ USABLE = import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= 
 PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
 	$$python -c '$(USABLE)' 2>/dev/null && echo $$python && break; done)
 BIN = .venv/bin
-# one worker more than cores, as some tests wait for processes that they start; a file's tests share fixtures
-PYTEST = $(BIN)/python -m pytest -q -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder
+# a file's tests share fixtures; all tests get one worker more than cores, as some wait for processes that they start
+PYTEST = $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder -n
 PLUGINS = $(wildcard plugins/*/setup.cfg)
 
 .PHONY: demo test quick pytest-test pytest-quick lint docs clean
@@ -21,10 +21,10 @@ test quick: .venv/installed
 	@$(MAKE) --no-print-directory -j2 lint pytest-$@
 
 pytest-test:
-	$(PYTEST)
+	$(PYTEST) $$(($$(getconf _NPROCESSORS_ONLN) + 1))
 
 pytest-quick:
-	$(PYTEST) --quick --ignore tests/test_matrix.py
+	$(PYTEST) auto --quick --ignore tests/test_matrix.py
 
 lint: .venv/installed
 	$(BIN)/ruff check
