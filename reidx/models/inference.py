@@ -7,7 +7,7 @@ from collections import Counter
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, TypeGuard
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, fx, nn
@@ -70,12 +70,14 @@ def _plain(value: object, seen: dict[int, int]) -> object:
 
     Tensors and modules are represented by their class, other objects by their class and attributes.
     """
-    if isinstance(value, str | int | float | None | type | FunctionType | BuiltinFunctionType):
+    if isinstance(value, str | int | float | None | type):
         return value
     if isinstance(value, Tensor | nn.Module):
         return type(value)
+    if isinstance(value, FunctionType | BuiltinFunctionType):
+        return ref(value)  # equal as long as it is the same function, whose closure must not keep a network alive
     if isinstance(value, MethodType):
-        return value.__func__
+        return ref(value.__func__)
     if id(value) in seen:
         return type(value), seen[id(value)]
     seen[id(value)] = len(seen)

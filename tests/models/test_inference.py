@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from functools import partial
 from types import MethodType, SimpleNamespace
@@ -218,3 +220,18 @@ def test_module_in_two_places_is_folded_once() -> None:
 
     torch.manual_seed(0)
     assert norms(check_same(lived_in(Twice()), torch.randn(2, 3, 8, 8))) == 0
+
+
+def test_network_that_refers_to_itself_is_freed() -> None:
+    """The record of its structure does not keep a network in memory, even if a hook or a setting refers to it."""
+
+    def extracted() -> weakref.ref[nn.Module]:
+        model = Switch()
+        model.norm.register_forward_hook(lambda module, given, maps: maps.clone() if model.training else None)
+        model.setting = lambda: model.conv
+        fast_inference(model)
+        return weakref.ref(model)
+
+    gone = extracted()
+    gc.collect()
+    assert gone() is None
