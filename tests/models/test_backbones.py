@@ -21,7 +21,7 @@ from reidx.models.backbones import Timm
 # name, channels, reduction from image to map
 FAMILIES = [
     ("resnet18", 512, 16),
-    ("resnet26", 2048, 16),
+    ("resnet50", 2048, 16),
     ("vit_tiny_patch16_224", 192, 16),
     ("deit_tiny_distilled_patch16_224", 192, 16),
     ("eva02_tiny_patch14_224", 192, 14),  # norms behind its pooling
@@ -30,8 +30,9 @@ FAMILIES = [
     ("coat_lite_tiny", 320, 32),  # blocks share their encodings
     ("convnext_atto", 320, 32),
     ("mobilenetv3_small_050", 288, 32),
+    ("efficientnet_b0", 1280, 32),
 ]
-SIZE = (128, 96)
+SIZE = (256, 128)
 SMALL = (128, 64)
 
 
