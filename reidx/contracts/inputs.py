@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 INPUTS = (
@@ -81,9 +83,21 @@ def inputs_of_kind(kind: str, component: type) -> tuple[set[str], set[str]]:
 
 def named_inputs(function: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of ``known`` that ``function`` names among its arguments; None counts as missing."""
-    names = {p.name for p in inspect.signature(function).parameters.values() if p.kind in _BY_NAME}
+    names = argument_names(function)
     return {name: value for name, value in known.items() if name in names and value is not None}
 
+
+def argument_names(function: Callable[..., Any]) -> frozenset[str]:
+    """Return the names of the arguments that ``function`` can get by name."""
+    # those of a method are read once for its class: a memory's are needed in every step
+    return _of_method(function.__func__) if isinstance(function, MethodType) else _of(function)
+
+
+def _of(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(p.name for p in inspect.signature(function).parameters.values() if p.kind in _BY_NAME)
+
+
+_of_method = functools.cache(_of)
 
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 

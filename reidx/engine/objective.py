@@ -74,7 +74,7 @@ class BoundTerm(nn.Module):
             "targets": lambda: self._targets(streams, columns),
             "weights": lambda: _weights(streams),
             "soft_targets": lambda: _all(batch.soft_targets for batch in streams),
-            "cameras": lambda: columns_by_name(streams)["cameras"],
+            "cameras": lambda: column_of(streams, "cameras"),
             "index": lambda: _all(batch.index for batch in streams),
         }
         given: dict[str, Any] = {}
@@ -106,7 +106,7 @@ class BoundTerm(nn.Module):
         """The input ``name`` from the refiners' values per image, a column of the data set, or an attribute of a memory."""
         if all(name in batch.extra for batch in streams):
             return _join_rows(batch.extra[name] for batch in streams)
-        if (column := columns_by_name(streams).get(name)) is not None:
+        if (column := column_of(streams, name)) is not None:
             return column
         holders = [memories[m] for m in self.memories if name in getattr(memories[m], "provides", ())]
         return call("memory", holders[0], f"its {name}", getattr, holders[0], name) if holders else None
@@ -127,10 +127,9 @@ def _all(parts: Iterable[Tensor | None]) -> Tensor | None:
     return None if any(part is None for part in there) else _join_rows(part for part in there if part is not None)
 
 
-def columns_by_name(streams: Sequence[Batch]) -> dict[str, Tensor | None]:
-    """Concatenate the cameras and the further columns of several streams, by name; None for a column that one lacks."""
-    every = [batch.named_columns() for batch in streams]
-    return {name: _all(columns.get(name) for columns in every) for name in every[0]}
+def column_of(streams: Sequence[Batch], name: str) -> Tensor | None:
+    """Concatenate the cameras, or a further column, of several streams; None if one of them lacks it."""
+    return _all(batch.named_columns().get(name) for batch in streams)
 
 
 def _weights(streams: Sequence[Batch]) -> Tensor | None:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from reidx import distributed
 from reidx.config.schema import memory_streams, names_in
-from reidx.contracts import Batch, Features, mean_normalized, named_inputs
-from reidx.engine.objective import BoundTerm, Objective, average_of, columns_by_name
+from reidx.contracts import Batch, Features, argument_names, mean_normalized
+from reidx.engine.objective import BoundTerm, Objective, average_of, column_of
 from reidx.memories import Memory
 from reidx.models.forward import forward_in_parts
 from reidx.models.network import Network
@@ -233,7 +233,9 @@ class StageModel(BaseModel):
                 targets = [streams[stream].targets for stream in taken]
                 index = [streams[stream].index for stream in taken]
                 seen = torch.cat(features), torch.cat(targets), torch.cat(index)  # type: ignore[arg-type]
-                named = named_inputs(memory.update, columns_by_name([streams[stream] for stream in taken]))
+                batches = [streams[stream] for stream in taken]
+                named = {name: column_of(batches, name) for name in argument_names(memory.update)}
+                named = {name: column for name, column in named.items() if column is not None}
                 call("memory", memory, "update", memory.update, *seen, **named)
 
 

@@ -71,9 +71,10 @@ def ignored(
     query_ids, gallery_ids, query_cams, gallery_cams = known
     pairs = query_ids[queries], gallery_ids[images], query_cams[queries], gallery_cams[images]
     by_query, by_gallery = ({}, {}) if columns is None else columns
-    named = {f"query_{name}": column[queries] for name, column in by_query.items()}
-    named |= {f"gallery_{name}": column[images] for name, column in by_gallery.items()}
-    return call("protocol", rule, "ignored", rule.ignored, *pairs, **named_inputs(rule.ignored, named))
+    whole = {f"query_{name}": (column, queries) for name, column in by_query.items()}
+    whole |= {f"gallery_{name}": (column, images) for name, column in by_gallery.items()}
+    named = {name: column[rows] for name, (column, rows) in named_inputs(rule.ignored, whole).items()}
+    return call("protocol", rule, "ignored", rule.ignored, *pairs, **named)
 
 
 def has_match(
