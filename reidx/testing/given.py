@@ -12,6 +12,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from reidx.contracts import (
+    CALLS,
     RESERVED,
     Contract,
     LabelSet,
@@ -20,6 +21,7 @@ from reidx.contracts import (
     inputs_of_kind,
     named_inputs,
 )
+from reidx.errors import suggest
 from reidx.labels.clusterers.dbscan import DBSCAN
 from reidx.labels.pipeline import check_labels, variations
 from reidx.memories import Memory
@@ -97,8 +99,17 @@ def known_columns(kind: str = "", component: Any = None) -> dict[str, np.ndarray
     Other inputs that a component requires count as columns of the data set, of five values.
     """
     further = inputs_of_kind(kind, type(component))[0] - RESERVED
+    expect_no_misspelt_input(kind, further)
     numbers = np.arange(len(known_labels()))
     return {"cameras": numbers % 3, **dict.fromkeys(sorted(further), numbers % 5)}
+
+
+def expect_no_misspelt_input(kind: str, names: Iterable[str]) -> None:
+    """Raise :class:`AssertionError` if a further input is one letter or so from an input of the kind; others can be columns."""
+    known = sorted({name for call in CALLS.get(kind, {}).values() for name in call.named})
+    for name in sorted(names):
+        hint = suggest(name, known)
+        expect(not hint, f"it takes {name!r}, which the engine does not provide to a {kind}. {hint}")
 
 
 def cluster_pairs_of_groups(**_: object) -> np.ndarray:
@@ -169,6 +180,7 @@ def inputs_provided_to(entry: Entry, names: Collection[str]) -> tuple[dict[str, 
         entries = [e for e in offered if name in contract_of_example(e).provides]
         entries.sort(key=lambda e: e.namespace != entry.namespace)
         if not entries:
+            expect_no_misspelt_input("loss", [name])
             found[name] = torch.arange(8) % 3
         elif entries[0].kind == "refiner":
             refined = refined_by(entries[0], known_labels())

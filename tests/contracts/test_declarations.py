@@ -165,12 +165,12 @@ class Detached(Memory):
     def __init__(self, dim: int):
         super().__init__()
         self.register_buffer("rows", torch.zeros(0, dim))
-    def reset(self, bank, labels, cameras=None): self.rows = centroids(bank, labels)
+    def reset(self, bank, labels): self.rows = centroids(bank, labels)
     def forward(self, features): return (features @ self.rows.T).detach().requires_grad_()
 
 class Forgetful(Detached):
     """Memory that keeps part of its state out of the checkpoint."""
-    def reset(self, bank, labels, cameras=None):
+    def reset(self, bank, labels):
         super().reset(bank, labels)
         self.factor = float(labels.max())
     def forward(self, features): return getattr(self, "factor", 1.0) * features @ self.rows.T
@@ -178,6 +178,14 @@ class Forgetful(Detached):
 class Vector(nn.Module):
     """Loss that is not reduced."""
     def forward(self, features): return features.sum(1)
+
+class Misspelt(nn.Module):
+    """Loss with an input that the engine knows by another name."""
+    def forward(self, features, target): return features.sum()
+
+class Camera:
+    """Distance with an input that the engine knows by another name."""
+    def __call__(self, features, *, camera): return None
 
 class Rootless(nn.Module):
     """Loss with an infinite gradient at distance 0."""
@@ -264,6 +272,7 @@ CAUGHT = [
     ("fusion", "Unsaid", "gives_the_features_it_declares", "'rows' is (5, 8, 64), of parts, and not in part_features"),
     ("fusion", "Sociable", "features_are_independent_of_the_batch", "depends on the rest"),
     ("distance", "Dense", "gives_a_graph", "not a csr_array"),
+    ("distance", "Camera", "gives_a_graph", "Did you mean cameras?"),
     ("distance", "Backwards", "gives_a_graph", "not nearer"),
     ("clusterer", "Gaps", "gives_labels", "gaps"),
     ("clusterer", "Secretive", "gives_labels", "never"),
@@ -271,6 +280,7 @@ CAUGHT = [
     ("memory", "Detached", "follows_the_memory_cycle", "no gradient"),
     ("memory", "Forgetful", "restores_from_a_checkpoint", "other scores"),
     ("loss", "Vector", "returns_a_scalar_with_a_gradient", "no scalar"),
+    ("loss", "Misspelt", "returns_a_scalar_with_a_gradient", "takes 'target', which the engine does not provide to a loss"),
     ("loss", "Rootless", "returns_a_scalar_with_a_gradient", "gradient for all images alike"),
     ("alignment", "Constant", "aligns_two_domains", "no gradient"),
     ("alignment", "Tuple", "aligns_two_domains", "no scalar"),
