@@ -45,7 +45,7 @@ class LinearClassifier(Memory):
         self.needs_features = means
         self.weight = nn.Parameter(torch.zeros(0, dim))
 
-    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+    def reset(self, features: Tensor | None, labels: Tensor) -> None:
         if self.needs_features:
             assert features is not None
             weight = centroids(F.normalize(features.float(), dim=-1) if self.rows == "unit_centroid" else features, labels)

@@ -24,7 +24,7 @@ class Fussy(Memory):
         if size < 1:
             raise ConfigError(f"Fussy: size is {size}; it must be 1 or more.")
 
-    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None: ...
+    def reset(self, features: Tensor | None, labels: Tensor) -> None: ...
 
     def forward(self, features: Tensor) -> Tensor:
         return features

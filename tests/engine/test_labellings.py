@@ -43,7 +43,7 @@ class Everyone(Memory):
     def images(self) -> Tensor:
         return self.rows
 
-    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+    def reset(self, features: Tensor | None, labels: Tensor) -> None:
         if features is not None:
             self.rows = features.clone()
 

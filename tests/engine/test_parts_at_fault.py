@@ -273,7 +273,7 @@ class Rows(Memory):
         self.change = change
         self.register_buffer("rows", torch.zeros(3, 2))
 
-    def reset(self, features, labels, cameras=None): ...
+    def reset(self, features, labels): ...
 
     def forward(self, features):
         return features @ self.rows.T

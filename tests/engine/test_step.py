@@ -35,7 +35,7 @@ class Diary(Memory):
         self.weights_then: list[Tensor] = []
         self.watch: Tensor | None = None
 
-    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+    def reset(self, features: Tensor | None, labels: Tensor) -> None:
         """Do nothing."""
 
     def forward(self, features: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class Nested(Memory):
         self.fixed = nn.Parameter(torch.zeros(rows), requires_grad=False)
         self.child = nn.Linear(2, rows)
 
-    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+    def reset(self, features: Tensor | None, labels: Tensor) -> None:
         """Do nothing."""
 
     def forward(self, features: Tensor) -> Tensor:

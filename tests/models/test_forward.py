@@ -37,7 +37,7 @@ class Rows(Memory):
         self.rows = nn.Parameter(torch.linspace(-1, 1, 12).view(3, 4))
         self.updates: list[Tensor] = []
 
-    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+    def reset(self, features: Tensor | None, labels: Tensor) -> None:
         """Do nothing."""
 
     def forward(self, features: Tensor) -> Tensor:

@@ -42,8 +42,6 @@ class CAJaccard:
     the graph. Raises DataError for features that are not finite and for images without a camera.
     """
 
-    requires: frozenset[str] = frozenset()
-    provides: frozenset[str] = frozenset()
     cameras = "required"
 
     def __init__(

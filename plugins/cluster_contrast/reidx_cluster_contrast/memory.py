@@ -38,7 +38,7 @@ class ClusterMemory(Memory):
         self.momentum, self.rule = momentum, update
         self.register_buffer("rows", torch.zeros(0, dim))
 
-    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+    def reset(self, features: Tensor | None, labels: Tensor) -> None:
         assert features is not None
         self.rows = centroids(F.normalize(features.float()), labels)
 

@@ -36,7 +36,7 @@ class ImageCentres(Memory):
         self.register_buffer("centres", torch.zeros(0, dim))
         self.register_buffer("seen", torch.zeros(0, dtype=torch.bool))
 
-    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+    def reset(self, features: Tensor | None, labels: Tensor) -> None:
         if not len(self.centres):
             self.centres = self.centres.new_zeros(len(labels), self.centres.shape[1])
             self.seen = self.seen.new_zeros(len(labels))

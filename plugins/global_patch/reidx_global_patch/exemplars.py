@@ -66,7 +66,7 @@ class ExemplarMemory(Memory):
         """The share of the old slot in an update in this epoch."""
         return (self.start + self.slope * self.epoch.clamp(min=0)).clamp(max=1.0)
 
-    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+    def reset(self, features: Tensor | None, labels: Tensor) -> None:
         self.epoch = self.epoch + 1
         if len(self.rows):
             return

@@ -38,7 +38,7 @@ class PatchMemory(Memory):
         """True until the slots are filled."""
         return not len(self.rows)
 
-    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+    def reset(self, features: Tensor | None, labels: Tensor) -> None:
         if self.needs_features:
             assert features is not None
             self.rows = features.to(self.rows, copy=True)

@@ -53,7 +53,7 @@ class HybridMemory(Memory):
         """The unit row (N,D) of every image; empty before the first reset."""
         return self.rows
 
-    def reset(self, features: Tensor | None, labels: Tensor, cameras: Tensor | None = None) -> None:
+    def reset(self, features: Tensor | None, labels: Tensor) -> None:
         if self.needs_features:
             assert features is not None
             self.rows = F.normalize(features.float())
