@@ -5,6 +5,7 @@ from reidx.contracts.declarations import (
     CLUSTERER_INPUTS,
     OUTLIERS,
     Batch,
+    Call,
     Contract,
     Features,
     LabelSet,
@@ -13,12 +14,9 @@ from reidx.contracts.declarations import (
     mean_normalized,
     overrides_update,
 )
-from reidx.contracts.honoured import HONOURED, OUTLIERS_OF, declaration_fault, declared_by
+from reidx.contracts.honoured import declaration_fault, declared_by
 from reidx.contracts.inputs import (
-    CALLS,
-    INPUTS,
     RESERVED,
-    Call,
     argument_names,
     column_inputs,
     inputs_by_method,
@@ -26,6 +24,7 @@ from reidx.contracts.inputs import (
     inputs_of_kind,
     named_inputs,
 )
+from reidx.contracts.protocols import CALLS, HONOURED, INPUTS, OUTLIERS_OF
 
 __all__ = [
     "CALLS",

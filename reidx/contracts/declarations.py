@@ -161,6 +161,14 @@ CLUSTERER_INPUTS = ("", "graph", "features")
 
 
 @dataclass(frozen=True)
+class Call:
+    """A method that the engine calls: its positional arguments, and the inputs that it may name after them."""
+
+    positional: tuple[str, ...]
+    named: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Contract:
     """Declarations of a component; each field has the name of a class attribute.
 

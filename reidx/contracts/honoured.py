@@ -7,31 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from reidx.contracts.declarations import Contract
-from reidx.contracts.inputs import CALLS, inputs_of_kind
-
-HONOURED: dict[str, tuple[str, ...]] = {
-    "dataset": ("columns",),
-    "transform": (),
-    "sampler": ("cameras", "outliers"),
-    "backbone": (),
-    "fusion": ("provides", "requires_tail", "part_features"),
-    "distance": ("requires", "cameras"),
-    "clusterer": ("cameras", "outliers", "clusterer_input", "column_meaning"),
-    "refiner": ("requires", "provides", "cameras", "outliers"),
-    "memory": ("provides", "cameras", "outliers", "accepts_parts", "requires_parts", "column_meaning"),
-    "loss": ("cameras", "accepts_parts", "requires_parts", "column_meaning"),
-    "alignment": ("requires",),
-    "protocol": ("cameras",),
-}
-"""Fields of :class:`reidx.contracts.Contract` that the engine reads, by kind."""
-
-OUTLIERS_OF: dict[str, tuple[str, ...]] = {
-    "sampler": ("draw", "drop"),
-    "clusterer": ("emits", "never"),
-    "refiner": ("emits", "never"),
-    "memory": ("keep", "drop"),
-}
-"""Values of ``outliers`` by kind."""
+from reidx.contracts.inputs import inputs_of_kind
+from reidx.contracts.protocols import CALLS, HONOURED, OUTLIERS_OF
 
 _PARTS = {"memory": {"features"}, "loss": {"features", "scores", "teacher", "teacher_scores"}}
 """Inputs that may be part features, by kind."""

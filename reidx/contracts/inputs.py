@@ -5,47 +5,10 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
-INPUTS = (
-    "features",
-    "targets",
-    "scores",
-    "weights",
-    "soft_targets",
-    "teacher",
-    "teacher_scores",
-    "cameras",
-    "index",
-)
-"""Arguments that the ``forward`` of a loss may name, besides those that the stream's refiners and the term's memory provide."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """A method that the engine calls: its positional arguments, and the inputs that it may name after them."""
-
-    positional: tuple[str, ...]
-    named: tuple[str, ...]
-
-
-CALLS: dict[str, dict[str, Call]] = {
-    "distance": {"__call__": Call(("features",), ("within", "cameras"))},
-    "clusterer": {"__call__": Call(("graph",), ("cameras",))},
-    "memory": {
-        "reset": Call(("features", "labels"), ("cameras",)),
-        "update": Call(("features", "targets", "index"), ("cameras",)),
-    },
-    "loss": {"forward": Call((), INPUTS)},
-    "protocol": {"ignored": Call(("query_ids", "gallery_ids", "query_cams", "gallery_cams"), ())},
-}
-"""Methods with named inputs, by kind. ``cameras`` has one number per image, −1 for an unknown camera.
-
-Each may also name further columns of the data set (:class:`reidx.data.datasets.Split`): ``clothes``, or ``query_clothes``
-and ``gallery_clothes`` for a protocol.
-"""
+from reidx.contracts.protocols import CALLS
 
 RESERVED = frozenset(name for calls in CALLS.values() for call in calls.values() for name in (*call.positional, *call.named))
 """Names that a column of a data set cannot have."""

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as Interface
 
-from reidx.contracts.declarations import Features, LabelSet, RefinerContext
+from reidx.contracts.declarations import Call, Features, LabelSet, RefinerContext
 
 if TYPE_CHECKING:
     import numpy as np
@@ -159,3 +159,59 @@ INTERFACES: dict[str, type] = {
     if isinstance(value, type) and value.__module__ == __name__ and value is not Split
 }
 """The interface of each kind, by the name of the kind."""
+
+
+# ---- what the engine passes to each kind, and reads of it
+
+INPUTS = (
+    "features",
+    "targets",
+    "scores",
+    "weights",
+    "soft_targets",
+    "teacher",
+    "teacher_scores",
+    "cameras",
+    "index",
+)
+"""Arguments that the ``forward`` of a loss may name, besides those that the stream's refiners and the term's memory provide."""
+
+CALLS: dict[str, dict[str, Call]] = {
+    "distance": {"__call__": Call(("features",), ("within", "cameras"))},
+    "clusterer": {"__call__": Call(("graph",), ("cameras",))},
+    "memory": {
+        "reset": Call(("features", "labels"), ("cameras",)),
+        "update": Call(("features", "targets", "index"), ("cameras",)),
+    },
+    "loss": {"forward": Call((), INPUTS)},
+    "protocol": {"ignored": Call(("query_ids", "gallery_ids", "query_cams", "gallery_cams"), ())},
+}
+"""Methods with named inputs, by kind. ``cameras`` has one number per image, −1 for an unknown camera.
+
+Each may also name further columns of the data set (:class:`reidx.data.datasets.Split`): ``clothes``, or ``query_clothes``
+and ``gallery_clothes`` for a protocol.
+"""
+
+HONOURED: dict[str, tuple[str, ...]] = {
+    "dataset": ("columns",),
+    "transform": (),
+    "sampler": ("cameras", "outliers"),
+    "backbone": (),
+    "fusion": ("provides", "requires_tail", "part_features"),
+    "distance": ("requires", "cameras"),
+    "clusterer": ("cameras", "outliers", "clusterer_input", "column_meaning"),
+    "refiner": ("requires", "provides", "cameras", "outliers"),
+    "memory": ("provides", "cameras", "outliers", "accepts_parts", "requires_parts", "column_meaning"),
+    "loss": ("cameras", "accepts_parts", "requires_parts", "column_meaning"),
+    "alignment": ("requires",),
+    "protocol": ("cameras",),
+}
+"""Fields of :class:`reidx.contracts.Contract` that the engine reads, by kind."""
+
+OUTLIERS_OF: dict[str, tuple[str, ...]] = {
+    "sampler": ("draw", "drop"),
+    "clusterer": ("emits", "never"),
+    "refiner": ("emits", "never"),
+    "memory": ("keep", "drop"),
+}
+"""Values of ``outliers`` by kind."""
