@@ -46,12 +46,23 @@ class StageChecker:
         return [] if spec is None else sorted(contract("dataset", spec).columns)
 
     def check_named_inputs(self, part: Part, domain: str | None) -> None:
-        """Raise unless the engine, or the data set of ``domain``, provides each input that a component's methods require."""
+        """Raise unless each input that a component's methods require has one source.
+
+        The sources are the engine, the fusion, and the data set of ``domain``.
+        """
         entry = registry().find(part.kind, part.name)
         component = entry.class_or_outline()
         methods = call_attributed(entry, "its methods", inputs_by_method, part.kind, component)
-        for method, (needed, _) in methods.items():
-            known = [*CALLS[part.kind][method].named, *column_inputs(part.kind, self.columns_of(domain))]
+        for method, (needed, optional) in methods.items():
+            call, columns = CALLS[part.kind][method], column_inputs(part.kind, self.columns_of(domain))
+            features = self.provided.difference(call.named) if call.features else frozenset[str]()
+            for name in sorted((needed | optional) & features.intersection(columns)):
+                raise self.error(
+                    part.path,
+                    f"{part.name} takes {name!r}, which is a feature of fusion {self.stage.model.fusion['type']} and a column "
+                    f"of domain {domain!r}. Rename the column.",
+                )
+            known = [*call.named, *columns, *sorted(features)]
             for name in sorted(needed.difference(known)):
                 raise self.unknown_input(part, entry, method, name, known)
 
@@ -65,10 +76,12 @@ class StageChecker:
     def unknown_input(self, part: Part, entry: Entry, method: str, name: str, known: Iterable[str]) -> ConfigError:
         """Return the error for a required input that nothing provides."""
         place = own_line(entry, None, getattr(entry.class_or_outline(), method))
+        fusions = [offer.name for offer in providing("fusion", {name}) if CALLS[part.kind][method].features]
+        hint = f" Installed fusions that provide it: {', '.join(fusions)}." if fusions else ""
         return self.error(
             part.path,
             f"{part.kind} {part.name} (from {entry.distribution}, {place}): its {method} takes {name!r}, which nothing here "
-            f"provides. Available by name: {', '.join(known) or 'nothing'}.",
+            f"provides. Available by name: {', '.join(known) or 'nothing'}.{hint}",
         )
 
     def check_feature(self, at: KeyPath, name: str) -> None:

@@ -162,10 +162,14 @@ CLUSTERER_INPUTS = ("", "graph", "features")
 
 @dataclass(frozen=True)
 class Call:
-    """A method that the engine calls: its positional arguments, and the inputs that it may name after them."""
+    """A method that the engine calls: its positional arguments, and the inputs that it may name after them.
+
+    With ``features`` it may also name features of the fusion.
+    """
 
     positional: tuple[str, ...]
     named: tuple[str, ...]
+    features: bool = False
 
 
 @dataclass(frozen=True)

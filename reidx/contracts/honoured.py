@@ -55,12 +55,14 @@ def declaration_fault(kind: str, component: type, declared: Mapping[str, Any]) -
 
 def _without_cameras(kind: str, component: type) -> str:
     """Name the methods of a component that would get cameras, if none has such an argument; empty if one has."""
+    if kind == "refiner":
+        return ""  # it may read them from its context
     if any("cameras" in call.named for call in CALLS.get(kind, {}).values()):
         inputs = set[str]().union(*inputs_of_kind(kind, component))
         return "" if "cameras" in inputs else " or ".join(CALLS[kind])
     if kind == "sampler":
         return "" if "cameras" in inspect.signature(component).parameters else "constructor"
-    return ""  # a refiner has them in its context, a protocol among its arguments
+    return ""  # a protocol has them among its arguments
 
 
 def _shown(name: str, value: Any) -> str:

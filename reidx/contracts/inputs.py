@@ -44,6 +44,14 @@ def inputs_of_kind(kind: str, component: type) -> tuple[set[str], set[str]]:
     return needed, set().union(*(names for _, names in pairs)) - needed
 
 
+def feature_inputs(kind: str, component: type, provided: Iterable[str]) -> frozenset[str]:
+    """Return the features that a class gets by name from a fusion that provides the features ``provided``."""
+    methods = inputs_by_method(kind, component).items()
+    calls = [(CALLS[kind][method], needed | optional) for method, (needed, optional) in methods]
+    named = frozenset[str]().union(*(names.difference(call.named) for call, names in calls if call.features))
+    return named.intersection(provided)
+
+
 def named_inputs(function: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of ``known`` that ``function`` names among its arguments; None counts as missing."""
     names = argument_names(function)

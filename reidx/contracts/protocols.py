@@ -92,7 +92,7 @@ class Distance(Interface):
         """Return the sparse graph (N,N) of distances between features (N,D), or between several of them by name.
 
         A distance with a keyword ``within`` may omit pairs that are farther apart than that; one with a keyword ``cameras``
-        gets the cameras of the images, int64 (N,), −1 for an unknown one.
+        gets the cameras of the images, int64 (N,), −1 for an unknown one. A keyword with the name of a feature gets it.
         """
 
 
@@ -108,7 +108,10 @@ class Refiner(Interface):
     """Refinement of pseudo labels."""
 
     def __call__(self, labels: LabelSet, context: RefinerContext) -> LabelSet:
-        """Return new labels, weights (N,), soft targets (N,K) or further arrays (N,…), named in ``provides``."""
+        """Return new labels, weights (N,), soft targets (N,K) or further arrays (N,…), named in ``provides``.
+
+        A keyword ``cameras`` gets the cameras of the images (N,), one with the name of a feature that feature (N,…).
+        """
 
 
 class Memory(Interface):
@@ -177,8 +180,9 @@ INPUTS = (
 """Arguments that the ``forward`` of a loss may name, besides those that the stream's refiners and the term's memory provide."""
 
 CALLS: dict[str, dict[str, Call]] = {
-    "distance": {"__call__": Call(("features",), ("within", "cameras"))},
+    "distance": {"__call__": Call(("features",), ("within", "cameras"), features=True)},
     "clusterer": {"__call__": Call(("graph",), ("cameras",))},
+    "refiner": {"__call__": Call(("labels", "context"), ("cameras",), features=True)},
     "memory": {
         "reset": Call(("features", "labels"), ("cameras",)),
         "update": Call(("features", "targets", "index"), ("cameras",)),
@@ -189,7 +193,8 @@ CALLS: dict[str, dict[str, Call]] = {
 """Methods with named inputs, by kind. ``cameras`` has one number per image, −1 for an unknown camera.
 
 Each may also name further columns of the data set (:class:`reidx.data.datasets.Split`): ``clothes``, or ``query_clothes``
-and ``gallery_clothes`` for a protocol.
+and ``gallery_clothes`` for a protocol. A method with ``features`` may name features of the fusion, too: a tensor (N,…) of all
+images, on the CPU.
 """
 
 HONOURED: dict[str, tuple[str, ...]] = {

@@ -21,7 +21,7 @@ from reidx.engine.step import StageModel
 from reidx.labels.pipeline import LabelPipeline
 from reidx.memories import Memory
 from reidx.models.network import Network, build_network
-from reidx.registry.build import build
+from reidx.registry.build import build, contract
 from reidx.registry.seam import checked_method
 from reidx.runs import checkpoint as checkpoints
 
@@ -114,7 +114,7 @@ class Assembly:
 
     def labellings(self, device: torch.device) -> dict[str, LabellingPlan]:
         """Build the label pipeline of each labelling."""
-        plans = {}
+        plans, provided = {}, contract("fusion", self.stage.model.fusion).provides
         for name, labelling in self.stage.labels.items():
             where = f"labels.labellings.{name}"
             place = {"device": str(device), "sharded": distributed.count() > 1}
@@ -125,7 +125,8 @@ class Assembly:
             )
             vary = partial(self._clusterer, labelling, f"{where}.clusterer")
             refiners = [build("refiner", spec, where=f"{where}.refiners", **place) for spec in labelling.refiners]
-            plans[name] = LabellingPlan(labelling, LabelPipeline(labelling.feature, distance, vary(), refiners, vary))
+            pipeline = LabelPipeline(labelling.feature, distance, vary(), refiners, vary, provided)
+            plans[name] = LabellingPlan(labelling, pipeline)
         return plans
 
     def _clusterer(self, labelling: Labelling, where: str, **settings: Any) -> Any:

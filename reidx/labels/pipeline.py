@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reidx.config.node import KeyPath
 from reidx.config.parts import Part
-from reidx.contracts import INPUTS, LabelSet, RefinerContext, named_inputs
+from reidx.contracts import INPUTS, LabelSet, RefinerContext, feature_inputs, named_inputs
 from reidx.errors import Broken, ConfigError, DataError
 from reidx.labels.features import not_finite
 from reidx.labels.graph import checked_graph
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class LabelPipeline:
     """Bank → :class:`LabelSet`, by ``distance`` (if the clusterer needs it), ``clusterer`` and ``refiners`` in turn.
 
-    ``vary(**settings)`` builds another clusterer with some of its settings changed.
+    ``vary(**settings)`` builds another clusterer with some of its settings changed. ``provided`` names the features of the
+    fusion, which distance and refiners may get by name.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class LabelPipeline:
         clusterer: Any,
         refiners: Sequence[Any] = (),
         vary: Callable[..., Any] | None = None,
+        provided: Collection[str] = (),
     ) -> None:
         self.feature, self.distance, self.clusterer, self.refiners = feature, distance, clusterer, list(refiners)
+        self.provided = provided
         self.clusterer_variations = [
             (settings, vary(**settings))
             for refiner in self.refiners
@@ -53,8 +56,13 @@ class LabelPipeline:
     @property
     def views(self) -> frozenset[str]:
         """The names of the features that must be in the bank."""
-        wanted = {self.feature, *getattr(self.distance, "requires", ())}
-        return frozenset(wanted.union(*(getattr(refiner, "requires", ()) for refiner in self.refiners)))
+        readers = [("distance", self.distance), *(("refiner", refiner) for refiner in self.refiners)]
+        wanted = [{*getattr(part, "requires", ()), *self._named_features(kind, part)} for kind, part in readers]
+        return frozenset({self.feature}.union(*wanted))
+
+    def _named_features(self, kind: str, part: Any) -> frozenset[str]:
+        """The names of the features that a distance or a refiner gets by name."""
+        return feature_inputs(kind, type(part), self.provided)
 
     def __call__(
         self,
@@ -65,7 +73,7 @@ class LabelPipeline:
         previous: np.ndarray | None = None,
         columns: Mapping[str, np.ndarray] | None = None,
     ) -> LabelSet:
-        """Label every image of the bank; distance and clusterer get those of ``cameras`` and ``columns`` (N,) that they name.
+        """Label every image of the bank; the components get those of ``cameras`` and ``columns`` (N,) that they name.
 
         Raises :class:`DataError` if features are not finite or no cluster was found or kept, and :class:`ReidxError` if the
         processes of a distributed job find different labels.
@@ -99,8 +107,10 @@ class LabelPipeline:
         context = RefinerContext(features, self.feature, graph, self.clusterer, cluster, epoch, previous, cameras, columns)
         found = labels.count
         for refiner in self.refiners:
+            named = named_inputs(refiner, known)
+            named |= {name: features[name] for name in self._named_features("refiner", refiner)}
             with span("refine"):
-                labels = call("refiner", refiner, "__call__", refiner, labels, context)
+                labels = call("refiner", refiner, "__call__", refiner, labels, context, **named)
         check_labels(labels, len(cameras))
         if labels.count == 0:
             names = " and ".join(type(refiner).__name__ for refiner in self.refiners)
@@ -122,6 +132,7 @@ class LabelPipeline:
         several = getattr(self.distance, "requires", None)
         given = {name: features[name] for name in several} if several else features[self.feature]
         named = named_inputs(self.distance, {"within": within, **known})
+        named |= {name: features[name] for name in self._named_features("distance", self.distance)}
         graph = call("distance", self.distance, "__call__", self.distance, given, **named)
         images = len(features[self.feature])
         return call("distance", self.distance, "the graph that it returned", _validated_graph, self.distance, graph, images)

@@ -17,6 +17,7 @@ from reidx.contracts import (
     Contract,
     LabelSet,
     RefinerContext,
+    feature_inputs,
     inputs_of,
     inputs_of_kind,
     named_inputs,
@@ -96,17 +97,30 @@ def known_labels() -> np.ndarray:
 def known_columns(kind: str = "", component: Any = None) -> dict[str, np.ndarray]:
     """Return the columns (N,) of the images of :func:`grouped_features` by name: three cameras.
 
-    Other inputs that a component requires count as columns of the data set, of five values.
+    Other inputs that a component requires, except features (:func:`known_features`), count as columns of the data set, of
+    five values.
     """
-    further = inputs_of_kind(kind, type(component))[0] - RESERVED
+    further = inputs_of_kind(kind, type(component))[0] - RESERVED - set(known_features(kind, component))
     expect_no_misspelt_input(kind, further)
     numbers = np.arange(len(known_labels()))
     return {"cameras": numbers % 3, **dict.fromkeys(sorted(further), numbers % 5)}
 
 
+def known_features(kind: str, component: Any) -> dict[str, Tensor]:
+    """Return the grouped features under the names, among those of installed fusions, that a component takes as arguments."""
+    return feature_views(feature_inputs(kind, type(component), provided_features()))
+
+
+def provided_features() -> set[str]:
+    """Return the names of the features that installed fusions provide."""
+    return set[str]().union(*(contract_of_example(entry).provides for entry in builder.registry().entries("fusion")))
+
+
 def expect_no_misspelt_input(kind: str, names: Iterable[str]) -> None:
     """Raise :class:`AssertionError` if a further input is one letter or so from an input of the kind; others can be columns."""
-    known = sorted({name for call in CALLS.get(kind, {}).values() for name in call.named})
+    calls = CALLS.get(kind, {}).values()
+    known = sorted({name for call in calls for name in call.named})
+    known += sorted(provided_features()) if any(call.features for call in calls) else []
     for name in sorted(names):
         hint = suggest(name, known)
         expect(not hint, f"it takes {name!r}, which the engine does not provide to a {kind}. {hint}")
@@ -216,16 +230,22 @@ def features_for(memory: Memory) -> Tensor:
     return feature_views(["parts" if memory.requires_parts else "embed"]).popitem()[1]
 
 
-def refined_by(entry: Entry, labels: np.ndarray, previous: np.ndarray | None = None) -> LabelSet:
-    """Apply a refiner to labels of the grouped features, clustered by DBSCAN."""
+def refined_by(
+    entry: Entry, labels: np.ndarray, previous: np.ndarray | None = None, optional: bool = True
+) -> LabelSet:
+    """Apply a refiner to labels of the grouped features, clustered by DBSCAN, with or without its optional inputs."""
     refiner = build_component(entry)
     clusterer = DBSCAN()
     variations(refiner, clusterer)
-    features = feature_views({"embed", *contract_of_example(entry).requires})
-    cameras = known_columns()["cameras"]
+    named = {**named_inputs(refiner, known_columns("refiner", refiner)), **known_features("refiner", refiner)}
+    features = feature_views({"embed", *contract_of_example(entry).requires, *known_features("refiner", refiner)})
+    left_out = set() if optional else inputs_of_kind("refiner", type(refiner))[1]
     return refiner(
         LabelSet(labels),
-        RefinerContext(features, "embed", graph_of_groups(), clusterer, cluster_pairs_of_groups, 0, previous, cameras),
+        RefinerContext(
+            features, "embed", graph_of_groups(), clusterer, cluster_pairs_of_groups, 0, previous, known_columns()["cameras"]
+        ),
+        **{name: value for name, value in named.items() if name not in left_out},
     )
 
 

@@ -31,6 +31,7 @@ from reidx.testing.given import (
     grouped_features,
     inputs_provided_to,
     known_columns,
+    known_features,
     known_labels,
     loss_inputs,
     refined_by,
@@ -48,7 +49,7 @@ def gives_a_graph(entry: Entry) -> None:
     views = contract_of_example(entry).requires
     features, same = grouped_features(), known_labels()[:, None] == known_labels()
     given = feature_views(views) if views else features
-    named = named_inputs(distance, known_columns("distance", distance))
+    named = {**named_inputs(distance, known_columns("distance", distance)), **known_features("distance", distance)}
     graph = distance(given, **named)
     expect(isinstance(graph, csr_array), f"it returned {type(graph).__name__}, not a csr_array")
     try:
@@ -93,14 +94,14 @@ def gives_labels(entry: Entry) -> None:
 
 
 def refines_labels(entry: Entry) -> None:
-    """Check for a LabelSet that fulfils the contract, with and without a history, and an unchanged input."""
+    """Check for a LabelSet that fulfils the contract, with and without a history and optional inputs; an unchanged input."""
     truth = known_labels()
     for previous in (None, np.roll(truth, 3)):
         labels = truth.copy()
         labels[:5] = -1
         labels = np.unique(labels, return_inverse=True)[1].astype(np.int64) - 1
         before = labels.copy()
-        refined = refined_by(entry, labels, previous)
+        refined = refined_by(entry, labels, previous, optional=previous is not None)
         expect(isinstance(refined, LabelSet), f"it returned {type(refined).__name__}, not a LabelSet")
         expect_labelling(refined, len(labels))
         expect(np.array_equal(labels, before), "it changed the labels that it was given")

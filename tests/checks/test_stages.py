@@ -149,7 +149,8 @@ class ClothesMemory:
     ("kind", "part", "changes", "where", "method", "available"),
     [
         ("distance", ClothesDistance, {"labels": labels(distance="ClothesDistance")},
-         "distance: ClothesDistance | stages.0.labels.labellings.main.distance", "__call__", "within, cameras"),
+         "distance: ClothesDistance | stages.0.labels.labellings.main.distance", "__call__",
+         "within, cameras, embed, global, pooled"),
         ("clusterer", ClothesClusterer, {"labels": labels(clusterer="ClothesClusterer")},
          "clusterer: ClothesClusterer | stages.0.labels.labellings.main.clusterer", "__call__", "cameras"),
         ("memory", ClothesMemory, {"memories": {"rows": {"memory": "ClothesMemory"}}},
@@ -163,6 +164,36 @@ def test_named_input_that_nothing_provides(refused, register, kind, part, change
     assert refused(**changes) == (
         f"{where}: {kind} {part.__name__} (from the test, {place}): its {method} takes 'clothes', which nothing here provides. "
         f"Available by name: {available}."
+    )
+
+
+class UpperRefiner:
+    """Refiner with a feature and an optional one."""
+
+    def __call__(self, labels, context, *, upper, lower=None, cameras=None): ...
+
+
+class UpperDistance:
+    """Distance with a feature and an optional one."""
+
+    def __call__(self, features, *, upper, clothes=None): ...
+
+
+@pytest.mark.parametrize("part", [UpperRefiner, UpperDistance])
+def test_features_are_inputs_of_distances_and_refiners(refused, register, part):
+    kind = part.__name__.removeprefix("Upper").lower()
+    register(kind, part)
+    changes = {"labels": labels(**({"refiners": [part.__name__]} if kind == "refiner" else {"distance": part.__name__}))}
+    halves = {"backbone": {"type": "Timm", "name": "test_resnet"}, "fusion": "Views"}
+    assert refused(model=halves, **changes) == ""
+    known = "cameras, embed, global, pooled"
+    assert refused(**changes).endswith(
+        f"its __call__ takes 'upper', which nothing here provides. Available by name: "
+        f"{'within, ' if kind == 'distance' else ''}{known}. Installed fusions that provide it: Views."
+    )
+    table = {"type": "CSV", "path": "t.csv", "columns": ["upper", "embed"]}  # no component takes `embed`
+    assert refused(model=halves, data={"image_size": [48, 24], "domains": {"target": table}}, **changes).endswith(
+        f"{part.__name__} takes 'upper', which is a feature of fusion Views and a column of domain 'target'. Rename the column."
     )
 
 

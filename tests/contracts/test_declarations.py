@@ -160,6 +160,14 @@ class Scribbler:
     """Refiner that writes into the given labels."""
     def __call__(self, labels, context): labels.labels[labels.labels < 0] = 0; return labels
 
+class Partial:
+    """Refiner with a feature under another name."""
+    def __call__(self, labels, context, *, part): return labels
+
+class Needy:
+    """Refiner that fails without an optional feature."""
+    def __call__(self, labels, context, *, parts=None): return LabelSet(labels.labels + 0 * len(parts))
+
 class Detached(Memory):
     """Memory whose scores have no gradient."""
     def __init__(self, dim: int):
@@ -277,6 +285,8 @@ CAUGHT = [
     ("clusterer", "Gaps", "gives_labels", "gaps"),
     ("clusterer", "Secretive", "gives_labels", "never"),
     ("refiner", "Scribbler", "refines_labels", "changed the labels"),
+    ("refiner", "Partial", "refines_labels", "takes 'part', which the engine does not provide to a refiner. Did you mean"),
+    ("refiner", "Needy", "refines_labels", "has no len()"),
     ("memory", "Detached", "follows_the_memory_cycle", "no gradient"),
     ("memory", "Forgetful", "restores_from_a_checkpoint", "other scores"),
     ("loss", "Vector", "returns_a_scalar_with_a_gradient", "no scalar"),

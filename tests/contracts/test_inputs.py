@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from reidx.contracts import CALLS, inputs_by_method, inputs_of, inputs_of_kind, named_inputs
+from reidx.contracts import CALLS, feature_inputs, inputs_by_method, inputs_of, inputs_of_kind, named_inputs
 from reidx.registry.registry import KINDS
 
 DOCS = Path(__file__).parents[2] / "docs/plugins.md"
@@ -34,6 +34,19 @@ def test_inputs_are_the_arguments_after_the_positional_ones() -> None:
     assert inputs_of_kind("memory", Several) == ({"cameras"}, {"tracks"})
     assert inputs_of_kind("loss", Loss) == inputs_of(Loss) == ({"features"}, {"weights"})
     assert inputs_of_kind("refiner", Several) == (set(), set())
+
+
+class Named:
+    """Refiner and distance with features among its arguments."""
+
+    def __call__(self, features, parts, *, cameras, shared=None): ...
+
+
+def test_features_are_arguments_that_the_fusion_provides() -> None:
+    provided = {"features", "parts", "shared", "cameras", "specific"}
+    assert feature_inputs("distance", Named, provided) == {"parts", "shared"}
+    assert feature_inputs("refiner", Named, provided) == {"shared"}  # its `parts` is the context
+    assert feature_inputs("distance", Named, {"embed"}) == feature_inputs("clusterer", Named, provided) == set()
 
 
 def test_class_without_the_method_has_no_inputs() -> None:
@@ -62,6 +75,7 @@ def test_documented_table_is_that_of_the_code() -> None:
     found = [[re.findall(r"`(\w+)`", cell) for cell in row] for row in rows[begin : rows.index([""], begin)]]
     calls = [(kind, *item) for kind, methods in CALLS.items() for item in methods.items()]
     assert found == [[[kind], [method], list(call.positional), list(call.named)] for kind, method, call in calls]
+    assert ["features of the fusion" in rows[begin + at][3] for at in range(len(calls))] == [c.features for _, _, c in calls]
 
 
 def test_kinds_with_named_inputs_exist() -> None:

@@ -1,4 +1,4 @@
-"""Cameras and a further column of the data set reach every component that names them, on one process and on two."""
+"""Cameras, a column of the data set and features reach every component that names them, on one process and on two."""
 
 from __future__ import annotations
 
@@ -38,10 +38,13 @@ def compare_columns(index: Any = slice(None), **columns: Any) -> None:
 
 
 class SeeingDistance(Jaccard):
-    """Jaccard distance with cameras."""
+    """Jaccard distance with cameras and a second feature."""
 
-    def __call__(self, features: Tensor, *, cameras: np.ndarray, clothes: np.ndarray, within: float = 1.0) -> Any:  # type: ignore[override]
+    def __call__(  # type: ignore[override]
+        self, features: Tensor, *, pooled: Tensor, cameras: np.ndarray, clothes: np.ndarray, within: float = 1.0
+    ) -> Any:
         compare_columns(cameras=cameras, clothes=clothes)
+        assert pooled.shape == features.shape and not torch.equal(pooled, features)
         return super().__call__(features, within=within)
 
 
@@ -59,9 +62,20 @@ class Again:
     def variations(self, clusterer: Any) -> list[dict[str, Any]]:
         return [{"eps": 0.65}]
 
-    def __call__(self, labels: LabelSet, context: RefinerContext) -> LabelSet:
-        compare_columns(cameras=context.cameras, **context.columns)
-        assert list(context.columns) == ["clothes"]
+    def __call__(
+        self,
+        labels: LabelSet,
+        context: RefinerContext,
+        *,
+        cameras: np.ndarray,
+        clothes: np.ndarray,
+        pooled: Tensor,
+        parts: Any = None,
+        embed: Any = None,
+    ) -> LabelSet:
+        compare_columns(cameras=cameras, clothes=clothes)
+        assert cameras is context.cameras and clothes is context.columns["clothes"] and list(context.columns) == ["clothes"]
+        assert pooled is context.features["pooled"] and embed is context.features["embed"] and parts is None
         assert np.array_equal(context.cluster(), labels.labels)
         context.cluster(eps=0.65)
         return labels

@@ -97,6 +97,31 @@ def test_distance_receives_several_views_by_name() -> None:
     assert set(views) == {"upper", "lower"} and views["upper"] is features["upper"]
 
 
+def test_distance_and_refiner_get_features_by_name() -> None:
+    got: list[dict[str, Any]] = []
+
+    class Named:
+        def __call__(self, features: Any, *, lower: Any, spare: Any = None) -> Any:
+            got.append({"lower": lower, "spare": spare})
+            return graph()
+
+    class Refiner:
+        def __call__(self, labels: LabelSet, context: RefinerContext, *, cameras: Any, upper: Any = None) -> LabelSet:
+            got.append({"cameras": cameras, "upper": upper})
+            return labels
+
+    clusterer, features = Part([], "c", labels_of(0, 0, 1, 1, 2, 2)), bank()
+    pipeline = LabelPipeline("embed", Named(), clusterer, [Refiner()], provided=("embed", "lower"))
+    assert pipeline.views == {"embed", "lower"}
+    pipeline(features, epoch=0, cameras=CAMERAS)
+    pipeline = LabelPipeline("embed", Named(), clusterer, [Refiner()], provided=("embed", "lower", "upper"))
+    assert pipeline.views == {"embed", "lower", "upper"}
+    pipeline(features, epoch=0, cameras=CAMERAS)
+    first = [{"lower": features["lower"], "spare": None}, {"cameras": CAMERAS, "upper": None}]
+    second = [first[0], {"cameras": CAMERAS, "upper": features["upper"]}]
+    assert all(a[name] is b[name] for a, b in zip(got, [*first, *second], strict=True) for name in b)
+
+
 def pipeline_of(labels: np.ndarray, **refined: Any) -> LabelPipeline:
     refiners = [lambda labels, context: LabelSet(labels.labels, **refined)] if refined else []
     return LabelPipeline("embed", lambda features: graph(), lambda given: labels, refiners)
