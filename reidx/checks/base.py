@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from reidx.config.node import KeyPath, dotted
 from reidx.config.parts import Part
 from reidx.config.schema import Stage
-from reidx.contracts import CALLS, Contract, column_inputs, contract_of, inputs_by_method
+from reidx.contracts import CALLS, Call, Contract, column_inputs, contract_of, inputs_by_method
 from reidx.errors import ConfigError, suggest
-from reidx.registry.build import contract
+from reidx.registry.build import contract, signature_of
 from reidx.registry.discovery import registry
 from reidx.registry.registry import Entry
 from reidx.registry.seam import call_attributed, own_line
@@ -48,23 +48,34 @@ class StageChecker:
     def check_named_inputs(self, part: Part, domain: str | None) -> None:
         """Raise unless each input that a component's methods require has one source.
 
-        The sources are the engine, the fusion, and the data set of ``domain``.
+        The sources are the engine, the component's provider (:class:`reidx.contracts.Call`), and the data set of ``domain``.
         """
         entry = registry().find(part.kind, part.name)
         component = entry.class_or_outline()
         methods = call_attributed(entry, "its methods", inputs_by_method, part.kind, component)
         for method, (needed, optional) in methods.items():
             call, columns = CALLS[part.kind][method], column_inputs(part.kind, self.columns_of(domain))
-            features = self.provided.difference(call.named) if call.features else frozenset[str]()
-            for name in sorted((needed | optional) & features.intersection(columns)):
+            provider, provided = self.provider_of(call)
+            for name in sorted((needed | optional) & provided.intersection(columns)):
                 raise self.error(
                     part.path,
-                    f"{part.name} takes {name!r}, which is a feature of fusion {self.stage.model.fusion['type']} and a column "
-                    f"of domain {domain!r}. Rename the column.",
+                    f"{part.name} takes {name!r}, which {provider} provides, but domain {domain!r} has a column of that name. "
+                    "Rename the column.",
                 )
-            known = [*call.named, *columns, *sorted(features)]
+            known = [*call.named, *columns, *sorted(provided)]
             for name in sorted(needed.difference(known)):
                 raise self.unknown_input(part, entry, method, name, known)
+
+    def provider_of(self, call: Call) -> tuple[str, frozenset[str]]:
+        """Return the component that provides further inputs of a call, in words, and their names."""
+        if not call.provider:
+            return "", frozenset()
+        model = self.stage.model
+        spec, names = {
+            "fusion": (model.fusion, self.provided),
+            "backbone": (model.backbone, contract("backbone", model.backbone).provides),
+        }[call.provider]
+        return f"{call.provider} {spec['type']}", names.difference(call.named)
 
     def check_provided_names(self, part: Part, domain: str | None) -> None:
         """Raise if a component provides an array under the name of a column of the data set."""
@@ -76,8 +87,12 @@ class StageChecker:
     def unknown_input(self, part: Part, entry: Entry, method: str, name: str, known: Iterable[str]) -> ConfigError:
         """Return the error for a required input that nothing provides."""
         place = own_line(entry, None, getattr(entry.class_or_outline(), method))
-        fusions = [offer.name for offer in providing("fusion", {name}) if CALLS[part.kind][method].features]
-        hint = f" Installed fusions that provide it: {', '.join(fusions)}." if fusions else ""
+        provider = CALLS[part.kind][method].provider
+        found = ", ".join(offer.name for offer in providing(provider, {name})) if provider else ""
+        hint = f" Installed {provider}s that provide it: {found}." if found else ""
+        backbone = registry().find("backbone", self.stage.model.backbone["type"])
+        if provider == "backbone" and "tokens" in signature_of(backbone):
+            hint = f" If the model has it, set tokens: [{name}] of backbone {backbone.name}.{hint}"
         return self.error(
             part.path,
             f"{part.kind} {part.name} (from {entry.distribution}, {place}): its {method} takes {name!r}, which nothing here "

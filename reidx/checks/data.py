@@ -5,6 +5,7 @@ A missing folder of the last stage must not surface only after the first stage h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,8 @@ def splits_of(stage: Stage, part: Part) -> list[tuple[str, str]]:
         names = [holder.source, holder.target]
     else:  # a stream or a labelling; a model processes all domains
         domain = getattr(holder, "domain", None)
-        return [(domain, "train")] if domain is not None else [(domain, "train") for domain in stage.domains]
+        labelled = (level.domain for level in stage.labels.values() if level.domain is not None)
+        return [(name, "train") for name in ([domain] if domain is not None else dict.fromkeys((*stage.domains, *labelled)))]
     return [(domain, "train") for domain in dict.fromkeys(streams[name].domain for name in names)]
 
 
@@ -87,7 +89,7 @@ class _DataChecker:
             self.check_images(("labels", "labellings", name), level.domain, "train")
         for part in parts_of(stage):
             if not isinstance(part.holder, Evaluate):
-                self.check_cameras(stage, part)
+                self.check_cameras(part, splits_of(stage, part))
 
     def check_evaluation(self, stage: Stage) -> None:
         settings, domain = stage.evaluate, stage.evaluate.domain
@@ -97,7 +99,9 @@ class _DataChecker:
         for split in ("query", "gallery"):
             self.check_images(at, domain, split)
         for part in parts_of(settings, at):
-            self.check_cameras(stage, part)
+            self.check_cameras(part, splits_of(stage, part))
+        for part in parts_of(stage.model, ("model",)):
+            self.check_cameras(part, [(domain, split) for split in ("query", "gallery")])
         query, gallery = (self.domains.split(domain, split) for split in ("query", "gallery"))
         if query.ids is None or gallery.ids is None:
             raise DataError(f"{self.where(at)}: domain {domain!r} has no identities for its query and gallery images.")
@@ -150,11 +154,11 @@ class _DataChecker:
         if not len(self.domains.split(domain, split)):
             raise DataError(f"{self.where(at)}: domain {domain!r} has no {split} images.")
 
-    def check_cameras(self, stage: Stage, part: Part) -> None:
-        """Raise if a component needs cameras and its images have none."""
+    def check_cameras(self, part: Part, splits: Sequence[tuple[str, str]]) -> None:
+        """Raise if a component needs cameras and its images, of the given (domain, split) pairs, have none."""
         needed, _ = inputs_of_kind(part.kind, registry().find(part.kind, part.name).class_or_outline())
         required = "cameras" in needed or contract(part.kind, part.spec).cameras == "required"
-        for domain, split in splits_of(stage, part) if required else []:
+        for domain, split in splits if required else []:
             if not self.has_cameras(domain, split):
                 raise self.no_cameras(part.path, part.name, domain)
 

@@ -70,6 +70,7 @@ class _StageCheck(StageChecker):
         for part in parts_of(stage):
             contract(part.kind, part.spec)  # raises if a declaration has no effect
         self.check_fusion()
+        self.check_network_inputs()
         self.check_one_of(("init",), _stage_of(stage.init), self.earlier, "stage that trains before this one")
         for name, teacher in stage.teachers.items():
             at: KeyPath = ("teachers", name)
@@ -215,6 +216,14 @@ class _StageCheck(StageChecker):
                 ("model", "fusion"),
                 f"{name} needs the map of a teacher; add one to the stage: teachers: {{mean: {{type: EMA}}}}.",
             )
+
+    def check_network_inputs(self) -> None:
+        """Raise unless backbone and fusion get the inputs that they name, in each domain whose images they process."""
+        model = self.stage.model
+        domains: list[str | None] = [*self.stage.domains_seen] or [None]
+        for domain in domains:
+            self.check_named_inputs(Part("backbone", model.backbone, ("model", "backbone"), model), domain)
+            self.check_named_inputs(Part("fusion", model.fusion, ("model", "fusion"), model), domain)
 
     def check_level(self, at: KeyPath, level: Labelling) -> None:
         if level.domain is None:

@@ -335,6 +335,12 @@ class Stage:
         """Domains of the stage's streams."""
         return list(dict.fromkeys(stream.domain for stream in self.streams.values()))
 
+    @property
+    def domains_seen(self) -> list[str]:
+        """Domains whose images pass through a network: those of streams and labellings, and that of the evaluation."""
+        named = (*self.domains, *(labelling.domain for labelling in self.labels.values()), self.evaluate.domain)
+        return list(dict.fromkeys(domain for domain in named if domain is not None))
+
     def streams_of_term(self, term: Term) -> list[str]:
         """Return the streams of a term: those it names, or the only one."""
         return names_in(term.stream) or list(self.sources)[:1]

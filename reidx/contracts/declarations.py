@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -164,22 +164,23 @@ CLUSTERER_INPUTS = ("", "graph", "features")
 class Call:
     """A method that the engine calls: its positional arguments, and the inputs that it may name after them.
 
-    With ``features`` it may also name features of the fusion.
+    It may also name what a component of the kind ``provider`` provides: tokens of the backbone, or features of the fusion.
     """
 
     positional: tuple[str, ...]
     named: tuple[str, ...]
-    features: bool = False
+    provider: Literal["", "backbone", "fusion"] = ""
 
 
 @dataclass(frozen=True)
 class Contract:
     """Declarations of a component; each field has the name of a class attribute.
 
-    ``requires`` and ``provides`` are names of features; ``provides`` of a refiner names its additions per image, that of a
-    memory the tensors that losses may read. ``cameras`` is one of :data:`CAMERAS`, ``outliers`` of :data:`OUTLIERS`,
-    ``clusterer_input`` of :data:`CLUSTERER_INPUTS`. A fusion with ``requires_tail`` takes over the backbone's last stage,
-    its ``tail``. ``part_features`` are a fusion's features (B,P,D) with one vector per part of an image.
+    ``requires`` and ``provides`` are names of features; ``provides`` of a backbone names its tokens, that of a refiner its
+    additions per image, that of a memory the tensors that losses may read. ``cameras`` is one of :data:`CAMERAS`,
+    ``outliers`` of :data:`OUTLIERS`, ``clusterer_input`` of :data:`CLUSTERER_INPUTS`. A fusion with ``requires_tail`` takes
+    over the backbone's last stage, its ``tail``. ``part_features`` are a fusion's features (B,P,D) with one vector per part
+    of an image.
     ``accepts_parts`` are the inputs of a memory (``features``) or a loss (``features``, ``scores``, ``teacher``,
     ``teacher_scores``) that may be part features, ``requires_parts`` those that must be. ``column_meaning`` is the
     meaning of a label or a column of scores: a cluster or an identity (""), or an image by its number in the domain

@@ -48,7 +48,7 @@ def feature_inputs(kind: str, component: type, provided: Iterable[str]) -> froze
     """Return the features that a class gets by name from a fusion that provides the features ``provided``."""
     methods = inputs_by_method(kind, component).items()
     calls = [(CALLS[kind][method], needed | optional) for method, (needed, optional) in methods]
-    named = frozenset[str]().union(*(names.difference(call.named) for call, names in calls if call.features))
+    named = frozenset[str]().union(*(names.difference(call.named) for call, names in calls if call.provider == "fusion"))
     return named.intersection(provided)
 
 

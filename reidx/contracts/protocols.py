@@ -62,13 +62,20 @@ class Sampler(Interface):
 
 
 class Backbone(Interface):
-    """Backbone of a network; ``mean`` and ``std`` (three numbers each) are the image normalisation of its weights."""
+    """Backbone of a network; ``mean`` and ``std`` (three numbers each) are the image normalisation of its weights.
+
+    A backbone with tokens names them in its contract (``provides``) and has ``dims``, the width of each by name.
+    """
 
     out_channels: int
     nonnegative: bool
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the feature map (B,C,h,w) of normalised images (B,3,H,W)."""
+    def forward(self, images: Tensor) -> Tensor | Mapping[str, Tensor]:
+        """Return the feature map (B,C,h,w) of normalised images (B,3,H,W).
+
+        A backbone with tokens returns a mapping of ``map`` and its tokens: one vector per image (B,D), such as
+        ``class_token``, or several (B,T,D) under a name that ends in ``tokens``, such as ``part_tokens``.
+        """
 
 
 class Fusion(Interface):
@@ -80,8 +87,8 @@ class Fusion(Interface):
     def forward(self, maps: Tensor) -> Features:
         """Return named features of ``maps`` (B,C,h,w), each (B,D) or (B,P,D).
 
-        If ``forward`` has a second argument ``teacher``, it receives the teacher's map, or None if no EMA follows the
-        network.
+        Further arguments get the tokens of the backbone by name. An argument ``teacher`` gets the teacher's map, or None if
+        no EMA follows the network.
         """
 
 
@@ -180,9 +187,11 @@ INPUTS = (
 """Arguments that the ``forward`` of a loss may name, besides those that the stream's refiners and the term's memory provide."""
 
 CALLS: dict[str, dict[str, Call]] = {
-    "distance": {"__call__": Call(("features",), ("within", "cameras"), features=True)},
+    "backbone": {"forward": Call(("images",), ("cameras",))},
+    "fusion": {"forward": Call(("maps",), ("teacher", "cameras"), provider="backbone")},
+    "distance": {"__call__": Call(("features",), ("within", "cameras"), provider="fusion")},
     "clusterer": {"__call__": Call(("graph",), ("cameras",))},
-    "refiner": {"__call__": Call(("labels", "context"), ("cameras",), features=True)},
+    "refiner": {"__call__": Call(("labels", "context"), ("cameras",), provider="fusion")},
     "memory": {
         "reset": Call(("features", "labels"), ("cameras",)),
         "update": Call(("features", "targets", "index"), ("cameras",)),
@@ -201,8 +210,8 @@ HONOURED: dict[str, tuple[str, ...]] = {
     "dataset": ("columns",),
     "transform": (),
     "sampler": ("cameras", "outliers"),
-    "backbone": (),
-    "fusion": ("provides", "requires_tail", "part_features"),
+    "backbone": ("provides", "cameras"),
+    "fusion": ("provides", "cameras", "requires_tail", "part_features"),
     "distance": ("requires", "cameras"),
     "clusterer": ("cameras", "outliers", "clusterer_input", "column_meaning"),
     "refiner": ("requires", "provides", "cameras", "outliers"),

@@ -36,11 +36,17 @@ def calibrate(
     model.train()
     stores = {stream: domains.images(domain, "train") for stream, domain in streams.items()}
     order = {stream: torch.randperm(len(store)) for stream, store in stores.items()}  # the same in every process
+    columns_of = {stream: domains.split(domain, "train").named_columns() for stream, domain in streams.items()}
+    named = {
+        stream: {name: torch.from_numpy(column).to(model.device) for name, column in its.items()}
+        for stream, its in columns_of.items()
+    }
     mine = torch.arange(BATCH)[distributed.shard(BATCH)]
     with reporter.work("statistics of the domains", batches, "batches") as work:
         for batch in range(batches):
             taken = {stream: its[(batch * BATCH + mine) % len(its)].tolist() for stream, its in order.items()}
             images = {stream: transform(stores[stream].batch(rows).to(model.device)) for stream, rows in taken.items()}
-            model.take_statistics(images)
+            columns = {stream: {name: its[rows] for name, its in named[stream].items()} for stream, rows in taken.items()}
+            model.take_statistics(images, columns)
             work.advance()
     model.train(training)

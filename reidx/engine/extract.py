@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ BATCH = {"cpu": 64, "cuda": 256}
 
 @torch.no_grad()
 def extract(
-    network: Callable[[Tensor], Features],
+    network: Callable[..., Features],
     store: ImageStore,
     transform: Callable[[Tensor], Tensor],
     names: Collection[str],
@@ -37,10 +37,12 @@ def extract(
     workers: int = 0,
     reporter: Reporter | None = None,
     what: str = "features",
+    columns: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Tensor]:
     """Extract the named features (N,…) of all images of ``store``, in its order, on the CPU with dtype ``kept``.
 
-    Each process extracts a share and receives all features. ``network`` must be in evaluation mode. ``flip`` averages the
+    Each process extracts a share and receives all features. ``network`` must be in evaluation mode; it gets ``columns`` (N,)
+    of the images, if there are any, as an argument of that name. ``flip`` averages the
     features of each image and its mirror image, without normalising the mean. Non-finite features are detected where they
     are used. Raises :class:`DataError` for fewer images than processes.
     """
@@ -51,6 +53,7 @@ def extract(
     order = BatchSampler(mine, BATCH.get(device.type, 64), drop_last=False)
     extracted: dict[str, Tensor] = {}
     filled = mine.start
+    named = {name: torch.from_numpy(column) for name, column in (columns or {}).items()}
     reporter = reporter or Reporter("quiet")
     if workers == 0:
         with reporter.counted(f"{what}: decoding") as progress, span("decode", len(mine)):
@@ -59,9 +62,10 @@ def extract(
         for batch in batches(view, order, workers):
             with full_checks(filled == mine.start):  # the first batch
                 images = transform(batch.images.to(device)).contiguous(memory_format=torch.channels_last)
-                features: Sequence[Features] = [network(images)]
+                given = {"columns": {name: its[batch.index].to(device) for name, its in named.items()}} if named else {}
+                features: Sequence[Features] = [network(images, **given)]
                 if flip:
-                    features = [*features, network(images.flip(-1))]
+                    features = [*features, network(images.flip(-1), **given)]
             for name in names:
                 rows = torch.stack([f[name].float() for f in features]).mean(0)
                 if name not in extracted:  # the first batch determines the shape

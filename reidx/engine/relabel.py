@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from reidx.errors import CheckpointError
 from reidx.labels.pipeline import LabelPipeline, quality
 from reidx.models.domain_norm import network_of_domain
 from reidx.models.inference import fast_inference
+from reidx.models.network import Columns
 from reidx.optim.optimizer import replacing_parameters
 from reidx.profiling import span
 from reidx.registry.promises import expect_columns
@@ -81,6 +83,8 @@ class Extractor:
         Query and gallery are always extracted and stored in fp32, because half precision changes some ranks.
         """
         store = self.domains.images(domain, split)
+        named, seen = self.domains.split(domain, split).named_columns(), self.model.networks[network].columns
+        columns = {name: column for name, column in named.items() if name in seen}  # type: ignore[operator]
 
         def extract_all() -> dict[str, Tensor]:
             return extract(
@@ -94,6 +98,7 @@ class Extractor:
                 workers=self.domains.workers,
                 reporter=self.reporter,
                 what=what,
+                columns=columns,
             )
 
         training = self.model.training
@@ -120,7 +125,7 @@ class Extractor:
         teacher = self.model.teacher_of(name) if network.wants_teacher else None
         return digest_of([n.state_dict() for n in (network, self.model.networks[teacher] if teacher else None) if n])
 
-    def _forward(self, name: str, domain: str) -> Callable[[Tensor], Features]:
+    def _forward(self, name: str, domain: str) -> Callable[..., Features]:
         network = fast_inference(network_of_domain(self.model.networks[name], domain))
         if not network.wants_teacher:
             return network
@@ -128,7 +133,13 @@ class Extractor:
         if followed_by is None:
             return network
         teacher = fast_inference(network_of_domain(self.model.networks[followed_by], domain))
-        return lambda images: network.head(network.map(images), teacher.map(images))  # type: ignore[operator]
+
+
+        def forward(images: Tensor, columns: Columns = MappingProxyType({})) -> Features:
+            follower: Tensor = teacher.encode(images, columns)["map"]  # type: ignore[operator]
+            return network(images, follower, columns)
+
+        return forward
 
 
 class Relabeller:

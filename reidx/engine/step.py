@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from reidx.contracts import Batch, Features, argument_names, mean_normalized
 from reidx.engine.objective import BoundTerm, Objective, average_of, column_of
 from reidx.memories import Memory
 from reidx.models.forward import forward_in_parts
-from reidx.models.network import Network
+from reidx.models.network import Columns, Network
 from reidx.models.norm import statistics_in_order
 from reidx.models.teachers import EMA, freeze
 from reidx.profiling import span
@@ -77,6 +77,7 @@ class StageModel(BaseModel):
         }
         for memory in memories:
             self.reset_memory_averages(memory)
+        self._columns = frozenset[str]().union(*(network.columns for network in networks.values()))
         self.steps = 0
         self._last_step: tuple[dict[str, dict[str, Features]], dict[str, Batch]] | None = None
 
@@ -119,14 +120,22 @@ class StageModel(BaseModel):
                 copied = copy.deepcopy(self.memories[memory]).requires_grad_(False)
                 self.memories[average_of(memory, teacher)] = copied
 
-    def features(self, images: Mapping[str, Tensor]) -> dict[str, dict[str, Features]]:
-        """Compute features by network and stream, without gradients for untrained networks."""
-        networks = self.networks_to_forward()
+    def features(
+        self, images: Mapping[str, Tensor], columns: Mapping[str, Columns] | None = None
+    ) -> dict[str, dict[str, Features]]:
+        """Compute features by network and stream, without gradients for untrained networks.
+
+        ``columns`` are those of the images, by stream.
+        """
+        networks, columns = self.networks_to_forward(), columns or {}
         if not self.joint or len(images) < 2:
-            return self._features_of(images, networks, self.network_streams, self.grad_cache_chunks)
+            return self._features_of(images, networks, self.network_streams, self.grad_cache_chunks, columns)
         sizes = [len(x) for x in images.values()]
         order = interleave_for_bn(sizes, self.networks["student"].bn_group).to(self.device, non_blocking=True)  # type: ignore[arg-type]
-        together = self._features_of({"": torch.cat(list(images.values()))[order]}, networks, {}, self.grad_cache_chunks)
+        common = [name for name in self._columns if all(name in columns.get(stream, ()) for stream in images)]
+        named = {name: torch.cat([columns[stream][name] for stream in images])[order] for name in common}
+        images_of_all = {"": torch.cat(list(images.values()))[order]}
+        together = self._features_of(images_of_all, networks, {}, self.grad_cache_chunks, {"": named})
         back = torch.argsort(order)
         return {
             name: dict(zip(images, Features({k: v[back] for k, v in by[""].items()}).split(sizes)))
@@ -134,13 +143,18 @@ class StageModel(BaseModel):
         }
 
     @torch.no_grad()
-    def take_statistics(self, images: Mapping[str, Tensor]) -> None:
+    def take_statistics(self, images: Mapping[str, Tensor], columns: Mapping[str, Columns] | None = None) -> None:
         """Pass images, stream by stream, through all networks to update their BatchNorm statistics."""
         averages_first = sorted(self.networks, key=lambda name: name in self.trained)
-        self._features_of(images, averages_first, {}, parts=1)
+        self._features_of(images, averages_first, {}, 1, columns or {})
 
     def _features_of(
-        self, images: Mapping[str, Tensor], names: Sequence[str], sees: Mapping[str, Sequence[str]], parts: int
+        self,
+        images: Mapping[str, Tensor],
+        names: Sequence[str],
+        sees: Mapping[str, Sequence[str]],
+        parts: int,
+        columns: Mapping[str, Columns],
     ) -> dict[str, dict[str, Features]]:
         trained = self.trained
         maps: dict[str, dict[str, Tensor]] = {}
@@ -154,7 +168,8 @@ class StageModel(BaseModel):
                     x = images[stream]
                     with statistics_in_order(network):  # each pass updates the statistics before the next one
                         domain = self.domains.get(stream)
-                        made[stream] = forward_in_parts(network, x, teacher.get(stream), parts, domain)
+                        named = columns.get(stream)
+                        made[stream] = forward_in_parts(network, x, teacher.get(stream), parts, domain, named)
             maps[name] = {stream: its for stream, (its, _) in made.items()}
             outputs[name] = {stream: features for stream, (_, features) in made.items()}
         return outputs
@@ -169,9 +184,10 @@ class StageModel(BaseModel):
         # Each process computes the objective of the whole batch and the gradients through its own images; the optimiser
         # wrapper sums these gradients over processes.
         with span("forward"):
+            columns = {name: _known(batch, self._columns) for name, batch in streams.items()}
             outputs = {
                 network: {stream: gather_features(features) for stream, features in by.items()}
-                for network, by in self.features(images).items()
+                for network, by in self.features(images, columns).items()
             }
             streams = {name: gather_batch(batch) for name, batch in streams.items()}
             seen = {
@@ -237,6 +253,12 @@ class StageModel(BaseModel):
                 named = {name: column_of(batches, name) for name in argument_names(memory.update)}
                 named = {name: column for name, column in named.items() if column is not None}
                 call("memory", memory, "update", memory.update, *seen, **named)
+
+
+def _known(batch: Batch, names: Collection[str]) -> Columns:
+    """The columns of a batch with the given names, where the batch has them."""
+    named = batch.named_columns() if names else {}
+    return {name: column for name, column in named.items() if name in names and column is not None}
 
 
 def interleave_for_bn(sizes: list[int], group: int | None) -> Tensor:

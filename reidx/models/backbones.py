@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from timm.models.resnet import ResNet
@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from reidx.errors import CheckpointError, ConfigError
 from reidx.models.positions import Size
 from reidx.models.pretrained import SAY, cannot_move, positions_of, with_weights
-from reidx.models.timm_maps import head_norm_first, lost_pixels, no_map, raw_map
+from reidx.models.timm_maps import (
+    head_norm_first,
+    lost_pixels,
+    map_and_tokens,
+    no_map,
+    prefix_tokens,
+    raw_map,
+)
 from reidx.models.timm_models import create, pretrained_source
 from reidx.registry.constructor import FilePath
 
@@ -24,7 +31,8 @@ class Timm(nn.Module):
 
     The map is the input of the model's own pooling, after the final norm: position tokens, without class and
     distillation tokens, arranged in their grid; the output of channels-last families is permuted to NCHW. The classifier
-    and all other layers after the pooling are removed, so every trainable parameter contributes to the map.
+    and all other layers after the pooling are removed, so every trainable parameter contributes to the map. ``tokens`` adds
+    other tokens of the model, after the same norm, for fusions that name them.
 
     Args:
         name: a timm model, with or without the tag of its weights (``vit_small_patch16_224.augreg_in1k``).
@@ -37,9 +45,12 @@ class Timm(nn.Module):
             stride 1", Luo et al., "Bag of Tricks", CVPRW 2019); 2 keeps timm's; ``None`` means 1 for
             ResNets (also ResNeXt, SE-ResNet, ResNet-D, ResNeSt, …) and no change for other families.
         drop_path: rate of stochastic depth in training.
+        tokens: tokens to provide with the map: ``class_token`` and ``distillation_token`` (B, C), ``register_tokens``
+            (B, T, C).
         image_size: (height, width) of the images; models with position embeddings then accept no other size.
 
     Attributes:
+        dims: width of each of ``tokens``.
         out_channels: channels of the map.
         map_size: (h, w) of the map at ``image_size``.
         nonnegative: whether the map ends in a ReLU, so that no entry is below 0. Known for ResNets; ``False`` otherwise.
@@ -51,6 +62,10 @@ class Timm(nn.Module):
         CheckpointError: the file ``weights`` is missing, unreadable, or not of this model.
     """
 
+    @staticmethod
+    def contract(name: str = "", tokens: Sequence[str] = (), **_: Any) -> dict[str, Any]:
+        return {"provides": frozenset(tokens)}
+
     def __init__(
         self,
         name: str,
@@ -60,6 +75,7 @@ class Timm(nn.Module):
         weights_image_size: tuple[int, int] | None = None,
         last_stride: int | None = None,
         drop_path: float = 0.0,
+        tokens: Sequence[Literal["class_token", "distillation_token", "register_tokens"]] = (),
         image_size: tuple[int, int] = (256, 128),
     ) -> None:
         super().__init__()
@@ -101,20 +117,33 @@ class Timm(nn.Module):
         self.mean: tuple[float, ...] = tuple(source["mean"])
         self.std: tuple[float, ...] = tuple(source["std"])
         self._channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
+        self._asked = tuple(tokens)
+        if missing := [token for token in self._asked if token not in prefix_tokens(self.model)]:
+            known = ", ".join(prefix_tokens(self.model)) or "none"
+            raise ConfigError(f"Timm {name}: the model has no {' and no '.join(missing)} (its further tokens: {known}).")
         try:
             self.out_channels, self.map_size = self._probe()
         except (RuntimeError, AssertionError, AttributeError, TypeError, ValueError) as error:
             raise no_map(name, self._image_size, error) from error
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
+        if self._asked:
+            maps, tokens = map_and_tokens(self.model, images)
+            return {"map": self._normalized(maps), **{name: self._norm(tokens[name]) for name in self._asked}}
         maps = raw_map(self.model, images, self._tokens)
         if self._tokens:
-            # models that average their tokens normalise after the pooling
-            norm = getattr(self.model, "fc_norm", None)
-            return maps if norm is None else norm(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            return self._normalized(maps)
         if self._head_norm:  # as do ConvNeXt and related models
             maps = self.model.head.norm(maps)
         return maps.permute(0, 3, 1, 2) if self._channels_last else maps
+
+    def _norm(self, tokens: Tensor) -> Tensor:
+        """Apply the norm of models that average their tokens, which normalise after the pooling."""
+        norm = getattr(self.model, "fc_norm", None)
+        return tokens if norm is None else norm(tokens)
+
+    def _normalized(self, maps: Tensor) -> Tensor:
+        return self._norm(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def notes(self) -> list[str]:
         """Assumptions made about the weights, and the pixels outside the receptive field of the map."""
@@ -181,9 +210,13 @@ class Timm(nn.Module):
             features = self.model.forward_features(images)
             self._tokens = isinstance(features, Tensor) and features.ndim == 3
             self._head_norm = not self._tokens and head_norm_first(self.model, features)
-        maps = self(images)
+        given = self(images)
+        outputs = given if self._asked else {"map": given}
+        maps: Tensor = outputs["map"]
+        self.dims = {name: outputs[name].shape[-1] for name in self._asked}
         parameters = list(self.model.parameters())
-        gradients = torch.autograd.grad(maps.sum(), parameters, allow_unused=True)
+        total = torch.stack([output.sum() for output in outputs.values()]).sum()
+        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
         _drop_unused(self.model, {p for p, gradient in zip(parameters, gradients) if gradient is not None})
         self._lost = lost_pixels(self._name, self, self.model, self._image_size)
         self.model.train(was_training)

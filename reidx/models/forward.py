@@ -13,11 +13,16 @@ from torch.utils.checkpoint import checkpoint
 from reidx.contracts import Features
 from reidx.errors import ConfigError
 from reidx.models.domain_norm import select_domain
-from reidx.models.network import Network
+from reidx.models.network import Columns, Network
 
 
 def forward_in_parts(
-    network: Network, images: Tensor, teacher: Tensor | None = None, parts: int = 1, domain: str | None = None
+    network: Network,
+    images: Tensor,
+    teacher: Tensor | None = None,
+    parts: int = 1,
+    domain: str | None = None,
+    columns: Columns | None = None,
 ) -> tuple[Tensor, Features]:
     """The map and the features of ``images`` (B,3,H,W), computed in ``parts`` equal parts one after another.
 
@@ -25,29 +30,33 @@ def forward_in_parts(
     the whole batch, and terms that compare images with each other work unchanged. The cost is one more forward pass.
     Gradients are those of the undivided batch up to rounding (with dropout, up to its random draws), and running
     statistics are updated once. ``teacher`` (B,C,h,w) is the teacher's map; ``domain`` is that of the images, for a
-    network with domain-specific BatchNorms. Raises :class:`ConfigError` as :func:`check_parts` does.
+    network with domain-specific BatchNorms; ``columns`` (B,) are those of the images. Raises :class:`ConfigError` as
+    :func:`check_parts` does.
 
     Source: Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", RepL4NLP 2021
     (gradient caching); recomputed as in Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.
     """
 
-    def forward(part: Tensor, teachers: Tensor | None) -> tuple[Tensor, Features]:
+    def forward(part: Tensor, teachers: Tensor | None, named: Columns) -> tuple[Tensor, Features]:
         select_domain(network, domain)
-        maps = network.map(part)
-        return maps, network.head(maps, teachers)
+        encoded = network.encode(part, named)
+        return encoded["map"], network.head(encoded, teachers, named)
 
+    columns = {} if columns is None else columns
     if parts == 1:
-        return forward(images, teacher)
+        return forward(images, teacher, columns)
     check_parts(network, len(images), parts)
 
     made: list[tuple[Tensor, Features]] = []
     teachers = [None] * parts if teacher is None else teacher.chunk(parts)
-    for part, teacher_map in zip(images.chunk(parts), teachers, strict=True):
+    chunks = {name: column.chunk(parts) for name, column in columns.items()}
+    for number, (part, teacher_map) in enumerate(zip(images.chunk(parts), teachers, strict=True)):
+        named = {name: its[number] for name, its in chunks.items()}
         if torch.is_grad_enabled():
             again = lambda: (nullcontext(), _buffers_kept(network))  # noqa: E731
-            made.append(checkpoint(forward, part, teacher_map, use_reentrant=False, context_fn=again))
+            made.append(checkpoint(forward, part, teacher_map, named, use_reentrant=False, context_fn=again))
         else:
-            made.append(forward(part, teacher_map))
+            made.append(forward(part, teacher_map, named))
     names = made[0][1]
     joined: Mapping[str, Tensor] = {name: torch.cat([features[name] for _, features in made]) for name in names}
     return torch.cat([maps for maps, _ in made]), Features(joined)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from reidx.contracts import Features
+from reidx.contracts import Features, inputs_of_kind
 from reidx.errors import Broken, ConfigError
 from reidx.models.domain_norm import split_by_domain
 from reidx.models.frozen import freeze_parts
@@ -17,14 +17,20 @@ from reidx.models.norm import group_batch_norm
 from reidx.registry.build import build, contract
 from reidx.registry.seam import call
 
+Columns = Mapping[str, Tensor]
+"""Cameras and further columns (B,) of the data set, by name."""
+
+_NO_COLUMNS: Columns = MappingProxyType({})
+
 
 class Network(nn.Module):
     """Images (B,3,H,W) → :class:`Features`, by ``backbone`` then ``fusion``.
 
-    A fusion whose ``forward`` has an argument ``teacher`` receives the teacher's map of the same images; see
-    :meth:`head`. ``mean`` and ``std`` are the normalisation that the backbone's weights expect. Modules that match
-    ``freeze`` (:func:`reidx.models.frozen.freeze_parts`) are not trained and always stay in evaluation mode: BatchNorms
-    keep their running statistics and dropout is off. With ``domains``, each domain has its own BatchNorms
+    Both get the columns of the images that their ``forward`` names (``columns`` holds these names), the fusion also the
+    tokens of the backbone, and the map of a teacher if it names ``teacher``; see :meth:`head`. ``mean`` and ``std`` are the
+    normalisation that the backbone's weights expect. Modules that match ``freeze``
+    (:func:`reidx.models.frozen.freeze_parts`) are not trained and always stay in evaluation mode: BatchNorms keep their
+    running statistics and dropout is off. With ``domains``, each domain has its own BatchNorms
     (:mod:`reidx.models.domain_norm`). ``image_size`` is the size of the images it was built for, where known.
     """
 
@@ -42,7 +48,15 @@ class Network(nn.Module):
         self.backbone = backbone
         self.image_size = image_size
         self.fusion = fusion
-        self.wants_teacher = "teacher" in inspect.signature(fusion.forward).parameters
+        self.tokens = tuple(getattr(backbone, "dims", ()))
+        of_backbone, of_fusion = (
+            set().union(*inputs_of_kind(kind, type(part))) for kind, part in (("backbone", backbone), ("fusion", fusion))
+        )
+        self.wants_teacher = "teacher" in of_fusion
+        self._for_backbone = sorted(of_backbone)
+        self._tokens_for_fusion = sorted(of_fusion.intersection(self.tokens))
+        self._for_fusion = sorted(of_fusion.difference(self.tokens, ["teacher"]))
+        self.columns = frozenset((*self._for_backbone, *self._for_fusion))
         self.mean: tuple[float, ...] = getattr(backbone, "mean", (0.485, 0.456, 0.406))
         self.std: tuple[float, ...] = getattr(backbone, "std", (0.229, 0.224, 0.225))
         if domains:
@@ -62,17 +76,24 @@ class Network(nn.Module):
         """The width of each feature, by name."""
         return self.fusion.dims  # type: ignore[return-value]
 
-    def map(self, images: Tensor) -> Tensor:
-        """The backbone's map (B,C,h,w)."""
-        return call("backbone", self.backbone, "forward", self.backbone, images)
+    def encode(self, images: Tensor, columns: Columns = _NO_COLUMNS) -> Mapping[str, Tensor]:
+        """The output of the backbone by name: ``map`` (B,C,h,w), and its tokens."""
+        given = {name: columns[name] for name in self._for_backbone if name in columns}
+        encoded = call("backbone", self.backbone, "forward", self.backbone, images, **given)
+        return encoded if self.tokens else {"map": encoded}
 
-    def head(self, maps: Tensor, teacher: Tensor | None = None) -> Features:
-        """The fusion's features of a map; ``teacher`` is the teacher's map, for a fusion that uses it."""
-        given = {"teacher": teacher} if self.wants_teacher else {}
-        return call("fusion", self.fusion, "forward", self.fusion, maps, **given)
+    def head(
+        self, encoded: Mapping[str, Tensor], teacher: Tensor | None = None, columns: Columns = _NO_COLUMNS
+    ) -> Features:
+        """The fusion's features of an encoded batch; ``teacher`` is the teacher's map, for a fusion that uses it."""
+        given: dict[str, Any] = {name: encoded[name] for name in self._tokens_for_fusion}
+        given |= {name: columns[name] for name in self._for_fusion if name in columns}
+        if self.wants_teacher:
+            given["teacher"] = teacher
+        return call("fusion", self.fusion, "forward", self.fusion, encoded["map"], **given)
 
-    def forward(self, images: Tensor, teacher: Tensor | None = None) -> Features:
-        return self.head(self.map(images), teacher)
+    def forward(self, images: Tensor, teacher: Tensor | None = None, columns: Columns = _NO_COLUMNS) -> Features:
+        return self.head(self.encode(images, columns), teacher, columns)
 
     def refit(
         self, weights: Mapping[str, Tensor], trained_at: tuple[int, int] | None, where: str
@@ -115,6 +136,8 @@ def network_on(
     if requires_tail(model["fusion"]):
         context["tail"] = _cut(backbone, model, where)
     context["in_channels"] = call("backbone", backbone, "its out_channels", _channels, backbone)
+    tokens = contract("backbone", model["backbone"]).provides
+    context["token_dims"] = call("backbone", backbone, "its dims", _token_dims, backbone, tokens)
     fusion = build("fusion", model["fusion"], where=f"{where}.fusion", **context)
     call("fusion", fusion, "its dims", _dims, fusion, contract("fusion", model["fusion"]).provides)
     own = domains if model.get("domain_bn") else ()
@@ -126,6 +149,17 @@ def _channels(backbone: nn.Module) -> int:
     if not isinstance(channels, int) or channels < 1:
         raise Broken(f"its out_channels is {channels!r}, not the number of channels of its map")
     return channels
+
+
+def _token_dims(backbone: nn.Module, provides: frozenset[str]) -> dict[str, int]:
+    """The width of each token of a backbone; raises unless it states those that its contract provides."""
+    dims = getattr(backbone, "dims", {})
+    if not isinstance(dims, Mapping) or not all(isinstance(width, int) and width > 0 for width in dims.values()):
+        raise Broken(f"its dims is {dims!r}, not a mapping of each token's name to its width")
+    if set(dims) != provides:
+        named, declared = (", ".join(sorted(names)) or "nothing" for names in (dims, provides))
+        raise Broken(f"its dims names {named}, but `provides` {declared}")
+    return dict(dims)
 
 
 def _dims(fusion: nn.Module, provides: frozenset[str]) -> None:

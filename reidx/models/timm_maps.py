@@ -40,6 +40,31 @@ def raw_map(model: Any, images: Tensor, tokens: bool) -> Tensor:
         raise
 
 
+def map_and_tokens(model: Any, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the map (B,C,h,w) of a token model, and its other tokens by name, all after the final norm."""
+    both = model.forward_intermediates(
+        images, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True, return_prefix_tokens=True
+    )
+    maps, prefix = both[0]
+    tokens, first = {}, 0
+    for name, count in prefix_tokens(model).items():
+        tokens[name] = prefix[:, first : first + count] if name.endswith("tokens") else prefix[:, first]
+        first += count
+    return maps, tokens
+
+
+def prefix_tokens(model: Any) -> dict[str, int]:
+    """The tokens of a model before those of the patches, in their order: names with counts; empty for other models."""
+    registers = getattr(model, "reg_token", None)
+    there = {
+        "class_token": int(getattr(model, "cls_token", None) is not None),
+        "distillation_token": int(getattr(model, "dist_token", None) is not None),
+        "register_tokens": 0 if registers is None else registers.shape[1],
+    }
+    found = {name: count for name, count in there.items() if count}
+    return found if sum(found.values()) == getattr(model, "num_prefix_tokens", 0) else {}
+
+
 def head_norm_first(model: Any, features: Any) -> bool:
     """Return True if the first layer with parameters in the head of ``model`` is a norm.
 
@@ -132,7 +157,8 @@ def _seen(backbone: nn.Module, size: Size, axis: int) -> int:
         """Return True if the map depends on any row or column from ``first`` on."""
         images = torch.zeros(1, 3, *size)
         images.narrow(axis, first, whole - first).fill_(float("nan"))
-        return bool(backbone(images).isnan().any())
+        made = backbone(images)
+        return bool((made if isinstance(made, Tensor) else made["map"]).isnan().any())
 
     if matters(whole - 1):
         return whole

@@ -37,6 +37,7 @@ def reidx_components() -> Sequence[Component]:
         Component("sampler", "Shuffle", "reidx.data.samplers:Shuffle"),
         Component("backbone", "Timm", "reidx.models.backbones:Timm", {"name": "resnet50", "last_stride": 1}),
         Component("fusion", "GlobalPool", "reidx.fusions.global_pool:GlobalPool"),
+        Component("fusion", "ClassToken", "reidx.fusions.class_token:ClassToken"),
         Component("distance", "Jaccard", "reidx.labels.distances.jaccard:Jaccard", {"k1": 30, "k2": 6}),
         Component("distance", "Cosine", "reidx.labels.distances.cosine:Cosine"),
         Component("clusterer", "DBSCAN", "reidx.labels.clusterers.dbscan:DBSCAN", {"eps": 0.6, "min_samples": 4}),

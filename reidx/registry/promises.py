@@ -183,8 +183,19 @@ def _network_input(component: Any, result: Any, given: Mapping[str, Any]) -> Non
 
 def _map(component: Any, result: Any, given: Mapping[str, Any]) -> None:
     images = next(_tensors(dict(given)))
-    channels = component.out_channels
-    _tensor(result, (len(images), channels, None, None), f"a map of {len(images)} images with {channels} channels", images)
+    channels, dims = component.out_channels, getattr(component, "dims", {})
+    tokens: Mapping[str, Any] = {}
+    if dims:
+        names = ", ".join(("map", *dims))
+        named = isinstance(result, Mapping) and set(result) == {"map", *dims}
+        _require(named, f"it returned {describe_value(result)}, not a mapping of {names} (`dims`)")
+        tokens, result = result, result["map"]
+    wanted = f"a map of {len(images)} images with {channels} channels"
+    _tensor(result, (len(images), channels, None, None), wanted, images, "its map is" if dims else "it returned")
+    for name, width in dims.items():
+        several = (None,) if name.endswith("tokens") else ()
+        wanted = f"{'several vectors' if several else 'one vector'} of {width} numbers for each of {len(images)} images"
+        _tensor(tokens[name], (len(images), *several, width), wanted, images, f"its {name} is")
 
 
 def _features(component: Any, result: Any, given: Mapping[str, Any]) -> None:

@@ -64,16 +64,16 @@ KINDS: dict[str, Kind] = {
         ),
         Kind(
             "backbone",
-            "images (B,3,H,W)",
-            "feature map (B,C,h,w); declares out_channels, nonnegative",
+            "images (B,3,H,W); cameras and other columns by name",
+            "feature map (B,C,h,w), and tokens by name; declares out_channels, nonnegative",
             ("image_size",),
             results={"forward": "map"},
         ),
         Kind(
             "fusion",
-            "the map of a network and, for an argument `teacher`, a teacher's",
+            "the map of a network; by name the tokens of the backbone, and the map of a teacher",
             "Features: named tensors and `embed`",
-            ("in_channels", "tail"),
+            ("in_channels", "token_dims", "tail"),
             results={"forward": "features"},
         ),
         Kind(
@@ -140,6 +140,7 @@ CONTEXT: dict[str, tuple[Any, ...]] = {
     "device": ("cpu",),
     "sharded": (False,),
     "dims": ({"embed": 1},),
+    "token_dims": ({"class_token": 1},),
 }
 """Example values for the names in :attr:`Kind.context`; an argument must accept at least one."""
 

@@ -6,12 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reidx.contracts import OUTLIERS_OF, Features
+from reidx.contracts import OUTLIERS_OF, RESERVED, Features
 from reidx.errors import ConfigError
 from reidx.registry.build import fill_defaults
 from reidx.registry.registry import KINDS, Entry
 from reidx.testing.given import (
     IMAGE_SIZE,
+    backbone_columns,
     build_component,
     contract_of_example,
     expect,
@@ -118,9 +119,23 @@ def gives_a_map(entry: Entry) -> None:
     torch.manual_seed(0)
     backbone = build_component(entry, image_size=IMAGE_SIZE).eval()
     images = torch.randn(3, 3, *IMAGE_SIZE, generator=seeded_generator())
+    columns = backbone_columns(backbone, 3)
     with torch.no_grad():
-        maps = backbone(images)
-        alone = backbone(images[:1])
+        together = backbone(images, **columns)
+        one = backbone(images[:1], **{name: column[:1] for name, column in columns.items()})
+    tokens = {} if isinstance(together, Tensor) else dict(together)
+    expect(not tokens or "map" in tokens, f"it gave {sorted_names(tokens)}, and no map")
+    maps, alone = (together, one) if not tokens else (tokens.pop("map"), one["map"])
+    declared, dims = contract_of_example(entry).provides, getattr(backbone, "dims", {})
+    expect(set(tokens) == declared, f"provides is {sorted_names(declared)}, not {sorted_names(tokens)}")
+    expect(set(dims) == declared, f"dims names {sorted_names(dims)}, not {sorted_names(declared)}")
+    for name, tensor in tokens.items():
+        axes = 3 if name.endswith("tokens") else 2
+        rule = "(B,T,D), as a name that ends in tokens" if axes == 3 else "(B,D), as a name that does not end in tokens"
+        right = tensor.ndim == axes and len(tensor) == 3 and tensor.shape[-1] == dims[name]
+        expect(right, f"{name} is {tuple(tensor.shape)}, not {rule}, with D = dims[{name!r}] = {dims[name]}")
+        expect_finite(tensor, name)
+        expect(torch.allclose(tensor[:1], one[name], atol=1e-3), f"{name} of an image depends on the rest of its batch")
     expect(maps.ndim == 4 and len(maps) == 3, f"it gave {tuple(maps.shape)}, not (B,C,h,w)")
     expect(
         maps.shape[1] == backbone.out_channels,
@@ -145,18 +160,19 @@ def trains_every_parameter(entry: Entry) -> None:
     """Check that each trainable parameter of a backbone receives a gradient."""
     torch.manual_seed(0)
     backbone = build_component(entry, image_size=IMAGE_SIZE).train()
-    maps = backbone(torch.randn(4, 3, *IMAGE_SIZE, generator=seeded_generator()))
-    (maps * torch.randn(maps.shape, generator=seeded_generator())).sum().backward()
+    made = backbone(torch.randn(4, 3, *IMAGE_SIZE, generator=seeded_generator()), **backbone_columns(backbone, 4))
+    outputs = [made] if isinstance(made, Tensor) else list(made.values())
+    sum((output * torch.randn(output.shape, generator=seeded_generator())).sum() for output in outputs).backward()  # type: ignore[union-attr]
     idle = [name for name, p in backbone.named_parameters() if p.requires_grad and p.grad is None]
-    expect(not idle, f"parameters that the map does not depend on: {', '.join(idle[:5])}")
+    expect(not idle, f"parameters that its output does not depend on: {', '.join(idle[:5])}")
 
 
 def gives_the_features_it_declares(entry: Entry) -> None:
     """Check for features named as in ``provides`` with widths ``dims``, including ``embed`` (B,D), in fp32 and bf16."""
-    fusion, arguments = fusion_with_inputs(entry)
+    fusion, maps, named = fusion_with_inputs(entry)
     contract = contract_of_example(entry)
     for mode in (True, False):
-        features = fusion.train(mode)(*arguments)
+        features = fusion.train(mode)(maps, **named)
         expect(isinstance(features, Features), f"it returned {type(features).__name__}, not Features")
         expect(
             set(features) == contract.provides,
@@ -171,7 +187,7 @@ def gives_the_features_it_declares(entry: Entry) -> None:
                 tensor.shape[-1] == fusion.dims[name],
                 f"dims[{name!r}] is {fusion.dims[name]}, not {tensor.shape[-1]}",
             )
-            expect(len(tensor) == len(arguments[0]), f"{name!r} is of {len(tensor)} images")
+            expect(len(tensor) == len(maps), f"{name!r} is of {len(tensor)} images")
             expect_finite(tensor, name)
             declaration = "in part_features" if name in contract.part_features else "of parts, and not in part_features"
             expect((tensor.ndim == 3) == (name in contract.part_features), f"{name!r} is {tuple(tensor.shape)}, {declaration}")
@@ -179,24 +195,26 @@ def gives_the_features_it_declares(entry: Entry) -> None:
             expect(fusion.dims.get(name) == 1, f"figures names {name!r}, which is not a feature of one number per image")
         expect(features["embed"].ndim == 2, f"embed is {tuple(features['embed'].shape)}, not (B,D)")
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        for name, tensor in fusion(*(a.bfloat16() for a in arguments)).items():
+        half = {name: value.bfloat16() if value.is_floating_point() else value for name, value in named.items()}
+        for name, tensor in fusion(maps.bfloat16(), **half).items():
             expect_finite(tensor, f"{name} in bf16")
 
 
 def features_are_independent_of_the_batch(entry: Entry) -> None:
-    """Check that evaluation features are independent of the batch, and that in training a gradient reaches the map."""
-    fusion, arguments = fusion_with_inputs(entry)
-    fusion.train()(*arguments)  # makes the running statistics differ from those of a new BatchNorm
-    together = fusion.eval()(*arguments)
-    alone = fusion(*(a[:1] for a in arguments))
+    """Check that evaluation features are independent of the batch, and that in training a gradient reaches the backbone."""
+    fusion, maps, named = fusion_with_inputs(entry)
+    fusion.train()(maps, **named)  # makes the running statistics differ from those of a new BatchNorm
+    together = fusion.eval()(maps, **named)
+    alone = fusion(maps[:1], **{name: value[:1] for name, value in named.items()})
     for name, tensor in together.items():
         expect(
             torch.allclose(tensor[:1], alone[name], atol=1e-4),
             f"{name!r} of an image depends on the rest of its batch",
         )
-    maps = arguments[0].clone().requires_grad_()
-    embed = fusion.train()(maps, *arguments[1:])["embed"]
+    inputs = {"": maps, **{name: value for name, value in named.items() if name not in RESERVED}}  # of the backbone
+    inputs = {name: value.clone().requires_grad_() for name, value in inputs.items()}
+    maps = inputs.pop("")
+    embed = fusion.train()(maps, **{**named, **inputs})["embed"]
     (embed * torch.randn(embed.shape, generator=seeded_generator())).sum().backward()
-    expect(
-        maps.grad is not None and bool(maps.grad.abs().sum() > 0), "no gradient reaches the map from embed"
-    )
+    reached = any(value.grad is not None and bool(value.grad.abs().sum() > 0) for value in (maps, *inputs.values()))
+    expect(reached, f"no gradient reaches {' or '.join(['the map', *inputs])} from embed")

@@ -18,7 +18,6 @@ from reidx.contracts import (
     LabelSet,
     RefinerContext,
     feature_inputs,
-    inputs_of,
     inputs_of_kind,
     named_inputs,
 )
@@ -80,13 +79,27 @@ def contract_of_example(entry: Entry) -> Contract:
     return contract(entry.kind, fill_defaults(entry.kind, spec_of(entry), KINDS[entry.kind].context))
 
 
-def fusion_with_inputs(entry: Entry) -> tuple[Any, list[Tensor]]:
-    """Build the fusion and its arguments: the maps, and the teacher's maps if its forward takes them."""
+def fusion_with_inputs(entry: Entry) -> tuple[Any, Tensor, dict[str, Tensor]]:
+    """Build the fusion, its maps, and the inputs that its forward names: a teacher's maps, cameras, tokens of a backbone."""
     torch.manual_seed(0)
-    fusion = build_component(entry, in_channels=64)
-    arguments = set().union(*inputs_of(type(fusion)))
-    maps = [torch.rand(5, 64, 8, 4, generator=seeded_generator(seed)) for seed in range(2 if "teacher" in arguments else 1)]
-    return fusion, maps
+    needed, optional = inputs_of_kind("fusion", entry.load())
+    tokens = sorted(needed - RESERVED)
+    expect_no_misspelt_input("fusion", tokens)
+    fusion = build_component(entry, in_channels=64, token_dims=dict.fromkeys(tokens, 64))
+    shapes = {name: (5, 3, 64) if name.endswith("tokens") else (5, 64) for name in tokens}
+    named = {name: torch.rand(*shape, generator=seeded_generator(2)) for name, shape in shapes.items()}
+    if "teacher" in needed | optional:
+        named["teacher"] = torch.rand(5, 64, 8, 4, generator=seeded_generator(1))
+    if "cameras" in needed | optional:
+        named["cameras"] = torch.arange(5) % 3
+    return fusion, torch.rand(5, 64, 8, 4, generator=seeded_generator()), named
+
+
+def backbone_columns(backbone: Any, images: int) -> dict[str, Tensor]:
+    """Return the columns of a batch that a backbone names: its cameras, and columns of the data set of two values."""
+    needed, optional = inputs_of_kind("backbone", type(backbone))
+    expect_no_misspelt_input("backbone", needed - RESERVED)
+    return {name: torch.arange(images) % 2 for name in sorted(needed | (optional & {"cameras"}))}
 
 
 def known_labels() -> np.ndarray:
@@ -120,7 +133,7 @@ def expect_no_misspelt_input(kind: str, names: Iterable[str]) -> None:
     """Raise :class:`AssertionError` if a further input is one letter or so from an input of the kind; others can be columns."""
     calls = CALLS.get(kind, {}).values()
     known = sorted({name for call in calls for name in call.named})
-    known += sorted(provided_features()) if any(call.features for call in calls) else []
+    known += sorted(provided_features()) if any(call.provider == "fusion" for call in calls) else []
     for name in sorted(names):
         hint = suggest(name, known)
         expect(not hint, f"it takes {name!r}, which the engine does not provide to a {kind}. {hint}")

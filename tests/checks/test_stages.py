@@ -193,7 +193,8 @@ def test_features_are_inputs_of_distances_and_refiners(refused, register, part):
     )
     table = {"type": "CSV", "path": "t.csv", "columns": ["upper", "embed"]}  # no component takes `embed`
     assert refused(model=halves, data={"image_size": [48, 24], "domains": {"target": table}}, **changes).endswith(
-        f"{part.__name__} takes 'upper', which is a feature of fusion Views and a column of domain 'target'. Rename the column."
+        f"{part.__name__} takes 'upper', which fusion Views provides, but domain 'target' has a column of that name. "
+        "Rename the column."
     )
 
 

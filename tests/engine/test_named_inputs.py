@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,34 @@ from torch import Tensor, multiprocessing, nn
 
 import reidx
 from reidx.config.config import Config
-from reidx.contracts import LabelSet, RefinerContext
+from reidx.contracts import Batch, Features, LabelSet, RefinerContext
 from reidx.data.domains import Domains
+from reidx.data.transforms import ReidTest
+from reidx.engine.objective import Objective
+from reidx.engine.step import StageModel
 from reidx.evaluation.protocols import Protocol
+from reidx.fusions.global_pool import GlobalPool
 from reidx.labels.clusterers.dbscan import DBSCAN
 from reidx.labels.distances.jaccard import Jaccard
 from reidx.memories.classifier import LinearClassifier
+from reidx.models.backbones import Timm
+from reidx.models.network import Network
 from reidx.runs import checkpoint as checkpoints
+from reidx.testing.networks import TinyBackbone, TinyHead
 from reidx.testing.tiny import tiny_domain
 
 TRUTH: dict[str, np.ndarray] = {}
 """Columns of the training images by name, against which the components compare what they get."""
 DATA = {"image_size": [48, 24], "interpolation": "bicubic", "workers": 0, "cache_gb": 1.0}
 ALL, STEP = 144, 8
-"""Images of the domain, and images of a step over all processes."""
+"""Training images of the domain, and images of a step over all processes."""
+PLACES: dict[bytes, int] = {}
+"""Position of each image of all splits, one split after the other, by its mark."""
+
+
+def image_mark(image: Tensor) -> bytes:
+    """The digest of a normalised image."""
+    return hashlib.sha256(image.contiguous().numpy().tobytes()).digest()
 
 
 def compare_columns(index: Any = slice(None), **columns: Any) -> None:
@@ -35,6 +50,34 @@ def compare_columns(index: Any = slice(None), **columns: Any) -> None:
     for name, column in columns.items():
         assert column is not None and column.dtype in (np.int64, torch.int64)
         assert np.array_equal(np.asarray(column), TRUTH[name][index]), name
+
+
+class SeeingBackbone(Timm):
+    """Backbone with cameras and clothes, and with the cameras as a token."""
+
+    provides = frozenset({"camera_token"})
+    contract = None  # not that of the base class
+
+    def __init__(self, image_size: tuple[int, int] = (48, 24)) -> None:
+        super().__init__("test_resnet", image_size=image_size)
+        self.dims = {"camera_token": 1}
+
+    def forward(self, images: Tensor, cameras: Tensor | None = None, clothes: Tensor | None = None) -> Any:  # type: ignore[override]
+        maps = super().forward(images)
+        if cameras is None:  # while it is built
+            return maps
+        assert clothes is not None
+        places = np.array([PLACES[image_mark(image)] for image in images])
+        compare_columns(places, of_all_cameras=cameras, of_all_clothes=clothes)
+        return {"map": maps, "camera_token": cameras[:, None].float()}
+
+
+class SeeingFusion(GlobalPool):
+    """GlobalPool that compares the cameras with the token of the backbone."""
+
+    def forward(self, maps: Tensor, camera_token: Tensor, cameras: Tensor, tracks: Any = None) -> Features:  # type: ignore[override]
+        assert torch.equal(camera_token[:, 0], cameras.float()) and tracks is None
+        return super().forward(maps)
 
 
 class SeeingDistance(Jaccard):
@@ -165,7 +208,8 @@ def work(rank: int, world: int, meet: str, config: Config, folder: str) -> None:
 def test_components_get_the_columns_that_they_name(
     world: int, experiment: Callable[..., Path], register: Callable[[str, type], None], domains_root: Path, tmp_path: Path
 ) -> None:
-    for kind, part in (("distance", SeeingDistance), ("clusterer", SeeingClusterer), ("refiner", Again),
+    for kind, part in (("backbone", SeeingBackbone), ("fusion", SeeingFusion),
+                       ("distance", SeeingDistance), ("clusterer", SeeingClusterer), ("refiner", Again),
                        ("memory", SeeingMemory), ("loss", SeeingLoss), ("protocol", SeeingProtocol)):  # fmt: skip
         register(kind, part)
     table = table_with_clothes(tiny_domain(domains_root), tmp_path / "table.csv")
@@ -180,12 +224,28 @@ def test_components_get_the_columns_that_they_name(
         },
         memories={"rows": {"memory": "SeeingMemory"}},
         objective=[{"loss": "CrossEntropy", "memory": "rows"}, {"loss": "SeeingLoss", "weight": 0.1}],
-        model={"backbone": {"type": "Timm", "name": "test_resnet"}, "fusion": {"type": "GlobalPool"}, "bn_group": 2},
+        model={"backbone": {"type": "SeeingBackbone"}, "fusion": {"type": "SeeingFusion"}, "bn_group": 2},
+        streams={"target": {"domain": "target", "labels": "main", "transform": "ReidTest",
+                            "sampler": {"type": "PK", "identities": 4, "instances": 2}}},
         grad_cache_chunks=2,
+        calibrate=1,
     ))  # fmt: skip
     split = Domains(config.data["data"]).split("target", "train")
     clothes = (split.ids + split.cameras) % 3  # type: ignore[operator]
     TRUTH.update(cameras=split.cameras, clothes=np.where(np.arange(ALL) % 10 == 0, -1, clothes))
+    domains = Domains(config.data["data"])
+    backbone = Timm("test_resnet", image_size=(48, 24))
+    transform = ReidTest(backbone.mean, backbone.std)
+    splits = [domains.split("target", name) for name in ("train", "query", "gallery")]
+    for column in ("cameras", "clothes"):
+        TRUTH[f"of_all_{column}"] = np.concatenate([each.named_columns()[column] for each in splits])
+    assert np.array_equal(TRUTH["of_all_clothes"][:ALL], TRUTH["clothes"])
+    PLACES.clear()
+    for name in ("train", "query", "gallery"):
+        store = domains.images("target", name)
+        for image in transform.batch(store.batch(list(range(len(store))))):
+            PLACES[image_mark(image)] = len(PLACES)
+    assert len(PLACES) == len(TRUTH["of_all_cameras"])
     assert len(split) == ALL and len(np.unique(split.cameras)) == 3
     if world == 1:
         reidx.run(config, tmp_path / "run", progress="quiet")
@@ -194,3 +254,26 @@ def test_components_get_the_columns_that_they_name(
         multiprocessing.start_processes(work, arguments, nprocs=world, start_method="fork")
     state = checkpoints.load(tmp_path / "run/1-adapt/epoch_2.pth")["state_dict"]
     assert state["memories.rows.counts"].tolist() == [2, 6]
+
+
+class CodedBackbone(TinyBackbone):
+    """Map whose every entry is the first pixel of the image minus the image's camera."""
+
+    def forward(self, images: Tensor, cameras: Tensor) -> Tensor:  # type: ignore[override]
+        return (images[:, :1, :1, :1] - cameras.view(-1, 1, 1, 1)).expand(-1, 4, 2, 2)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_columns_follow_their_images_through_a_step(joint: bool, chunks: int) -> None:
+    network = Network(CodedBackbone(), TinyHead(), bn_group=2)
+    labels, transforms = dict.fromkeys("ab"), dict.fromkeys("ab", lambda x: x.float())
+    student = {"student": network}
+    model = StageModel(student, {}, {}, {}, Objective([]), transforms, labels, joint, grad_cache_chunks=chunks)
+    cameras = {"a": torch.arange(4), "b": torch.arange(10, 14)}
+    images = {name: its.view(-1, 1, 1, 1).expand(-1, 3, 2, 2) for name, its in cameras.items()}
+    batches = {name: Batch(images[name], torch.arange(4), cameras=cameras[name]) for name in labels}
+    model(batches)
+    outputs, _ = model._last_step  # type: ignore[misc]
+    for name in labels:
+        assert torch.equal(outputs["student"][name]["pooled"], torch.zeros(4, 4))

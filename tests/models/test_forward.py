@@ -208,9 +208,9 @@ def test_experiment_in_parts_has_the_same_loss(
 ) -> None:
     asked: list[int] = []
 
-    def spy(network: Network, images: Tensor, teacher: Tensor | None, parts: int, domain: str | None) -> Any:
+    def spy(network: Network, images: Tensor, teacher: Tensor | None, parts: int, domain: str | None, columns: Any) -> Any:
         asked.append(parts)
-        return forward_in_parts(network, images, teacher, parts, domain)
+        return forward_in_parts(network, images, teacher, parts, domain, columns)
 
     monkeypatch.setattr(model_module, "forward_in_parts", spy)
     model = {"backbone": {"type": "Timm", "name": "test_resnet"}, "fusion": {"type": "GlobalPool"}, "bn_group": 4}

@@ -55,7 +55,7 @@ def test_both_branches_start_as_the_last_stage(register: Any, name: str) -> None
     assert torch.equal(features["embed"], features["second"])
     assert made.dims["embed"] == whole.out_channels
     assert made.fusion.given == made.backbone.out_channels != whole.out_channels
-    assert made.backbone.map_size == tuple(made.map(images).shape[2:])
+    assert made.backbone.map_size == tuple(made.encode(images)["map"].shape[2:])
     shared = {id(p) for p in made.backbone.parameters()} & {id(p) for p in made.fusion.parameters()}
     assert not shared and not any(p is q for p, q in zip(*(b.parameters() for b in made.fusion.branches)))
 

@@ -17,7 +17,13 @@ AXES = ("backbone", "fusion", "alignment", "clusterer", "refiner", "memory")
 OPTIONAL = ("alignment", "refiner")
 """Kinds that an experiment may omit."""
 
-FAMILIES = {"Timm": [{"name": "test_resnet"}, {"name": "test_vit"}, {"name": "test_convnext"}]}
+FAMILIES: dict[str, list[dict[str, Any]]] = {
+    "Timm": [
+        {"name": "test_resnet"},
+        {"name": "test_vit", "tokens": ["class_token"]},
+        {"name": "test_convnext"},
+    ]
+}
 """One network per family for backbones that wrap many; other backbones use their examples."""
 
 FOR_FEW_IMAGES: dict[str, dict[str, Any]] = {
