@@ -16,7 +16,8 @@ import torch
 
 import reidx
 from benchmarks.measured import machine
-from reidx.engine.experiment import METRICS, Result
+from reidx.runs.metrics import METRICS
+from reidx.runs.result import Result
 
 RECIPES = {
     "direct": "cluster_contrast::market1501_small.yaml",

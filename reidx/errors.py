@@ -129,3 +129,9 @@ _NO_MEMORY = ("out of memory", "DefaultCPUAllocator", "STATUS_ALLOC_FAILED", "St
 class Broken(Exception):
     """A component violated its contract; the message says how. Raised inside :func:`reidx.registry.seam.call`, which adds
     the name of the component."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise :class:`Broken` with ``message`` unless ``condition`` holds."""
+    if not condition:
+        raise Broken(message)

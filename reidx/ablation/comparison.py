@@ -14,7 +14,8 @@ from reidx.errors import ReidxError
 from reidx.runs.conditions import condition_lines, conditions_of
 from reidx.runs.epoch_log import Report, epochs_in
 from reidx.runs.manifest import RECORD
-from reidx.runs.result import LABELS, METRICS, RERANKED
+from reidx.runs.metrics import DEVIATION, RERANKED, metric_names, metrics_in
+from reidx.runs.result import LABELS
 
 
 @dataclass(frozen=True)
@@ -186,21 +187,29 @@ def _leaves(value: Any, path: str) -> list[tuple[str, str]]:
 def _metrics(runs: Sequence[_Found]) -> list[tuple[str, ...]]:
     rows = []
     for stage, moment in dict.fromkeys(state for run in runs for state in run.states):
-        reports = [run.states.get((stage, moment), {}) for run in runs]
-        for metric in (*METRICS, *RERANKED, *LABELS):
-            if any(metric in report for report in reports):
-                scale = 1 if metric in LABELS else 100
-                values = [report.get(metric) for report in reports]
-                cells = [_cell(value, values[0], scale, n > 0, metric) for n, value in enumerate(values)]
-                rows.append((f"{stage}, {moment}", metric, *cells))
+        reports = [_shown(run.states.get((stage, moment), {})) for run in runs]
+        found = dict.fromkeys(name for report in reports for name in report)
+        plain, better = ([name for name in found if name.startswith(RERANKED) == side] for side in (False, True))
+        names = [*metric_names(name for name in plain if name not in LABELS), *metric_names(better)]
+        for metric in (*names, *(name for name in LABELS if name in found)):
+            cells = [_cell(report, reports[0] if n else {}, metric) for n, report in enumerate(reports)]
+            rows.append((f"{stage}, {moment}", metric, *cells))
     return rows
 
 
-def _cell(value: float | None, first: float | None, scale: int, compared: bool, metric: str) -> str:
-    if value is None:
+def _shown(report: Report) -> Report:
+    """The metrics of a report, the re-ranked ones as ``reranked_NAME``, and the numbers of its labels."""
+    better = {f"{RERANKED}{name}": value for name, value in metrics_in(report, reranked=True).items()}
+    return {**metrics_in(report), **better, **{name: report[name] for name in LABELS if name in report}}
+
+
+def _cell(report: Report, first: Report, metric: str) -> str:
+    """Value of a metric, ± its deviation over trials, and the difference from the first run in brackets."""
+    if metric not in report:
         return "–"
-    form = "{:.3f}" if metric == "ari" else "{:.2f}" if scale == 100 else "{:.0f}"
-    text = form.format(scale * value)
-    if not compared or first is None:
+    scale, form = (1, "{:.3f}" if metric == "ari" else "{:.0f}") if metric in LABELS else (100, "{:.2f}")
+    text, deviation = form.format(scale * report[metric]), report.get(f"{metric}{DEVIATION}")
+    text += "" if deviation is None else f" ± {form.format(scale * deviation)}"
+    if metric not in first:
         return text
-    return f"{text} ({form.replace(':', ':+').format(scale * (value - first))})"
+    return f"{text} ({form.replace(':', ':+').format(scale * (report[metric] - first[metric]))})"

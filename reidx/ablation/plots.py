@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from reidx.ablation.grid import shortened
 from reidx.ablation.results import Results
+from reidx.runs.metrics import METRICS
 
 PLOTTED = ("mAP", "rank-1")
 BASE, OTHER, LINE = "#444444", "#1f6fb4", "#bbbbbb"
@@ -19,8 +21,8 @@ BASE, OTHER, LINE = "#444444", "#1f6fb4", "#bbbbbb"
 def pictures(results: Results) -> dict[Path, Callable[[Path], None]]:
     """Drawing functions by file: a plot of each metric, and a map if a full design has two axes."""
     figures: dict[str, Callable[[], Any]] = {
-        f"scores-{metric}.png": partial(scores, results, metric)
-        for metric in PLOTTED
+        f"scores-{re.sub(r'[^A-Za-z0-9.-]', '_', metric)}.png": partial(scores, results, metric)
+        for metric in (*PLOTTED, *(name for name in results.shown if name not in METRICS))
         if any(results.scores(row, metric) for row in results.plan.rows)
     }
     grid = results.plan.grid
@@ -54,7 +56,7 @@ def scores(results: Results, metric: str) -> Any:
     right.set_yticks(places, [""] * len(rows))
     left.set_title("each seed, and the mean", fontsize="medium")
     right.set_title("difference, 95 % interval", fontsize="medium")
-    left.set_xlabel(f"{metric} (%)")
+    left.set_xlabel(f"{metric} (%)", parse_math=False)
     right.set_xlabel(shortened(f"points to {rows[0].name}", 60), parse_math=False)
     for axes in (left, right):
         axes.set_ylim(len(rows) - 0.5, -0.5)

@@ -20,10 +20,10 @@ from reidx.ablation.statistics import Difference, Spread, paired, spread
 from reidx.runs.checkpoint import write_atomically, write_text
 from reidx.runs.conditions import condition_lines, conditions_of
 from reidx.runs.manifest import RECORD, differences
-from reidx.runs.result import METRICS
+from reidx.runs.metrics import METRICS, metric_names, metric_of
 
 SHOWN = ("mAP", "rank-1", "mINP")
-"""Metrics in the tables; the records hold all."""
+"""Standard metrics in the tables; the records hold all."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,16 @@ class Results:
     def found(self) -> dict[str, dict[str, Any]]:
         """Results of the finished runs, by hash; read once, at the first access."""
         return {run.hash: result for run in self.plan.runs if (result := run.result()) is not None}
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """Names of all metrics: the standard ones, then those of the protocols."""
+        return metric_names([*METRICS, *(name for result in self.found.values() for name in result["metrics"])])
+
+    @property
+    def shown(self) -> list[str]:
+        """Names of the metrics in the tables: some of the standard ones, and those of the protocols."""
+        return [name for name in self.metrics if name in SHOWN or name not in METRICS]
 
     def scores(self, row: Row, metric: str) -> dict[int, float]:
         """Metric of a combination's finished runs, in percent, by seed."""
@@ -123,8 +133,9 @@ class Results:
                     "seed": seed,
                     "state": self.state(run),
                     "reason": self.failed.get(run.hash) if self.state(run) == "failed" else None,
-                    **{metric: result["metrics"].get(metric) for metric in METRICS},
-                    **{f"last {name}": value for name, value in epoch.items() if name not in METRICS},
+                    **{metric: result["metrics"].get(metric) for metric in self.metrics},
+                    **{name: value for name, value in result["metrics"].items() if name not in self.metrics},
+                    **{f"last {name}": value for name, value in epoch.items() if (metric_of(name) or ("", True))[1]},
                     "seconds": result["card"].get("seconds"),
                     "config_hash": run.hash,
                     "card": relative(run.folder / "result.json", self.plan.home) if result["card"] else None,

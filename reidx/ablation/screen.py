@@ -17,6 +17,7 @@ from reidx.ablation.schedule import SweepListener, SweepState
 from reidx.reporting.displays import Mode, Stderr, duration, timestamped
 from reidx.runs.conditions import condition_lines
 from reidx.runs.epoch_log import json_line
+from reidx.runs.metrics import percent
 
 COLOURS = {"running": "cyan", "failed": "red", "done": "green", "waiting": "dim"}
 
@@ -160,12 +161,12 @@ class LiveTable(SweepListener):
         if state == "running":
             follower = sweep.under_way[run.hash][1]
             left = "" if follower.left is None else duration(follower.left)
-            return [f"{follower.where} {bar(follower.share)}", percent(follower.metrics), left]
+            return [f"{follower.where} {bar(follower.share)}", map_in_percent(follower.metrics), left]
         if state == "failed":
             return [sweep.failed[run.hash], "", ""]
         if state == "done":
             result = sweep.done[run.hash]
-            return [duration(result["card"]["seconds"]), percent(result["metrics"]), ""]
+            return [duration(result["card"]["seconds"]), map_in_percent(result["metrics"]), ""]
         return ["", "", ""]
 
 
@@ -175,7 +176,7 @@ def bar(share: float, width: int = 12) -> str:
     return "━" * full + "╌" * (width - full)
 
 
-def percent(metrics: dict[str, float]) -> str:
+def map_in_percent(metrics: dict[str, float]) -> str:
     """Format the mAP in percent; empty without one."""
     return f"{100 * metrics['mAP']:.2f}" if "mAP" in metrics else ""
 
@@ -183,5 +184,5 @@ def percent(metrics: dict[str, float]) -> str:
 def scored(result: dict[str, Any]) -> str:
     """Metrics of a finished run, in one line."""
     metrics = result["metrics"]
-    shown = [f"{name} {100 * metrics[name]:.2f}" for name in ("mAP", "rank-1") if name in metrics]
+    shown = [f"{name} {percent(metrics, name)}" for name in ("mAP", "rank-1") if name in metrics]
     return ", ".join(shown) or "nothing evaluated"

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 from reidx.ablation.plan import Row
-from reidx.ablation.results import SHOWN, Results, relative, run_conditions
+from reidx.ablation.results import Results, relative, run_conditions
 from reidx.ablation.statistics import Difference, Spread
 from reidx.runs.checkpoint import write_text
 from reidx.runs.conditions import condition_lines
-from reidx.runs.result import METRICS
+from reidx.runs.metrics import DEVIATION, percent
 
 
 def write_tables(results: Results, pictures: list[Path]) -> list[Path]:
@@ -39,9 +39,10 @@ def markdown(results: Results, pictures: list[str] | None = None) -> str:
         lines += [*(f"* {_escaped(line)}" for line in _unfolded(conditions)), ""]
     names = _axes(results)
     head = [*(names or ["combination"]), "seeds"]
-    for metric in SHOWN:
+    for metric in results.shown:
         head += [metric, f"Δ {metric}"]
-    lines += [_line(list(map(_escaped, head))), _line(["---"] * (len(head) - 2 * len(SHOWN)) + ["--:"] * 2 * len(SHOWN))]
+    numbers = 2 * len(results.shown)
+    lines += [_line(list(map(_escaped, head))), _line(["---"] * (len(head) - numbers) + ["--:"] * numbers)]
     for row in plan.rows:
         if row.runs:
             cells = [_escaped(text) for text in ([row.labels[name] for name in names] or [row.name])]
@@ -52,6 +53,8 @@ def markdown(results: Results, pictures: list[str] | None = None) -> str:
         "from the first row (the base), paired by seed, with its 95 % interval (t, not corrected for multiple comparisons); n "
         "is given where seeds are missing.",
     ]
+    if any(name.endswith(DEVIATION) for result in results.found.values() for name in result["metrics"]):
+        lines[-1] += " The deviation over the trials of each run is on its card."
     lines += _choices(results)
     if changed := results.other_provenance():
         lines += ["", "**These runs differ in provenance:**", "", *(f"* {_escaped(c)}" for c in changed)]
@@ -80,12 +83,13 @@ def card(results: Results, row: Row) -> str:
     conditions = condition_lines({name: run_conditions(facts) for name, facts in cards.items()}, "differs by seed")
     if conditions:
         lines += [*(f"* {_escaped(line)}" for line in _unfolded(conditions)), ""]
-    lines += [_line(["seed", "state", *METRICS, "run"]), _line(["---", "---", *["--:"] * len(METRICS), "---"])]
+    names = results.metrics
+    lines += [_line(["seed", "state", *map(_escaped, names), "run"]), _line(["---", "---", *["--:"] * len(names), "---"])]
     facts: dict[str, object] = {}
     for seed, run in row.runs.items():
         result = results.found.get(run.hash, {"metrics": {}, "card": {}})
         facts = facts or result["card"]
-        scores = [f"{100 * result['metrics'][m]:.2f}" if m in result["metrics"] else "–" for m in METRICS]
+        scores = [percent(result["metrics"], name) if name in result["metrics"] else "–" for name in names]
         stages = [f"{n + 1}-{stage.name}" for n, stage in enumerate(run.config.experiment.stages)]
         there = {"card": run.folder / "result.json", "config": run.config_file, "log": run.log}
         there |= {f"{stage} epochs": run.folder / stage / "log.jsonl" for stage in stages}
@@ -102,12 +106,12 @@ def latex(results: Results) -> str:
     """Render the table for a paper (booktabs); a comment after each row lists the hashes of its runs."""
     names = _axes(results) or ["combination"]
     head = [_tex(name) for name in names]
-    for metric in SHOWN:
+    for metric in results.shown:
         head += [_tex(metric), rf"$\Delta$ {_tex(metric)}"]
     lines = [
         "% percent, last epoch: mean +- standard deviation over seeds; Delta from the first row, paired by seed, 95% interval",
         *(f"% {line}" for line in results.conditions()),
-        rf"\begin{{tabular}}{{{'l' * len(names)}{'rr' * len(SHOWN)}}}",
+        rf"\begin{{tabular}}{{{'l' * len(names)}{'rr' * len(results.shown)}}}",
         r"\toprule",
         " & ".join(head) + r" \\",
         r"\midrule",
@@ -117,7 +121,7 @@ def latex(results: Results) -> str:
             continue
         cells = [_tex(row.labels[name]) for name in _axes(results)] or [_tex(row.name)]
         planned = len(row.runs)
-        for metric in SHOWN:
+        for metric in results.shown:
             mean, difference = results.spread(row, metric), results.difference(row, metric)
             cells.append(_mean(mean, r" $\pm$ ", "--") + _fewer(mean, planned))
             cells.append(_delta(difference, "--") + _fewer(difference, planned))
@@ -128,13 +132,13 @@ def latex(results: Results) -> str:
 
 def _choices(results: Results) -> list[str]:
     """Render the effect of each choice over all settings of the other axes; empty without choices."""
-    of_metrics = [results.choices(metric) for metric in SHOWN]
+    of_metrics = [results.choices(metric) for metric in results.shown]
     if not of_metrics[0]:
         return []
     head = ["axis", "choice", "against", "pairs"]
-    for metric in SHOWN:
-        head += [f"Δ {metric}", "smallest … largest"]
-    lines = ["", "## Effect of each choice", "", _line(head), _line(["---"] * 3 + ["--:"] * (1 + 2 * len(SHOWN)))]
+    for metric in results.shown:
+        head += [f"Δ {_escaped(metric)}", "smallest … largest"]
+    lines = ["", "## Effect of each choice", "", _line(head), _line(["---"] * 3 + ["--:"] * (1 + 2 * len(of_metrics)))]
     for same in zip(*of_metrics):
         cells = [_escaped(same[0].axis), _escaped(same[0].label), _escaped(same[0].against), str(same[0].pairs)]
         for choice in same:
@@ -165,9 +169,9 @@ def _axes(results: Results) -> list[str]:
 def _scores(results: Results, row: Row) -> list[str]:
     """Cells of a row after its name, each linked to the row's card."""
     to = results.card(row).as_posix()
-    count = len(results.scores(row, SHOWN[0]))
+    count = len(results.scores(row, results.shown[0]))
     cells = [f"[{count}]({to})" if count == len(row.runs) else f"[{count} of {len(row.runs)}]({to})"]
-    for metric in SHOWN:
+    for metric in results.shown:
         cells.append(f"[{_mean(results.spread(row, metric), ' ± ', '–')}]({to})")
         difference = results.difference(row, metric)
         cells.append("" if difference is None else f"[{_delta(difference, '–')}{_fewer(difference, len(row.runs))}]({to})")

@@ -17,11 +17,20 @@ from reidx.config.schema import IDENTITY, AlignmentSlot, Evaluate, MemorySlot, R
 from reidx.contracts import inputs_of_kind
 from reidx.data.domains import Domains
 from reidx.errors import ConfigError, DataError
-from reidx.evaluation.protocols import has_match, no_match, own_matches
+from reidx.evaluation.protocols import (
+    drawn_trials,
+    has_match,
+    ignored,
+    in_trial,
+    measured,
+    no_match,
+    own_matches,
+)
 from reidx.evaluation.reranking import bytes_to_rerank
 from reidx.machine.free_memory import free_memory
 from reidx.registry.build import build, contract
 from reidx.registry.discovery import registry
+from reidx.registry.seam import full_checks
 
 
 def check_experiment(config: Config, domains: Domains) -> None:
@@ -107,21 +116,34 @@ class _DataChecker:
             raise DataError(f"{self.where(at)}: domain {domain!r} has no identities for its query and gallery images.")
         known = query.ids, gallery.ids, query.cameras, gallery.cameras
         protocol = build("protocol", settings.protocol, where=self.where((*at, "protocol")))
-        own, columns = self.domains.own_images(domain), (query.columns, gallery.columns)
-        found = has_match(protocol, *known, own, columns)
-        if not found.any():
-            raise DataError(f"{self.where(at)}: domain {domain!r}: {no_match(protocol, *known, own, columns)}")
+        whole = known, self.domains.own_images(domain), (query.columns, gallery.columns)
+        with full_checks():
+            drawn = drawn_trials(protocol, known, whole[2])
+        rankings = [whole] if drawn is None else [in_trial(trial, *whole) for trial in drawn]
+        lost, alike = [], []
+        for number, (known, own, columns) in enumerate(rankings, 1):
+            found = has_match(protocol, *known, own, columns)
+            if not found.any():
+                trial = "" if drawn is None else f" This is trial {number} of {len(drawn)}."
+                raise DataError(f"{self.where(at)}: domain {domain!r}: {no_match(protocol, *known, own, columns)}{trial}")
+            lost.append((int((~found).sum()), len(found)))
+            alike.append((len(np.unique(own_matches(protocol, *known, own, columns)[:, 0])), len(found)))
+        if getattr(protocol, "metrics", ()):
+            few, (known, _, columns) = slice(0, 8), rankings[0]  # on invented distances, before an image is read
+            skip = ignored(protocol, known, few, slice(None), columns)
+            with full_checks():
+                measured(protocol, np.random.default_rng(0).random(skip.shape), skip, known, few, columns)
         if settings.rerank is not None:
             self.check_memory_to_rerank(settings.rerank, len(query), len(gallery))
-        if lost := len(found) - int(found.sum()):
+        if max(lost)[0]:
             self.warn_once(
-                f"{domain}: {lost:,} of {len(found):,} queries have no match in the gallery that counts under protocol "
-                f"{protocol.name}; they are left out of mAP, mINP and rank-k"
+                f"{domain}: {_most(lost)} have no match in the gallery that counts under protocol {protocol.name}; they are "
+                "left out of mAP, mINP and rank-k"
             )
-        if alike := len(np.unique(own_matches(protocol, *known, own, columns)[:, 0])):
+        if max(alike)[0]:
             self.warn_once(
-                f"{domain}: {alike:,} of {len(found):,} queries are gallery images, too (the same file); an image is not its "
-                "own match and is left out of the ranking of that query"
+                f"{domain}: {_most(alike)} are gallery images, too (the same file); an image is not its own match and is left "
+                "out of the ranking of that query"
             )
 
     def check_memory_to_rerank(self, rerank: Rerank, queries: int, gallery: int) -> None:
@@ -174,3 +196,9 @@ class _DataChecker:
     def where(self, at: KeyPath) -> str:
         path = (*self.base, *at)
         return f"{self.config.place(path)}: {dotted(path)}"
+
+
+def _most(counts: list[tuple[int, int]]) -> str:
+    """The largest share of the queries of a ranking, of several if a protocol has trials."""
+    some, all_ = max(counts)
+    return f"{some:,} of {all_:,} queries" if len(counts) == 1 else f"in a trial up to {some:,} of {all_:,} queries"

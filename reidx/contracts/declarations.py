@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -153,6 +153,13 @@ class RefinerContext:
     previous: np.ndarray | None = None
     cameras: np.ndarray = field(default_factory=_no_cameras)
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+class Trial(NamedTuple):
+    """One ranking of an evaluation: positions (int64) of its queries and of its gallery images in their splits."""
+
+    queries: np.ndarray
+    gallery: np.ndarray
 
 
 CAMERAS = ("required", "used", "unused")

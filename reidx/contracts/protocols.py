@@ -14,11 +14,11 @@ Shapes: B images of a batch, N images of a domain, C channels, D dimensions of a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as Interface
 
-from reidx.contracts.declarations import Call, Features, LabelSet, RefinerContext
+from reidx.contracts.declarations import Call, Features, LabelSet, RefinerContext, Trial
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,14 +152,41 @@ class Alignment(Interface):
 
 
 class Protocol(Interface):
-    """Evaluation protocol: the gallery images ignored for each query."""
+    """Evaluation protocol: the gallery images ignored for each query and, if present, trials and metrics.
+
+    Keyword arguments ``query_NAME`` and ``gallery_NAME`` of each method get the column NAME of the data set. Ids and cameras
+    are int64, one per image; −1 is junk, or an unknown camera.
+    """
+
+    metrics: tuple[str, ...]
+    """Names of the metrics of :meth:`measure`; ``mAP``, ``mINP`` and ``rank-1``, ``-5`` and ``-10`` replace the standard."""
 
     def ignored(
         self, query_ids: np.ndarray, gallery_ids: np.ndarray, query_cams: np.ndarray, gallery_cams: np.ndarray
     ) -> np.ndarray:
-        """Return booleans (Q,G): gallery images that count neither for nor against a query.
+        """Return booleans (Q,G): gallery images that count neither for nor against a query."""
 
-        Keyword arguments ``query_NAME`` and ``gallery_NAME`` get the column NAME of the data set.
+    def draw_trials(
+        self, query_ids: np.ndarray, gallery_ids: np.ndarray, query_cams: np.ndarray, gallery_cams: np.ndarray
+    ) -> Iterable[Trial] | None:
+        """Return the trials, whose mean is the result: positions of queries and gallery images, each at most once.
+
+        None is one trial of everything. Draws depend on the constructor's arguments alone, such as a seed.
+        """
+
+    def measure(
+        self,
+        distances: np.ndarray,
+        ignored: np.ndarray,
+        query_ids: np.ndarray,
+        gallery_ids: np.ndarray,
+        query_cams: np.ndarray,
+        gallery_cams: np.ndarray,
+    ) -> Mapping[str, np.ndarray]:
+        """Return each of :attr:`metrics` for some queries of a trial: fractions (B,), NaN where a query does not count.
+
+        ``distances`` (B,G) float64 rank the trial's gallery, nearest first; equal ones are ordered by position. ``ignored``
+        (B,G) are the images that do not count for a query, including the query's own file.
         """
 
 
@@ -186,6 +213,8 @@ INPUTS = (
 )
 """Arguments that the ``forward`` of a loss may name, besides those that the stream's refiners and the term's memory provide."""
 
+_SIDES = ("query_ids", "gallery_ids", "query_cams", "gallery_cams")
+
 CALLS: dict[str, dict[str, Call]] = {
     "backbone": {"forward": Call(("images",), ("cameras",))},
     "fusion": {"forward": Call(("maps",), ("teacher", "cameras"), provider="backbone")},
@@ -197,7 +226,11 @@ CALLS: dict[str, dict[str, Call]] = {
         "update": Call(("features", "targets", "index"), ("cameras",)),
     },
     "loss": {"forward": Call((), INPUTS)},
-    "protocol": {"ignored": Call(("query_ids", "gallery_ids", "query_cams", "gallery_cams"), ())},
+    "protocol": {
+        "ignored": Call(_SIDES, ()),
+        "draw_trials": Call(_SIDES, ()),
+        "measure": Call(("distances", "ignored", *_SIDES), ()),
+    },
 }
 """Methods with named inputs, by kind. ``cameras`` has one number per image, −1 for an unknown camera.
 

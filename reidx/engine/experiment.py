@@ -36,7 +36,8 @@ from reidx.runs import checkpoint as checkpoints
 from reidx.runs.epoch_log import EpochLog, Report, count_session, sessions_of
 from reidx.runs.failures import failure_guard
 from reidx.runs.manifest import Resume, RunManifest
-from reidx.runs.result import METRICS, Result, StageResult
+from reidx.runs.metrics import metric_names, metrics_in, percent
+from reidx.runs.result import Result, StageResult
 from reidx.runs.stage_cache import Shared, trained_in
 from reidx.runs.stage_key import stage_key
 from reidx.runs.stamp import Stamp, read_sealed, refuse_foreign, write_sealed
@@ -342,5 +343,6 @@ def checkpoint_of(reference: str, folder: Path, stages: list[Stage]) -> Path:
     return last
 
 
-def _metrics_line(metrics: Report) -> str:
-    return ", ".join(f"{name} {100 * metrics[name]:.2f}" for name in METRICS if name in metrics)
+def _metrics_line(report: Report) -> str:
+    metrics = metrics_in(report)
+    return ", ".join(f"{name} {percent(metrics, name)}" for name in metric_names(metrics))

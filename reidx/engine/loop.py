@@ -20,6 +20,7 @@ from reidx.registry.seam import full_checks
 from reidx.reporting.reporter import Reporter, images_per_second
 from reidx.runs.epoch_log import EpochLog, Report
 from reidx.runs.failures import DIVERGED, error_context
+from reidx.runs.metrics import percent
 from reidx.runs.training_state import TrainingState
 
 LOOKED_AT = 50
@@ -219,7 +220,7 @@ def line(entry: Report, epochs: int) -> str:
     if "clusters" in entry:
         shown.append(f"{entry['clusters']:.0f} clusters, {entry['outliers']:.0f} outliers")
     shown += [f"{name} {entry[name]:.3f}" for name in ("stability", "ari") if name in entry]
-    shown += [f"{name} {100 * entry[name]:.2f}" for name in ("mAP", "rank-1") if name in entry]
+    shown += [f"{name} {percent(entry, name)}" for name in ("mAP", "rank-1") if name in entry]
     shown.append(f"loss {entry['loss']:.3f}")
     seconds = sum(v for k, v in entry.items() if k.startswith("seconds_"))
     shown.append(f"{seconds:.0f} s ({images_per_second(entry):.0f} images/s)")

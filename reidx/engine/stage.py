@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,7 +42,7 @@ from reidx.runs import checkpoint as checkpoints
 from reidx.runs.epoch_log import EpochLog
 from reidx.runs.failures import error_context, oom_advice
 from reidx.runs.manifest import Resume
-from reidx.runs.result import RERANKED
+from reidx.runs.metrics import to_report
 from reidx.runs.stamp import Stamp
 
 
@@ -277,7 +278,7 @@ class StageRun:
         protocol = build("protocol", settings.protocol, where="evaluate.protocol")
         own = self.domains.own_images(settings.domain)
 
-        def ranked(reranking: Reranking | None = None) -> Evaluation:
+        def ranked(reranking: Callable[[np.ndarray, np.ndarray], Reranking] | None = None) -> Evaluation:
             people, cameras = (query.ids, gallery.ids), (query.cameras, gallery.cameras)
             return evaluate(
                 *features, *people, *cameras, protocol, settings.metric, own=own, columns=(query.columns, gallery.columns),
@@ -287,20 +288,25 @@ class StageRun:
         with span("rank"):
             result = ranked()
         self.details = result.details
-        copies = self._copies(query, gallery, result.details)
-        metrics = _metrics(result)
+        copies = self._copies(query, gallery, result)
+        metrics = to_report(result)
         reranking = None
         if (chosen := settings.rerank) is not None:
+
+            def reranked(queries: np.ndarray, images: np.ndarray) -> Reranking:
+                x, y = (rows[torch.from_numpy(places).to(rows.device)] for rows, places in zip(features, (queries, images)))
+                return rerank(x, y, chosen.k1, chosen.k2, chosen.lambda_, settings.metric)
+
             with span("rerank"):
-                reranking = rerank(*features, chosen.k1, chosen.k2, chosen.lambda_, settings.metric)
-                reranked = _metrics(ranked(reranking))
-            metrics |= {key: reranked[name] for key, name in RERANKED.items()}
+                better = ranked(reranked)
+            metrics |= to_report(better, reranked=True)
+            reranking = better.card["reranking"]
         if settings.domain_probe is not None:
             metrics["domain_probe"] = self._probe(settings.network, settings.domain_probe)
         self.evaluation_card = {
             **result.card,
             "domain": settings.domain,
-            "reranking": None if reranking is None else reranking.card(),
+            "reranking": reranking,
             "queries_that_found_a_copy": copies,
             "flip": settings.flip,
             "feature": settings.feature,
@@ -308,14 +314,17 @@ class StageRun:
         }
         return metrics, self.evaluation_card
 
-    def _copies(self, query: Split, gallery: Split, details: Details | None) -> int:
-        """Count, and report, the queries whose nearest match is a copy of their file, which inflates their scores."""
-        assert details is not None and query.ids is not None and gallery.ids is not None
-        copies = sum(
-            is_copy(query.paths[place], gallery.paths[found])
-            for place, found in enumerate(details.top[:, 0].tolist())
+    def _copies(self, query: Split, gallery: Split, result: Evaluation) -> int:
+        """Count, and report, the queries that find a copy of their file first (in some trial), which inflates their scores."""
+        assert query.ids is not None and gallery.ids is not None
+        nearest = {
+            (place, found)
+            for trial in result.trials or (result,)
+            if trial.details is not None
+            for place, found in enumerate(trial.details.top[:, 0].tolist())
             if found >= 0 and gallery.ids[found] == query.ids[place]
-        )
+        }
+        copies = len({place for place, found in sorted(nearest) if is_copy(query.paths[place], gallery.paths[found])})
         if copies:
             self._report_once(
                 f"{copies:,} of {len(query):,} queries have a copy of their file as the nearest match in the gallery, "
@@ -337,8 +346,3 @@ class StageRun:
             return domain_probe(
                 *(features.flatten(1) for features in of_both), seed=self.key[0], source_people=source, target_people=target
             )
-
-
-def _metrics(result: Evaluation) -> Report:
-    """mAP, mINP and rank-1/5/10 of a ranking, as fractions."""
-    return {"mAP": result.mAP, "mINP": result.mINP, **{f"rank-{k}": float(result.cmc[k - 1]) for k in (1, 5, 10)}}

@@ -1,10 +1,19 @@
-"""The compiled loops of `evaluate`: the rank of each match by counting the images ahead of it, and the nearest images."""
+"""The compiled loops of `evaluate`: exact distances, ranks of matches by counting the images ahead, the nearest images."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from reidx.labels.compiled import compiled, squared_distance
+
+
+@compiled
+def exact_distances(start, stop, x, y, factor, offset, out):  # type: ignore[no-untyped-def]
+    """Fill rows ``start`` to ``stop`` of ``out`` (B, G) with the distances by which `count_ranks` ranks."""
+    shifted = offset.shape[1] > 0
+    for q in range(start, stop):
+        for g in range(y.shape[0]):
+            out[q, g] = factor[q] * squared_distance(x[q], y[g]) + (offset[q, g] if shifted else 0.0)
 
 
 @compiled

@@ -7,21 +7,35 @@ at a time. Cost: 2·Q·G·D operations for the distances and Q·G·log(matches) 
 The distances of a block come from a float32 matrix product, whose last bits depend on the machine and the block. Where
 they cannot decide which of two images is nearer, both are computed again in float64, in one order: the numbers are those
 of a stable sort by (distance, gallery index), on every machine.
+
+A protocol may draw trials, each a ranking of some gallery images for some queries: then every number is the mean over them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from reidx.contracts import Trial
 from reidx.errors import ConfigError, DataError
-from reidx.evaluation.counting import count_ranks
-from reidx.evaluation.protocols import Columns, Market1501, Protocol, ignored, no_match
+from reidx.evaluation.counting import count_ranks, exact_distances
+from reidx.evaluation.protocols import (
+    Columns,
+    Known,
+    Market1501,
+    Protocol,
+    drawn_trials,
+    ignored,
+    in_trial,
+    measured,
+    no_match,
+)
 from reidx.evaluation.reranking import Reranking
 from reidx.labels.compiled import in_threads
 from reidx.labels.features import checked, unit
@@ -33,7 +47,7 @@ _RANKS = 50
 
 @dataclass(frozen=True)
 class Details:
-    """Results of each query, in the order of the queries."""
+    """Results of each query, in the order of the queries; those of a trial have NaN, 0 and −1 for all other queries."""
 
     ap: np.ndarray  # (Q,) average precision, NaN where the query has no match
     first_match: np.ndarray  # (Q,) rank of the first match, 1 is best, 0 where there is none
@@ -42,14 +56,41 @@ class Details:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of one ranking, fractions between 0 and 1, and the card of their conditions."""
+    """Metrics of one ranking, or their means over the trials of a protocol, and the card of their conditions.
 
-    mAP: float
-    mINP: float
-    cmc: np.ndarray  # (50,), rank-1 at index 0
-    valid_queries: int
+    Metrics are fractions between 0 and 1.
+    """
+
+    metrics: dict[str, float]
+    """mAP, mINP and rank-1, -5 and -10, then those of the protocol, which replace metrics of their names."""
+    cmc: np.ndarray = field(repr=False)  # (50,), rank-1 at index 0; never the protocol's
     card: dict[str, Any] = field(repr=False)
     details: Details | None = field(default=None, repr=False)
+    """Results of each query; in the first trial, if there are several."""
+    trials: tuple[Evaluation, ...] = field(default=(), repr=False)
+    """Results of each trial, with positions in the whole gallery; empty for a protocol without trials."""
+
+    @property
+    def mAP(self) -> float:
+        """Mean average precision."""
+        return self.metrics["mAP"]
+
+    @property
+    def mINP(self) -> float:
+        """Mean inverse negative penalty."""
+        return self.metrics["mINP"]
+
+    @property
+    def valid_queries(self) -> float:
+        """Number of queries that count, those with a match; the mean over the trials."""
+        return self.card["valid_queries"]
+
+    @property
+    def deviations(self) -> dict[str, float]:
+        """Sample standard deviation (n − 1) of each metric over the trials; empty for fewer than two."""
+        if len(self.trials) < 2:
+            return {}
+        return {name: stdev(trial.metrics[name] for trial in self.trials) for name in self.metrics}
 
 
 def evaluate(
@@ -64,20 +105,21 @@ def evaluate(
     *,
     own: np.ndarray | None = None,
     columns: Columns | None = None,
-    reranking: Reranking | None = None,
+    reranking: Reranking | Callable[[np.ndarray, np.ndarray], Reranking] | None = None,
     details: bool = False,
     top: int = 10,
     device: str | torch.device | None = None,
 ) -> Evaluation:
-    """Compute mAP, mINP and CMC of the rankings of the gallery (G, D) for the queries (Q, D).
+    """Compute mAP, mINP, CMC and the protocol's metrics of the rankings of the gallery (G, D) for the queries (Q, D).
 
     Ids and cameras are integers, one per image. AP is the mean of the precision at each match, not interpolated; mINP
     the mean of matches / rank of the last match; both over the queries that have a match. Equal distances are ordered
     by gallery index. `protocol` is by default Market1501. `metric` is "euclidean", on the features as they are, or
     "cosine". `own` (M, 2) are pairs of positions of a query and a gallery image that are the same image, which is ignored.
     `columns` are further columns of queries and gallery, for a protocol that names them.
-    `reranking` is the result of `rerank` on the same features. With `details` the result also holds AP and the `top`
-    nearest images of each query.
+    `reranking` is the result of `rerank` on the same features, or a function of the positions of a trial's queries and
+    gallery images that returns the re-ranking of their features; a protocol with trials needs the function.
+    With `details` the result also holds AP and the `top` nearest images of each query.
     Distances are computed on `device`, by default that of the query features.
 
     Raises DataError for features that are not finite, lengths that differ, and when no query has a match.
@@ -96,32 +138,77 @@ def evaluate(
         raise ConfigError(f"evaluate: unknown metric {metric!r}; choose one of euclidean, cosine.")
     if metric == "cosine":
         query, gallery = unit(query, "query features"), unit(gallery, "gallery features")
+    known = (q_ids, g_ids, q_cams, g_cams)
+    place = torch.device(device) if device is not None else query.device
+    kept = top if details else None
+    trials = drawn_trials(rule, known, columns)
+    if trials is None:
+        if callable(reranking):
+            reranking = reranking(np.arange(len(query)), np.arange(len(gallery)))
+        return _ranked(query, gallery, known, own, columns, reranking, rule, metric, kept, place)
+    if reranking is not None and not callable(reranking):
+        raise ConfigError(
+            f"evaluate: protocol {rule.name} draws trials, each with its own gallery: give a function that re-ranks one."
+        )
+    results = []
+    for number, trial in enumerate(trials, 1):
+        chosen = None if reranking is None else reranking(*trial)
+        x, y = (rows[torch.from_numpy(positions).to(rows.device)] for rows, positions in zip((query, gallery), trial))
+        try:
+            result = _ranked(x, y, *in_trial(trial, known, own, columns), chosen, rule, metric, kept, place)
+        except NoMatch as error:
+            raise NoMatch(f"{error} This is trial {number} of {len(trials)}.") from error
+        results.append(replace(result, details=_in_split(result.details, trial, len(query))))
+    return _mean_over(results)
+
+
+def _ranked(
+    query: Tensor,
+    gallery: Tensor,
+    known: Known,
+    own: np.ndarray | None,
+    columns: Columns | None,
+    reranking: Reranking | None,
+    rule: Protocol,
+    metric: str,
+    top: int | None,
+    place: torch.device,
+) -> Evaluation:
+    """Evaluate one ranking, of the whole gallery or of a trial's, with details of each query unless ``top`` is None."""
     if reranking is not None and reranking.shape != (len(query), len(gallery)):
         raise DataError(f"evaluate: the re-ranking is of shape {reranking.shape}, not {(len(query), len(gallery))}.")
-
+    q_ids, g_ids = known[:2]
     ap, inp = np.full(len(query), np.nan), np.full(len(query), np.nan)
     first = np.zeros(len(query), np.int64)
-    nearest = np.full((len(query), min(top, len(gallery)) if details else 0), -1, np.int64)
-    place = torch.device(device) if device is not None else query.device
+    nearest = np.full((len(query), min(top or 0, len(gallery))), -1, np.int64)
+    further = {name: np.full(len(query), np.nan) for name in getattr(rule, "metrics", ())}
     x, y = query.cpu().numpy(), gallery.cpu().numpy()
     for start, block, error in _distance_blocks(query, gallery, place):
         rows = slice(start, start + len(block))
-        skip = ignored(rule, (q_ids, g_ids, q_cams, g_cams), rows, slice(None), columns)
+        skip = ignored(rule, known, rows, slice(None), columns)
         skip = _without_own(skip, own, start)
         factor, offset = _reranked(reranking, rows)
         in_threads(
             count_ranks, len(block), block, error, skip, q_ids[rows], g_ids, x[rows], y, factor, offset,
             ap[rows], inp[rows], first[rows], nearest[rows],
         )  # fmt: skip
+        if further:
+            exact = np.empty(block.shape)
+            in_threads(exact_distances, len(block), x[rows], y, factor, offset, exact)
+            for name, values in measured(rule, exact, skip, known, rows, columns).items():
+                further[name][rows] = values
     valid = first > 0
     if not valid.any():
-        raise DataError(no_match(rule, q_ids, g_ids, q_cams, g_cams, own, columns))
-    histogram = np.bincount(first[valid] - 1, minlength=_RANKS)
+        raise NoMatch(no_match(rule, *known, own, columns))
+    cmc = np.cumsum(np.bincount(first[valid] - 1, minlength=_RANKS))[:_RANKS] / valid.sum()
     card = {
         "protocol": rule.name,
         "protocol_version": rule.version,
+        "protocol_settings": dict(getattr(rule, "settings", {})),
+        "protocol_metrics": list(further),
         "camera_filter": rule.camera_filter,
         "junk": rule.junk,
+        "trials": 1,
         "ap": "mean of the precision at each match, not interpolated",
         "denominator": "queries with at least one match",
         "ties": "by gallery index",
@@ -134,13 +221,52 @@ def evaluate(
         "gallery": len(gallery),
         "gallery_junk": int((g_ids == -1).sum()),
     }
+    metrics = {"mAP": float(ap[valid].mean()), "mINP": float(inp[valid].mean())}
+    metrics |= {f"rank-{k}": float(cmc[k - 1]) for k in (1, 5, 10)}
+    metrics |= {name: _mean_of_counting(rule, name, values) for name, values in further.items()}
+    return Evaluation(metrics, cmc, card, None if top is None else Details(ap, first, nearest))
+
+
+class NoMatch(DataError):
+    """No query of a ranking has a match."""
+
+
+def _mean_of_counting(rule: Protocol, name: str, values: np.ndarray) -> float:
+    """Mean of a protocol's metric over the queries that count."""
+    counting = values[~np.isnan(values)]
+    if not len(counting):
+        raise DataError(f"evaluate: no query counts for {name} of protocol {rule.name}: it is NaN for all {len(values)}.")
+    return float(counting.mean())
+
+
+def _in_split(details: Details | None, trial: Trial, queries: int) -> Details | None:
+    """Details of a trial for all queries of the split, with positions in its whole gallery."""
+    if details is None:
+        return None
+    whole = Details(
+        np.full(queries, np.nan), np.zeros(queries, np.int64), np.full((queries, details.top.shape[1]), -1, np.int64)
+    )
+    whole.ap[trial.queries], whole.first_match[trial.queries] = details.ap, details.first_match
+    whole.top[trial.queries] = np.where(details.top < 0, -1, trial.gallery[details.top])
+    return whole
+
+
+_COUNTS = ("queries", "valid_queries", "queries_without_match", "queries_in_gallery", "gallery", "gallery_junk")
+
+
+def _mean_over(trials: list[Evaluation]) -> Evaluation:
+    """Means of the metrics and of the counts on the card over trials, with the details of the first one."""
+    counts = {name: fmean(trial.card[name] for trial in trials) for name in _COUNTS}
     return Evaluation(
-        mAP=float(ap[valid].mean()),
-        mINP=float(inp[valid].mean()),
-        cmc=np.cumsum(histogram)[:_RANKS] / valid.sum(),
-        valid_queries=int(valid.sum()),
-        card=card,
-        details=Details(ap, first, nearest) if details else None,
+        metrics={name: fmean(trial.metrics[name] for trial in trials) for name in trials[0].metrics},
+        cmc=np.mean([trial.cmc for trial in trials], axis=0),
+        card={
+            **trials[0].card,
+            **{name: int(value) if value.is_integer() else value for name, value in counts.items()},
+            "trials": len(trials),
+        },
+        details=trials[0].details,
+        trials=tuple(trials),
     )
 
 

@@ -56,4 +56,5 @@ def reidx_components() -> Sequence[Component]:
         Component("alignment", "GradientReversal", "reidx.alignments.reversal:GradientReversal", {"feature": "embed"}),
         Component("protocol", "Market1501", "reidx.evaluation.protocols:Market1501"),
         Component("protocol", "NoCameraFilter", "reidx.evaluation.protocols:NoCameraFilter"),
+        Component("protocol", "SingleGalleryShot", "reidx.evaluation.protocols:SingleGalleryShot"),
     )

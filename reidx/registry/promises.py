@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from reidx.contracts import Features, LabelSet, overrides_update
-from reidx.errors import Broken
+from reidx.errors import Broken, require
 from reidx.registry.describing import arguments_by_name, code_of, describe_value, one_line
 from reidx.registry.registry import KINDS, Entry
+from reidx.registry.retrieval_promises import ignored, measured, trials
 
 HASHED = 16 << 20
 """Size in bytes up to which a tensor is fingerprinted by a checksum; above it by the sum of its words, which is faster."""
@@ -134,24 +135,19 @@ def _note_unchanged_memory(memory: Any, given: Mapping[str, Any]) -> None:
 # ---- results
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise Broken(message)
-
-
 def _tensor(result: Any, shape: Sequence[int | None], wanted: str, reference: Any, found: str = "it returned") -> None:
     """Raise unless ``result`` is a float tensor of a shape (None: any length) on the device of ``reference``."""
     alien = " of numpy, no tensor" if isinstance(result, np.ndarray | np.generic) else ""
-    _require(isinstance(result, Tensor), f"{found} {describe_value(result)}{alien}, not {wanted}")
+    require(isinstance(result, Tensor), f"{found} {describe_value(result)}{alien}, not {wanted}")
     right = len(result.shape) == len(shape) and all(b in (None, a) for a, b in zip(result.shape, shape))
-    _require(right, f"{found} {describe_value(result)}, not {wanted}")
-    _require(
+    require(right, f"{found} {describe_value(result)}, not {wanted}")
+    require(
         result.dtype in (torch.float32, torch.float16, torch.bfloat16),
         f"{found} {describe_value(result)}, not {wanted} of float32 (or half precision, where the stage computes so)",
     )
     others = list(_tensors(reference))
     if others:
-        _require(
+        require(
             result.device == others[0].device,
             f"{found} a tensor on {result.device}, but was given one on {others[0].device}",
         )
@@ -178,7 +174,7 @@ def _network_input(component: Any, result: Any, given: Mapping[str, Any]) -> Non
     images = next(_tensors(dict(given)))
     size = tuple(images.shape)
     _tensor(result, size, f"images of the size that it was given, {size}", images)
-    _require(result.dtype == torch.float32, f"it returned {describe_value(result)}; a network takes float32")
+    require(result.dtype == torch.float32, f"it returned {describe_value(result)}; a network takes float32")
 
 
 def _map(component: Any, result: Any, given: Mapping[str, Any]) -> None:
@@ -188,7 +184,7 @@ def _map(component: Any, result: Any, given: Mapping[str, Any]) -> None:
     if dims:
         names = ", ".join(("map", *dims))
         named = isinstance(result, Mapping) and set(result) == {"map", *dims}
-        _require(named, f"it returned {describe_value(result)}, not a mapping of {names} (`dims`)")
+        require(named, f"it returned {describe_value(result)}, not a mapping of {names} (`dims`)")
         tokens, result = result, result["map"]
     wanted = f"a map of {len(images)} images with {channels} channels"
     _tensor(result, (len(images), channels, None, None), wanted, images, "its map is" if dims else "it returned")
@@ -200,12 +196,12 @@ def _map(component: Any, result: Any, given: Mapping[str, Any]) -> None:
 
 def _features(component: Any, result: Any, given: Mapping[str, Any]) -> None:
     maps = next(_tensors(dict(given)))
-    _require(isinstance(result, Features), f"it returned {describe_value(result)}, not Features with `embed` among them")
+    require(isinstance(result, Features), f"it returned {describe_value(result)}, not Features with `embed` among them")
     dims = component.dims
     missing = [name for name in ("embed", *dims) if name not in result]
-    _require(not missing, f"it returned no {', '.join(missing)}, which its `dims` name (it returned {', '.join(result)})")
+    require(not missing, f"it returned no {', '.join(missing)}, which its `dims` name (it returned {', '.join(result)})")
     shown = [name for name in getattr(component, "figures", ()) if name not in result]
-    _require(not shown, f"it returned no {', '.join(shown)}, which its `figures` name")
+    require(not shown, f"it returned no {', '.join(shown)}, which its `figures` name")
     for name, feature in result.items():
         wanted = f"a feature of {len(maps)} images" + (f" and {dims[name]} numbers each (`dims`)" if name in dims else "")
         found = f"its {name} is"
@@ -224,17 +220,17 @@ def _scores(component: Any, result: Any, given: Mapping[str, Any]) -> None:
 
 def _provided(component: Any, result: Any, given: Mapping[str, Any]) -> None:
     missing = [name for name in sorted(getattr(component, "provides", ())) if not hasattr(component, name)]
-    _require(not missing, f"after it the memory has no {', '.join(missing)}, which its `provides` declares")
+    require(not missing, f"after it the memory has no {', '.join(missing)}, which its `provides` declares")
 
 
 def _scalar(component: Any, result: Any, given: Mapping[str, Any]) -> None:
     _tensor(result, (), "a scalar", dict(given))
     trained = any(tensor.requires_grad for tensor in _tensors(dict(given)))
-    _require(result.requires_grad or not (trained and torch.is_grad_enabled()), "the scalar that it returned has no gradient")
+    require(result.requires_grad or not (trained and torch.is_grad_enabled()), "the scalar that it returned has no gradient")
 
 
 def _scalars(component: Any, result: Any, given: Mapping[str, Any]) -> None:
-    _require(not isinstance(result, Mapping) or bool(result), "it returned no value at all")
+    require(not isinstance(result, Mapping) or bool(result), "it returned no value at all")
     for name, value in result.items() if isinstance(result, Mapping) else [("", result)]:
         _tensor(value, (), "a scalar", dict(given), f"its {one_line(name)} is" if name else "it returned")
 
@@ -242,19 +238,19 @@ def _scalars(component: Any, result: Any, given: Mapping[str, Any]) -> None:
 def _labels(component: Any, result: Any, given: Mapping[str, Any]) -> None:
     images = next(iter(given.values())).shape[0]
     labels = np.asarray(result)
-    _require(labels.shape == (images,), f"it returned {describe_value(result)}, not labels ({images},)")
-    _require(labels.dtype.kind in "iu", f"it returned labels of {labels.dtype}, not int64")
+    require(labels.shape == (images,), f"it returned {describe_value(result)}, not labels ({images},)")
+    require(labels.dtype.kind in "iu", f"it returned labels of {labels.dtype}, not int64")
     _gapless(labels)
     if getattr(component, "outliers", "") == "never":
-        _require(bool((labels >= 0).all()), f"it left {int((labels < 0).sum())} outliers, but declares `outliers` never")
+        require(bool((labels >= 0).all()), f"it left {int((labels < 0).sum())} outliers, but declares `outliers` never")
 
 
 def _gapless(labels: np.ndarray) -> None:
     if not len(labels):
         return
-    _require(int(labels.min()) >= -1, f"a label is {labels.min()}; an outlier is -1, the others start at 0")
+    require(int(labels.min()) >= -1, f"a label is {labels.min()}; an outlier is -1, the others start at 0")
     used = np.unique(labels[labels >= 0])
-    _require(
+    require(
         not len(used) or int(used[-1]) == len(used) - 1,
         f"its labels have gaps: {len(used)} labels, the largest is {used[-1] if len(used) else -1}",
     )
@@ -262,23 +258,23 @@ def _gapless(labels: np.ndarray) -> None:
 
 def _refined(component: Any, result: Any, given: Mapping[str, Any]) -> None:
     images = len(next(iter(given.values())).labels)
-    _require(isinstance(result, LabelSet), f"it returned {describe_value(result)}, not a LabelSet")
+    require(isinstance(result, LabelSet), f"it returned {describe_value(result)}, not a LabelSet")
     labels = result.labels
     right = isinstance(labels, np.ndarray) and labels.dtype == np.int64 and labels.shape == (images,)
-    _require(right, f"it returned labels {describe_value(labels)}, not int64 ({images},)")
+    require(right, f"it returned labels {describe_value(labels)}, not int64 ({images},)")
     _gapless(labels)
     if getattr(component, "outliers", "") == "never":
-        _require(bool((labels >= 0).all()), f"it left {int((labels < 0).sum())} outliers, but declares `outliers` never")
+        require(bool((labels >= 0).all()), f"it left {int((labels < 0).sum())} outliers, but declares `outliers` never")
     before = next(iter(given.values())).arrays()
     there = result.arrays()
     promised = frozenset(getattr(component, "provides", ()))
-    _require(promised <= set(there), f"it gave no {', '.join(sorted(promised - set(there)))}, which its `provides` declares")
+    require(promised <= set(there), f"it gave no {', '.join(sorted(promised - set(there)))}, which its `provides` declares")
     undeclared = sorted(set(there) - promised - set(before))
-    _require(not undeclared, f"it gave {', '.join(undeclared)}, which its `provides` does not declare")
+    require(not undeclared, f"it gave {', '.join(undeclared)}, which its `provides` does not declare")
     for name, array in there.items():
         whole = isinstance(array, np.ndarray) and array.shape[:1] == (images,)
-        _require(whole, f"its {name} is {describe_value(array)}, not an array of {images} images")
-        _require(array.dtype.kind != "f" or bool(np.isfinite(array).all()), f"its {name} has NaN or infinite numbers")
+        require(whole, f"its {name} is {describe_value(array)}, not an array of {images} images")
+        require(array.dtype.kind != "f" or bool(np.isfinite(array).all()), f"its {name} has NaN or infinite numbers")
     _weights(result.weights, images)
     _soft(result.soft_targets, labels, images, result.count)
 
@@ -286,26 +282,19 @@ def _refined(component: Any, result: Any, given: Mapping[str, Any]) -> None:
 def _weights(weights: np.ndarray | None, images: int) -> None:
     if weights is None:
         return
-    _require(weights.shape == (images,), f"its weights are {describe_value(weights)}, not ({images},)")
+    require(weights.shape == (images,), f"its weights are {describe_value(weights)}, not ({images},)")
     right = bool(((weights >= 0) & (weights <= 1)).all())
-    _require(right, f"its weights reach from {weights.min()} to {weights.max()}, not 0 to 1")
+    require(right, f"its weights reach from {weights.min()} to {weights.max()}, not 0 to 1")
 
 
 def _soft(soft: np.ndarray | None, labels: np.ndarray, images: int, count: int) -> None:
     if soft is None:
         return
-    _require(soft.shape == (images, count), f"its soft targets are {describe_value(soft)}, not ({images}, {count})")
+    require(soft.shape == (images, count), f"its soft targets are {describe_value(soft)}, not ({images}, {count})")
     sums = soft[labels >= 0].sum(1)
     right = bool((soft >= 0).all()) and (not len(sums) or float(np.abs(sums - 1).max()) < 1e-3)
     rule = "the row of an image in a cluster has no negative number and sums to 1"
-    _require(right, f"its soft targets are not probabilities: {rule}")
-
-
-def _ignored(component: Any, result: Any, given: Mapping[str, Any]) -> None:
-    ids = [np.asarray(value) for value in given.values()]
-    wanted = (len(ids[0]), len(ids[1]))
-    right = isinstance(result, np.ndarray) and result.dtype == np.bool_ and result.shape == wanted
-    _require(right, f"it returned {describe_value(result)}, not booleans {wanted}")
+    require(right, f"its soft targets are not probabilities: {rule}")
 
 
 _CHECKS: dict[str, Callable[[Any, Any, Mapping[str, Any]], None]] = {
@@ -318,7 +307,9 @@ _CHECKS: dict[str, Callable[[Any, Any, Mapping[str, Any]], None]] = {
     "scalars": _scalars,
     "labels": _labels,
     "label set": _refined,
-    "ignored": _ignored,
+    "ignored": ignored,
+    "trials": trials,
+    "measured": measured,
 }
 """Checks by name, as used in :attr:`reidx.registry.registry.Kind.results`."""
 

@@ -123,8 +123,8 @@ KINDS: dict[str, Kind] = {
         Kind(
             "protocol",
             "ids and cameras of query and gallery",
-            "a mask of the gallery images that each query ignores",
-            results={"ignored": "ignored"},
+            "a mask of the gallery images that each query ignores; may draw trials and have metrics",
+            results={"ignored": "ignored", "draw_trials": "trials", "measure": "measured"},
             early=True,
         ),
     )

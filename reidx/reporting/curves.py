@@ -22,12 +22,9 @@ from reidx.errors import ConfigError, RunError
 from reidx.reporting.reporter import Reporter, images_per_second
 from reidx.runs import checkpoint as checkpoints
 from reidx.runs.epoch_log import json_line
+from reidx.runs.metrics import RERANKED, metric_of
 
 Report = Mapping[str, float]
-
-TESTED = ("mAP", "mINP", "rank-", "reranked_")
-"""Prefixes of the names of retrieval metrics."""
-
 
 def scalars(entry: Report, terms: Sequence[str]) -> dict[str, float]:
     """Map an epoch's entry to tags: ``train/…`` (losses, rate, speed), ``labels/…``, ``test/…``, ``seconds/…``.
@@ -40,8 +37,8 @@ def scalars(entry: Report, terms: Sequence[str]) -> dict[str, float]:
             tag = f"train/{name}"
         elif name.startswith("seconds_"):
             tag = f"seconds/{name.removeprefix('seconds_')}"
-        elif name.startswith(TESTED):
-            tag = f"test/{name}"
+        elif (metric := metric_of(name)) is not None:
+            tag = f"test/{RERANKED if metric[1] else ''}{metric[0]}"
         else:
             tag = f"labels/{name}"
         if name != "epoch":

@@ -27,6 +27,7 @@ def conditions_of(card: Mapping[str, Any], stage_card: Mapping[str, Any], seed: 
     found = {
         "data": _data(card, evaluation),
         "protocol": _protocol(evaluation),
+        "trials": f"mean of {evaluation['trials']} trials" if evaluation.get("trials", 1) > 1 else "",
         "AP": f"AP {evaluation['ap'].rpartition(', ')[2]}" if "ap" in evaluation else "",
         "distance": f"{evaluation['metric']} distance" if "metric" in evaluation else "",
         "feature": f"feature {evaluation['feature']} of {evaluation['network']}" if "feature" in evaluation else "",
@@ -96,8 +97,11 @@ def _data(card: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
 def _protocol(evaluation: Mapping[str, Any]) -> str:
     if "protocol" not in evaluation:
         return ""
-    camera = "own camera ignored" if evaluation.get("camera_filter") else "own camera counts"
-    return f"protocol {evaluation['protocol']} {evaluation.get('protocol_version', '')}".rstrip() + f" ({camera})"
+    facts = ["own camera ignored" if evaluation.get("camera_filter") else "own camera counts"]
+    facts += [f"{name} {value}" for name, value in evaluation.get("protocol_settings", {}).items()]
+    if names := evaluation.get("protocol_metrics"):
+        facts.append(f"its own {', '.join(names)}")
+    return f"protocol {evaluation['protocol']} {evaluation.get('protocol_version', '')}".rstrip() + f" ({', '.join(facts)})"
 
 
 def _reranking(evaluation: Mapping[str, Any]) -> str:

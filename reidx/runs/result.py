@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from reidx.runs.conditions import condition_lines, conditions_of
 from reidx.runs.epoch_log import Report
+from reidx.runs.metrics import DEVIATION, METRICS, metric_names, metrics_in
 
-METRICS = ("mAP", "rank-1", "rank-5", "rank-10", "mINP")
-RERANKED = {f"reranked_{name}": name for name in METRICS}
-"""The names of the re-ranked metrics in the report of an epoch."""
 LABELS = ("clusters", "outliers", "ari")
 
 
@@ -47,17 +44,22 @@ class Result:
 
     @property
     def metrics(self) -> Report:
-        """mAP, rank-k and mINP, as fractions, after the last epoch of the last stage, without re-ranking."""
-        last = self.stages[-1].last or self.stages[-1].before
-        return {name: last[name] for name in METRICS if name in last}
+        """mAP, rank-k, mINP and a protocol's metrics, as fractions, after the last epoch of the last stage, without re-ranking.
+
+        ``mAP_sd`` and so on are the sample standard deviations (n − 1) over the trials of a protocol that draws some.
+        """
+        return metrics_in(self.stages[-1].last or self.stages[-1].before)
 
     @property
     def reranked(self) -> Report:
         """The same metrics with re-ranking; empty without ``evaluate.rerank``."""
-        return reranked(self.stages[-1].last or self.stages[-1].before)
+        return metrics_in(self.stages[-1].last or self.stages[-1].before, reranked=True)
 
     def rows(self) -> list[tuple[str, Report]]:
-        """Rows of the table: every evaluated state by name, followed by its re-ranked metrics, if any."""
+        """Rows of the table: every evaluated state by name, followed by its re-ranked metrics, if any.
+
+        The names of the metrics are those of :attr:`metrics`; the first of the rows also has the labels' numbers.
+        """
         states: list[tuple[str, Report]] = []
         for stage in self.stages:
             if stage.before:
@@ -66,8 +68,9 @@ class Result:
                 states.append((f"{stage.name}, epoch {stage.last['epoch']:.0f}", stage.last))
         rows: list[tuple[str, Report]] = []
         for name, report in states:
-            rows.append((name, report))
-            if better := reranked(report):
+            labels = {column: report[column] for column in LABELS if column in report}
+            rows.append((name, {**metrics_in(report), **labels}))
+            if better := metrics_in(report, reranked=True):
                 rows.append(("  re-ranked", better))
         return rows
 
@@ -80,33 +83,31 @@ class Result:
     def table(self) -> str:
         """Conditions, then a table of all evaluated states, one per line.
 
-        Columns: mAP, rank-1/5/10 and mINP in percent; clusters, outliers and ARI of stages with pseudo labels.
+        Columns: mAP, rank-1/5/10, mINP and a protocol's metrics in percent; clusters, outliers and ARI of stages with pseudo
+        labels. The standard deviations over trials are in a line below.
         """
         rows = self.rows()
-        width = max((len(name) for name, _ in rows), default=0)
-        shown = [column for column in COLUMNS if column in METRICS or any(column in report for _, report in rows)]
-        head = {column: "ARI" if column == "ari" else column for column in shown}
-        lines = [" " * width + "".join(head[column].rjust(_width(column)) for column in shown)]
+        found = dict.fromkeys(column for _, report in rows for column in report)
+        shown = metric_names([*METRICS, *(column for column in found if column not in LABELS)])
+        shown += [column for column in LABELS if column in found]
+        lines = [("", ["ARI" if column == "ari" else column for column in shown])]
         for name, report in rows:
-            cells = (COLUMNS[column](report[column]) if column in report else "-" for column in shown)
-            lines.append(f"{name:<{width}}" + "".join(cell.rjust(_width(column)) for cell, column in zip(cells, shown)))
+            lines.append((name, [_cell(column, report.get(column)) for column in shown]))
+            deviations = [report.get(f"{column}{DEVIATION}") for column in shown]
+            if any(value is not None for value in deviations):
+                lines.append(("  s.d. of trials", ["" if value is None else f"±{100 * value:.2f}" for value in deviations]))
+        width = max(len(name) for name, _ in lines)
+        text = [f"{name:<{width}}" + "".join(map(str.rjust, cells, map(_width, shown))) for name, cells in lines]
         conditions = self.conditions()
-        return "\n".join([*conditions, *([""] if conditions else []), *lines])
+        return "\n".join([*conditions, *([""] if conditions else []), *(line.rstrip() for line in text)])
 
 
-COLUMNS: dict[str, Callable[[float], str]] = {
-    **dict.fromkeys(METRICS, lambda value: f"{100 * value:.2f}"),
-    **dict.fromkeys(("clusters", "outliers"), lambda value: f"{value:.0f}"),
-    "ari": lambda value: f"{value:.3f}",
-}
-"""Columns of the table, each with the format of its cells."""
+def _cell(column: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if column == "ari" else f"{value:.0f}" if column in LABELS else f"{100 * value:.2f}"
 
 
 def _width(column: str) -> int:
     """Width of a column with the space before it: few, as the table must fit 80 columns."""
     return max(len(column), len("100.00")) + 1
-
-
-def reranked(report: Report) -> Report:
-    """The re-ranked metrics in the report of an epoch, by the names of :data:`METRICS`."""
-    return {name: report[key] for key, name in RERANKED.items() if key in report}

@@ -37,7 +37,11 @@ _OF_KIND: dict[str, list[Check]] = {
         alignment_checks.aligns_in_fp32,
         alignment_checks.resumes_from_a_checkpoint,
     ],
-    "protocol": [label_checks.ignores_each_row_independently],
+    "protocol": [
+        label_checks.ignores_each_row_independently,
+        label_checks.draws_the_same_trials,
+        label_checks.measures_each_query_independently,
+    ],
 }
 
 

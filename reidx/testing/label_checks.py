@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import itertools
+import random
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,10 +16,12 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from reidx.contracts import INPUTS, LabelSet, inputs_of, inputs_of_kind, named_inputs
-from reidx.errors import DataError
+from reidx.errors import DataError, ReidxError
+from reidx.evaluation.protocols import Columns, Known, drawn_trials, ignored, measured
 from reidx.labels.graph import checked_graph
 from reidx.memories import Memory
 from reidx.registry.registry import Entry
+from reidx.registry.seam import full_checks
 from reidx.testing.given import (
     DIM,
     build_component,
@@ -39,6 +45,8 @@ from reidx.testing.given import (
     sorted_names,
     update_memory,
 )
+
+T = TypeVar("T")
 
 # ---- distance, clusterer, refiner
 
@@ -201,20 +209,78 @@ def returns_a_scalar_with_a_gradient(entry: Entry) -> None:
 def ignores_each_row_independently(entry: Entry) -> None:
     """Check for a mask (Q,G) in which rows are independent of the other queries and some match remains."""
     protocol = build_component(entry)
-    random = np.random.default_rng(0)
-    query_ids, gallery_ids = random.integers(0, 6, 20), random.integers(-1, 6, 50)
-    query_cameras, gallery_cameras = random.integers(0, 3, 20), random.integers(0, 3, 50)
-    needed, _ = inputs_of_kind("protocol", type(protocol))
-    columns = {name: random.integers(0, 4, 20 if name.startswith("query_") else 50) for name in sorted(needed)}
-    skip = protocol.ignored(query_ids, gallery_ids, query_cameras, gallery_cameras, **columns)
+    known, columns = protocol_inputs(protocol)
+    query_ids, gallery_ids = known[:2]
+    skip = ignored(protocol, known, ALL, ALL, columns)
     expect(
-        skip.shape == (20, 50) and skip.dtype == np.bool_,
+        skip.shape == (len(query_ids), len(gallery_ids)) and skip.dtype == np.bool_,
         f"it gave {skip.dtype} {skip.shape}, not bool (Q,G)",
     )
-    two = {name: column[7:9] if name.startswith("query_") else column for name, column in columns.items()}
-    rows = protocol.ignored(query_ids[7:9], gallery_ids, query_cameras[7:9], gallery_cameras, **two)
+    rows = ignored(protocol, known, slice(7, 9), ALL, columns)
     expect(np.array_equal(rows, skip[7:9]), "the images that a query ignores depend on the other queries")
     matches = query_ids[:, None] == gallery_ids
     expect(bool((matches & ~skip).any()), "it ignores every match")
     for name in ("name", "version", "camera_filter", "junk"):
         expect(hasattr(protocol, name), f"it has no {name}, which the card of a result reports")
+
+
+def draws_the_same_trials(entry: Entry) -> None:
+    """Check for valid trials that are the same in each call and for each instance, and independent of random states."""
+    drawn = []
+    for seed in (0, 1):
+        protocol = build_component(entry)
+        known, columns = protocol_inputs(protocol)
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        before = random_states()
+        for _ in range(2):
+            trials = as_promised(partial(drawn_trials, protocol, known, columns))
+            drawn.append([[positions.tolist() for positions in trial] for trial in trials or ()])
+        expect(random_states() == before, "it draws from the global random state: use np.random.default_rng(seed)")
+    expect(all(other == drawn[0] for other in drawn), "two calls draw different trials")
+
+
+def measures_each_query_independently(entry: Entry) -> None:
+    """Check for the declared metrics, independent of the other queries and of the distances of ignored images."""
+    protocol = build_component(entry)
+    if not getattr(protocol, "metrics", ()):
+        return
+    known, columns = protocol_inputs(protocol)
+    skip = ignored(protocol, known, ALL, ALL, columns)
+    distances, others = np.random.default_rng(1).random((2, *skip.shape))
+    found = as_promised(partial(measured, protocol, distances, skip, known, ALL, columns))
+    parts = measured(protocol, distances[7:9], skip[7:9], known, slice(7, 9), columns)
+    moved = measured(protocol, np.where(skip, others, distances), skip, known, ALL, columns)
+    for name, values in found.items():
+        expect(not np.isnan(values).all(), f"no query counts for its {name}")
+        expect(np.array_equal(parts[name], values[7:9], equal_nan=True), f"its {name} depends on the other queries")
+        expect(np.array_equal(moved[name], values, equal_nan=True), f"its {name} depends on ignored images")
+
+
+ALL = slice(None)
+
+
+def protocol_inputs(protocol: Any) -> tuple[Known, Columns]:
+    """Return ids and cameras (0 to 6) of 20 queries and 150 gallery images, and the columns that a protocol requires."""
+    generator, sizes = np.random.default_rng(0), (20, 150)
+    ids = generator.integers(0, 6, 20), generator.integers(-1, 6, 150)
+    cameras = generator.integers(0, 7, 20), generator.integers(0, 7, 150)
+    needed, _ = inputs_of_kind("protocol", type(protocol))
+    names = sorted({name.removeprefix("query_").removeprefix("gallery_") for name in needed})
+    by_query, by_gallery = ({name: generator.integers(0, 4, size) for name in names} for size in sizes)
+    return (*ids, *cameras), (by_query, by_gallery)
+
+
+def as_promised(function: Callable[[], T]) -> T:
+    """Call a component with the checks of its kind's promises; a broken one raises :class:`AssertionError`."""
+    try:
+        with full_checks():
+            return function()
+    except (ReidxError, RuntimeError) as error:
+        raise AssertionError(str(error)) from error
+
+
+def random_states() -> tuple[object, ...]:
+    """Return the states of the global random generators of Python, NumPy and torch."""
+    return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()

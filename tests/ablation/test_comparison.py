@@ -36,6 +36,20 @@ def test_differences_by_key_and_metrics_by_stage(runs: list[Run], capsys: pytest
     assert "52.50 (+2.50)" in output and "clusterer.eps" in output
 
 
+def test_deviations_and_own_metrics_are_shown(planned: Callable[..., Plan], finish: Callable[..., None]) -> None:
+    runs = planned(axes={"clusterer.eps": [0.7, 0.6]}).runs
+    finish(runs[0], mAP=0.5, mAP_sd=0.01, **{"metric_rank-2": 0.75, "reranked_metric_rank-2": 0.8, "reranked_mAP": 0.6})
+    finish(runs[1], mAP=0.525, **{"metric_rank-2": 0.7, "metric_rank-2_sd": 0.02})
+    rows = [row[1:] for row in compare([run.folder for run in runs]).metrics if row[0] == "adapt, last epoch"]
+    assert rows == [
+        ("mAP", "50.00 ± 1.00", "52.50 (+2.50)"),
+        ("rank-2", "75.00", "70.00 ± 2.00 (-5.00)"),
+        ("reranked_mAP", "60.00", "–"),
+        ("reranked_rank-2", "80.00", "–"),
+        ("clusters", "7", "7 (+0)"),
+    ]
+
+
 def test_conditions_stand_above_the_metrics(
     runs: list[Run], evaluated: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:

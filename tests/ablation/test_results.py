@@ -182,6 +182,26 @@ def test_records_hold_everything(results: Results) -> None:
     assert next(row for row in rows if row["state"] == "refused")["reason"]
 
 
+def test_trials_and_own_metrics_are_in_all_files(planned: Callable[..., Plan], finish: Callable[..., None]) -> None:
+    plan = planned(axes={"clusterer.eps": [0.7, 0.6]})
+    finish(plan.runs[0], mAP=0.5, mAP_sd=0.01, **{"rank/2_x": 0.75, "rank/2_x_sd": 0.02})
+    finish(plan.runs[1], mAP=0.6, **{"rank/2_x": 0.7})
+    results = Results(plan, {})
+    names = {path.name for path in write_results(results)}
+    assert {"scores-mAP.png", "scores-rank_2_x.png"} <= names
+    page, card = markdown(results), (plan.home / "cards/01-base.md").read_text(encoding="utf-8")
+    head, _, base, other = cells(page)
+    shown = ("mAP", "rank-1", "mINP", r"rank/2\_x")
+    assert head[1:] == ["seeds", *(f"{delta}{name}" for name in shown for delta in ("", "Δ "))]
+    assert base[-2] == "[75.00](cards/01-base.md)" and other[-1].startswith("[-5.00](")
+    assert "The deviation over the trials of each run is on its card." in page
+    assert "| 50.00 ± 1.00 | – | – | – | – | 75.00 ± 2.00 |" in card
+    with open(plan.home / "results.csv", encoding="utf-8", newline="") as handle:
+        row = next(csv.DictReader(handle))
+    assert (row["mAP"], row["mAP_sd"], row["rank/2_x"], row["rank/2_x_sd"]) == ("0.5", "0.01", "0.75", "0.02")
+    assert r"rank/2\_x" in latex(results)
+
+
 def test_axis_named_like_a_column_loses_nothing(planned: Callable[..., Plan], finish: Callable[..., None]) -> None:
     names = ["state", "axis state", "mAP", "seed", "combination", "last loss", "own"]
     plan = planned(axes={name: {"a": {}, f"{name} b": {"epochs": 2 + place}} for place, name in enumerate(names)})

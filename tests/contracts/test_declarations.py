@@ -259,6 +259,44 @@ class Everything:
     name = version = junk = "x"
     camera_filter = False
     def ignored(self, q, g, qc, gc): return np.ones((len(q), len(g)), bool)
+
+class Nothing(Everything):
+    """Protocol that ignores nothing."""
+    def ignored(self, q, g, qc, gc): return np.zeros((len(q), len(g)), bool)
+
+class Beyond(Nothing):
+    """Protocol whose trial has positions beyond the gallery."""
+    def draw_trials(self, q, g, qc, gc): yield np.arange(len(q)), np.arange(len(g) + 1)
+
+class Chance(Nothing):
+    """Protocol that draws from the global random state."""
+    def draw_trials(self, q, g, qc, gc): yield np.arange(len(q)), np.random.permutation(len(g))[:5]
+
+class Fickle(Nothing):
+    """Protocol with other trials in each call."""
+    def draw_trials(self, q, g, qc, gc): yield np.arange(len(q)), np.random.default_rng().permutation(len(g))[:5]
+
+class Renamed(Nothing):
+    """Protocol that returns another metric than it declares."""
+    metrics = ("rank-1",)
+    def measure(self, distances, skip, q, g, qc, gc): return {"rank-2": np.zeros(len(q))}
+
+class Percent(Renamed):
+    """Protocol whose metric is no fraction."""
+    def measure(self, distances, skip, q, g, qc, gc): return {"rank-1": np.full(len(q), 100.0)}
+
+class Suffixed(Percent):
+    """Protocol with the name of a deviation."""
+    metrics = ("rank-1_sd",)
+
+class Mixing(Renamed):
+    """Protocol whose queries depend on each other."""
+    def measure(self, distances, skip, q, g, qc, gc): return {"rank-1": np.full(len(q), distances.mean())}
+
+class Seeing(Renamed):
+    """Protocol that sees the images that it ignores."""
+    def ignored(self, q, g, qc, gc): return np.broadcast_to(g == -1, (len(q), len(g)))
+    def measure(self, distances, skip, q, g, qc, gc): return {"rank-1": distances.min(1)}
 '''
 
 CAUGHT = [
@@ -303,6 +341,14 @@ CAUGHT = [
     ("alignment", "Counting", "resumes_from_a_checkpoint", "does not continue as before"),
     ("alignment", "Growing", "resumes_from_a_checkpoint", "cannot be loaded into a new one"),
     ("protocol", "Everything", "ignores_each_row_independently", "ignores every match"),
+    ("protocol", "Beyond", "draws_the_same_trials", "gallery positions of trial 1 are int64 151, from 0 to 150, not 0 to 149"),
+    ("protocol", "Chance", "draws_the_same_trials", "it draws from the global random state"),
+    ("protocol", "Fickle", "draws_the_same_trials", "two calls draw different trials"),
+    ("protocol", "Renamed", "measures_each_query_independently", "it returned rank-2; its `metrics` are rank-1"),
+    ("protocol", "Percent", "measures_each_query_independently", "its rank-1 reaches from 100.0 to 100.0, not 0 to 1"),
+    ("protocol", "Suffixed", "measures_each_query_independently", "its `metrics` name 'rank-1_sd'"),
+    ("protocol", "Mixing", "measures_each_query_independently", "its rank-1 depends on the other queries"),
+    ("protocol", "Seeing", "measures_each_query_independently", "its rank-1 depends on ignored images"),
 ]
 
 

@@ -121,6 +121,25 @@ def test_copies_of_queries_are_reported(rows, config, capsys, tmp_path):
     assert "queries have a copy of their file as the nearest match in the gallery" in capsys.readouterr().err
 
 
+def test_notes_count_the_queries_of_each_trial(rows, config, capsys, tmp_path):
+    queries = [row for row in rows if row[3] == "query"]
+    people = {who for _, who, _, _ in queries}
+    both = [row for row in rows if row[3] == "train"]
+    both += [(path, who, camera, split) for path, who, camera, _ in queries for split in ("query", "gallery")]
+    path, who, camera, _ = queries[0]
+    both.append((shutil.copy(path, tmp_path / "copy.jpg"), who, camera, "gallery"))
+    shot = {"type": "SingleGalleryShot", "camera_filter": False, "trials": 12}
+    path = config(both, cameras=False, evaluate={"domain": "target", "protocol": shot})
+    card = evaluate(reidx.load_config(path), progress="plain").card["stages"]["adapt"]["evaluation"]
+    err = capsys.readouterr().err
+    drawn, whole = len(people), len(queries)  # the drawn queries, or all but one of them, find only themselves
+    assert f"target: in a trial up to {drawn} of {whole} queries have no match in the gallery that counts" in err
+    assert f"target: in a trial up to {drawn} of {whole} queries are gallery images, too (the same file)" in err
+    assert (card["gallery"], card["trials"], card["queries_that_found_a_copy"]) == (drawn, 12, 1)
+    assert drawn - 1 <= card["queries_without_match"] < drawn
+    assert "1 of 18 queries have a copy of their file as the nearest match in the gallery" in err
+
+
 @pytest.mark.parametrize(("known", "use"), [("none", True), ("one", True), ("all", False)])
 def test_card_records_sampling_by_cameras(rows, config, known, use):
     changed = [(path, who, 0 if known == "one" else camera, split) for path, who, camera, split in rows]

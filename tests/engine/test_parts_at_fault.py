@@ -24,7 +24,7 @@ from reidx.data.domains import Domains
 from reidx.data.loading import LabelledView, batches
 from reidx.engine.loop import refuse_odd_rates
 from reidx.errors import ReidxError, RunError
-from reidx.evaluation.protocols import Protocol, has_match
+from reidx.evaluation.protocols import Protocol, drawn_trials, has_match, measured
 from reidx.labels.pipeline import LabelPipeline
 from reidx.memories import Memory
 from reidx.registry import promises, seam
@@ -332,6 +332,56 @@ def test_protocol_is_checked(of_plugin, mask):
     with pytest.raises(ReidxError) as raised:
         has_match(of_plugin("protocol", Ignores(mask)), ids[:2], ids, ids[:2], ids)
     assert "protocol mine.Ignores" in checked_message(raised) and "not booleans (1, 1)" in str(raised.value)
+
+
+class Trials(Ignores):
+    metrics = ("rank-1",)
+
+    def draw_trials(self, query_ids, gallery_ids, query_cams, gallery_cams):
+        return self.mask  # type: ignore[attr-defined]
+
+    def measure(self, distances, ignored, query_ids, gallery_ids, query_cams, gallery_cams):
+        return self.mask  # type: ignore[attr-defined]
+
+
+TWO = np.arange(2)
+
+
+@pytest.mark.parametrize(
+    ("trials", "message"),
+    [
+        ([], "it drew no trial"),
+        ([TWO], "trial 1 is int64 2, not positions"),
+        ([(TWO, TWO), (TWO, [0, 1])], "the gallery positions of trial 2 are list of 2, not an array of integers"),
+        ([(TWO, TWO[:0])], "the gallery positions of trial 1 are int64 0: a trial needs one at least"),
+        ([(TWO, TWO > 0)], "not an array of integers"),
+        ([(TWO - 1, TWO)], "the query positions of trial 1 are int64 2, from -1 to 0, not 0 to 1"),
+        ([(TWO, TWO + 2)], "the gallery positions of trial 1 are int64 2, from 2 to 3, not 0 to 2"),
+        ([(TWO, TWO * 0)], "the gallery positions of trial 1 are int64 2, some of them twice"),
+    ],
+)
+def test_drawn_trials_are_checked(of_plugin, trials, message):
+    ids = np.arange(3)
+    with pytest.raises(ReidxError) as raised, seam.full_checks():
+        drawn_trials(of_plugin("protocol", Trials(trials)), (ids[:2], ids, ids[:2], ids))
+    assert "protocol mine.Trials" in checked_message(raised) and message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (None, "it returned None, not arrays by name (rank-1)"),
+        ({"rank-1": [0, 1]}, "its rank-1 is list of 2, not an array of 2 floats"),
+        ({"rank-1": np.ones(3)}, "its rank-1 is float64 3, not an array of 2 floats"),
+        ({"rank-1": np.array([np.nan, np.inf])}, "its rank-1 reaches from inf to inf, not 0 to 1"),
+        ({"rank-1": np.ones(2), "mAP": np.ones(2)}, "it returned rank-1, mAP; its `metrics` are rank-1"),
+    ],
+)
+def test_measured_values_are_checked(of_plugin, values, message):
+    ids, pairs = np.arange(3), np.zeros((2, 3))
+    with pytest.raises(ReidxError) as raised, seam.full_checks():
+        measured(of_plugin("protocol", Trials(values)), pairs, pairs > 0, (ids[:2], ids, ids[:2], ids), slice(None), None)
+    assert "protocol mine.Trials" in checked_message(raised) and message in str(raised.value)
 
 
 @pytest.mark.parametrize("rate", [float("nan"), float("inf"), -0.1])

@@ -46,7 +46,8 @@ def written(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def test_an_epoch_by_tags():
     entry = {"epoch": 3, "lr": 0.1, "loss": 2.0, "Triplet#2": 1.0, "images": 80, "clusters": 7.0, "mAP": 0.5, "rank-1": 0.6,
-             "gpu_gb": 1.5, "seconds_train": 4.0, "stability": 0.9}  # fmt: skip
+             "gpu_gb": 1.5, "seconds_train": 4.0, "stability": 0.9, "mAP_sd": 0.1, "metric_rank-2": 0.7,
+             "reranked_mAP": 0.8, "reranked_metric_rank-2_sd": 0.2}  # fmt: skip
     assert scalars(entry, ["Triplet", "Triplet#2"]) == {
         "train/lr": 0.1,
         "train/loss": 2.0,
@@ -58,6 +59,10 @@ def test_an_epoch_by_tags():
         "labels/stability": 0.9,
         "test/mAP": 0.5,
         "test/rank-1": 0.6,
+        "test/mAP_sd": 0.1,
+        "test/rank-2": 0.7,
+        "test/reranked_mAP": 0.8,
+        "test/reranked_rank-2_sd": 0.2,
         "seconds/train": 4.0,
     }
 

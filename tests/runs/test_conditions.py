@@ -49,6 +49,11 @@ def test_lines_state_the_conditions() -> None:
 @pytest.mark.parametrize(
     ("evaluation", "text"),
     [
+        ({"trials": 10}, "mean of 10 trials"),
+        (
+            {"protocol_settings": {"seed": 0, "shots": 1}, "protocol_metrics": ["rank-1"]},
+            "protocol market1501 1 (own camera ignored, seed 0, shots 1, its own rank-1)",
+        ),
         ({"camera_filter": False, "protocol": "no_camera_filter"}, "protocol no_camera_filter 1 (own camera counts)"),
         ({"metric": "cosine"}, "cosine distance"),
         ({"flip": True}, "flip"),

@@ -1,0 +1,55 @@
+"""Checks of the results of protocols, by the rules of :mod:`reidx.registry.promises`."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from reidx.errors import require
+from reidx.registry.describing import describe_value, one_line
+
+
+def ignored(component: Any, result: Any, given: Mapping[str, Any]) -> None:
+    """Require a mask of booleans (Q,G)."""
+    ids = [np.asarray(value) for value in given.values()]
+    wanted = (len(ids[0]), len(ids[1]))
+    right = isinstance(result, np.ndarray) and result.dtype == np.bool_ and result.shape == wanted
+    require(right, f"it returned {describe_value(result)}, not booleans {wanted}")
+
+
+def trials(component: Any, result: Any, given: Mapping[str, Any]) -> None:
+    """Require trials with positions in range, each at most once, or None."""
+    sizes = [len(ids) for ids in itertools.islice(given.values(), 2)]
+    require(result is None or len(result) > 0, "it drew no trial")
+    for number, trial in enumerate(result or (), 1):
+        pair = isinstance(trial, list | tuple) and len(trial) == 2
+        require(pair, f"trial {number} is {describe_value(trial)}, not positions of queries and of gallery images")
+        for side, positions, size in zip(("query", "gallery"), trial, sizes):
+            found = f"the {side} positions of trial {number} are {describe_value(positions)}"
+            whole = isinstance(positions, np.ndarray) and positions.dtype.kind in "iu" and positions.ndim == 1
+            require(whole, f"{found}, not an array of integers")
+            require(len(positions) > 0, f"{found}: a trial needs one at least")
+            low, high = int(positions.min()), int(positions.max())
+            require(low >= 0 and high < size, f"{found}, from {low} to {high}, not 0 to {size - 1}")
+            require(len(np.unique(positions)) == len(positions), f"{found}, some of them twice")
+
+
+def measured(component: Any, result: Any, given: Mapping[str, Any]) -> None:
+    """Require the declared metrics, each with a fraction or NaN for each query."""
+    queries, names = len(next(iter(given.values()))), ", ".join(map(str, component.metrics))
+    wrong = [name for name in component.metrics if not re.fullmatch(r"[\w@+./ -]{1,24}(?<!_sd)", str(name))]
+    rule = "1 to 24 letters, digits or characters of @+-._/, and not ending in _sd"
+    require(not wrong, f"its `metrics` name {', '.join(map(repr, wrong))}; a name is {rule}")
+    require(isinstance(result, Mapping), f"it returned {describe_value(result)}, not arrays by name ({names})")
+    same = set(result) == set(component.metrics)
+    require(same, f"it returned {', '.join(map(one_line, result)) or 'nothing'}; its `metrics` are {names}")
+    for name, values in result.items():
+        right = isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.shape == (queries,)
+        require(right, f"its {name} is {describe_value(values)}, not an array of {queries} floats")
+        known = values[~np.isnan(values)]
+        low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
+        require(low >= 0 and high <= 1, f"its {name} reaches from {low} to {high}, not 0 to 1 (or NaN)")
