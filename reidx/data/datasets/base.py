@@ -45,6 +45,13 @@ class Split:
             if column is not None and (len(column) != len(self.paths) or column.dtype != np.int64):
                 raise ValueError(f"{name} must be {len(self.paths)} int64 values, one for each path")
 
+    @classmethod
+    def of(cls, rows: Sequence[tuple[Any, ...]], *columns: str) -> Split:
+        """The split of rows ``(path, identity, camera, …)``, whose further values are those of ``columns``, in their order."""
+        values = np.array([row[1:] for row in rows], np.int64).reshape(len(rows), 2 + len(columns))
+        paths, numbers = [row[0] for row in rows], [np.ascontiguousarray(column) for column in values.T]
+        return cls(paths, numbers[0], numbers[1], dict(zip(columns, numbers[2:], strict=True)))
+
     def __len__(self) -> int:
         return len(self.paths)
 

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from reidx.data.datasets.base import PASSED_OVER
 from reidx.data.decode import is_image
 
 OF_SYSTEMS = frozenset({"thumbs.db", "desktop.ini"})
@@ -29,6 +30,15 @@ class Found:
             *([f"{folder}: passed over {listed}"] if listed else []),
             *([f"{folder}: {alike:,} images share a name, but for the suffix, with another; all are read"] if alike else []),
         ]
+
+
+def read_folder(folder: Path, dropped: dict[str, int], remarks: list[str]) -> Found:
+    """List the images directly in ``folder``, and add the other files to a data set's ``dropped`` and ``remarks``."""
+    found = images_in(folder)
+    remarks.extend(found.remarks(folder))
+    if passed_over := sum(found.passed_over.values()):
+        dropped[PASSED_OVER] = dropped.get(PASSED_OVER, 0) + passed_over
+    return found
 
 
 def images_in(folder: Path) -> Found:

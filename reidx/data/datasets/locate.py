@@ -9,12 +9,13 @@ from reidx.errors import DataError
 
 
 def locate(
-    name: str, root: str, places: Sequence[str], layouts: Mapping[str, Sequence[str]]
+    name: str, root: str, places: Sequence[str], layouts: Mapping[str, Sequence[str]], request: str = ""
 ) -> list[tuple[str, Path]]:
     """Find each (layout, folder) with a complete layout, in the order of ``places``, then of ``layouts``; at least one.
 
-    A layout lists its required folders and files; names with a suffix are files.
-    Raises :class:`DataError`, which lists the missing parts of the nearest layout, or all places searched.
+    A layout lists its required folders and files; names with a suffix are files. ``request`` is the page on which the data
+    set is requested.
+    Raises :class:`DataError`, which lists the missing parts of the nearest layout, or all places searched and ``request``.
     """
     top = Path(root).expanduser()
     bases = [top / place for place in places]
@@ -33,6 +34,7 @@ def locate(
     raise DataError(
         f"{name} is not at {top}. Looked for the folders {'; or '.join(map(', '.join, layouts.values()))} in: "
         f"{', '.join(map(str, bases))}. Set the data set's root to the folder that holds them."
+        + (f" reidx downloads no data set; request this one at {request}" if request else "")
     )
 
 

@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
-from reidx.data.datasets.base import PASSED_OVER, Dataset, Split, parse_number
-from reidx.data.datasets.folder import images_in
+from reidx.data.datasets.base import Dataset, Split, parse_number
+from reidx.data.datasets.folder import read_folder
 from reidx.data.datasets.locate import locate
 from reidx.errors import DataError
 
@@ -35,6 +33,8 @@ class MarketGrammar(Dataset):
     }
     places: ClassVar[tuple[str, ...]] = (".",)
     """Candidate locations of the folders under the given root, in search order."""
+    request: ClassVar[str] = ""
+    """Page on which the data set is requested, for the message that it is missing."""
     camera_numbers: ClassVar[Sequence[int] | None] = None
     """Camera numbers used in the file names; None: 1..n."""
     background: ClassVar[bool] = True
@@ -44,7 +44,7 @@ class MarketGrammar(Dataset):
     example: ClassVar[str] = "0002_c1s1_000451_03.jpg"
 
     def __init__(self, root: str) -> None:
-        _, base = locate(self.name, root, self.places, {"": tuple(self.folders.values())})[0]
+        _, base = locate(self.name, root, self.places, {"": tuple(self.folders.values())}, self.request)[0]
         self.root = str(base)
         self.dropped, self.remarks = {"junk": 0, "background": 0}, []
         self.train, self.query, self.gallery = (self._read(base / self.folders[s], s) for s in self.folders)
@@ -55,10 +55,7 @@ class MarketGrammar(Dataset):
         return camera + 1 if self.camera_numbers is None else self.camera_numbers[camera]
 
     def _read(self, folder: Path, split: str) -> Split:
-        found = images_in(folder)
-        self.remarks.extend(found.remarks(folder))
-        if passed_over := sum(found.passed_over.values()):
-            self.dropped[PASSED_OVER] = self.dropped.get(PASSED_OVER, 0) + passed_over
+        found = read_folder(folder, self.dropped, self.remarks)
         rows: list[tuple[str, int, int]] = []
         for name in found.names:
             match = self.pattern.match(name)
@@ -79,8 +76,7 @@ class MarketGrammar(Dataset):
             what = "only junk and background" if found.names else "no .jpg image"
             others = "".join(f" It has {count:,} {kind}, which are not read." for kind, count in found.passed_over.items())
             raise DataError(f"{self.name}: {folder} has {what}.{others}")
-        paths, ids, cameras = zip(*rows, strict=True)
-        return Split(list(paths), np.array(ids, np.int64), np.array(cameras, np.int64))
+        return Split.of(rows)
 
     def _camera(self, number: int, path: Path) -> int:
         """The camera, counted from 0, for a number in a file name."""

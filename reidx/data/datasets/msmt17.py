@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-
 from reidx.data.datasets.base import PASSED_OVER, Dataset, Split, parse_number
+from reidx.data.datasets.lists import check_listed, read_lines, read_list
 from reidx.data.datasets.locate import locate
 from reidx.data.datasets.market import MarketGrammar
 from reidx.data.decode import is_image
@@ -129,16 +128,17 @@ def _choose(found: list[tuple[str, Path]], version: str) -> tuple[str, Path]:
 
 
 def _read(folder: Path, *lists: Path) -> Split:
+    """The images of some lists, in ``folder``, with cameras from 0."""
     places: dict[str, str] = {}
     rows = []
     for table in lists:
-        for where, path, who, camera in _rows(folder, table):
-            if path in places:
-                raise DataError(f"{where}: {path} is in {places[path]}, too. Drop one of these lines.")
-            places[path] = where
-            rows.append((path, who, camera))
-    paths, ids, cameras = zip(*rows, strict=True)
-    return Split(list(paths), np.array(ids, np.int64), np.array(cameras, np.int64))
+        for where, line in read_list(table, LINE, "0000/0000_000_01_0303morning_0015_0.jpg 0"):
+            camera, path = parse_number(line[2], "the camera", where), f"{folder}{os.sep}{line[1]}"
+            if camera not in CAMERAS:
+                raise DataError(f"{where}: camera {camera} is out of range; MSMT17 has cameras 1 to {CAMERAS[-1]}.")
+            check_listed(path, where, places)
+            rows.append((path, parse_number(line[3], "the identity", where), camera - 1))
+    return Split.of(rows)
 
 
 def _unlisted(base: Path, folders: tuple[str, str]) -> tuple[dict[str, int], list[str]]:
@@ -146,7 +146,7 @@ def _unlisted(base: Path, folders: tuple[str, str]) -> tuple[dict[str, int], lis
     dropped: dict[str, int] = {}
     remarks = []
     for folder, lists in zip(folders, (LISTS[:2], LISTS[2:])):
-        listed = {line.split()[0] for name in lists for line in _lines(base / name) if line.strip()}
+        listed = {line.split()[0] for name in lists for line in read_lines(base / name) if line.strip()}
         top = base / folder
         found = (os.path.relpath(os.path.join(at, name), top) for at, _, names in os.walk(top) for name in names)
         unlisted = sum(is_image(path) and path.replace(os.sep, "/") not in listed for path in found)
@@ -154,37 +154,3 @@ def _unlisted(base: Path, folders: tuple[str, str]) -> tuple[dict[str, int], lis
             dropped[PASSED_OVER] = dropped.get(PASSED_OVER, 0) + unlisted
             remarks.append(f"{top}: passed over {unlisted:,} images that are in no list")
     return dropped, remarks
-
-
-def _lines(table: Path) -> list[str]:
-    try:
-        return table.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{table} cannot be read as a list: {error}.") from error
-
-
-def _rows(folder: Path, table: Path) -> Iterator[tuple[str, str, int, int]]:
-    """Location, path, identity and camera (from 0) of each line of a list."""
-    empty = True
-    for line_number, line in enumerate(_lines(table), start=1):
-        if not line.strip():
-            continue
-        match, where = LINE.fullmatch(line.strip()), f"{table}, line {line_number}"
-        if match is None:
-            raise DataError(
-                f"{where}: {line!r} does not give an image and its identity; "
-                "a line looks like 0000/0000_000_01_0303morning_0015_0.jpg 0."
-            )
-        camera, path = parse_number(match[2], "the camera", where), f"{folder}{os.sep}{match[1]}"
-        if camera not in CAMERAS:
-            raise DataError(
-                f"{where}: camera {camera} is out of range; MSMT17 has cameras 1 to {CAMERAS[-1]}."
-            )
-        if not os.path.isfile(path):
-            raise DataError(
-                f"{where}: there is no file {path}. Unpack the images again, where the lists are."
-            )
-        empty = False
-        yield where, path, parse_number(match[3], "the identity", where), camera - 1
-    if empty:
-        raise DataError(f"{table} lists no images.")

@@ -1,0 +1,164 @@
+"""MLR-CUHK03: CUHK03 with one camera of each pair down-sampled, or a prepared copy in Market-1501's grammar."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from PIL import Image
+
+from reidx.data.datasets.base import Dataset, Split
+from reidx.data.datasets.folder import read_folder
+from reidx.data.datasets.locate import locate
+from reidx.data.datasets.market import MarketGrammar
+from reidx.data.decode import decode
+from reidx.errors import DataError
+
+NAME = re.compile(r"([1-5])_(\d{3})_([12])_\d{2}\.\w+", re.ASCII)
+"""An extracted image: camera pair, person of that pair, view, number of the image."""
+FACTORS = (2, 3, 4)
+LOW, MADE = 1, "MLR-CUHK03"
+"""The view with low resolution, and the folder of its down-sampled images."""
+
+
+class MLRCUHK03(Dataset):
+    """MLR-CUHK03, low-resolution queries against high-resolution galleries.
+
+    MLR-CUHK03 (Jiao et al., AAAI 2018): CUHK03 (Li et al., CVPR 2014), of whose images of one camera each is down-sampled by
+    a factor of 2, 3 or 4. ``images`` is the source:
+
+    ``labeled`` or ``detected`` (boxes drawn by hand or found by a detector) makes it from CUHK03: ``images_labeled`` or
+    ``images_detected`` with names ``C_PPP_V_NN.png`` (camera pair, person, view, image), and the official test sets in
+    ``splits_classic_{labeled,detected}.json``, as torchreid extracts them from ``cuhk-03.mat``. View 1 is down-sampled; the
+    factor of an image follows from ``seed`` and its name, and the result is kept in ``MLR-CUHK03`` of the same folder. Of
+    the 1,467 people, ``split`` (0 to 19) chooses 100 for the test: query are the low-resolution images, gallery the others.
+
+    ``repacked`` reads a prepared copy: ``bounding_box_train``, ``query`` and ``bounding_box_test`` with names
+    ``PPPP_cC….png``. It has one split, and the factors are unknown.
+
+    The column ``resolution`` is the factor: 1 for an original image, −1 for an unknown one. The published test draws one
+    gallery image of each person: protocol ``SingleGalleryShot``. ``root`` is the folder that holds these or one above:
+    ``cuhk03``, ``CUHK03``, ``MLR-CUHK03``.
+
+    Raises :class:`DataError` for a missing folder or list, a name or a list that does not parse, a folder that cannot be
+    written, and an unreadable image.
+    """
+
+    name = "MLR-CUHK03"
+    columns: ClassVar[tuple[str, ...]] = ("resolution",)
+    places: ClassVar[tuple[str, ...]] = (".", "cuhk03", "CUHK03", "MLR-CUHK03")
+    remarks: list[str]
+    request: ClassVar[str] = "http://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html"
+
+    def __init__(
+        self,
+        root: str,
+        images: Literal["labeled", "detected", "repacked"] = "labeled",
+        split: int = 0,
+        seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        if images == "repacked":
+            if split or seed:
+                raise ValueError(f"split is {split} and seed {seed}, but a repacked copy has one split: leave them out.")
+            self._take(_Repacked(root))
+            return
+        folder, table = f"images_{images}", f"splits_classic_{images}.json"
+        _, base = locate(self.name, root, self.places, {"": (folder, table)}, self.request)[0]
+        self.root, self.version, self.dropped, self.remarks = str(base), f"{images} boxes, split {split}, seed {seed}", {}, []
+        tested = _tested(base / table, split)
+        train: list[tuple[str, int, int, int]] = []
+        query, gallery = train[:], train[:]
+        for name in read_folder(base / folder, self.dropped, self.remarks).names:
+            match = NAME.fullmatch(name)
+            if match is None:
+                raise DataError(
+                    f"{base / folder / name}: the file name does not give camera pair, person, view and image; a name "
+                    "looks like 1_001_1_01.png."
+                )
+            person, view = _person(match), int(match[3])
+            factor = _factor(name, seed) if view == LOW else 1
+            path = base / folder / name if view != LOW else base / MADE / images / f"{Path(name).stem}_x{factor}.png"
+            split_of_image = train if person not in tested else query if view == LOW else gallery
+            split_of_image.append((str(path), person, view - 1, factor))
+        for rows, what in ((train, "training"), (query, "low-resolution test"), (gallery, "high-resolution test")):
+            if not rows:
+                raise DataError(f"{self.name}: {base / folder} has no {what} image of split {split}.")
+        _make(base / folder, [Path(row[0]) for row in (*train, *query) if row[3] != 1], progress)
+        self.train, self.query, self.gallery = (Split.of(rows, *self.columns) for rows in (train, query, gallery))
+
+    def camera_number(self, camera: int) -> int:
+        return camera + 1
+
+    def _take(self, packed: MarketGrammar) -> None:
+        """Take over the splits of a prepared copy."""
+        self.root, self.version, self.dropped, self.remarks = packed.root, "repacked", packed.dropped, packed.remarks
+        self.train, self.query, self.gallery = (
+            replace(split, columns={"resolution": np.full(len(split), -1, np.int64)})
+            for split in (packed.train, packed.query, packed.gallery)
+        )
+
+
+class _Repacked(MarketGrammar):
+    """The prepared copy in Market-1501's grammar."""
+
+    name = MLRCUHK03.name
+    places = MLRCUHK03.places
+    request = MLRCUHK03.request
+    camera_numbers = (1, 2)
+    background = False
+    example = "0001_c1….png"
+
+
+def _person(name: re.Match[str]) -> int:
+    """A number of the person over all camera pairs."""
+    return 1000 * int(name[1]) + int(name[2])
+
+
+def _tested(table: Path, split: int) -> set[int]:
+    """The people of the test in a split of the list, whose entries begin with an image's path."""
+    try:
+        splits: Any = json.loads(table.read_text(encoding="utf-8"))
+        if not 0 <= split < len(splits):
+            raise DataError(f"{table} has splits 0 to {len(splits) - 1}, but split is {split}.")
+        names = [re.split(r"[/\\]", entry[0])[-1] for entry in splits[split]["gallery"]]
+        return {_person(NAME.fullmatch(name)) for name in names}  # type: ignore[arg-type]
+    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise DataError(f"{table} cannot be read as the splits of CUHK03 ({error}). Extract them again.") from error
+
+
+def _factor(name: str, seed: int) -> int:
+    """The down-sampling factor of an image, independent of the other images."""
+    return FACTORS[int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") % len(FACTORS)]
+
+
+def _make(folder: Path, paths: list[Path], progress: Callable[[int, int], None] | None) -> None:
+    """Write the missing ones of ``paths``, each made from the image in ``folder`` whose name it begins with.
+
+    An image appears only when complete, so that several processes may write at once, and an interrupted one continues.
+    """
+    originals = {original.stem: original for original in folder.iterdir()}
+    missing = [path for path in paths if not path.is_file()]
+    for done, path in enumerate(missing, start=1):
+        stem, _, factor = path.stem.rpartition("_x")
+        image = decode(str(originals[stem]))
+        size = max(1, image.width // int(factor)), max(1, image.height // int(factor))
+        part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.resize(size, Image.Resampling.BICUBIC).save(part, format="PNG")
+            os.replace(part, path)
+        except OSError as error:
+            raise DataError(f"{path}: the down-sampled image cannot be written: {error}.") from error
+        finally:
+            part.unlink(missing_ok=True)
+        if progress is not None:
+            progress(done, len(missing))
