@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import tempfile
 from pathlib import Path
 
@@ -70,6 +71,10 @@ def train(combination: Combination, folder: Path) -> Result:
     return result
 
 
+_CODE_LINE = re.compile(r", [^ ,]+\.py:\d+(?=\))")
+"""The line of code in an error, which differs between installations."""
+
+
 @functools.cache
 def _cover(involving: str | None) -> Cover:
     values = list(axes().values())
@@ -81,7 +86,7 @@ def _cover(involving: str | None) -> Cover:
         try:
             config_of(Combination(tuple(axis[i] for axis, i in zip(values, chosen))))
         except ConfigError as error:
-            return str(error).removeprefix(f"{ORIGIN}: ")
+            return _CODE_LINE.sub("", str(error).removeprefix(f"{ORIGIN}: "))
         return None
 
     return cover([len(axis) for axis in values], refusal, wanted)
