@@ -1,16 +1,21 @@
 """Evaluation of rankings: protocols, mAP / CMC / mINP, k-reciprocal re-ranking."""
 
+from reidx.evaluation.clothes import ClothChanging, SameClothes
 from reidx.evaluation.protocols import Market1501, NoCameraFilter, Protocol, SingleGalleryShot
 from reidx.evaluation.ranking import Details, Evaluation, evaluate
 from reidx.evaluation.reranking import Reranking, rerank
+from reidx.evaluation.sysu_mm01 import SYSUMM01
 
 __all__ = [
+    "SYSUMM01",
+    "ClothChanging",
     "Details",
     "Evaluation",
     "Market1501",
     "NoCameraFilter",
     "Protocol",
     "Reranking",
+    "SameClothes",
     "SingleGalleryShot",
     "evaluate",
     "rerank",

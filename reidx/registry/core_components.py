@@ -62,4 +62,7 @@ def reidx_components() -> Sequence[Component]:
         Component("protocol", "Market1501", "reidx.evaluation.protocols:Market1501"),
         Component("protocol", "NoCameraFilter", "reidx.evaluation.protocols:NoCameraFilter"),
         Component("protocol", "SingleGalleryShot", "reidx.evaluation.protocols:SingleGalleryShot"),
+        Component("protocol", "ClothChanging", "reidx.evaluation.clothes:ClothChanging"),
+        Component("protocol", "SameClothes", "reidx.evaluation.clothes:SameClothes"),
+        Component("protocol", "SYSUMM01", "reidx.evaluation.sysu_mm01:SYSUMM01"),
     )

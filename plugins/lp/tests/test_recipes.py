@@ -10,6 +10,13 @@ from reidx.testing.snapshots import Stated
 PAPER = "Lan et al. 2023"
 DATA_SETS = {"market1501": ("Market1501", 200, 0.6), "msmt17": ("MSMT17", 400, 0.7)}  # type, steps per epoch, eps
 PUBLISHED = [f"lp::{name}.yaml" for name in DATA_SETS]
+OTHERS = {  # data sets without published settings: type, protocol
+    "sysu_mm01": ("SYSUMM01", {"type": "SYSUMM01", "search": "all", "shots": "single", "trials": 10}),
+    "sysu_mm01_indoor": ("SYSUMM01", {"type": "SYSUMM01", "search": "indoor", "shots": "single", "trials": 10}),
+    "ltcc": ("LTCC", {"type": "Market1501"}),
+    "ltcc_cloth_changing": ("LTCC", {"type": "ClothChanging", "trials": 0}),
+    "mlr_cuhk03": ("MLRCUHK03", {"type": "SingleGalleryShot", "trials": 10}),
+}
 WEIGHTS = {"global": 0.8, "upper": 0.2, "lower": 0.2}  # 1 - lambda2, lambda2, lambda2 with lambda2 = 0.2
 CONTRAST = [
     {"loss": {"type": "MemoryContrast", "temperature": 0.05}, "feature": view, "memory": view, "teacher": None,
@@ -49,6 +56,23 @@ STATED = [
             },
         )
         for name, (kind, iters, eps) in DATA_SETS.items()
+    ),
+    *(
+        Stated(
+            "the settings of Market-1501, on a data set without published ones",
+            [f"lp::{name}.yaml"],
+            {
+                "data": {"image_size": [256, 128], "domains.target.type": kind},
+                "stages.*": {
+                    "model": {"bn_group": 64, "backbone": {"name": "resnet50.tv_in1k", "pretrained": True}},
+                    "labels.labellings.main.clusterer.eps": 0.6,
+                },
+                "stages.teacher": {"epochs": 50, "iters": 200},
+                "stages.warmup": {"epochs": 1, "iters": 400},
+                "stages.student": {"epochs": 50, "iters": 200, "evaluate.protocol": protocol},
+            },
+        )
+        for name, (kind, protocol) in OTHERS.items()
     ),
     Stated(
         f"{PAPER}, losses; only in the warm-up, labels and fixed centroids come from the teacher",

@@ -15,6 +15,8 @@ from reidx.errors import DataError
 
 VISIBLE, INFRARED = 0, 1
 """Values of the column ``modality``."""
+CAMERAS = {"visible": (1, 2, 4, 5), "infrared": (3, 6), "both": (1, 2, 3, 4, 5, 6)}
+"""Camera numbers of each modality."""
 
 
 class SYSUMM01(Dataset):
@@ -39,15 +41,9 @@ class SYSUMM01(Dataset):
     places: ClassVar[tuple[str, ...]] = (".", "SYSU-MM01", "sysu", "sysu/SYSU-MM01")
     remarks: list[str]
     request: ClassVar[str] = "https://www.isee-ai.cn/project/RGBIRReID.html"
-    cameras: ClassVar[dict[str, tuple[int, ...]]] = {
-        "visible": (1, 2, 4, 5),
-        "infrared": (3, 6),
-        "both": (1, 2, 3, 4, 5, 6),
-    }
-    """Camera numbers of each modality."""
 
     def __init__(self, root: str, modality: Literal["visible", "infrared", "both"] = "both") -> None:
-        folders = [f"cam{camera}" for camera in self.cameras["both"]]
+        folders = [f"cam{camera}" for camera in CAMERAS["both"]]
         lists = [f"exp/{split}_id.txt" for split in ("train", "val", "test")]
         _, base = locate(self.name, root, self.places, {"": (*folders, *lists)}, self.request)[0]
         self.root, self.modality = str(base), modality
@@ -73,15 +69,15 @@ class SYSUMM01(Dataset):
     def _read(self, base: Path, people: Iterable[int], modality: str) -> Split:
         rows = []
         for person in sorted(people):
-            for camera in self.cameras[modality]:
+            for camera in CAMERAS[modality]:
                 folder = base / f"cam{camera}" / f"{person:04d}"
                 if not folder.is_dir():  # not every camera saw each person
                     continue
                 names = read_folder(folder, self.dropped, self.remarks).names
-                value = INFRARED if camera in self.cameras["infrared"] else VISIBLE
+                value = INFRARED if camera in CAMERAS["infrared"] else VISIBLE
                 rows += [(str(folder / name), person, camera - 1, value) for name in names]
         if not rows:
-            numbers = ", ".join(map(str, self.cameras[modality]))
+            numbers = ", ".join(map(str, CAMERAS[modality]))
             raise DataError(f"{self.name}: {base} has no image of the listed people by cameras {numbers}.")
         if unseen := set(people) - {row[1] for row in rows}:
             kind = "" if modality == "both" else f"{modality} "
