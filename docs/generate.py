@@ -24,7 +24,6 @@ import yaml
 from reidx.cli.main import COMMANDS, parser_of
 from reidx.cli.show import contract_lines, example_of
 from reidx.config import schema
-from reidx.config.sections import key_of
 from reidx.registry.build import signature_of
 from reidx.registry.discovery import plugins, registry
 from reidx.registry.registry import KINDS, Entry
@@ -63,7 +62,7 @@ def keys() -> str:
         rows = []
         for field, hint in _fields(cls):
             meaning = below.get((cls.__name__, field.name)) or _summary(field, _section_of(hint))
-            rows.append((f"`{key_of(field)}`", _type(field, hint), _default(field), " ".join(markdown(meaning).split())))
+            rows.append((f"`{field.name}`", _type(field, hint), _default(field), " ".join(markdown(meaning).split())))
         title = place if cls is schema.Experiment else f"`{place}`"
         sections.append(f"## {title}\n\n{markdown(cls.__doc__ or '')}\n\n{table(('key', 'type', 'default', 'meaning'), rows)}")
     return "\n".join(sections)

@@ -13,8 +13,8 @@ import numpy as np
 from reidx.config.config import Config
 from reidx.config.node import KeyPath, dotted
 from reidx.config.parts import Part, parts_of
-from reidx.config.schema import IDENTITY, AlignmentSlot, Evaluate, MemorySlot, Rerank, Stage, Term
-from reidx.contracts import inputs_of_kind
+from reidx.config.schema import IDENTITY, AlignmentSlot, Evaluate, MemorySlot, Spec, Stage, Term
+from reidx.contracts import camera_inputs, inputs_of_kind
 from reidx.data.domains import Domains
 from reidx.errors import ConfigError, DataError
 from reidx.evaluation.protocols import (
@@ -26,11 +26,10 @@ from reidx.evaluation.protocols import (
     no_match,
     own_matches,
 )
-from reidx.evaluation.reranking import bytes_to_rerank
 from reidx.machine.free_memory import free_memory
 from reidx.registry.build import build, contract
 from reidx.registry.discovery import registry
-from reidx.registry.seam import full_checks
+from reidx.registry.seam import call, full_checks
 
 
 def check_experiment(config: Config, domains: Domains) -> None:
@@ -146,14 +145,18 @@ class _DataChecker:
                 "out of the ranking of that query"
             )
 
-    def check_memory_to_rerank(self, rerank: Rerank, queries: int, gallery: int) -> None:
+    def check_memory_to_rerank(self, spec: Spec, queries: int, gallery: int) -> None:
         """Raise :class:`ConfigError` where re-ranking may take more memory than is free."""
-        needed, free = bytes_to_rerank(queries + gallery, rerank.k1, rerank.k2), free_memory()
-        if needed > free:
-            at: KeyPath = ("evaluate", "rerank")
+        where = self.where(("evaluate", "rerank"))
+        reranker = build("reranker", spec, where=where)
+        if not hasattr(reranker, "bytes_needed"):
+            return
+        needed = call("reranker", reranker, "bytes_needed", reranker.bytes_needed, queries + gallery)
+        if needed > (free := free_memory()):
+            given = "".join(f", {key} {value}" for key, value in spec.items() if key != "type")
             raise ConfigError(
-                f"{self.where(at)}: re-ranking {queries:,} queries and {gallery:,} gallery images with k1={rerank.k1} and "
-                f"k2={rerank.k2} may take {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free. Lower k1 or k2, or set "
+                f"{where}: re-ranking {queries:,} queries and {gallery:,} gallery images ({spec['type']}{given}) may take "
+                f"{needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free. Shorten its lists of neighbours, or set "
                 "evaluate.rerank: null and re-rank later, with reidx test --rerank on a machine with more memory."
             )
 
@@ -179,7 +182,7 @@ class _DataChecker:
     def check_cameras(self, part: Part, splits: Sequence[tuple[str, str]]) -> None:
         """Raise if a component needs cameras and its images, of the given (domain, split) pairs, have none."""
         needed, _ = inputs_of_kind(part.kind, registry().find(part.kind, part.name).class_or_outline())
-        required = "cameras" in needed or contract(part.kind, part.spec).cameras == "required"
+        required = bool(camera_inputs(part.kind) & needed) or contract(part.kind, part.spec).cameras == "required"
         for domain, split in splits if required else []:
             if not self.has_cameras(domain, split):
                 raise self.no_cameras(part.path, part.name, domain)
@@ -188,7 +191,8 @@ class _DataChecker:
         return bool((self.domains.split(domain, split).cameras >= 0).any())
 
     def no_cameras(self, at: KeyPath, name: str, domain: str) -> DataError:
-        hint = " For evaluation without cameras, set protocol: NoCameraFilter." if "protocol" in at else ""
+        hints = {"protocol": " For evaluation without cameras, set protocol: NoCameraFilter."}
+        hint = (hints | {"rerank": " Set rerank: null, or rerank: KReciprocal."}).get(str(at[-1]), "")
         return DataError(
             f"{self.where(at)}: {name} needs to know the cameras, but domain {domain!r} has none.{hint}"
         )

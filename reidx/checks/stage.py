@@ -142,15 +142,11 @@ class _StageCheck(StageChecker):
             self.check_domain(("evaluate", "domain"), evaluate.domain)
             self.check_one_of(("evaluate", "network"), evaluate.network, self.networks, "network")
             self.check_feature(("evaluate", "feature"), evaluate.feature)
-            self.check_named_inputs(Part("protocol", evaluate.protocol, ("evaluate", "protocol"), evaluate), evaluate.domain)
+            for part in parts_of(evaluate, ("evaluate",)):
+                self.check_named_inputs(part, evaluate.domain)
         for key in ("domain_probe", "rerank"):
             if getattr(evaluate, key) is not None and evaluate.domain is None:
                 raise self.error(("evaluate", key), "it is part of an evaluation: name its domain (domain: NAME).")
-        if evaluate.rerank is not None and evaluate.rerank.k2 > evaluate.rerank.k1 + 1:
-            raise self.error(
-                ("evaluate", "rerank", "k2"),
-                f"k2 is {evaluate.rerank.k2}; it must be at most k1 + 1, which is {evaluate.rerank.k1 + 1}.",
-            )
         if evaluate.domain_probe is not None:
             self.check_feature(("evaluate", "domain_probe"), evaluate.domain_probe)
             if len(stage.domains) != 2:

@@ -15,7 +15,7 @@ from reidx.config.components import arguments_of, component_node, library_compon
 from reidx.config.merge import SET, Override, merge
 from reidx.config.node import KeyPath, Node, Origin, dotted, kind_of
 from reidx.config.renamed import RENAMED
-from reidx.config.sections import key_of, section_at, section_of
+from reidx.config.sections import section_at
 from reidx.config.yaml_tree import Tree, render, tree_hash, tree_of
 from reidx.errors import ConfigError, excerpt, suggest
 from reidx.registry.constructor import annotation_text, bad_number, fits, quoting_advice
@@ -121,10 +121,10 @@ def _typed(cls: type, data: Mapping[str, Any]) -> Any:
     hints = _hints(cls)
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
-        value, hint = data[key_of(field)], hints[field.name]
+        value, hint = data[field.name], hints[field.name]
         inner = next((a for a in typing.get_args(hint) if dataclasses.is_dataclass(a)), None)
-        if (section := section_of(hint)) is not None:
-            value = None if value is None else _typed(section, value)
+        if dataclasses.is_dataclass(hint):
+            value = _typed(hint, value)  # type: ignore[arg-type]
         elif field.name == "labels" and inner is schema.Labelling:
             value = {name: _typed(schema.Labelling, level) for name, level in value["labellings"].items()}
         elif inner is not None and isinstance(value, dict):
@@ -191,7 +191,7 @@ def _at(node: Node, path: KeyPath) -> Node | None:
 def _fill(cls: type, node: Node, path: KeyPath) -> Node:
     """Check ``node`` against a schema class and fill in the defaults of missing keys."""
     need_mapping(node, path)
-    fields = {key_of(field): field for field in dataclasses.fields(cls)}
+    fields = {field.name: field for field in dataclasses.fields(cls)}
     _refuse_unknown(node, path, set(fields), cls)
     hints = _hints(cls)
     filled: dict[str, Node] = {}
@@ -199,17 +199,22 @@ def _fill(cls: type, node: Node, path: KeyPath) -> Node:
         child = node.value.get(name)
         if child is None:
             child = _default(field, node, path)
-        elif _adjusts_default(field, child):
-            child = merge(_default(field, node, path), child)
+        elif (default := _adjusted_default(field, child)) is not None:
+            given = field.default is not dataclasses.MISSING  # the mapping asks for the component, which is no default
+            child = merge(Node.of(default, child.origin if given else DEFAULT), child)
         filled[name] = _value(field, hints[field.name], child, (*path, name))
     return Node(filled, node.origin)
 
 
-def _adjusts_default(field: dataclasses.Field[Any], node: Node) -> bool:
-    """Return True if ``node`` sets arguments of the schema's default component without naming it."""
-    one = ("kind" in field.metadata or "catalogue" in field.metadata) and "container" not in field.metadata
-    default = field.default_factory() if one and field.default_factory is not dataclasses.MISSING else None
-    return isinstance(default, dict) and isinstance(node.value, dict) and "type" not in node.value
+def _adjusted_default(field: dataclasses.Field[Any], node: Node) -> dict[str, Any] | None:
+    """Return the spec of the schema's default component if ``node`` sets arguments without naming a component."""
+    if not isinstance(node.value, dict) or "type" in node.value:
+        return None
+    if (name := field.metadata.get("component")) is not None:
+        return {"type": name}
+    make = field.default_factory
+    default = None if "catalogue" not in field.metadata or make is dataclasses.MISSING else make()
+    return default if isinstance(default, dict) else None
 
 
 def _default(field: dataclasses.Field[Any], node: Node, path: KeyPath) -> Node:
@@ -237,8 +242,8 @@ def _value(field: dataclasses.Field[Any], hint: Any, node: Node, path: KeyPath) 
         return library_component_node(meta["catalogue"], node, path)
     if arguments and arguments[0] is schema.Labelling:
         return _labellings(node, path)
-    if (section := section_of(hint)) is not None:
-        return node if node.value is None and section is not hint else _fill(section, node, path)
+    if dataclasses.is_dataclass(hint):
+        return _fill(hint, node, path)  # type: ignore[arg-type]
     if arguments:
         kind = dict if typing.get_origin(hint) is dict else list
         return _each(kind, node, path, lambda n, p: _fill(typing.cast(type, arguments[0]), n, p))

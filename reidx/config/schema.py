@@ -36,11 +36,16 @@ def memory_streams(
     return names_in(memory.get("stream")) or there
 
 
-def part(kind: str, default: str | None = None, **meta: Any) -> Any:
-    """Field for one component of ``kind``."""
-    metadata = {"kind": kind, **meta}
+def part(kind: str, default: str | None = None, *, optional: bool = False, present: bool = True) -> Any:
+    """Field for one component of ``kind``, which is ``default`` where a config does not name it.
+
+    ``optional`` allows null. Without ``present`` a missing key means null, and ``default`` is for a mapping without a name.
+    """
+    metadata = {"kind": kind, "component": default, "optional": optional}
     if default is None:
         return field(metadata=metadata)
+    if not present:
+        return field(default=None, metadata=metadata)
     return field(default_factory=lambda: {"type": default}, metadata=metadata)
 
 
@@ -53,6 +58,9 @@ def number(default: Any, least: float, most: float | None = None) -> Any:
     """Field for a number (or several) of at least ``least`` and at most ``most``."""
     return field(default=default, metadata={"least": least, "most": most})
 
+
+RERANKER = "KReciprocal"
+"""The re-ranking of a config, or a test, that asks for one without a name."""
 
 MOST = 10**9
 """Upper limit for epochs, steps and batches. A run of a year has some 10 million steps."""
@@ -243,18 +251,6 @@ class Optimization:
 
 
 @dataclass
-class Rerank:
-    """k-reciprocal re-ranking (Zhong et al., CVPR 2017), whose metrics are reported together with the plain ones."""
-
-    k1: int = number(20, 1, MOST)
-    """Neighbours of an image, itself not counted, that may enter its encoding."""
-    k2: int = number(6, 1, MOST)
-    """Neighbours, the image itself counted, whose encodings are averaged; 1: none."""
-    lambda_: float = number(0.3, 0, 1)
-    """Weight of the original distance; the Jaccard distance has 1 − lambda."""
-
-
-@dataclass
 class Evaluate:
     """Retrieval on a domain's query and gallery."""
 
@@ -273,8 +269,8 @@ class Evaluate:
     """Evaluate also before the first epoch (direct transfer)."""
     every: int = number(0, 0)
     """Number of epochs between evaluations; 0: only after the last epoch."""
-    rerank: Rerank | None = None
-    """Report re-ranked metrics too; ``{}``: with the defaults of the paper; null: no re-ranking."""
+    rerank: Spec | None = part("reranker", RERANKER, optional=True, present=False)
+    """Report metrics after this re-ranking, too; ``{}``: ``KReciprocal`` with the paper's values; null: none."""
     domain_probe: str | None = None
     """A feature on which a linear classifier is trained to separate the stage's two domains (reporting only); training and
     test identities are disjoint, by the identities of both data sets."""

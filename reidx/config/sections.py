@@ -16,17 +16,6 @@ ANY = Section(checked=True)
 """Section of a component, whose keys are checked with it, or of a mapping under names chosen by the user."""
 
 
-def key_of(field: dataclasses.Field[Any]) -> str:
-    """The key of a schema field: its name without the trailing underscore that avoids a Python keyword (``lambda_``)."""
-    return field.name.removesuffix("_")
-
-
-def section_of(hint: Any) -> type | None:
-    """The schema class that a field holds one of, or may hold (``Section | None``); None for a field of another type."""
-    choices = [hint] if isinstance(hint, type) else typing.get_args(hint) if type(None) in typing.get_args(hint) else []
-    return next((choice for choice in choices if dataclasses.is_dataclass(choice)), None)
-
-
 def section_at(path: KeyPath) -> Section:
     """Return the valid keys of the mapping at ``path``; the top level also has the keys of a stage."""
     if not path:
@@ -40,7 +29,7 @@ def section_at(path: KeyPath) -> Section:
         cls = Experiment
     while keys:
         name = str(keys.pop(0))
-        field = next((field for field in dataclasses.fields(cls) if key_of(field) == name), None)
+        field = next((field for field in dataclasses.fields(cls) if field.name == name), None)
         if cls is Stage and name == "labels":  # its keys are the defaults of each labelling
             cls = Labelling
             if not keys:
@@ -54,8 +43,8 @@ def section_at(path: KeyPath) -> Section:
             return ANY
         hint = _hints(cls)[field.name]
         inner = next((a for a in typing.get_args(hint) if dataclasses.is_dataclass(a)), None)
-        if (section := section_of(hint)) is not None:
-            cls = section
+        if dataclasses.is_dataclass(hint):
+            cls = hint
         elif inner is None:
             return Section(free=True)
         elif not keys:
@@ -67,7 +56,7 @@ def section_at(path: KeyPath) -> Section:
 
 @functools.cache
 def _section(cls: type) -> Section:
-    keys = frozenset(key_of(field) for field in dataclasses.fields(cls))
+    keys = frozenset(field.name for field in dataclasses.fields(cls))
     return Section(keys, frozenset(RENAMED.get(cls.__name__, ())))
 
 

@@ -19,6 +19,7 @@ from reidx.contracts.honoured import declaration_fault, declared_by
 from reidx.contracts.inputs import (
     RESERVED,
     argument_names,
+    camera_inputs,
     column_inputs,
     feature_inputs,
     inputs_by_method,
@@ -45,6 +46,7 @@ __all__ = [
     "RefinerContext",
     "Trial",
     "argument_names",
+    "camera_inputs",
     "column_inputs",
     "contract_of",
     "declaration_fault",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reidx.contracts.declarations import Contract
-from reidx.contracts.inputs import inputs_of_kind
+from reidx.contracts.inputs import camera_inputs, inputs_of_kind
 from reidx.contracts.protocols import CALLS, HONOURED, OUTLIERS_OF
 
 _PARTS = {"memory": {"features"}, "loss": {"features", "scores", "teacher", "teacher_scores"}}
@@ -34,11 +34,8 @@ def declaration_fault(kind: str, component: type, declared: Mapping[str, Any]) -
     outliers = declared.get("outliers")
     if outliers is not None and outliers not in OUTLIERS_OF[kind]:
         return f"it declares outliers: {outliers}; for the kind {kind} it is {' or '.join(OUTLIERS_OF[kind])}"
-    if "cameras" in declared and (methods := _without_cameras(kind, component)):
-        return (
-            f"it declares cameras: {declared['cameras']}, but its {methods} has no argument cameras: add it, or remove the "
-            "declaration"
-        )
+    if "cameras" in declared and (missing := _without_cameras(kind, component)):
+        return f"it declares cameras: {declared['cameras']}, but its {missing}: add it, or remove the declaration"
     for name in ("accepts_parts", "requires_parts"):
         taken = _PARTS.get(kind, set())
         if kind == "loss":
@@ -54,15 +51,16 @@ def declaration_fault(kind: str, component: type, declared: Mapping[str, Any]) -
 
 
 def _without_cameras(kind: str, component: type) -> str:
-    """Name the methods of a component that would get cameras, if none has such an argument; empty if one has."""
+    """Name the methods of a component that would get cameras, and the argument, if none has it; empty if one has."""
     if kind == "refiner":
         return ""  # it may read them from its context
-    if any("cameras" in call.named for call in CALLS.get(kind, {}).values()):
+    named = camera_inputs(kind) & {name for call in CALLS.get(kind, {}).values() for name in call.named}
+    if named:
         inputs = set[str]().union(*inputs_of_kind(kind, component))
-        return "" if "cameras" in inputs else " or ".join(CALLS[kind])
+        return "" if named & inputs else f"{' or '.join(CALLS[kind])} has no argument {' or '.join(sorted(named))}"
     if kind == "sampler":
-        return "" if "cameras" in inspect.signature(component).parameters else "constructor"
-    return ""  # a protocol has them among its arguments
+        return "" if "cameras" in inspect.signature(component).parameters else "constructor has no argument cameras"
+    return ""  # a protocol has them among its positional arguments
 
 
 def _shown(name: str, value: Any) -> str:

@@ -16,9 +16,18 @@ RESERVED = frozenset(name for calls in CALLS.values() for call in calls.values()
 
 def column_inputs(kind: str, columns: Iterable[str]) -> list[str]:
     """Return the names under which a kind gets the columns of a data set."""
-    if kind == "protocol":
-        return [f"{side}_{name}" for name in columns for side in ("query", "gallery")]
-    return list(columns)
+    if camera_inputs(kind) <= {"cameras"}:
+        return list(columns)
+    return [f"{side}_{name}" for name in columns for side in ("query", "gallery")]
+
+
+def camera_inputs(kind: str) -> frozenset[str]:
+    """Return the names under which the methods of a kind get cameras."""
+    calls = CALLS.get(kind, {}).values()
+    return frozenset(name for call in calls for name in (*call.positional, *call.named) if name in _CAMERAS)
+
+
+_CAMERAS = ("cameras", "query_cams", "gallery_cams")
 
 
 def inputs_of(loss: type) -> tuple[set[str], set[str]]:

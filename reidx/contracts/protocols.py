@@ -190,10 +190,39 @@ class Protocol(Interface):
         """
 
 
+class Reranking(Interface):
+    """Re-ranked distances of Q queries to G gallery images, in blocks of queries."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Q and G."""
+
+    def block(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Return factors (B,) float64, not negative, and offsets (B,G) float32 of the queries in ``rows``.
+
+        The re-ranked distance is factor · squared Euclidean distance + offset.
+        """
+
+    def card(self) -> dict[str, Any]:
+        """Return the method and its settings, for a result's card."""
+
+
+class Reranker(Interface):
+    """Re-ranking of a gallery; ``bytes_needed(images)``, if present, bounds its memory for queries and gallery together."""
+
+    def __call__(self, query_features: Tensor, gallery_features: Tensor) -> Reranking:
+        """Return the re-ranking of a gallery (G,D) for queries (Q,D), whose squared Euclidean distances rank it otherwise:
+        features of length 1 for the metric cosine.
+
+        Keyword arguments ``query_cams`` and ``gallery_cams`` get the cameras, int64 (Q,) and (G,), −1 for an unknown one;
+        ``query_NAME`` and ``gallery_NAME`` get the column NAME of the data set.
+        """
+
+
 INTERFACES: dict[str, type] = {
     name.lower(): value
     for name, value in list(globals().items())
-    if isinstance(value, type) and value.__module__ == __name__ and value is not Split
+    if isinstance(value, type) and value.__module__ == __name__ and value not in (Split, Reranking)
 }
 """The interface of each kind, by the name of the kind."""
 
@@ -231,12 +260,13 @@ CALLS: dict[str, dict[str, Call]] = {
         "draw_trials": Call(_SIDES, ()),
         "measure": Call(("distances", "ignored", *_SIDES), ()),
     },
+    "reranker": {"__call__": Call(("query_features", "gallery_features"), ("query_cams", "gallery_cams"))},
 }
 """Methods with named inputs, by kind. ``cameras`` has one number per image, −1 for an unknown camera.
 
 Each may also name further columns of the data set (:class:`reidx.data.datasets.Split`): ``clothes``, or ``query_clothes``
-and ``gallery_clothes`` for a protocol. A method with ``features`` may name features of the fusion, too: a tensor (N,…) of all
-images, on the CPU.
+and ``gallery_clothes`` for a protocol and a re-ranker. A method with ``features`` may name features of the fusion, too: a
+tensor (N,…) of all images, on the CPU.
 """
 
 HONOURED: dict[str, tuple[str, ...]] = {
@@ -252,6 +282,7 @@ HONOURED: dict[str, tuple[str, ...]] = {
     "loss": ("cameras", "accepts_parts", "requires_parts", "column_meaning"),
     "alignment": ("requires",),
     "protocol": ("cameras",),
+    "reranker": ("cameras",),
 }
 """Fields of :class:`reidx.contracts.Contract` that the engine reads, by kind."""
 

@@ -15,7 +15,7 @@ from reidx import distributed
 from reidx.checks.data import check_evaluation, check_experiment
 from reidx.checks.dry_build import dry_build
 from reidx.config.config import Config
-from reidx.config.schema import Rerank, Stage
+from reidx.config.schema import RERANKER, Stage
 from reidx.data.domains import Domains
 from reidx.engine.card import card_of, seconds_of, stage_card
 from reidx.engine.precision import choose_precision
@@ -301,7 +301,7 @@ def test(
     elif stage.init is not None and stage.init.startswith("stage:"):
         raise ConfigError(f"Stage {stage.name} starts from {stage.init}: give the weights to test (--weights FILE).")
     if rerank and stage.evaluate.rerank is None:
-        stage = replace(stage, evaluate=replace(stage.evaluate, rerank=Rerank()))
+        stage = replace(stage, evaluate=replace(stage.evaluate, rerank={"type": RERANKER}))
     keep_freed_memory()
     reporter = Reporter(progress)
     if weights is None and stage.init is None:

@@ -14,7 +14,8 @@ from torch import Tensor
 from reidx import distributed
 from reidx.checks.batch_size import images_a_step, rate_note
 from reidx.config.schema import IDENTITY, Evaluate, Stage
-from reidx.contracts import LabelSet
+from reidx.contracts import LabelSet, Trial
+from reidx.contracts.protocols import Reranking
 from reidx.data.datasets import Split
 from reidx.data.domains import Domains
 from reidx.data.files import is_copy
@@ -25,7 +26,7 @@ from reidx.engine.idle import idle_by_labels, idle_by_values, idle_message
 from reidx.engine.loop import Report, StageLoop
 from reidx.engine.relabel import Extractor, Relabeller
 from reidx.engine.runner import ReidRunner
-from reidx.evaluation import Details, Evaluation, Reranking, evaluate, rerank
+from reidx.evaluation import Details, Evaluation, evaluate, rerank
 from reidx.evaluation.domain_probe import domain_probe
 from reidx.machine.devices import device_of_this_process
 from reidx.machine.threads import ThreadCountWatch
@@ -277,12 +278,12 @@ class StageRun:
         features = extracted("query"), extracted("gallery")
         protocol = build("protocol", settings.protocol, where="evaluate.protocol")
         own = self.domains.own_images(settings.domain)
+        people, cameras, columns = (query.ids, gallery.ids), (query.cameras, gallery.cameras), (query.columns, gallery.columns)
 
         def ranked(reranking: Callable[[np.ndarray, np.ndarray], Reranking] | None = None) -> Evaluation:
-            people, cameras = (query.ids, gallery.ids), (query.cameras, gallery.cameras)
             return evaluate(
-                *features, *people, *cameras, protocol, settings.metric, own=own, columns=(query.columns, gallery.columns),
-                reranking=reranking, details=reranking is None,
+                *features, *people, *cameras, protocol, settings.metric, own=own, columns=columns, reranking=reranking,
+                details=reranking is None,
             )  # fmt: skip
 
         with span("rank"):
@@ -291,11 +292,11 @@ class StageRun:
         copies = self._copies(query, gallery, result)
         metrics = to_report(result)
         reranking = None
-        if (chosen := settings.rerank) is not None:
+        if settings.rerank is not None:
+            reranker = build("reranker", settings.rerank, where="evaluate.rerank")
 
-            def reranked(queries: np.ndarray, images: np.ndarray) -> Reranking:
-                x, y = (rows[torch.from_numpy(places).to(rows.device)] for rows, places in zip(features, (queries, images)))
-                return rerank(x, y, chosen.k1, chosen.k2, chosen.lambda_, settings.metric)
+            def reranked(*places: np.ndarray) -> Reranking:
+                return rerank(reranker, *features, settings.metric, cameras=cameras, columns=columns, trial=Trial(*places))
 
             with span("rerank"):
                 better = ranked(reranked)

@@ -1,9 +1,10 @@
 """Evaluation of rankings: protocols, mAP / CMC / mINP, k-reciprocal re-ranking."""
 
 from reidx.evaluation.clothes import ClothChanging, SameClothes
+from reidx.evaluation.k_reciprocal import KReciprocal
 from reidx.evaluation.protocols import Market1501, NoCameraFilter, Protocol, SingleGalleryShot
 from reidx.evaluation.ranking import Details, Evaluation, evaluate
-from reidx.evaluation.reranking import Reranking, rerank
+from reidx.evaluation.reranking import rerank
 from reidx.evaluation.sysu_mm01 import SYSUMM01
 
 __all__ = [
@@ -11,10 +12,10 @@ __all__ = [
     "ClothChanging",
     "Details",
     "Evaluation",
+    "KReciprocal",
     "Market1501",
     "NoCameraFilter",
     "Protocol",
-    "Reranking",
     "SameClothes",
     "SingleGalleryShot",
     "evaluate",

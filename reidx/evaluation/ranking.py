@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from reidx.contracts import Trial
+from reidx.contracts.protocols import Reranking
 from reidx.errors import ConfigError, DataError
 from reidx.evaluation.counting import count_ranks, exact_distances
 from reidx.evaluation.protocols import (
@@ -36,7 +37,6 @@ from reidx.evaluation.protocols import (
     measured,
     no_match,
 )
-from reidx.evaluation.reranking import Reranking
 from reidx.labels.compiled import in_threads
 from reidx.labels.features import checked, unit
 from reidx.labels.neighbours.candidates import UNDERFLOW, exact_products

@@ -1,12 +1,8 @@
-"""k-reciprocal re-ranking in blocks of queries; memory grows with the number of images, not of pairs.
-
-Source: Zhong et al., CVPR 2017. Queries and gallery are encoded together as in `reidx.labels.distances.jaccard`, with lists of
-k1 + 1 images (including the image itself) and with squared distances divided by the largest in the row, as for the numbers
-published in the paper. The re-ranked distance is  (1 - lambda) · Jaccard + lambda · that normalised squared distance.
-"""
+"""Re-ranking: calls of a re-ranker on the features as they are compared, and re-ranked distances from sparse encodings."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,27 +11,79 @@ import torch
 from scipy.sparse import csc_array, csr_array
 from torch import Tensor
 
-from reidx.errors import ConfigError, DataError
+from reidx.contracts import Trial, named_inputs
+from reidx.contracts.protocols import Reranker, Reranking
+from reidx.evaluation.protocols import Columns
 from reidx.labels.distances.jaccard import jaccard_between
 from reidx.labels.features import checked, unit
-from reidx.labels.neighbours.candidates import exact_products
-from reidx.labels.neighbours.encoding import encode
-from reidx.labels.neighbours.exact import nearest
+from reidx.registry.seam import call
 
-_ENTRY_BYTES = 32  # peak memory per entry of the encodings: before and after averaging, in parts and stacked
-_PAIR_BYTES = 24  # memory per entry of the neighbour lists: index, squared distance, reciprocal lists
+Cameras = tuple[np.ndarray, np.ndarray]
+"""Cameras of the queries (Q,) and of the gallery (G,)."""
+
+
+def rerank(
+    reranker: Reranker,
+    query_features: Tensor | np.ndarray,
+    gallery_features: Tensor | np.ndarray,
+    metric: str = "euclidean",
+    *,
+    cameras: Cameras | None = None,
+    columns: Columns | None = None,
+    trial: Trial | None = None,
+) -> Reranking:
+    """Compute the re-ranking of a gallery (G, D) for queries (Q, D), an argument of `evaluate` on the same images.
+
+    `metric` is that of `evaluate`: "euclidean", on the features as they are, or "cosine", on unit features. The re-ranker gets
+    those of the cameras and `columns` that it names. With `trial` only its queries and gallery images count. Raises DataError
+    for features that are not finite.
+    """
+    features, known = [], dict[str, np.ndarray]()
+    for place, (side, given) in enumerate((("query", query_features), ("gallery", gallery_features))):
+        rows = checked(given, f"{side} features")
+        its = {"cams": None if cameras is None else cameras[place], **({} if columns is None else columns[place])}
+        if trial is not None:
+            rows = rows[torch.from_numpy(trial[place]).to(rows.device)]
+            its = {name: column if column is None else column[trial[place]] for name, column in its.items()}
+        features.append(unit(rows, f"{side} features") if metric == "cosine" else rows)
+        known |= {f"{side}_{name}": column for name, column in its.items() if column is not None}
+    named = named_inputs(reranker.__call__, known)
+    return _Called(reranker, call("reranker", reranker, "__call__", reranker, *features, **named))
 
 
 @dataclass(frozen=True)
-class Reranking:
-    """Encodings of queries and gallery, from which `evaluate(reranking=…)` computes the re-ranked distances."""
+class _Called:
+    """A re-ranking whose errors name the component that made it."""
+
+    reranker: Reranker
+    made: Reranking
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.made.shape
+
+    def block(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        return call("reranker", self.reranker, "block", self.made.block, rows)
+
+    def card(self) -> dict[str, Any]:
+        return call("reranker", self.reranker, "card", self.made.card)
+
+
+@dataclass(frozen=True)
+class JaccardReranking:
+    """Re-ranked distances (1 - lambda) · Jaccard + lambda · normalised squared distance, from encodings of all images."""
 
     queries: csr_array  # (Q, Q + G) encodings
     gallery: csc_array  # (G, Q + G) encodings
     largest: np.ndarray  # (Q,) the query's largest squared distance to any image, query or gallery
-    k1: int
-    k2: int
     lambda_: float
+    settings: Mapping[str, Any]
+    """The method and its other settings, for a result's card."""
+
+    @classmethod
+    def of(cls, encodings: csr_array, largest: np.ndarray, queries: int, lambda_: float, **settings: Any) -> JaccardReranking:
+        """Split the encodings (Q + G, Q + G) and largest squared distances (Q + G,) of queries, then gallery."""
+        return cls(encodings[:queries], encodings[queries:].tocsc(), largest[:queries], lambda_, settings)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -51,70 +99,5 @@ class Reranking:
         return self.lambda_ / self.largest[rows], offset
 
     def card(self) -> dict[str, Any]:
-        """Return the parameters, for a result's card."""
-        return {"method": "k-reciprocal", "k1": self.k1, "k2": self.k2, "lambda": self.lambda_}
-
-
-def rerank(
-    query_features: Tensor | np.ndarray,
-    gallery_features: Tensor | np.ndarray,
-    k1: int = 20,
-    k2: int = 6,
-    lambda_: float = 0.3,
-    metric: str = "euclidean",
-    *,
-    backend: str = "auto",
-    device: str | torch.device | None = None,
-) -> Reranking:
-    """Compute the k-reciprocal re-ranking of a gallery (G, D) for queries (Q, D), an argument of `evaluate`.
-
-    ``metric`` is that of `evaluate`: "euclidean" (squared, of the features without normalisation) or "cosine" (of unit
-    features). Raises ConfigError for parameters out of range, DataError for features that are not finite or differ in width.
-    """
-    if not 1 <= k2 <= k1 + 1 or not 0 <= lambda_ <= 1:
-        raise ConfigError(
-            f"rerank: k1={k1}, k2={k2}, lambda={lambda_}; needs 1 <= k2 <= k1 + 1 and lambda in [0, 1]."
-        )
-    query, gallery = checked(query_features, "query features"), checked(gallery_features, "gallery features")
-    if query.shape[1] != gallery.shape[1]:
-        raise DataError(
-            f"rerank: query features have {query.shape[1]} columns, gallery features {gallery.shape[1]}."
-        )
-    if metric == "cosine":
-        query, gallery = unit(query, "query features"), unit(gallery, "gallery features")
-    both = torch.cat([query, gallery])
-    largest = _largest_squared_distance(both, torch.device(device) if device is not None else both.device)
-    squared, lists = nearest(both, k1 + 1, backend=backend, device=device)
-    largest[largest == 0] = 1  # all rows are equal, and all distances 0
-    encodings = encode(both, squared, lists, k1 + 1, round(k1 / 2) + 1, k2, 1 / largest)
-    queries = len(query)
-    return Reranking(encodings[:queries], encodings[queries:].tocsc(), largest[:queries], k1, k2, lambda_)
-
-
-def bytes_to_rerank(images: int, k1: int, k2: int) -> float:
-    """Return an upper bound of the memory that `rerank` takes besides the features, for queries and gallery together.
-
-    An encoding has at most (k1 + 1) · (round(k1 / 2) + 2) entries, after averaging k2 times as many.
-    """
-    width = min(k1 + 1, images)
-    entries = min(width * (round(k1 / 2) + 2) * (k2 if k2 > 1 else 1), images)
-    return float(images) * (_ENTRY_BYTES * entries + _PAIR_BYTES * width)
-
-
-def _largest_squared_distance(x: Tensor, place: torch.device) -> np.ndarray:
-    """Return the largest squared Euclidean distance of each row to any row, (N,) float64; computed in blocks.
-
-    The mean row is subtracted, so that rounding errors are small compared with the largest distance even if all rows are far
-    from zero; values are scaled to about 1, so that nothing underflows.
-    """
-    if not len(x):
-        return np.zeros(0)
-    y = x.to(place)
-    y = y - y.mean(dim=0, dtype=torch.float64).float()
-    size = y.abs().max().clamp_(min=2.0**-120)
-    y /= size
-    square = (y * y).sum(dim=1)
-    rows = max(16, (32 << 20) // (4 * max(len(y), 1)))
-    with exact_products():
-        parts = [torch.addmm(square, part, y.T, alpha=-2).amax(dim=1) for part in y.split(rows)]
-    return ((torch.cat(parts) + square).clamp_(min=0).double() * float(size) ** 2).cpu().numpy()
+        """Return the method and its settings, for a result's card."""
+        return {**self.settings, "lambda": self.lambda_}

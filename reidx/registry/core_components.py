@@ -65,4 +65,5 @@ def reidx_components() -> Sequence[Component]:
         Component("protocol", "ClothChanging", "reidx.evaluation.clothes:ClothChanging"),
         Component("protocol", "SameClothes", "reidx.evaluation.clothes:SameClothes"),
         Component("protocol", "SYSUMM01", "reidx.evaluation.sysu_mm01:SYSUMM01"),
+        Component("reranker", "KReciprocal", "reidx.evaluation.k_reciprocal:KReciprocal", {"k1": 20, "k2": 6}),
     )

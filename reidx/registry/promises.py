@@ -21,7 +21,7 @@ from reidx.contracts import Features, LabelSet, overrides_update
 from reidx.errors import Broken, require
 from reidx.registry.describing import arguments_by_name, code_of, describe_value, one_line
 from reidx.registry.registry import KINDS, Entry
-from reidx.registry.retrieval_promises import ignored, measured, trials
+from reidx.registry.retrieval_promises import ignored, measured, reranked_block, reranking, trials
 
 HASHED = 16 << 20
 """Size in bytes up to which a tensor is fingerprinted by a checksum; above it by the sum of its words, which is faster."""
@@ -310,6 +310,8 @@ _CHECKS: dict[str, Callable[[Any, Any, Mapping[str, Any]], None]] = {
     "ignored": ignored,
     "trials": trials,
     "measured": measured,
+    "reranking": reranking,
+    "reranked block": reranked_block,
 }
 """Checks by name, as used in :attr:`reidx.registry.registry.Kind.results`."""
 

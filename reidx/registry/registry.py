@@ -127,6 +127,13 @@ KINDS: dict[str, Kind] = {
             results={"ignored": "ignored", "draw_trials": "trials", "measure": "measured"},
             early=True,
         ),
+        Kind(
+            "reranker",
+            "features of query and gallery and, for arguments of these names, `query_cams` and `gallery_cams`",
+            "a re-ranking: factors and offsets of the squared distances",
+            results={"__call__": "reranking", "block": "reranked block"},
+            early=True,
+        ),
     )
 }
 

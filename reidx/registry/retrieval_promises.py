@@ -1,10 +1,10 @@
-"""Checks of the results of protocols, by the rules of :mod:`reidx.registry.promises`."""
+"""Checks of the results of protocols and re-rankers, by the rules of :mod:`reidx.registry.promises`."""
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,3 +53,33 @@ def measured(component: Any, result: Any, given: Mapping[str, Any]) -> None:
         known = values[~np.isnan(values)]
         low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
         require(low >= 0 and high <= 1, f"its {name} reaches from {low} to {high}, not 0 to 1 (or NaN)")
+
+
+def reranking(component: Any, result: Any, given: Mapping[str, Any]) -> None:
+    """Require a re-ranking of its shape, with a card, and promised blocks."""
+    wanted = tuple(len(features) for features in [*given.values()][:2])
+    for name in ("shape", "block", "card"):
+        require(hasattr(result, name), f"it returned {describe_value(result)}, not a re-ranking: it has no {name}")
+    require(result.shape == wanted, f"it returned a re-ranking of shape {result.shape}, not {wanted}")
+    require(isinstance(result.card(), dict), f"the card of its re-ranking is {describe_value(result.card())}, not a dict")
+    few = slice(0, min(wanted[0], 4))
+    reranked_block(component, result.block(few), {"rows": few}, wanted[1])
+
+
+def reranked_block(component: Any, result: Any, given: Mapping[str, Any], gallery: int | None = None) -> None:
+    """Require finite factors (B,), not negative, and finite offsets (B,G) of a block of queries."""
+    rows = next(iter(given.values()))
+    require(isinstance(result, tuple) and len(result) == 2, f"a block of it is {describe_value(result)}, not two arrays")
+    factor, offset = result
+    _numbers(factor, (rows.stop - rows.start,), np.float64, "the factors of its re-ranking are")
+    _numbers(offset, (rows.stop - rows.start, gallery), np.float32, "the offsets of its re-ranking are")
+    require(bool((factor >= 0).all()), f"a factor of its re-ranking is {factor.min()}: larger distances would rank higher")
+
+
+def _numbers(array: Any, shape: Sequence[int | None], dtype: type, found: str) -> None:
+    """Raise unless ``array`` is of numpy, of this shape (None: any length) and type, and finite."""
+    right = isinstance(array, np.ndarray) and array.dtype == dtype and len(array.shape) == len(shape)
+    right = right and all(wanted in (None, length) for wanted, length in zip(shape, array.shape))
+    named = tuple("G" if length is None else length for length in shape)
+    require(right, f"{found} {describe_value(array)}, not {np.dtype(dtype)} {named}")
+    require(bool(np.isfinite(array).all()), f"{found} {describe_value(array)}, with NaN or infinite numbers")

@@ -110,8 +110,8 @@ def _reranking(evaluation: Mapping[str, Any]) -> str:
     chosen = evaluation["reranking"]
     if chosen is None:
         return "no re-ranking"
-    numbers = ", ".join(f"{name} {chosen[name]}" for name in ("k1", "k2", "lambda") if name in chosen)
-    return f"re-ranked only where named ({numbers})"
+    settings = [value if name == "method" else f"{name} {value}" for name, value in chosen.items()]
+    return f"re-ranked only where named ({', '.join(settings)})"
 
 
 def _weights(stage_card: Mapping[str, Any]) -> str:

@@ -42,6 +42,7 @@ _OF_KIND: dict[str, list[Check]] = {
         label_checks.draws_the_same_trials,
         label_checks.measures_each_query_independently,
     ],
+    "reranker": [label_checks.reranks_a_gallery],
 }
 
 

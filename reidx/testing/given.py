@@ -135,7 +135,8 @@ def expect_no_misspelt_input(kind: str, names: Iterable[str]) -> None:
     known = sorted({name for call in calls for name in call.named})
     known += sorted(provided_features()) if any(call.provider == "fusion" for call in calls) else []
     for name in sorted(names):
-        hint = suggest(name, known)
+        side = next((side for side in ("query_", "gallery_") if name.startswith(side)), "")
+        hint = suggest(name.removeprefix(side), [other.removeprefix(side) for other in known if other.startswith(side)])
         expect(not hint, f"it takes {name!r}, which the engine does not provide to a {kind}. {hint}")
 
 

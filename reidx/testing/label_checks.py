@@ -1,9 +1,10 @@
-"""Conformance checks of distances, clusterers, refiners, memories, losses and protocols."""
+"""Conformance checks of distances, clusterers, refiners, memories, losses, protocols and re-rankers."""
 
 from __future__ import annotations
 
 import io
 import itertools
+import json
 import random
 from collections.abc import Callable
 from functools import partial
@@ -15,8 +16,9 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from reidx.contracts import INPUTS, LabelSet, inputs_of, inputs_of_kind, named_inputs
+from reidx.contracts import INPUTS, RESERVED, LabelSet, inputs_of, inputs_of_kind, named_inputs
 from reidx.errors import DataError, ReidxError
+from reidx.evaluation import rerank
 from reidx.evaluation.protocols import Columns, Known, drawn_trials, ignored, measured
 from reidx.labels.graph import checked_graph
 from reidx.memories import Memory
@@ -30,6 +32,7 @@ from reidx.testing.given import (
     expect_finite,
     expect_gradients,
     expect_labelling,
+    expect_no_misspelt_input,
     feature_views,
     features_for,
     filled_memory,
@@ -284,3 +287,41 @@ def as_promised(function: Callable[[], T]) -> T:
 def random_states() -> tuple[object, ...]:
     """Return the states of the global random generators of Python, NumPy and torch."""
     return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
+
+
+# ---- reranker
+
+
+def reranks_a_gallery(entry: Entry) -> None:
+    """Check for finite distances (Q,G) in blocks, nearer within groups, reproducible, and of any queries and gallery."""
+    reranker = build_component(entry)
+    needed, _ = inputs_of_kind(entry.kind, type(reranker))
+    expect_no_misspelt_input(entry.kind, needed - RESERVED)
+    further = [name.partition("_")[2] for name in sorted(needed - RESERVED)]
+    features, groups, numbers = grouped_features(), known_labels(), np.arange(len(known_labels()))
+    asked = numbers % 8 == 0
+
+    def distances(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+        cameras = numbers[queries] % 3, numbers[gallery] % 3
+        columns = [dict.fromkeys(further, numbers[rows] % 5) for rows in (queries, gallery)]
+        found = rerank(reranker, features[queries], features[gallery], cameras=cameras, columns=(columns[0], columns[1]))
+        expect(found.shape == (len(queries), len(gallery)), f"its shape is {found.shape}, not {(len(queries), len(gallery))}")
+        blocks = [found.block(slice(start, min(start + 7, len(queries)))) for start in range(0, len(queries), 7)]
+        factor, offset = (np.concatenate(parts) for parts in zip(*blocks))
+        expect(factor.dtype == np.float64 and factor.shape == (len(queries),), f"its factors are {factor.dtype} {factor.shape}")
+        expect(offset.dtype == np.float32 and offset.shape == found.shape, f"its offsets are {offset.dtype} {offset.shape}")
+        expect(bool((factor >= 0).all()), "it has negative factors: larger distances would rank higher")
+        whole = found.block(slice(0, len(queries)))
+        expect(np.array_equal(whole[0], factor) and np.array_equal(whole[1], offset), "its distances depend on the block")
+        card = found.card()
+        expect(bool(card.get("method")) and json.loads(json.dumps(card)) == card, "its card is no JSON with its method")
+        squared = (2 - 2 * features[queries].double() @ features[gallery].double().T).numpy()
+        ranked = factor[:, None] * squared + offset
+        expect(bool(np.isfinite(ranked).all()), "its distances are not all finite")
+        return ranked
+
+    queries, gallery = np.flatnonzero(asked), np.flatnonzero(~asked)
+    ranked, same = distances(queries, gallery), groups[asked][:, None] == groups[~asked]
+    expect(bool(ranked[same].mean() < ranked[~same].mean()), "features of one group are not nearer than those of others")
+    expect(np.array_equal(distances(queries, gallery), ranked), "it gives other distances for the same features")
+    distances(queries[3:8], gallery[::2])

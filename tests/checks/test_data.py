@@ -76,6 +76,12 @@ class CameraLoss(nn.Module):
         return features.sum() * cameras.sum()
 
 
+class CameraReranker:
+    """Re-ranker that reads cameras."""
+
+    def __call__(self, query_features: Tensor, gallery_features: Tensor, *, gallery_cams: np.ndarray) -> Any: ...
+
+
 @pytest.fixture
 def check(register: Callable[[str, type], None], experiment: Callable[..., Path]) -> Callable[..., str]:
     """Return the message for an experiment on ``Bare`` data that lacks something, or "" if it may run."""
@@ -86,6 +92,7 @@ def check(register: Callable[[str, type], None], experiment: Callable[..., Path]
     register("loss", CameraLoss)
     register("distance", CameraDistance)
     register("clusterer", CameraClusterer)
+    register("reranker", CameraReranker)
 
     def check(lacks: str = "", **changes: Any) -> str:
         data = {"domains": {"target": {"type": "Bare", "lacks": lacks}}}
@@ -104,6 +111,9 @@ def check(register: Callable[[str, type], None], experiment: Callable[..., Path]
     return check
 
 
+BLIND = {"domain": "target", "protocol": "NoCameraFilter"}
+
+
 def test_complete_data_is_accepted(check):
     assert check() == ""
     assert check(streams={"target": {"sampler": {"type": "Strict"}}}) == ""
@@ -119,13 +129,15 @@ def test_complete_data_is_accepted(check):
         ({"memories": {"rows": {"memory": "Proxies"}}}, "stages.1.memories.rows.memory: Proxies"),
         ({"objective": [{"loss": "CameraLoss"}]}, "stages.1.objective.0.loss: CameraLoss"),
         ({"evaluate": {"domain": "target"}}, "stages.1.evaluate.protocol: Market1501"),
+        ({"evaluate": {**BLIND, "rerank": "CameraReranker"}}, "stages.1.evaluate.rerank: CameraReranker"),
     ],
 )  # fmt: skip
 def test_missing_cameras_are_refused(check, changes, where):
-    blind = {"evaluate": {"domain": "target", "protocol": "NoCameraFilter"}}
+    blind = {"evaluate": BLIND}
     message = check("cameras", **{**blind, **changes})
     assert message.startswith(f"{where} needs to know the cameras, but domain 'target' has none.")
-    assert ("protocol: NoCameraFilter" in message) == ("evaluate" in changes)
+    assert ("protocol: NoCameraFilter" in message) == ("evaluate.protocol" in where)
+    assert ("rerank: KReciprocal" in message) == ("evaluate.rerank" in where)
     assert check("cameras", **blind) == ""  # PK uses cameras if the data has them
 
 

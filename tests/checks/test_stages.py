@@ -221,6 +221,12 @@ class ClothesProtocol(Protocol):
     def ignored(self, query_ids, gallery_ids, query_cams, gallery_cams, *, query_clothes, gallery_clothes=None): ...  # type: ignore[override]
 
 
+class ClothesReranker:
+    """Re-ranker with an input that a data set may provide."""
+
+    def __call__(self, query_features, gallery_features, *, query_cams=None, gallery_clothes): ...
+
+
 class ClothesRefiner:
     """Refiner that provides an array with the name of a column."""
 
@@ -232,7 +238,7 @@ CLOTHES = {
     "labels": labels(distance="ClothesDistance", clusterer="ClothesClusterer"),
     "memories": {"rows": {"memory": "ClothesMemory"}},
     "objective": [{"loss": "ClothesLoss"}],
-    "evaluate": {"domain": "target", "protocol": "ClothesProtocol"},
+    "evaluate": {"domain": "target", "protocol": "ClothesProtocol", "rerank": "ClothesReranker"},
 }
 
 
@@ -240,7 +246,7 @@ CLOTHES = {
 def wardrobe(register):
     for kind, part in (("dataset", Wardrobe), ("distance", ClothesDistance), ("clusterer", ClothesClusterer),
                        ("memory", ClothesMemory), ("loss", ClothesLoss), ("protocol", ClothesProtocol),
-                       ("refiner", ClothesRefiner)):  # fmt: skip
+                       ("refiner", ClothesRefiner), ("reranker", ClothesReranker)):  # fmt: skip
         register(kind, part)
 
 
@@ -252,6 +258,9 @@ def test_columns_of_the_data_set_are_named_inputs(refused):
     message = refused(evaluate=CLOTHES["evaluate"])
     assert message.startswith("protocol: ClothesProtocol | stages.0.evaluate.protocol: protocol ClothesProtocol (from the test")
     assert message.endswith("takes 'query_clothes', which nothing here provides. Available by name: nothing.")
+    message = refused(evaluate={"domain": "target", "rerank": "ClothesReranker"})
+    assert message.startswith("rerank: ClothesReranker | stages.0.evaluate.rerank: reranker ClothesReranker (from the test")
+    assert message.endswith("'gallery_clothes', which nothing here provides. Available by name: query_cams, gallery_cams.")
 
 
 @pytest.mark.usefixtures("wardrobe")

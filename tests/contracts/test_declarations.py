@@ -297,6 +297,40 @@ class Seeing(Renamed):
     """Protocol that sees the images that it ignores."""
     def ignored(self, q, g, qc, gc): return np.broadcast_to(g == -1, (len(q), len(g)))
     def measure(self, distances, skip, q, g, qc, gc): return {"rank-1": distances.min(1)}
+
+class Plain:
+    """Re-ranker that changes nothing."""
+    sign = 1.0
+    def __call__(self, q, g):
+        made = type(self)()
+        made.offset = (self.sign * (2 - 2 * q @ g.T)).numpy()
+        made.shape = made.offset.shape
+        return made
+    def block(self, rows): return np.zeros(rows.stop - rows.start), self.offset[rows]
+    def card(self): return {"method": "plain"}
+
+class Reversed(Plain):
+    """Re-ranker that prefers the farthest."""
+    sign = -1.0
+
+class ByBlock(Plain):
+    """Re-ranker whose distances are relative to the block."""
+    def block(self, rows): return np.zeros(rows.stop - rows.start), self.offset[rows] / self.offset[rows].max()
+
+class Nameless(Plain):
+    """Re-ranker with an empty card."""
+    def card(self): return {}
+
+class Fixed(Plain):
+    """Re-ranker that keeps its first result."""
+    made = None
+    def __call__(self, q, g):
+        self.made = self.made or super().__call__(q, g)
+        return self.made
+
+class Lens(Plain):
+    """Re-ranker with a misspelt input."""
+    def __call__(self, q, g, *, query_cam): return super().__call__(q, g)
 '''
 
 CAUGHT = [
@@ -349,6 +383,11 @@ CAUGHT = [
     ("protocol", "Suffixed", "measures_each_query_independently", "its `metrics` name 'rank-1_sd'"),
     ("protocol", "Mixing", "measures_each_query_independently", "its rank-1 depends on the other queries"),
     ("protocol", "Seeing", "measures_each_query_independently", "its rank-1 depends on ignored images"),
+    ("reranker", "Reversed", "reranks_a_gallery", "features of one group are not nearer"),
+    ("reranker", "ByBlock", "reranks_a_gallery", "its distances depend on the block"),
+    ("reranker", "Nameless", "reranks_a_gallery", "no JSON with its method"),
+    ("reranker", "Fixed", "reranks_a_gallery", "its shape is (64, 448), not (5, 224)"),
+    ("reranker", "Lens", "reranks_a_gallery", "Did you mean cams?"),
 ]
 
 

@@ -84,6 +84,7 @@ def test_declaration_that_a_kind_does_not_read(kind: str, name: str, register: C
         ("memory", {"cameras": "required"}, "cameras: required, but its reset or update has no argument cameras"),
         ("loss", {"cameras": "used"}, "cameras: used, but its forward has no argument cameras"),
         ("sampler", {"cameras": "used"}, "cameras: used, but its constructor has no argument cameras"),
+        ("reranker", {"cameras": "used"}, "cameras: used, but its __call__ has no argument gallery_cams or query_cams: add"),
         ("sampler", {"outliers": "emits"}, "outliers: emits; for the kind sampler it is draw or drop"),
         ("clusterer", {"outliers": "drop"}, "outliers: drop; for the kind clusterer it is emits or never"),
         ("memory", {"requires_parts": {"scores"}}, "requires_parts: scores, but has no such input"),
@@ -109,7 +110,7 @@ class Seeing(Blind):
 
     def __init__(self, cameras: Any = None) -> None: ...
 
-    def __call__(self, features: Any, *, cameras: Any) -> None: ...  # type: ignore[override]
+    def __call__(self, features: Any, *, cameras: Any, query_cams: Any = None) -> None: ...  # type: ignore[override]
 
     def forward(self, features: Any, cameras: Any) -> None: ...
 

@@ -20,6 +20,7 @@ from reidx.data.domains import Domains
 from reidx.data.transforms import ReidTest
 from reidx.engine.objective import Objective
 from reidx.engine.step import StageModel
+from reidx.evaluation import KReciprocal
 from reidx.evaluation.protocols import Protocol
 from reidx.fusions.global_pool import GlobalPool
 from reidx.labels.clusterers.dbscan import DBSCAN
@@ -32,7 +33,7 @@ from reidx.testing.networks import TinyBackbone, TinyHead
 from reidx.testing.tiny import tiny_domain
 
 TRUTH: dict[str, np.ndarray] = {}
-"""Columns of the training images by name, against which the components compare what they get."""
+"""Columns of the training, query and gallery images by name, against which the components compare what they get."""
 DATA = {"image_size": [48, 24], "interpolation": "bicubic", "workers": 0, "cache_gb": 1.0}
 ALL, STEP = 144, 8
 """Training images of the domain, and images of a step over all processes."""
@@ -184,6 +185,24 @@ class SeeingProtocol(Protocol):
         return (query_ids[:, None] == gallery_ids) & (query_clothes[:, None] == gallery_clothes)
 
 
+class SeeingReranker(KReciprocal):
+    """Re-ranking with cameras and clothes."""
+
+    def __call__(  # type: ignore[override]
+        self,
+        query_features: Tensor,
+        gallery_features: Tensor,
+        *,
+        query_cams: np.ndarray,
+        gallery_cams: np.ndarray,
+        query_clothes: np.ndarray,
+        gallery_clothes: np.ndarray,
+    ) -> Any:
+        compare_columns(query_cams=query_cams, gallery_cams=gallery_cams)
+        compare_columns(query_clothes=query_clothes, gallery_clothes=gallery_clothes)
+        return super().__call__(query_features, gallery_features)
+
+
 def table_with_clothes(spec: dict[str, Any], table: Path) -> Path:
     """Write a table of a data set's images, with clothes named blue, red or white; some training images have none."""
     domains = Domains({**DATA, "domains": {"target": spec}})
@@ -210,12 +229,13 @@ def test_components_get_the_columns_that_they_name(
 ) -> None:
     for kind, part in (("backbone", SeeingBackbone), ("fusion", SeeingFusion),
                        ("distance", SeeingDistance), ("clusterer", SeeingClusterer), ("refiner", Again),
-                       ("memory", SeeingMemory), ("loss", SeeingLoss), ("protocol", SeeingProtocol)):  # fmt: skip
+                       ("memory", SeeingMemory), ("loss", SeeingLoss), ("protocol", SeeingProtocol),
+                       ("reranker", SeeingReranker)):  # fmt: skip
         register(kind, part)
     table = table_with_clothes(tiny_domain(domains_root), tmp_path / "table.csv")
     config = reidx.load_config(experiment(
         data={"image_size": [48, 24], "domains": {"target": {"type": "CSV", "path": str(table), "columns": ["clothes"]}}},
-        evaluate={"domain": "target", "protocol": "SeeingProtocol"},
+        evaluate={"domain": "target", "protocol": "SeeingProtocol", "rerank": "SeeingReranker"},
         labels={
             "domain": "target",
             "distance": {"type": "SeeingDistance", "k1": 8, "k2": 2},
@@ -246,6 +266,10 @@ def test_components_get_the_columns_that_they_name(
         for image in transform.batch(store.batch(list(range(len(store))))):
             PLACES[image_mark(image)] = len(PLACES)
     assert len(PLACES) == len(TRUTH["of_all_cameras"])
+    for side in ("query", "gallery"):
+        there = domains.split("target", side)
+        worn = (there.ids + there.cameras) % 3  # type: ignore[operator]
+        TRUTH.update({f"{side}_cams": there.cameras, f"{side}_clothes": worn})
     assert len(split) == ALL and len(np.unique(split.cameras)) == 3
     if world == 1:
         reidx.run(config, tmp_path / "run", progress="quiet")
@@ -254,6 +278,7 @@ def test_components_get_the_columns_that_they_name(
         multiprocessing.start_processes(work, arguments, nprocs=world, start_method="fork")
     state = checkpoints.load(tmp_path / "run/1-adapt/epoch_2.pth")["state_dict"]
     assert state["memories.rows.counts"].tolist() == [2, 6]
+    assert "reranked_mAP" in (tmp_path / "run/1-adapt/log.jsonl").read_text(encoding="utf-8")
 
 
 class CodedBackbone(TinyBackbone):

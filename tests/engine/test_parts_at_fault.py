@@ -24,6 +24,7 @@ from reidx.data.domains import Domains
 from reidx.data.loading import LabelledView, batches
 from reidx.engine.loop import refuse_odd_rates
 from reidx.errors import ReidxError, RunError
+from reidx.evaluation import evaluate, rerank
 from reidx.evaluation.protocols import Protocol, drawn_trials, has_match, measured
 from reidx.labels.pipeline import LabelPipeline
 from reidx.memories import Memory
@@ -382,6 +383,53 @@ def test_measured_values_are_checked(of_plugin, values, message):
     with pytest.raises(ReidxError) as raised, seam.full_checks():
         measured(of_plugin("protocol", Trials(values)), pairs, pairs > 0, (ids[:2], ids, ids[:2], ids), slice(None), None)
     assert "protocol mine.Trials" in checked_message(raised) and message in str(raised.value)
+
+
+class Ranks:
+    """Re-ranker, and its own result, with the given blocks: the first at its check, the second for the ranking."""
+
+    def __init__(self, *blocks: Any, shape: tuple[int, int] = (2, 3)) -> None:
+        self.blocks, self.shape = list(blocks), shape
+
+    def __call__(self, query_features, gallery_features):
+        return self if self.blocks else None
+
+    def block(self, rows):
+        made = self.blocks[0] if len(self.blocks) == 1 else self.blocks.pop(0)
+        return made() if callable(made) else made
+
+    def card(self):
+        return {}
+
+
+RIGHT = np.zeros(2), np.zeros((2, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "fault"),
+    [
+        ([], "returned None, not a re-ranking: it has no shape"),
+        ([None], "not two arrays"),
+        ([(np.zeros(2, np.float32), RIGHT[1])], "the factors of its re-ranking are"),
+        ([(RIGHT[0], np.zeros((2, 4), np.float32))], "not float32 (2, 3)"),
+        ([(RIGHT[0], np.full((2, 3), np.nan, np.float32))], "with NaN or infinite numbers"),
+        ([(RIGHT[0] - 1, RIGHT[1])], "a factor of its re-ranking is -1.0"),
+        ([RIGHT, (RIGHT[0], np.full((2, 3), np.inf, np.float32))], "with NaN or infinite numbers"),
+        ([RIGHT, lambda: {}["cameras"]], "failed in block: KeyError: 'cameras'"),
+    ],
+)
+def test_reranker_is_checked(of_plugin, blocks, fault):
+    features = torch.eye(3)
+    with pytest.raises(ReidxError) as raised, seam.full_checks():
+        made = rerank(of_plugin("reranker", Ranks(*blocks)), features[:2], features)
+        evaluate(features[:2], features, [0, 1], [0, 1, 1], [0, 0], [1, 1, 1], reranking=made)
+    assert "reranker mine.Ranks" in checked_message(raised) and fault in str(raised.value)
+
+
+def test_reranking_of_another_shape_is_refused(of_plugin):
+    features = torch.eye(3)
+    with pytest.raises(ReidxError, match=r"a re-ranking of shape \(3, 2\), not \(2, 3\)"), seam.full_checks():
+        rerank(of_plugin("reranker", Ranks(RIGHT, shape=(3, 2))), features[:2], features)
 
 
 @pytest.mark.parametrize("rate", [float("nan"), float("inf"), -0.1])

@@ -21,7 +21,7 @@ from reidx.testing.runs import assert_same_run, interrupted
 Experiment = Callable[..., Path]
 
 K1, K2, WEIGHT = 6, 3, 0.4
-EVALUATE = {"domain": "target", "every": 1, "rerank": {"k1": K1, "k2": K2, "lambda": WEIGHT}}
+EVALUATE = {"domain": "target", "every": 1, "rerank": {"k1": K1, "k2": K2, "lambda_": WEIGHT}}
 CARD = {"method": "k-reciprocal", "k1": K1, "k2": K2, "lambda": WEIGHT}
 
 
@@ -69,9 +69,9 @@ def test_run_and_test_report_both_metrics(
     given: list[Any] = []
     original = engine_stage.rerank
 
-    def rerank(*arguments: Any) -> Any:
-        given[:] = [features.numpy() for features in arguments[:2]]
-        return original(*arguments)
+    def rerank(*arguments: Any, **named: Any) -> Any:
+        given[:] = [features.numpy() for features in arguments[1:3]]
+        return original(*arguments, **named)
 
     monkeypatch.setattr(engine_stage, "rerank", rerank)
     plain = reidx.run(reidx.load_config(experiment()), tmp_path / "plain", progress="quiet")
@@ -88,7 +88,7 @@ def test_run_and_test_report_both_metrics(
     assert result.metrics == plain.metrics != result.reranked, "the metrics are not re-ranked"
 
     conditions, _, table = result.table().partition("\n\n")
-    assert f"re-ranked only where named (k1 {K1}, k2 {K2}, lambda {WEIGHT})" in conditions
+    assert f"re-ranked only where named (k-reciprocal, k1 {K1}, k2 {K2}, lambda {WEIGHT})" in conditions
     assert "no re-ranking" in plain.table()
     lines = table.splitlines()
     assert [line[:14].strip() for line in lines[1:]] == ["adapt, epoch 2", "re-ranked"]
@@ -123,10 +123,11 @@ def test_a_reranked_run_resumes_bit_for_bit(experiment: Experiment, tmp_path: Pa
 @pytest.mark.parametrize(
     ("evaluate", "message"),
     [
-        ({"domain": "target", "rerank": {"k1": 4, "k2": 6}}, r"evaluate\.rerank\.k2: k2 is 6; it must be at most k1 \+ 1"),
-        ({"domain": "target", "rerank": {"lambda": 1.5}}, r"evaluate\.rerank\.lambda is 1\.5; it must be from 0 to 1"),
-        ({"domain": "target", "rerank": {"lambda_": 0.5}}, r"evaluate\.rerank\.lambda_'. Did you mean lambda\?"),
-        ({"domain": "target", "rerank": True}, r"evaluate\.rerank is .*; it must be a mapping"),
+        ({"domain": "target", "rerank": {"k1": 4, "k2": 6}}, r":\d+: stages\.0\.evaluate\.rerank\): .* 1 <= k2 <= k1 \+ 1"),
+        ({"domain": "target", "rerank": {"lambda_": 1.5}}, r"evaluate\.rerank\): .* and 0 <= lambda_ <= 1"),
+        ({"domain": "target", "rerank": {"lambda": 0.5}}, r"evaluate\.rerank\): unknown key 'lambda'.* Did you mean lambda_\?"),
+        ({"domain": "target", "rerank": True}, r"evaluate\.rerank is .*; a reranker is written as a name or as \{type: name"),
+        ({"domain": "target", "rerank": "KReciproca"}, r"no reranker called 'KReciproca'. Did you mean KReciprocal\?"),
         ({"rerank": {}}, r"evaluate\.rerank: it is part of an evaluation"),
     ],
 )
@@ -141,9 +142,12 @@ def test_settings_default_to_the_papers(experiment: Experiment) -> None:
         return config.data["stages"][0]["evaluate"]["rerank"]
 
     assert settings() is None
-    assert settings(rerank={}) == {"k1": 20, "k2": 6, "lambda": 0.3}
-    assert settings("evaluate.rerank.lambda=0.5") == {"k1": 20, "k2": 6, "lambda": 0.5}
+    paper = {"type": "KReciprocal", "k1": 20, "k2": 6, "lambda_": 0.3}
+    assert settings(rerank={}) == settings(rerank="KReciprocal") == settings("evaluate.rerank=KReciprocal") == paper
+    assert settings("evaluate.rerank.lambda_=0.5") == settings(rerank={"lambda_": 0.5}) == {**paper, "lambda_": 0.5}
     assert settings("evaluate.rerank=null", rerank={"k1": 9}) is None
+    config = reidx.load_config(experiment(evaluate={"domain": "target", "rerank": {}}))
+    assert "rerank: type: KReciprocal" in " ".join(config.render(origins=False, changed=True).split())
 
 
 def test_too_little_memory_is_refused_before_training(
@@ -151,6 +155,6 @@ def test_too_little_memory_is_refused_before_training(
 ) -> None:
     monkeypatch.setattr("reidx.checks.data.free_memory", lambda: 1e4)
     reidx.load_config(experiment())
-    with pytest.raises(ConfigError, match=r"re-ranking 18 queries and \d+ gallery images with k1=6 and k2=3 may take 0\.\d GB"):
+    with pytest.raises(ConfigError, match=r"\d+ gallery images \(KReciprocal, k1 6, k2 3, lambda_ 0.4\) may take 0"):
         reidx.run(reidx.load_config(experiment(evaluate=EVALUATE)), tmp_path / "run", progress="quiet")
     assert not (tmp_path / "run/1-adapt").exists()

@@ -1,4 +1,4 @@
-"""rerank() against the paper's procedure on dense arrays."""
+"""KReciprocal against the paper's procedure on dense arrays, and rerank() with what a re-ranker names."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reidx.errors import ConfigError, DataError
-from reidx.evaluation import evaluate, rerank
-from reidx.evaluation.reranking import bytes_to_rerank
+from reidx.evaluation import KReciprocal, evaluate, rerank
 
 
 def dense(query: np.ndarray, gallery: np.ndarray, k1: int, k2: int, share: float) -> np.ndarray:
@@ -65,7 +64,7 @@ def test_equals_the_procedure(seed, queries, images, k, share, unit):
         both /= np.linalg.norm(both, axis=1, keepdims=True)
     both = both.astype(np.float32)
     query, gallery = both[:queries], both[queries:]
-    result = rerank(query, gallery, *k, lambda_=share)
+    result = rerank(KReciprocal(*k, share), query, gallery)
     factor, offset = result.block(slice(0, queries))
     squared = ((query[:, None].astype(np.float64) - gallery) ** 2).sum(axis=2)
     assert np.abs(factor[:, None] * squared + offset - dense(query, gallery, *k, share)).max() < 1e-5
@@ -77,7 +76,7 @@ def test_ranking_equals_that_of_dense_distances():
     ids, cams = random.integers(0, 12, 150), random.integers(0, 3, 150)
     both = (centres[ids] + 0.9 * random.normal(size=(150, 6))).astype(np.float32)
     parts = (both[:30], both[30:], ids[:30], ids[30:], cams[:30], cams[30:])
-    plain, better = evaluate(*parts), evaluate(*parts, reranking=rerank(*parts[:2]), details=True)
+    plain, better = evaluate(*parts), evaluate(*parts, reranking=rerank(KReciprocal(), *parts[:2]), details=True)
     assert better.mAP > plain.mAP + 0.02
     assert better.card["reranking"] == {"method": "k-reciprocal", "k1": 20, "k2": 6, "lambda": 0.3}
     distances = dense(both[:30], both[30:], 20, 6, 0.3)
@@ -94,19 +93,20 @@ def test_lambda_one_changes_nothing():
     random = np.random.default_rng(1)
     both, ids, cams = random.normal(size=(60, 4)), random.integers(0, 5, 60), random.integers(0, 2, 60)
     parts = (both[:20], both[20:], ids[:20], ids[20:], cams[:20], cams[20:])
-    reranked = evaluate(*parts, reranking=rerank(*parts[:2], lambda_=1.0))
+    reranked = evaluate(*parts, reranking=rerank(KReciprocal(lambda_=1.0), *parts[:2]))
     assert reranked.mAP == pytest.approx(evaluate(*parts).mAP, abs=1e-9)
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(ConfigError, match="lambda in"):
-        rerank(torch.ones(2, 3), torch.ones(2, 3), lambda_=1.5)
+    for wrong in ({"lambda_": 1.5}, {"k1": 4, "k2": 6}, {"k2": 0}):
+        with pytest.raises(ConfigError, match="needs 1 <= k2 <= k1 \\+ 1 and 0 <= lambda_ <= 1"):
+            KReciprocal(**wrong)
     with pytest.raises(DataError, match="2 columns"):
-        rerank(torch.ones(2, 2), torch.ones(2, 3))
+        rerank(KReciprocal(), torch.ones(2, 2), torch.ones(2, 3))
     with pytest.raises(DataError, match=r"\(2, 2\), not \(2, 3\)"):
         evaluate(
             torch.ones(2, 3), torch.ones(3, 3), [1, 1], [1, 1, 1], [0, 0], [1, 1, 1],
-            reranking=rerank(torch.ones(2, 3), torch.ones(2, 3)),
+            reranking=rerank(KReciprocal(), torch.ones(2, 3), torch.ones(2, 3)),
         )  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def test_close_rows_far_from_zero(offset, spread):
     random = np.random.default_rng(0)
     both = (offset + spread * random.normal(size=(40, 5))).astype(np.float32)
     query, gallery = both[:8], both[8:]
-    found = rerank(query, gallery, 6, 3)
+    found = KReciprocal(6, 3)(torch.from_numpy(query), torch.from_numpy(gallery))
     squared = ((both[:8, None].astype(np.float64) - both) ** 2).sum(axis=2)
     assert np.allclose(found.largest, squared.max(axis=1), rtol=1e-5, atol=0)
     factor, shift = found.block(slice(0, 8))
@@ -128,13 +128,13 @@ def test_close_rows_far_from_zero(offset, spread):
 def test_vanishing_weights_stay_finite():
     """Weights of exp(-huge) leave no gaps in the encodings."""
     x = torch.from_numpy(1e4 + 1e-2 * np.random.default_rng(0).normal(size=(600, 2))).float()
-    assert np.isfinite(rerank(x[:300], x[300:], 30, 6).block(slice(0, 300))[1]).all()
+    assert np.isfinite(rerank(KReciprocal(30, 6), x[:300], x[300:]).block(slice(0, 300))[1]).all()
 
 
 def test_nothing_to_rerank():
     none = torch.zeros(0, 4)
-    assert rerank(none, none).shape == (0, 0)
-    assert rerank(none, torch.ones(3, 4)).shape == (0, 3)
+    assert rerank(KReciprocal(), none, none).shape == (0, 0)
+    assert rerank(KReciprocal(), none, torch.ones(3, 4)).shape == (0, 3)
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
@@ -142,7 +142,7 @@ def test_metric_and_blocks_do_not_change_distances(metric):
     random = np.random.default_rng(2)
     both = random.normal(size=(50, 6)).astype(np.float32)
     unit = both / np.linalg.norm(both, axis=1, keepdims=True) if metric == "cosine" else both
-    found = rerank(both[:20], both[20:], 6, 3, 0.3, metric)
+    found = rerank(KReciprocal(6, 3), both[:20], both[20:], metric)
     whole, expected = found.block(slice(0, 20))[1], dense(unit[:20], unit[20:], 6, 3, 0.3)
     squared = ((unit[:20, None].astype(np.float64) - unit[20:]) ** 2).sum(axis=2)
     assert np.abs(found.block(slice(0, 20))[0][:, None] * squared + whole - expected).max() < 1e-5
@@ -152,6 +152,7 @@ def test_metric_and_blocks_do_not_change_distances(metric):
 @pytest.mark.parametrize(("k1", "k2"), [(20, 6), (4, 1)])
 def test_memory_bound_covers_one_dense_cluster(k1, k2):
     x = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32)
-    found = rerank(x[:100], x[100:], k1, k2)
+    reranker = KReciprocal(k1, k2)
+    found = reranker(*torch.from_numpy(x).split([100, 300]))
     stored = 8 * (found.queries.nnz + found.gallery.nnz)
-    assert stored < bytes_to_rerank(400, k1, k2) < 100 * stored
+    assert stored < reranker.bytes_needed(400) < 100 * stored

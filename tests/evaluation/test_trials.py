@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from reidx.contracts import Trial
 from reidx.errors import ConfigError, DataError
-from reidx.evaluation import Market1501, Protocol, SingleGalleryShot, evaluate, rerank
+from reidx.evaluation import KReciprocal, Market1501, Protocol, SingleGalleryShot, evaluate, rerank
 from reidx.evaluation.protocols import drawn_trials, in_trial
 
 QUERIES, IMAGES, TRIALS = 9, 40, 3
@@ -132,7 +132,7 @@ def test_one_trial_of_everything_changes_nothing(seed, reranked):
     plain, trial = (
         evaluate(
             *features, *known, rule, own=own, columns=columns, details=True,
-            reranking=(lambda q, g: rerank(features[0][q], features[1][g], 5, 2)) if reranked else None,
+            reranking=(lambda q, g: rerank(KReciprocal(5, 2), features[0][q], features[1][g])) if reranked else None,
         )
         for rule in (Market1501(), Whole())
     )  # fmt: skip
@@ -140,7 +140,7 @@ def test_one_trial_of_everything_changes_nothing(seed, reranked):
     assert np.array_equal(plain.details.ap, trial.details.ap, equal_nan=True)
     assert np.array_equal(plain.details.top, trial.details.top)
     assert plain.deviations == trial.deviations == {} and len(trial.trials) == 1 and plain.trials == ()
-    given_ = rerank(*features, 5, 2) if reranked else None
+    given_ = rerank(KReciprocal(5, 2), *features) if reranked else None
     assert evaluate(*features, *known, own=own, reranking=given_).metrics == plain.metrics
 
 
@@ -151,10 +151,10 @@ def test_each_trial_is_reranked_by_itself(seed):
     rule = Drawn(seed, trials=2)
 
     def reranking(queries, images):
-        return rerank(query[queries], gallery[images], 5, 2)
+        return rerank(KReciprocal(5, 2), query[queries], gallery[images])
 
     with pytest.raises(ConfigError, match=r"protocol drawn draws trials.* give a function that re-ranks one"):
-        evaluate(query, gallery, *known, rule, columns=columns, reranking=rerank(query, gallery, 5, 2))
+        evaluate(query, gallery, *known, rule, columns=columns, reranking=rerank(KReciprocal(5, 2), query, gallery))
     try:
         result = evaluate(query, gallery, *known, rule, own=own, columns=columns, reranking=reranking)
     except DataError:
@@ -163,7 +163,7 @@ def test_each_trial_is_reranked_by_itself(seed):
     for trial in drawn_trials(rule, known, columns):
         inner, pairs, _ = in_trial(trial, known, own, columns)
         x, y = query[trial.queries], gallery[trial.gallery]
-        values.append(evaluate(x, y, *inner, own=pairs, reranking=rerank(x, y, 5, 2)).mAP)
+        values.append(evaluate(x, y, *inner, own=pairs, reranking=rerank(KReciprocal(5, 2), x, y)).mAP)
     assert result.mAP == fmean(values)
     assert result.metrics["AP"] == pytest.approx(result.mAP, abs=1e-12), "own metrics get the re-ranked distances"
 

@@ -58,7 +58,7 @@ def test_lines_state_the_conditions() -> None:
         ({"metric": "cosine"}, "cosine distance"),
         ({"flip": True}, "flip"),
         ({"valid_queries": 3360}, "Market-1501 15.09.15, 3,360 of 3,368 queries, 15,913 gallery images"),
-        ({"reranking": {"k1": 20, "k2": 6, "lambda": 0.3}}, "re-ranked only where named (k1 20, k2 6, lambda 0.3)"),
+        ({"reranking": {"method": "mine", "k": 20, "lambda": 0.3}}, "re-ranked only where named (mine, k 20, lambda 0.3)"),
         ({"feature": "pooled", "network": "mean"}, "feature pooled of mean"),
     ],
 )
