@@ -99,7 +99,8 @@ class Distance(Interface):
         """Return the sparse graph (N,N) of distances between features (N,D), or between several of them by name.
 
         A distance with a keyword ``within`` may omit pairs that are farther apart than that; one with a keyword ``cameras``
-        gets the cameras of the images, int64 (N,), −1 for an unknown one. A keyword with the name of a feature gets it.
+        gets the cameras of the images, int64 (N,), −1 for an unknown one; one with a keyword ``epoch`` gets the stage's epoch,
+        from 0. A keyword with the name of a feature gets it.
         """
 
 
@@ -247,7 +248,7 @@ _SIDES = ("query_ids", "gallery_ids", "query_cams", "gallery_cams")
 CALLS: dict[str, dict[str, Call]] = {
     "backbone": {"forward": Call(("images",), ("cameras",))},
     "fusion": {"forward": Call(("maps",), ("teacher", "cameras"), provider="backbone")},
-    "distance": {"__call__": Call(("features",), ("within", "cameras"), provider="fusion")},
+    "distance": {"__call__": Call(("features",), ("within", "epoch", "cameras"), provider="fusion")},
     "clusterer": {"__call__": Call(("graph",), ("cameras",))},
     "refiner": {"__call__": Call(("labels", "context"), ("cameras",), provider="fusion")},
     "memory": {

@@ -89,7 +89,7 @@ class LabelPipeline:
         known = {"cameras": cameras, **columns}
         graph = None
         if getattr(self.clusterer, "clusterer_input", "graph") == "graph":
-            graph = self._graph(features, known, self._reach())
+            graph = self._graph(features, known, self._reach(), epoch)
 
         @span("cluster")
         def cluster(**settings: Any) -> np.ndarray:
@@ -128,10 +128,10 @@ class LabelPipeline:
         return max(getattr(part, "reach", 1.0) for part in (*clusterers, *self.refiners))
 
     @span("distance")
-    def _graph(self, features: dict[str, Tensor], known: Mapping[str, np.ndarray], within: float) -> csr_array:
+    def _graph(self, features: dict[str, Tensor], known: Mapping[str, np.ndarray], within: float, epoch: int) -> csr_array:
         several = getattr(self.distance, "requires", None)
         given = {name: features[name] for name in several} if several else features[self.feature]
-        named = named_inputs(self.distance, {"within": within, **known})
+        named = named_inputs(self.distance, {"within": within, "epoch": epoch, **known})
         named |= {name: features[name] for name in self._named_features("distance", self.distance)}
         graph = call("distance", self.distance, "__call__", self.distance, given, **named)
         images = len(features[self.feature])
@@ -146,7 +146,7 @@ class LabelPipeline:
             apart, graph = np.empty(0), csr_array((images, images), dtype=np.float32)
             for within in ((1 + self._reach()) / 2, 1.0):
                 try:
-                    graph = self._graph(features, known, within)
+                    graph = self._graph(features, known, within, epoch)
                 except DataError:  # too many pairs to be stored: use those found so far
                     break
                 apart = graph.data[graph.data > 1e-6]

@@ -60,7 +60,8 @@ def gives_a_graph(entry: Entry) -> None:
     views = contract_of_example(entry).requires
     features, same = grouped_features(), known_labels()[:, None] == known_labels()
     given = feature_views(views) if views else features
-    named = {**named_inputs(distance, known_columns("distance", distance)), **known_features("distance", distance)}
+    known = {"epoch": 0, **known_columns("distance", distance)}
+    named = {**named_inputs(distance, known), **known_features("distance", distance)}
     graph = distance(given, **named)
     expect(isinstance(graph, csr_array), f"it returned {type(graph).__name__}, not a csr_array")
     try:

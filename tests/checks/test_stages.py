@@ -150,7 +150,7 @@ class ClothesMemory:
     [
         ("distance", ClothesDistance, {"labels": labels(distance="ClothesDistance")},
          "distance: ClothesDistance | stages.0.labels.labellings.main.distance", "__call__",
-         "within, cameras, embed, global, pooled"),
+         "within, epoch, cameras, embed, global, pooled"),
         ("clusterer", ClothesClusterer, {"labels": labels(clusterer="ClothesClusterer")},
          "clusterer: ClothesClusterer | stages.0.labels.labellings.main.clusterer", "__call__", "cameras"),
         ("memory", ClothesMemory, {"memories": {"rows": {"memory": "ClothesMemory"}}},
@@ -189,7 +189,7 @@ def test_features_are_inputs_of_distances_and_refiners(refused, register, part):
     known = "cameras, embed, global, pooled"
     assert refused(**changes).endswith(
         f"its __call__ takes 'upper', which nothing here provides. Available by name: "
-        f"{'within, ' if kind == 'distance' else ''}{known}. Installed fusions that provide it: Views."
+        f"{'within, epoch, ' if kind == 'distance' else ''}{known}. Installed fusions that provide it: Views."
     )
     table = {"type": "CSV", "path": "t.csv", "columns": ["upper", "embed"]}  # no component takes `embed`
     assert refused(model=halves, data={"image_size": [48, 24], "domains": {"target": table}}, **changes).endswith(
