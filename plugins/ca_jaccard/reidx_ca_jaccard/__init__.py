@@ -20,7 +20,6 @@ def reidx_plugin() -> PluginInfo:
         deviations=(
             "A neighbour list ends early if the camera, or all other cameras, have fewer images; the released code continues "
             "it with images of the wrong cameras.",
-            "Every labelling averages the same numbers of neighbours; the released code averages 3 and 3 in the first one.",
             "The last epoch is reported; the released code keeps the best of repeated evaluations on the test set.",
         ),
         results=(
@@ -34,6 +33,7 @@ def reidx_plugin() -> PluginInfo:
 def reidx_components() -> Sequence[Component]:
     return (
         Component("distance", "CAJaccard", "reidx_ca_jaccard.distance:CAJaccard", {"k1_intra": 5, "k1_inter": 20}),
+        Component("reranker", "CameraAwareKReciprocal", "reidx_ca_jaccard.reranking:CameraAwareKReciprocal"),
     )
 
 

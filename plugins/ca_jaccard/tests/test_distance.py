@@ -86,6 +86,15 @@ def test_distances_equal_their_definition(
     assert (graph.diagonal() < 1e-5).all()
 
 
+def test_first_epoch_averages_other_numbers() -> None:
+    x, cameras = clustered(), random_cameras(EVEN)
+    distance = CAJaccard(5, 20, 2, 4, k2_first=3)
+    for epoch, numbers in ((0, (3, 3)), (1, (2, 4)), (None, (2, 4))):
+        found = dense(distance(x, cameras=cameras, epoch=epoch))
+        assert np.abs(found - by_definition(x, cameras, 5, 20, *numbers)).max() < 2e-6
+    assert (dense(CAJaccard()(x, cameras=cameras, epoch=0)) == dense(CAJaccard()(x, cameras=cameras))).all()
+
+
 def test_lists_end_early_in_small_cameras() -> None:
     x = clustered(30)
     for cameras in (np.arange(30), np.arange(30) // 2, np.minimum(np.arange(30), 1)):  # 1 image, 2 images; 1 and 29 images
@@ -144,7 +153,9 @@ def test_images_without_a_camera_are_refused(cameras: np.ndarray, message: str) 
         CAJaccard()(clustered(6), cameras=cameras)
 
 
-@pytest.mark.parametrize("settings", [{"k1_intra": 0}, {"k2_intra": 0}, {"k1_inter": 2}, {"k2_inter": -1}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"k1_intra": 0}, {"k2_intra": 0}, {"k1_inter": 2}, {"k2_inter": -1}, {"k2_first": 7}], ids=str
+)
 def test_lists_shorter_than_their_average_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="needs 1 <= k2_intra <= k1_intra"):
         CAJaccard(**settings)

@@ -23,7 +23,7 @@ STATED = [
                 "model": {"backbone": {"name": "resnet50.tv_in1k", "pretrained": True}, "fusion.pool": "avg"},
                 "streams.target.sampler": {"identities": 16, "instances": 16},  # 256 images
                 "labels.labellings.main": {
-                    "distance": {"type": "ca_jaccard.CAJaccard", "k1_intra": 5, "k1_inter": 20},
+                    "distance": {"type": "ca_jaccard.CAJaccard", "k1_intra": 5, "k1_inter": 20, "k2_first": 3},
                     "clusterer": {"type": "DBSCAN", "min_samples": 4},
                 },
                 "memories.centroids.memory.momentum": 0.1,
