@@ -33,6 +33,7 @@ import reidx
 from reidx.ablation.grid import read_grid
 from reidx.ablation.plan import plan_of
 from reidx.runs import training_state
+from reidx.testing.colours import draw_domains
 from reidx.testing.tiny import tiny_domain, write_experiment
 
 HOME = Path(__file__).parents[1]
@@ -62,7 +63,7 @@ CLOCKED = ("seconds", "threads", "gpu_gb")
 
 
 def shrunk(value: Any, root: Path, brief: bool, key: str = "") -> Any:
-    """Return a resolved experiment with the same parts that trains in seconds on data sets rendered to ``root``.
+    """Return a resolved experiment with the same parts that trains in seconds on the data sets in ``root``.
 
     A tiny backbone replaces those of timm. A ``brief`` experiment has fewer epochs and always the tiny backbone.
     """
@@ -70,8 +71,7 @@ def shrunk(value: Any, root: Path, brief: bool, key: str = "") -> Any:
         if key == "backbone" and (brief or value["type"] == TINY_BACKBONE["type"]):
             return TINY_BACKBONE
         if "root" in value:  # a data set
-            own = {"cameras": 6, "images_per_camera": 3}
-            return tiny_domain(root, key if key == "source" else "target") | own
+            return tiny_domain(root, key if key == "source" else "target")
         small = {name: shrunk(child, root, brief, name) for name, child in value.items()}
         if {"eps", "min_samples"} <= small.keys():  # a clusterer; others have an eps too
             small["eps"] = 0.7
@@ -184,6 +184,7 @@ def record(pattern: str) -> dict[str, dict[str, Any]]:
     trained: dict[str, dict[str, dict[str, str]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
+        draw_domains(root / "domains", images_per_camera=3, cameras=6)
         for address, experiment in recipes():
             if not fnmatch.fnmatch(address, pattern):
                 continue

@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 
 import torch
+from reidx_synthetic.domain import render_domain
 
 import reidx
 from benchmarks.measured import machine
-from reidx.data.synthetic import render_domain
 
 PARTS = ("relabel", "train", "evaluate")
 
@@ -28,7 +28,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("config", nargs="?", default="reidx::market1501/resnet50_imagenet_usl.yaml")
-    options.add_argument("--root", help="Market-1501; without it, a small rendered domain of the same layout")
+    options.add_argument("--root", help="Market-1501; without it, a small domain that the plugin synthetic renders")
     options.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes to the config")
     options.add_argument("--work-dir", help="the run's folder (default: a temporary one)")
     chosen = options.parse_args()

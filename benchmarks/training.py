@@ -220,8 +220,9 @@ CONTENDERS = {"field's loop": field, "reidx": stage, "by hand": by_hand}
 
 def listed(folder: Path, root: str | None, images: int) -> str:
     """Write a table of about ``images`` training images of whole identities, from Market-1501 under ``root`` or rendered."""
+    from reidx_synthetic.domain import render_domain
+
     from reidx.data.datasets import Market1501
-    from reidx.data.synthetic import render_domain
 
     if root is None:
         rendered = (max(images // 16, 2), 1)

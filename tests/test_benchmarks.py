@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from reidx_cluster_contrast.memory import ClusterMemory
 from reidx_osnet.embedding import Embedding
 from reidx_osnet.model import OSNet
+from reidx_synthetic.domain import render_domain
 
 from benchmarks import methods, pseudo_labels, ranking, training
 from benchmarks.reference.training import Erase, Similarities
-from reidx.data.synthetic import render_domain
 
 
 def test_table_equals_the_cluster_memory() -> None:

@@ -35,7 +35,6 @@ def reidx_components() -> Sequence[Component]:
         Component("dataset", "MLRCUHK03", "reidx.data.datasets:MLRCUHK03", {"root": "data/cuhk03"}),
         Component("dataset", "CSV", "reidx.data.datasets:CSV", {"path": "data/mine.csv"}),
         Component("dataset", "CameraSplit", "reidx.data.datasets:CameraSplit", _CAMERA_SPLIT),
-        Component("dataset", "Synthetic", "reidx.data.datasets:Synthetic", {"domain": "source"}),
         Component("transform", "ReidAugment", "reidx.data.transforms:ReidAugment"),
         Component("transform", "ReidTest", "reidx.data.transforms:ReidTest"),
         Component("sampler", "PK", "reidx.data.samplers:PK", {"identities": 16, "instances": 4}),

@@ -238,6 +238,10 @@ def _fault_of(kind: str, component: type) -> str:
     return f"{fault} ({place_of(component)})" if fault and place_of(component) else fault
 
 
+MOVED = {("dataset", "Synthetic"): "synthetic.People"}
+"""Present names of components that moved to a plugin, by kind and old name."""
+
+
 class Registry:
     """Registered components by kind and full name."""
 
@@ -260,6 +264,14 @@ class Registry:
             )
         self._entries[key] = entry
 
+    def _refuse_moved(self, kind: str | None, name: str) -> None:
+        """Raise :class:`ConfigError` with the present name if a component of that kind, or of any, moved to a plugin."""
+        for (of, old), new in MOVED.items():
+            if old == name and kind in (None, of):
+                plugin = new.partition(".")[0]
+                absence = "" if any(e.name == new for e in self._entries.values()) else f" {self.explain_absence(plugin)}"
+                raise ConfigError(f"There is no {of} called {old!r}. It is now {new}, of the plugin {plugin}.{absence}")
+
     def entries(self, kind: str | None = None) -> Iterator[Entry]:
         """Yield the entries by kind, the core's before the plugins', then by name."""
         order = list(KINDS)
@@ -272,6 +284,7 @@ class Registry:
         Raises :class:`ConfigError` with a hint: the name is of another kind, its plugin is missing or broken (and why), or
         similar names exist.
         """
+        self._refuse_moved(kind, name)
         if kind not in KINDS:
             raise ConfigError(f"There is no kind {kind!r}. The kinds are: {', '.join(KINDS)}.")
         if (kind, name) in self._entries:
@@ -284,6 +297,7 @@ class Registry:
 
     def with_name(self, name: str) -> list[Entry]:
         """Return the entries with the given name, of all kinds; raises as :meth:`find` if there are none."""
+        self._refuse_moved(None, name)
         if found := [e for e in self.entries() if e.name == name]:
             return found
         raise ConfigError(f"There is no component called {name!r}. {self._advice(name)}")

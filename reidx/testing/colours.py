@@ -1,9 +1,9 @@
-"""Rendered people in two colours, which a tiny network learns within seconds."""
+"""Drawn people in two colours, which a tiny network learns within seconds."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +36,58 @@ def coloured_people(
         trained = 9 if person < 12 else 0
         for number in range(trained + 6 if known or not trained else trained):
             camera = number % 3
-            image = np.concatenate(np.broadcast_to(halves, (2, 24, 24, 3))) * random.uniform(0.8, 1.2) * light * casts[camera]
-            image += random.normal(0, noise[0], (48, 24, 3))
-            image += random.normal(0, noise[1], (12, 6, 3)).repeat(4, 0).repeat(4, 1)
             name = f"{person}_{number}.png"
-            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / name)
+            _picture(random, halves, light, casts[camera], noise).save(folder / name)
             split = "train" if number < trained else "query" if number < trained + 3 else "gallery"
             rows.append((name, person, camera, split))
     with (folder / "people.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("path", "pid", "camid", "split"), *rows])
     return folder / "people.csv"
+
+
+LIGHTS = {"source": (1.0, 1.0, 1.0), "target": (0.6, 0.9, 1.2)}
+"""Gains of red, green and blue for each of the domains of :func:`draw_domains`."""
+
+
+def draw_domains(
+    root: str | Path, identities: tuple[int, int] = (12, 6), images_per_camera: int = 4, cameras: int = 3
+) -> Path:
+    """Draw two domains of coloured people into ``root/source`` and ``root/target``, in Market-1501's grammar; return ``root``.
+
+    ``identities`` are those of the training and of the test split. The first image of each test identity and camera is a query;
+    the gallery has the others, and an image of nobody for every second test identity.
+    """
+    for domain, light in LIGHTS.items():
+        random = np.random.default_rng(list(LIGHTS).index(domain))
+        for split in ("bounding_box_train", "query", "bounding_box_test"):
+            (Path(root) / domain / split).mkdir(parents=True)
+        casts = random.uniform(0.9, 1.1, (cameras, 3))
+        colours = random.uniform(60, 195, (sum(identities) + 1, 2, 1, 1, 3))
+        for split, person, camera, number in _shots(identities, images_per_camera, cameras):
+            pid = person and person + 5000 * (domain == "target")
+            name = f"{pid:04d}_c{camera + 1}s1_{number:06d}_00.jpg"
+            picture = _picture(random, colours[person], light, casts[camera], (10.0, 20.0))
+            picture.save(Path(root) / domain / split / name, quality=95)
+    return Path(root)
+
+
+def _shots(identities: tuple[int, int], images_per_camera: int, cameras: int) -> Iterator[tuple[str, int, int, int]]:
+    """Yield folder, person (0 = nobody), camera and number of each image of a domain."""
+    train, test = identities
+    for camera in range(cameras):
+        for person in range(1, 1 + train + test):
+            for number in range(images_per_camera):
+                tested = "bounding_box_test" if number else "query"
+                yield "bounding_box_train" if person <= train else tested, person, camera, number
+    for number in range((test + 1) // 2):
+        yield "bounding_box_test", 0, number % cameras, number
+
+
+def _picture(
+    random: np.random.Generator, halves: np.ndarray, light: Sequence[float], cast: Sequence[float], noise: tuple[float, float]
+) -> Image.Image:
+    """Draw a person of 48 x 24 pixels whose ``halves`` have the given colours, in random brightness and noise."""
+    image = np.concatenate(np.broadcast_to(halves, (2, 24, 24, 3))) * random.uniform(0.8, 1.2) * light * cast
+    image += random.normal(0, noise[0], (48, 24, 3))
+    image += random.normal(0, noise[1], (12, 6, 3)).repeat(4, 0).repeat(4, 1)
+    return Image.fromarray(image.clip(0, 255).astype(np.uint8))

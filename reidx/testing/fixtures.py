@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 import torch
 
+from reidx.testing.colours import draw_domains
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add ``--quick`` to pytest's options."""
@@ -77,5 +79,5 @@ def fixed_threads() -> None:
 
 @pytest.fixture(scope="session")
 def domains_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder to which tiny domains are rendered on first use."""
-    return tmp_path_factory.mktemp("domains")
+    """The folder of two tiny domains, ``source`` and ``target``."""
+    return draw_domains(tmp_path_factory.mktemp("domains"))

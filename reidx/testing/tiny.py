@@ -1,4 +1,4 @@
-"""Experiments small enough for tests: two rendered domains and a network that trains in seconds."""
+"""Experiments small enough for tests: two drawn domains and a network that trains in seconds."""
 
 from __future__ import annotations
 
@@ -16,16 +16,11 @@ IMAGE_SIZE = (48, 24)
 
 
 def tiny_domain(root: str | Path, domain: str = "target") -> dict[str, Any]:
-    """The spec of a rendered domain of 12 training identities, 144 training images; written to ``root`` on first use."""
-    return {
-        "type": "Synthetic",
-        "root": str(root),
-        "domain": domain,
-        "identities": [12, 6],
-        "images_per_camera": 4,
-        "cameras": 3,
-        "size": [48, 24],
-    }
+    """The spec of one of the domains ``source`` and ``target``, which :func:`~reidx.testing.colours.draw_domains` draws.
+
+    ``root`` is the folder of the fixture ``domains_root``: 12 training identities, 144 training images, 3 cameras.
+    """
+    return {"type": "Market1501", "root": str(Path(root) / domain)}
 
 
 def tiny_experiment(root: str | Path, **changes: Any) -> dict[str, Any]:

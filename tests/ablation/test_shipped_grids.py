@@ -90,7 +90,7 @@ def test_synthetic_grid_equals_the_real_grid(twin: str) -> None:
     for row in planned(twin).rows:
         for run in row.runs.values():
             domains = run.config.data["data"]["domains"]
-            assert {spec["type"] for spec in domains.values()} == {"Synthetic"}
+            assert {spec["type"] for spec in domains.values()} == {"synthetic.People"}
             assert all(stage.model.backbone.get("weights") is None for stage in run.config.experiment.stages)
             levels = run.config.experiment.stages[-1].labels.values()
             sizes = {(level.distance["k1"], level.distance["k2"]) for level in levels if level.distance}

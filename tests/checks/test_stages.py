@@ -495,7 +495,7 @@ def test_term_with_labels_unlike_its_stream(refused):
 
 
 def test_term_labels_must_cover_its_images(refused):
-    both = {name: {"type": "Synthetic", "domain": "source"} for name in ("source", "target")}
+    both = {name: {"type": "Market1501", "root": "nowhere"} for name in ("source", "target")}
     levels = {"labellings": {"main": labels(), "theirs": labels(domain="source")}}
     message = refused(data={"image_size": [32, 16], "domains": both}, labels=levels, objective=[{**TERM, "labels": "theirs"}])
     assert message == (

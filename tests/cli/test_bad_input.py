@@ -17,11 +17,9 @@ from typing import Any
 import pytest
 import torch
 
-import reidx
 from reidx.cli.main import main
 from reidx.labels.clusterers.dbscan import DBSCAN
 from reidx.runs import checkpoint as checkpoints
-from reidx.testing.tiny import tiny_domain
 
 STAGES = [{"name": "adapt", "epochs": 2, "iters": 2}]
 
@@ -73,8 +71,7 @@ def assert_whole(folder: Path) -> None:
 @pytest.fixture
 def images(domains_root: Path, tmp_path: Path) -> Path:
     """Copy of the tiny target domain, for damage."""
-    reidx.build("dataset", tiny_domain(domains_root))
-    return Path(shutil.copytree(domains_root / "target-seed0", tmp_path / "images"))
+    return Path(shutil.copytree(domains_root / "target", tmp_path / "images"))
 
 
 def market(root: Path | str) -> dict[str, Any]:

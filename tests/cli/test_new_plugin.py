@@ -24,7 +24,7 @@ def test_new_plugin_installs_and_passes_its_tests(tmp_path: Path, capsys: pytest
     site = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, "--target", str(site), str(home)], check=True)
-    chosen = {"REIDX_PLUGINS": "made_up,cluster_contrast", "REIDX_STRICT_PLUGINS": "1"}
+    chosen = {"REIDX_PLUGINS": "made_up,synthetic", "REIDX_STRICT_PLUGINS": "1"}
     paths = os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, **chosen, "PYTHONPATH": paths}
 

@@ -24,7 +24,7 @@ EXPERIMENT = """\
 name: small
 data:
   domains:
-    target: {type: Synthetic, root: images, domain: target}
+    target: {type: Market1501, root: images}
 model:
   backbone: {type: Timm, name: test_resnet}
 streams:

@@ -12,7 +12,7 @@ from reidx.errors import ConfigError
 
 EXPERIMENT = """\
 name: small
-data: {domains: {target: {type: Synthetic, root: images, domain: target}}}
+data: {domains: {target: {type: Market1501, root: images}}}
 model: {backbone: {type: Timm, name: test_resnet}}
 streams: {target: {domain: target, labels: main}}
 labels:

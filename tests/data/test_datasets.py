@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from reidx.data.datasets import CSV, Market1501, MarketGrammar, Split, Synthetic
+from reidx.data.datasets import CSV, Market1501, MarketGrammar, Split
 from reidx.errors import DataError
 
 TRAIN = ["0007_c2s1_000001_01.jpg", "0002_c1s1_000451_03.jpg", "0002_c6s1_000451_03.jpg", "Thumbs.db"]
@@ -124,21 +123,6 @@ def test_the_real_market_has_its_published_counts():
     assert card["gallery"] == {"images": 15_913, "ids": 751, "cameras": 6}
     assert card["dropped"] == {"junk": 19_732 - 15_913, "background": 0}
     assert card["distractors"] == 2_798
-
-
-def test_synthetic_domain_is_rendered_once(tmp_path):
-    wanted = {"identities": (2, 2), "images_per_camera": 2, "cameras": 2, "size": (32, 16)}
-    first = Synthetic(str(tmp_path), "target", **wanted, seed=3)
-    written = {path: Path(path).stat().st_mtime_ns for path in first.train.paths}
-    again = Synthetic(str(tmp_path), "target", **wanted, seed=3)
-    assert {path: Path(path).stat().st_mtime_ns for path in again.train.paths} == written
-    assert first.card()["train"] == {"images": 8, "ids": 2, "cameras": 2}
-    assert first.card()["query"] == {"images": 4, "ids": 2, "cameras": 2}
-    assert first.root == str(tmp_path / "target-seed3")
-    with Image.open(first.query.paths[0]) as image:
-        assert image.size == (16, 32)
-    with pytest.raises(DataError, match="holds another synthetic domain"):
-        Synthetic(str(tmp_path), "target", **{**wanted, "cameras": 3}, seed=3)
 
 
 # --- CSV

@@ -315,14 +315,14 @@ def test_weights_that_are_nan_after_the_last_step(whole: Whole, tmp_path: Path, 
 @pytest.fixture
 def images(domains_root: Path, whole: Whole, tmp_path: Path) -> Path:
     """Return a copy of the images, from which a test may remove some."""
-    return Path(shutil.copytree(domains_root / "target-seed0", tmp_path / "images" / "target-seed0"))
+    return Path(shutil.copytree(domains_root / "target", tmp_path / "images"))
 
 
 def on_copies(whole: Whole, images: Path, tmp_path: Path) -> Path:
     """Write the experiment on copied images, uncached, and return its path."""
     content = yaml.safe_load(whole[0].read_text())
     content["data"].update(cache_gb=0)
-    content["data"]["domains"]["target"]["root"] = str(images.parent)
+    content["data"]["domains"]["target"]["root"] = str(images)
     return write_experiment(tmp_path / "copies.yaml", content)
 
 

@@ -98,7 +98,7 @@ def test_another_torch_is_reported_not_refused(
 
 def test_changes_without_effect_are_accepted(whole: Whole, unfinished: Path, domains_root: Path, tmp_path: Path) -> None:
     moved_root, moved_run = tmp_path / "elsewhere", tmp_path / "another work dir"
-    shutil.copytree(domains_root / "target-seed0", moved_root / "target-seed0")
+    shutil.copytree(domains_root / "target", moved_root)
     unfinished.rename(moved_run)
     cheap = ("data.workers=1", "data.cache_gb=0", "name=renamed", "description=said otherwise", "log=[]")
     changes = (f"data.domains.target.root={moved_root}", *cheap)
@@ -111,10 +111,10 @@ def test_changes_without_effect_are_accepted(whole: Whole, unfinished: Path, dom
 def test_a_moved_root_with_other_content_is_refused(
     whole: Whole, unfinished: Path, domains_root: Path, tmp_path: Path
 ) -> None:
-    folder = Path(shutil.copytree(domains_root / "target-seed0", tmp_path / "elsewhere" / "target-seed0"))
+    folder = Path(shutil.copytree(domains_root / "target", tmp_path / "elsewhere"))
     image = sorted((folder / "bounding_box_train").glob("*.jpg"))[0]
     image.write_bytes(image.read_bytes() + b"\0")
-    lines = refused(whole, unfinished, (f"data.domains.target.root={folder.parent}",))
+    lines = refused(whole, unfinished, (f"data.domains.target.root={folder}",))
     assert lines == ["data.target.train: 144 images → 144 images, different sizes"]
 
 
@@ -204,7 +204,7 @@ def test_a_lost_record_is_refused(whole: Whole, unfinished: Path) -> None:
 
 @pytest.fixture
 def images(domains_root: Path, whole: Whole, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(domains_root / "target-seed0", tmp_path / "images"))
+    return Path(shutil.copytree(domains_root / "target", tmp_path / "images"))
 
 
 def of(folder: Path) -> dict[str, dict[str, Any]]:

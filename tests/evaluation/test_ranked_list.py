@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from reidx.data.datasets import Split
-from reidx.evaluation.colour_control import colour_control
+from reidx.evaluation.colour_control import colour_control, colour_histogram
 from reidx.evaluation.ranked_list import (
     FRAME,
     GAP,
@@ -120,6 +120,16 @@ def test_colours_alone_do_not_solve_the_domain(domains_root: Path) -> None:
     control = colour_control(data, "target")
     assert set(control) == {"mAP", "rank-1"}
     assert 0.0 < control["mAP"] < 1.0 and 0.0 <= control["rank-1"] <= 1.0
+
+
+def test_histogram_by_hand() -> None:
+    picture = np.zeros((4, 2, 3), np.uint8)
+    picture[2:] = (255, 0, 128)
+    whole, striped = colour_histogram([picture], bins=2)[0], colour_histogram([picture], bins=2, stripes=2)[0]
+    expected = np.zeros(8)
+    expected[[0b000, 0b101]] = np.sqrt(0.5)
+    np.testing.assert_allclose(whole, expected, atol=1e-6)
+    assert striped.shape == (16,) and np.flatnonzero(striped).tolist() == [0, 8 + 0b101]
 
 
 def test_colours_find_people_who_differ_in_colour(tmp_path: Path) -> None:

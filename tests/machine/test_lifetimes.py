@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from reidx.ablation.workers import Workers
-from reidx.data.synthetic.domain import render_domain
 from reidx.machine.lifetimes import PARENT, remove_partial_files, replacement_folder
 from reidx.runs.manifest import RunManifest
 
@@ -33,14 +32,6 @@ print(helper.pid, helper.stdout.readline(), flush=True)
 time.sleep(60)
 """
 
-RENDERING = """
-import sys
-from pathlib import Path
-from reidx.data.synthetic.domain import render_domain
-if __name__ == "__main__":
-    render_domain(Path(sys.argv[1]), identities=(60, 60), workers=2, progress=lambda done, _: print(done, flush=True))
-"""
-
 
 def lives(process: int) -> bool:
     """Return whether a process runs; a zombie does not."""
@@ -55,10 +46,6 @@ def gone(processes: list[int], seconds: float = 20.0) -> bool:
     while any(map(lives, processes)) and time.monotonic() < until:
         time.sleep(0.05)
     return not any(map(lives, processes))
-
-
-def helpers_of(process: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text(encoding="utf-8").split()]
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads /proc")
@@ -92,21 +79,6 @@ def test_run_of_a_grid_ends_with_the_grid(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert subprocess.run([sys.executable, "-m", "reidx", "list"], env=own, check=False).returncode == -signal.SIGTERM
     own[PARENT] = given[PARENT]
     assert subprocess.run([sys.executable, "-m", "reidx", "--version"], env=own, check=False).returncode == 0
-
-
-@needs_proc
-def test_killed_rendering_leaves_no_process(tmp_path: Path) -> None:
-    (tmp_path / "render.py").write_text(RENDERING, encoding="utf-8")  # a file, because the pool's processes import it
-    root = tmp_path / "domain"
-    with subprocess.Popen([sys.executable, tmp_path / "render.py", root], stdout=subprocess.PIPE, text=True) as rendering:
-        assert rendering.stdout is not None and rendering.stdout.readline()
-        helpers = helpers_of(rendering.pid)
-        assert len(helpers) >= 2
-        rendering.kill()
-    assert gone(helpers)
-    assert len(list(tmp_path.glob(".domain.*.partial"))) == 1 and not root.exists()
-    render_domain(root, identities=(2, 2), workers=1)
-    assert not list(tmp_path.glob(".*.partial")) and root.is_dir()
 
 
 def test_draft_of_a_living_process_stays(tmp_path: Path) -> None:

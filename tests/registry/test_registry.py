@@ -51,6 +51,7 @@ def test_entries_are_sorted_with_core_first(known):
         ("loss", "global_patch.GSL", "`pip install reidx-global-patch` brings it"),
         ("loss", "qqqq", "Known: Triplet, gp.Distil, gp.GSL."),
         ("clusterer", "DBSCAN", "Known: none."),
+        ("dataset", "Synthetic", "It is now synthetic.People, of the plugin synthetic. No plugin called 'syn"),
         ("los", "Triplet", "There is no kind 'los'. The kinds are: dataset,"),
     ],
 )
@@ -58,6 +59,12 @@ def test_advice_for_an_unknown_name(known, kind, name, advice):
     with pytest.raises(ConfigError) as error:
         known.find(kind, name)
     assert advice in str(error.value)
+
+
+def test_present_name_of_a_moved_component():
+    with pytest.raises(ConfigError, match=r"called 'Synthetic'\. It is now synthetic\.People, of the plugin synthetic\.$"):
+        registry().with_name("Synthetic")
+    assert all(entry.kind == "dataset" for entry in registry().with_name("synthetic.People"))
 
 
 def test_advice_across_kinds(known):

@@ -143,7 +143,7 @@ def test_a_run_and_its_test_state_the_same(experiment: Callable[..., Path], tmp_
     config = reidx.load_config(experiment(stages=[{"name": "adapt", "epochs": 1, "iters": 2}]))
     trained = reidx.run(config, tmp_path / "run", progress="quiet").conditions()
     tested = reidx.test(config, tmp_path / "run/1-adapt/epoch_1.pth", progress="quiet").conditions()
-    assert trained[0] == "Synthetic target v1 seed 0, 18 queries, 57 gallery images"
+    assert trained[0] == "Market-1501 v15.09.15, 18 queries, 57 gallery images"
     assert trained[:3] == tested[:3]
     assert "starts from random weights · last epoch" in trained[3]
     assert "epoch_1.pth" in " ".join(tested[3:])

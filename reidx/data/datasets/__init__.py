@@ -1,6 +1,5 @@
 """Data sets, one module per format: Market-1501's file grammar, MSMT17's lists, visible and infrared images (SYSU-MM01, RegDB),
-changing clothes (LTCC, PRCC), low resolution (MLR-CUHK03), CSV tables, rendered images, and splits of another data set by
-camera."""
+changing clothes (LTCC, PRCC), low resolution (MLR-CUHK03), CSV tables, and splits of another data set by camera."""
 
 from reidx.data.datasets.base import Dataset, Split
 from reidx.data.datasets.camera_split import CameraSplit
@@ -10,7 +9,6 @@ from reidx.data.datasets.mlr_cuhk03 import MLRCUHK03
 from reidx.data.datasets.msmt17 import MSMT17
 from reidx.data.datasets.prcc import PRCC
 from reidx.data.datasets.regdb import RegDB
-from reidx.data.datasets.rendered import Synthetic
 from reidx.data.datasets.sysu_mm01 import SYSUMM01
 from reidx.data.datasets.table import CSV
 
@@ -29,6 +27,5 @@ __all__ = [
     "PersonX",
     "RegDB",
     "Split",
-    "Synthetic",
     "VeRi776",
 ]

@@ -22,6 +22,7 @@ from pathlib import Path
 from reidx.engine.experiment import run
 from reidx.errors import ConfigError
 from reidx.runs.result import Result
+from reidx.testing.colours import draw_domains
 from reidx.testing.given import expect
 from reidx.testing.matrix.axes import Choice, axes
 from reidx.testing.matrix.experiments import ORIGIN, Combination, config_of
@@ -94,9 +95,11 @@ def _cover(involving: str | None) -> Cover:
 
 @functools.cache
 def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="reidx-matrix-")
+    folder = tempfile.TemporaryDirectory(prefix="reidx-matrix-")
+    draw_domains(folder.name, identities=(8, 4), images_per_camera=3)
+    return folder
 
 
 def _domains() -> str:
-    """Return the folder of this process's domains, which are rendered on first use."""
+    """Return the folder of this process's domains."""
     return _folder().name

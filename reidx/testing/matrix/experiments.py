@@ -43,7 +43,7 @@ class Combination:
 
 
 def config_of(combination: Combination, root: str = "nowhere") -> Config:
-    """Return the checked experiment of a combination, with its domains in ``root`` (rendered there if missing).
+    """Return the checked experiment of a combination, with its domains in ``root``.
 
     Reads no image. The objective is the first of the possible ones (:func:`experiments`) that the contracts allow. Raises
     :class:`ConfigError` if none is allowed, with the error of the first (of those with a loss of the core, if any), or if the
@@ -88,7 +88,7 @@ def experiments(combination: Combination, root: str) -> Iterator[dict[str, Any]]
     another loss reads the additions of the refiner that the first does not read. A fusion with a teacher input has an EMA.
     """
     fusion, alignment, refiner = (combination[kind] for kind in ("fusion", "alignment", "refiner"))
-    domains = {name: {**tiny_domain(root, name), "identities": [8, 4], "images_per_camera": 3} for name in ("source", "target")}
+    domains = {name: tiny_domain(root, name) for name in ("source", "target")}
     people = {"memory": "LinearClassifier", "labels": "identity"}
     for terms, memories in _objectives(combination):
         yield {

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from reidx.data.synthetic.appearance import Appearance
-from reidx.data.synthetic.backdrop import Backdrop, sample_backdrop
-from reidx.data.synthetic.canvas import RGB, Canvas, plain
-from reidx.data.synthetic.figure import Pose
-from reidx.data.synthetic.person import draw_person
+from reidx_synthetic.appearance import Appearance
+from reidx_synthetic.backdrop import Backdrop, sample_backdrop
+from reidx_synthetic.canvas import RGB, Canvas, plain
+from reidx_synthetic.figure import Pose
+from reidx_synthetic.infrared import expose_infrared, light_backdrop
+from reidx_synthetic.person import draw_person
 
 SUPERSAMPLE = 2
 YAWS = (0.0, np.pi, np.pi / 2, -np.pi / 2)
@@ -40,6 +41,7 @@ class Camera:
     jitter: float
     occlusion: float
     quality: int
+    infrared: bool = False
 
 
 def sample_camera(rng: np.random.Generator, domain: str, index: int) -> Camera:
@@ -71,6 +73,11 @@ def sample_camera(rng: np.random.Generator, domain: str, index: int) -> Camera:
     )
 
 
+def in_the_dark(camera: Camera) -> Camera:
+    """Return the camera with a near-infrared sensor and a lamp, at night."""
+    return replace(camera, light=(0.0, 0.05, 0.3), noise=camera.noise + 0.012, blur=camera.blur + 0.25, infrared=True)
+
+
 @lru_cache(maxsize=16)
 def _panorama(backdrop: Backdrop, height: int) -> np.ndarray:
     """Paint the backdrop once per process; all crops of a camera are cut from it."""
@@ -88,7 +95,8 @@ def render_person(
     """Render a detector's crop of `size` (height, width) of a person under `camera`.
 
     Pose, box, background and occluders are drawn from `rng`. `passer_by` may walk in front of or behind the person. Without
-    `appearance` the box contains no person, or part of a passer-by: a false alarm of the detector.
+    `appearance` the box contains no person, or part of a passer-by: a false alarm of the detector. An infrared camera expects
+    people in grey levels (`infrared.in_infrared`).
     """
     height, width = size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE
     panorama = _panorama(camera.backdrop, height)
@@ -104,6 +112,8 @@ def render_person(
             scale=float(rng.uniform(0.5, 0.7)),
             aside=float(rng.uniform(-0.6, 0.6)),
         )
+    if camera.infrared:
+        canvas.rgb = light_backdrop(canvas.rgb)
     if appearance is not None:
         _walk(canvas, appearance, camera, rng, scale=0.87, aside=0.0)
     if rng.random() < camera.occlusion:
@@ -181,6 +191,8 @@ def _expose(rgb: np.ndarray, camera: Camera, rng: np.random.Generator, size: tup
     small = (max(int(size[1] * share), 8), max(int(size[0] * share), 8))
     image = image.resize(small, Image.Resampling.BOX).resize((size[1], size[0]), Image.Resampling.BICUBIC)
     image = image.filter(ImageFilter.GaussianBlur(camera.blur * size[0] / 128))
+    if camera.infrared:
+        return expose_infrared(image, camera.noise, float(np.exp(rng.normal(0, 0.1))), rng)
     light = np.asarray(image, np.float32) / 255
     grey = light.mean(2, keepdims=True)
     light = grey + camera.saturation * (light - grey)

@@ -1,4 +1,4 @@
-"""The synthetic domains as a data set, rendered on first use."""
+"""The rendered domains as a data set, drawn on first use."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from reidx.data.datasets.market import MarketGrammar
+from reidx_synthetic.domain import VERSION, render_domain
 
 
-class Synthetic(MarketGrammar):
-    """A small rendered domain, for trials without any download.
+class People(MarketGrammar):
+    """A small domain of rendered people, for trials without any download.
 
-    A rendered domain, ``source`` or ``target``, drawn into ``root/DOMAIN-seedSEED`` on first use.
+    A domain, ``source`` or ``target``, drawn into ``root/DOMAIN-seedSEED`` on first use.
 
     ``identities`` are those of the training and of the test split, each seen ``images_per_camera`` times by each of
     ``cameras`` cameras; ``size`` is (height, width) in pixels. ``progress(done, total)`` is called while it is drawn.
@@ -30,8 +31,6 @@ class Synthetic(MarketGrammar):
         seed: int = 0,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        from reidx.data.synthetic.domain import VERSION, render_domain
-
         self.name = f"Synthetic {domain}"
         self.version = f"v{VERSION} seed {seed}"
         folder = Path(root).expanduser() / f"{domain}-seed{seed}"

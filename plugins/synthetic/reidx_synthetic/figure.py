@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reidx.data.synthetic.appearance import Appearance
-from reidx.data.synthetic.canvas import Canvas, Point, Surface, plain
+from reidx_synthetic.appearance import Appearance
+from reidx_synthetic.canvas import Canvas, Point, Surface, plain
 
 Joint = tuple[float, float, float]
 """Position in metres to the person's left, forwards and up, from the point between the feet."""

@@ -15,16 +15,19 @@ from pathlib import Path
 
 import numpy as np
 
-from reidx.data.synthetic.appearance import WARDROBES, Appearance, sample_appearance
-from reidx.data.synthetic.camera import Camera, render_person, sample_camera
 from reidx.errors import DataError
 from reidx.machine.lifetimes import end_with, replacement_folder
 from reidx.machine.threads import available_cores
+from reidx_synthetic.appearance import WARDROBES, Appearance, sample_appearance
+from reidx_synthetic.camera import Camera, in_the_dark, render_person, sample_camera
+from reidx_synthetic.infrared import in_infrared
 
 VERSION = 1
 """Format version, incremented whenever the same arguments render different pictures."""
 
 MANIFEST = "synthetic.json"
+INFRARED = 10
+"""Number from which infrared cameras are counted when they are drawn, so that they do not depend on the visible ones."""
 FIRST_PID = {"source": 1, "target": 5001}
 MAX_IDENTITIES = 4999
 DISTRACTOR = 0
@@ -40,6 +43,7 @@ class Shot:
     pid: int
     camera: int
     index: int
+    infrared: bool = False
 
     @property
     def name(self) -> str:
@@ -54,6 +58,7 @@ def render_domain(
     identities: tuple[int, int] = (150, 60),
     images_per_camera: int = 4,
     cameras: int = 4,
+    infrared_cameras: int = 0,
     size: tuple[int, int] = (128, 64),
     seed: int = 0,
     workers: int | None = None,
@@ -65,6 +70,8 @@ def render_domain(
     numbers of identities in the training and the test split; each of `cameras` cameras takes `images_per_camera` pictures of
     each identity; `size` is (height, width). The first test picture of each identity and camera is a query; the gallery holds
     the others and one false alarm (pid 0000) for every second test identity.
+    The cameras after the first `cameras` are near-infrared cameras at night, `infrared_cameras` of them. With any, the queries
+    are the infrared test pictures, and the gallery holds the visible ones.
     A picture depends only on the seed, domain, identity, camera and its index, never on `workers` (default: the cores
     that this process may use; more than one needs an importable `__main__`). `progress(done, total)` is called after each
     picture.
@@ -73,8 +80,8 @@ def render_domain(
     Raises DataError for arguments that give no valid benchmark, and if `root` holds anything else.
     """
     root = Path(root)
-    _check(domain, identities, images_per_camera, cameras, size)
-    shots = _shots(domain, identities, images_per_camera, cameras)
+    _check(domain, identities, images_per_camera, cameras, infrared_cameras, size)
+    shots = _shots(domain, identities, images_per_camera, cameras, infrared_cameras)
     counts = dict(sorted(Counter(shot.folder for shot in shots).items()))
     manifest = {
         "version": VERSION,
@@ -86,13 +93,15 @@ def render_domain(
         "seed": seed,
         "counts": counts,
     }
+    if infrared_cameras:  # absent from the manifests of folders without them
+        manifest["infrared_cameras"] = infrared_cameras
     if _is_finished(root, manifest):
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
     with replacement_folder(root) as made:
         for folder in counts:
             (made / folder).mkdir()
-        write = partial(_write, made, domain, size, seed)
+        write = partial(_write, made, domain, cameras, size, seed)
         # closed before the draft is removed: after an interrupt no process may still write into it
         with closing(_each(write, shots, workers or available_cores())) as written:
             for done, _ in enumerate(written, start=1):
@@ -110,7 +119,12 @@ def render_domain(
 
 
 def _check(
-    domain: str, identities: tuple[int, int], images_per_camera: int, cameras: int, size: tuple[int, int]
+    domain: str,
+    identities: tuple[int, int],
+    images_per_camera: int,
+    cameras: int,
+    infrared_cameras: int,
+    size: tuple[int, int],
 ) -> None:
     if domain not in WARDROBES:
         raise DataError(
@@ -128,23 +142,31 @@ def _check(
         raise DataError(
             f"render_domain: cameras={cameras}; give 2 to 9, as a match must come from another camera."
         )
+    if not 0 <= infrared_cameras <= 9 - cameras:
+        raise DataError(f"render_domain: infrared_cameras={infrared_cameras}; give 0 to {9 - cameras}: 9 cameras in all.")
     if len(size) != 2 or min(size) < 16:
         raise DataError(
             f"render_domain: size={tuple(size)}; give (height, width) of at least 16 pixels each."
         )
 
 
-def _shots(domain: str, identities: tuple[int, int], images_per_camera: int, cameras: int) -> list[Shot]:
+def _shots(
+    domain: str, identities: tuple[int, int], images_per_camera: int, cameras: int, infrared_cameras: int
+) -> list[Shot]:
     """List all pictures of the domain, grouped by camera, so that a process paints few backdrops."""
     train, test = identities
     first = FIRST_PID[domain]
     shots = []
-    for camera in range(1, cameras + 1):
+    for camera in range(1, cameras + infrared_cameras + 1):
+        infrared = camera > cameras
         for pid in range(first, first + train + test):
             for index in range(images_per_camera):
-                held_out = "bounding_box_test" if index else "query"
+                is_query = infrared if infrared_cameras else index == 0
+                held_out = "query" if is_query else "bounding_box_test"
                 folder = "bounding_box_train" if pid < first + train else held_out
-                shots.append(Shot(folder, pid, camera, index))
+                shots.append(Shot(folder, pid, camera, index, infrared))
+        if infrared:
+            continue
         false_alarms = range(camera - 1, (test + 1) // 2, cameras)
         shots += [Shot("bounding_box_test", DISTRACTOR, camera, index) for index in false_alarms]
     return shots
@@ -187,24 +209,28 @@ def _each(write: Callable[[Shot], None], shots: list[Shot], workers: int) -> Gen
             raise
 
 
-def _write(root: Path, domain: str, size: tuple[int, int], seed: int, shot: Shot) -> None:
+def _write(root: Path, domain: str, cameras: int, size: tuple[int, int], seed: int, shot: Shot) -> None:
     code = FIRST_PID[domain]
-    camera = _camera(seed, domain, shot.camera)
-    rng = np.random.default_rng([seed, code, 2, shot.pid, shot.camera, shot.index])
+    number = INFRARED + shot.camera - cameras - 1 if shot.infrared else shot.camera
+    camera = _camera(seed, domain, number)
+    rng = np.random.default_rng([seed, code, 2, shot.pid, number, shot.index])
     # passers-by belong to no split, so that no picture shows another identity of the benchmark
-    passer_by = sample_appearance(
-        np.random.default_rng([seed, code, 3, int(rng.integers(2**31))]), WARDROBES[domain]
-    )
-    person = None if shot.pid == DISTRACTOR else _person(seed, domain, shot.pid)
+    passer_by = _person(seed, domain, 3, int(rng.integers(2**31)), shot.infrared)
+    person = None if shot.pid == DISTRACTOR else _person(seed, domain, 0, shot.pid, shot.infrared)
     image = render_person(person, camera, rng, size=size, passer_by=passer_by)
     image.save(root / shot.folder / shot.name, quality=camera.quality)
 
 
 @lru_cache(maxsize=4096)
-def _person(seed: int, domain: str, pid: int) -> Appearance:
-    return sample_appearance(np.random.default_rng([seed, FIRST_PID[domain], 0, pid]), WARDROBES[domain])
+def _person(seed: int, domain: str, group: int, number: int, infrared: bool) -> Appearance:
+    key = [seed, FIRST_PID[domain], group, number]
+    look = sample_appearance(np.random.default_rng(key), WARDROBES[domain])
+    return in_infrared(look, np.random.default_rng([*key, 1])) if infrared else look
 
 
 @lru_cache(maxsize=64)
-def _camera(seed: int, domain: str, camera: int) -> Camera:
-    return sample_camera(np.random.default_rng([seed, FIRST_PID[domain], 1, camera]), domain, camera - 1)
+def _camera(seed: int, domain: str, number: int) -> Camera:
+    infrared = number >= INFRARED
+    index = number - INFRARED if infrared else number - 1
+    camera = sample_camera(np.random.default_rng([seed, FIRST_PID[domain], 1, number]), domain, index)
+    return in_the_dark(camera) if infrared else camera

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from reidx.data.synthetic.canvas import Surface, plain
-from reidx.data.synthetic.figure import Figure, Joint
+from reidx_synthetic.canvas import Surface, plain
+from reidx_synthetic.figure import Figure, Joint
 
 BARE_FOREARMS = ("t-shirt", "top")
 HEMS = {"top": 1.08, "long coat": 0.5, "hoodie": 0.95, "shirt": 0.93}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
-from reidx.data.synthetic.canvas import RGB, Canvas, plain
+from reidx_synthetic.canvas import RGB, Canvas, plain
 
 WALLS = ("bricks", "plaster", "windows", "hedge", "shutters", "street")
 GROUNDS = ("asphalt", "tiles", "grass", "zebra")

@@ -1,4 +1,4 @@
-"""Synthetic domains: same seed, same bytes; Market grammar; a fair benchmark; no half-written folder."""
+"""Rendered domains: same seed, same bytes; Market grammar; a fair benchmark; no half-written folder."""
 
 from __future__ import annotations
 
@@ -9,20 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from reidx_synthetic.appearance import WARDROBES, Fabric, sample_appearance
+from reidx_synthetic.camera import render_person, sample_camera
+from reidx_synthetic.canvas import Canvas, plain
+from reidx_synthetic.domain import render_domain
+from reidx_synthetic.figure import Pose
+from reidx_synthetic.person import draw_person
 
-from reidx.data.synthetic import (
-    WARDROBES,
-    Fabric,
-    Pose,
-    colour_histogram,
-    draw_person,
-    render_domain,
-    render_person,
-    sample_appearance,
-    sample_camera,
-)
-from reidx.data.synthetic.canvas import Canvas, plain
 from reidx.errors import DataError
+from reidx.evaluation.colour_control import colour_histogram
 
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 GRAMMAR = re.compile(r"(\d{4})_c([1-9])s([1-9])_(\d{6})_(\d{2})\.jpg")
@@ -72,7 +67,7 @@ def test_picture_is_independent_of_order_and_count(
 def test_processes_render_the_same_bytes(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reidx.data.synthetic.domain.IMAGES_PER_WORKER", 40)
+    monkeypatch.setattr("reidx_synthetic.domain.IMAGES_PER_WORKER", 40)
     parallel = render_domain(tmp_path / "parallel", "source", seed=3, **{**SMALL, "workers": 2})
     assert _read(parallel) == _read(source)
 
@@ -169,7 +164,7 @@ def test_foreign_folder_is_refused_unchanged(tmp_path: Path, content: str | None
 def test_an_interrupted_rendering_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr("reidx.data.synthetic.domain.IMAGES_PER_WORKER", 40)
+    monkeypatch.setattr("reidx_synthetic.domain.IMAGES_PER_WORKER", 40)
 
     def interrupt(done: int, total: int) -> None:
         if done == 4:
@@ -219,16 +214,6 @@ def test_arguments_that_make_no_benchmark_are_refused(
     with pytest.raises(DataError, match=named):
         render_domain(tmp_path / "x", **arguments)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
-
-
-def test_histogram_by_hand() -> None:
-    picture = np.zeros((4, 2, 3), np.uint8)
-    picture[2:] = (255, 0, 128)
-    whole, striped = colour_histogram([picture], bins=2)[0], colour_histogram([picture], bins=2, stripes=2)[0]
-    expected = np.zeros(8)
-    expected[[0b000, 0b101]] = np.sqrt(0.5)
-    np.testing.assert_allclose(whole, expected, atol=1e-6)
-    assert striped.shape == (16,) and np.flatnonzero(striped).tolist() == [0, 8 + 0b101]
 
 
 def test_backpack_shows_only_from_behind() -> None:

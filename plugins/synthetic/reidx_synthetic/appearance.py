@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reidx.data.synthetic.canvas import RGB
+from reidx_synthetic.canvas import RGB
 
 PATTERNS = ("plain", "hoops", "stripes", "checks", "dots", "logo", "band")
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from reidx.data.synthetic.appearance import Appearance
-from reidx.data.synthetic.bags import add_bag
-from reidx.data.synthetic.canvas import Canvas, Point
-from reidx.data.synthetic.clothes import add_arms, add_hips, add_legs, add_torso
-from reidx.data.synthetic.figure import Figure, Pose
-from reidx.data.synthetic.head import add_head
+from reidx_synthetic.appearance import Appearance
+from reidx_synthetic.bags import add_bag
+from reidx_synthetic.canvas import Canvas, Point
+from reidx_synthetic.clothes import add_arms, add_hips, add_legs, add_torso
+from reidx_synthetic.figure import Figure, Pose
+from reidx_synthetic.head import add_head
 
 
 def draw_person(canvas: Canvas, appearance: Appearance, pose: Pose, feet: Point, unit: float) -> None:

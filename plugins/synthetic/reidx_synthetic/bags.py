@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from reidx.data.synthetic.canvas import Surface, plain
-from reidx.data.synthetic.figure import Figure, Joint
+from reidx_synthetic.canvas import Surface, plain
+from reidx_synthetic.figure import Figure, Joint
 
 
 def add_bag(figure: Figure, hands: tuple[Joint, Joint]) -> None:

@@ -1,0 +1,78 @@
+"""A rendered domain of visible and infrared cameras as a data set, drawn on first use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from reidx.data.datasets.base import Split
+from reidx.data.datasets.market import MarketGrammar
+from reidx.data.datasets.sysu_mm01 import INFRARED, VISIBLE
+from reidx_synthetic.domain import VERSION, render_domain
+
+
+class VisibleInfrared(MarketGrammar):
+    """Rendered people under visible and near-infrared cameras, in the manner of SYSU-MM01.
+
+    A domain, ``source`` or ``target``, drawn into ``root/DOMAIN-infrared-seedSEED`` on first use. Its first ``cameras`` cameras
+    are visible and give the pictures of ``People`` with these arguments; ``infrared_cameras`` cameras at night follow.
+
+    ``modality`` selects the training images: the ``visible`` or the ``infrared`` ones, a domain each for unsupervised methods,
+    or ``both``. Query are all infrared test images, gallery all visible ones. The column ``modality`` is 0 for visible and 1
+    for infrared images. The other arguments are those of ``People``.
+
+    Raises :class:`DataError` for arguments that make no valid benchmark, or if that folder holds something else.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("modality",)
+
+    def __init__(
+        self,
+        root: str = "data/synthetic",
+        domain: str = "source",
+        modality: Literal["visible", "infrared", "both"] = "both",
+        identities: tuple[int, int] = (150, 60),
+        images_per_camera: int = 4,
+        cameras: int = 4,
+        infrared_cameras: int = 2,
+        size: tuple[int, int] = (128, 64),
+        seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        if infrared_cameras < 1:
+            raise ValueError(f"infrared_cameras is {infrared_cameras}; a pair needs 1 or more")
+        self.name = f"Synthetic {domain}, visible and infrared"
+        self.version = f"v{VERSION} seed {seed}"
+        self.modality, self.visible_cameras = modality, cameras
+        folder = Path(root).expanduser() / f"{domain}-infrared-seed{seed}"
+        train, test = identities
+        height, width = size
+        render_domain(
+            folder,
+            domain,
+            identities=(train, test),
+            images_per_camera=images_per_camera,
+            cameras=cameras,
+            infrared_cameras=infrared_cameras,
+            size=(height, width),
+            seed=seed,
+            progress=progress,
+        )
+        super().__init__(str(folder))
+
+    def card(self) -> dict[str, Any]:
+        """The usual card, with the modality of the training images."""
+        return {**super().card(), "train_modality": self.modality}
+
+    def _read(self, folder: Path, split: str) -> Split:
+        whole = super()._read(folder, split)
+        modality = np.where(whole.cameras < self.visible_cameras, VISIBLE, INFRARED)
+        kept = np.full(len(whole), True)
+        if split == "train" and self.modality != "both":
+            kept = modality == (VISIBLE if self.modality == "visible" else INFRARED)
+        assert whole.ids is not None  # the names give all identities
+        rows = zip(whole.paths, whole.ids, whole.cameras, modality, strict=True)
+        return Split.of([row for row, keep in zip(rows, kept, strict=True) if keep], "modality")
