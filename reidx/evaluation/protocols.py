@@ -264,11 +264,17 @@ def no_match(
             f"{lost} of {len(q_ids)} queries are gallery images, too, and an image is not its own match: give the gallery "
             "other images of these people."
         )
-    elif rule.camera_filter:
+    elif rule.camera_filter and len(_seen_by(q_ids, q_cams, common) | _seen_by(g_ids, g_cams, common)) == len(common):
         advice = (
             f"{len(common)} identities are on both sides, but never under two cameras; protocol {rule.name} ignores "
             "matches of the query's own camera. If the data set has no cameras (or one), set evaluate.protocol: NoCameraFilter."
         )
     else:
-        advice = f"Protocol {rule.name} ignores every match."
+        advice = f"{len(common)} identities are on both sides, but protocol {rule.name} ignores every match of them."
     return f"evaluate: no query has a match in the gallery. {seen} {advice}"
+
+
+def _seen_by(ids: np.ndarray, cams: np.ndarray, people: np.ndarray) -> set[tuple[int, int]]:
+    """The cameras of some people, as pairs of identity and camera."""
+    chosen = np.isin(ids, people)
+    return set(zip(ids[chosen].tolist(), cams[chosen].tolist()))

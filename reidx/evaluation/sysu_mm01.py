@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from reidx.contracts import Trial
+from reidx.errors import DataError
 from reidx.evaluation.protocols import JUNK, Protocol
 
 CAMERAS = {"all": (0, 1, 3, 4), "indoor": (0, 1)}
@@ -49,11 +50,17 @@ class SYSUMM01(Protocol):
     def draw_trials(
         self, query_ids: np.ndarray, gallery_ids: np.ndarray, query_cams: np.ndarray, gallery_cams: np.ndarray
     ) -> Iterator[Trial]:
-        """All queries, and the drawn images of each person and visible camera."""
+        """All queries, and the drawn images of each person and visible camera; raises DataError if there are none."""
         searched = np.isin(gallery_cams, CAMERAS[self.settings["search"]]) & (gallery_ids != JUNK)
         groups: dict[tuple[int, int], list[int]] = {}
         for g in np.flatnonzero(searched).tolist():
             groups.setdefault((int(gallery_ids[g]), int(gallery_cams[g])), []).append(g)
+        if not groups:
+            numbers = ", ".join(str(camera + 1) for camera in CAMERAS[self.settings["search"]])
+            raise DataError(
+                f"protocol sysu_mm01: the gallery has no image of a person by the visible cameras {numbers}. The protocol is "
+                "for the data set SYSUMM01; set another evaluate.protocol."
+            )
         shots = SHOTS[self.settings["shots"]]
         for seed in range(self.count):
             draw = random.Random(seed)

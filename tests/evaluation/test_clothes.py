@@ -90,6 +90,14 @@ def test_settings_by_hand():
         build("protocol", {"type": "ClothChanging", "trials": -1})
 
 
+def test_message_without_matches_blames_the_right_rule():
+    known, worn = ([7], [7, 8], [0], [1, 1]), ({"clothes": np.array([4])}, {"clothes": np.array([4, 6])})
+    with pytest.raises(DataError, match=r"1 identities are on both sides, but protocol cloth_changing ignores every match"):
+        evaluate(torch.zeros(1, 1), torch.zeros(2, 1), *known, ClothChanging(), columns=worn)
+    with pytest.raises(DataError, match=r"never under two cameras"):
+        evaluate(torch.zeros(1, 1), torch.zeros(2, 1), [7], [7, 8], [1], [1, 1], ClothChanging(), columns=worn)
+
+
 def test_prcc_queries_of_one_camera_are_scored(tmp_path):
     for folder in ("train/001", "test/A/002", "test/A/003", "test/B/002", "test/B/003", "test/C/002", "test/C/003"):
         (tmp_path / "rgb" / folder).mkdir(parents=True)

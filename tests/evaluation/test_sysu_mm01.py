@@ -99,6 +99,12 @@ def test_camera_2_is_ignored_by_camera_3_alone():
     assert skip.tolist() == [[False, True, False, False], [False] * 4]
 
 
+def test_gallery_without_visible_cameras_is_refused():
+    known = np.array([7]), np.array([7, 8]), np.array([5]), np.array([2, 4])
+    with pytest.raises(DataError, match=r"no image of a person by the visible cameras 1, 2\. .*another evaluate\.protocol"):
+        evaluate(torch.zeros(1, 1), torch.zeros(2, 1), *known, SYSUMM01("indoor"))
+
+
 def test_a_trial_has_one_image_of_each_person_and_camera(tmp_path):
     for camera in range(1, 7):
         for person in (1, 2, 3):
