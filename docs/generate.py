@@ -26,6 +26,7 @@ from reidx.cli.show import contract_lines, example_of
 from reidx.config import schema
 from reidx.registry.build import signature_of
 from reidx.registry.discovery import plugins, registry
+from reidx.registry.library import library
 from reidx.registry.registry import KINDS, Entry
 
 ROOT = Path(__file__).parents[1]
@@ -114,7 +115,7 @@ def _type(field: dataclasses.Field[Any], hint: Any) -> str:
     kind = field.metadata.get("kind") or field.metadata.get("catalogue")
     if kind is not None:
         page = f"[{kind}](components.md#{kind})" if kind in KINDS else kind
-        several = "container" in field.metadata or kind in ("schedule", "log back-end")
+        several = "container" in field.metadata or "catalogue" in field.metadata
         many = {dict: "mapping of names, each with a {}", list: "list, each a {}"}[typing.get_origin(hint)] if several else "{}"
         return many.format(page) + (" or null" if field.metadata.get("optional") else "")
     if _section_of(hint) is not None:
@@ -153,6 +154,8 @@ def yaml_text(value: Any) -> str:
 def components(kind: str) -> str:
     """Return the installed components of a kind: first line, arguments with defaults, contract, example."""
     text = [f"A {kind} receives {KINDS[kind].given}; it returns {KINDS[kind].returns}.\n"]
+    if library(kind):
+        text.append(f"Of libraries: {', '.join(f'`{name}`' for name in library(kind))}.\n")
     return "\n".join([*text, *(_component(entry) for entry in registry().entries(kind))])
 
 

@@ -21,7 +21,7 @@ DESIGNS = ("full", "one-at-a-time", "list")
 SHORT = {
     key.rpartition(".")[2]: key
     for key in (place.removesuffix(".0") for place in places().values())
-    if "NAME" not in key and not key.split(".")[-2].isdigit()
+    if "." in key and "NAME" not in key and not key.split(".")[-2].isdigit()
 }
 """Short names of keys that hold components, alone or before a dot: ``backbone.name`` means ``model.backbone.name``."""
 

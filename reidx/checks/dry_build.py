@@ -20,7 +20,7 @@ from reidx.machine.devices import device_of_this_process
 from reidx.models.compiler import try_compiler
 from reidx.models.forward import check_parts
 from reidx.models.network import Network, build_network
-from reidx.optim.optimizer import build_optimizer
+from reidx.optim.optimizer import build_optimizer, trainable_groups
 from reidx.registry.build import build
 from reidx.runs.checkpoint import load_weights
 
@@ -57,10 +57,12 @@ class _DryBuild:
             images = images_a_step(stage, self.domains, self.where)
             self.check_batch_norm(stage, network, images)
             self.check_grad_cache_chunks(stage, network, images)
+            trained = nn.ModuleDict({"memories": memories, "parts": parts})
             try:
-                build_optimizer(nn.ModuleDict({"memories": memories, "parts": parts}), stage.optimizer, stage.optimization)
+                trainable_groups(trained, stage.optimization)
             except ConfigError as error:
                 raise ConfigError(f"{self.where(('optimization',))}: {error}") from error
+            build_optimizer(trained, stage.optimizer, stage.optimization, self.where(("optimizer",)))
 
     def load_weights(self, stage: Stage, network: Network) -> None:
         """Load the initial weight files of the stage's networks, one after the other."""

@@ -16,8 +16,8 @@ from reidx.config.parts import Part, parts_of
 from reidx.config.schema import Stage
 from reidx.errors import ConfigError
 from reidx.labels.pipeline import clusterer_variations
-from reidx.optim.mmengine_optim import PARAM_SCHEDULERS
-from reidx.optim.optimizer import build_optimizer, schedules
+from reidx.optim.optimizer import build_optimizer, try_step
+from reidx.optim.schedule import build_schedule, with_ends
 from reidx.registry.build import build, entry_of
 from reidx.registry.registry import CONTEXT, KINDS
 
@@ -82,26 +82,22 @@ class _ValueChecker:
         return build(part.kind, part.spec, where=self.where(part.path), **{**context, **known})
 
     def optimizer(self, stage: Stage) -> None:
-        """Build the optimiser and the schedules for the two parameters of a convolution."""
-        model = nn.Conv2d(1, 1, 1)
-        try:
-            with _without_compiler():
-                optimizer = build_optimizer(model, stage.optimizer)
-        except (TypeError, ValueError) as error:
-            raise self.located_error(("optimizer",), error) from error
-        for index, schedule in enumerate(schedules(stage.schedule, max(stage.epochs, 1))):
+        """Build the optimiser and the schedules for the two parameters of a convolution, and try a step."""
+        model, at = nn.Conv2d(1, 1, 1), self.where(("optimizer",))
+        with _without_compiler():
+            optimizer = build_optimizer(model, stage.optimizer, where=at)
+        if entry_of("optimizer", stage.optimizer).namespace:
+            try_step(optimizer, at)
+        for index, schedule in enumerate(with_ends(stage.schedule, max(stage.epochs, 1), stage.iters)):
             fixed = next((key for key in ("eta_min", "eta_max") if schedule.get(key)), None)
             own = next((key for key in ("layer_decay", "rates") if getattr(stage.optimization, key) not in (None, {})), "")
             if fixed and own:
-                at: KeyPath = ("schedule", index, fixed)
+                place = self.where(("schedule", index, fixed))
                 raise ConfigError(
-                    f"{self.where(at)} is one rate for all layers, but optimization.{own} gives each its own. Leave "
-                    "it out, or use eta_min_ratio where the schedule has it."
+                    f"{place} is one rate for all layers, but optimization.{own} gives each its own. "
+                    "Leave it out, or use eta_min_ratio where the schedule has it."
                 )
-            try:
-                PARAM_SCHEDULERS.build({**schedule, "optimizer": optimizer})
-            except (TypeError, ValueError) as error:
-                raise self.located_error(("schedule", index), error) from error
+            build_schedule(schedule, optimizer, self.where(("schedule", index)))
 
     def where(self, at: KeyPath) -> str:
         path = (*self.base, *at)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from itertools import groupby
 
-from reidx.cli.console import print_entries, print_heading
+from reidx.cli.console import print_entries, print_heading, print_paragraphs
 from reidx.errors import ReidxError, suggest
 from reidx.outline.source import arguments, summary
 from reidx.registry.constructor import unreachable_argument
 from reidx.registry.discovery import registry
+from reidx.registry.library import library
 from reidx.registry.registry import KINDS, Entry
 
 
@@ -21,10 +21,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.kind is not None and arguments.kind not in KINDS:
         hint = suggest(arguments.kind, KINDS) or f"The kinds are: {', '.join(KINDS)}."
         raise ReidxError(f"There is no kind {arguments.kind!r}. {hint}")
-    found = list(registry().entries(arguments.kind))
-    for kind, entries in groupby(found, lambda entry: entry.kind):
+    found = {kind: list(registry().entries(kind)) for kind in KINDS if arguments.kind in (None, kind)}
+    found = {kind: entries for kind, entries in found.items() if entries or library(kind)}
+    for kind, entries in found.items():
         print_heading(kind)
         print_entries([(entry.name, _sentence(entry)) for entry in entries])
+        if library(kind):
+            print_paragraphs(", ".join(library(kind)))
     if found:
         print("\n`reidx show NAME` describes a component.")
     else:

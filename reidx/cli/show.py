@@ -65,6 +65,8 @@ def _show(entry: Entry) -> None:
 
 
 def _credits(entry: Entry) -> list[str]:
+    if entry.from_library:
+        return []
     info = next(plugin.info for plugin in plugins() if plugin.namespace == entry.namespace)
     if info is None:
         return []

@@ -1,22 +1,19 @@
-"""Specs of components, optimisers, schedulers and log back-ends in a config: key checks and defaults."""
+"""Specs of components and log back-ends in a config: key checks and defaults."""
 
 from __future__ import annotations
 
 import functools
-import importlib
-import inspect
 import operator
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 from reidx.config.node import KeyPath, Node, Origin, dotted, kind_of
 from reidx.config.renamed import RENAMED
 from reidx.errors import ConfigError, ReidxError, excerpt, suggest
-from reidx.outline.outline import outline
-from reidx.outline.source import classes_in, imported_in
 from reidx.registry import build as builder
-from reidx.registry.constructor import Parameter, bad_number, fits, parameters_of, quoting_advice
+from reidx.registry.constructor import bad_number, fits, quoting_advice
+from reidx.registry.library import keywords_of, library
 from reidx.registry.registry import KINDS
 
 
@@ -28,11 +25,13 @@ def need_mapping(node: Node, path: KeyPath) -> None:
 
 
 def component_node(kind: str, node: Node, path: KeyPath) -> Node:
-    """Fill a component's spec with the defaults of its constructor."""
+    """Fill a component's spec with the defaults of its constructor; those of a library's class are not written out."""
     where = f"{node.origin}: {dotted(path)}"
     node = _with_type(node, kind, where)
     given = {name: child for name, child in node.value.items() if name != "type"}
     name = node.value["type"].plain()
+    if name in library(kind):
+        return library_component_node(kind, node, path)
     spec = {"type": name, **{k: child.plain() for k, child in given.items()}}
     places = {k: str(child.origin) for k, child in given.items() if child.origin != node.origin}
     full = builder.fill_defaults(kind, spec, KINDS[kind].context, where=where, places=places)
@@ -69,24 +68,24 @@ def _with_type(node: Node, kind: str, where: str) -> Node:
     raise ConfigError(f"{where} is {found}; {article} {kind} is written as a name or as {{type: name, …}}.")
 
 
-def library_component_node(catalogue: str, node: Node, path: KeyPath) -> Node:
-    """Check the spec of a torch optimiser, an mmengine scheduler or a log back-end against its class.
+def library_component_node(kind: str, node: Node, path: KeyPath) -> Node:
+    """Check the spec of a library's class (:mod:`reidx.registry.library`) against its constructor.
 
-    Defaults stay with torch and mmengine: they are not written out.
+    Defaults stay with the library: they are not written out.
     """
     where = f"{node.origin}: {dotted(path)}"
-    node = _with_type(node, catalogue, where)
-    offered = _catalogue(catalogue)
+    node = _with_type(node, kind, where)
+    offered = library(kind)
     name = node.value["type"].plain()
     if name not in offered:
         hint = suggest(name, offered) or f"Known: {', '.join(offered)}."
-        raise ConfigError(f"{where}: there is no {catalogue} {excerpt(name)!r}. {hint}")
-    known = {k: p for k, p in _settings(offered[name]).items() if k not in _ENGINES_OWN}
+        raise ConfigError(f"{where}: there is no {kind} {excerpt(name)!r}. {hint}")
+    known = {k: p for k, p in keywords_of(offered[name]).items() if k not in _ENGINES_OWN}
     for key, child in node.value.items():
         if key == "type":
             continue
         if key not in known:
-            if catalogue == "optimizer" and (new := RENAMED["optimizer"].get(key)):
+            if kind == "optimizer" and (new := RENAMED["optimizer"].get(key)):
                 raise ConfigError(f"{child.origin}: {dotted((*path, key))} is now {dotted((*path[:-1], *new.split('.')))}.")
             hint = suggest(key, known) or f"It accepts: {', '.join(known)}."
             raise ConfigError(f"{child.origin}: {dotted(path)}: {name} has no setting {key!r}. {hint}")
@@ -96,7 +95,7 @@ def library_component_node(catalogue: str, node: Node, path: KeyPath) -> Node:
         if not fits(value, hint):
             found = f"{excerpt(repr(value))} ({kind_of(value)})"
             raise ConfigError(f"{place} is {found}; expected {known[key].annotation}.{quoting_advice(value, hint)}")
-        if catalogue == "optimizer" and key in _NOT_NEGATIVE and value is not None and value < 0:
+        if kind == "optimizer" and key in _NOT_NEGATIVE and value is not None and value < 0:
             raise ConfigError(f"{place} is {excerpt(str(value))}; it must be at least 0.")
     for key, setting in known.items():
         if setting.required and key not in node.value:
@@ -104,8 +103,8 @@ def library_component_node(catalogue: str, node: Node, path: KeyPath) -> Node:
     return node
 
 
-_ENGINES_OWN = ("params", "optimizer", "param_name", "by_epoch", "last_step", "verbose", "save_dir")
-"""Arguments of optimisers, schedulers and back-ends that the engine supplies."""
+_ENGINES_OWN = ("params", "optimizer", "last_step", "verbose", "save_dir")
+"""Arguments of a library's classes that the engine supplies."""
 
 
 def _without_tensors(hint: Any) -> Any:
@@ -117,32 +116,3 @@ def _without_tensors(hint: Any) -> Any:
 
 _NOT_NEGATIVE = ("lr", "weight_decay", "momentum", "eps")
 """Optimiser settings that must not be negative: checked here because their constructors need torch."""
-
-
-_UNFIT = ("LBFGS", "SparseAdam")
-"""Optimisers that the training loop cannot run: LBFGS evaluates the loss itself, SparseAdam needs sparse gradients."""
-
-
-def _settings(target: str) -> Mapping[str, Parameter]:
-    """Return the keywords of ``"module:Class"``; a constructor that passes ``*args`` on has those of its base class."""
-    module, _, name = target.partition(":")
-    cls: Any = outline(target) or getattr(importlib.import_module(module), name)
-    for base in cls.__mro__:
-        init = vars(base).get("__init__")
-        if init is not None and not any(
-            p.kind is p.VAR_POSITIONAL for p in inspect.signature(init).parameters.values()
-        ):
-            return parameters_of(base)
-    return parameters_of(cls)
-
-
-def _catalogue(name: str) -> dict[str, str]:
-    """Return the classes of a catalogue by name, as ``"module:Class"``; reads the source, since an import loads torch."""
-    if name == "log back-end":
-        classes = {"tensorboard": "TensorboardVisBackend", "wandb": "WandbVisBackend", "mlflow": "MLflowVisBackend"}
-        return {short: f"mmengine.visualization.vis_backend:{cls}" for short, cls in classes.items()}
-    if name == "optimizer":
-        offered = imported_in("torch.optim")
-        return {cls: target for cls, target in offered.items() if cls[0].isupper() and cls not in ("Optimizer", *_UNFIT)}
-    module = "mmengine.optim.scheduler.lr_scheduler"
-    return {cls: f"{module}:{cls}" for cls in classes_in(module) if cls.endswith("LR")}

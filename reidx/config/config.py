@@ -208,13 +208,8 @@ def _fill(cls: type, node: Node, path: KeyPath) -> Node:
 
 def _adjusted_default(field: dataclasses.Field[Any], node: Node) -> dict[str, Any] | None:
     """Return the spec of the schema's default component if ``node`` sets arguments without naming a component."""
-    if not isinstance(node.value, dict) or "type" in node.value:
-        return None
-    if (name := field.metadata.get("component")) is not None:
-        return {"type": name}
-    make = field.default_factory
-    default = None if "catalogue" not in field.metadata or make is dataclasses.MISSING else make()
-    return default if isinstance(default, dict) else None
+    adjusts = isinstance(node.value, dict) and "type" not in node.value
+    return field.metadata.get("component") if adjusts else None
 
 
 def _default(field: dataclasses.Field[Any], node: Node, path: KeyPath) -> Node:
@@ -236,10 +231,8 @@ def _value(field: dataclasses.Field[Any], hint: Any, node: Node, path: KeyPath) 
         return _each(container, node, path, lambda n, p: component_node(meta["kind"], n, p))
     if "kind" in meta:
         return node if meta.get("optional") and node.value is None else component_node(meta["kind"], node, path)
-    if meta.get("catalogue") in ("schedule", "log back-end"):
-        return _each(list, node, path, lambda n, p: library_component_node(meta["catalogue"], n, p))
     if "catalogue" in meta:
-        return library_component_node(meta["catalogue"], node, path)
+        return _each(list, node, path, lambda n, p: library_component_node(meta["catalogue"], n, p))
     if arguments and arguments[0] is schema.Labelling:
         return _labellings(node, path)
     if dataclasses.is_dataclass(hint):

@@ -36,17 +36,25 @@ def memory_streams(
     return names_in(memory.get("stream")) or there
 
 
-def part(kind: str, default: str | None = None, *, optional: bool = False, present: bool = True) -> Any:
-    """Field for one component of ``kind``, which is ``default`` where a config does not name it.
+def part(
+    kind: str,
+    default: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    optional: bool = False,
+    present: bool = True,
+) -> Any:
+    """Field for one component of ``kind``, which is ``default`` with ``arguments`` where a config does not name it.
 
     ``optional`` allows null. Without ``present`` a missing key means null, and ``default`` is for a mapping without a name.
     """
-    metadata = {"kind": kind, "component": default, "optional": optional}
-    if default is None:
+    spec = None if default is None else {"type": default, **(arguments or {})}
+    metadata = {"kind": kind, "component": spec, "optional": optional}
+    if spec is None:
         return field(metadata=metadata)
     if not present:
         return field(default=None, metadata=metadata)
-    return field(default_factory=lambda: {"type": default}, metadata=metadata)
+    return field(default_factory=lambda: dict(spec), metadata=metadata)
 
 
 def parts(kind: str, container: type = list) -> Any:
@@ -317,13 +325,12 @@ class Stage:
     memories: dict[str, MemorySlot] = field(default_factory=dict)
     objective: list[Term] = field(default_factory=list)
     alignment: list[AlignmentSlot] = field(default_factory=list)
-    optimizer: Spec = field(
-        default_factory=lambda: {"type": "Adam", "lr": 3.5e-4, "weight_decay": 5e-4}, metadata={"catalogue": "optimizer"}
-    )
-    """An optimiser of torch, with its arguments."""
+    optimizer: Spec = part("optimizer", "Adam", {"lr": 3.5e-4, "weight_decay": 5e-4})
+    """An optimiser of torch, timm or a plugin, with its arguments."""
     optimization: Optimization = field(default_factory=Optimization)
-    schedule: list[Spec] = field(default_factory=list, metadata={"catalogue": "schedule"})
-    """Learning-rate schedulers of mmengine, in order."""
+    schedule: list[Spec] = parts("schedule")
+    """Schedules of the learning rate, of mmengine or a plugin, in order. ``begin`` and ``end`` count epochs, or steps of the
+    stage with ``by_epoch: false``; by default, ``end`` is that of the stage."""
     evaluate: Evaluate = field(default_factory=Evaluate)
 
     @property

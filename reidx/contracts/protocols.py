@@ -220,6 +220,26 @@ class Reranker(Interface):
         """
 
 
+class Optimizer(Interface):
+    """A subclass of ``torch.optim.Optimizer``.
+
+    It reads ``lr`` and ``weight_decay`` of each group in ``param_groups`` at each step, since schedules and rates change them,
+    and keeps what a resumed run needs in its ``state`` and its groups.
+    """
+
+    def step(self) -> Any:
+        """Change the parameters that have a gradient; there is no closure, as a step computes the objective once."""
+
+
+class Schedule(Interface):
+    """A subclass of :class:`reidx.optim.Schedule`, or of mmengine's schedules of the learning rate."""
+
+    by_epoch: bool
+
+    def step(self) -> None:
+        """Set the learning rates of the next epoch, or of the next step if not ``by_epoch``."""
+
+
 INTERFACES: dict[str, type] = {
     name.lower(): value
     for name, value in list(globals().items())
@@ -284,6 +304,8 @@ HONOURED: dict[str, tuple[str, ...]] = {
     "alignment": ("requires",),
     "protocol": ("cameras",),
     "reranker": ("cameras",),
+    "optimizer": (),
+    "schedule": (),
 }
 """Fields of :class:`reidx.contracts.Contract` that the engine reads, by kind."""
 

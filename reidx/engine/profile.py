@@ -26,7 +26,7 @@ from reidx.engine.precision import choose_precision
 from reidx.engine.seeding import seed_everything
 from reidx.engine.stage import StageRun
 from reidx.machine.allocator import keep_freed_memory
-from reidx.optim.optimizer import schedules
+from reidx.optim.schedule import with_ends
 from reidx.profiling import Marks, Stopwatch, listening, span
 from reidx.reporting.reporter import Mode, Reporter
 from reidx.runs import checkpoint as checkpoints
@@ -175,7 +175,7 @@ def _profile(config: Config, folder: Path, scratch: Path, reporter: Reporter) ->
 
 def _shortened(stage: Stage) -> Stage:
     """Shorten a stage to a few steps of its first epoch."""
-    rates = schedules(stage.schedule, stage.epochs)  # with the ends of the full stage
+    rates = with_ends(stage.schedule, stage.epochs, stage.iters)  # with the ends of the full stage
     return replace(stage, epochs=min(stage.epochs, 1), iters=min(stage.iters, STEPS), schedule=rates)
 
 

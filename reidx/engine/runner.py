@@ -182,8 +182,14 @@ class ReidRunner(Runner):
             self.message(f"the optimiser differs from that of {filename}: it starts with empty state")
         self.optim_wrapper._global_step = self.iter  # otherwise schedulers warn about a premature step
         for _ in range(self.epoch):
-            for scheduler in self.param_schedulers or []:
-                scheduler.step()
+            for _ in range(self.iter // self.epoch):
+                self._step_schedules(by_epoch=False)
+            self._step_schedules(by_epoch=True)
+
+    def _step_schedules(self, by_epoch: bool) -> None:
+        for schedule in self.param_schedulers or []:
+            if schedule.by_epoch == by_epoch:
+                schedule.step()
 
     def save_checkpoint(self, out_dir: str, filename: str, **kwargs: Any) -> None:  # type: ignore[override]
         meta = {"epoch": self.epoch + 1, "iter": self.iter, "seed": self.seed}

@@ -32,7 +32,8 @@ from reidx.machine.devices import device_of_this_process
 from reidx.machine.threads import ThreadCountWatch
 from reidx.models.compiler import compiled
 from reidx.optim.moments import load_moments
-from reidx.optim.optimizer import PrecisionOptimWrapper, autocast, build_optimizer, clipping, schedules
+from reidx.optim.optimizer import PrecisionOptimWrapper, autocast, build_optimizer, clear_state, clipping
+from reidx.optim.schedule import build_schedule, with_ends
 from reidx.profiling import span
 from reidx.registry.build import build
 from reidx.registry.promises import remarks
@@ -126,7 +127,7 @@ class StageRun:
             epochs=stage.epochs,
             train_dataloader=self.loader,
             optim_wrapper=wrapper,
-            param_scheduler=schedules(stage.schedule, stage.epochs),
+            param_scheduler=[build_schedule(spec, wrapper) for spec in with_ends(stage.schedule, stage.epochs, stage.iters)],
             randomness={"seed": self.key[0]},
             resume=newest is not None,
             load_from=None if newest is None else str(newest),
@@ -172,7 +173,7 @@ class StageRun:
         if epoch == 0:
             self._begin_alignments()
         if epoch and self.stage.optimization.restart_every and epoch % self.stage.optimization.restart_every == 0:
-            self._optimizer().state.clear()
+            clear_state(self._optimizer())
         report = self.relabeller.run(epoch, identity)
         self.model.objective.epoch = epoch
         self.loader.use({name: self._stream(name) for name in self.stage.streams})

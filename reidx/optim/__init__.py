@@ -1,1 +1,5 @@
 """Optimisers, parameter groups and schedules."""
+
+from reidx.optim.schedule import Schedule
+
+__all__ = ["Schedule"]

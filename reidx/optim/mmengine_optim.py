@@ -13,9 +13,9 @@ if _kept is None:
     sys.modules[_UNUSED] = None  # type: ignore[assignment]  # makes its import fail
 try:
     from mmengine.optim import OptimWrapper
-    from mmengine.registry import PARAM_SCHEDULERS
+    from mmengine.optim import _ParamScheduler as ParamScheduler
 finally:
     if _kept is None:
         del sys.modules[_UNUSED]
 
-__all__ = ["PARAM_SCHEDULERS", "OptimWrapper"]
+__all__ = ["OptimWrapper", "ParamScheduler"]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from reidx.errors import CheckpointError
-from reidx.optim.optimizer import same_kind, shapes_match
+from reidx.optim.optimizer import STATE_OF_GROUP, same_kind
 
 
 def parameter_names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[str]:
@@ -27,7 +27,7 @@ def load_moments(optimizer: torch.optim.Optimizer, model: nn.Module, checkpoint:
     Raises :class:`CheckpointError` if the optimisers differ in kind, if the saved one has no state, or if the networks'
     parameters differ in name or shape.
     """
-    saved = checkpoint["optimizer"]
+    saved, weights = checkpoint["optimizer"], checkpoint["state_dict"]
     numbers = {name: number for number, name in enumerate(checkpoint["reidx"]["parameters"])}
     if not saved["state"] or not same_kind(optimizer.param_groups[0], saved["param_groups"][0]):
         raise _misfit("is of another kind, or has no state")
@@ -35,11 +35,13 @@ def load_moments(optimizer: torch.optim.Optimizer, model: nn.Module, checkpoint:
     for name, parameter in zip(parameter_names(optimizer, model), parameters, strict=True):
         if not name.startswith("networks."):
             continue
-        kept = saved["state"].get(numbers.get(name, -1), {})
-        if name not in numbers or not shapes_match(parameter, kept):
+        if name not in numbers or weights[name].shape != parameter.shape:
             raise _misfit(f"has no parameter {name} of this shape")
+        kept = saved["state"].get(numbers[name], {})
         if kept:
             optimizer.state[parameter] = {key: _copy_to_device(value, parameter) for key, value in kept.items()}
+    for group in optimizer.param_groups:
+        group.update({key: saved["param_groups"][0][key] for key in STATE_OF_GROUP if key in saved["param_groups"][0]})
 
 
 def _copy_to_device(value: Any, parameter: torch.Tensor) -> Any:

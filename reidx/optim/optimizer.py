@@ -1,8 +1,9 @@
-"""Optimiser, precision and schedules of a stage."""
+"""Optimiser and precision of a stage."""
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,8 +15,10 @@ from reidx.config.schema import Optimization
 from reidx.errors import ConfigError
 from reidx.memories import Memory
 from reidx.optim.mmengine_optim import OptimWrapper
-from reidx.optim.param_groups import parameter_groups
+from reidx.optim.param_groups import Group, parameter_groups
 from reidx.profiling import span
+from reidx.registry.build import build
+from reidx.registry.seam import call
 
 
 class PrecisionOptimWrapper(OptimWrapper):
@@ -46,7 +49,7 @@ class PrecisionOptimWrapper(OptimWrapper):
     def step(self, **kwargs: Any) -> None:
         if distributed.count() > 1:
             self._gather()
-        super().step(**kwargs)
+        call("optimizer", self.optimizer, "step", super().step, **kwargs)
 
     def _gather(self) -> None:
         parts = set() if self.shared is None else {id(p) for p in self.shared.parameters()}
@@ -74,21 +77,60 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 
 def build_optimizer(
-    model: nn.Module, spec: Mapping[str, Any], optimization: Optimization | None = None
+    model: nn.Module, spec: Mapping[str, Any], optimization: Optimization | None = None, where: str = "optimizer"
 ) -> torch.optim.Optimizer:
-    """Build the torch optimiser of ``spec`` (``{type, lr, …}``) over all trainable parameters of ``model``.
+    """Build the optimiser of ``spec`` (``{type, lr, …}``) over all trainable parameters of ``model``.
 
     The parameters form one group, unless ``layer_decay``, ``no_decay_norm_bias`` or ``rates`` of ``optimization`` requires
-    several. Raises :class:`ConfigError` if no parameter is trainable, or the backbone's layers cannot be identified.
+    several. Raises :class:`ConfigError` if no parameter is trainable, the backbone's layers cannot be identified, or the
+    optimiser rejects a value or the parameters; ``where`` is its place in the config.
     """
-    settings, asked = dict(spec), optimization or Optimization()
-    groups = parameter_groups(model, asked.layer_decay, asked.no_decay_norm_bias, asked.rates)
-    if not any(group["params"] for group in groups):
-        raise ConfigError("There are no trainable parameters: model.freeze freezes all of them.")
-    optimizer = getattr(torch.optim, settings.pop("type"))(groups, **settings)
+    optimizer: torch.optim.Optimizer = build("optimizer", spec, where=where, params=trainable_groups(model, optimization))
     for group in optimizer.param_groups:
         group["lr"] *= group.pop("lr_scale", 1.0)
     return optimizer
+
+
+def trainable_groups(model: nn.Module, optimization: Optimization | None = None) -> list[Group]:
+    """Return the parameter groups of an optimiser; raises :class:`ConfigError` as :func:`build_optimizer` does."""
+    asked = optimization or Optimization()
+    groups = parameter_groups(model, asked.layer_decay, asked.no_decay_norm_bias, asked.rates)
+    if not any(group["params"] for group in groups):
+        raise ConfigError("There are no trainable parameters: model.freeze freezes all of them.")
+    return groups
+
+
+def try_step(optimizer: torch.optim.Optimizer, where: str) -> None:
+    """Make a step with gradients of 0, without a closure.
+
+    Raises :class:`ConfigError` if the optimiser fails because it needs a closure.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    try:
+        call("optimizer", optimizer, "step", optimizer.step)
+    except Exception as error:
+        if "closure" not in inspect.signature(type(optimizer).step).parameters:
+            raise
+        cause = error.__cause__ or error
+        raise ConfigError(
+            f"{where}: {type(optimizer).__name__} cannot train a stage: without a closure that computes the loss again, its "
+            f"step fails ({type(cause).__name__}: {cause}); but one step of a stage computes the objective once "
+            "(docs/limits.md)."
+        ) from error
+
+
+STATE_OF_GROUP = ("step",)
+"""State that some optimisers (Lamb, Adan) keep in their groups, from their first step on."""
+
+
+def clear_state(optimizer: torch.optim.Optimizer) -> None:
+    """Return an optimiser to its state before the first step; the settings of its groups remain."""
+    optimizer.state.clear()
+    for group in optimizer.param_groups:
+        for key in STATE_OF_GROUP:
+            group.pop(key, None)
 
 
 def swap_parameters(optimizer: torch.optim.Optimizer, old: list[nn.Parameter], new: list[nn.Parameter]) -> None:
@@ -118,7 +160,8 @@ def can_load_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -
 def same_kind(group: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Return true if two parameter groups belong to the same kind of optimiser."""
     # no two kinds share the same setting names; amsgrad changes the state within one kind
-    return {*group, "initial_lr"} == {*other, "initial_lr"} and group.get("amsgrad") == other.get("amsgrad")
+    later = {"initial_lr", *STATE_OF_GROUP}
+    return {*group, *later} == {*other, *later} and group.get("amsgrad") == other.get("amsgrad")
 
 
 def shapes_match(parameter: Tensor, kept: Mapping[str, Any]) -> bool:
@@ -145,12 +188,3 @@ def clipping(limit: float | None, by: str) -> dict[str, Any] | None:
     if limit is None:
         return None
     return {"type": "norm", "max_norm": limit} if by == "norm" else {"type": "value", "clip_value": limit}
-
-
-def schedules(specs: list[dict[str, Any]], epochs: int) -> list[dict[str, Any]]:
-    """mmengine scheduler configs, by epoch, with an explicit ``end``.
-
-    mmengine's default end is the run's length at construction. Resuming restores the old value, which would freeze the
-    learning rate of an extended run.
-    """
-    return [{"end": epochs, **spec, "by_epoch": True} for spec in specs]

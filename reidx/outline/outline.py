@@ -41,7 +41,7 @@ _MARKS = ("staticmethod", "classmethod", "property", "abstractmethod", "cached_p
 _KEEP_SIGNATURE = ("no_grad", "enable_grad", "inference_mode", "span")  # decorators that an outline may omit
 _CHANGE_CLASSES = ("__new__", "__init_subclass__", "__getattr__", "__getattribute__", "__set_name__")
 _NETWORK = ("torch.nn.Module", "torch.nn.modules.Module", "torch.nn.modules.module.Module")
-_LIBRARIES = ("torch", "mmengine")  # outlines of their classes have only the constructor's signature
+_LIBRARIES = ("torch", "mmengine", "timm")  # outlines of their classes have only the constructor's signature
 _CLASS_MARKS = ("dataclass", "final", "total_ordering", "runtime_checkable")
 
 

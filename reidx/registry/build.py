@@ -27,6 +27,7 @@ from reidx.registry.constructor import (
 )
 from reidx.registry.describing import one_line
 from reidx.registry.discovery import registry
+from reidx.registry.library import keywords_of
 from reidx.registry.registry import Entry
 
 Spec = str | Mapping[str, Any]
@@ -105,7 +106,7 @@ def signature_of(entry: Entry) -> Mapping[str, Parameter]:
     Raises :class:`PluginError` if the class cannot be loaded or has no readable signature.
     """
     try:
-        return parameters_of(entry.class_or_outline())
+        return keywords_of(entry.component.target) if entry.from_library else parameters_of(entry.class_or_outline())
     except (TypeError, ValueError) as error:
         target = entry.component.target
         raise PluginError(f"{entry.kind} {entry.name} ({target}) has no signature: {error}.") from error

@@ -18,6 +18,7 @@ from reidx.errors import ConfigError, PluginError, excerpt, suggest
 from reidx.outline.outline import outline
 from reidx.registry.constructor import constructor_fault, place_of
 from reidx.registry.describing import one_line, raised_on_purpose
+from reidx.registry.library import UNFIT, library
 from reidx.registry.loading import report_if_slow
 
 SLOW = 10.0
@@ -134,10 +135,14 @@ KINDS: dict[str, Kind] = {
             results={"__call__": "reranking", "block": "reranked block"},
             early=True,
         ),
+        Kind("optimizer", "parameters and their gradients", "new values of the parameters, written by step()", ("params",)),
+        Kind("schedule", "an optimiser", "its learning rates for the next epoch or step, written by step()", ("optimizer",)),
     )
 }
 
 CONTEXT: dict[str, tuple[Any, ...]] = {
+    "params": ([],),
+    "optimizer": (object(),),
     **dict.fromkeys(("rank", "seed"), (0,)),
     **dict.fromkeys(("images", "batches", "world_size", "in_channels", "dim", "steps"), (1,)),
     **dict.fromkeys(("mean", "std"), ((0.5, 0.5, 0.5),)),
@@ -173,6 +178,8 @@ class Entry:
     component: Component
     namespace: str
     distribution: str
+    from_library: bool = False
+    """True for a class of :mod:`reidx.registry.library`."""
 
     @property
     def name(self) -> str:
@@ -289,9 +296,14 @@ class Registry:
             raise ConfigError(f"There is no kind {kind!r}. The kinds are: {', '.join(KINDS)}.")
         if (kind, name) in self._entries:
             return self._entries[kind, name]
+        if (target := library(kind).get(name)) is not None:
+            return Entry(Component(kind, name, target), "", target.partition(".")[0], from_library=True)
+        if (reason := UNFIT.get(kind, {}).get(name)) is not None:
+            raise ConfigError(f"The {kind} {name} cannot train a stage: {reason}.")
         if other := [e.kind for e in self.entries() if e.name == name]:
+            article = "an" if kind[0] in "aeiou" else "a"
             raise ConfigError(
-                f"There is no {kind} called {name!r}. {name} is a {' and a '.join(other)}, not a {kind}."
+                f"There is no {kind} called {name!r}. {name} is a {' and a '.join(other)}, not {article} {kind}."
             )
         raise ConfigError(f"There is no {kind} called {excerpt(name)!r}. {self._advice(name, kind)}")
 
@@ -300,6 +312,8 @@ class Registry:
         self._refuse_moved(None, name)
         if found := [e for e in self.entries() if e.name == name]:
             return found
+        if kinds := [kind for kind in KINDS if name in library(kind) or name in UNFIT.get(kind, {})]:
+            return [self.find(kind, name) for kind in kinds]
         raise ConfigError(f"There is no component called {name!r}. {self._advice(name)}")
 
     def explain_absence(self, namespace: str) -> str:
@@ -314,9 +328,10 @@ class Registry:
 
     def _advice(self, name: str, kind: str | None = None) -> str:
         known = list(dict.fromkeys(e.name for e in self.entries(kind)))
+        known += [own for one in KINDS if kind in (None, one) for own in library(one)]
         close = suggest(name, known)
         namespace = name.partition(".")[0] if "." in name else ""
-        if not namespace or any(e.namespace == namespace for e in self._entries.values()):
+        if not namespace or any(n.startswith(f"{namespace}.") for n in [*known, *(e.name for e in self._entries.values())]):
             if close or kind is None:
                 return close or "`reidx list` names all components."
             return f"Known: {', '.join(known) or 'none'}."

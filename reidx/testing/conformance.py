@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from reidx.registry.discovery import registry
 from reidx.registry.registry import Entry
-from reidx.testing import alignment_checks, feature_checks, label_checks
+from reidx.testing import alignment_checks, feature_checks, label_checks, optimizer_checks
 
 Check = Callable[[Entry], None]
 
@@ -43,6 +43,12 @@ _OF_KIND: dict[str, list[Check]] = {
         label_checks.measures_each_query_independently,
     ],
     "reranker": [label_checks.reranks_a_gallery],
+    "optimizer": [
+        optimizer_checks.steps_without_a_closure,
+        optimizer_checks.follows_the_rate_of_each_group,
+        optimizer_checks.resumes_bit_for_bit,
+    ],
+    "schedule": [optimizer_checks.sets_finite_rates],
 }
 
 

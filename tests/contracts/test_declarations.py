@@ -50,6 +50,7 @@ from torch import nn
 from reidx.contracts import Features, LabelSet
 from reidx.memories import Memory
 from reidx.memories.base import centroids
+from reidx.optim import Schedule
 
 class Undocumented:
     pass
@@ -254,6 +255,41 @@ class Growing(Counting):
     def begin(self, source, target): self.register_buffer("bank", source["embed"])
     def forward(self, source, target): return (source["embed"].mean(0) - target["embed"].mean(0)).square().sum()
 
+class Signs(torch.optim.Optimizer):
+    """Steps of fixed length."""
+    def __init__(self, params, lr: float = 0.01) -> None: super().__init__(params, {"lr": lr})
+    def rate(self, group): return group["lr"]
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None: parameter -= self.rate(group) * parameter.grad.sign()
+
+class Again(Signs):
+    """Steps that need the loss a second time."""
+    def step(self, closure=None):
+        assert closure is not None, "it needs a closure"
+
+class Stuck(Signs):
+    """Steps of length 0."""
+    def rate(self, group): return 0.0
+
+class Deaf(Signs):
+    """Steps at the first rate."""
+    def rate(self, group): return self.defaults["lr"]
+
+class Counted(Signs):
+    """Shorter and shorter steps, by a counter outside the state."""
+    count = 0
+    def rate(self, group):
+        self.count += 1
+        return group["lr"] / self.count
+
+class Level(Schedule):
+    """The same rate for all groups."""
+    def __init__(self, optimizer) -> None: super().__init__(optimizer)
+    def _get_value(self): return [0.1 for _ in self.base_values]
+
 class Everything:
     """Protocol that ignores all."""
     name = version = junk = "x"
@@ -374,6 +410,11 @@ CAUGHT = [
     ("alignment", "Rounded", "aligns_in_fp32", "the same in float32"),
     ("alignment", "Counting", "resumes_from_a_checkpoint", "does not continue as before"),
     ("alignment", "Growing", "resumes_from_a_checkpoint", "cannot be loaded into a new one"),
+    ("optimizer", "Again", "steps_without_a_closure", "its step fails (AssertionError: it needs a closure)"),
+    ("optimizer", "Stuck", "steps_without_a_closure", "steps do not change a parameter of shape (4, 3, 3, 3)"),
+    ("optimizer", "Deaf", "follows_the_rate_of_each_group", "does not read lr of each group"),
+    ("optimizer", "Counted", "resumes_bit_for_bit", "makes other steps"),
+    ("schedule", "Level", "sets_finite_rates", "does not keep their ratio"),
     ("protocol", "Everything", "ignores_each_row_independently", "ignores every match"),
     ("protocol", "Beyond", "draws_the_same_trials", "gallery positions of trial 1 are int64 151, from 0 to 150, not 0 to 149"),
     ("protocol", "Chance", "draws_the_same_trials", "it draws from the global random state"),

@@ -55,6 +55,12 @@ CASES: dict[str, dict[str, Any]] = {
             {"loss": {"type": "Triplet", "margin": 0.3}, "weight": 0.5},
         ],
     },
+    # an optimiser of timm, a warm-up by step
+    "warm-up": {
+        "optimizer": {"type": "timm.SGDW", "lr": 0.01, "momentum": 0.9},
+        "schedule": [{"type": "LinearLR", "start_factor": 0.1, "end": 3, "by_epoch": False}],
+        "model": {"bn_group": None},
+    },
     # two streams in one pass: each group has its share of both
     "joint": {
         "model": {"bn_group": 8},

@@ -32,7 +32,8 @@ def trained(kind: type[torch.optim.Optimizer] = torch.optim.Adam, **settings: An
         optimizer.zero_grad()
         model.loss().backward()
         optimizer.step()
-    state = {"optimizer": optimizer.state_dict(), "reidx": {"parameters": parameter_names(optimizer, model)}}
+    names = parameter_names(optimizer, model)
+    state = {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict(), "reidx": {"parameters": names}}
     return model, optimizer, state
 
 

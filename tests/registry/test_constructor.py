@@ -148,11 +148,3 @@ def test_argument_that_cannot_take_its_context(kind, name):
 
 def test_every_context_has_an_example():
     assert {name for kind in KINDS.values() for name in kind.context} == set(CONTEXT)
-
-
-def test_optimiser_may_have_an_engine_key(monkeypatch, tmp_path):
-    (tmp_path / "odd_optimiser.py").write_text("class Odd:\n    def __init__(self, params, lr=1.0, rates=None) -> None: ...\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(config_parts, "_catalogue", lambda name: {"Odd": "odd_optimiser:Odd"})
-    spec = {"type": "Odd", "rates": 3}
-    assert config_parts.library_component_node("optimizer", Node.of(spec, Origin("a.yaml", 1)), ("optimizer",)).plain() == spec

@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm.optim
 import torch
 from mmengine.optim.scheduler import lr_scheduler, param_scheduler
 
-from reidx.config import components as config_parts
 from reidx.contracts import contract_of
 from reidx.outline.outline import outline
+from reidx.registry import library as libraries
 from reidx.registry.constructor import parameters_of, place_of
 from reidx.registry.discovery import registry
+from reidx.registry.library import library
 from reidx.registry.registry import Entry
 
 CHECKED = """
@@ -242,22 +244,32 @@ def test_outline_follows_bases_constants_and_helpers(written: Callable[[str], st
     assert list(inspect.signature(sketch.forward).parameters) == ["self", "features", "teacher"]
 
 
-def test_catalogues_are_those_of_torch_and_mmengine() -> None:
+def test_library_has_the_classes_of_torch_and_mmengine() -> None:
     optimizers = {name for name, thing in vars(torch.optim).items() if inspect.isclass(thing)}
-    assert set(config_parts._catalogue("optimizer")) == optimizers - {"Optimizer", "LBFGS", "SparseAdam"}
+    offered = {name for name in library("optimizer") if not name.startswith("timm.")}
+    assert offered == optimizers - {"Optimizer", "LBFGS", "SparseAdam", "Muon"}
     rates = {n for n, c in vars(lr_scheduler).items() if inspect.isclass(c) and issubclass(c, param_scheduler._ParamScheduler)}
-    assert set(config_parts._catalogue("schedule")) == {name for name in rates if name.endswith("LR")}
+    assert set(library("schedule")) == {name for name in rates if name.endswith("LR")} - {"ReduceOnPlateauLR"}
 
 
-@pytest.mark.parametrize("catalogue", ["optimizer", "schedule", "log back-end"])
-def test_catalogue_settings_equal_the_classes(catalogue: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_library_has_own_optimisers_of_timm() -> None:
+    classes = {name: thing for name, thing in vars(timm.optim).items() if inspect.isclass(thing)}
+    own = {n for n, c in classes.items() if issubclass(c, torch.optim.Optimizer) and c.__module__.startswith("timm.")}
+    left_out = {"Adahessian", "Lookahead", "AdamWLegacy", "NAdamLegacy", "RAdamLegacy"}
+    assert {name for name in library("optimizer") if "." in name} == {f"timm.{name}" for name in own - left_out}
+    assert {"Lion", "Lamb", "AdaBelief", "Muon"} <= own
+
+
+@pytest.mark.parametrize("kind", ["optimizer", "schedule", "log back-end"])
+def test_library_keywords_equal_the_classes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def settings() -> list[tuple[str, str, Any]]:
-        known = [config_parts._settings(target).values() for target in config_parts._catalogue(catalogue).values()]
+        known = [libraries.keywords_of(target).values() for target in library(kind).values()]
         return [(p.name, repr(p.default), p.required) for own in known for p in own]
 
-    assert all(outline(target) for target in config_parts._catalogue(catalogue).values())
+    opaque = {name for name, target in library(kind).items() if outline(target) is None}
+    assert not {name for name in opaque if not name.startswith("timm.")} and len(opaque) < 5
     sketched = settings()
-    monkeypatch.setattr(config_parts, "outline", lambda target: None)
+    monkeypatch.setattr(libraries, "outline", lambda target: None)
     assert sketched == settings()
 
 

@@ -1,0 +1,64 @@
+"""Schedules of the learning rate, by epoch or by step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch.optim import Optimizer
+
+from reidx.optim.mmengine_optim import OptimWrapper, ParamScheduler
+from reidx.registry.build import build, entry_of, signature_of
+
+
+class Schedule(ParamScheduler):
+    """Learning rate as a multiple of the optimiser's: a subclass defines :meth:`factor`.
+
+    The schedule sets the rate from epoch ``begin`` to before epoch ``end``, counted from 0, or between these steps of the
+    stage if not ``by_epoch``. Before and after it, the rate keeps its value. A subclass with further arguments sets its
+    attributes before it calls this constructor, which computes the first rate::
+
+        class Inverse(Schedule):
+            def __init__(self, optimizer, power: float = 0.5, begin: int = 0, end: int | None = None, by_epoch: bool = True):
+                self.power = power
+                super().__init__(optimizer, begin, end, by_epoch)
+
+            def factor(self, t: int) -> float:
+                return (1 + t) ** -self.power
+    """
+
+    def __init__(
+        self, optimizer: Optimizer | OptimWrapper, begin: int = 0, end: int | None = None, by_epoch: bool = True
+    ) -> None:
+        super().__init__(optimizer, "lr", begin, NEVER if end is None else end, by_epoch=by_epoch)
+
+    def factor(self, t: int) -> float:
+        """Return the factor on each group's own rate, ``t`` epochs or steps after ``begin``."""
+        raise NotImplementedError
+
+    def _get_value(self) -> list[float]:
+        factor = self.factor(self.last_step)
+        return [base * factor for base in self.base_values]
+
+
+NEVER = 10**9
+"""The end of a schedule without an end."""
+
+
+def build_schedule(spec: Mapping[str, Any], optimizer: Optimizer | OptimWrapper, where: str = "schedule") -> ParamScheduler:
+    """Build the schedule of ``spec`` for an optimiser; raises :class:`ConfigError` for a value that it rejects."""
+    schedule: ParamScheduler = build("schedule", spec, where=where, optimizer=optimizer)
+    return schedule
+
+
+def with_ends(specs: Sequence[Mapping[str, Any]], epochs: int, iters: int) -> list[dict[str, Any]]:
+    """Return schedule specs with an explicit ``end``: the stage's last epoch, or its last step for ``by_epoch: false``.
+
+    mmengine's default end is the run's length at construction. Resuming restores the old value, which would freeze the
+    learning rate of an extended run.
+    """
+    ends = [epochs if spec.get("by_epoch", True) else epochs * iters for spec in specs]
+    return [
+        {**spec, "end": end} if spec.get("end") is None and "end" in signature_of(entry_of("schedule", spec)) else dict(spec)
+        for spec, end in zip(specs, ends)
+    ]
