@@ -24,6 +24,7 @@ import yaml
 from reidx.cli.main import COMMANDS, parser_of
 from reidx.cli.show import contract_lines, example_of
 from reidx.config import schema
+from reidx.config.sections import key_of
 from reidx.registry.build import signature_of
 from reidx.registry.discovery import plugins, registry
 from reidx.registry.library import library
@@ -63,7 +64,7 @@ def keys() -> str:
         rows = []
         for field, hint in _fields(cls):
             meaning = below.get((cls.__name__, field.name)) or _summary(field, _section_of(hint))
-            rows.append((f"`{field.name}`", _type(field, hint), _default(field), " ".join(markdown(meaning).split())))
+            rows.append((f"`{key_of(field)}`", _type(field, hint), _default(field), " ".join(markdown(meaning).split())))
         title = place if cls is schema.Experiment else f"`{place}`"
         sections.append(f"## {title}\n\n{markdown(cls.__doc__ or '')}\n\n{table(('key', 'type', 'default', 'meaning'), rows)}")
     return "\n".join(sections)
@@ -118,6 +119,8 @@ def _type(field: dataclasses.Field[Any], hint: Any) -> str:
         several = "container" in field.metadata or "catalogue" in field.metadata
         many = {dict: "mapping of names, each with a {}", list: "list, each a {}"}[typing.get_origin(hint)] if several else "{}"
         return many.format(page) + (" or null" if field.metadata.get("optional") else "")
+    if float in typing.get_args(hint) and _section_of(hint) is not None:
+        return "`float` or mapping"
     if _section_of(hint) is not None:
         return {dict: "mapping of names", list: "list"}.get(typing.get_origin(hint), "mapping")
     if typing.get_origin(hint) is typing.Literal:

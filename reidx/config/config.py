@@ -15,7 +15,7 @@ from reidx.config.components import arguments_of, component_node, library_compon
 from reidx.config.merge import SET, Override, merge
 from reidx.config.node import KeyPath, Node, Origin, dotted, kind_of
 from reidx.config.renamed import RENAMED
-from reidx.config.sections import section_at
+from reidx.config.sections import key_of, section_at, section_of
 from reidx.config.yaml_tree import Tree, render, tree_hash, tree_of
 from reidx.errors import ConfigError, excerpt, suggest
 from reidx.registry.constructor import annotation_text, bad_number, fits, quoting_advice
@@ -121,10 +121,10 @@ def _typed(cls: type, data: Mapping[str, Any]) -> Any:
     hints = _hints(cls)
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
-        value, hint = data[field.name], hints[field.name]
+        value, hint = data[key_of(field)], hints[field.name]
         inner = next((a for a in typing.get_args(hint) if dataclasses.is_dataclass(a)), None)
-        if dataclasses.is_dataclass(hint):
-            value = _typed(hint, value)  # type: ignore[arg-type]
+        if (section := section_of(hint)) is not None:
+            value = _typed(section, value) if isinstance(value, dict) else value
         elif field.name == "labels" and inner is schema.Labelling:
             value = {name: _typed(schema.Labelling, level) for name, level in value["labellings"].items()}
         elif inner is not None and isinstance(value, dict):
@@ -191,7 +191,7 @@ def _at(node: Node, path: KeyPath) -> Node | None:
 def _fill(cls: type, node: Node, path: KeyPath) -> Node:
     """Check ``node`` against a schema class and fill in the defaults of missing keys."""
     need_mapping(node, path)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+    fields = {key_of(field): field for field in dataclasses.fields(cls)}
     _refuse_unknown(node, path, set(fields), cls)
     hints = _hints(cls)
     filled: dict[str, Node] = {}
@@ -235,8 +235,10 @@ def _value(field: dataclasses.Field[Any], hint: Any, node: Node, path: KeyPath) 
         return _each(list, node, path, lambda n, p: library_component_node(meta["catalogue"], n, p))
     if arguments and arguments[0] is schema.Labelling:
         return _labellings(node, path)
-    if dataclasses.is_dataclass(hint):
-        return _fill(hint, node, path)  # type: ignore[arg-type]
+    if (section := section_of(hint)) is not None:
+        if section is hint or isinstance(node.value, dict):
+            return _fill(section, node, path)
+        (hint,), arguments = (other for other in typing.get_args(hint) if other is not section), []
     if arguments:
         kind = dict if typing.get_origin(hint) is dict else list
         return _each(kind, node, path, lambda n, p: _fill(typing.cast(type, arguments[0]), n, p))

@@ -187,6 +187,23 @@ class MemorySlot:
 
 
 @dataclass
+class Ramp:
+    """A weight that changes over some epochs, from the value before them to the value after them."""
+
+    epochs: int = field(metadata={"least": 1, "most": MOST})
+    """Number of epochs until it has the value ``to``."""
+    from_: float = 0.0
+    """The value up to epoch ``from_epoch``."""
+    to: float = 1.0
+    """The value from epoch ``from_epoch + epochs`` on."""
+    from_epoch: int = number(0, 0, MOST)
+    """The epoch in which it begins to change, counted from 0."""
+    shape: Literal["linear", "cosine", "sigmoid", "dann"] = "linear"
+    """Share of the way at t, from 0 to 1. ``linear``: t; ``cosine``: (1 − cos(πt)) / 2; ``sigmoid``: exp(−5(1 − t)²), by Laine
+    and Aila (2017), which begins at 0.007; ``dann``: 2 / (1 + exp(−10t)) − 1, by Ganin et al. (2016), which ends at 0.9999."""
+
+
+@dataclass
 class Term:
     """One term of the objective: a loss, its inputs, its weight, and the epochs in which it is active."""
 
@@ -211,8 +228,8 @@ class Term:
     """The teacher's feature; null: same as ``feature``."""
     teacher_memory: str | list[str] | None = None
     """The memory that scores the teacher's feature; null: same as ``memory``."""
-    weight: float = 1.0
-    """The factor of the loss in the objective."""
+    weight: float | Ramp = 1.0
+    """The factor of the loss in the objective: a number, or a mapping whose values change by epoch."""
     from_epoch: int = number(0, 0)
     """The first epoch with the term, counted from 0."""
     until_epoch: int | None = number(None, 1)
@@ -228,8 +245,8 @@ class AlignmentSlot:
     """The stream of the first domain."""
     target: str = "target"
     """The stream of the second domain."""
-    weight: float = 1.0
-    """The factor of the alignment in the objective."""
+    weight: float | Ramp = 1.0
+    """The factor of the alignment in the objective: a number, or a mapping whose values change by epoch."""
     from_epoch: int = number(0, 0)
     """The first epoch with the alignment, counted from 0."""
 

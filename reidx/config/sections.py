@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import types
 import typing
 from typing import Any
 
@@ -14,6 +15,18 @@ from reidx.config.schema import Experiment, Labelling, Stage
 
 ANY = Section(checked=True)
 """Section of a component, whose keys are checked with it, or of a mapping under names chosen by the user."""
+
+
+def key_of(field: dataclasses.Field[Any]) -> str:
+    """The key of a schema field: its name without the trailing underscore that avoids a Python keyword (``from_``)."""
+    return field.name.removesuffix("_")
+
+
+def section_of(hint: Any) -> type | None:
+    """The schema class that a field holds one of, or may hold (``float | Section``); None for others."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    choices = [hint] if isinstance(hint, type) else typing.get_args(hint) if union else []
+    return next((choice for choice in choices if dataclasses.is_dataclass(choice)), None)
 
 
 def section_at(path: KeyPath) -> Section:
@@ -29,7 +42,7 @@ def section_at(path: KeyPath) -> Section:
         cls = Experiment
     while keys:
         name = str(keys.pop(0))
-        field = next((field for field in dataclasses.fields(cls) if field.name == name), None)
+        field = next((field for field in dataclasses.fields(cls) if key_of(field) == name), None)
         if cls is Stage and name == "labels":  # its keys are the defaults of each labelling
             cls = Labelling
             if not keys:
@@ -43,8 +56,8 @@ def section_at(path: KeyPath) -> Section:
             return ANY
         hint = _hints(cls)[field.name]
         inner = next((a for a in typing.get_args(hint) if dataclasses.is_dataclass(a)), None)
-        if dataclasses.is_dataclass(hint):
-            cls = hint
+        if (section := section_of(hint)) is not None:
+            cls = section
         elif inner is None:
             return Section(free=True)
         elif not keys:
@@ -56,7 +69,7 @@ def section_at(path: KeyPath) -> Section:
 
 @functools.cache
 def _section(cls: type) -> Section:
-    keys = frozenset(field.name for field in dataclasses.fields(cls))
+    keys = frozenset(key_of(field) for field in dataclasses.fields(cls))
     return Section(keys, frozenset(RENAMED.get(cls.__name__, ())))
 
 

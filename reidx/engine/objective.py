@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reidx.config.schema import Term, names_in
+from reidx.config.schema import Ramp, Term, names_in
 from reidx.contracts import Batch, Features, inputs_of
+from reidx.engine.ramps import weight_at
 from reidx.errors import ConfigError
 from reidx.registry.seam import call
 
@@ -40,7 +41,7 @@ class BoundTerm(nn.Module):
         self.teacher_streams = names_in(term.teacher_stream) or self.streams
         self.teacher_feature = term.teacher_feature or term.feature
         self.teacher_memories = names_in(term.teacher_memory) or self.memories
-        self.weight, self.from_epoch, self.until_epoch = float(term.weight), term.from_epoch, term.until_epoch
+        self.weight, self.from_epoch, self.until_epoch = term.weight, term.from_epoch, term.until_epoch
         self.needed, optional = inputs_of(type(loss))
         unwired = set() if self.memories else {"scores"}
         unwired |= set() if self.teacher else {"teacher", "teacher_scores"}
@@ -156,7 +157,7 @@ class BoundAlignment(nn.Module):
         super().__init__()
         self.name, self.alignment = name, alignment
         self.source, self.target = wiring["source"], wiring["target"]
-        self.weight, self.from_epoch = float(wiring["weight"]), int(wiring["from_epoch"])
+        self.weight, self.from_epoch = wiring["weight"], int(wiring["from_epoch"])
 
     def due(self, epoch: int) -> bool:
         """Return true if the alignment is active in ``epoch``."""
@@ -193,7 +194,13 @@ class Objective(nn.Module):
                 value = torch.stack(list(value.values())).sum()
             else:
                 values[term.name] = value.detach()
-            total = term.weight * value if total is None else total + term.weight * value
+            weighted = weight_at(term.weight, self.epoch) * value
+            total = weighted if total is None else total + weighted
         if total is None:
             total = torch.zeros((), requires_grad=True)
         return total, values
+
+    def changing_weights(self) -> dict[str, float]:
+        """Return the weights that change by epoch, of the terms active in this epoch, as ``NAME.weight``."""
+        changing = [term for term in self.terms if isinstance(term.weight, Ramp) and term.due(self.epoch)]
+        return {f"{term.name}.weight": weight_at(term.weight, self.epoch) for term in changing}

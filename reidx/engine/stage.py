@@ -174,8 +174,8 @@ class StageRun:
             self._begin_alignments()
         if epoch and self.stage.optimization.restart_every and epoch % self.stage.optimization.restart_every == 0:
             clear_state(self._optimizer())
-        report = self.relabeller.run(epoch, identity)
         self.model.objective.epoch = epoch
+        report = {**self.relabeller.run(epoch, identity), **self.model.objective.changing_weights()}
         self.loader.use({name: self._stream(name) for name in self.stage.streams})
         terms, labels = self.model.objective.terms, self.relabeller.labels
         self._idle = idle_by_labels(self.stage, terms, labels, epoch)
