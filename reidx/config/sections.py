@@ -59,7 +59,7 @@ def section_at(path: KeyPath) -> Section:
         if (section := section_of(hint)) is not None:
             cls = section
         elif inner is None:
-            return Section(free=True)
+            return Section(free=typing.get_origin(hint) is dict)  # a list or a number has no keys
         elif not keys:
             return ANY
         else:

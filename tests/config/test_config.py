@@ -480,3 +480,13 @@ def test_overrides_as_one_string_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         reidx.load_config("reidx::demo.yaml", "seed=2")
     assert str(caught.value) == "The overrides are a string; give a list: ['seed=2']."
+
+
+def test_advice_to_add_a_key_can_be_followed(load):
+    with pytest.raises(ConfigError, match=r"write \+optimization\.rates\.backbone=\.\.\.$"):
+        load("optimization.rates.backbone=0.1")
+    assert load("+optimization.rates.backbone=0.1").data["stages"][0]["optimization"]["rates"] == {"backbone": 0.1}
+    for path in ("model.freeze.hooks", "clip_grad.hooks", "stages.first.clip_grad.hooks", "hooks", "data.hooks"):
+        with pytest.raises(ConfigError) as error:
+            load(f"{path}=1")
+        assert "write +" not in str(error.value)
