@@ -235,7 +235,7 @@ def label_of(value: Any) -> str:
 
 def _named(value: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Name of the component in a mapping (itself, a term's or an alignment's), and all other settings."""
-    key = next((key for key in ("type", "loss", "alignment") if key in value), None)
+    key = next((key for key in ("type", "loss", "alignment", "matcher") if key in value), None)
     rest = {name: setting for name, setting in value.items() if name != key}
     if key is None:
         return "", rest

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from reidx.config.node import KeyPath, dotted
 from reidx.config.parts import Part
-from reidx.config.schema import Stage
+from reidx.config.schema import Stage, names_in
 from reidx.contracts import CALLS, Call, Contract, column_inputs, contract_of, inputs_by_method
 from reidx.errors import ConfigError, suggest
 from reidx.registry.build import contract, signature_of
@@ -145,6 +145,17 @@ class StageChecker:
             return
         hint = suggest(name, known) or f"There is: {', '.join(known) or 'none'}."
         raise self.error(at, f"there is no {what} called {name!r}. {hint}")
+
+    def check_network_names(self, at: KeyPath, names: str | list[str]) -> None:
+        self.check_distinct(at, names)
+        for name in names_in(names):
+            self.check_one_of(at, name, self.networks, "network")
+
+    def domain_of_labels(self, name: str) -> str | None:
+        """Return the domain whose images a labelling labels."""
+        if name in self.stage.labels:
+            return self.stage.labels[name].domain
+        return next((stream.domain for stream in self.stage.streams.values() if stream.labels == "identity"), None)
 
     def check_streams_of_network(self, at: KeyPath, network: str, streams: Iterable[str]) -> None:
         """Raise unless all of ``streams`` pass through a network."""

@@ -13,7 +13,7 @@ import numpy as np
 from reidx.config.config import Config
 from reidx.config.node import KeyPath, dotted
 from reidx.config.parts import Part, parts_of
-from reidx.config.schema import IDENTITY, AlignmentSlot, Evaluate, MemorySlot, Spec, Stage, Term
+from reidx.config.schema import IDENTITY, AlignmentSlot, Evaluate, MatchingSlot, MemorySlot, Spec, Stage, Term
 from reidx.contracts import camera_inputs, inputs_of_kind
 from reidx.data.domains import Domains
 from reidx.errors import ConfigError, DataError
@@ -60,6 +60,8 @@ def splits_of(stage: Stage, part: Part) -> list[tuple[str, str]]:
         return [(holder.domain, split) for split in ("query", "gallery")] if holder.domain is not None else []
     if isinstance(holder, MemorySlot):
         names = [name for name, stream in stage.streams.items() if stream.labels == holder.labels]
+    elif isinstance(holder, MatchingSlot):
+        return [(stage.labels[name].domain or "", "train") for name in holder.labellings]
     elif isinstance(holder, Term):
         names = stage.streams_of_term(holder)
     elif isinstance(holder, AlignmentSlot):

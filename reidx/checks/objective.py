@@ -74,7 +74,7 @@ class ObjectiveChecker(StageChecker):
             if "targets" in needed and labels in self.stage.labels:
                 self.check_no_outliers(at, term, stream, self.stage.labels[labels])
             if "soft_targets" in needed and (labels is None or labels == "identity"):
-                raise self.error(at, f"{term.loss['type']} needs soft targets, which a refiner of a labelling gives.")
+                raise self.error(at, f"{term.loss['type']} needs soft targets, which a refiner or a matcher gives.")
             for name in sorted((needed - set(INPUTS)) | (needed & {"weights", "soft_targets"})):
                 self.check_provided_input(at, term, stream, name)
         for name in memories if "scores" in needed | optional else []:
@@ -111,7 +111,7 @@ class ObjectiveChecker(StageChecker):
             if len(domains) > 1:
                 raise self.error(at, f"{term.loss['type']} reads {name!r}, which counts from 0 in each domain: write a term "
                     "for each.")
-        soft = {any("soft_targets" in refiner.provides for refiner in self.refiners(of)) for of in labels}
+        soft = {any("soft_targets" in part.provides for part in self.contracts_of(of)) for of in labels}
         if "soft_targets" in inputs and True in soft and (len(soft) > 1 or len(names_in(term.memory)) > 1):
             raise self.error(
                 at, f"{term.loss['type']} would mix soft targets of one labelling with labels of others: "
@@ -159,10 +159,11 @@ class ObjectiveChecker(StageChecker):
             f"({spec.memory['type']}) are {held}. Installed memories of {read}: {fitting}; losses for {held}: {others}."
         )
 
-    def refiners(self, labels: str | None) -> list[Contract]:
-        """Return the contracts of a labelling's refiners."""
+    def contracts_of(self, labels: str | None) -> list[Contract]:
+        """Return the contracts of the components that make a labelling, its matchers included, in order."""
         level = self.stage.labels.get(labels or "")
-        return [contract("refiner", refiner) for refiner in (level.refiners if level else [])]
+        made = [contract(part.kind, part.spec) for part in (parts_of(level) if level else ())]
+        return made + [contract("matcher", slot.matcher) for slot in self.stage.matching if labels in slot.labellings]
 
     def check_one_memory_of_labels(self, at: KeyPath, term: Term, stream: str) -> None:
         """Raise unless exactly one of a term's memories holds the labels of a stream."""
@@ -175,23 +176,22 @@ class ObjectiveChecker(StageChecker):
             raise self.error((*at, "memory"), f"{said}, {looked_at}{wanted}.")
 
     def check_provided_input(self, at: KeyPath, term: Term, stream: str, name: str) -> None:
-        """Raise unless a refiner of a stream's labels, a memory of the term or the data set provides an input of a loss."""
+        """Raise unless a refiner or matcher of a stream's labels, a memory of the term or the data set provides an input."""
         columns = self.columns_of(self.stage.sources[stream].domain)
         if name in columns:
             return
-        given = self.refiners(self.stage.labels_of(term, stream))
+        given = self.contracts_of(self.stage.labels_of(term, stream))
         given += [contract("memory", self.stage.memories[m].memory) for m in names_in(term.memory)]
         if any(name in part.provides for part in given):
             return
-        offers = [entry.name for kind in ("refiner", "memory") for entry in providing(kind, {name})]
+        offers = [entry.name for kind in ("refiner", "matcher", "memory") for entry in providing(kind, {name})]
         if not offers:
             entry = registry().find("loss", term.loss["type"])
             known = [*INPUTS, *sorted(frozenset[str]().union(*(part.provides for part in given)) - set(INPUTS)), *columns]
             raise self.unknown_input(Part("loss", term.loss, at, term), entry, "forward", name, known)
         raise self.error(
-            at, f"{term.loss['type']} needs {name!r}, which no refiner of stream {stream!r} and no memory of the term "
-            f"provides. "
-            f"Installed that do: {', '.join(offers)}."
+            at, f"{term.loss['type']} needs {name!r}, which no refiner or matcher of stream {stream!r} and no memory of the "
+            f"term provides. Installed that do: {', '.join(offers)}."
         )
 
     def check_no_outliers(self, at: KeyPath, term: Term, stream: str, level: Labelling) -> None:
@@ -199,9 +199,8 @@ class ObjectiveChecker(StageChecker):
         sampler = self.stage.sources[stream].sampler
         memories = [self.stage.memories[name] for name in names_in(term.memory)]
         left_over = False
-        for part in parts_of(level):
-            outliers = contract(part.kind, part.spec).outliers
-            left_over = (left_over or outliers == "emits") and outliers != "never"
+        for made in self.contracts_of(self.stage.labels_of(term, stream)):
+            left_over = (left_over or made.outliers == "emits") and made.outliers != "never"
         kept = any(contract("memory", memory.memory).outliers == "keep" for memory in memories)
         # a sampler can leave out only the outliers of its stream's labelling
         other = term.labels not in (None, self.stage.sources[stream].labels)

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from reidx.checks.base import StageChecker
+from reidx.checks.labelling import LabellingChecker
 from reidx.checks.objective import ObjectiveChecker
 from reidx.config.node import KeyPath, dotted
 from reidx.config.parts import Part, parts_of
-from reidx.config.schema import Labelling, MemorySlot, Stage, memory_streams, names_in
+from reidx.config.schema import MemorySlot, Stage, memory_streams, names_in
 from reidx.contracts import RESERVED, overrides_update
 from reidx.errors import ConfigError
 from reidx.registry.build import contract
@@ -81,11 +82,7 @@ class _StageCheck(StageChecker):
                 if name in self.chain_of_averages(teacher.of):
                     raise self.error((*at, "of"), f"{name!r} would follow {teacher.of!r}, which follows it.")
             self.check_one_of((*at, "weights"), _stage_of(teacher.weights), self.earlier, "stage that trains before this one")
-        for name, level in stage.labels.items():
-            at = ("labels", "labellings", name)
-            if name == "identity":
-                raise self.error(at, "'identity' is reserved for the data set's own labels; rename the labelling.")
-            self.check_level(at, level)
+        LabellingChecker(self.config, self.base, stage, self.earlier).run()
         if stage.clip_grad == 0:
             raise self.error(("clip_grad",), "gradients clipped to 0 change no weight; set null for no clipping.")
         self.check_state_from()
@@ -221,22 +218,6 @@ class _StageCheck(StageChecker):
             self.check_named_inputs(Part("backbone", model.backbone, ("model", "backbone"), model), domain)
             self.check_named_inputs(Part("fusion", model.fusion, ("model", "fusion"), model), domain)
 
-    def check_level(self, at: KeyPath, level: Labelling) -> None:
-        if level.domain is None:
-            raise self.error(at, "domain is missing: name the domain to label.")
-        self.check_domain((*at, "domain"), level.domain)
-        self.check_network_names((*at, "network"), level.network)
-        self.check_feature((*at, "feature"), level.feature)
-        for part in parts_of(level, at):
-            if contract(part.kind, part.spec).clusterer_input == "graph" and level.distance is None:
-                raise self.error((*at, "distance"), f"{part.name} works on a graph; give a distance.")
-            self.check_required_features(part)
-            self.check_named_inputs(part, level.domain)
-            self.check_provided_names(part, level.domain)
-        self.check_one_of((*at, "memory"), level.memory, self.stage.memories, "memory")
-        if level.memory is not None:
-            self.check_memory_features((*at, "memory"), level)
-
     def chain_of_averages(self, name: str) -> list[str]:
         """Return the chain of networks that an EMA follows, up to the first repetition."""
         seen: list[str] = []
@@ -244,11 +225,6 @@ class _StageCheck(StageChecker):
             seen.append(name)
             name = self.stage.teachers[name].of
         return [*seen, name]
-
-    def check_network_names(self, at: KeyPath, names: str | list[str]) -> None:
-        self.check_distinct(at, names)
-        for name in names_in(names):
-            self.check_one_of(at, name, self.networks, "network")
 
     def check_network_streams(self) -> None:
         """Raise unless the streams in ``network_streams`` exist and suit the networks that work together."""
@@ -277,27 +253,6 @@ class _StageCheck(StageChecker):
         return call_attributed(
             entry, "its forward", lambda fusion: inspect.signature(fusion.forward).parameters, entry.class_or_outline()
         )
-
-    def check_memory_features(self, at: KeyPath, level: Labelling) -> None:
-        """Raise unless the memory that a labelling clusters stores its feature for each image."""
-        memory = self.stage.memories[level.memory or ""]
-        if not hasattr(registry().find("memory", memory.memory["type"]).class_or_outline(), "images"):
-            raise self.error(at, f"{memory.memory['type']} does not hold an entry for each image, so it cannot be clustered.")
-        for key in ("network", "feature"):
-            if set(names_in(getattr(memory, key))) != set(names_in(getattr(level, key))):
-                raise self.error(
-                    at, f"memory {level.memory!r} holds {key} {getattr(memory, key)!r}, the labelling has {key} "
-                    f"{getattr(level, key)!r}."
-                )
-        held = self.domain_of_labels(memory.labels)
-        if held != level.domain:
-            raise self.error(at, f"memory {level.memory!r} holds images of {held!r}, the labelling is of {level.domain!r}.")
-
-    def domain_of_labels(self, name: str) -> str | None:
-        """Return the domain whose images a labelling labels."""
-        if name in self.stage.labels:
-            return self.stage.labels[name].domain
-        return next((stream.domain for stream in self.stage.streams.values() if stream.labels == "identity"), None)
 
     def check_memory(self, name: str, memory: MemorySlot) -> None:
         at: KeyPath = ("memories", name)

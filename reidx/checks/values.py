@@ -54,7 +54,8 @@ class _ValueChecker:
         built: dict[KeyPath, Any] = {}
         for part in parts_of(stage):
             if KINDS[part.kind].early:
-                built[part.path] = self.build(part, **known)
+                matched = {"labellings": part.holder.labellings} if part.kind == "matcher" else {}
+                built[part.path] = self.build(part, **known, **matched)
             else:
                 _load(part.kind, part.spec)
         for part in parts_of(stage):

@@ -7,7 +7,7 @@ constructor are checked too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -170,6 +170,25 @@ class Labelling:
 
 
 @dataclass
+class MatchingSlot:
+    """A matcher, and the labellings whose clusters it matches."""
+
+    matcher: Spec = part("matcher")
+    labellings: list[str] = field(default_factory=list)
+    """Two or more labellings, in the order in which the matcher gets them."""
+
+
+def connected(groups: Iterable[Sequence[str]], names: Iterable[str]) -> set[str]:
+    """Return the names, and those that groups connect with them, directly or through other groups."""
+    found, reached = set(names), -1
+    groups = list(groups)
+    while len(found) > reached:
+        reached = len(found)
+        found = found.union(*(group for group in groups if found.intersection(group)))
+    return found
+
+
+@dataclass
 class MemorySlot:
     """A memory, with the network, feature, labels and streams that it stores."""
 
@@ -251,7 +270,7 @@ class AlignmentSlot:
     """The first epoch with the alignment, counted from 0."""
 
 
-SLOTS: dict[str, type] = {"loss": Term, "memory": MemorySlot, "alignment": AlignmentSlot}
+SLOTS: dict[str, type] = {"loss": Term, "memory": MemorySlot, "matcher": MatchingSlot, "alignment": AlignmentSlot}
 """Sections with a component and further keys, by kind of component, which is also its key."""
 
 
@@ -339,6 +358,7 @@ class Stage:
     network_streams: dict[str, list[str]] = field(default_factory=dict)
     """Streams (and views) that pass through a network, by its name; a network not listed here sees all."""
     labels: dict[str, Labelling] = field(default_factory=dict, metadata={"below": ("labellings",)})
+    matching: list[MatchingSlot] = field(default_factory=list)
     memories: dict[str, MemorySlot] = field(default_factory=dict)
     objective: list[Term] = field(default_factory=list)
     alignment: list[AlignmentSlot] = field(default_factory=list)
@@ -373,6 +393,10 @@ class Stage:
         """Return the labellings named by terms on the stream or its views."""
         names = {stream, *self.streams[stream].views}
         return sorted({term.labels for term in self.objective if term.labels and names & set(self.streams_of_term(term))})
+
+    def matched_with(self, labelling: str) -> list[str]:
+        """Return a labelling and those that are processed together with it, because matchings connect them."""
+        return sorted(connected((slot.labellings for slot in self.matching), [labelling]))
 
     @property
     def sources(self) -> dict[str, Stream]:

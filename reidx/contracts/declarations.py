@@ -55,8 +55,8 @@ class Batch:
 
     ``index`` (B,) are positions in the domain's training split; ``targets`` (B,) are the stream's labels, None for an
     unlabelled stream; ``weights`` (B,), ``soft_targets`` (B,K) and the named arrays (B,…) in ``extra`` come from
-    refiners. ``extra`` also holds columns of other labellings of the images as ``NAME@LABELLING`` (:meth:`with_labelling`).
-    ``columns`` holds the further columns (B,) of the data set by name.
+    refiners and matchers. ``extra`` also holds columns of other labellings of the images as ``NAME@LABELLING``
+    (:meth:`with_labelling`). ``columns`` holds the further columns (B,) of the data set by name.
     """
 
     images: Tensor
@@ -100,8 +100,8 @@ class Batch:
 class LabelSet:
     """A labelling of N images: ``labels`` (N,) int64, −1 = outlier, else 0..K−1 without gaps.
 
-    Refiners add ``weights`` (N,) float32, ``soft_targets`` (N,K) float32 and named arrays (N,…) in ``extra``; a loss gets
-    each by naming it as an argument. ``report`` holds numbers for the epoch's log.
+    Refiners and matchers add ``weights`` (N,) float32, ``soft_targets`` (N,K) float32 and named arrays (N,…) in ``extra``;
+    a loss gets each by naming it as an argument. ``report`` holds numbers for the epoch's log.
     """
 
     labels: np.ndarray
@@ -111,7 +111,7 @@ class LabelSet:
     report: dict[str, float] = field(default_factory=dict)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return all arrays by name: ``labels`` and the additions of refiners."""
+        """Return all arrays by name: ``labels`` and the additions of refiners and matchers."""
         own = {"labels": self.labels, "weights": self.weights, "soft_targets": self.soft_targets}
         return {**{name: array for name, array in own.items() if array is not None}, **self.extra}
 
@@ -135,7 +135,7 @@ def _no_cameras() -> np.ndarray:
 
 @dataclass
 class RefinerContext:
-    """Inputs of a refiner besides the labels.
+    """Inputs of a refiner besides the labels; a matcher gets one for each labelling.
 
     ``features`` holds the features of all images by name, ``feature`` is the name of the clustered one, and ``graph`` has
     their distances (None for a clusterer of features; distances beyond a refiner's ``reach``, if it has one, may be
@@ -183,11 +183,11 @@ class Call:
 class Contract:
     """Declarations of a component; each field has the name of a class attribute.
 
-    ``requires`` and ``provides`` are names of features; ``provides`` of a backbone names its tokens, that of a refiner its
-    additions per image, that of a memory the tensors that losses may read. ``cameras`` is one of :data:`CAMERAS`,
-    ``outliers`` of :data:`OUTLIERS`, ``clusterer_input`` of :data:`CLUSTERER_INPUTS`. A fusion with ``requires_tail`` takes
-    over the backbone's last stage, its ``tail``. ``part_features`` are a fusion's features (B,P,D) with one vector per part
-    of an image.
+    ``requires`` and ``provides`` are names of features; ``provides`` of a backbone names its tokens, that of a refiner or a
+    matcher its additions per image, that of a memory the tensors that losses may read. ``cameras`` is one of
+    :data:`CAMERAS`, ``outliers`` of :data:`OUTLIERS`, ``clusterer_input`` of :data:`CLUSTERER_INPUTS`. A fusion with
+    ``requires_tail`` takes over the backbone's last stage, its ``tail``. ``part_features`` are a fusion's features (B,P,D)
+    with one vector per part of an image.
     ``accepts_parts`` are the inputs of a memory (``features``) or a loss (``features``, ``scores``, ``teacher``,
     ``teacher_scores``) that may be part features, ``requires_parts`` those that must be. ``column_meaning`` is the
     meaning of a label or a column of scores: a cluster or an identity (""), or an image by its number in the domain

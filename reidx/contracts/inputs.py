@@ -16,6 +16,8 @@ RESERVED = frozenset(name for calls in CALLS.values() for call in calls.values()
 
 def column_inputs(kind: str, columns: Iterable[str]) -> list[str]:
     """Return the names under which a kind gets the columns of a data set."""
+    if kind == "matcher":  # its contexts hold the columns of each labelling
+        return []
     if camera_inputs(kind) <= {"cameras"}:
         return list(columns)
     return [f"{side}_{name}" for name in columns for side in ("query", "gallery")]

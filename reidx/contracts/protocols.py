@@ -14,7 +14,7 @@ Shapes: B images of a batch, N images of a domain, C channels, D dimensions of a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as Interface
 
@@ -119,6 +119,17 @@ class Refiner(Interface):
         """Return new labels, weights (N,), soft targets (N,K) or further arrays (N,…), named in ``provides``.
 
         A keyword ``cameras`` gets the cameras of the images (N,), one with the name of a feature that feature (N,…).
+        """
+
+
+class Matcher(Interface):
+    """Match of the clusters of several labellings, such as those of two modalities."""
+
+    def __call__(self, labels: Sequence[LabelSet], contexts: Sequence[RefinerContext]) -> Sequence[LabelSet]:
+        """Return a label set for each labelling, in their order; the contexts are those of the labellings' refiners.
+
+        It may change the labels, and add weights or further arrays (N,…), named in ``provides``: ``other_labels`` (N,), for
+        example, the cluster of the other labelling that an image belongs to, −1 for none.
         """
 
 
@@ -271,6 +282,7 @@ CALLS: dict[str, dict[str, Call]] = {
     "distance": {"__call__": Call(("features",), ("within", "epoch", "cameras"), provider="fusion")},
     "clusterer": {"__call__": Call(("graph",), ("cameras",))},
     "refiner": {"__call__": Call(("labels", "context"), ("cameras",), provider="fusion")},
+    "matcher": {"__call__": Call(("labels", "contexts"), ())},
     "memory": {
         "reset": Call(("features", "labels"), ("cameras",)),
         "update": Call(("features", "targets", "index"), ("cameras",)),
@@ -286,8 +298,8 @@ CALLS: dict[str, dict[str, Call]] = {
 """Methods with named inputs, by kind. ``cameras`` has one number per image, −1 for an unknown camera.
 
 Each may also name further columns of the data set (:class:`reidx.data.datasets.Split`): ``clothes``, or ``query_clothes``
-and ``gallery_clothes`` for a protocol and a re-ranker. A method with ``features`` may name features of the fusion, too: a
-tensor (N,…) of all images, on the CPU.
+and ``gallery_clothes`` for a protocol and a re-ranker; a matcher has them in its contexts. A distance and a refiner may
+name features of the fusion, too: a tensor (N,…) of all images, on the CPU; a fusion may name tokens of the backbone.
 """
 
 HONOURED: dict[str, tuple[str, ...]] = {
@@ -299,6 +311,7 @@ HONOURED: dict[str, tuple[str, ...]] = {
     "distance": ("requires", "cameras"),
     "clusterer": ("cameras", "outliers", "clusterer_input", "column_meaning"),
     "refiner": ("requires", "provides", "cameras", "outliers"),
+    "matcher": ("requires", "provides", "cameras", "outliers"),
     "memory": ("provides", "cameras", "outliers", "accepts_parts", "requires_parts", "column_meaning"),
     "loss": ("cameras", "accepts_parts", "requires_parts", "column_meaning"),
     "alignment": ("requires",),
@@ -313,6 +326,7 @@ OUTLIERS_OF: dict[str, tuple[str, ...]] = {
     "sampler": ("draw", "drop"),
     "clusterer": ("emits", "never"),
     "refiner": ("emits", "never"),
+    "matcher": ("emits", "never"),
     "memory": ("keep", "drop"),
 }
 """Values of ``outliers`` by kind."""

@@ -16,9 +16,9 @@ from reidx import distributed
 from reidx.config.schema import Labelling, Stage, Teacher, names_in, term_names
 from reidx.data.domains import Domains
 from reidx.engine.objective import BoundAlignment, BoundTerm, Objective
-from reidx.engine.relabel import LabellingPlan
 from reidx.engine.step import StageModel
-from reidx.labels.pipeline import LabelPipeline
+from reidx.labels.matching import LabelMatching
+from reidx.labels.pipeline import LabellingPlan, LabelPipeline
 from reidx.memories import Memory
 from reidx.models.network import Network, build_network
 from reidx.registry.build import build, contract
@@ -128,6 +128,15 @@ class Assembly:
             pipeline = LabelPipeline(labelling.feature, distance, vary(), refiners, vary, provided)
             plans[name] = LabellingPlan(labelling, pipeline)
         return plans
+
+    def matchings(self, device: torch.device) -> list[LabelMatching]:
+        """Build the matchers, each with the names of its labellings."""
+        made = []
+        for index, slot in enumerate(self.stage.matching):
+            context = {"device": str(device), "sharded": distributed.count() > 1, "labellings": slot.labellings}
+            matcher = build("matcher", slot.matcher, where=f"matching.{index}.matcher", **context)
+            made.append(LabelMatching(matcher, slot.labellings))
+        return made
 
     def _clusterer(self, labelling: Labelling, where: str, **settings: Any) -> Any:
         return build("clusterer", {**labelling.clusterer, **settings}, where=where, seed=self.seed)

@@ -62,12 +62,21 @@ def _idle_reason(stage: Stage, term: BoundTerm, labels: Mapping[str, LabelSet]) 
     where = f"of {' and '.join(named)}"
     for what, given in (("weights", [its.weights for its in sets]), ("soft_targets", [its.soft_targets for its in sets])):
         if what in term.inputs and all(array is not None and not array.any() for array in given):
-            return f"all {what.replace('_', ' ')} {where} are 0; check the refiners of this labelling"
+            return f"all {what.replace('_', ' ')} {where} are 0; check the refiners of this labelling, or its matchers"
+    for name in sorted(_matched_arrays(stage, named) & term.needed):
+        if all(name in its.extra and bool((its.extra[name] == -1).all()) for its in sets):
+            return f"all {name} {where} are -1: the matcher found no match. Make it or the clusterers less strict"
     if "scores" in term.inputs and term.memories:
         return _one_column(stage, term, labels)
     if {"features", "targets"} <= term.needed and "scores" not in term.needed:
         return _no_pairs(stage, term, sets, where)
     return None
+
+
+def _matched_arrays(stage: Stage, labellings: Sequence[str]) -> frozenset[str]:
+    """Names of the arrays that matchers add to the labellings."""
+    slots = [slot for slot in stage.matching if set(labellings).intersection(slot.labellings)]
+    return frozenset[str]().union(*(contract("matcher", slot.matcher).provides for slot in slots))
 
 
 def _one_column(stage: Stage, term: BoundTerm, labels: Mapping[str, LabelSet]) -> str | None:

@@ -1,9 +1,9 @@
-"""Relabelling: extract the features of a domain, label its images, reset the memories."""
+"""Relabelling: extract the features of a domain, label its images, match labellings, reset the memories."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from reidx import distributed
-from reidx.config.schema import IDENTITY, Labelling, names_in
-from reidx.contracts import Features, LabelSet, mean_normalized, named_inputs
+from reidx.config.schema import IDENTITY, connected, names_in
+from reidx.contracts import Features, LabelSet, RefinerContext, mean_normalized, named_inputs
 from reidx.data.domains import Domains
 from reidx.data.loading import LabelledView, batches
 from reidx.engine.extract import extract
 from reidx.engine.step import StageModel
 from reidx.errors import CheckpointError
-from reidx.labels.pipeline import LabelPipeline, quality
+from reidx.labels.matching import LabelMatching, unmatched
+from reidx.labels.pipeline import LabellingPlan, quality
 from reidx.models.domain_norm import network_of_domain
 from reidx.models.inference import fast_inference
 from reidx.models.network import Columns
@@ -37,23 +38,6 @@ First = Callable[..., dict[str, Tensor]]
 
 Source = tuple[str, str, bool]
 """Key of one extraction: domain, network, flip."""
-
-
-@dataclass
-class LabellingPlan:
-    """A labelling with its pipeline."""
-
-    settings: Labelling
-    pipeline: LabelPipeline
-
-    @property
-    def domain(self) -> str:
-        assert self.settings.domain is not None
-        return self.settings.domain
-
-    def due(self, epoch: int, known: bool) -> bool:
-        """Return true if the domain must be relabelled at the start of ``epoch``."""
-        return not known or epoch % self.settings.relabel_every == 0
 
 
 class Extractor:
@@ -148,14 +132,15 @@ class Relabeller:
     def __init__(
         self,
         labellings: Mapping[str, LabellingPlan],
+        matchings: Sequence[LabelMatching],
         model: StageModel,
         domains: Domains,
         extractor: Extractor,
         optimizer: Callable[[], torch.optim.Optimizer],
         reporter: Reporter,
     ) -> None:
-        self.labellings, self.model, self.domains, self.extractor = labellings, model, domains, extractor
-        self.optimizer, self.reporter = optimizer, reporter
+        self.labellings, self.matchings, self.model = labellings, matchings, model
+        self.domains, self.extractor, self.optimizer, self.reporter = domains, extractor, optimizer, reporter
         self.labels: dict[str, LabelSet] = {}
 
     def identity(self, domain: str) -> LabelSet:
@@ -165,23 +150,33 @@ class Relabeller:
     def run(self, epoch: int, identity_domains: Mapping[str, str]) -> dict[str, float]:
         """Run the labellings due at the start of ``epoch``, reset their memories, and return the figures for the report.
 
-        ``identity_domains`` maps each stream with ground-truth labels to its domain. These labels and their memories are set
-        once.
+        A labelling that is matched with one of them takes part in the matching with its present labels, and its memories are
+        reset if these change. ``identity_domains`` maps each stream with ground-truth labels to its domain. These labels and
+        their memories are set once.
         """
         report: dict[str, float] = {}
-        due = {n: plan for n, plan in self.labellings.items() if plan.due(epoch, n in self.labels)}
+        due = {name for name, plan in self.labellings.items() if plan.due(epoch, name in self.labels)}
+        involved = connected((matching.labellings for matching in self.matchings), due)
+        matchings = [matching for matching in self.matchings if involved.intersection(matching.labellings)]
+        matched = {name for matching in matchings for name in matching.labellings}
+        plans = {name: plan for name, plan in self.labellings.items() if name in involved}
         extracted: dict[Source, dict[str, Tensor]] = {}
-        for source, names in self._features_to_extract(due).items():
+        for source, names in self._features_to_extract(plans).items():
             domain, network, flip = source
             what = f"epoch {epoch + 1}: features of {domain}"
             extracted[source] = self.extractor.features(domain, "train", network, names, flip, what)
-        for name, plan in due.items():
-            settings, held = plan.settings, self._memory_entries(plan)
-            features = {view: _of(extracted, plan.domain, settings.network, settings.flip, view) for view in self._views(plan)}
-            if held is not None:
-                features = {**features, settings.feature: held}
-            report.update(self._label(name, plan, features, epoch))
-            self._reset(name, plan.domain, extracted, plan.settings.flip)
+        contexts: dict[str, RefinerContext] = {}
+        for name, plan in plans.items():
+            features = self._features(name, plan, extracted)
+            if name in matched:
+                contexts[name] = self._label(name, plan, features, epoch, name in due)
+            else:
+                self._label(name, plan, features, epoch)
+                report.update(self._finish(name, plan, extracted))
+        due |= self._match(matchings, contexts, epoch)
+        contexts.clear()  # graphs are large
+        for name in (name for name in plans if name in matched):
+            report.update(self._finish(name, plans[name], extracted, name in due))
         for domain in dict.fromkeys(identity_domains.values()):
             if IDENTITY not in self.labels:
                 self.labels[IDENTITY] = self.identity(domain)
@@ -204,20 +199,29 @@ class Relabeller:
         }
 
     def _features_to_extract(self, due: Mapping[str, LabellingPlan]) -> dict[Source, set[str]]:
-        """Names of the features to extract, by source, for clustering and for resetting memories."""
+        """Names of the features to extract, by source, for clustering, for matching and for resetting memories."""
         wanted: dict[Source, set[str]] = {}
         for labelling, plan in due.items():
             memories = self._memories(labelling, features_only=True).values()
-            needed = [(plan.settings.network, view) for view in self._views(plan)]
+            needed = [(plan.settings.network, view) for view in self._views(labelling, plan)]
             needed += [(wiring["network"], wiring["feature"]) for wiring in memories]
             for networks, name in needed:
                 for network in names_in(networks):
                     wanted.setdefault((plan.domain, network, plan.settings.flip), set()).add(name)
         return wanted
 
-    def _views(self, plan: LabellingPlan) -> frozenset[str]:
+    def _views(self, name: str, plan: LabellingPlan) -> frozenset[str]:
         """Names of the features to extract for a labelling; entries of its memory need no extraction."""
-        return plan.pipeline.views - ({plan.settings.feature} if self._memory_entries(plan) is not None else set())
+        views = plan.pipeline.views.union(*(matching.views for matching in self.matchings if name in matching.labellings))
+        return views - ({plan.settings.feature} if self._memory_entries(plan) is not None else set())
+
+    def _features(
+        self, name: str, plan: LabellingPlan, extracted: Mapping[Source, Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Features of a labelling by name, from its networks or its memory."""
+        key, held = (plan.domain, plan.settings.network, plan.settings.flip), self._memory_entries(plan)
+        features = {view: _of(extracted, *key, view) for view in self._views(name, plan)}
+        return features if held is None else {**features, plan.settings.feature: held}
 
     def _memory_entries(self, plan: LabellingPlan) -> Tensor | None:
         """Entries (N,…) of the memory that a labelling clusters, on the CPU; None without a memory or if it is empty."""
@@ -229,16 +233,41 @@ class Relabeller:
 
     @error_context("clustering")
     @oom_advice("Lower k1 of the distance, or set feature_dtype: fp16.")
-    def _label(self, name: str, plan: LabellingPlan, features: dict[str, Tensor], epoch: int) -> dict[str, float]:
-        domain = plan.domain
-        split = self.domains.split(domain, "train")
+    def _label(
+        self, name: str, plan: LabellingPlan, features: dict[str, Tensor], epoch: int, renew: bool = True
+    ) -> RefinerContext:
+        """Compute the distances of a labelling and, with ``renew``, its labels; returns the context of its components."""
+        split = self.domains.split(plan.domain, "train")
         previous = self.labels[name].labels if name in self.labels else None
-        with self.reporter.work(f"epoch {epoch + 1}: clustering {domain}", len(split)) as work:
-            labels = plan.pipeline(features, epoch=epoch, cameras=split.cameras, previous=previous, columns=split.columns)
+        what = f"epoch {epoch + 1}: {'clustering' if renew else 'distances of'} {plan.domain}"
+        with self.reporter.work(what, len(split)) as work:
+            context = plan.pipeline.context(
+                features, epoch=epoch, cameras=split.cameras, previous=previous, columns=split.columns
+            )
+            self.labels[name] = plan.pipeline.label(context) if renew else replace(self.labels[name], report={})
             work.advance(len(split))
-        self.labels[name] = labels
-        if plan.settings.monitor and split.ids is not None:
-            labels.report.update(quality(labels.labels, split.ids))
+        return context
+
+    @error_context("matching")
+    def _match(self, matchings: Sequence[LabelMatching], contexts: Mapping[str, RefinerContext], epoch: int) -> set[str]:
+        """Match labellings, and return the names of those whose labels have changed."""
+        before = {name: self.labels[name].labels for name in contexts}
+        self.labels = unmatched(self.labels, matchings)
+        for matching in matchings:
+            with self.reporter.work(f"epoch {epoch + 1}: matching {' and '.join(matching.labellings)}", 1, "matchings") as work:
+                self.labels.update(matching(self.labels, contexts))
+                work.advance()
+        return {name for name, labels in before.items() if not np.array_equal(labels, self.labels[name].labels)}
+
+    def _finish(
+        self, name: str, plan: LabellingPlan, extracted: Mapping[Source, dict[str, Tensor]], changed: bool = True
+    ) -> dict[str, float]:
+        """Reset the memories of a labelling if it has ``changed``, and return its figures for the report."""
+        labels, truth = self.labels[name], self.domains.split(plan.domain, "train").ids
+        if changed:
+            if plan.settings.monitor and truth is not None:
+                labels.report.update(quality(labels.labels, truth))
+            self._reset(name, plan.domain, extracted, plan.settings.flip)
         prefix = "" if len(self.labellings) == 1 else f"{name}/"
         return {f"{prefix}{key}": value for key, value in labels.report.items()}
 
@@ -264,12 +293,14 @@ class Relabeller:
     # ---- state in checkpoints
 
     def _stateful_components(self) -> dict[str, Any]:
-        """Stateful components of the labellings, by labelling, position and class."""
+        """Stateful components of the labellings, by labelling, position and class, and stateful matchers."""
         parts = {
             f"{name}.{place}.{type(part).__name__}": part
             for name, plan in self.labellings.items()
             for place, part in plan.pipeline.parts.items()
         }
+        for number, matching in enumerate(self.matchings):
+            parts[f"matching[{number}].{type(matching.matcher).__name__}"] = matching.matcher
         return {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
 
     def _images(self, labelling: str) -> int | None:
@@ -278,7 +309,7 @@ class Relabeller:
         return None if domain is None else len(self.domains.split(domain, "train"))
 
     def state_dict(self) -> dict[str, Any]:
-        """Label sets as tensors, and the state of refiners."""
+        """Label sets as tensors, and the state of clusterers, refiners and matchers."""
         return {
             "labels": {
                 name: {key: torch.from_numpy(array) for key, array in labels.arrays().items()}

@@ -88,8 +88,8 @@ class StageRun:
         self.images_a_step: dict[str, int] = {}
         views = {view: name for name, stream in stage.streams.items() for view in stream.views}
         self.loader = StreamLoader(stage.iters, views)
-        labellings = assembly.labellings(self.model.device)
-        self.relabeller = Relabeller(labellings, self.model, domains, self.extractor, self._optimizer, reporter)
+        labellings, matchings = assembly.labellings(self.model.device), assembly.matchings(self.model.device)
+        self.relabeller = Relabeller(labellings, matchings, self.model, domains, self.extractor, self._optimizer, reporter)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         assert self.runner is not None
@@ -164,9 +164,7 @@ class StageRun:
     @error_context("relabelling")
     @full_checks()
     def _prepare(self, epoch: int) -> Report:
-        identity = {
-            name: stream.domain for name, stream in self.stage.streams.items() if stream.labels == IDENTITY
-        }
+        identity = {name: stream.domain for name, stream in self.stage.streams.items() if stream.labels == IDENTITY}
         self._report_notes()
         if epoch == 0 and self.stage.calibrate:
             self._calibrate(self.stage.calibrate)
@@ -219,6 +217,7 @@ class StageRun:
     def _report_notes(self) -> None:
         """Report the ``notes`` of the stage's parts, each once."""
         labellers = [part for plan in self.relabeller.labellings.values() for part in plan.pipeline.parts.values()]
+        labellers += [matching.matcher for matching in self.relabeller.matchings]
         speaking = [part for part in (*self.model.modules(), *labellers) if hasattr(part, "notes")]
         notes = [call(kind_of(part), part, "notes", lambda part: list(part.notes()), part) for part in speaking]
         for note in (*itertools.chain(*notes), *remarks):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from reidx.config.node import KeyPath
 from reidx.config.parts import Part
+from reidx.config.schema import Labelling
 from reidx.contracts import INPUTS, LabelSet, RefinerContext, feature_inputs, named_inputs
 from reidx.errors import Broken, ConfigError, DataError
 from reidx.labels.features import not_finite
@@ -78,6 +80,18 @@ class LabelPipeline:
         Raises :class:`DataError` if features are not finite or no cluster was found or kept, and :class:`ReidxError` if the
         processes of a distributed job find different labels.
         """
+        return self.label(self.context(features, epoch=epoch, cameras=cameras, previous=previous, columns=columns))
+
+    def context(
+        self,
+        features: dict[str, Tensor],
+        *,
+        epoch: int,
+        cameras: np.ndarray,
+        previous: np.ndarray | None = None,
+        columns: Mapping[str, np.ndarray] | None = None,
+    ) -> RefinerContext:
+        """Compute the distances, and return them with the other inputs of refiners and matchers."""
         for name in self.views:
             wrong = not_finite(features[name])
             if wrong.any():
@@ -101,17 +115,22 @@ class LabelPipeline:
             found = call("clusterer", clusterer, "__call__", clusterer, given, **named)
             return np.asarray(found, dtype=np.int64)
 
-        labels = LabelSet(cluster())
+        return RefinerContext(features, self.feature, graph, self.clusterer, cluster, epoch, previous, cameras, columns)
+
+    def label(self, context: RefinerContext) -> LabelSet:
+        """Cluster and refine; raises as :meth:`__call__` does."""
+        features, epoch, previous = context.features, context.epoch, context.previous
+        known = {"cameras": context.cameras, **context.columns}
+        labels = LabelSet(context.cluster())
         if labels.count == 0:
-            raise DataError(self._no_cluster_message(epoch, None if graph is None else features, known))
-        context = RefinerContext(features, self.feature, graph, self.clusterer, cluster, epoch, previous, cameras, columns)
+            raise DataError(self._no_cluster_message(epoch, None if context.graph is None else features, known))
         found = labels.count
         for refiner in self.refiners:
             named = named_inputs(refiner, known)
             named |= {name: features[name] for name in self._named_features("refiner", refiner)}
             with span("refine"):
                 labels = call("refiner", refiner, "__call__", refiner, labels, context, **named)
-        check_labels(labels, len(cameras))
+        check_labels(labels, len(context.cameras))
         if labels.count == 0:
             names = " and ".join(type(refiner).__name__ for refiner in self.refiners)
             raise DataError(
@@ -163,6 +182,23 @@ class LabelPipeline:
             f"outliers.{advice} Let the clusterer reach further (a larger eps or share, a smaller min_samples), or start "
             "from better weights."
         )
+
+
+@dataclass
+class LabellingPlan:
+    """A labelling with its pipeline."""
+
+    settings: Labelling
+    pipeline: LabelPipeline
+
+    @property
+    def domain(self) -> str:
+        assert self.settings.domain is not None
+        return self.settings.domain
+
+    def due(self, epoch: int, known: bool) -> bool:
+        """Return true if the domain must be relabelled at the start of ``epoch``."""
+        return not known or epoch % self.settings.relabel_every == 0
 
 
 def _validated_graph(distance: Any, graph: Any, images: int) -> csr_array:

@@ -257,7 +257,20 @@ def _gapless(labels: np.ndarray) -> None:
 
 
 def _refined(component: Any, result: Any, given: Mapping[str, Any]) -> None:
-    images = len(next(iter(given.values())).labels)
+    _label_set(component, result, next(iter(given.values())))
+
+
+def _matched(component: Any, result: Any, given: Mapping[str, Any]) -> None:
+    before = next(iter(given.values()))
+    several = isinstance(result, list | tuple) and len(result) == len(before)
+    require(several, f"it returned {describe_value(result)}, not a list of {len(before)} label sets, one for each labelling")
+    for labels, old in zip(result, before, strict=True):
+        _label_set(component, labels, old)
+
+
+def _label_set(component: Any, result: Any, old: LabelSet) -> None:
+    """Raise unless ``result`` is a correct label set, and its arrays are those of ``old`` and those that are declared."""
+    images = len(old.labels)
     require(isinstance(result, LabelSet), f"it returned {describe_value(result)}, not a LabelSet")
     labels = result.labels
     right = isinstance(labels, np.ndarray) and labels.dtype == np.int64 and labels.shape == (images,)
@@ -265,8 +278,7 @@ def _refined(component: Any, result: Any, given: Mapping[str, Any]) -> None:
     _gapless(labels)
     if getattr(component, "outliers", "") == "never":
         require(bool((labels >= 0).all()), f"it left {int((labels < 0).sum())} outliers, but declares `outliers` never")
-    before = next(iter(given.values())).arrays()
-    there = result.arrays()
+    before, there = old.arrays(), result.arrays()
     promised = frozenset(getattr(component, "provides", ()))
     require(promised <= set(there), f"it gave no {', '.join(sorted(promised - set(there)))}, which its `provides` declares")
     undeclared = sorted(set(there) - promised - set(before))
@@ -307,6 +319,7 @@ _CHECKS: dict[str, Callable[[Any, Any, Mapping[str, Any]], None]] = {
     "scalars": _scalars,
     "labels": _labels,
     "label set": _refined,
+    "label sets": _matched,
     "ignored": ignored,
     "trials": trials,
     "measured": measured,

@@ -101,6 +101,14 @@ KINDS: dict[str, Kind] = {
             early=True,
         ),
         Kind(
+            "matcher",
+            "the labels of several labellings, with features and history of each",
+            "a label set for each, with arrays per image",
+            ("device", "sharded", "labellings"),
+            results={"__call__": "label sets"},
+            early=True,
+        ),
+        Kind(
             "memory",
             "features and labels of all images at reset, batch features at update",
             "scores (B,K)",
@@ -153,6 +161,7 @@ CONTEXT: dict[str, tuple[Any, ...]] = {
     "sharded": (False,),
     "dims": ({"embed": 1},),
     "token_dims": ({"class_token": 1},),
+    "labellings": (("main", "other"),),
 }
 """Example values for the names in :attr:`Kind.context`; an argument must accept at least one."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +16,7 @@ Kind = Literal["relabel", "step", "evaluate", "commit"]
 
 
 def work_of(stage: Stage, epoch: int) -> Counter[str]:
-    """Count the work of an epoch by kind: labellings, steps, evaluations, commits.
+    """Count the work of an epoch by kind: labellings (renewed or matched), steps, evaluations, commits.
 
     ``epoch`` counts from 0; −1 is the evaluation before the first epoch.
     """
@@ -26,7 +28,7 @@ def work_of(stage: Stage, epoch: int) -> Counter[str]:
     every, done = stage.evaluate.every, epoch + 1
     due = done == stage.epochs or (every > 0 and done % every == 0)
     return Counter(
-        relabel=sum(epoch % labelling.relabel_every == 0 for labelling in stage.labels.values()),
+        relabel=sum(any(epoch % every == 0 for every in _intervals(stage, name)) for name in stage.labels),
         step=stage.iters,
         evaluate=int(tested and due),
         commit=1,
@@ -150,12 +152,23 @@ def _work_from(stage: Stage, epoch: int) -> Counter[str]:
     tested, every = stage.evaluate.domain is not None, stage.evaluate.every
     due = _multiples(every, first + 1, stage.epochs) + (every == 0 or stage.epochs % every > 0) if left else 0
     rest = Counter(
-        relabel=sum(_multiples(labelling.relabel_every, first, stage.epochs - 1) for labelling in stage.labels.values()),
+        relabel=sum(_multiples_of_any(_intervals(stage, name), first, stage.epochs - 1) for name in stage.labels),
         step=stage.iters * left,
         evaluate=tested * due,
         commit=left,
     )
     return (work_of(stage, -1) if epoch < 0 else Counter[str]()) + rest
+
+
+def _intervals(stage: Stage, labelling: str) -> list[int]:
+    """Return the intervals, in epochs, at which a labelling or one that it is matched with is due."""
+    return sorted({stage.labels[name].relabel_every for name in stage.matched_with(labelling)})
+
+
+def _multiples_of_any(steps: Sequence[int], first: int, last: int) -> int:
+    """Count the multiples of at least one of ``steps`` among ``first`` … ``last``, by inclusion and exclusion."""
+    several = (some for size in range(1, len(steps) + 1) for some in itertools.combinations(steps, size))
+    return sum((-1) ** (len(some) + 1) * _multiples(math.lcm(*some), first, last) for some in several)
 
 
 def _multiples(step: int, first: int, last: int) -> int:

@@ -29,7 +29,7 @@ class TrainingState:
     labels: dict[str, dict[str, Tensor]]
     """Arrays of each labelling, by name."""
     refiners: dict[str, dict[str, Any]]
-    """State of each clusterer and refiner that has one, by labelling, position and class."""
+    """State of each clusterer, refiner and matcher that has one, by labelling, position and class."""
     memories: dict[str, dict[str, Tensor]]
     """State of each memory, by name."""
     steps: int

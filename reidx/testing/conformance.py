@@ -28,6 +28,7 @@ _OF_KIND: dict[str, list[Check]] = {
     "distance": [label_checks.gives_a_graph],
     "clusterer": [label_checks.gives_labels],
     "refiner": [label_checks.refines_labels],
+    "matcher": [label_checks.matches_labellings],
     "memory": [label_checks.follows_the_memory_cycle, label_checks.restores_from_a_checkpoint],
     "loss": [label_checks.returns_a_scalar_with_a_gradient],
     "alignment": [

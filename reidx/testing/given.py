@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import io
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -198,13 +199,13 @@ def loss_inputs(alike: bool, classes: int = 4, parts: Collection[str] = ()) -> d
 def inputs_provided_to(entry: Entry, names: Collection[str]) -> tuple[dict[str, Tensor], Memory | None]:
     """Return further inputs of a loss, for the first 8 images, and the memory that provides them, if any.
 
-    They come from an installed refiner or memory, preferably of the loss's own plugin; inputs that none provides count as
-    columns of the data set, of three values.
+    They come from an installed refiner, matcher or memory, preferably of the loss's own plugin; inputs that none provides
+    count as columns of the data set, of three values.
     """
     found: dict[str, Tensor] = {}
     memory: Memory | None = None
     for name in sorted(names):
-        offered = [e for kind in ("refiner", "memory") for e in builder.registry().entries(kind)]
+        offered = [e for kind in ("refiner", "matcher", "memory") for e in builder.registry().entries(kind)]
         entries = [e for e in offered if name in contract_of_example(e).provides]
         entries.sort(key=lambda e: e.namespace != entry.namespace)
         if not entries:
@@ -213,6 +214,9 @@ def inputs_provided_to(entry: Entry, names: Collection[str]) -> tuple[dict[str, 
         elif entries[0].kind == "refiner":
             refined = refined_by(entries[0], known_labels())
             found[name] = torch.from_numpy(refined.extra[name][:8])
+        elif entries[0].kind == "matcher":
+            matched = matched_by(entries[0], [known_labels(), known_labels()])
+            found[name] = torch.from_numpy(matched[0].extra[name][:8])
         else:
             memory = memory if memory is not None else filled_memory(entries[0])
             found[name] = getattr(memory, name)
@@ -261,6 +265,49 @@ def refined_by(
         ),
         **{name: value for name, value in named.items() if name not in left_out},
     )
+
+
+def matched_by(entry: Entry, labels: Sequence[np.ndarray], history: bool = False) -> Sequence[LabelSet]:
+    """Apply a matcher to labellings of the first grouped features, one for each array of ``labels``, of any length.
+
+    With ``history``, the labels of the last labelling are known.
+    """
+    matcher = build_component(entry, labellings=[f"labelling{number}" for number in range(len(labels))])
+    contexts = []
+    for given in labels:
+        images = len(given)
+        features = feature_views({"embed", *contract_of_example(entry).requires})
+        features = {name: feature[:images] for name, feature in features.items()}
+        graph = graph_of_groups()[:images, :images]
+        previous = np.roll(given, 3) if history else None
+        cameras = known_columns()["cameras"][:images]
+        contexts.append(RefinerContext(features, "embed", graph, DBSCAN(), given.copy, 0, previous, cameras))
+    return matcher([LabelSet(given) for given in labels], contexts)
+
+
+def expect_label_set(entry: Entry, labels: LabelSet, images: int) -> None:
+    """Raise :class:`AssertionError` unless a label set fulfils the contract of the refiner or matcher that made it."""
+    expect(isinstance(labels, LabelSet), f"it returned {type(labels).__name__}, not a LabelSet")
+    expect_labelling(labels, images)
+    contract = contract_of_example(entry)
+    expect(contract.outliers != "never" or labels.labels.min() >= 0, "it declares outliers: never, but there is a -1")
+    given = set(labels.arrays()) - {"labels"}
+    expect(given == contract.provides, f"provides is {sorted_names(contract.provides)}, not {sorted_names(given)}")
+    for name, array in labels.arrays().items():
+        expect(bool(np.isfinite(array).all()), f"{name} are not finite")
+
+
+def expect_plain_state(component: Any) -> None:
+    """Raise :class:`AssertionError` unless a component, if it has a state, can restore it from a checkpoint."""
+    if hasattr(component, "state_dict"):
+        file = io.BytesIO()
+        torch.save(component.state_dict(), file)
+        file.seek(0)
+        try:
+            state = torch.load(file, weights_only=True)
+            component.load_state_dict(state)
+        except Exception as error:
+            raise AssertionError(f"its state is not plain data and tensors, as a checkpoint requires: {error}") from error
 
 
 def expect_gradients(value: Tensor, trained: list[Tensor], when: str) -> None:

@@ -1,8 +1,7 @@
-"""Conformance checks of distances, clusterers, refiners, memories, losses, protocols and re-rankers."""
+"""Conformance checks of distances, clusterers, refiners, matchers, memories, losses, protocols and re-rankers."""
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import random
@@ -31,8 +30,10 @@ from reidx.testing.given import (
     expect,
     expect_finite,
     expect_gradients,
+    expect_label_set,
     expect_labelling,
     expect_no_misspelt_input,
+    expect_plain_state,
     feature_views,
     features_for,
     filled_memory,
@@ -43,15 +44,15 @@ from reidx.testing.given import (
     known_features,
     known_labels,
     loss_inputs,
+    matched_by,
     refined_by,
     reset_memory,
-    sorted_names,
     update_memory,
 )
 
 T = TypeVar("T")
 
-# ---- distance, clusterer, refiner
+# ---- distance, clusterer, refiner, matcher
 
 
 def gives_a_graph(entry: Entry) -> None:
@@ -114,25 +115,30 @@ def refines_labels(entry: Entry) -> None:
         labels = np.unique(labels, return_inverse=True)[1].astype(np.int64) - 1
         before = labels.copy()
         refined = refined_by(entry, labels, previous, optional=previous is not None)
-        expect(isinstance(refined, LabelSet), f"it returned {type(refined).__name__}, not a LabelSet")
-        expect_labelling(refined, len(labels))
+        expect_label_set(entry, refined, len(labels))
         expect(np.array_equal(labels, before), "it changed the labels that it was given")
-        contract = contract_of_example(entry)
-        expect(contract.outliers != "never" or refined.labels.min() >= 0, "it declares outliers: never, but there is a -1")
-        given = set(refined.arrays()) - {"labels"}
-        expect(given == contract.provides, f"provides is {sorted_names(contract.provides)}, not {sorted_names(given)}")
-        for name, array in refined.arrays().items():
-            expect(bool(np.isfinite(array).all()), f"{name} are not finite")
-    refiner = build_component(entry)
-    if hasattr(refiner, "state_dict"):
-        file = io.BytesIO()
-        torch.save(refiner.state_dict(), file)
-        file.seek(0)
-        try:
-            state = torch.load(file, weights_only=True)
-            refiner.load_state_dict(state)
-        except Exception as error:
-            raise AssertionError(f"its state is not plain data and tensors, as a checkpoint requires: {error}") from error
+    expect_plain_state(build_component(entry))
+
+
+def matches_labellings(entry: Entry) -> None:
+    """Check for a label set of each labelling that fulfils the contract, reproducible, and unchanged inputs.
+
+    The labellings have different images and clusters; one has outliers.
+    """
+    fewer = known_labels()[: len(known_labels()) // 2]
+    for history in (False, True):
+        labels = [known_labels(), fewer[::-1].copy() - 1]
+        before = [given.copy() for given in labels]
+        matched = matched_by(entry, labels, history)
+        several = isinstance(matched, list | tuple) and len(matched) == len(labels)
+        expect(several, f"it returned {type(matched).__name__}, not a list with a label set for each labelling")
+        expect(all(map(np.array_equal, labels, before)), "it changed the labels that it was given")
+        again = matched_by(entry, labels, history)
+        for given, new, same in zip(labels, matched, again, strict=True):
+            expect_label_set(entry, new, len(given))
+            alike = all(np.array_equal(array, same.arrays()[name]) for name, array in new.arrays().items())
+            expect(alike, "the same labels and features gave another match")
+    expect_plain_state(build_component(entry, labellings=["one", "other"]))
 
 
 # ---- memory, loss

@@ -45,6 +45,10 @@ class CameraWise(Strict):
     def __init__(self) -> None: ...
 
 
+class CameraMatcher(CameraWise):
+    """Matcher that requires cameras."""
+
+
 class Proxies(nn.Module):
     """Memory of camera proxies."""
 
@@ -88,6 +92,7 @@ def check(register: Callable[[str, type], None], experiment: Callable[..., Path]
     register("dataset", Bare)
     register("sampler", Strict)
     register("refiner", CameraWise)
+    register("matcher", CameraMatcher)
     register("memory", Proxies)
     register("loss", CameraLoss)
     register("distance", CameraDistance)
@@ -124,6 +129,9 @@ def test_complete_data_is_accepted(check):
     [
         ({"streams": {"target": {"sampler": {"type": "Strict"}}}}, "stages.1.streams.target.sampler: Strict"),
         ({"labels": {"refiners": ["CameraWise"]}}, "stages.1.labels.labellings.main.refiners.0: CameraWise"),
+        ({"labels": {"labellings": {"main": {}, "other": {}}},
+          "matching": [{"matcher": "CameraMatcher", "labellings": ["main", "other"]}]},
+         "stages.1.matching.0.matcher: CameraMatcher"),
         ({"labels": {"distance": "CameraDistance"}}, "stages.1.labels.labellings.main.distance: CameraDistance"),
         ({"labels": {"clusterer": "CameraClusterer"}}, "stages.1.labels.labellings.main.clusterer: CameraClusterer"),
         ({"memories": {"rows": {"memory": "Proxies"}}}, "stages.1.memories.rows.memory: Proxies"),

@@ -198,6 +198,131 @@ def test_features_are_inputs_of_distances_and_refiners(refused, register, part):
     )
 
 
+# ---- matching
+
+
+class Pairs:
+    """Matcher that pairs clusters."""
+
+    provides = frozenset({"other_labels"})
+
+    def __init__(self, labellings: list[str], share: float = 0.5) -> None:
+        if len(labellings) != 2:
+            raise ValueError("it pairs two labellings")
+
+
+class Greets:
+    """Matcher that requires a feature, with an input by name and an array of another component's name."""
+
+    requires = frozenset({"upper"})
+    provides = frozenset({"clothes"})
+
+    def __call__(self, labels, contexts, cameras): ...
+
+
+class Shouts:
+    """Matcher with an array of an engine's name."""
+
+    provides = frozenset({"targets"})
+
+
+class Across(nn.Module):
+    """Loss that reads scores of another labelling's clusters."""
+
+    def forward(self, scores: Tensor, other_labels: Tensor) -> Tensor: ...
+
+
+LEVELS = labels(labellings={name: {"domain": "target"} for name in ("visible", "infrared", "thermal")})
+PAIRS = {"matcher": "Pairs", "labellings": ["visible", "infrared"]}
+MATCHED = {
+    "streams": {name: {**stream()["target"], "labels": name} for name in ("visible", "infrared")},
+    "labels": LEVELS,
+    "memories": {"infrared_rows": {**ROWS, "labels": "infrared"}},
+    "objective": [{"loss": "Across", "stream": "visible", "memory": "infrared_rows"}],
+}
+
+
+@pytest.fixture
+def matchers(register):
+    for kind, part in (("matcher", Pairs), ("matcher", Greets), ("matcher", Shouts), ("loss", Across)):
+        register(kind, part)
+
+
+@pytest.mark.usefixtures("matchers")
+def test_loss_reads_scores_and_matches_of_another_labelling(refused):
+    assert refused(**MATCHED, matching=[PAIRS]) == ""
+    lacking = (
+        "loss: Across | stages.0.objective.0: Across needs 'other_labels', which no refiner or matcher of stream 'visible' and "
+        "no memory of the term provides. Installed that do: Pairs."
+    )
+    assert refused(**MATCHED) == lacking
+    assert refused(**MATCHED, matching=[{**PAIRS, "labellings": ["infrared", "thermal"]}]) == lacking
+
+
+@pytest.mark.usefixtures("matchers")
+@pytest.mark.parametrize(
+    ("slot", "where", "message"),
+    [
+        ({"labellings": ["visible", "main"]}, "labellings", "there is no labelling called 'main'. There is: visible, infrared"),
+        ({"labellings": ["visible"]}, "labellings", "a matcher compares different labellings: name two or more, each once."),
+        ({"labellings": ["visible"] * 2}, "labellings", "a matcher compares different labellings: name two or more"),
+        ({"matcher": "Greets"}, "matcher", "Greets needs 'upper', which fusion GlobalPool does not provide"),
+        ({"matcher": "Shouts"}, "matcher", "Shouts provides 'targets', which is the name of something else."),
+    ],
+)
+def test_matching_that_cannot_work(refused, slot, where, message):
+    found = refused(**MATCHED, matching=[{**PAIRS, **slot}])
+    assert message in found and f"matching.0.{where}" in found
+
+
+@pytest.mark.usefixtures("matchers")
+@pytest.mark.parametrize(
+    ("slot", "message"),
+    [
+        ({"labellings": ["visible", "infrared", "thermal"]}, r"matching.0.matcher\): it pairs two labellings"),
+        ({"matcher": {"type": "Pairs", "labellings": ["a", "b"]}}, "'labellings' .*is supplied by the experiment"),
+        ({"matcher": {"type": "Pairs", "shares": 1.0}}, "unknown key 'shares' .*Did you mean share"),
+    ],
+)
+def test_arguments_of_a_matcher_are_checked(tmp_path, slot, message):
+    path = write_experiment(tmp_path / "exp.yaml", tiny_experiment("nowhere", **MATCHED, matching=[{**PAIRS, **slot}]))
+    with pytest.raises(ConfigError, match=message):
+        reidx.load_config(path)
+
+
+@pytest.mark.usefixtures("matchers")
+def test_matcher_gets_columns_in_its_contexts(refused):
+    halves = {"backbone": {"type": "Timm", "name": "test_resnet"}, "fusion": "Views"}
+    slot = {**PAIRS, "matcher": "Greets"}
+    assert refused(**MATCHED, model=halves, matching=[slot]).endswith(
+        "its __call__ takes 'cameras', which nothing here provides. Available by name: nothing."
+    )
+
+
+@pytest.mark.usefixtures("matchers", "wardrobe")
+def test_arrays_of_a_matcher_have_new_names(refused, register):
+    class Dresses(Pairs):
+        """Matcher with an array of a column's name."""
+
+        provides = frozenset({"clothes"})
+
+    register("matcher", Dresses)
+    slot = {"matcher": "Dresses", "labellings": ["visible", "infrared"]}
+    tail = {key: value for key, value in MATCHED.items() if key != "labels"}
+    dressed = [{**PAIRS}, slot]
+    assert refused(**MATCHED, matching=dressed) == ""
+    assert refused(**MATCHED, data=WARDROBE, matching=dressed).endswith("has a column of that name. Rename the column.")
+    refined = {**LEVELS, "refiners": ["ClothesRefiner"]}
+    assert refused(**tail, labels=refined, matching=dressed).endswith(
+        "stages.0.matching.1.matcher: Dresses provides 'clothes' for labelling 'visible', but ClothesRefiner "
+        "(labels.labellings.visible.refiners.0) provides it already. Remove one of them."
+    )
+    assert refused(**MATCHED, matching=[PAIRS, PAIRS]).endswith(
+        "Pairs provides 'other_labels' for labelling 'visible', but Pairs (matching.0.matcher) provides it already. Remove one "
+        "of them."
+    )
+
+
 # ---- columns of the data set
 
 
@@ -417,7 +542,7 @@ def test_loss_needs_labels_of_its_stream(refused):
     assert refused(streams=streams, memories=None, objective=[{"loss": "Triplet"}]) == (
         "loss: Triplet | stages.0.objective.0: Triplet needs labels, but stream 'target' has none."
     )
-    assert "Soft needs soft targets, which a refiner of a labelling gives." in refused(
+    assert "Soft needs soft targets, which a refiner or a matcher gives." in refused(
         streams=stream(labels="identity"),
         memories={"rows": {**ROWS, "labels": "identity"}},
         objective=[{"loss": "Soft", "memory": "rows"}],
@@ -452,8 +577,8 @@ def test_inputs_from_refiners_and_memories(refused, register):
     register("memory", Palette)
     greedy = {"loss": "Greedy"}
     assert refused(objective=[greedy]) == (
-        "loss: Greedy | stages.0.objective.0: Greedy needs 'colours', which no refiner of stream 'target' and no memory of "
-        "the term provides. Installed that do: Painter, Palette."
+        "loss: Greedy | stages.0.objective.0: Greedy needs 'colours', which no refiner or matcher of stream 'target' and no "
+        "memory of the term provides. Installed that do: Painter, Palette."
     )
     assert refused(objective=[greedy], labels=labels(refiners=[{"type": "Painter"}])) == ""
     assert refused(objective=[{**greedy, "memory": "p"}], memories={"p": {"memory": "Palette"}}) == ""

@@ -169,6 +169,19 @@ class Needy:
     """Refiner that fails without an optional feature."""
     def __call__(self, labels, context, *, parts=None): return LabelSet(labels.labels + 0 * len(parts))
 
+class Merging:
+    """Matcher that gives all labellings the array of the first."""
+    provides = frozenset({"other_labels"})
+    def __call__(self, labels, contexts):
+        return [LabelSet(given.labels, extra={"other_labels": labels[0].labels}) for given in labels]
+
+class Arbitrary:
+    """Matcher whose arrays differ from call to call."""
+    provides = frozenset({"other_labels"})
+    random = np.random.default_rng(0)
+    def __call__(self, labels, contexts):
+        return [LabelSet(given.labels, extra={"other_labels": self.random.permutation(given.labels)}) for given in labels]
+
 class Detached(Memory):
     """Memory whose scores have no gradient."""
     def __init__(self, dim: int):
@@ -395,6 +408,8 @@ CAUGHT = [
     ("refiner", "Scribbler", "refines_labels", "changed the labels"),
     ("refiner", "Partial", "refines_labels", "takes 'part', which the engine does not provide to a refiner. Did you mean"),
     ("refiner", "Needy", "refines_labels", "has no len()"),
+    ("matcher", "Merging", "matches_labellings", "there are 512 other_labels for 256 images"),
+    ("matcher", "Arbitrary", "matches_labellings", "gave another match"),
     ("memory", "Detached", "follows_the_memory_cycle", "no gradient"),
     ("memory", "Forgetful", "restores_from_a_checkpoint", "other scores"),
     ("loss", "Vector", "returns_a_scalar_with_a_gradient", "no scalar"),

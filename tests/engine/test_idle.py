@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import reidx
 from reidx.contracts import LabelSet
@@ -74,6 +75,37 @@ def test_labels_reveal_idle_terms(
         ((name, message),) = found.items()
         assert name == term["loss"]
         assert re.search(why, message), message
+
+
+class Pairs:
+    """Matcher of a test."""
+
+    provides = frozenset({"other_labels"})
+
+
+class Across(nn.Module):
+    """Loss on matches."""
+
+    def forward(self, scores: torch.Tensor, other_labels: torch.Tensor) -> torch.Tensor: ...
+
+
+def test_matcher_without_a_match_is_reported(experiment: Experiment, register: Callable[[str, type], None]) -> None:
+    register("matcher", Pairs)
+    register("loss", Across)
+    method = {"distance": {"type": "Jaccard", "k1": 8, "k2": 2}, "domain": "target"}
+    run = stage_run(
+        experiment(
+            streams=streams(PK),
+            labels={**method, "labellings": {"main": {}, "other": {}}},
+            matching=[{"matcher": "Pairs", "labellings": ["main", "other"]}],
+            objective=[{"loss": "Across", "memory": "rows"}],
+        )
+    )
+    none, some = (
+        idle_by_labels(run.stage, run.model.objective.terms, labelled(TWO, extra={"other_labels": np.array(matches)}), 0)
+        for matches in ([-1, -1, -1, -1], [-1, 0, 0, 1])
+    )
+    assert none["Across"].startswith("all other_labels of main are -1: the matcher found no match") and some == {}
 
 
 def test_columns_of_all_memories_of_a_term_count(experiment: Experiment) -> None:

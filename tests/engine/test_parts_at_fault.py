@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 from torch import nn
 
 from reidx.cli.main import main
-from reidx.contracts import LabelSet
+from reidx.contracts import LabelSet, RefinerContext
 from reidx.data.datasets.base import Split
 from reidx.data.domains import Domains
 from reidx.data.loading import LabelledView, batches
@@ -26,6 +26,7 @@ from reidx.engine.loop import refuse_odd_rates
 from reidx.errors import ReidxError, RunError
 from reidx.evaluation import evaluate, rerank
 from reidx.evaluation.protocols import Protocol, drawn_trials, has_match, measured
+from reidx.labels.matching import LabelMatching
 from reidx.labels.pipeline import LabelPipeline
 from reidx.memories import Memory
 from reidx.registry import promises, seam
@@ -239,6 +240,49 @@ def test_correct_refiner_passes(of_plugin):
     soft = np.array([[0.5, 0.5]] * 4, np.float32)
     right = Refines(lambda old: LabelSet(old, 0.5 * ONES, soft, {"agreement": ONES}), ("weights", "soft_targets", "agreement"))
     assert labelled(of_plugin("clusterer", Clusters(GOOD)), [of_plugin("refiner", right)]).count == 2
+
+
+class Matches:
+    """Matcher that returns the result of a given function."""
+
+    provides = frozenset({"other_labels"})
+
+    def __init__(self, change: Any) -> None:
+        self.change = change
+
+    def __call__(self, labels: list[LabelSet], contexts: list[RefinerContext]) -> Any:
+        return self.change(*(given.labels for given in labels))
+
+
+def with_others(labels: np.ndarray, others: np.ndarray) -> LabelSet:
+    return LabelSet(labels, extra={"other_labels": others})
+
+
+MATCHED = {
+    "nothing": (lambda one, other: None, "not a list of 2 label sets, one for each labelling"),
+    "one of two": (lambda one, other: [with_others(one, one)], "not a list of 2 label sets"),
+    "an array": (lambda one, other: [with_others(one, one), other], "not a LabelSet"),
+    "images of the other": (lambda one, other: [with_others(one, one), with_others(one, one)], "not int64 (3,)"),
+    "array of the other": (lambda one, other: [with_others(one, other)] * 2, "its other_labels is"),
+    "gaps": (lambda one, other: [with_others(2 * one, one), with_others(other, other)], "gaps"),
+    "missing": (lambda one, other: [LabelSet(one), LabelSet(other)], "it gave no other_labels, which its `provides` declares"),
+    "undeclared": (lambda one, other: [LabelSet(one, ONES, extra={"other_labels": one})] * 2, "it gave weights"),
+    "in place": (lambda one, other: [one.fill(0), with_others(one, one), with_others(other, other)][1:], "it changed labels"),
+}
+
+
+@pytest.mark.parametrize(("change", "fault"), MATCHED.values(), ids=MATCHED)
+def test_matcher_is_checked(of_plugin, change, fault):
+    labels = {"one": LabelSet(GOOD.copy()), "other": LabelSet(GOOD[:3].copy())}
+    matching = LabelMatching(of_plugin("matcher", Matches(change)), ["one", "other"])
+    with pytest.raises(ReidxError) as raised, seam.full_checks():
+        matching(labels, {name: context_of(len(given.labels)) for name, given in labels.items()})
+    assert fault in checked_message(raised) and "matcher mine.Matches" in str(raised.value)
+
+
+def context_of(images: int) -> RefinerContext:
+    features = {"embed": torch.ones(images, 2)}
+    return RefinerContext(features, "embed", None, None, lambda: GOOD, 0, cameras=np.zeros(images, np.int64))
 
 
 class Measures:

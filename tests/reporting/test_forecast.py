@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from reidx.config.schema import Evaluate, Labelling, Model, Stage
-from reidx.reporting.forecast import Forecast, work_of
+from reidx.config.schema import Evaluate, Labelling, MatchingSlot, Model, Stage
+from reidx.reporting.forecast import Forecast, _work_from, work_of
 
 MODEL = Model(backbone={"type": "Timm"})
 
@@ -34,6 +34,16 @@ def test_work_of_an_epoch():
     assert work_of(stage(before=True), -1) == {"evaluate": 1} and not +work_of(stage(), -1)
     assert work_of(stage(epochs=0), -1)["evaluate"] == 1, "a stage without epochs is evaluated"
     assert not work_of(Stage("bare", epochs=1, iters=1, model=MODEL), 0)["evaluate"], "there is no domain to evaluate on"
+
+
+def test_matched_labellings_work_together():
+    labels = {"a": Labelling("x", relabel_every=2), "b": Labelling("y", relabel_every=3), "c": Labelling("z", relabel_every=4)}
+    matching = [MatchingSlot({"type": "Pairs"}, ["a", "b"])]
+    both = Stage("both", epochs=8, iters=1, model=MODEL, labels=labels, matching=matching)
+    # a and b in epochs 0, 2, 3, 4, 6; c in 0 and 4
+    assert [work_of(both, epoch)["relabel"] for epoch in range(8)] == [3, 0, 2, 2, 3, 0, 2, 0]
+    for epoch in range(9):
+        assert _work_from(both, epoch)["relabel"] == sum(work_of(both, e)["relabel"] for e in range(epoch, 8))
 
 
 def test_no_forecast_before_the_first_step():
