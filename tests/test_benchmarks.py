@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,9 @@ from reidx_osnet.embedding import Embedding
 from reidx_osnet.model import OSNet
 from reidx_synthetic.domain import render_domain
 
-from benchmarks import methods, pseudo_labels, ranking, training
+from benchmarks import choose_eps, methods, pseudo_labels, ranking, training
 from benchmarks.reference.training import Erase, Similarities
+from reidx.data.datasets import Split
 
 
 def test_table_equals_the_cluster_memory() -> None:
@@ -55,6 +57,19 @@ def test_every_benchmark_runs(capsys: pytest.CaptureFixture[str], monkeypatch: p
         assert "reidx" in output and "nan" not in output
         if module is pseudo_labels:
             assert output.count("labels differ: 0,") == 2 and output.endswith("in 100 rows: 0\n")
+
+
+def test_signs_of_eps_are_those_of_both_labellings() -> None:
+    """Six people with six images each, and two images apart; the other network merges two of the people."""
+    torch.manual_seed(0)
+    people = torch.arange(36) // 6
+    rows = 10 * torch.eye(8)[torch.cat([people, torch.tensor([6, 7])])] + 0.1 * torch.randn(38, 8)
+    merged = 10 * torch.eye(8)[torch.cat([people.clamp(min=1), torch.tensor([6, 7])])] + 0.1 * torch.randn(38, 8)
+    ids = torch.cat([people, torch.tensor([6, 7])]).numpy()
+    truth, distance = Split([""] * 38, ids, np.zeros(38, np.int64)), {"type": "Jaccard", "k1": 6, "k2": 1}
+    assert list(choose_eps.signs([rows, rows], truth, distance, [0.5])) == [(0.5, 6, 6, 2 / 38, 1, 1)]
+    ((*others, stability, ari),) = choose_eps.signs([merged, rows], truth, distance, [0.5])
+    assert (*others, ari) == (0.5, 6, 6, 2 / 38, 1) and 0.5 < stability < 1
 
 
 def test_methods_are_measured_in_one_table(
