@@ -15,6 +15,8 @@ from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table_levit
 from torch import Tensor
 
+from reidx.errors import CheckpointError
+
 Size = tuple[int, int]
 """Height and width of images (in pixels), or of grids and windows (in places)."""
 
@@ -155,6 +157,25 @@ def _move(value: Tensor, old: Layout, new: Layout, shape: Shape) -> Tensor | Non
 
 def _pair(size: Any) -> Size:
     return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def resize_positions(value: Tensor, new: Size, old: Size | None, prefix: int, where: str) -> Tensor:
+    """Resize position embeddings (1, prefix + h·w, C) of a grid ``old`` of patches to the grid ``new``, as timm does.
+
+    ``prefix`` other tokens come before the patches. Without ``old``, the grid is the one that the values show, else ``new`` if
+    it has as many patches. Embeddings of the same grid are returned unchanged. Raises :class:`CheckpointError`, which names
+    ``where``, for an unknown or a wrong grid.
+    """
+    patches = value.shape[1] - prefix
+    if old is None:
+        old = infer_grid(value[0, prefix:]) or (new if patches == new[0] * new[1] else None)
+    if old is None or patches != old[0] * old[1]:
+        known = "their grid is unknown" if old is None else f"a grid of {old[0]}x{old[1]} has {old[0] * old[1]}"
+        raise CheckpointError(
+            f"{where} has position embeddings of {patches} patches, and {known}. Set weights_image_size: [HEIGHT, WIDTH] of "
+            "the backbone to the size of the images that they were trained on."
+        )
+    return value if old == new else resample_abs_pos_embed(value, list(new), list(old), num_prefix_tokens=prefix)
 
 
 def infer_grid(places: Tensor) -> Size | None:
