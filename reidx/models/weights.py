@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -12,11 +12,15 @@ from reidx.errors import CheckpointError
 from reidx.models.weight_files import load_tensors, refuse_unusable, size_of, verify_checksum
 
 
-def read_weights(path: str | Path, module: nn.Module | None = None) -> dict[str, Tensor]:
+def read_weights(
+    path: str | Path,
+    module: nn.Module | None = None,
+    wrappers: Sequence[str] = ("state_dict", "model", "params"),
+) -> dict[str, Tensor]:
     """The tensors of a weight file by name (``.safetensors``, or a PyTorch file read with ``weights_only=True``).
 
-    Wrappers of training scripts are removed: an outer ``state_dict``, ``model`` or ``params`` entry, and the
-    ``module.`` prefix of data-parallel training. ``module``, if given, is the target of the weights: its size bounds
+    Wrappers of training scripts are removed: outer entries named in ``wrappers``, tried in that order, and the ``module.``
+    prefix of data-parallel training. ``module``, if given, is the target of the weights: its size bounds
     that of the file, and its buffers may be infinite.
 
     Raises:
@@ -29,7 +33,7 @@ def read_weights(path: str | Path, module: nn.Module | None = None) -> dict[str,
         verify_checksum(path)
     except CheckpointError as error:
         raise CheckpointError(f"weights: {error}") from error
-    for wrapper in ("state_dict", "model", "params"):
+    for wrapper in wrappers:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     tensors = {}

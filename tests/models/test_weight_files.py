@@ -278,3 +278,11 @@ def test_two_backbones_in_a_file_are_refused(tmp_path):
 def test_home_of_an_unknown_user_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"there is no file ~nobody_here/w\.pth"):
         read_weights("~nobody_here/w.pth")
+
+
+def test_named_wrappers_are_removed_in_order(state: State, tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.pth", {"model": {"teacher": state, "student": {}}, "epoch": 3})
+    assert read_weights(path, wrappers=("model", "teacher")).keys() == state.keys()
+    for others in ((), ("model",), ("teacher", "model")):
+        with pytest.raises(CheckpointError, match="holds no named tensors"):
+            read_weights(path, wrappers=others)
