@@ -1,7 +1,8 @@
-"""Matchers in whole runs: two domains with a labelling each, on one process and two, and resumed."""
+"""Matchers in whole runs: two domains with a labelling each, on one process and two, resumed, and while they learn."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from reidx.contracts import LabelSet, RefinerContext
 from reidx.engine.extract import extract
 from reidx.memories.classifier import LinearClassifier
 from reidx.runs import checkpoint as checkpoints
+from reidx.testing.colours import coloured_people
 from reidx.testing.runs import assert_resumes
 from reidx.testing.tiny import tiny_domain, tiny_experiment
 
@@ -194,3 +196,62 @@ def test_labelling_that_is_not_due_is_matched(
 def test_matched_labellings_resume_exactly(experiment: Callable[..., Path], domains_root: Path, tmp_path: Path) -> None:
     config = reidx.load_config(experiment(**two_modalities(domains_root, (1, 2), spread=True)))
     assert_resumes(config, tmp_path, steps=[3, 3])
+
+
+class ByOutfit:
+    """Matcher of each cluster with the cluster of the other labelling that shows the most similar outfits, a column."""
+
+    provides = frozenset({"other_labels"})
+
+    def __call__(self, labels: list[LabelSet], contexts: list[RefinerContext]) -> list[LabelSet]:
+        outfits = [F.one_hot(torch.from_numpy(context.columns["outfit"])).float() for context in contexts]
+        shown = [
+            F.normalize(torch.stack([rows[torch.from_numpy(given.labels == label)].mean(0) for label in range(given.count)]))
+            for given, rows in zip(labels, outfits)
+        ]
+        alike, found = shown[0] @ shown[1].T, []
+        for given, cosines in zip(labels, (alike, alike.T)):
+            pair = torch.where(cosines.max(1).values > 0.5, cosines.argmax(1), -1).numpy()
+            found.append(replace(given, extra={"other_labels": np.where(given.labels >= 0, pair[given.labels], -1)}))
+        return found
+
+
+def two_lights(folder: Path) -> dict[str, Any]:
+    """Write people under two lights, each image with its outfit, and a test across the lights."""
+    seen: dict[str, list[list[str]]] = {}
+    for name, light in (("visible", (1.3, 1.0, 0.7)), ("infrared", (0.7, 1.0, 1.3))):
+        table = coloured_people(folder / name, light=light, known=True, noise=(10, 20)).read_text(encoding="utf-8")
+        seen[name] = [[f"{name}/{path}", *rest] for path, *rest in csv.reader(table.splitlines()[1:])]
+    tables = {name: [[*row, row[1]] for row in rows if row[3] == "train"] for name, rows in seen.items()}
+    sides = {"query": seen["infrared"], "gallery": seen["visible"]}
+    tables["across"] = [[*row, row[1]] for split, rows in sides.items() for row in rows if row[3] == split]
+    for name, rows in tables.items():
+        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("path", "pid", "camid", "split", "outfit"), *rows])
+    return {name: {"type": "CSV", "path": str(folder / f"{name}.csv"), "columns": ["outfit"]} for name in tables}
+
+
+@pytest.mark.usefixtures("parts")
+def test_matching_brings_the_modalities_together(
+    experiment: Callable[..., Path], domains_root: Path, tmp_path: Path, register: Callable[[str, type], None]
+) -> None:
+    """Compare with the same run in which the terms across the modalities have no weight.
+
+    With seeds 1 to 3 their sum in the last epoch is lower by 0.7 to 1.7, and the mAP across the lights higher by 0.02 to 0.22.
+    """
+    register("matcher", ByOutfit)
+    changes = two_modalities(domains_root)
+    changes["data"]["domains"] = two_lights(tmp_path)
+    changes["matching"][0]["matcher"] = "ByOutfit"
+    changes["objective"].append({"loss": "CrossEntropy", "stream": "infrared", "memory": "infrared"})
+    changes["evaluate"] = {"domain": "across", "protocol": "NoCameraFilter"}
+    changes["optimizer"] = {"type": "Adam", "lr": 3e-3}
+    changes["stages"] = [{"name": "adapt", "epochs": 4, "iters": 25}]
+    apart = [{**term, "weight": 0.0} if term["loss"] == "Across" else term for term in changes["objective"]]
+    last = {}
+    for name, terms in (("matched", changes["objective"]), ("apart", apart)):
+        config = reidx.load_config(experiment(**{**changes, "objective": terms}), ["seed=1"])
+        last[name] = reidx.run(config, tmp_path / name, progress="quiet").stages[0].last
+    across = {name: entry["Across"] + entry["Across#2"] for name, entry in last.items()}
+    assert across["matched"] < across["apart"] - 0.3, across
+    assert last["matched"]["mAP"] > last["apart"]["mAP"]
