@@ -12,10 +12,11 @@ from reidx.evaluation.protocols import Protocol, SingleGalleryShot
 
 
 class ClothChanging(Protocol):
-    """The cloth-changing setting: a match shows the person in other clothes, under another camera.
+    """The cloth-changing setting: matches show other clothes.
 
-    The other gallery images of the query's person are ignored, and queries without a match are left out (LTCC, Qian et al.,
-    ACCV 2020; PRCC, Yang et al., TPAMI 2019). Needs the column ``clothes``; an image of unknown clothes (−1) is no match.
+    A match shows the query's person in other clothes, under another camera; the person's other gallery images are ignored,
+    and queries without a match are left out (LTCC, Qian et al., ACCV 2020; PRCC, Yang et al., TPAMI 2019). Needs the column
+    ``clothes``; an image of unknown clothes (−1) is no match.
 
     With ``trials`` (PRCC: 10) the result is the mean over so many galleries of one random image of each person, drawn from
     ``seed``; 0 ranks the whole gallery. The two are not comparable: state which.
@@ -58,7 +59,7 @@ class ClothChanging(Protocol):
 
 
 class SameClothes(ClothChanging):
-    """The same-clothes setting: a match shows the person in the query's clothes, under another camera.
+    """The same-clothes setting: matches show the clothes of the query.
 
     The counterpart of ``ClothChanging``, with the same arguments.
     """

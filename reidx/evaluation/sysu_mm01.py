@@ -19,7 +19,7 @@ SHOTS = {"single": 1, "multi": 10}
 
 
 class SYSUMM01(Protocol):
-    """The protocol of SYSU-MM01: all or indoor search, single- or multi-shot, 10 trials.
+    """SYSU-MM01's search across modalities, as the mean of 10 trials.
 
     Trial t = 0..9 draws the gallery with seed t: of each person one random image (``shots: multi``: ten) by each visible
     camera; ``search: indoor`` has cameras 1 and 2 only. Infrared camera 3 was at the place of camera 2, so that its queries

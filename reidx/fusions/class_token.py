@@ -11,9 +11,10 @@ from reidx.contracts import Features
 
 
 class ClassToken(nn.Module):
-    """The batch-normalised class token of a vision transformer, for backbones that provide one.
+    """The batch-normalised class token of a vision transformer.
 
-    Provides ``global`` and ``embed``, the L2-normalised BatchNorm of the class token, and ``token``, before the BatchNorm.
+    Needs a backbone that provides ``class_token``. Provides ``global`` and ``embed``, the L2-normalised BatchNorm of the
+    class token, and ``token``, before the BatchNorm.
 
     All are (B,C). The BatchNorm ("BNNeck") starts at weight 1 and bias 0 and its bias stays 0 (Luo et al., CVPRW 2019). The
     map is not used. ``neck: false`` omits the BatchNorm; ``normalize: false`` keeps the features at their length.

@@ -17,10 +17,11 @@ from reidx_clip_reid.weights import split_weights
 
 
 class CLIPViT(nn.Module):
-    """CLIP's vision transformer: map (B,``width``,h,w), ``class_token`` (B,``width``), ``projected_token`` (B,``projection``).
+    """CLIP's vision transformer, with its class token and projection.
 
-    All tokens are normalised by CLIP's last norm; ``projected_token`` is the class token times CLIP's projection into the
-    space that images share with texts. Activations are QuickGELU, as in OpenAI's weights. The defaults are ViT-B/16.
+    Provides the map (B,``width``,h,w), ``class_token`` (B,``width``) and ``projected_token`` (B,``projection``). All tokens
+    are normalised by CLIP's last norm; ``projected_token`` is the class token times CLIP's projection into the space that
+    images share with texts. Activations are QuickGELU, as in OpenAI's weights. The defaults are ViT-B/16.
 
     Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021.
 

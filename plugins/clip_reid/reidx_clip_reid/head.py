@@ -12,7 +12,7 @@ from reidx.contracts import Features
 
 
 class ClassAndProjection(nn.Module):
-    """The class token and its projection, each after a BatchNorm, concatenated.
+    """The class token and its projection, each batch-normalised.
 
     Provides ``global`` (B,D) and ``projected`` (B,P), the batch-normalised tokens, and ``embed`` (B,D+P), both concatenated at
     length 1. The bias of a BatchNorm ("BNNeck") stays 0. The map is not used.

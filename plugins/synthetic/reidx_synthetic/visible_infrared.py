@@ -15,7 +15,7 @@ from reidx_synthetic.domain import VERSION, render_domain
 
 
 class VisibleInfrared(MarketGrammar):
-    """Rendered people under visible and near-infrared cameras, in the manner of SYSU-MM01.
+    """Rendered people under visible and near-infrared cameras.
 
     A domain, ``source`` or ``target``, drawn into ``root/DOMAIN-infrared-seedSEED`` on first use. Its first ``cameras`` cameras
     are visible and give the pictures of ``People`` with these arguments; ``infrared_cameras`` cameras at night follow.

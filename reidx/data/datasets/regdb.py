@@ -18,11 +18,11 @@ EXAMPLE = "Visible/1/male_front_v_00012_1.bmp 0"
 
 
 class RegDB(Dataset):
-    """RegDB, people seen by a visible and a thermal camera: ten visible and ten infrared images each.
+    """RegDB, people seen by a visible and a thermal camera.
 
-    RegDB (Nguyen et al., Sensors 2017). Folders ``Visible`` and ``Thermal``, and the lists of ten trials,
-    ``idx/{train,test}_{visible,thermal}_{1..10}.txt``. ``trial`` chooses one: 206 people for training and 206 others for
-    the test. Results are averages over the ten trials, so they need ten trainings.
+    RegDB (Nguyen et al., Sensors 2017), ten visible and ten infrared images of each person. Folders ``Visible`` and
+    ``Thermal``, and the lists of ten trials, ``idx/{train,test}_{visible,thermal}_{1..10}.txt``. ``trial`` chooses one: 206
+    people for training and 206 others for the test. Results are averages over the ten trials, so they need ten trainings.
 
     ``modality`` selects the training images: the ``visible`` or the ``infrared`` ones, a domain each for unsupervised
     methods, or ``both``. ``query`` is the modality of the queries; the other one is the gallery, and every image of it counts
