@@ -18,6 +18,9 @@ Known = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Columns = tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]
 """Further columns of the queries (Q,) and of the gallery (G,), by name."""
 
+_PAIRS = 64
+"""Pairs of one image in a call of a protocol, of whose square mask only the diagonal is used."""
+
 JUNK = -1  # Market-1501's identity number for boxes that show no person well enough to count either way
 
 
@@ -227,11 +230,12 @@ def own_matches(
     """The pairs of ``own`` (M,2) that the rule alone would count as matches, so that they must be excluded."""
     if own is None:
         return np.zeros((0, 2), np.int64)
-    kept = [
-        q_ids[q] == g_ids[g] and not ignored(rule, (q_ids, g_ids, q_cams, g_cams), [q], [g], columns)[0, 0]
-        for q, g in own
-    ]
-    return own[np.array(kept, bool)]
+    kept = q_ids[own[:, 0]] == g_ids[own[:, 1]]
+    for start in range(0, len(own), _PAIRS):
+        queries, images = own[start : start + _PAIRS].T
+        skip = ignored(rule, (q_ids, g_ids, q_cams, g_cams), queries, images, columns)
+        kept[start : start + _PAIRS] &= ~np.diagonal(skip)
+    return own[kept]
 
 
 def no_match(

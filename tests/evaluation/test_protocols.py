@@ -50,6 +50,14 @@ def test_queries_with_a_match_equal_the_loop(seed, queries, images, pairs, rule)
     assert sorted(map(tuple, own_matches(rule, *known, own).tolist())) == pairs
 
 
+@pytest.mark.parametrize("rule", PROTOCOLS, ids=lambda rule: rule.name)
+def test_many_pairs_of_one_image_equal_the_loop(rule):
+    known, own = made(0, 30, 40, 400)
+    kept = own_matches(rule, *known, own).tolist()
+    lost = [set(a) - set(b) for a, b in zip(naive(rule, *known, own[:0]), naive(rule, *known, own))]
+    assert len(own) > 256 and sorted(map(tuple, kept)) == sorted((q, g) for q, gs in enumerate(lost) for g in gs) != []
+
+
 class Clothes(Protocol):
     """Protocol that ignores images of the query's person in the same clothes."""
 
