@@ -135,7 +135,8 @@ class _DataChecker:
             with full_checks():
                 measured(protocol, np.random.default_rng(0).random(skip.shape), skip, known, few, columns)
         if settings.rerank is not None:
-            self.check_memory_to_rerank(settings.rerank, len(query), len(gallery))
+            largest = max(((len(known[0]), len(known[1])) for known, _, _ in rankings), key=sum)
+            self.check_memory_to_rerank(settings.rerank, *largest)
         if max(lost)[0]:
             self.warn_once(
                 f"{domain}: {_most(lost)} have no match in the gallery that counts under protocol {protocol.name}; they are "

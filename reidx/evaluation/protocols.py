@@ -97,10 +97,11 @@ class NoCameraFilter(Protocol):
 
 
 class SingleGalleryShot(Protocol):
-    """Galleries of one image of each person, drawn at random; the result is the mean over the trials.
+    """Galleries of one random image of each person, in several trials.
 
-    The classic protocol of CUHK03, and that of data sets such as VIPeR and VehicleID. Junk is never drawn. A query whose person
-    is drawn in the query's own camera (with `camera_filter`), or as the query's own file, has no match in that trial.
+    The result is the mean over the trials. The classic protocol of CUHK03, and that of VIPeR and VehicleID. Junk is never
+    drawn. A query whose person is drawn in the query's own camera (with `camera_filter`), or as the query's own file, has no
+    match in that trial.
     """
 
     def __init__(self, trials: int = 10, seed: int = 0, camera_filter: bool = True) -> None:

@@ -20,7 +20,7 @@ from reidx.ablation.comparison import compare
 from reidx.contracts import Trial
 from reidx.engine import experiment as experiments
 from reidx.engine import stage as engine_stage
-from reidx.errors import DataError
+from reidx.errors import ConfigError, DataError
 from reidx.evaluation import Evaluation, SingleGalleryShot
 from reidx.runs.metrics import metrics_in
 
@@ -160,6 +160,13 @@ def test_wrong_trials_are_refused_before_training(register, experiment, tmp_path
     with pytest.raises(error, match=message):
         reidx.run(reidx.load_config(path), tmp_path / "run", progress="quiet")
     assert not (tmp_path / "run/1-adapt").exists()
+
+
+def test_memory_to_rerank_is_that_of_a_trial(register, experiment, tmp_path, monkeypatch) -> None:
+    register("protocol", Shots)
+    monkeypatch.setattr("reidx.checks.data.free_memory", lambda: 1.0)
+    with pytest.raises(ConfigError, match="18 queries and 7 gallery images"):
+        reidx.run(reidx.load_config(experiment(evaluate=EVALUATE, stages=STAGE)), tmp_path / "run", progress="quiet")
 
 
 def test_wrong_metrics_are_refused_before_training(register, experiment, tmp_path) -> None:
