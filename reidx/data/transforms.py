@@ -94,13 +94,22 @@ class ReidAugment(Transform):
         self.cast, self.exposure = cast, exposure
 
     def batch(self, images: Tensor) -> Tensor:
-        count, _, height, width = images.shape
-        # One row per image, so that a batch consumes the generator exactly as its images one by one would. Each process
-        # draws for the whole batch, since all generators are in the same state, and uses the rows for its images.
-        draws = torch.rand(self.world_size * count, 10 + 2 * self.tries)
-        draws = draws[self.rank * count : (self.rank + 1) * count]
+        return self.augment(images, self.draw(len(images)))
+
+    def draw(self, count: int, further: int = 0) -> Tensor:
+        """Draw the uniform numbers of ``count`` images (B, 10 + 2 tries + F): those of :meth:`augment`, then F further ones.
+
+        A batch has one row per image, so that it consumes the generator exactly as its images one by one would. Each process
+        draws for the whole batch, since all generators are in the same state, and uses the rows for its images.
+        """
+        draws = torch.rand(self.world_size * count, 10 + 2 * self.tries + further)
+        return draws[self.rank * count : (self.rank + 1) * count]
+
+    def augment(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Transform images as :meth:`batch` does, with the numbers of :meth:`draw`, of which further ones are unused."""
+        height, width = images.shape[2:]
         if self.cast or self.exposure:
-            images = self._recoloured(images, draws[:, 6 + 2 * self.tries :])
+            images = self._recoloured(images, draws[:, 6 + 2 * self.tries : 10 + 2 * self.tries])
         flipped = (draws[:, 0] < self.flip).long()
         shifts = ((2 * self.pad + 1) * draws[:, 1:3]).long().sub(self.pad)
         boxes = self._boxes(draws[:, 3 : 6 + 2 * self.tries], height, width)

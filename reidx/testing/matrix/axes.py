@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from reidx.contracts import Contract, contract_of
+from reidx.contracts import RESERVED, Contract, contract_of, inputs_of_kind
 from reidx.errors import ConfigError
 from reidx.registry.build import fill_defaults, signature_of
 from reidx.registry.discovery import registry
@@ -69,7 +69,10 @@ class Choice:
 
 
 def axes() -> dict[str, list[Choice]]:
-    """Return the values of each axis, by kind: all components in the registry."""
+    """Return the values of each axis, by kind: the components in the registry.
+
+    A backbone that requires a further column of the data set is left out, since the matrix's images have none.
+    """
     return {
         kind: [*([Choice(kind, "none")] if kind in OPTIONAL else []), *(c for e in registry().entries(kind) for c in _of(e))]
         for kind in AXES
@@ -84,6 +87,8 @@ def losses() -> list[Choice]:
 
 def _of(entry: Entry) -> Iterator[Choice]:
     """Yield a component with its example settings, and with its defaults if their contract differs."""
+    if entry.kind == "backbone" and inputs_of_kind("backbone", entry.load())[0] - RESERVED:
+        return
     if entry.name in FAMILIES:
         for settings in FAMILIES[entry.name]:
             yield Choice(entry.kind, f"{entry.name} {settings['name']}", entry, _spec(entry, settings))
