@@ -55,7 +55,7 @@ class LabellingChecker(StageChecker):
             raise self.error(at, f"memory {level.memory!r} holds images of {held!r}, the labelling is of {level.domain!r}.")
 
     def check_matching(self, index: int, matching: MatchingSlot) -> None:
-        """Raise unless a matcher gets several labellings, and its arrays have names that nothing else has."""
+        """Raise unless a matcher gets several labellings, and the names of its arrays are not in use."""
         at: KeyPath = ("matching", index)
         names = matching.labellings
         for name in names:

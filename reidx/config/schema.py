@@ -207,16 +207,16 @@ class MemorySlot:
 
 @dataclass
 class Ramp:
-    """A weight that changes over some epochs, from the value before them to the value after them."""
+    """A weight that changes from one value to another over some epochs."""
 
     epochs: int = field(metadata={"least": 1, "most": MOST})
-    """Number of epochs until it has the value ``to``."""
+    """Number of epochs in which the weight changes."""
     from_: float = 0.0
     """The value up to epoch ``from_epoch``."""
     to: float = 1.0
     """The value from epoch ``from_epoch + epochs`` on."""
     from_epoch: int = number(0, 0, MOST)
-    """The epoch in which it begins to change, counted from 0."""
+    """The first epoch of the change, counted from 0."""
     shape: Literal["linear", "cosine", "sigmoid", "dann"] = "linear"
     """Share of the way at t, from 0 to 1. ``linear``: t; ``cosine``: (1 − cos(πt)) / 2; ``sigmoid``: exp(−5(1 − t)²), by Laine
     and Aila (2017), which begins at 0.007; ``dann``: 2 / (1 + exp(−10t)) − 1, by Ganin et al. (2016), which ends at 0.9999."""

@@ -295,7 +295,7 @@ CALLS: dict[str, dict[str, Call]] = {
     },
     "reranker": {"__call__": Call(("query_features", "gallery_features"), ("query_cams", "gallery_cams"))},
 }
-"""Methods with named inputs, by kind. ``cameras`` has one number per image, −1 for an unknown camera.
+"""Methods with named inputs, by kind. ``cameras`` holds a number for each image, −1 for an unknown camera.
 
 Each may also name further columns of the data set (:class:`reidx.data.datasets.Split`): ``clothes``, or ``query_clothes``
 and ``gallery_clothes`` for a protocol and a re-ranker; a matcher has them in its contexts. A distance and a refiner may

@@ -18,13 +18,13 @@ class ClothChanging(Protocol):
     and queries without a match are left out (LTCC, Qian et al., ACCV 2020; PRCC, Yang et al., TPAMI 2019). Needs the column
     ``clothes``; an image of unknown clothes (−1) is no match.
 
-    With ``trials`` (PRCC: 10) the result is the mean over so many galleries of one random image of each person, drawn from
-    ``seed``; 0 ranks the whole gallery. The two are not comparable: state which.
+    With ``trials`` (PRCC: 10) the result is the mean over that many galleries of one random image of each person, drawn with
+    ``seed``; 0 ranks the whole gallery. Results of the two are not comparable: state which one you use.
     """
 
     cameras: ClassVar[str] = "required"
     same: ClassVar[bool] = False
-    """Whether a match wears the query's clothes."""
+    """True if a match must show the query's clothes."""
 
     def __init__(self, trials: int = 0, seed: int = 0) -> None:
         if trials < 0:
@@ -43,7 +43,7 @@ class ClothChanging(Protocol):
         query_clothes: np.ndarray,
         gallery_clothes: np.ndarray,
     ) -> np.ndarray:
-        """Bool (Q, G): the usual ones, and the images of the query's person whose clothes make no match."""
+        """Bool (Q, G): the usual ones, and images of the query's person in clothes that are no match."""
         known = (query_clothes[:, None] >= 0) & (gallery_clothes >= 0)
         fits = known & ((query_clothes[:, None] == gallery_clothes) == self.same)
         usual = super().ignored(query_ids, gallery_ids, query_cams, gallery_cams)

@@ -21,12 +21,12 @@ SHOTS = {"single": 1, "multi": 10}
 class SYSUMM01(Protocol):
     """SYSU-MM01's search across modalities, as the mean of 10 trials.
 
-    Trial t = 0..9 draws the gallery with seed t: of each person one random image (``shots: multi``: ten) by each visible
-    camera; ``search: indoor`` has cameras 1 and 2 only. Infrared camera 3 was at the place of camera 2, so that its queries
-    ignore the images of that camera. rank-k is the share of queries whose person is among the first k different people of
+    Trial t = 0..9 draws the gallery with seed t: of each person one random image (``shots: multi``: ten) from each visible
+    camera; ``search: indoor`` has cameras 1 and 2 only. Infrared camera 3 was at the place of camera 2, so queries from
+    camera 3 ignore images from camera 2. rank-k is the share of queries whose person is among the first k different people of
     the ranking; mAP and mINP count images. The result is the mean over the trials (Wu et al., ICCV 2017).
 
-    The draws are those of the released codes for galleries in the order of person, camera and file name.
+    The draws are those of released code for galleries in the order of person, camera and file name.
     """
 
     cameras: ClassVar[str] = "required"
@@ -43,7 +43,7 @@ class SYSUMM01(Protocol):
     def ignored(
         self, query_ids: np.ndarray, gallery_ids: np.ndarray, query_cams: np.ndarray, gallery_cams: np.ndarray
     ) -> np.ndarray:
-        """Bool (Q, G): images by camera 2 for queries by camera 3, of any person."""
+        """Bool (Q, G): images from camera 2 for queries from camera 3, of any person."""
         usual = super().ignored(query_ids, gallery_ids, query_cams, gallery_cams)
         return usual | ((query_cams[:, None] == 2) & (gallery_cams == 1))
 
@@ -58,7 +58,7 @@ class SYSUMM01(Protocol):
         if not groups:
             numbers = ", ".join(str(camera + 1) for camera in CAMERAS[self.settings["search"]])
             raise DataError(
-                f"protocol sysu_mm01: the gallery has no image of a person by the visible cameras {numbers}. The protocol is "
+                f"protocol sysu_mm01: the gallery has no image of a person from the visible cameras {numbers}. The protocol is "
                 "for the data set SYSUMM01; set another evaluate.protocol."
             )
         shots = SHOTS[self.settings["shots"]]

@@ -1,4 +1,4 @@
-"""Matching of several labellings: their label sets, together, to new ones."""
+"""Matching of several labellings: a matcher turns their label sets into new ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class LabelMatching:
         return frozenset(getattr(self.matcher, "provides", ()))
 
     def __call__(self, labels: Mapping[str, LabelSet], contexts: Mapping[str, RefinerContext]) -> dict[str, LabelSet]:
-        """Match the labels of the matcher's labellings; both mappings are by labelling.
+        """Match the labels of the matcher's labellings; both mappings have the names of labellings as keys.
 
         Raises :class:`DataError` if no cluster of a labelling is left, and :class:`ReidxError` if the processes of a
         distributed job find different labels.
@@ -59,7 +59,7 @@ class LabelMatching:
 
 
 def unmatched(labels: Mapping[str, LabelSet], matchings: Sequence[LabelMatching]) -> dict[str, LabelSet]:
-    """Return the label sets without the arrays of matchings, which a labelling that was not renewed has from the last time."""
+    """Return the label sets without the arrays of earlier matchings, which labellings that were not renewed still have."""
     found = dict(labels)
     for matching in matchings:
         for name in matching.labellings:

@@ -14,9 +14,9 @@ from reidx.registry.build import build, entry_of, signature_of
 class Schedule(ParamScheduler):
     """Learning rate as a multiple of the optimiser's: a subclass defines :meth:`factor`.
 
-    The schedule sets the rate from epoch ``begin`` to before epoch ``end``, counted from 0, or between these steps of the
-    stage if not ``by_epoch``. Before and after it, the rate keeps its value. A subclass with further arguments sets its
-    attributes before it calls this constructor, which computes the first rate::
+    The schedule sets the rate from epoch ``begin`` up to, but not including, epoch ``end``, counted from 0, or between these
+    steps of the stage if not ``by_epoch``. Outside this range the rate does not change. A subclass with further arguments
+    sets its attributes before it calls this constructor, which computes the first rate::
 
         class Inverse(Schedule):
             def __init__(self, optimizer, power: float = 0.5, begin: int = 0, end: int | None = None, by_epoch: bool = True):

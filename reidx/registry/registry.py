@@ -138,7 +138,7 @@ KINDS: dict[str, Kind] = {
         ),
         Kind(
             "reranker",
-            "features of query and gallery and, for arguments of these names, `query_cams` and `gallery_cams`",
+            "features of query and gallery; cameras and other columns by name",
             "a re-ranking: factors and offsets of the squared distances",
             results={"__call__": "reranking", "block": "reranked block"},
             early=True,

@@ -32,7 +32,7 @@ def trials(component: Any, result: Any, given: Mapping[str, Any]) -> None:
             found = f"the {side} positions of trial {number} are {describe_value(positions)}"
             whole = isinstance(positions, np.ndarray) and positions.dtype.kind in "iu" and positions.ndim == 1
             require(whole, f"{found}, not an array of integers")
-            require(len(positions) > 0, f"{found}: a trial needs one at least")
+            require(len(positions) > 0, f"{found}: a trial needs at least one")
             low, high = int(positions.min()), int(positions.max())
             require(low >= 0 and high < size, f"{found}, from {low} to {high}, not 0 to {size - 1}")
             require(len(np.unique(positions)) == len(positions), f"{found}, some of them twice")
@@ -69,7 +69,8 @@ def reranking(component: Any, result: Any, given: Mapping[str, Any]) -> None:
 def reranked_block(component: Any, result: Any, given: Mapping[str, Any], gallery: int | None = None) -> None:
     """Require finite factors (B,), not negative, and finite offsets (B,G) of a block of queries."""
     rows = next(iter(given.values()))
-    require(isinstance(result, tuple) and len(result) == 2, f"a block of it is {describe_value(result)}, not two arrays")
+    pair = isinstance(result, tuple) and len(result) == 2
+    require(pair, f"a block of its re-ranking is {describe_value(result)}, not two arrays")
     factor, offset = result
     _numbers(factor, (rows.stop - rows.start,), np.float64, "the factors of its re-ranking are")
     _numbers(offset, (rows.stop - rows.start, gallery), np.float32, "the offsets of its re-ranking are")

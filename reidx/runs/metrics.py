@@ -1,4 +1,4 @@
-"""Names of an evaluation's metrics: in the report of an epoch, where other numbers are next to them, and in a result.
+"""Names of an evaluation's metrics, in the report of an epoch, together with other numbers, and in a result.
 
 In a report a protocol's metric has the prefix ``metric_``, unless its name is a standard one; with re-ranking, each has the
 prefix ``reranked_``. The standard deviation over trials has the suffix ``_sd``.

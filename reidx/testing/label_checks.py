@@ -107,7 +107,7 @@ def gives_labels(entry: Entry) -> None:
 
 
 def refines_labels(entry: Entry) -> None:
-    """Check for a LabelSet that fulfils the contract, with and without a history and optional inputs; an unchanged input."""
+    """Check for a LabelSet that fulfils the contract, with and without history and optional inputs, and an unchanged input."""
     truth = known_labels()
     for previous in (None, np.roll(truth, 3)):
         labels = truth.copy()
@@ -121,7 +121,7 @@ def refines_labels(entry: Entry) -> None:
 
 
 def matches_labellings(entry: Entry) -> None:
-    """Check for a label set of each labelling that fulfils the contract, reproducible, and unchanged inputs.
+    """Check for a label set of each labelling that fulfils the contract and is reproducible, and for unchanged inputs.
 
     The labellings have different images and clusters; one has outliers.
     """
@@ -300,7 +300,7 @@ def random_states() -> tuple[object, ...]:
 
 
 def reranks_a_gallery(entry: Entry) -> None:
-    """Check for finite distances (Q,G) in blocks, nearer within groups, reproducible, and of any queries and gallery."""
+    """Check for finite, reproducible distances (Q,G) in blocks, smaller within groups, for any queries and gallery."""
     reranker = build_component(entry)
     needed, _ = inputs_of_kind(entry.kind, type(reranker))
     expect_no_misspelt_input(entry.kind, needed - RESERVED)

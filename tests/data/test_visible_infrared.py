@@ -99,8 +99,8 @@ def test_sysu_reports_listed_people_without_images(tmp_path):
         ({"val": [4]}, r"val_id\.txt: person 4 is in train_id\.txt, too"),
         ({"test": [9]}, r"test_id\.txt: person 9 is in train_id\.txt, too"),
         ({"test": []}, r"test_id\.txt lists no people"),
-        ({"test": ["six"]}, r"test_id\.txt: 'six' is no person's number; the list looks like 1,2,4,5"),
-        ({"test": [77]}, "has no image of the listed people by cameras 3, 6"),
+        ({"test": ["six"]}, r"test_id\.txt: 'six' is not a person's number; the list looks like 1,2,4,5"),
+        ({"test": [77]}, "has no image of the listed people from cameras 3, 6"),
     ],
 )
 def test_wrong_list_of_people_is_named(tmp_path, people, message):

@@ -398,7 +398,7 @@ TWO = np.arange(2)
         ([], "it drew no trial"),
         ([TWO], "trial 1 is int64 2, not positions"),
         ([(TWO, TWO), (TWO, [0, 1])], "the gallery positions of trial 2 are list of 2, not an array of integers"),
-        ([(TWO, TWO[:0])], "the gallery positions of trial 1 are int64 0: a trial needs one at least"),
+        ([(TWO, TWO[:0])], "the gallery positions of trial 1 are int64 0: a trial needs at least one"),
         ([(TWO, TWO > 0)], "not an array of integers"),
         ([(TWO - 1, TWO)], "the query positions of trial 1 are int64 2, from -1 to 0, not 0 to 1"),
         ([(TWO, TWO + 2)], "the gallery positions of trial 1 are int64 2, from 2 to 3, not 0 to 2"),

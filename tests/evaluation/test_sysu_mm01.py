@@ -101,7 +101,7 @@ def test_camera_2_is_ignored_by_camera_3_alone():
 
 def test_gallery_without_visible_cameras_is_refused():
     known = np.array([7]), np.array([7, 8]), np.array([5]), np.array([2, 4])
-    with pytest.raises(DataError, match=r"no image of a person by the visible cameras 1, 2\. .*another evaluate\.protocol"):
+    with pytest.raises(DataError, match=r"no image of a person from the visible cameras 1, 2\. .*another evaluate\.protocol"):
         evaluate(torch.zeros(1, 1), torch.zeros(2, 1), *known, SYSUMM01("indoor"))
 
 

@@ -32,7 +32,7 @@ class CLIPViT(nn.Module):
         heads: attention heads per block.
         projection: numbers of the projected token.
         weights: a file with an image encoder of these sizes, alone or in a whole CLIP, under the names of OpenAI, CLIP-ReID
-            or timm; other tensors are left out, and the run says how many.
+            or timm; other tensors are left out, and the run prints the number of tensors used.
         weights_image_size: (height, width) of the images of ``weights``. Required if the values of the position embeddings
             in the file do not show their grid.
         image_size: (height, width) of the images.
@@ -94,7 +94,7 @@ class CLIPViT(nn.Module):
         return {"map": maps, "class_token": class_token, "projected_token": self.projection(class_token)}
 
     def notes(self) -> list[str]:
-        """The tensors of the weight file that were left out."""
+        """The number of tensors used of the weight file, if others were left out."""
         return self._notes
 
     def refit(self, weights: Mapping[str, Tensor], trained_at: Size | None, where: str) -> dict[str, Tensor]:

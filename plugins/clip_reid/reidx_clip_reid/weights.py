@@ -25,7 +25,7 @@ _OPENAI = (  # names of OpenAI and CLIP-ReID, and those of timm
 
 
 def split_weights(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], list[str]]:
-    """The image encoder in a file as a state of ``CLIPViT``, and a sentence on the tensors left out, if any.
+    """The image encoder in a file as a state of ``CLIPViT``, and a sentence on the tensors used, if others are left out.
 
     Raises :class:`CheckpointError`, which names ``source``, if the file has no image encoder, several, or no projection.
     """

@@ -22,7 +22,7 @@ def reidx_plugin() -> PluginInfo:
         licence="Apache-2.0",
         deviations=(
             "No proxy is skipped; the released sampler drops the proxies that remain after the last whole batch of a round.",
-            "If there are fewer than 50 negatives, or fewer than 3 cameras, an image is compared with those that there are; "
+            "If there are fewer than 50 negatives, or fewer than 3 cameras, an image is compared only with those; "
             "the released code stops, or counts negatives as positives.",
             "CAP's epochs have a fixed number of steps; in its released code the number of clustered images sets it.",
             "CAP's backbone has the ReLU of ResNet's first layer; the released network leaves it out.",

@@ -10,12 +10,12 @@ from reidx_synthetic.domain import VERSION, render_domain
 
 
 class People(MarketGrammar):
-    """A small domain of rendered people, for trials without any download.
+    """A small domain of rendered people, for experiments without a download.
 
     A domain, ``source`` or ``target``, drawn into ``root/DOMAIN-seedSEED`` on first use.
 
     ``identities`` are those of the training and of the test split, each seen ``images_per_camera`` times by each of
-    ``cameras`` cameras; ``size`` is (height, width) in pixels. ``progress(done, total)`` is called while it is drawn.
+    ``cameras`` cameras; ``size`` is (height, width) in pixels. ``progress(done, total)`` is called during the drawing.
 
     Raises :class:`DataError` for arguments that make no valid benchmark, or if that folder holds something else.
     """

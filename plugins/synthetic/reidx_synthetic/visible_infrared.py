@@ -21,8 +21,8 @@ class VisibleInfrared(MarketGrammar):
     are visible and give the pictures of ``People`` with these arguments; ``infrared_cameras`` cameras at night follow.
 
     ``modality`` selects the training images: the ``visible`` or the ``infrared`` ones, a domain each for unsupervised methods,
-    or ``both``. Query are all infrared test images, gallery all visible ones. The column ``modality`` is 0 for visible and 1
-    for infrared images. The other arguments are those of ``People``.
+    or ``both``. The queries are all infrared test images, the gallery all visible ones. The column ``modality`` is 0 for
+    visible and 1 for infrared images. The other arguments are those of ``People``.
 
     Raises :class:`DataError` for arguments that make no valid benchmark, or if that folder holds something else.
     """

@@ -17,7 +17,7 @@ GREY = (0.2989, 0.5870, 0.1140)
 class ChannelAugment(ReidAugment):
     """The usual training transform, then one channel or the grey value in all three channels.
 
-    With probability ``exchange`` a channel of the image, each with a third of it, replaces the other two; with probability
+    With probability ``exchange`` a channel of the image, all equally likely, replaces the other two; with probability
     ``grey`` the grey value 0.2989 R + 0.5870 G + 0.1140 B replaces all; otherwise the image keeps its colours. This happens
     after the normalisation and the erasing of :class:`ReidAugment`, whose arguments are the other ones. Visible images have
     ``exchange`` 1 in PGM's released code, infrared ones 3/4, with ``grey`` 1/8. Source: Ye et al., "Channel Augmented Joint
@@ -55,7 +55,7 @@ class ChannelAugment(ReidAugment):
         return torch.where(changed[:, None, None, None], mixed, colours)
 
     def mixtures(self, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """Choose what replaces the channels, from uniform draws (B,2).
+        """Choose the replacement of the channels from uniform draws (B,2).
 
         Returns weights of the three channels (B,3), and booleans (B,), false for an image that keeps its colours.
         """

@@ -13,7 +13,7 @@ from reidx.contracts import Features
 
 
 class ClassAndParts(nn.Module):
-    """Class token and mean part token as one vector, for backbones that provide both.
+    """Class token and mean part token as one vector, as in PASS.
 
     Provides ``embed``, after the BatchNorm ("BNNeck", whose bias stays 0), ``token``, the same vector before it, ``global``
     (B,D) and ``parts`` (B,P,D).
@@ -21,8 +21,8 @@ class ClassAndParts(nn.Module):
     With c the class token and p the mean of the part tokens, ``combine: cat`` gives (c, p), twice as wide, and
     ``combine: mean`` gives (c + p) / 2. With ``necks: one`` a BatchNorm follows, and ``embed`` has length 1. With
     ``necks: each`` class and part tokens have a BatchNorm each and length 1 before they are combined, so that the length of
-    ``embed`` varies. ``normalize: false`` keeps all lengths. ``global`` and ``parts`` are the class token and
-    the part tokens, with ``necks: each`` after their BatchNorms. ``part_tokens`` is P. The map is not used.
+    ``embed`` varies. ``normalize: false`` keeps all lengths. ``global`` and ``parts`` are the class token and the part
+    tokens, with ``necks: each`` after their BatchNorms. ``part_tokens`` is P. The map is not used.
 
     Source: Zhu et al., PASS, ECCV 2022, released code (``feat_fusion``, ``multi_neck``).
     """

@@ -12,7 +12,7 @@ from reidx.models.positions import Size, infer_grid
 def resized(value: Tensor, old: Size | None, new: Size, prefix: int, where: str) -> Tensor:
     """Position embeddings (1, prefix + h·w, D) of a grid ``old`` of patches for the grid ``new``, resized as timm does.
 
-    Without ``old``, the grid is the one that their values show, or else ``new`` if it has as many patches. If both grids are
+    Without ``old``, the grid is the one that the values show, or else ``new`` if it has as many patches. If both grids are
     equal, ``value`` is returned itself. Raises :class:`CheckpointError`, which names ``where``, for an unknown or wrong grid.
     """
     patches = value.shape[1] - prefix

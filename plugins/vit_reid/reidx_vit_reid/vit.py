@@ -23,7 +23,7 @@ HEAD = 64
 
 
 class ViT(nn.Module):
-    """Vision transformer of TransReID-SSL and PASS, with weights pre-trained on people.
+    """Vision transformer of TransReID-SSL and PASS, pre-trained on people.
 
     Maps images (B,3,H,W) to the map (B,D,h,w) of its patches, the ``class_token`` (B,D) and the ``part_tokens`` (B,P,D), all
     after the final norm. Class and part tokens are learned vectors, each with a learned position; the blocks treat them

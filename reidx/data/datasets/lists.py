@@ -39,7 +39,7 @@ def read_list(table: Path, line: re.Pattern[str], example: str) -> Iterator[tupl
 def check_listed(path: str, where: str, places: dict[str, str]) -> None:
     """Raise :class:`DataError` if a listed file is missing, or listed before; ``places`` holds the location of each file."""
     if not os.path.isfile(path):
-        raise DataError(f"{where}: there is no file {path}. Unpack the images again, where the lists are.")
+        raise DataError(f"{where}: there is no file {path}. Unpack the images again, into the data set's folder.")
     if path in places:
-        raise DataError(f"{where}: {path} is in {places[path]}, too. Drop one of these lines.")
+        raise DataError(f"{where}: {path} is in {places[path]}, too. Drop one of the two lines.")
     places[path] = where

@@ -32,17 +32,18 @@ LOW, MADE = 1, "MLR-CUHK03"
 class MLRCUHK03(Dataset):
     """MLR-CUHK03, low-resolution queries against high-resolution galleries.
 
-    MLR-CUHK03 (Jiao et al., AAAI 2018): CUHK03 (Li et al., CVPR 2014), of whose images of one camera each is down-sampled by
-    a factor of 2, 3 or 4. ``images`` is the source:
+    MLR-CUHK03 (Jiao et al., AAAI 2018): CUHK03 (Li et al., CVPR 2014), with the images of one camera of each pair
+    down-sampled by a factor of 2, 3 or 4. ``images`` is the source:
 
-    ``labeled`` or ``detected`` (boxes drawn by hand or found by a detector) makes it from CUHK03: ``images_labeled`` or
+    ``labeled`` and ``detected`` (boxes drawn by hand or found by a detector) start from CUHK03: ``images_labeled`` or
     ``images_detected`` with names ``C_PPP_V_NN.png`` (camera pair, person, view, image), and the official test sets in
     ``splits_classic_{labeled,detected}.json``, as torchreid extracts them from ``cuhk-03.mat``. View 1 is down-sampled; the
-    factor of an image follows from ``seed`` and its name, and the result is kept in ``MLR-CUHK03`` of the same folder. Of
-    the 1,467 people, ``split`` (0 to 19) chooses 100 for the test: query are the low-resolution images, gallery the others.
+    factor of an image follows from ``seed`` and its name, and the result is kept in ``MLR-CUHK03`` of the same folder. Of the
+    1,467 people, ``split`` (0 to 19) chooses 100 for the test: the queries are the low-resolution images, the gallery the
+    others.
 
-    ``repacked`` reads a prepared copy: ``bounding_box_train``, ``query`` and ``bounding_box_test`` with names
-    ``PPPP_cC….png``. It has one split, and the factors are unknown.
+    ``repacked`` is a prepared copy: ``bounding_box_train``, ``query`` and ``bounding_box_test`` with names
+    ``PPPP_cC….png``. The copy has one split, and its factors are unknown.
 
     The column ``resolution`` is the factor: 1 for an original image, −1 for an unknown one. The published test draws one
     gallery image of each person: protocol ``SingleGalleryShot``. ``root`` is the folder that holds these or one above:

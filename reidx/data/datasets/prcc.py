@@ -23,7 +23,7 @@ class PRCC(Dataset):
     ``rgb/val`` shows other images of the training people and is not read.
 
     The gallery is camera A; the queries are cameras B and C together, of which the protocol chooses: ``SameClothes`` scores
-    those of B, ``ClothChanging`` those of C, each against all of A, and with ``single_shot`` against one image of each person.
+    those of B, ``ClothChanging`` those of C, each against all of A or, with ``trials``, against one image of each person.
     The column ``clothes`` numbers the outfits of all people.
 
     ``root`` is the data set's own folder or one above: ``prcc``, ``PRCC``.
@@ -44,7 +44,7 @@ class PRCC(Dataset):
         train = self._read(base / "rgb" / "train")
         gallery, *queries = (self._read(base / "rgb" / "test" / camera, camera) for camera in CAMERAS)
         splits = [Split.of(rows) for rows in (train, [row for rows in queries for row in rows], gallery)]
-        # in the clothes of camera C, or in those of A and B
+        # outfit 1 in camera C, outfit 0 in A and B
         self.train, self.query, self.gallery = with_clothes(splits, [split.cameras == 2 for split in splits])
 
     def camera_number(self, camera: int) -> int:

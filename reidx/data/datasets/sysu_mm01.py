@@ -27,8 +27,9 @@ class SYSUMM01(Dataset):
 
     Training images are those of the people in the train and val lists, as in published results: 395 people. ``modality``
     selects them: the ``visible`` or the ``infrared`` ones, a domain each for unsupervised methods, or ``both``. The test has
-    96 other people: query are all infrared images (3,803), gallery all visible ones, from which the protocol ``SYSUMM01``
-    draws its galleries. The images of a split are in the order of person, camera and file name, on which these draws depend.
+    96 other people: the queries are all infrared images (3,803), the gallery all visible ones, from which the protocol
+    ``SYSUMM01`` draws its galleries. The images of a split are in the order of person, camera and file name, on which these
+    draws depend.
 
     The column ``modality`` is 0 for visible and 1 for infrared images. ``root`` is the data set's own folder or one above:
     ``SYSU-MM01``, ``sysu``.
@@ -52,7 +53,9 @@ class SYSUMM01(Dataset):
         for path in (base / listed for listed in lists):
             for person in _people(path):
                 if person in split_of:
-                    raise DataError(f"{path}: person {person} is in {split_of[person]}, too. Drop one of them.")
+                    raise DataError(
+                        f"{path}: person {person} is in {split_of[person]}, too. Drop the person from one of the lists."
+                    )
                 split_of[person] = path.name
         learnt = [person for person, split in split_of.items() if split != "test_id.txt"]
         tested = [person for person, split in split_of.items() if split == "test_id.txt"]
@@ -78,7 +81,7 @@ class SYSUMM01(Dataset):
                 rows += [(str(folder / name), person, camera - 1, value) for name in names]
         if not rows:
             numbers = ", ".join(map(str, CAMERAS[modality]))
-            raise DataError(f"{self.name}: {base} has no image of the listed people by cameras {numbers}.")
+            raise DataError(f"{self.name}: {base} has no image of the listed people from cameras {numbers}.")
         if unseen := set(people) - {row[1] for row in rows}:
             kind = "" if modality == "both" else f"{modality} "
             self.remarks.append(f"{len(unseen):,} of {len(set(people)):,} listed people have no {kind}image")
@@ -89,7 +92,7 @@ def _people(path: Path) -> list[int]:
     """The numbers in a list of people; raises :class:`DataError` unless it has some, separated by commas."""
     entries = [entry.strip() for line in read_lines(path) for entry in line.split(",") if entry.strip()]
     if wrong := [entry for entry in entries if not re.fullmatch(r"\d+", entry, re.ASCII)]:
-        raise DataError(f"{path}: {wrong[0]!r} is no person's number; the list looks like 1,2,4,5.")
+        raise DataError(f"{path}: {wrong[0]!r} is not a person's number; the list looks like 1,2,4,5.")
     if not entries:
         raise DataError(f"{path} lists no people.")
     return [parse_number(entry, "a person's number", str(path)) for entry in entries]
