@@ -21,13 +21,14 @@ STEM = ("conv1", "bn1", "act1", "maxpool")
 
 
 class TwoStem(nn.Module):
-    """A ResNet with a stem, the layers before its first stage, for each modality.
+    """A ResNet with a stem for each modality.
 
     Maps images (B,3,H,W) and their column ``modality`` (B,), 0 for visible and 1 for infrared, to a map (B,C,h,w).
 
-    ``of`` is the spec of a backbone with a timm ResNet, such as ``Timm``. Both stems start from its weights. Each one, with its
-    BatchNorm, gets only the images of its modality; all other layers are shared. Source: AGW (Ye et al., "Deep Learning for
-    Person Re-identification: A Survey and Outlook", TPAMI 2021), the network of ADCA and PGM.
+    ``of`` is the spec of a backbone with a timm ResNet, such as ``Timm``. Both stems start from its weights. A stem, the
+    layers before the first stage with their BatchNorm, gets only the images of its modality; all other layers are shared.
+    Source: AGW (Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook", TPAMI 2021), the network of
+    ADCA and PGM.
 
     Raises :class:`ConfigError` for a backbone without a timm ResNet, and :class:`DataError` for an unknown modality.
     """

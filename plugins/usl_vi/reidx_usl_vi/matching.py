@@ -15,7 +15,7 @@ from reidx.memories.base import centroids
 
 
 class ProgressiveGraphMatching:
-    """Matcher that assigns the clusters of two labellings to each other, at the least total cost.
+    """Least-cost assignment of the clusters of two labellings to each other.
 
     Provides ``other_labels`` (N,): the cluster of the other labelling that is matched with the image's own, −1 for outliers.
 

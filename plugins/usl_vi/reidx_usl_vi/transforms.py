@@ -15,7 +15,7 @@ GREY = (0.2989, 0.5870, 0.1140)
 
 
 class ChannelAugment(ReidAugment):
-    """The usual training transform, then one channel or the grey value in all three channels.
+    """The usual training transform, then one channel or grey in all three.
 
     With probability ``exchange`` a channel of the image, all equally likely, replaces the other two; with probability
     ``grey`` the grey value 0.2989 R + 0.5870 G + 0.1140 B replaces all; otherwise the image keeps its colours. This happens
