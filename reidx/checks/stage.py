@@ -17,7 +17,7 @@ from reidx.checks.objective import ObjectiveChecker
 from reidx.config.node import KeyPath, dotted
 from reidx.config.parts import Part, parts_of
 from reidx.config.schema import MemorySlot, Stage, memory_streams, names_in
-from reidx.contracts import RESERVED, overrides_update
+from reidx.contracts import RESERVED, inputs_of_kind, overrides_update
 from reidx.errors import ConfigError
 from reidx.registry.build import contract
 from reidx.registry.discovery import registry
@@ -49,10 +49,12 @@ def _columns(config: Config) -> None:
     for domain, spec in config.experiment.data.domains.items():
         at = ("data", "domains", domain)
         for name in sorted(contract("dataset", spec).columns):
-            if not name.isidentifier() or keyword.iskeyword(name) or name in RESERVED:
+            names = {name, f"query_{name}", f"gallery_{name}"}
+            if not name.isidentifier() or keyword.iskeyword(name) or names & RESERVED:
                 raise ConfigError(
                     f"{config.place(at)}: {dotted(at)}: a component gets the column {name!r} by an argument of that name; it "
-                    f"must be a Python name, and none of {', '.join(sorted(RESERVED))}. Rename the column."
+                    f"must be a Python name, and neither it nor query_{name} or gallery_{name} one of "
+                    f"{', '.join(sorted(RESERVED))}. Rename the column."
                 )
 
 
@@ -217,6 +219,17 @@ class _StageCheck(StageChecker):
         for domain in domains:
             self.check_named_inputs(Part("backbone", model.backbone, ("model", "backbone"), model), domain)
             self.check_named_inputs(Part("fusion", model.fusion, ("model", "fusion"), model), domain)
+        for kind, spec in (("backbone", model.backbone), ("fusion", model.fusion)) if self.stage.joint else ():
+            named = set[str]().union(*inputs_of_kind(kind, registry().find(kind, spec["type"]).class_or_outline()))
+            for name in sorted(named):
+                having = [domain for domain in self.stage.domains if name in self.columns_of(domain)]
+                if having and len(having) < len(self.stage.domains):
+                    raise self.error(
+                        ("joint",),
+                        f"{kind} {spec['type']} takes {name!r}, which domain {having[0]!r} has, but not all domains of the "
+                        "streams; in one pass over all streams it would get none. Leave out `joint`, or use data sets with the "
+                        "column.",
+                    )
 
     def chain_of_averages(self, name: str) -> list[str]:
         """Return the chain of networks that an EMA follows, up to the first repetition."""

@@ -15,6 +15,7 @@ from reidx.config.node import KeyPath, dotted
 from reidx.config.parts import Part, parts_of
 from reidx.config.schema import Stage
 from reidx.errors import ConfigError
+from reidx.evaluation.protocols import check_metrics
 from reidx.labels.pipeline import clusterer_variations
 from reidx.optim.optimizer import build_optimizer, try_step
 from reidx.optim.schedule import build_schedule, with_ends
@@ -55,7 +56,9 @@ class _ValueChecker:
         for part in parts_of(stage):
             if KINDS[part.kind].early:
                 matched = {"labellings": part.holder.labellings} if part.kind == "matcher" else {}
-                built[part.path] = self.build(part, **known, **matched)
+                built[part.path] = made = self.build(part, **known, **matched)
+                if part.kind == "protocol":
+                    check_metrics(made)
             else:
                 _load(part.kind, part.spec)
         for part in parts_of(stage):

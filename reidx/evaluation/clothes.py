@@ -29,6 +29,8 @@ class ClothChanging(Protocol):
     def __init__(self, trials: int = 0, seed: int = 0) -> None:
         if trials < 0:
             raise ValueError(f"trials is {trials}; give the number of galleries to draw, or 0 for the whole gallery")
+        if seed and not trials:
+            raise ValueError(f"seed is {seed}, but nothing is drawn without trials: leave it out, or set trials")
         self.shots = SingleGalleryShot(trials, seed) if trials else None
         name = "same_clothes" if self.same else "cloth_changing"
         super().__init__(name, "1", camera_filter=True, settings={"seed": seed} if trials else {})

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from reidx.contracts import Trial, named_inputs
+from reidx.errors import require
+from reidx.registry.retrieval_promises import metric_names
 from reidx.registry.seam import call, full_checks
 
 Known = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -164,6 +166,18 @@ def in_trial(
         by_query, by_gallery = ({name: column[rows] for name, column in of.items()} for of, rows in zip(columns, trial))
         columns = by_query, by_gallery
     return (known[0][queries], known[1][images], known[2][queries], known[3][images]), own, columns
+
+
+def check_metrics(rule: Protocol) -> None:
+    """Raise, as :func:`call` does, for names of metrics that no table can have, and for a `measure` without `metrics`."""
+    call("protocol", rule, "its metrics", _require_metrics, rule)
+
+
+def _require_metrics(rule: Protocol) -> None:
+    names = getattr(rule, "metrics", ())
+    own = getattr(type(rule), "measure", Protocol.measure) is not Protocol.measure
+    require(bool(names) or not own, "it has `measure`, but `metrics` names none, so that nothing would be measured")
+    metric_names(names)
 
 
 def measured(

@@ -26,6 +26,7 @@ from reidx.contracts import Trial
 from reidx.contracts.protocols import Reranking
 from reidx.errors import ConfigError, DataError
 from reidx.evaluation.counting import count_ranks, exact_distances
+from reidx.evaluation.numbers import by_side, checked_columns, integers, require_inputs
 from reidx.evaluation.protocols import (
     Columns,
     Known,
@@ -122,7 +123,7 @@ def evaluate(
     With `details` the result also holds AP and the `top` nearest images of each query.
     Distances are computed on `device`, by default that of the query features.
 
-    Raises DataError for features that are not finite, lengths that differ, and when no query has a match.
+    Raises DataError for features that are not finite, lengths that differ, missing columns, and when no query has a match.
     """
     rule = Market1501() if protocol is None else protocol
     query, gallery = checked(query_features, "query features"), checked(gallery_features, "gallery features")
@@ -130,10 +131,12 @@ def evaluate(
         raise DataError(
             f"evaluate: query features have {query.shape[1]} columns, gallery features {gallery.shape[1]}."
         )
-    q_ids = _integers(query_ids, len(query), "query_ids")
-    g_ids = _integers(gallery_ids, len(gallery), "gallery_ids")
+    q_ids = integers(query_ids, len(query), "evaluate: query_ids")
+    g_ids = integers(gallery_ids, len(gallery), "evaluate: gallery_ids")
     q_cams = _cameras(query_cams, len(query), "query_cams", rule)
     g_cams = _cameras(gallery_cams, len(gallery), "gallery_cams", rule)
+    columns = checked_columns(columns, len(query), len(gallery), "evaluate")
+    require_inputs("protocol", rule, by_side(columns), "evaluate")
     if metric not in ("euclidean", "cosine"):
         raise ConfigError(f"evaluate: unknown metric {metric!r}; choose one of euclidean, cosine.")
     if metric == "cosine":
@@ -146,6 +149,8 @@ def evaluate(
         if callable(reranking):
             reranking = reranking(np.arange(len(query)), np.arange(len(gallery)))
         return _ranked(query, gallery, known, own, columns, reranking, rule, metric, kept, place)
+    if not trials:
+        raise DataError(f"evaluate: protocol {rule.name} drew no trial; draw_trials returns one at least, or None.")
     if reranking is not None and not callable(reranking):
         raise ConfigError(
             f"evaluate: protocol {rule.name} draws trials, each with its own gallery: give a function that re-ranks one."
@@ -280,17 +285,6 @@ def _without_own(skip: np.ndarray, own: np.ndarray | None, start: int) -> np.nda
     return skip
 
 
-def _integers(values: Any, count: int, name: str) -> np.ndarray:
-    array = torch.as_tensor(values).cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    if array.shape != (count,) or (count and array.dtype.kind not in "iu"):
-        raise DataError(
-            f"evaluate: {name} must be {count} integers, one per image; got {array.dtype} of shape {array.shape}."
-        )
-    if array.dtype.kind == "u" and count and array.max() > np.iinfo(np.int64).max:
-        raise DataError(f"evaluate: {name} holds {array.max()}, which is beyond int64. Number them from 0.")
-    return array.astype(np.int64)
-
-
 def _cameras(values: Any, count: int, name: str, rule: Protocol) -> np.ndarray:
     """The cameras as integers; no cameras (None, or None for each image) are camera -1 if the protocol needs none."""
     if values is None or (len(values) and all(value is None for value in values)):
@@ -300,7 +294,7 @@ def _cameras(values: Any, count: int, name: str, rule: Protocol) -> np.ndarray:
                 "the data set has no cameras. Set evaluate.protocol: NoCameraFilter."
             )
         return np.full(count, -1, np.int64)
-    return _integers(values, count, name)
+    return integers(values, count, f"evaluate: {name}")
 
 
 def _distance_blocks(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from reidx.contracts import Trial, named_inputs
 from reidx.contracts.protocols import Reranker, Reranking
+from reidx.evaluation.numbers import by_side, checked_columns, integers, require_inputs
 from reidx.evaluation.protocols import Columns
 from reidx.labels.distances.jaccard import jaccard_between
 from reidx.labels.features import checked, unit
@@ -38,15 +39,18 @@ def rerank(
     those of the cameras and `columns` that it names. With `trial` only its queries and gallery images count. Raises DataError
     for features that are not finite.
     """
-    features, known = [], dict[str, np.ndarray]()
-    for place, (side, given) in enumerate((("query", query_features), ("gallery", gallery_features))):
-        rows = checked(given, f"{side} features")
-        its = {"cams": None if cameras is None else cameras[place], **({} if columns is None else columns[place])}
+    rows = checked(query_features, "query features"), checked(gallery_features, "gallery features")
+    columns = checked_columns(columns, len(rows[0]), len(rows[1]), "rerank")
+    known, features = by_side(columns), list(rows)
+    for place, side in enumerate(("query", "gallery")):
+        if cameras is not None and cameras[place] is not None:
+            known[f"{side}_cams"] = integers(cameras[place], len(rows[place]), f"rerank: {side}_cams")
         if trial is not None:
-            rows = rows[torch.from_numpy(trial[place]).to(rows.device)]
-            its = {name: column if column is None else column[trial[place]] for name, column in its.items()}
-        features.append(unit(rows, f"{side} features") if metric == "cosine" else rows)
-        known |= {f"{side}_{name}": column for name, column in its.items() if column is not None}
+            features[place] = features[place][torch.from_numpy(trial[place]).to(features[place].device)]
+            known |= {name: its[trial[place]] for name, its in known.items() if name.startswith(side)}
+        if metric == "cosine":
+            features[place] = unit(features[place], f"{side} features")
+    require_inputs("reranker", reranker, known, "rerank")
     named = named_inputs(reranker.__call__, known)
     return _Called(reranker, call("reranker", reranker, "__call__", reranker, *features, **named))
 

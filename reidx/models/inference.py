@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from functools import partial
+from inspect import signature
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, TypeGuard
 from weakref import WeakKeyDictionary, ref
@@ -32,8 +33,9 @@ def fast_inference(model: nn.Module) -> nn.Module:
     the weights; outputs agree to float32 rounding. The copy is in channels-last format, which speeds up convolutions
     on a CPU and half-precision ones on a GPU. It holds the current weights: make a new copy after training.
 
-    Pairs are found by tracing; a module that cannot be traced (control flow on values) is split into its children, and
-    modules without such a pair stay unchanged. A network is traced again only if its structure, a setting or a hook changed.
+    Pairs are found by tracing; a module that cannot be traced (control flow on values), or whose order of modules may depend
+    on optional inputs, is split into its children, and modules without such a pair stay unchanged. A network is traced again
+    only if its structure, a setting or a hook changed.
     """
     fast = copy.deepcopy(model).eval().requires_grad_(False)
     structure = _structure(fast)
@@ -97,6 +99,8 @@ def _pairs(module: nn.Module, prefix: str = "") -> Pairs:
     try:
         if "forward" in vars(module):
             raise TypeError("the tracer would follow the forward of the class")
+        if any(parameter.default is not parameter.empty for parameter in signature(module.forward).parameters.values()):
+            raise TypeError("its modules may depend on the inputs that it gets")
         nodes = _Tracer().trace(module).nodes
     except Exception:  # a forward may use its input in ways that a tracing proxy does not support
         return [pair for name, child in module.named_children() for pair in _pairs(child, f"{prefix}{name}.")]

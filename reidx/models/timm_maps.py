@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reidx.contracts import argument_names
 from reidx.errors import ConfigError
 from reidx.models.positions import Size
 from reidx.models.timm_models import create, error_text, pretrained_source
@@ -54,7 +55,9 @@ def map_and_tokens(model: Any, images: Tensor) -> tuple[Tensor, dict[str, Tensor
 
 
 def prefix_tokens(model: Any) -> dict[str, int]:
-    """The tokens of a model before those of the patches, in their order: names with counts; empty for other models."""
+    """The tokens that a model gives before those of the patches, in their order: names with counts; empty for other models."""
+    if "return_prefix_tokens" not in argument_names(getattr(model, "forward_intermediates", len)):
+        return {}  # its forward pass does not give them
     registers = getattr(model, "reg_token", None)
     there = {
         "class_token": int(getattr(model, "cls_token", None) is not None),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch.optim import Optimizer
 
+from reidx.errors import require
 from reidx.optim.mmengine_optim import OptimWrapper, ParamScheduler
 from reidx.registry.build import build, entry_of, signature_of
+from reidx.registry.seam import call
 
 
 class Schedule(ParamScheduler):
@@ -48,7 +50,14 @@ NEVER = 10**9
 def build_schedule(spec: Mapping[str, Any], optimizer: Optimizer | OptimWrapper, where: str = "schedule") -> ParamScheduler:
     """Build the schedule of ``spec`` for an optimiser; raises :class:`ConfigError` for a value that it rejects."""
     schedule: ParamScheduler = build("schedule", spec, where=where, optimizer=optimizer)
+    call("schedule", schedule, "its constructor", _check_unit, schedule, signature_of(entry_of("schedule", spec)))
     return schedule
+
+
+def _check_unit(schedule: ParamScheduler, arguments: Collection[str]) -> None:
+    """Raise :class:`Broken` for a schedule by step without an argument that says so: its ``end`` would count epochs."""
+    counts = schedule.by_epoch or "end" not in arguments or "by_epoch" in arguments
+    require(counts, "it counts steps and has an argument `end`, but none `by_epoch`: add it, so that its end counts steps")
 
 
 def with_ends(specs: Sequence[Mapping[str, Any]], epochs: int, iters: int) -> list[dict[str, Any]]:

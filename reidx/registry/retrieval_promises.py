@@ -38,12 +38,24 @@ def trials(component: Any, result: Any, given: Mapping[str, Any]) -> None:
             require(len(np.unique(positions)) == len(positions), f"{found}, some of them twice")
 
 
+TAKEN = ("combination", "seed", "state", "reason", "seconds", "config_hash", "card", "clusters", "outliers", "ari")
+"""Columns of tables of results, which hold a protocol's metrics, too."""
+
+
+def metric_names(names: Sequence[Any]) -> None:
+    """Require names of metrics that tables of results can have as columns, next to their other columns."""
+    wrong = [name for name in names if not re.fullmatch(r"[\w@+./ -]{1,24}(?<!_sd)", str(name))]
+    rule = "1 to 24 letters, digits or characters of @+-._/, and not ending in _sd"
+    require(not wrong, f"its `metrics` name {', '.join(map(repr, wrong))}; a name is {rule}")
+    taken = [name for name in names if name in TAKEN or str(name).startswith("last ")]
+    require(not taken, f"its `metrics` name {', '.join(map(repr, taken))}, which is another column in tables of results")
+    require(len(set(names)) == len(names), f"its `metrics` name one twice: {', '.join(map(str, names))}")
+
+
 def measured(component: Any, result: Any, given: Mapping[str, Any]) -> None:
     """Require the declared metrics, each with a fraction or NaN for each query."""
     queries, names = len(next(iter(given.values()))), ", ".join(map(str, component.metrics))
-    wrong = [name for name in component.metrics if not re.fullmatch(r"[\w@+./ -]{1,24}(?<!_sd)", str(name))]
-    rule = "1 to 24 letters, digits or characters of @+-._/, and not ending in _sd"
-    require(not wrong, f"its `metrics` name {', '.join(map(repr, wrong))}; a name is {rule}")
+    metric_names(component.metrics)
     require(isinstance(result, Mapping), f"it returned {describe_value(result)}, not arrays by name ({names})")
     same = set(result) == set(component.metrics)
     require(same, f"it returned {', '.join(map(one_line, result)) or 'nothing'}; its `metrics` are {names}")

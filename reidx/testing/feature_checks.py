@@ -124,6 +124,8 @@ def gives_a_map(entry: Entry) -> None:
         together = backbone(images, **columns)
         one = backbone(images[:1], **{name: column[:1] for name, column in columns.items()})
     tokens = {} if isinstance(together, Tensor) else dict(together)
+    for name, tensor in (tokens or {"the map": together}).items():
+        expect(len(tensor) < 2 or not torch.equal(tensor[0], tensor[1]), f"{name} is the same for different images")
     expect(not tokens or "map" in tokens, f"it gave {sorted_names(tokens)}, and no map")
     maps, alone = (together, one) if not tokens else (tokens.pop("map"), one["map"])
     declared, dims = contract_of_example(entry).provides, getattr(backbone, "dims", {})
@@ -161,7 +163,11 @@ def trains_every_parameter(entry: Entry) -> None:
     torch.manual_seed(0)
     backbone = build_component(entry, image_size=IMAGE_SIZE).train()
     made = backbone(torch.randn(4, 3, *IMAGE_SIZE, generator=seeded_generator()), **backbone_columns(backbone, 4))
-    outputs = [made] if isinstance(made, Tensor) else list(made.values())
+    named = {"the map": made} if isinstance(made, Tensor) else dict(made)
+    if any(parameter.requires_grad for parameter in backbone.parameters()):
+        detached = [name for name, output in named.items() if not output.requires_grad]
+        expect(not detached, f"no gradient flows through {', '.join(detached)}")
+    outputs = list(named.values())
     sum((output * torch.randn(output.shape, generator=seeded_generator())).sum() for output in outputs).backward()  # type: ignore[union-attr]
     idle = [name for name, p in backbone.named_parameters() if p.requires_grad and p.grad is None]
     expect(not idle, f"parameters that its output does not depend on: {', '.join(idle[:5])}")
@@ -211,8 +217,8 @@ def features_are_independent_of_the_batch(entry: Entry) -> None:
             torch.allclose(tensor[:1], alone[name], atol=1e-4),
             f"{name!r} of an image depends on the rest of its batch",
         )
-    inputs = {"": maps, **{name: value for name, value in named.items() if name not in RESERVED}}  # of the backbone
-    inputs = {name: value.clone().requires_grad_() for name, value in inputs.items()}
+    tokens = {name: value for name, value in named.items() if name not in RESERVED and value.is_floating_point()}
+    inputs = {name: value.clone().requires_grad_() for name, value in {"": maps, **tokens}.items()}
     maps = inputs.pop("")
     embed = fusion.train()(maps, **{**named, **inputs})["embed"]
     (embed * torch.randn(embed.shape, generator=seeded_generator())).sum().backward()

@@ -81,11 +81,16 @@ def contract_of_example(entry: Entry) -> Contract:
 
 
 def fusion_with_inputs(entry: Entry) -> tuple[Any, Tensor, dict[str, Tensor]]:
-    """Build the fusion, its maps, and the inputs that its forward names: a teacher's maps, cameras, tokens of a backbone."""
+    """Build the fusion, its maps, and the inputs that its forward names: a teacher's maps, cameras, tokens of a backbone.
+
+    An input is a token if its name ends in ``token`` or ``tokens`` or an installed backbone provides it; others count as
+    columns of the data set, of two values.
+    """
     torch.manual_seed(0)
     needed, optional = inputs_of_kind("fusion", entry.load())
-    tokens = sorted(needed - RESERVED)
-    expect_no_misspelt_input("fusion", tokens)
+    further = sorted(needed - RESERVED)
+    expect_no_misspelt_input("fusion", further)
+    tokens = [name for name in further if name.endswith(("token", "tokens")) or name in provided_tokens()]
     fusion = build_component(entry, in_channels=64, token_dims=dict.fromkeys(tokens, 64))
     shapes = {name: (5, 3, 64) if name.endswith("tokens") else (5, 64) for name in tokens}
     named = {name: torch.rand(*shape, generator=seeded_generator(2)) for name, shape in shapes.items()}
@@ -93,7 +98,13 @@ def fusion_with_inputs(entry: Entry) -> tuple[Any, Tensor, dict[str, Tensor]]:
         named["teacher"] = torch.rand(5, 64, 8, 4, generator=seeded_generator(1))
     if "cameras" in needed | optional:
         named["cameras"] = torch.arange(5) % 3
+    named |= {name: torch.arange(5) % 2 for name in further if name not in tokens}  # columns of the data set
     return fusion, torch.rand(5, 64, 8, 4, generator=seeded_generator()), named
+
+
+def provided_tokens() -> set[str]:
+    """Return the names of the tokens that installed backbones provide."""
+    return set[str]().union(*(contract_of_example(entry).provides for entry in builder.registry().entries("backbone")))
 
 
 def backbone_columns(backbone: Any, images: int) -> dict[str, Tensor]:

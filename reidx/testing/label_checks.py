@@ -18,7 +18,7 @@ from torch import Tensor
 from reidx.contracts import INPUTS, RESERVED, LabelSet, inputs_of, inputs_of_kind, named_inputs
 from reidx.errors import DataError, ReidxError
 from reidx.evaluation import rerank
-from reidx.evaluation.protocols import Columns, Known, drawn_trials, ignored, measured
+from reidx.evaluation.protocols import Columns, Known, check_metrics, drawn_trials, ignored, measured
 from reidx.labels.graph import checked_graph
 from reidx.memories import Memory
 from reidx.registry.registry import Entry
@@ -254,6 +254,7 @@ def draws_the_same_trials(entry: Entry) -> None:
 def measures_each_query_independently(entry: Entry) -> None:
     """Check for the declared metrics, independent of the other queries and of the distances of ignored images."""
     protocol = build_component(entry)
+    as_promised(partial(check_metrics, protocol))
     if not getattr(protocol, "metrics", ()):
         return
     known, columns = protocol_inputs(protocol)

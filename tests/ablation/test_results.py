@@ -19,6 +19,8 @@ from reidx.ablation.results import Results, as_text, write_records
 from reidx.ablation.schedule import SweepListener, SweepState, sweep_state_of
 from reidx.ablation.tables import latex, markdown
 from reidx.ablation.writing import Reporting, write_results
+from reidx.registry.retrieval_promises import TAKEN
+from reidx.runs.result import LABELS
 
 AXES = {"fusion": ["GlobalPool", "pplr.Stripes"], "refiners": [[], [{"type": "pplr.CrossAgreement", "k": 5}]]}
 
@@ -214,6 +216,12 @@ def test_axis_named_like_a_column_loses_nothing(planned: Callable[..., Plan], fi
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="pyarrow is not installed")
+def test_metrics_cannot_replace_another_column(results: Results) -> None:
+    axes = set(results.plan.rows[0].labels)
+    fixed = {name for name in results.records()[0] if not name.startswith("last ")} - axes - set(results.metrics)
+    assert {name for name in fixed if not name.startswith("axis ")} | set(LABELS) == set(TAKEN)
+
+
 def test_parquet_is_the_same_table(results: Results) -> None:
     from pyarrow import parquet
 

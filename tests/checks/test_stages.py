@@ -1125,3 +1125,60 @@ def test_refiner_needs_a_setting_of_the_clusterer(refused, register):
         "type: Wavering | stages.0.labels.labellings.main.refiners.0: Wavering requests labels of AdaptiveDBSCAN at another "
         "eps, a setting that it does not have."
     )
+
+
+class Measured(Protocol):
+    """Protocol with a metric."""
+
+    metrics = ("seed",)
+
+    def __init__(self) -> None:
+        super().__init__("measured", "1", camera_filter=False)
+
+    def measure(self, distances, ignored, query_ids, gallery_ids, query_cams, gallery_cams): ...  # type: ignore[override]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        (("rank-1", "seed"), "its `metrics` name 'seed', which is another column in tables of results"),
+        (("last x",), "its `metrics` name 'last x', which is another column"),
+        (("AP", "AP"), "its `metrics` name one twice: AP, AP"),
+        (("mAP_sd",), "its `metrics` name 'mAP_sd'; a name is"),
+        ((), "it has `measure`, but `metrics` names none, so that nothing would be measured"),
+    ],
+)
+def test_metrics_of_a_protocol_are_checked(register, experiment, monkeypatch, metrics, message):
+    register("protocol", Measured)
+    monkeypatch.setattr(Measured, "metrics", metrics)
+    with pytest.raises(RuntimeError, match=rf"protocol Measured .*contract in its metrics: {message}"):
+        reidx.load_config(experiment(evaluate={"domain": "target", "protocol": "Measured"}))
+
+
+@pytest.mark.parametrize("column", ["cams", "ids", "cameras"])
+def test_column_must_not_have_the_name_of_another_input(register, refused, column):
+    register("dataset", type("Wardrobe", (Wardrobe,), {"columns": (column,)}))
+    assert f"the column '{column}' by an argument of that name" in refused(data=WARDROBE)
+
+
+class ClothesFusion(nn.Module):
+    """Fusion with an optional input that a data set may provide."""
+
+    provides = frozenset({"embed", "global"})
+
+    def forward(self, maps: Tensor, clothes: Tensor | None = None) -> Any: ...
+
+
+@pytest.mark.usefixtures("wardrobe")
+@pytest.mark.parametrize("joint", [False, True])
+def test_column_of_one_domain_gets_lost_in_a_joint_pass(register, refused, joint):
+    register("fusion", ClothesFusion)
+    data = {"image_size": [48, 24], "domains": {"target": "Wardrobe", "source": {"type": "Market1501", "root": "nowhere"}}}
+    changes = {
+        "model": {"backbone": {"type": "Timm", "name": "test_resnet"}, "fusion": "ClothesFusion"},
+        "streams": {**stream(), "other": {"domain": "source", "sampler": SHUFFLE}},
+        "objective": [{**TERM, "stream": "target"}],
+        "joint": joint,
+    }
+    message = "fusion ClothesFusion takes 'clothes', which domain 'target' has, but not all domains of the streams"
+    assert (message in refused(data=data, **changes)) == joint

@@ -8,8 +8,10 @@ import types
 from collections.abc import Iterator
 
 import pytest
+from torch import Tensor, nn
 
 import reidx
+from reidx.contracts import Features
 from reidx.errors import ConfigError
 from reidx.registry.build import fill_defaults
 from reidx.registry.discovery import registry, registry_override
@@ -104,6 +106,22 @@ class Idle(nn.Module):
         super().__init__()
         self.first, self.spare = nn.Conv2d(3, 3, 1), nn.Linear(2, 2)
     def forward(self, images): return self.first(images)
+
+class Blind(nn.Module):
+    """Backbone whose token is the same for all images."""
+    out_channels, nonnegative, provides, dims = 3, False, frozenset({"class_token"}), {"class_token": 3}
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 1)
+    def forward(self, images):
+        maps = self.layer(images)
+        return {"map": maps, "class_token": self.layer.bias.expand(len(maps), 3)}
+
+class Severed(Blind):
+    """Backbone whose token has no gradient."""
+    def forward(self, images):
+        maps = self.layer(images)
+        return {"map": maps, "class_token": maps.detach().mean((2, 3))}
 
 class Misnamed(nn.Module):
     """Fusion that lacks a feature which it declares."""
@@ -338,6 +356,14 @@ class Suffixed(Percent):
     """Protocol with the name of a deviation."""
     metrics = ("rank-1_sd",)
 
+class Seed(Percent):
+    """Protocol with the name of another column of a table."""
+    metrics = ("seed",)
+
+class Unread(Renamed):
+    """Protocol that measures without metrics."""
+    metrics = ()
+
 class Mixing(Renamed):
     """Protocol whose queries depend on each other."""
     def measure(self, distances, skip, q, g, qc, gc): return {"rank-1": np.full(len(q), distances.mean())}
@@ -396,6 +422,8 @@ CAUGHT = [
     ("backbone", "Flat", "gives_a_map", "not (B,C,h,w)"),
     ("backbone", "Boastful", "gives_a_map", "entries below 0"),
     ("backbone", "Idle", "trains_every_parameter", "spare.weight"),
+    ("backbone", "Blind", "gives_a_map", "class_token is the same for different images"),
+    ("backbone", "Severed", "trains_every_parameter", "no gradient flows through class_token"),
     ("fusion", "Misnamed", "gives_the_features_it_declares", "provides is embed, parts, not embed"),
     ("fusion", "Narrow", "gives_the_features_it_declares", "dims['embed'] is 1, not 64"),
     ("fusion", "Unsaid", "gives_the_features_it_declares", "'rows' is (5, 8, 64), of parts, and not in part_features"),
@@ -437,6 +465,8 @@ CAUGHT = [
     ("protocol", "Renamed", "measures_each_query_independently", "it returned rank-2; its `metrics` are rank-1"),
     ("protocol", "Percent", "measures_each_query_independently", "its rank-1 reaches from 100.0 to 100.0, not 0 to 1"),
     ("protocol", "Suffixed", "measures_each_query_independently", "its `metrics` name 'rank-1_sd'"),
+    ("protocol", "Seed", "measures_each_query_independently", "'seed', which is another column in tables of results"),
+    ("protocol", "Unread", "measures_each_query_independently", "it has `measure`, but `metrics` names none"),
     ("protocol", "Mixing", "measures_each_query_independently", "its rank-1 depends on the other queries"),
     ("protocol", "Seeing", "measures_each_query_independently", "its rank-1 depends on ignored images"),
     ("reranker", "Reversed", "reranks_a_gallery", "features of one group are not nearer"),
@@ -484,3 +514,22 @@ def test_examples_hold_no_supplied_arguments() -> None:
     for entry, _ in conformance.cases(""):
         context = KINDS[entry.kind].context
         assert not set(fill_defaults(entry.kind, {"type": entry.name, **entry.component.example}, context)) & set(context)
+
+
+class Conditioned(nn.Module):
+    """Fusion with a vector for each value of a column."""
+
+    provides = frozenset({"embed"})
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        self.dims, self.shift = {"embed": in_channels}, nn.Embedding(2, in_channels)
+
+    def forward(self, maps: Tensor, modality: Tensor) -> Features:
+        return Features({"embed": maps.mean((2, 3)) + self.shift(modality)})
+
+
+def test_fusion_gets_columns_of_the_data_set(register) -> None:
+    register("fusion", Conditioned)
+    for check in conformance.checks_for("fusion"):
+        check(registry().find("fusion", "Conditioned"))

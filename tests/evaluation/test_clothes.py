@@ -88,6 +88,8 @@ def test_settings_by_hand():
     assert same.mAP == 1.0 and same.cmc[0] == 1
     with pytest.raises(ConfigError, match="trials is -1"):
         build("protocol", {"type": "ClothChanging", "trials": -1})
+    with pytest.raises(ConfigError, match="seed is 3, but nothing is drawn without trials"):
+        build("protocol", {"type": "ClothChanging", "seed": 3})
 
 
 def test_message_without_matches_blames_the_right_rule():
@@ -109,3 +111,23 @@ def test_prcc_queries_of_one_camera_are_scored(tmp_path):
         result = evaluate(torch.zeros(4, 1), torch.zeros(2, 1), *known, protocol, columns=columns, details=True)
         scored = ~np.isnan(result.details.ap)
         assert set(data.query.cameras[scored].tolist()) == {camera} and scored.sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (None, "evaluate: protocol cloth_changing needs gallery_clothes and query_clothes. Pass"),
+        (({"clothes": [4]}, {"camera": [1, 2]}), "evaluate: protocol cloth_changing needs gallery_clothes. Pass"),
+        (({"clothes": [4]}, {"clothes": [4]}), "evaluate: column gallery_clothes must be 2 integers, one per image"),
+        (({"clothes": [4.0]}, {"clothes": [4, 5]}), "evaluate: column query_clothes must be 1 integers, one per image"),
+    ],
+)
+def test_missing_and_misshapen_columns_are_refused(columns, message):
+    with pytest.raises(DataError, match=message):
+        evaluate(torch.zeros(1, 1), torch.zeros(2, 1), [7], [7, 8], [0], [1, 1], ClothChanging(), columns=columns)
+
+
+def test_columns_may_be_lists_or_tensors():
+    given = torch.zeros(1, 1), torch.zeros(2, 1), [7], [7, 7], [0], [1, 1], ClothChanging()
+    for kind in (list, torch.tensor, np.array):
+        assert evaluate(*given, columns=({"clothes": kind([4])}, {"clothes": kind([4, 5])})).mAP == 1

@@ -156,3 +156,15 @@ def test_memory_bound_covers_one_dense_cluster(k1, k2):
     found = reranker(*torch.from_numpy(x).split([100, 300]))
     stored = 8 * (found.queries.nnz + found.gallery.nnz)
     assert stored < reranker.bytes_needed(400) < 100 * stored
+
+
+def test_reranker_gets_a_camera_for_each_image():
+    class ByCamera(KReciprocal):
+        def __call__(self, query_features, gallery_features, *, query_cams):
+            return super().__call__(query_features, gallery_features)
+
+    features = torch.randn(3, 2), torch.randn(5, 2)
+    with pytest.raises(DataError, match=r"rerank: reranker ByCamera needs query_cams\. Pass cameras"):
+        rerank(ByCamera(), *features)
+    with pytest.raises(DataError, match="rerank: query_cams must be 3 integers, one per image; got int64 of shape"):
+        rerank(ByCamera(), *features, cameras=(np.zeros(1, int), np.zeros(5, int)))

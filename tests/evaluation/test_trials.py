@@ -233,3 +233,9 @@ def test_single_shot_worked_out_by_hand():
 def test_single_shot_refuses_wrong_settings(arguments, message):
     with pytest.raises(ValueError, match=message):
         SingleGalleryShot(**arguments)
+
+
+def test_protocol_that_draws_no_trial_is_refused():
+    known = torch.zeros(1, 1), torch.zeros(1, 1), [7], [7], [0], [1]
+    with pytest.raises(DataError, match="evaluate: protocol drawn drew no trial"):
+        evaluate(*known, Drawn(trials=0), columns=({"clothes": [0]}, {"clothes": [0]}))

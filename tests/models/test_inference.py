@@ -235,3 +235,22 @@ def test_network_that_refers_to_itself_is_freed() -> None:
     gone = extracted()
     gc.collect()
     assert gone() is None
+
+
+class Optional(nn.Module):
+    """Another BatchNorm follows the convolution if an optional input is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.other = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
+        maps = self.conv(images)
+        return self.norm(maps) if cameras is None else self.other(maps) + cameras.view(-1, 1, 1, 1)
+
+
+def test_optional_input_may_change_the_order_of_modules() -> None:
+    torch.manual_seed(0)
+    model, images = lived_in(Optional()), torch.randn(2, 3, 8, 8)
+    fast = check_same(model, images)
+    torch.testing.assert_close(fast(images, torch.arange(2)), model(images, torch.arange(2)))

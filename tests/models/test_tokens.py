@@ -60,7 +60,9 @@ def test_distilled_models_have_two_tokens() -> None:
     torch.testing.assert_close(encoded["distillation_token"], tokens[:, 1])
 
 
-@pytest.mark.parametrize(("name", "known"), [("test_resnet", "none"), ("test_vit", "class_token")])
+@pytest.mark.parametrize(
+    ("name", "known"), [("test_resnet", "none"), ("test_vit", "class_token"), ("xcit_nano_12_p16_224", "none")]
+)
 def test_missing_token_is_an_error_that_lists_the_others(name: str, known: str) -> None:
     with pytest.raises(ConfigError, match=rf"no register_tokens \(its further tokens: {known}\)"):
         token_backbone("register_tokens", name=name)

@@ -44,6 +44,7 @@ def reidx_components():
         Component("optimizer", "SAM", "{module}:SAM"),
         Component("optimizer", "Broken", "{module}:Broken"),
         Component("schedule", "Inverse", "{module}:Inverse"),
+        Component("schedule", "Steps", "{module}:Steps"),
     ]
 
 class Lion(torch.optim.Optimizer):
@@ -87,6 +88,12 @@ class Inverse(Schedule):
 
     def factor(self, t: int) -> float:
         return (1 + t) ** -self.power
+
+class Steps(Inverse):
+    """The same by step."""
+
+    def __init__(self, optimizer, begin: int = 0, end: int | None = None) -> None:
+        super().__init__(optimizer, 0.5, begin, end, False)
 '''
 
 
@@ -258,3 +265,9 @@ def test_end_is_that_of_the_stage() -> None:
     optimizer = build_optimizer(nn.Linear(1, 1), {"type": "SGD", "lr": 1.0})
     schedule = build_schedule({"type": "CosineAnnealingLR", "begin": 1, "end": 5, "by_epoch": False}, optimizer)
     assert (schedule.by_epoch, schedule.end) == (False, 5)
+
+
+@pytest.mark.usefixtures("mine")
+def test_schedule_by_step_has_an_argument_for_it(experiment: Callable[..., Path]) -> None:
+    with pytest.raises(PluginError, match=r"mine\.Steps .* counts steps and has an argument `end`, but none `by_epoch`"):
+        reidx.load_config(experiment(schedule=["mine.Steps"]))
