@@ -55,16 +55,16 @@ def along(degrees: list[float]) -> torch.Tensor:
 
 
 def test_match_by_hand() -> None:
-    """The infrared cluster at 50° is nearer to both visible ones at 40° and 60°, so that the one at 0° has to match 10°.
+    """Visible clusters at 0°, 40° and 61°, infrared ones at 10° and 50°.
 
-    The first round pairs two of the three visible clusters, 0° with 10° and 40° or 60° with 50°: 40° is as near, but then
-    60° is left; both have the same cost, exp(−cos 10°). Another 1° decides.
+    The cheapest two pairs are 0° with 10° and 40° with 50°, at 2 exp(−cos 10°); 61° with 50° would cost exp(−cos 11°). In the
+    second round only 61° is left, and 50° is the nearest to it. Outliers, at 90° and 0°, count nowhere.
     """
     visible = LabelSet(np.array([0, 1, 1, 2, -1]))
     infrared = LabelSet(np.array([1, 0, -1]))
     contexts = [context(along([0, 40, 40, 61, 90])), context(along([10, 50, 0]))]
     found = ProgressiveGraphMatching(NAMES, alternate=False)([visible, infrared], contexts)
-    assert found[0].extra["other_labels"].tolist() == [1, 0, 0, 0, -1]  # 61° in a second round
+    assert found[0].extra["other_labels"].tolist() == [1, 0, 0, 0, -1]
     assert found[1].extra["other_labels"].tolist() == [0, 1, -1]
     assert [given.labels.tolist() for given in found] == [[0, 1, 1, 2, -1], [1, 0, -1]]
 
