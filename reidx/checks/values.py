@@ -18,7 +18,7 @@ from reidx.errors import ConfigError
 from reidx.evaluation.protocols import check_metrics
 from reidx.labels.pipeline import clusterer_variations
 from reidx.optim.optimizer import build_optimizer, try_step
-from reidx.optim.schedule import build_schedule, with_ends
+from reidx.optim.schedule import build_schedule, try_last_step, with_ends
 from reidx.registry.build import build, entry_of
 from reidx.registry.registry import CONTEXT, KINDS
 
@@ -101,7 +101,8 @@ class _ValueChecker:
                     f"{place} is one rate for all layers, but optimization.{own} gives each its own. "
                     "Leave it out, or use eta_min_ratio where the schedule has it."
                 )
-            build_schedule(schedule, optimizer, self.where(("schedule", index)))
+            place = self.where(("schedule", index))
+            try_last_step(build_schedule(schedule, optimizer, place), place)
 
     def where(self, at: KeyPath) -> str:
         path = (*self.base, *at)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch.optim import Optimizer
 
-from reidx.errors import require
+from reidx.errors import ConfigError, require
 from reidx.optim.mmengine_optim import OptimWrapper, ParamScheduler
 from reidx.registry.build import build, entry_of, signature_of
 from reidx.registry.seam import call
@@ -58,6 +59,27 @@ def _check_unit(schedule: ParamScheduler, arguments: Collection[str]) -> None:
     """Raise :class:`Broken` for a schedule by step without an argument that says so: its ``end`` would count epochs."""
     counts = schedule.by_epoch or "end" not in arguments or "by_epoch" in arguments
     require(counts, "it counts steps and has an argument `end`, but none `by_epoch`: add it, so that its end counts steps")
+
+
+def try_last_step(schedule: ParamScheduler, where: str) -> None:
+    """Set the rates of the last epoch or step of a schedule.
+
+    Raises :class:`ConfigError` if it fails because its length, such as ``total_steps``, is shorter.
+    """
+    if schedule.end - schedule.begin < 2 or schedule.end >= NEVER:
+        return
+    place = {"_global_step": schedule.end - 2, "last_step": schedule.end - schedule.begin - 2}
+    schedule.load_state_dict({**schedule.state_dict(), **place})
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # no step of the optimiser came before
+            call("schedule", schedule, "step", schedule.step)
+    except ValueError as error:
+        unit = "epochs" if schedule.by_epoch else "steps"
+        raise ConfigError(
+            f"{where}: {type(schedule).__name__} fails within its {schedule.end - schedule.begin} {unit}: {error}. Set its "
+            "length to this number, or end it earlier."
+        ) from error
 
 
 def with_ends(specs: Sequence[Mapping[str, Any]], epochs: int, iters: int) -> list[dict[str, Any]]:

@@ -44,14 +44,15 @@ def build(kind: str, spec: Spec, *, where: str = "", **context: Any) -> Any:
     known = signature_of(entry)
     arguments = {key: fit(value, known[key].hint) for key, value in given.items()}
     arguments.update({key: value for key, value in context.items() if key in known})
-    construct = functools.partial(_construct, _label(kind, entry.name, where), entry.load())
+    construct = functools.partial(_construct, _label(kind, entry.name, where), entry.from_library, entry.load())
     return seam.record_built(entry, seam.call_attributed(entry, "its constructor", construct, **arguments))
 
 
-def _construct(label: str, component: Any, /, **arguments: Any) -> Any:
+def _construct(label: str, of_library: bool, component: Any, /, **arguments: Any) -> Any:
+    refusals = (AssertionError, TypeError) if of_library else ()  # a library refuses values in these ways, too
     try:
         return component(**arguments)
-    except (ValueError, OverflowError, ReidxError) as error:
+    except (ValueError, OverflowError, ReidxError, *refusals) as error:
         category = type(error) if isinstance(error, ReidxError) else ConfigError
         refused = category(f"{label}: {error if isinstance(error, ReidxError) else one_line(error)}")
         vars(refused).update(vars(error))  # its notes

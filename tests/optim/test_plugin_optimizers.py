@@ -271,3 +271,25 @@ def test_end_is_that_of_the_stage() -> None:
 def test_schedule_by_step_has_an_argument_for_it(experiment: Callable[..., Path]) -> None:
     with pytest.raises(PluginError, match=r"mine\.Steps .* counts steps and has an argument `end`, but none `by_epoch`"):
         reidx.load_config(experiment(schedule=["mine.Steps"]))
+
+
+CYCLE = {"type": "OneCycleLR", "eta_max": 0.1, "by_epoch": False}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": [{**CYCLE, "total_steps": 6}]}, ""),
+        ({"schedule": [{**CYCLE, "total_steps": 3}]}, "schedule.0: OneCycleLR fails within its 6 steps: Tried to step"),
+        ({"schedule": [{**CYCLE, "total_steps": 3, "end": 4}]}, ""),
+        ({"schedule": [{"type": "CosineRestartLR", "periods": [2, 2], "eta_min": 0}]},
+         "stages.0.schedule.0): periods and restart_weights should have the same length"),
+    ],
+)  # fmt: skip
+def test_schedule_of_a_library_lasts_as_long_as_it_says(changes, message, experiment: Callable[..., Path]) -> None:
+    if not message:
+        reidx.load_config(experiment(**changes))
+        return
+    with pytest.raises(ConfigError) as error:
+        reidx.load_config(experiment(**changes))
+    assert message in str(error.value)
