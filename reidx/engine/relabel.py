@@ -118,7 +118,6 @@ class Extractor:
             return network
         teacher = fast_inference(network_of_domain(self.model.networks[followed_by], domain))
 
-
         def forward(images: Tensor, columns: Columns = MappingProxyType({})) -> Features:
             follower: Tensor = teacher.encode(images, columns)["map"]  # type: ignore[operator]
             return network(images, follower, columns)
