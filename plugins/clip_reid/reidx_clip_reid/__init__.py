@@ -19,7 +19,6 @@ def reidx_plugin() -> PluginInfo:
         licence="Apache-2.0",
         deviations=(
             "Images are normalised with CLIP's mean and deviation; the unofficial implementation uses ImageNet's.",
-            "BatchNorm statistics are computed over the whole batch, as on the one device of the unofficial implementation.",
             "A cluster of one image fills its places in a batch by repetition.",
             "The last epoch is reported.",
         ),

@@ -11,10 +11,9 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from reidx.errors import ConfigError, DataError
-from reidx.models.positions import Size
+from reidx.models.positions import Size, resize_positions
 from reidx.models.weights import load_state
 from reidx.registry.constructor import FilePath
-from reidx_vit_reid.positions import resized
 from reidx_vit_reid.stem import Stem
 from reidx_vit_reid.weights import read
 
@@ -134,7 +133,7 @@ class ViT(nn.Module):
         """
         grid = self._weights_grid if trained_at is None else self._grid(trained_at)
         value = weights["pos_embed"]
-        moved = resized(value, grid, self.map_size, self._prefix, where)
+        moved = resize_positions(value, self.map_size, grid, self._prefix, where)
         return dict(weights) if moved is value else {**weights, "pos_embed": moved}
 
     def notes(self) -> list[str]:
@@ -180,5 +179,6 @@ class ViT(nn.Module):
     def _load(self, path: str) -> None:
         state, said = read(path, self)
         self._said += said
-        state["pos_embed"] = resized(state["pos_embed"], self._weights_grid, self.map_size, self._prefix, f"weights: {path}")
+        grid, where = self._weights_grid, f"weights: {path}"
+        state["pos_embed"] = resize_positions(state["pos_embed"], self.map_size, grid, self._prefix, where)
         load_state(self, state, path)

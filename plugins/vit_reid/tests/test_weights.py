@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from reidx_vit_reid.positions import resized
 from reidx_vit_reid.vit import ViT
 from torch import Tensor
 
 from reidx.errors import CheckpointError
 from reidx.fusions.class_token import ClassToken
 from reidx.models.network import Network
+from reidx.models.positions import resize_positions
 
 WIDTH = 64
 SIZE = (64, 32)
@@ -194,17 +194,17 @@ def test_positions_follow_the_image_size(parts: int, tmp_path: Path) -> None:
 
 def test_unclear_grid_must_be_stated(tmp_path: Path) -> None:
     state = released(grid=(16, 8))  # random values show no grid
-    with pytest.raises(CheckpointError, match=r"positions for 128 patches.*weights_image_size: \[HEIGHT, WIDTH\]"):
+    with pytest.raises(CheckpointError, match=r"position embeddings of 128 patches.*weights_image_size: \[HEIGHT, WIDTH\]"):
         load(tmp_path, state)
-    with pytest.raises(CheckpointError, match="not those of a grid of 14x14"):
+    with pytest.raises(CheckpointError, match="128 patches, and a grid of 14x14 has 196"):
         load(tmp_path, state, weights_image_size=(224, 224))
     assert load(tmp_path, state, weights_image_size=(256, 128)).pos_embed.shape[1] == 1 + 4 * 2
 
 
 def test_equal_grid_is_not_resampled() -> None:
     value = random(1, 9, WIDTH)
-    assert resized(value, None, (4, 2), 1, "") is value and resized(value, (4, 2), (4, 2), 1, "") is value
-    assert not torch.equal(resized(value, (2, 4), (4, 2), 1, ""), value)  # as many patches in other rows
+    assert resize_positions(value, (4, 2), None, 1, "") is value and resize_positions(value, (4, 2), (4, 2), 1, "") is value
+    assert not torch.equal(resize_positions(value, (4, 2), (2, 4), 1, ""), value)  # as many patches in other rows
 
 
 def test_checkpoint_of_another_size_is_refitted() -> None:
