@@ -212,7 +212,7 @@ class Ramp:
     epochs: int = field(metadata={"least": 1, "most": MOST})
     """Number of epochs in which the weight changes."""
     from_: float = 0.0
-    """The value up to epoch ``from_epoch``."""
+    """The value before epoch ``from_epoch``."""
     to: float = 1.0
     """The value from epoch ``from_epoch + epochs`` on."""
     from_epoch: int = number(0, 0, MOST)

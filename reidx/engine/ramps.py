@@ -20,5 +20,6 @@ def weight_at(weight: float | Ramp, epoch: int) -> float:
     """Return a weight in an epoch, counted from 0."""
     if not isinstance(weight, Ramp):
         return weight
-    t = min(max((epoch - weight.from_epoch) / weight.epochs, 0.0), 1.0)
-    return weight.from_ + (weight.to - weight.from_) * SHAPES[weight.shape](t)
+    t = (epoch - weight.from_epoch) / weight.epochs
+    share = SHAPES[weight.shape](min(t, 1.0)) if t >= 0 else 0.0
+    return weight.from_ + (weight.to - weight.from_) * share

@@ -38,10 +38,12 @@ def test_linear_ramp_by_hand() -> None:
         ("dann", [0.0, 0.848284, 0.986614, 0.998894, 0.999909], lambda t: math.tanh(5 * t)),
     ],
 )
-def test_shapes(shape: str, by_hand: list[float], formula: Callable[[float], float]) -> None:
+def test_shapes_begin_and_end_as_their_formulas(shape: str, by_hand: list[float], formula: Callable[[float], float]) -> None:
     ramp = Ramp(epochs=4, from_=1.0, to=3.0, shape=shape)  # type: ignore[arg-type]
     assert [weight_at(ramp, e) for e in range(5)] == pytest.approx([1 + 2 * value for value in by_hand], abs=2e-6)
     assert [weight_at(ramp, e) for e in range(5)] == pytest.approx([1 + 2 * formula(e / 4) for e in range(5)])
+    later = Ramp(epochs=4, from_=1.0, to=3.0, from_epoch=2, shape=shape)  # type: ignore[arg-type]
+    assert [weight_at(later, e) for e in (0, 1, 2, 9)] == [1.0, 1.0, weight_at(ramp, 0), weight_at(ramp, 4)]
 
 
 class Two(nn.Module):
