@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import reidx
 from reidx.config.schema import Teacher
-from reidx.contracts import Batch, Features, LabelSet, mean_normalized
+from reidx.contracts import Batch, Features, RefinerContext, mean_normalized
 from reidx.engine.assembly import in_order
 from reidx.engine.objective import BoundTerm, Objective, average_of
 from reidx.engine.step import StageModel
@@ -198,7 +198,7 @@ def test_labelling_uses_the_mean_of_both_averages(mutual_run, tmp_path: Path, mo
 
     extracted: dict[str, Tensor] = {}
     shown: list[Tensor] = []
-    features, label = Extractor.features, LabelPipeline.__call__
+    features, context = Extractor.features, LabelPipeline.context
 
     def note(self: Extractor, domain: str, split: str, network: str, names: set[str], flip: bool, what: str) -> Any:
         made = features(self, domain, split, network, names, flip, what)
@@ -206,12 +206,12 @@ def test_labelling_uses_the_mean_of_both_averages(mutual_run, tmp_path: Path, mo
             extracted.setdefault(network, made["embed"])
         return made
 
-    def watch(self: LabelPipeline, given: dict[str, Tensor], **rest: Any) -> LabelSet:
+    def watch(self: LabelPipeline, given: dict[str, Tensor], **rest: Any) -> RefinerContext:
         shown.append(given["embed"].clone())
-        return label(self, given, **rest)
+        return context(self, given, **rest)
 
     monkeypatch.setattr(Extractor, "features", note)
-    monkeypatch.setattr(LabelPipeline, "__call__", watch)
+    monkeypatch.setattr(LabelPipeline, "context", watch)
     reidx.run(mutual_run(), tmp_path / "run", progress="quiet")
     assert set(extracted) == {"mean", "peer_mean"}
     assert not torch.allclose(extracted["mean"], extracted["peer_mean"])  # the peer started from other weights

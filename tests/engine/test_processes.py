@@ -28,8 +28,8 @@ TARGET = {
 SGD = {"type": "SGD", "lr": 0.01, "momentum": 0.9}
 ROWS = {"memory": {"type": "LinearClassifier", "rows": "centroid", "normalize": True, "scale": 10.0}}
 CASES: dict[str, dict[str, Any]] = {
-    # one group, the whole batch: each process has a part of it
-    "whole batch": {"model": {"bn_group": None}},
+    # one group, the whole batch: each process has a part of it; small steps, as below
+    "whole batch": {"optimizer": {**SGD, "lr": 0.001}, "model": {"bn_group": None}},
     # with one process two groups, with two one group each, with four half a group each
     "groups of 4": {"model": {"bn_group": 4}},
     # a loss over all pairs of the batch, a memory that is averaged, a mean teacher with its own statistics;
