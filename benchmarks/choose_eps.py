@@ -72,11 +72,12 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("recipe")
     options.add_argument("stage", type=Path, help="folder of a stage's checkpoints")
+    options.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes to the recipe")
     options.add_argument("--distance", action="append", default=[], help="another distance than the recipe's, as YAML")
     options.add_argument("--eps", type=float, nargs=3, default=(0.4, 0.72, 0.02), metavar=("FIRST", "END", "STEP"))
     chosen = options.parse_args()
     torch.set_num_threads(1)
-    config = reidx.load_config(chosen.recipe)
+    config = reidx.load_config(chosen.recipe, chosen.set)
     checkpoints = sorted(chosen.stage.glob("epoch_*.pth"), key=lambda path: int(path.stem.partition("_")[2]))[-2:]
     features, split = features_of(config, checkpoints)
     own = next(iter(config.experiment.stages[-1].labels.values())).distance or {}

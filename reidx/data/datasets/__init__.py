@@ -1,7 +1,7 @@
 """Data sets, one module per format: Market-1501's file grammar, MSMT17's lists, visible and infrared images (SYSU-MM01, RegDB),
 changing clothes (LTCC, PRCC), low resolution (MLR-CUHK03), CSV tables, and splits of another data set by camera."""
 
-from reidx.data.datasets.base import Dataset, Split
+from reidx.data.datasets.base import Counts, Dataset, Facts, Split
 from reidx.data.datasets.camera_split import CameraSplit
 from reidx.data.datasets.ltcc import LTCC
 from reidx.data.datasets.market import DukeMTMC, Market1501, MarketGrammar, PersonX, VeRi776
@@ -20,8 +20,10 @@ __all__ = [
     "PRCC",
     "SYSUMM01",
     "CameraSplit",
+    "Counts",
     "Dataset",
     "DukeMTMC",
+    "Facts",
     "Market1501",
     "MarketGrammar",
     "PersonX",

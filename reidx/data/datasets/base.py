@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,28 @@ def parse_number(digits: str, what: str, where: str) -> int:
         shown = digits if len(digits) <= 40 else f"a number of {len(digits):,} digits"
         raise DataError(f"{where}: {what} is {shown}; the largest possible is {LARGEST}. Number them from 0.")
     return int(shortest or "0")
+
+
+class Counts(NamedTuple):
+    """Number of images of a split, and of the identities among them."""
+
+    images: int
+    ids: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Facts about a published data set.
+
+    ``request`` is the page on which its authors give it out, ``layout`` the published folders and files as text, one line each.
+    ``counts`` are the official counts of each split as the loader reads them (without junk), by :attr:`Dataset.variant`.
+    ``notice`` is a sentence that every use of the data set shows, such as its withdrawal.
+    """
+
+    request: str
+    layout: str
+    counts: Mapping[str, Mapping[str, Counts]] = field(default_factory=dict)
+    notice: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,9 +109,12 @@ class Dataset:
 
     A subclass sets ``name``, ``version``, ``root`` and the three splits, and counts in ``dropped`` the images that its rules
     exclude. ``remarks`` are sentences on other surprises for the user, such as files that were passed over. If its splits have
-    further columns, its contract names them: ``columns``, by attribute or by the class method ``contract``.
+    further columns, its contract names them: ``columns``, by attribute or by the class method ``contract``. A published data
+    set has ``facts``, and a ``variant`` if they differ between its versions or subsets.
     """
 
+    facts: ClassVar[Facts | None] = None
+    variant: str = ""
     name: str
     version: str = ""
     root: str
@@ -100,9 +125,10 @@ class Dataset:
     remarks: Sequence[str] = ()
 
     def notes(self) -> list[str]:
-        """Sentences reported each time the data set is read: the exclusions, then ``remarks``."""
+        """Sentences reported each time the data set is read: the notice, the exclusions, then ``remarks``."""
         left = [f"{count:,} {what}" for what, count in self.dropped.items() if count and what != PASSED_OVER]
-        return [*([f"left out: {', '.join(left)}"] if left else []), *self.remarks]
+        notice = [self.facts.notice] if self.facts is not None and self.facts.notice else []
+        return [*notice, *([f"left out: {', '.join(left)}"] if left else []), *self.remarks]
 
     @property
     def distractors(self) -> int:
