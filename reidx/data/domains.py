@@ -23,6 +23,8 @@ def _split_of(dataset: Any, split: str, columns: frozenset[str]) -> Split:
         raise Broken(f"its {split} is {describe_value(found)}, not a Split of paths, ids and cameras")
     if odd := next((path for path in found.paths if not isinstance(path, str)), None):
         raise Broken(f"its {split} has a path that is no text: {describe_value(odd)}")
+    if not len(found) and not found.columns:
+        return Split.empty(*sorted(columns))
     if set(found.columns) != columns:
         have, declared = (", ".join(sorted(names)) or "none" for names in (found.columns, columns))
         raise Broken(f"its {split} has these further columns: {have}; its contract declares: {declared}")

@@ -33,6 +33,7 @@ def reidx_components() -> Sequence[Component]:
         Component("dataset", "LTCC", "reidx.data.datasets:LTCC", {"root": "data/LTCC_ReID"}),
         Component("dataset", "PRCC", "reidx.data.datasets:PRCC", {"root": "data/prcc"}),
         Component("dataset", "MLRCUHK03", "reidx.data.datasets:MLRCUHK03", {"root": "data/cuhk03"}),
+        Component("dataset", "ImageFolder", "reidx.data.datasets:ImageFolder", {"root": "data/mine"}),
         Component("dataset", "CSV", "reidx.data.datasets:CSV", {"path": "data/mine.csv"}),
         Component("dataset", "CameraSplit", "reidx.data.datasets:CameraSplit", _CAMERA_SPLIT),
         Component("transform", "ReidAugment", "reidx.data.transforms:ReidAugment"),

@@ -1,8 +1,10 @@
 """Data sets, one module per format: Market-1501's file grammar, MSMT17's lists, visible and infrared images (SYSU-MM01, RegDB),
-changing clothes (LTCC, PRCC), low resolution (MLR-CUHK03), CSV tables, and splits of another data set by camera."""
+changing clothes (LTCC, PRCC), low resolution (MLR-CUHK03), the user's own folders and tables, and splits of another data set by
+camera."""
 
 from reidx.data.datasets.base import Counts, Dataset, Facts, Split
 from reidx.data.datasets.camera_split import CameraSplit
+from reidx.data.datasets.image_folder import ImageFolder
 from reidx.data.datasets.ltcc import LTCC
 from reidx.data.datasets.market import DukeMTMC, Market1501, MarketGrammar, PersonX, VeRi776
 from reidx.data.datasets.mlr_cuhk03 import MLRCUHK03
@@ -24,6 +26,7 @@ __all__ = [
     "Dataset",
     "DukeMTMC",
     "Facts",
+    "ImageFolder",
     "Market1501",
     "MarketGrammar",
     "PersonX",

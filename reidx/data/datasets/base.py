@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -74,8 +75,19 @@ class Split:
         paths, numbers = [row[0] for row in rows], [np.ascontiguousarray(column) for column in values.T]
         return cls(paths, numbers[0], numbers[1], dict(zip(columns, numbers[2:], strict=True)))
 
+    @classmethod
+    def empty(cls, *columns: str) -> Split:
+        """A split without images, for a domain that is only trained on."""
+        return cls([], None, np.zeros(0, np.int64), {name: np.zeros(0, np.int64) for name in columns})
+
     def __len__(self) -> int:
         return len(self.paths)
+
+    def select(self, kept: np.ndarray) -> Split:
+        """The images selected by the mask ``kept`` (N,), in their order."""
+        paths = [path for path, keep in zip(self.paths, kept, strict=True) if keep]
+        columns = {name: column[kept] for name, column in self.columns.items()}
+        return Split(paths, None if self.ids is None else self.ids[kept], self.cameras[kept], columns)
 
     def named_columns(self) -> dict[str, np.ndarray]:
         """The cameras and the further columns (N,) by name."""
@@ -108,9 +120,11 @@ class Dataset:
     """A domain: the splits ``train``, ``query`` and ``gallery``, and their origin.
 
     A subclass sets ``name``, ``version``, ``root`` and the three splits, and counts in ``dropped`` the images that its rules
-    exclude. ``remarks`` are sentences on other surprises for the user, such as files that were passed over. If its splits have
-    further columns, its contract names them: ``columns``, by attribute or by the class method ``contract``. A published data
-    set has ``facts``, and a ``variant`` if they differ between its versions or subsets.
+    exclude. A data set for training alone leaves out ``query`` and ``gallery``. ``remarks`` are sentences on other surprises
+    for the user, such as files that were passed over. If its splits have further columns, its contract names them: ``columns``,
+    by attribute or by the class method ``contract``. ``numbered`` holds the texts behind the numbers of ``ids``, ``cameras``
+    or a column, where these number texts. A published data set has ``facts``, and a ``variant`` if they differ between its
+    versions or subsets.
     """
 
     facts: ClassVar[Facts | None] = None
@@ -119,10 +133,11 @@ class Dataset:
     version: str = ""
     root: str
     train: Split
-    query: Split
-    gallery: Split
+    query: Split = Split.empty()
+    gallery: Split = Split.empty()
     dropped: dict[str, int]
     remarks: Sequence[str] = ()
+    numbered: Mapping[str, Sequence[str]] = MappingProxyType({})
 
     def notes(self) -> list[str]:
         """Sentences reported each time the data set is read: the notice, the exclusions, then ``remarks``."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from reidx.data.datasets.base import Dataset, Split
+from reidx.data.datasets.drawn_test import draw_order
 from reidx.errors import DataError
 from reidx.registry.build import Spec, build
 from reidx.registry.build import contract as contract_of_spec
@@ -48,17 +48,17 @@ class CameraSplit(Dataset):
         own = self._renumbered(cameras)
         train, query, gallery = (_require_identities(whole, split) for split in ("train", "query", "gallery"))
         people = split_identities(_ids(train), seed)[side]
-        self.train = _select(train, np.isin(_ids(train), people) & np.isin(train.cameras, own))
+        self.train = train.select(np.isin(_ids(train), people) & np.isin(train.cameras, own))
         if not len(self.train):
             raise DataError(
                 f"{whole.name}: camera {_listed(cameras)} took no training image of the {len(people)} people in the {side} "
                 f"half of seed {seed}. Give this side more cameras, or both sides another seed."
             )
-        self.gallery = _select(gallery, np.isin(gallery.cameras, own))
-        query = _select(query, np.isin(query.cameras, own))
+        self.gallery = gallery.select(np.isin(gallery.cameras, own))
+        query = query.select(np.isin(query.cameras, own))
         matched = _matched(query, self.gallery)
-        self.query = _select(query, matched)
-        self.remarks = whole.remarks
+        self.query = query.select(matched)
+        self.remarks, self.numbered = whole.remarks, whole.numbered
         self.dropped = {**whole.dropped, "queries without a match": int((~matched).sum())}
 
     @staticmethod
@@ -88,9 +88,10 @@ class CameraSplit(Dataset):
 def split_identities(ids: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """The identities of each side: in an order drawn from ``seed``, the first half is the source's, the rest the target's.
 
-    The order is that of digests, so it is the same under every library version.
+    The order is that of :func:`~reidx.data.datasets.drawn_test.draw_order`.
     """
-    drawn = sorted(np.unique(ids).tolist(), key=lambda who: hashlib.sha256(f"{seed}/{who}".encode()).digest())
+    people = np.unique(ids).tolist()
+    drawn = [people[place] for place in draw_order(seed, people)]
     middle = (len(drawn) + 1) // 2
     return {"source": np.array(drawn[:middle], np.int64), "target": np.array(drawn[middle:], np.int64)}
 
@@ -105,13 +106,6 @@ def _require_identities(whole: Dataset, name: str) -> Split:
 def _ids(split: Split) -> np.ndarray:
     assert split.ids is not None
     return split.ids
-
-
-def _select(split: Split, kept: np.ndarray) -> Split:
-    """The images of a split selected by the mask ``kept`` (N,)."""
-    paths = [path for path, keep in zip(split.paths, kept) if keep]
-    columns = {name: column[kept] for name, column in split.columns.items()}
-    return Split(paths, _ids(split)[kept], split.cameras[kept], columns)
 
 
 def _matched(query: Split, gallery: Split) -> np.ndarray:

@@ -1,14 +1,15 @@
-"""Listing of an image folder: the image names, and counts of the files passed over."""
+"""Listing of an image folder, flat or with its sub-folders: the image names, and counts of the files passed over."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
 
 from reidx.data.datasets.base import PASSED_OVER
 from reidx.data.decode import is_image
+from reidx.errors import DataError
 
 OF_SYSTEMS = frozenset({"thumbs.db", "desktop.ini"})
 """Files left by file managers; these and hidden files (``.DS_Store``, ``._NAME``) are not counted."""
@@ -32,9 +33,12 @@ class Found:
         ]
 
 
-def read_folder(folder: Path, dropped: dict[str, int], remarks: list[str]) -> Found:
-    """List the images directly in ``folder``, and add the other files to a data set's ``dropped`` and ``remarks``."""
-    found = images_in(folder)
+def read_folder(folder: Path, dropped: dict[str, int], remarks: list[str], below: bool = False) -> Found:
+    """List the images directly in ``folder``, and add the other files to a data set's ``dropped`` and ``remarks``.
+
+    With ``below``, those in sub-folders are listed, too (:func:`images_below`).
+    """
+    found = images_below(folder) if below else images_in(folder)
     remarks.extend(found.remarks(folder))
     if passed_over := sum(found.passed_over.values()):
         dropped[PASSED_OVER] = dropped.get(PASSED_OVER, 0) + passed_over
@@ -43,27 +47,93 @@ def read_folder(folder: Path, dropped: dict[str, int], remarks: list[str]) -> Fo
 
 def images_in(folder: Path) -> Found:
     """List the images directly in ``folder``, and count the other files: those in sub-folders or of other kinds."""
-    names, hidden, below, other = [], 0, Counter[str](), Counter[str]()
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                if count := _images_below(entry.path):
-                    below[entry.name] += count
+    listing, below = _Listing([], Counter()), Counter[str]()
+    for entry in _entries(folder):
+        if not _is_folder(entry):
+            listing.add(entry, entry.name)
+        elif count := _count_below(entry.path):
+            below[entry.name] += count
+    return listing.found({f"images in sub-folders ({_listed(below)})": sum(below.values())})
+
+
+def images_below(top: Path) -> Found:
+    """List the images in ``top`` and all its sub-folders as relative paths with ``/``, and count the other files.
+
+    Links to folders are followed after the folders themselves. A folder is read once: a link to it, or to one above it, is
+    passed over. Hidden folders are not read.
+
+    Raises :class:`DataError` for a folder that cannot be read.
+    """
+    listing, seen, repeated = _Listing([], Counter()), set[tuple[int, int]](), 0
+    own, linked = [(str(top), "")], deque[tuple[str, str]]()
+    while own or linked:
+        folder, prefix = own.pop() if own else linked.popleft()
+        at = _identity(folder)
+        if at in seen:
+            repeated += 1
+            continue
+        seen.add(at)
+        for entry in _entries(folder):
+            if not _is_folder(entry):
+                listing.add(entry, prefix + entry.name)
             elif entry.name.startswith("."):
-                hidden += is_image(entry.name) and not entry.name.startswith("._")
-            elif is_image(entry.name):
-                names.append(entry.name)
-            elif entry.name.lower() not in OF_SYSTEMS:
-                other[os.path.splitext(entry.name)[1] or "without a suffix"] += 1
-    passed_over = {
-        f"images in sub-folders ({_listed(below)})": sum(below.values()),
-        f"files of other formats ({_listed(other)})": sum(other.values()),
-        "hidden images": hidden,
-    }
-    return Found(sorted(names), {what: count for what, count in passed_over.items() if count})
+                listing.hidden += _count_below(entry.path)
+            else:
+                (linked if entry.is_symlink() else own).append((entry.path, f"{prefix}{entry.name}/"))
+    return listing.found({"links to folders that are read already": repeated})
 
 
-def _images_below(folder: str) -> int:
+@dataclass
+class _Listing:
+    """The images found so far, and counts of the other files."""
+
+    names: list[str]
+    other: Counter[str]
+    hidden: int = 0
+
+    def add(self, entry: os.DirEntry[str], name: str) -> None:
+        """Add a file under ``name``, or count it."""
+        if entry.name.startswith("."):
+            self.hidden += is_image(entry.name) and not entry.name.startswith("._")
+        elif is_image(entry.name):
+            self.names.append(name)
+        elif entry.name.lower() not in OF_SYSTEMS:
+            self.other[os.path.splitext(entry.name)[1] or "without a suffix"] += 1
+
+    def found(self, folders: dict[str, int]) -> Found:
+        """The images in sorted order, with what was passed over: ``folders``, then files."""
+        files = {f"files of other formats ({_listed(self.other)})": sum(self.other.values()), "hidden images": self.hidden}
+        return Found(sorted(self.names), {what: count for what, count in {**folders, **files}.items() if count})
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    try:
+        found = os.stat(folder)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return found.st_dev, found.st_ino
+
+
+def _unreadable(folder: str | Path, error: OSError) -> DataError:
+    return DataError(f"{folder} cannot be read: {error.strerror}. Make the folder readable, or move it away.")
+
+
+def _count_below(folder: str) -> int:
     return sum(is_image(name) for _, _, names in os.walk(folder) for name in names)
 
 

@@ -4,9 +4,9 @@ They test a loader, a filter and a protocol where the data set itself cannot be 
 one family; `MINIATURES` lists all.
 """
 
-from reidx.testing.miniatures import ltcc
+from reidx.testing.miniatures import image_folder, ltcc
 from reidx.testing.miniatures.base import Miniature
 
-MINIATURES: tuple[Miniature, ...] = (*ltcc.MINIATURES,)
+MINIATURES: tuple[Miniature, ...] = (*ltcc.MINIATURES, *image_folder.MINIATURES)
 
 __all__ = ["MINIATURES", "Miniature"]
