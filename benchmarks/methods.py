@@ -11,6 +11,7 @@ import argparse
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -27,12 +28,23 @@ RECIPES = {
     "spcl": "spcl::market1501_small.yaml",
     "pplr": "pplr::market1501_small.yaml",
     "global_patch": "global_patch::market1501_small.yaml",
+    "ca_jaccard": "ca_jaccard::market1501_small.yaml",
+    "o2cap": "o2cap::market1501_small.yaml",
+    "cap": "o2cap::cap_market1501_small.yaml",
+    "lp_ca_jaccard": "reidx::market1501/lp_ca_jaccard_small.yaml",
+    "lp_o2cap": "reidx::market1501/lp_o2cap_small.yaml",
 }
 SECOND = 1000
 """Offset of the seed for the control that trains LP's teacher a second time."""
 
-Row = tuple[str, Mapping[str, float], float, float]
-"""Name, metrics, image passes, seconds."""
+class Row(NamedTuple):
+    """The last epoch of a stage, with the passes and seconds up to it, and the ARI of the labels at each epoch."""
+
+    name: str
+    metrics: Mapping[str, float]
+    passes: float = 0
+    seconds: float = 0
+    ari: Sequence[float] = ()
 
 
 def main() -> None:
@@ -52,16 +64,16 @@ def main() -> None:
             changes.append(f"seed={seed + SECOND if method == 'lp_twice' else seed}")
             folder = Path(chosen.folder) / f"{method}-{init}-{seed}"
             for row in measured(method, changes, folder):
-                rows.setdefault(row[0], []).append(row)
+                rows.setdefault(row.name, []).append(row)
             print(machine("cuda" if torch.cuda.is_available() else "cpu"))
-            print(table(rows), flush=True)
+            print(table(rows), labels_by_epoch(rows), sep="\n\n", flush=True)
 
 
 def measured(method: str, changes: Sequence[str], folder: Path) -> Iterator[Row]:
     """Run a method's recipe, or read its finished run, and yield its rows of the table."""
     config = reidx.load_config(RECIPES[method], changes)
     if method == "direct":
-        yield "direct transfer", reidx.test(config).metrics, 0, 0
+        yield Row("direct transfer", reidx.test(config).metrics)
         return
     result = reidx.run(config, folder, resume=(folder / "config.yaml").exists())
     passes = seconds = 0.0
@@ -69,16 +81,18 @@ def measured(method: str, changes: Sequence[str], folder: Path) -> Iterator[Row]
         passes += sum(entry["images"] for entry in stage.history)
         seconds += sum(v for entry in stage.history for k, v in entry.items() if k.startswith("seconds_"))
         if "mAP" in stage.last and stage.name != "warmup":
-            yield name_of(method, stage.name), stage.last, passes, seconds
+            ari = [entry["ari"] for entry in stage.history if "ari" in entry]
+            yield Row(name_of(method, stage.name), stage.last, passes, seconds, ari)
     if method == "global_patch":
         for feature in ("global", "patch"):
             alone = reidx.load_config(RECIPES[method], [*changes, f"model.fusion.eval_feature={feature}"])
-            yield f"global_patch, {feature} alone", reidx.test(alone, last_checkpoint(result)).metrics, passes, seconds
+            yield Row(f"global_patch, {feature} alone", reidx.test(alone, last_checkpoint(result)).metrics, passes, seconds)
 
 
 def name_of(method: str, stage: str) -> str:
     """Return the name of a row."""
-    return {"lp_twice": "lp, second training of the teacher", "lp": f"lp {stage}"}.get(method, method)
+    several = {name: f"{name} {stage}" for name in ("lp", "lp_ca_jaccard", "lp_o2cap")}
+    return {"lp_twice": "lp, second training of the teacher", **several}.get(method, method)
 
 
 def last_checkpoint(result: Result) -> Path:
@@ -92,19 +106,30 @@ def table(rows: Mapping[str, Sequence[Row]]) -> str:
     head = ["", *METRICS, "clusters", "ARI", "image passes", "minutes", "seeds"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, runs in rows.items():
-        cells = [spread([100 * metrics[m] for _, metrics, _, _ in runs]) for m in METRICS]
+        cells = [spread([100 * run.metrics[m] for run in runs]) for m in METRICS]
         for key, digits in (("clusters", 0), ("ari", 3)):
-            known = [metrics[key] for _, metrics, _, _ in runs if key in metrics]
+            known = [run.metrics[key] for run in runs if key in run.metrics]
             cells.append(f"{statistics.mean(known):.{digits}f}" if known else "")
-        cells += [f"{runs[0][2]:,.0f}", f"{statistics.mean(seconds for *_, seconds in runs) / 60:.1f}", str(len(runs))]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        minutes = statistics.mean(run.seconds for run in runs) / 60
+        lines.append(f"| {name} | {' | '.join([*cells, f'{runs[0].passes:,.0f}', f'{minutes:.1f}', str(len(runs))])} |")
     return "\n".join(lines)
 
 
-def spread(values: Sequence[float]) -> str:
+def labels_by_epoch(rows: Mapping[str, Sequence[Row]]) -> str:
+    """Format the ARI of the labels with the identities at each epoch: the mean over seeds, ± the standard deviation."""
+    known = {name: list(zip(*(run.ari for run in runs), strict=False)) for name, runs in rows.items()}
+    longest = max(map(len, known.values()), default=0)
+    lines = [f"| ARI of the labels, epoch | {' | '.join(map(str, range(1, longest + 1)))} |", "|---" * (longest + 1) + "|"]
+    for name, epochs in known.items():
+        cells = [spread(values, 3) for values in epochs]
+        lines.append(f"| {name} | {' | '.join(cells + [''] * (longest - len(cells)))} |")
+    return "\n".join(lines)
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
     """Format the mean, and the standard deviation of several values."""
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{deviation}"
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"
 
 
 if __name__ == "__main__":

@@ -83,7 +83,10 @@ def test_methods_are_measured_in_one_table(
     monkeypatch.setattr("sys.argv", ["methods", *words, "--seeds", "1", "2", "--methods", "lp", "--set", *few])
     for _ in range(2):  # the second call has nothing left to train
         methods.main()
-        last = capsys.readouterr().out.splitlines()[-2:]
-        names, passes, seeds = zip(*((cells[1], cells[9], cells[11]) for cells in (line.split("|") for line in last)))
-        assert [n.strip() for n in names] == ["lp teacher", "lp student"]
-        assert [p.strip() for p in passes] == ["64", "192"] and {s.strip() for s in seeds} == {"2"}
+        lines = capsys.readouterr().out.splitlines()
+        last, by_epoch = lines[-7:-5], lines[-4:]
+        names, ari, passes, seeds = zip(*([line.split("|")[place].strip() for place in (1, 8, 9, 11)] for line in last))
+        assert names == ("lp teacher", "lp student")
+        assert passes == ("64", "192") and set(seeds) == {"2"}
+        assert by_epoch[0] == "| ARI of the labels, epoch | 1 |"  # one epoch: its mean is that of the first table
+        assert [line.split("|")[2].split()[0] for line in by_epoch[2:]] == list(ari)

@@ -8,6 +8,7 @@ from reidx.registry.hookspecs import API, PluginInfo, hookimpl
 from reidx.registry.registry import Component
 
 _CAMERA_SPLIT = {"of": {"type": "Market1501", "root": "data"}, "side": "target", "cameras": [4, 5, 6]}
+_MEAN = {"of": {"type": "Jaccard", "k1": 20}, "weights": {"embed": 1.0}}
 
 
 @hookimpl
@@ -45,6 +46,7 @@ def reidx_components() -> Sequence[Component]:
         Component("fusion", "ClassToken", "reidx.fusions.class_token:ClassToken"),
         Component("distance", "Jaccard", "reidx.labels.distances.jaccard:Jaccard", {"k1": 30, "k2": 6}),
         Component("distance", "Cosine", "reidx.labels.distances.cosine:Cosine"),
+        Component("distance", "WeightedMean", "reidx.labels.distances.weighted_mean:WeightedMean", _MEAN),
         Component("clusterer", "DBSCAN", "reidx.labels.clusterers.dbscan:DBSCAN", {"eps": 0.6, "min_samples": 4}),
         Component("clusterer", "KMeans", "reidx.labels.clusterers.kmeans:KMeans", {"n_clusters": 500}),
         Component("clusterer", "MiniBatchKMeans", "reidx.labels.clusterers.kmeans:MiniBatchKMeans", {"n_clusters": 500}),
