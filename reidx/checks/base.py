@@ -112,8 +112,8 @@ class StageChecker:
 
         ``inputs`` maps each input to the feature that it is, or is computed from.
         """
-        must: frozenset[str] = getattr(registry().find(kind, spec["type"]).class_or_outline(), "requires_parts", frozenset())
-        may = must | contract(kind, spec).accepts_parts
+        declared = contract(kind, spec)
+        must, may = declared.requires_parts, declared.requires_parts | declared.accepts_parts
         fusion = self.stage.model.fusion["type"]
         for name, on in sorted(inputs.items()):
             if name in must and on not in self.fused.part_features:

@@ -30,7 +30,8 @@ class LabellingChecker(StageChecker):
         self.check_network_names((*at, "network"), level.network)
         self.check_feature((*at, "feature"), level.feature)
         for part in parts_of(level, at):
-            if contract(part.kind, part.spec).clusterer_input == "graph" and level.distance is None:
+            on_graph = part.kind == "clusterer" and contract(part.kind, part.spec).clusterer_input != "features"
+            if on_graph and level.distance is None:
                 raise self.error((*at, "distance"), f"{part.name} works on a graph; give a distance.")
             self.check_required_features(part)
             self.check_named_inputs(part, level.domain)

@@ -204,7 +204,7 @@ class ObjectiveChecker(StageChecker):
         kept = any(contract("memory", memory.memory).outliers == "keep" for memory in memories)
         # a sampler can leave out only the outliers of its stream's labelling
         other = term.labels not in (None, self.stage.sources[stream].labels)
-        drawn = other or contract("sampler", sampler).outliers == "draw"
+        drawn = other or contract("sampler", sampler).outliers != "drop"
         if left_over and not kept and drawn:
             how = f"a stream with the labels {term.labels!r}" if other else "PK"
             raise self.error(

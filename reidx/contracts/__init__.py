@@ -28,6 +28,7 @@ from reidx.contracts.inputs import (
     named_inputs,
 )
 from reidx.contracts.protocols import CALLS, HONOURED, INPUTS, OUTLIERS_OF
+from reidx.contracts.recorded import contract_in_use, record_contract
 
 __all__ = [
     "CALLS",
@@ -48,6 +49,7 @@ __all__ = [
     "argument_names",
     "camera_inputs",
     "column_inputs",
+    "contract_in_use",
     "contract_of",
     "declaration_fault",
     "declared_by",
@@ -58,4 +60,5 @@ __all__ = [
     "mean_normalized",
     "named_inputs",
     "overrides_update",
+    "record_contract",
 ]

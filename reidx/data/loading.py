@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from reidx.contracts import Batch, LabelSet
+from reidx.contracts import Batch, LabelSet, contract_in_use
 from reidx.data.images import ImageStore
 from reidx.errors import Broken
 from reidx.machine.lifetimes import end_with
@@ -107,7 +107,7 @@ def _checked_plan(sampler: Any, images: int, labels: Tensor | None, steps: int |
             found = ", ".join(map(str, sorted(sizes))) or "no"
             count = f"more than {steps}" if len(plan) > steps else len(plan)
             raise Broken(f"it drew {count} batches of {found} images, not the requested {steps}, all of one size")
-        if labels is not None and getattr(sampler, "outliers", "draw") == "drop":
+        if labels is not None and contract_in_use(sampler).outliers == "drop":
             left = int((labels[torch.as_tensor([int(p) for p in positions])] < 0).sum())
             if left:
                 raise Broken(f"it drew {left} outliers (label -1), but declares that it drops them")

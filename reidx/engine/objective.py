@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reidx.config.schema import Ramp, Term, names_in
-from reidx.contracts import Batch, Features, inputs_of
+from reidx.contracts import Batch, Features, contract_in_use, inputs_of
 from reidx.engine.ramps import weight_at
 from reidx.errors import ConfigError
 from reidx.registry.seam import call
@@ -109,7 +109,7 @@ class BoundTerm(nn.Module):
             return _join_rows(batch.extra[name] for batch in streams)
         if (column := column_of(streams, name)) is not None:
             return column
-        holders = [memories[m] for m in self.memories if name in getattr(memories[m], "provides", ())]
+        holders = [memories[m] for m in self.memories if name in contract_in_use(memories[m]).provides]
         return call("memory", holders[0], f"its {name}", getattr, holders[0], name) if holders else None
 
 

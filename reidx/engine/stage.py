@@ -14,7 +14,7 @@ from torch import Tensor
 from reidx import distributed
 from reidx.checks.batch_size import images_a_step, rate_note
 from reidx.config.schema import IDENTITY, Evaluate, Stage
-from reidx.contracts import LabelSet, Trial
+from reidx.contracts import LabelSet, Trial, contract_in_use
 from reidx.contracts.protocols import Reranking
 from reidx.data.datasets import Split
 from reidx.data.domains import Domains
@@ -204,7 +204,7 @@ class StageRun:
             alignment: Any = getattr(bound, "alignment", None)
             if not hasattr(alignment, "begin") or not getattr(alignment, "needs_features", True):
                 continue
-            names = set(getattr(alignment, "requires", ()))
+            names = set(contract_in_use(alignment).requires)
             of_both = []
             for stream in (bound.source, bound.target):  # type: ignore[union-attr]
                 domain = self.stage.sources[stream].domain

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reidx.contracts import LabelSet, RefinerContext
+from reidx.contracts import LabelSet, RefinerContext, contract_in_use
 from reidx.errors import DataError
 from reidx.labels.neighbours.sharding import require_same_labels
 from reidx.labels.pipeline import check_labels, label_statistics
@@ -25,12 +25,12 @@ class LabelMatching:
     @property
     def views(self) -> frozenset[str]:
         """The names of the features that the matcher requires of each labelling."""
-        return frozenset(getattr(self.matcher, "requires", ()))
+        return contract_in_use(self.matcher).requires
 
     @property
     def provides(self) -> frozenset[str]:
         """The names of the arrays that the matcher adds to each labelling."""
-        return frozenset(getattr(self.matcher, "provides", ()))
+        return contract_in_use(self.matcher).provides
 
     def __call__(self, labels: Mapping[str, LabelSet], contexts: Mapping[str, RefinerContext]) -> dict[str, LabelSet]:
         """Match the labels of the matcher's labellings; both mappings have the names of labellings as keys.

@@ -13,7 +13,7 @@ from torch import Tensor
 from reidx.config.node import KeyPath
 from reidx.config.parts import Part
 from reidx.config.schema import Labelling
-from reidx.contracts import INPUTS, LabelSet, RefinerContext, feature_inputs, named_inputs
+from reidx.contracts import INPUTS, LabelSet, RefinerContext, contract_in_use, feature_inputs, named_inputs
 from reidx.errors import Broken, ConfigError, DataError
 from reidx.labels.features import not_finite
 from reidx.labels.graph import checked_graph
@@ -59,7 +59,7 @@ class LabelPipeline:
     def views(self) -> frozenset[str]:
         """The names of the features that must be in the bank."""
         readers = [("distance", self.distance), *(("refiner", refiner) for refiner in self.refiners)]
-        wanted = [{*getattr(part, "requires", ()), *self._named_features(kind, part)} for kind, part in readers]
+        wanted = [{*contract_in_use(part).requires, *self._named_features(kind, part)} for kind, part in readers]
         return frozenset({self.feature}.union(*wanted))
 
     def _named_features(self, kind: str, part: Any) -> frozenset[str]:
@@ -102,7 +102,7 @@ class LabelPipeline:
         columns = {} if columns is None else columns
         known = {"cameras": cameras, **columns}
         graph = None
-        if getattr(self.clusterer, "clusterer_input", "graph") == "graph":
+        if contract_in_use(self.clusterer).clusterer_input != "features":
             graph = self._graph(features, known, self._reach(), epoch)
 
         @span("cluster")
@@ -148,7 +148,7 @@ class LabelPipeline:
 
     @span("distance")
     def _graph(self, features: dict[str, Tensor], known: Mapping[str, np.ndarray], within: float, epoch: int) -> csr_array:
-        several = getattr(self.distance, "requires", None)
+        several = contract_in_use(self.distance).requires
         given = {name: features[name] for name in several} if several else features[self.feature]
         named = named_inputs(self.distance, {"within": within, "epoch": epoch, **known})
         named |= {name: features[name] for name in self._named_features("distance", self.distance)}

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from reidx.contracts import Contract, contract_of, declaration_fault, declared_by
+from reidx.contracts import HONOURED, Contract, contract_of, declaration_fault, declared_by, record_contract
 from reidx.errors import ConfigError, PluginError, ReidxError, excerpt, suggest
 from reidx.registry import seam
 from reidx.registry.constructor import (
@@ -28,7 +28,7 @@ from reidx.registry.constructor import (
 from reidx.registry.describing import one_line
 from reidx.registry.discovery import registry
 from reidx.registry.library import keywords_of
-from reidx.registry.registry import Entry
+from reidx.registry.registry import KINDS, Entry
 
 Spec = str | Mapping[str, Any]
 
@@ -45,7 +45,12 @@ def build(kind: str, spec: Spec, *, where: str = "", **context: Any) -> Any:
     arguments = {key: fit(value, known[key].hint) for key, value in given.items()}
     arguments.update({key: value for key, value in context.items() if key in known})
     construct = functools.partial(_construct, _label(kind, entry.name, where), entry.from_library, entry.load())
-    return seam.record_built(entry, seam.call_attributed(entry, "its constructor", construct, **arguments))
+    component = seam.record_built(entry, seam.call_attributed(entry, "its constructor", construct, **arguments))
+    if HONOURED[kind]:
+        settings = _with_defaults(entry, given, {*context, *KINDS[kind].context})
+        made = _resolved_contract(entry, entry.load(), settings)
+        seam.call_attributed(entry, "its contract", record_contract, component, made)
+    return component
 
 
 def _construct(label: str, of_library: bool, component: Any, /, **arguments: Any) -> Any:
@@ -71,10 +76,13 @@ def contract(kind: str, spec: Mapping[str, Any]) -> Contract:
     """
     settings = dict(spec)
     entry = registry().find(kind, settings.pop("type"))
-    component = entry.class_or_outline()
+    return _resolved_contract(entry, entry.class_or_outline(), settings)
+
+
+def _resolved_contract(entry: Entry, component: type, settings: Mapping[str, Any]) -> Contract:
     made: Contract = seam.call_attributed(entry, "its contract", functools.partial(contract_of, component), settings)
-    if fault := declaration_fault(kind, component, declared_by(made)):
-        raise PluginError(f"{kind} {entry.name} (from {entry.distribution}, {entry.component.target}): {fault}.")
+    if fault := declaration_fault(entry.kind, component, declared_by(made)):
+        raise PluginError(f"{entry.kind} {entry.name} (from {entry.distribution}, {entry.component.target}): {fault}.")
     return made
 
 
@@ -92,7 +100,12 @@ def fill_defaults(
     cannot hold them) are left out. ``places`` gives, for messages, the origin of keys that are not at ``where``.
     """
     entry, given = _check_spec(kind, spec, context_keys, where, places)
-    filled: dict[str, Any] = {"type": entry.name}
+    return {"type": entry.name, **_with_defaults(entry, given, context_keys)}
+
+
+def _with_defaults(entry: Entry, given: Mapping[str, Any], context_keys: Collection[str]) -> dict[str, Any]:
+    """Return the keywords of a spec with the constructor's defaults, see :func:`fill_defaults`."""
+    filled: dict[str, Any] = {}
     for name, parameter in signature_of(entry).items():
         if name in given:
             filled[name] = given[name]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reidx.contracts import Features, LabelSet, overrides_update
+from reidx.contracts import Features, LabelSet, contract_in_use, overrides_update
 from reidx.errors import Broken, require
 from reidx.registry.describing import arguments_by_name, code_of, describe_value, one_line
 from reidx.registry.registry import KINDS, Entry
@@ -212,14 +212,14 @@ def _features(component: Any, result: Any, given: Mapping[str, Any]) -> None:
 def _scores(component: Any, result: Any, given: Mapping[str, Any]) -> None:
     features = next(_tensors(dict(given)))
     columns = _columns.get(component)
-    own = getattr(component, "column_meaning", "") or getattr(component, "outliers", "drop") == "keep"
-    columns = None if own else columns
+    declared = contract_in_use(component)
+    columns = None if declared.column_meaning or declared.outliers == "keep" else columns
     wanted = f"scores of {len(features)} images" + ("" if columns is None else f" against {columns} labels")
     _tensor(result, (len(features), columns, *features.shape[1:-1]), wanted, features)
 
 
 def _provided(component: Any, result: Any, given: Mapping[str, Any]) -> None:
-    missing = [name for name in sorted(getattr(component, "provides", ())) if not hasattr(component, name)]
+    missing = [name for name in sorted(contract_in_use(component).provides) if not hasattr(component, name)]
     require(not missing, f"after it the memory has no {', '.join(missing)}, which its `provides` declares")
 
 
@@ -241,7 +241,7 @@ def _labels(component: Any, result: Any, given: Mapping[str, Any]) -> None:
     require(labels.shape == (images,), f"it returned {describe_value(result)}, not labels ({images},)")
     require(labels.dtype.kind in "iu", f"it returned labels of {labels.dtype}, not int64")
     _gapless(labels)
-    if getattr(component, "outliers", "") == "never":
+    if contract_in_use(component).outliers == "never":
         require(bool((labels >= 0).all()), f"it left {int((labels < 0).sum())} outliers, but declares `outliers` never")
 
 
@@ -276,10 +276,10 @@ def _label_set(component: Any, result: Any, old: LabelSet) -> None:
     right = isinstance(labels, np.ndarray) and labels.dtype == np.int64 and labels.shape == (images,)
     require(right, f"it returned labels {describe_value(labels)}, not int64 ({images},)")
     _gapless(labels)
-    if getattr(component, "outliers", "") == "never":
+    if contract_in_use(component).outliers == "never":
         require(bool((labels >= 0).all()), f"it left {int((labels < 0).sum())} outliers, but declares `outliers` never")
     before, there = old.arrays(), result.arrays()
-    promised = frozenset(getattr(component, "provides", ()))
+    promised = contract_in_use(component).provides
     require(promised <= set(there), f"it gave no {', '.join(sorted(promised - set(there)))}, which its `provides` declares")
     undeclared = sorted(set(there) - promised - set(before))
     require(not undeclared, f"it gave {', '.join(undeclared)}, which its `provides` does not declare")

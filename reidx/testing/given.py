@@ -18,6 +18,7 @@ from reidx.contracts import (
     Contract,
     LabelSet,
     RefinerContext,
+    contract_in_use,
     feature_inputs,
     inputs_of_kind,
     named_inputs,
@@ -256,7 +257,7 @@ def update_memory(memory: Memory, features: Tensor, labels: Tensor, index: Tenso
 
 def features_for(memory: Memory) -> Tensor:
     """Return the grouped features (N,D), or three parts (N,3,D) for a memory of parts."""
-    return feature_views(["parts" if memory.requires_parts else "embed"]).popitem()[1]
+    return feature_views(["parts" if contract_in_use(memory).requires_parts else "embed"]).popitem()[1]
 
 
 def refined_by(

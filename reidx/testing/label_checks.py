@@ -194,7 +194,7 @@ def returns_a_scalar_with_a_gradient(entry: Entry) -> None:
     needed, optional = inputs_of(type(loss))
     others = (needed | optional) - set(INPUTS)
     provided, memory = inputs_provided_to(entry, others)
-    parts: frozenset[str] = getattr(loss, "requires_parts", frozenset())
+    parts: frozenset[str] = contract_of_example(entry).requires_parts
     columns = len(known_labels()) if others or contract_of_example(entry).column_meaning == "images" else 4
     shapes = [parts] if others else list(dict.fromkeys([parts, parts | contract_of_example(entry).accepts_parts]))
     for names, shape in itertools.product((needed, needed | optional), shapes):

@@ -35,14 +35,15 @@ class Strict:
     """Sampler that requires cameras."""
 
     cameras = "required"
+    outliers = "drop"
 
     def __init__(self, labels: Any, cameras: Any, batches: int) -> None: ...
 
 
-class CameraWise(Strict):
+class CameraWise:
     """Refiner that requires cameras."""
 
-    def __init__(self) -> None: ...
+    cameras = "required"
 
 
 class CameraMatcher(CameraWise):

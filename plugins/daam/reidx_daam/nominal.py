@@ -67,7 +67,6 @@ class NominalDomain(nn.Module):
         self.fell_back = kind == "nominal_softmax" and not apart
         self.kind: Kind = "domain_mean" if self.fell_back else kind
         self.feature, self.sp_weight = feature, sp_weight if apart else 0.0
-        self.requires = self.contract(kind, feature)["requires"]
         self.centre_momentum, self.soft_boundary, self.nu = centre_momentum, soft_boundary, nu
         if sp_weight < 0 or hidden < 0:
             raise ConfigError(f"sp_weight {sp_weight} and hidden {hidden} must not be negative.")

@@ -264,7 +264,7 @@ def test_fusion_without_specific_uses_domain_mean() -> None:
     loss = NominalDomain({"embed": 6, "pooled": 6}, feature="pooled")
     (note,) = loss.notes()
     assert "domain_mean" in note
-    assert loss.requires == {"pooled"} and loss.needs_features
+    assert loss.needs_features and contract_of(NominalDomain, {"feature": "pooled"}).requires == {"pooled"}
     given = [Features({"embed": f["embed"], "pooled": f["shared"]}) for f in (features(4, 1), features(6, 2))]
     values = loss(*given)
     asked = NominalDomain({"embed": 6, "pooled": 6}, kind="domain_mean", feature="pooled")

@@ -67,7 +67,6 @@ class CredibleSamples:
         self.k = k or K.get(kind, 0)
         self.t = T.get(kind) if t is None else t
         self.similarity, self.fusion_lambda = similarity, fusion_lambda
-        self.requires = _needed(similarity)
         self.exclude_same_camera = exclude_same_camera
 
     @classmethod

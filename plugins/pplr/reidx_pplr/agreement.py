@@ -36,7 +36,6 @@ class CrossAgreement:
         if k < 1:
             raise ValueError(f"k is {k}; an image needs at least 1 neighbour.")
         self.k, self.parts, self.device, self.sharded = k, parts, device, sharded
-        self.requires = self.contract(parts=parts)["requires"]
 
     @classmethod
     def contract(cls, parts: str = "parts", **_: object) -> dict[str, frozenset[str]]:

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from reidx.contracts import named_inputs
+from reidx.contracts import contract_in_use, named_inputs
 from reidx.errors import ConfigError
 from reidx.labels.graph import fuse
 from reidx.registry.build import Spec, build
@@ -36,9 +36,8 @@ class WeightedMean:
         if min(weights.values(), default=-1.0) < 0 or not abs(sum(weights.values()) - 1) <= 1e-6:  # nan, too
             raise ConfigError(f"WeightedMean: weights is {weights}; give each feature a weight of 0 or more, with a sum of 1.")
         self.distance, self.weights = build("distance", of, where="of"), weights
-        self.requires = frozenset(name for name, weight in weights.items() if weight)
         name = type(self.distance).__name__
-        if getattr(self.distance, "requires", None):
+        if contract_in_use(self.distance).requires:
             raise ConfigError(f"WeightedMean: {name} combines several features; name a distance of one feature.")
         _, *others = inspect.signature(self.distance).parameters.values()
         if needed := [each.name for each in others if each.default is each.empty and each.name not in _PASSED_ON]:

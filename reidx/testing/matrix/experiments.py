@@ -124,13 +124,13 @@ def _objectives(combination: Combination) -> Iterator[Objective]:
     """Yield objectives for the memory: each loss that reads it, with each loss for the refiner's additions, then without."""
     memory, refiner = combination["memory"], combination["refiner"]
     parts = sorted(combination["fusion"].contract.part_features)
-    held = parts[0] if parts and memory.component.requires_parts else "embed"  # type: ignore[attr-defined]
+    held = parts[0] if parts and memory.contract.requires_parts else "embed"
     features = {"memory": memory.spec, "feature": held}
     for loss in _losses_reading(memory, refiner):
         own = _term(loss, held, "bank")
         left = refiner.contract.provides - set().union(*inputs_of(loss.component))
         for other in _losses_requiring(left, memory, refiner):
-            on = parts[0] if parts and "scores" in getattr(other.component, "requires_parts", ()) else "embed"
+            on = parts[0] if parts and "scores" in other.contract.requires_parts else "embed"
             yield [own, _term(other, held, "bank")], {"bank": features}
             yield [own, _term(other, on, "rows")], {"bank": features, "rows": {"memory": PLAIN, "feature": on}}
         yield [own], {"bank": features}
