@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from reidx.ablation.grid import shortened
 from reidx.ablation.results import Results
+from reidx.registry.retrieval_promises import plain_name
 from reidx.runs.metrics import METRICS
 
 PLOTTED = ("mAP", "rank-1")
@@ -21,7 +21,7 @@ BASE, OTHER, LINE = "#444444", "#1f6fb4", "#bbbbbb"
 def pictures(results: Results) -> dict[Path, Callable[[Path], None]]:
     """Drawing functions by file: a plot of each metric, and a map if a full design has two axes."""
     figures: dict[str, Callable[[], Any]] = {
-        f"scores-{re.sub(r'[^A-Za-z0-9.-]', '_', metric)}.png": partial(scores, results, metric)
+        f"scores-{plain_name(metric)}.png": partial(scores, results, metric)
         for metric in (*PLOTTED, *(name for name in results.shown if name not in METRICS))
         if any(results.scores(row, metric) for row in results.plan.rows)
     }

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 from reidx.config.node import KeyPath, dotted
 from reidx.config.parts import Part
 from reidx.config.schema import Stage, names_in
-from reidx.contracts import CALLS, Call, Contract, column_inputs, contract_of, inputs_by_method
+from reidx.contracts import (
+    CALLS,
+    Call,
+    Contract,
+    column_inputs,
+    contract_of,
+    inputs_by_method,
+    inputs_of_kind,
+)
 from reidx.errors import ConfigError, suggest
 from reidx.registry.build import contract, signature_of
 from reidx.registry.discovery import registry
@@ -197,9 +205,18 @@ def providing(kind: str, names: Collection[str]) -> Iterator[Entry]:
 
 def declaring(kind: str, wanted: Callable[[Contract], bool]) -> Iterator[Entry]:
     """Yield the installed components of a kind whose contract, under their example settings, satisfies ``wanted``."""
+    return _installed(kind, lambda entry: wanted(contract_of(entry.class_or_outline(), entry.component.example)))
+
+
+def taking(kind: str, name: str) -> Iterator[Entry]:
+    """Yield the installed components of a kind that take an input by this name."""
+    return _installed(kind, lambda entry: name in set[str]().union(*inputs_of_kind(kind, entry.class_or_outline())))
+
+
+def _installed(kind: str, wanted: Callable[[Entry], bool]) -> Iterator[Entry]:
     for entry in registry().entries(kind):
         try:
-            if wanted(contract_of(entry.class_or_outline(), entry.component.example)):
+            if wanted(entry):
                 yield entry
         except Exception:  # a broken plugin must not hide the user's mistake
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from reidx.checks.base import StageChecker, declaring, join_names, providing
 from reidx.config.node import KeyPath
 from reidx.config.parts import Part, parts_of
-from reidx.config.schema import AlignmentSlot, Labelling, Term, names_in
+from reidx.config.schema import AlignmentSlot, Labelling, Ramp, Term, names_in
 from reidx.contracts import INPUTS, Contract, inputs_of
 from reidx.registry.build import contract
 from reidx.registry.discovery import registry
@@ -54,6 +54,7 @@ class ObjectiveChecker(StageChecker):
             )
         if term.until_epoch is not None and term.until_epoch <= term.from_epoch:
             raise self.error((*at, "until_epoch"), f"the term ends before it begins (from_epoch {term.from_epoch}).")
+        self.check_weight(at, term.weight)
         needed, optional = call_attributed(entry, "its forward", inputs_of, loss)
         if "scores" in needed and not memories:
             raise self.error(at, f"{term.loss['type']} compares with a memory: name it (memory: NAME).")
@@ -79,6 +80,15 @@ class ObjectiveChecker(StageChecker):
                 self.check_provided_input(at, term, stream, name)
         for name in memories if "scores" in needed | optional else []:
             self.check_columns(at, term, name, "targets" in needed)
+
+    def check_weight(self, at: KeyPath, weight: float | Ramp) -> None:
+        """Raise for a ramp that never changes the weight."""
+        if isinstance(weight, Ramp) and weight.from_ == weight.to:
+            raise self.error(
+                (*at, "weight"),
+                f"it goes from {weight.from_:g} to {weight.to:g}, so it never changes: write weight: {weight.to:g}, or other "
+                "values of from and to.",
+            )
 
     def check_networks_and_streams(self, at: KeyPath, term: Term, streams: list[str]) -> None:
         """Raise unless both networks of a term get its images; the teacher may get another view of them."""
@@ -229,4 +239,5 @@ class ObjectiveChecker(StageChecker):
         for side in ("source", "target"):
             self.check_one_of((*at, side), getattr(alignment, side), self.stage.sources, "stream")
             self.check_streams_of_network((*at, side), "student", [getattr(alignment, side)])
+        self.check_weight(at, alignment.weight)
         self.check_required_features(Part("alignment", alignment.alignment, at, alignment))

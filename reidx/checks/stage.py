@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from reidx.checks.base import StageChecker
+from reidx.checks.base import StageChecker, join_names, taking
 from reidx.checks.labelling import LabellingChecker
 from reidx.checks.objective import ObjectiveChecker
 from reidx.config.node import KeyPath, dotted
@@ -74,6 +74,7 @@ class _StageCheck(StageChecker):
             contract(part.kind, part.spec)  # raises if a declaration has no effect
         self.check_fusion()
         self.check_network_inputs()
+        self.check_tokens()
         self.check_one_of(("init",), _stage_of(stage.init), self.earlier, "stage that trains before this one")
         for name, teacher in stage.teachers.items():
             at: KeyPath = ("teachers", name)
@@ -230,6 +231,19 @@ class _StageCheck(StageChecker):
                         "streams; in one pass over all streams it would get none. Leave out `joint`, or use data sets with the "
                         "column.",
                     )
+
+    def check_tokens(self) -> None:
+        """Raise unless the fusion takes each token that the backbone's argument ``tokens`` asks for."""
+        backbone, fusion = self.stage.model.backbone, self.stage.model.fusion["type"]
+        asked = backbone.get("tokens")
+        unused = contract("backbone", backbone).provides.difference(self.arguments_of_fusion())
+        for name in sorted(unused):
+            if name in (asked if isinstance(asked, list | tuple) else [asked]):
+                raise self.error(
+                    ("model", "backbone", "tokens"),
+                    f"{backbone['type']} provides {name!r}, which fusion {fusion} does not take: it has no effect. Remove it, "
+                    f"or set a fusion that takes it: {join_names(taking('fusion', name))}.",
+                )
 
     def chain_of_averages(self, name: str) -> list[str]:
         """Return the chain of networks that an EMA follows, up to the first repetition."""

@@ -42,14 +42,22 @@ TAKEN = ("combination", "seed", "state", "reason", "seconds", "config_hash", "ca
 """Columns of tables of results, which hold a protocol's metrics, too."""
 
 
+def plain_name(metric: str) -> str:
+    """Return the name of a metric for files and curves: characters other than letters, digits, . and - become _."""
+    return re.sub(r"[^A-Za-z0-9.-]", "_", metric)
+
+
 def metric_names(names: Sequence[Any]) -> None:
     """Require names of metrics that tables of results can have as columns, next to their other columns."""
-    wrong = [name for name in names if not re.fullmatch(r"[\w@+./ -]{1,24}(?<!_sd)", str(name))]
-    rule = "1 to 24 letters, digits or characters of @+-._/, and not ending in _sd"
+    wrong = [name for name in names if not re.fullmatch(r"(?!reranked_)[\w@+./ -]{1,24}(?<!_sd)", str(name))]
+    rule = "1 to 24 letters, digits or characters of @+-._/, not beginning with reranked_ and not ending in _sd"
     require(not wrong, f"its `metrics` name {', '.join(map(repr, wrong))}; a name is {rule}")
     taken = [name for name in names if name in TAKEN or str(name).startswith("last ")]
     require(not taken, f"its `metrics` name {', '.join(map(repr, taken))}, which is another column in tables of results")
     require(len(set(names)) == len(names), f"its `metrics` name one twice: {', '.join(map(str, names))}")
+    for first, second in itertools.combinations(map(str, names), 2):
+        alike = plain_name(first).lower() == plain_name(second).lower()  # some file systems ignore case
+        require(not alike, f"its `metrics` name {first!r} and {second!r}, which have the same name in files: rename one")
 
 
 def measured(component: Any, result: Any, given: Mapping[str, Any]) -> None:

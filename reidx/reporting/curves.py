@@ -19,6 +19,7 @@ from mmengine.visualization.vis_backend import BaseVisBackend
 from reidx.config.config import Config
 from reidx.config.schema import Spec, Stage, term_names
 from reidx.errors import ConfigError, RunError
+from reidx.registry.retrieval_promises import plain_name
 from reidx.reporting.reporter import Reporter, images_per_second
 from reidx.runs import checkpoint as checkpoints
 from reidx.runs.epoch_log import json_line
@@ -38,7 +39,7 @@ def scalars(entry: Report, terms: Sequence[str]) -> dict[str, float]:
         elif name.startswith("seconds_"):
             tag = f"seconds/{name.removeprefix('seconds_')}"
         elif (metric := metric_of(name)) is not None:
-            tag = f"test/{RERANKED if metric[1] else ''}{metric[0]}"
+            tag = f"test/{RERANKED if metric[1] else ''}{plain_name(metric[0])}"
         else:
             tag = f"labels/{name}"
         if name != "epoch":

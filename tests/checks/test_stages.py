@@ -1144,7 +1144,10 @@ class Measured(Protocol):
         (("rank-1", "seed"), "its `metrics` name 'seed', which is another column in tables of results"),
         (("last x",), "its `metrics` name 'last x', which is another column"),
         (("AP", "AP"), "its `metrics` name one twice: AP, AP"),
+        (("AP@1", "CMC", "AP_1"), "its `metrics` name 'AP@1' and 'AP_1', which have the same name in files: rename one"),
+        (("mAP@5", "map@5"), "its `metrics` name 'mAP@5' and 'map@5', which have the same name in files"),
         (("mAP_sd",), "its `metrics` name 'mAP_sd'; a name is"),
+        (("reranked_mAP",), "its `metrics` name 'reranked_mAP'; a name is"),
         ((), "it has `measure`, but `metrics` names none, so that nothing would be measured"),
     ],
 )
@@ -1182,3 +1185,65 @@ def test_column_of_one_domain_gets_lost_in_a_joint_pass(register, refused, joint
     }
     message = "fusion ClothesFusion takes 'clothes', which domain 'target' has, but not all domains of the streams"
     assert (message in refused(data=data, **changes)) == joint
+
+
+# ---- settings without effect
+
+
+class Marked(nn.Module):
+    """Backbone with the tokens that its argument lists."""
+
+    out_channels, nonnegative = 3, False
+
+    def __init__(self, tokens: tuple[str, ...] = (), registers: int = 0) -> None: ...
+
+    @staticmethod
+    def contract(tokens: tuple[str, ...] = (), registers: int = 0, **_: Any) -> dict[str, Any]:
+        return {"provides": {*tokens, *(["register_tokens"] if registers else [])}}
+
+
+class OfClassToken(nn.Module):
+    """Fusion of the class token and, if there are any, the registers."""
+
+    provides = frozenset({"embed"})
+
+    def __init__(self, in_channels: int) -> None: ...
+
+    def forward(self, maps: Tensor, class_token: Tensor, register_tokens: Tensor | None = None) -> Any: ...
+
+
+def test_tokens_that_the_fusion_does_not_take(refused, register):
+    register("backbone", Marked)
+    register("fusion", OfClassToken)
+    vit = {"type": "Timm", "name": "vit_small_patch16_224", "tokens": ["class_token"]}
+    message = refused(model={"backbone": vit}).partition(" | ")
+    assert "token" in message[0] and message[2] == (
+        "stages.0.model.backbone.tokens: Timm provides 'class_token', which fusion GlobalPool does not take: it has no effect. "
+        "Remove it, or set a fusion that takes it: ClassToken, OfClassToken."
+    )
+    distilled = {"type": "Timm", "name": "deit_tiny_distilled_patch16_224", "tokens": ["class_token", "distillation_token"]}
+    assert "Timm provides 'distillation_token', which fusion ClassToken does not take" in refused(
+        model={"backbone": distilled, "fusion": "ClassToken"}
+    )
+    asked = {"type": "Marked", "tokens": ["class_token", "register_tokens"]}
+    assert refused(model={"backbone": asked, "fusion": "OfClassToken"}) == ""
+    assert "Marked provides 'register_tokens'" in refused(model={"backbone": asked, "fusion": "ClassToken"})
+    # registers that are no answer to `tokens` may change the other tokens
+    assert refused(model={"backbone": {**asked, "tokens": ["class_token"], "registers": 2}, "fusion": "ClassToken"}) == ""
+
+
+def test_ramp_that_never_changes_the_weight(refused):
+    flat = {"epochs": 3, "from": 0.5, "to": 0.5, "from_epoch": 1}
+    message = "weight: | stages.0.objective.0.weight: it goes from 0.5 to 0.5, so it never changes: write weight: 0.5, or other"
+    assert refused(objective=[{**TERM, "weight": flat}]).startswith(message)
+    assert refused(objective=[{**TERM, "weight": {**flat, "to": 0.6}}]) == ""
+    both = {
+        "data": {"domains": {name: {"type": "Market1501", "root": "nowhere"} for name in ("source", "target")}},
+        "streams": {name: {"domain": name, "sampler": SHUFFLE} for name in ("source", "target")},
+        "labels": None, "memories": None,
+        "objective": [{"loss": "Distil", "teacher": "student", "stream": "source"}],
+    }  # fmt: skip
+    aligned = {"alignment": "CORAL"}
+    assert refused(**both, alignment=[aligned]) == ""
+    message = refused(**both, alignment=[{**aligned, "weight": {"epochs": 2, "to": 0}}])
+    assert "alignment.0.weight: it goes from 0 to 0, so it never changes: write weight: 0, or other" in message
