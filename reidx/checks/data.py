@@ -17,15 +17,8 @@ from reidx.config.schema import IDENTITY, AlignmentSlot, Evaluate, MatchingSlot,
 from reidx.contracts import camera_inputs, inputs_of_kind
 from reidx.data.domains import Domains
 from reidx.errors import ConfigError, DataError
-from reidx.evaluation.protocols import (
-    drawn_trials,
-    has_match,
-    ignored,
-    in_trial,
-    measured,
-    no_match,
-    own_matches,
-)
+from reidx.evaluation.matches import has_match, no_match, own_matches
+from reidx.evaluation.protocols import drawn_trials, ignored, in_trial, measured
 from reidx.machine.free_memory import free_memory
 from reidx.registry.build import build, contract
 from reidx.registry.discovery import registry

@@ -3,9 +3,11 @@
 from reidx.evaluation.clothes import ClothChanging, SameClothes
 from reidx.evaluation.k_reciprocal import KReciprocal
 from reidx.evaluation.protocols import Market1501, NoCameraFilter, Protocol, SingleGalleryShot
-from reidx.evaluation.ranking import Details, Evaluation, evaluate
+from reidx.evaluation.ranking import evaluate
 from reidx.evaluation.reranking import rerank
+from reidx.evaluation.results import Details, Evaluation
 from reidx.evaluation.sysu_mm01 import SYSUMM01
+from reidx.evaluation.trapezoid import Market1501Trapezoid
 
 __all__ = [
     "SYSUMM01",
@@ -14,6 +16,7 @@ __all__ = [
     "Evaluation",
     "KReciprocal",
     "Market1501",
+    "Market1501Trapezoid",
     "NoCameraFilter",
     "Protocol",
     "SameClothes",

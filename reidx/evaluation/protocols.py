@@ -12,16 +12,13 @@ import numpy as np
 from reidx.contracts import Trial, named_inputs
 from reidx.errors import require
 from reidx.registry.retrieval_promises import metric_names
-from reidx.registry.seam import call, full_checks
+from reidx.registry.seam import call
 
 Known = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """Identities of the queries (Q,) and of the gallery (G,), then their cameras."""
 
 Columns = tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]
 """Further columns of the queries (Q,) and of the gallery (G,), by name."""
-
-_PAIRS = 64
-"""Pairs of one image in a call of a protocol, of whose square mask only the diagonal is used."""
 
 JUNK = -1  # Market-1501's identity number for boxes that show no person well enough to count either way
 
@@ -43,6 +40,8 @@ class Protocol:
 
     metrics: ClassVar[tuple[str, ...]] = ()
     """Names of the metrics of `measure`; `mAP`, `mINP` and `rank-1`, `-5` and `-10` replace the standard ones."""
+    denominators: ClassVar[Mapping[str, str]] = {}
+    """The queries over which a metric is the mean, by its name, for the card; by default those that its values count."""
 
     def ignored(
         self, query_ids: np.ndarray, gallery_ids: np.ndarray, query_cams: np.ndarray, gallery_cams: np.ndarray
@@ -204,96 +203,3 @@ def _listed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any
     """The items that ``function`` yields, so that its errors occur within the call."""
     found = function(*args, **kwargs)
     return None if found is None else list(found)
-
-
-def has_match(
-    rule: Protocol,
-    q_ids: np.ndarray,
-    g_ids: np.ndarray,
-    q_cams: np.ndarray,
-    g_cams: np.ndarray,
-    own: np.ndarray | None = None,
-    columns: Columns | None = None,
-) -> np.ndarray:
-    """Mask (Q,) of the queries with a gallery image of their identity that counts.
-
-    ``own`` (M,2) are pairs of positions of a query and a gallery image that are the same image, which is no match. The rule
-    is applied to the images of one identity at a time, which keeps the cost low.
-    """
-    counts = np.zeros(len(q_ids), np.int64)
-    by_query, by_gallery = np.argsort(q_ids, kind="stable"), np.argsort(g_ids, kind="stable")
-    for number, who in enumerate(np.intersect1d(q_ids, g_ids)):
-        queries, images = (
-            order[np.searchsorted(ids, who, "left", order) : np.searchsorted(ids, who, "right", order)]
-            for order, ids in ((by_query, q_ids), (by_gallery, g_ids))
-        )
-        with full_checks(number == 0):
-            counts[queries] = (~ignored(rule, (q_ids, g_ids, q_cams, g_cams), queries, images, columns)).sum(axis=1)
-    np.subtract.at(counts, own_matches(rule, q_ids, g_ids, q_cams, g_cams, own, columns)[:, 0], 1)
-    return counts > 0
-
-
-def own_matches(
-    rule: Protocol,
-    q_ids: np.ndarray,
-    g_ids: np.ndarray,
-    q_cams: np.ndarray,
-    g_cams: np.ndarray,
-    own: np.ndarray | None = None,
-    columns: Columns | None = None,
-) -> np.ndarray:
-    """The pairs of ``own`` (M,2) that the rule alone would count as matches, so that they must be excluded."""
-    if own is None:
-        return np.zeros((0, 2), np.int64)
-    kept = q_ids[own[:, 0]] == g_ids[own[:, 1]]
-    for start in range(0, len(own), _PAIRS):
-        queries, images = own[start : start + _PAIRS].T
-        skip = ignored(rule, (q_ids, g_ids, q_cams, g_cams), queries, images, columns)
-        kept[start : start + _PAIRS] &= ~np.diagonal(skip)
-    return own[kept]
-
-
-def no_match(
-    rule: Protocol,
-    q_ids: np.ndarray,
-    g_ids: np.ndarray,
-    q_cams: np.ndarray,
-    g_cams: np.ndarray,
-    own: np.ndarray | None = None,
-    columns: Columns | None = None,
-) -> str:
-    """The message for queries without any match: the contents of both sides, and the remedy."""
-
-    def few(values: np.ndarray) -> str:
-        distinct = np.unique(values)
-        return f"{', '.join(map(str, distinct[:5]))}{', …' if len(distinct) > 5 else ''} ({len(distinct)} in all)"
-
-    common = np.intersect1d(q_ids, g_ids[g_ids != -1])
-    seen = (
-        f"Queries: identities {few(q_ids)}, cameras {few(q_cams)}. "
-        f"Gallery: identities {few(g_ids)}, cameras {few(g_cams)}."
-    )
-    if not len(common):
-        advice = (
-            "No identity is on both sides: were query and gallery identities renumbered separately, "
-            "or is one of them another split?"
-        )
-    elif lost := len(np.unique(own_matches(rule, q_ids, g_ids, q_cams, g_cams, own, columns)[:, 0])):
-        advice = (
-            f"{lost} of {len(q_ids)} queries are gallery images, too, and an image is not its own match: give the gallery "
-            "other images of these people."
-        )
-    elif rule.camera_filter and len(_seen_by(q_ids, q_cams, common) | _seen_by(g_ids, g_cams, common)) == len(common):
-        advice = (
-            f"{len(common)} identities are on both sides, but never under two cameras; protocol {rule.name} ignores "
-            "matches of the query's own camera. If the data set has no cameras (or one), set evaluate.protocol: NoCameraFilter."
-        )
-    else:
-        advice = f"{len(common)} identities are on both sides, but protocol {rule.name} ignores every match of them."
-    return f"evaluate: no query has a match in the gallery. {seen} {advice}"
-
-
-def _seen_by(ids: np.ndarray, cams: np.ndarray, people: np.ndarray) -> set[tuple[int, int]]:
-    """The cameras of some people, as pairs of identity and camera."""
-    chosen = np.isin(ids, people)
-    return set(zip(ids[chosen].tolist(), cams[chosen].tolist()))

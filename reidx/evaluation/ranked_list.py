@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from reidx.data.datasets import Split
 from reidx.data.decode import decode
-from reidx.evaluation.ranking import Details
+from reidx.evaluation.results import Details
 
 RIGHT, WRONG, QUERY = (34, 139, 34), (200, 30, 30), (60, 60, 60)
 GAP, FRAME, HEAD = 6, 3, 16

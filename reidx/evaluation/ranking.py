@@ -14,8 +14,7 @@ A protocol may draw trials, each a ranking of some gallery images for some queri
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from statistics import fmean, stdev
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from reidx.contracts import Trial
 from reidx.contracts.protocols import Reranking
 from reidx.errors import ConfigError, DataError
 from reidx.evaluation.counting import count_ranks, exact_distances
+from reidx.evaluation.matches import no_match
 from reidx.evaluation.numbers import by_side, checked_columns, integers, require_inputs
 from reidx.evaluation.protocols import (
     Columns,
@@ -36,62 +36,14 @@ from reidx.evaluation.protocols import (
     ignored,
     in_trial,
     measured,
-    no_match,
 )
+from reidx.evaluation.results import Details, Evaluation, mean_over, protocol_card
 from reidx.labels.compiled import in_threads
 from reidx.labels.features import checked, unit
 from reidx.labels.neighbours.candidates import UNDERFLOW, exact_products
 
 _BLOCK_BYTES = 32 << 20
 _RANKS = 50
-
-
-@dataclass(frozen=True)
-class Details:
-    """Results of each query, in the order of the queries; those of a trial have NaN, 0 and −1 for all other queries."""
-
-    ap: np.ndarray  # (Q,) average precision, NaN where the query has no match
-    first_match: np.ndarray  # (Q,) rank of the first match, 1 is best, 0 where there is none
-    top: np.ndarray  # (Q, k) gallery indices, nearest first, without the ignored; -1 where there are fewer
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Metrics of one ranking, or their means over the trials of a protocol, and the card of their conditions.
-
-    Metrics are fractions between 0 and 1.
-    """
-
-    metrics: dict[str, float]
-    """mAP, mINP and rank-1, -5 and -10, then those of the protocol, which replace metrics of their names."""
-    cmc: np.ndarray = field(repr=False)  # (50,), rank-1 at index 0; never the protocol's
-    card: dict[str, Any] = field(repr=False)
-    details: Details | None = field(default=None, repr=False)
-    """Results of each query; in the first trial, if there are several."""
-    trials: tuple[Evaluation, ...] = field(default=(), repr=False)
-    """Results of each trial, with positions in the whole gallery; empty for a protocol without trials."""
-
-    @property
-    def mAP(self) -> float:
-        """Mean average precision."""
-        return self.metrics["mAP"]
-
-    @property
-    def mINP(self) -> float:
-        """Mean inverse negative penalty."""
-        return self.metrics["mINP"]
-
-    @property
-    def valid_queries(self) -> float:
-        """Number of queries that count, those with a match; the mean over the trials."""
-        return self.card["valid_queries"]
-
-    @property
-    def deviations(self) -> dict[str, float]:
-        """Sample standard deviation (n − 1) of each metric over the trials; empty for fewer than two."""
-        if len(self.trials) < 2:
-            return {}
-        return {name: stdev(trial.metrics[name] for trial in self.trials) for name in self.metrics}
 
 
 def evaluate(
@@ -164,7 +116,7 @@ def evaluate(
         except NoMatch as error:
             raise NoMatch(f"{error} This is trial {number} of {len(trials)}.") from error
         results.append(replace(result, details=_in_split(result.details, trial, len(query))))
-    return _mean_over(results)
+    return mean_over(results)
 
 
 def _ranked(
@@ -207,16 +159,7 @@ def _ranked(
         raise NoMatch(no_match(rule, *known, own, columns))
     cmc = np.cumsum(np.bincount(first[valid] - 1, minlength=_RANKS))[:_RANKS] / valid.sum()
     card = {
-        "protocol": rule.name,
-        "protocol_version": rule.version,
-        "protocol_settings": dict(getattr(rule, "settings", {})),
-        "protocol_metrics": list(further),
-        "camera_filter": rule.camera_filter,
-        "junk": rule.junk,
-        "trials": 1,
-        "ap": "mean of the precision at each match, not interpolated",
-        "denominator": "queries with at least one match",
-        "ties": "by gallery index",
+        **protocol_card(rule, further, valid),
         "metric": metric,
         "reranking": None if reranking is None else reranking.card(),
         "queries": len(query),
@@ -254,25 +197,6 @@ def _in_split(details: Details | None, trial: Trial, queries: int) -> Details | 
     whole.ap[trial.queries], whole.first_match[trial.queries] = details.ap, details.first_match
     whole.top[trial.queries] = np.where(details.top < 0, -1, trial.gallery[details.top])
     return whole
-
-
-_COUNTS = ("queries", "valid_queries", "queries_without_match", "queries_in_gallery", "gallery", "gallery_junk")
-
-
-def _mean_over(trials: list[Evaluation]) -> Evaluation:
-    """Means of the metrics and of the counts on the card over trials, with the details of the first one."""
-    counts = {name: fmean(trial.card[name] for trial in trials) for name in _COUNTS}
-    return Evaluation(
-        metrics={name: fmean(trial.metrics[name] for trial in trials) for name in trials[0].metrics},
-        cmc=np.mean([trial.cmc for trial in trials], axis=0),
-        card={
-            **trials[0].card,
-            **{name: int(value) if value.is_integer() else value for name, value in counts.items()},
-            "trials": len(trials),
-        },
-        details=trials[0].details,
-        trials=tuple(trials),
-    )
 
 
 def _without_own(skip: np.ndarray, own: np.ndarray | None, start: int) -> np.ndarray:

@@ -62,6 +62,7 @@ def reidx_components() -> Sequence[Component]:
         Component("alignment", "CORAL", "reidx.alignments.coral:CORAL", {"feature": "embed"}),
         Component("alignment", "GradientReversal", "reidx.alignments.reversal:GradientReversal", {"feature": "embed"}),
         Component("protocol", "Market1501", "reidx.evaluation.protocols:Market1501"),
+        Component("protocol", "Market1501Trapezoid", "reidx.evaluation.trapezoid:Market1501Trapezoid"),
         Component("protocol", "NoCameraFilter", "reidx.evaluation.protocols:NoCameraFilter"),
         Component("protocol", "SingleGalleryShot", "reidx.evaluation.protocols:SingleGalleryShot"),
         Component("protocol", "ClothChanging", "reidx.evaluation.clothes:ClothChanging"),

@@ -100,7 +100,9 @@ def _protocol(evaluation: Mapping[str, Any]) -> str:
     facts = ["own camera ignored" if evaluation.get("camera_filter") else "own camera counts"]
     facts += [f"{name} {value}" for name, value in evaluation.get("protocol_settings", {}).items()]
     if names := evaluation.get("protocol_metrics"):
-        facts.append(f"its own {', '.join(names)}")
+        over = evaluation.get("protocol_denominators", {})
+        others = {name: f" over {over[name]}" for name in over if over[name] != evaluation.get("denominator")}
+        facts.append(f"its own {', '.join(name + others.get(name, '') for name in names)}")
     return f"protocol {evaluation['protocol']} {evaluation.get('protocol_version', '')}".rstrip() + f" ({', '.join(facts)})"
 
 

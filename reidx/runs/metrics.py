@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from reidx.evaluation.ranking import Evaluation
+    from reidx.evaluation.results import Evaluation
 
 METRICS = ("mAP", "rank-1", "rank-5", "rank-10", "mINP")
 """The standard metrics, in the order of a table."""

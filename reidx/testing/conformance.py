@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from reidx.registry.discovery import registry
 from reidx.registry.registry import Entry
-from reidx.testing import alignment_checks, feature_checks, label_checks, optimizer_checks
+from reidx.testing import alignment_checks, feature_checks, label_checks, optimizer_checks, retrieval_checks
 
 Check = Callable[[Entry], None]
 
@@ -39,11 +39,12 @@ _OF_KIND: dict[str, list[Check]] = {
         alignment_checks.resumes_from_a_checkpoint,
     ],
     "protocol": [
-        label_checks.ignores_each_row_independently,
-        label_checks.draws_the_same_trials,
-        label_checks.measures_each_query_independently,
+        retrieval_checks.ignores_each_row_independently,
+        retrieval_checks.is_described_on_the_card,
+        retrieval_checks.draws_the_same_trials,
+        retrieval_checks.measures_each_query_independently,
     ],
-    "reranker": [label_checks.reranks_a_gallery],
+    "reranker": [retrieval_checks.reranks_a_gallery],
     "optimizer": [
         optimizer_checks.steps_without_a_closure,
         optimizer_checks.follows_the_rate_of_each_group,

@@ -373,6 +373,14 @@ class Seeing(Renamed):
     def ignored(self, q, g, qc, gc): return np.broadcast_to(g == -1, (len(q), len(g)))
     def measure(self, distances, skip, q, g, qc, gc): return {"rank-1": distances.min(1)}
 
+class Unversioned(Nothing):
+    """Protocol whose version is no text."""
+    version = None
+
+class Silent(Nothing):
+    """Protocol with an argument that no card has."""
+    def __init__(self, share: float = 0.5) -> None: self.settings = {}
+
 class Plain:
     """Re-ranker that changes nothing."""
     sign = 1.0
@@ -459,6 +467,8 @@ CAUGHT = [
     ("optimizer", "Counted", "resumes_bit_for_bit", "makes other steps"),
     ("schedule", "Level", "sets_finite_rates", "does not keep their ratio"),
     ("protocol", "Everything", "ignores_each_row_independently", "ignores every match"),
+    ("protocol", "Unversioned", "is_described_on_the_card", "its version is no text"),
+    ("protocol", "Silent", "is_described_on_the_card", "lack its arguments share"),
     ("protocol", "Beyond", "draws_the_same_trials", "gallery positions of trial 1 are int64 151, from 0 to 150, not 0 to 149"),
     ("protocol", "Chance", "draws_the_same_trials", "it draws from the global random state"),
     ("protocol", "Fickle", "draws_the_same_trials", "two calls draw different trials"),

@@ -16,7 +16,7 @@ from reidx.data.datasets import Split
 from reidx.data.decode import MAX_SIDE, CorruptImage, decode, is_image
 from reidx.data.images import ImageStore
 from reidx.evaluation.ranked_list import FRAME, GAP, HEAD, ranked_list
-from reidx.evaluation.ranking import Details
+from reidx.evaluation.results import Details
 
 GREY = np.linspace(0, 255, 24 * 48).round().astype(np.uint8).reshape(48, 24)
 

@@ -6,7 +6,8 @@ import pytest
 
 from reidx.data.datasets import MSMT17
 from reidx.errors import DataError
-from reidx.evaluation.protocols import Market1501, has_match
+from reidx.evaluation.matches import has_match
+from reidx.evaluation.protocols import Market1501
 
 FOLDERS = {"V1": ("train", "test"), "V2": ("mask_train_v2", "mask_test_v2")}
 LISTS = {

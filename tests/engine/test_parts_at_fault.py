@@ -25,7 +25,8 @@ from reidx.data.loading import LabelledView, batches
 from reidx.engine.loop import refuse_odd_rates
 from reidx.errors import ReidxError, RunError
 from reidx.evaluation import evaluate, rerank
-from reidx.evaluation.protocols import Protocol, drawn_trials, has_match, measured
+from reidx.evaluation.matches import has_match
+from reidx.evaluation.protocols import Protocol, drawn_trials, measured
 from reidx.labels.matching import LabelMatching
 from reidx.labels.pipeline import LabelPipeline
 from reidx.memories import Memory

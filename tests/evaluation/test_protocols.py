@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from reidx.errors import DataError
 from reidx.evaluation import Market1501, NoCameraFilter, Protocol, evaluate
-from reidx.evaluation.protocols import has_match, own_matches
+from reidx.evaluation.matches import has_match, own_matches
 
 PROTOCOLS = (Market1501(), NoCameraFilter())
 

@@ -20,7 +20,7 @@ from reidx.evaluation.ranked_list import (
     pick_queries,
     ranked_list,
 )
-from reidx.evaluation.ranking import Details
+from reidx.evaluation.results import Details
 from reidx.testing.tiny import IMAGE_SIZE, tiny_domain
 
 HEIGHT, WIDTH = 30, 20

@@ -54,6 +54,14 @@ def test_lines_state_the_conditions() -> None:
             {"protocol_settings": {"seed": 0, "shots": 1}, "protocol_metrics": ["rank-1"]},
             "protocol market1501 1 (own camera ignored, seed 0, shots 1, its own rank-1)",
         ),
+        (
+            {
+                "denominator": "queries with a match",
+                "protocol_metrics": ["a", "b"],
+                "protocol_denominators": {"a": "queries with a match", "b": "all queries"},
+            },
+            "protocol market1501 1 (own camera ignored, its own a, b over all queries)",
+        ),
         ({"camera_filter": False, "protocol": "no_camera_filter"}, "protocol no_camera_filter 1 (own camera counts)"),
         ({"metric": "cosine"}, "cosine distance"),
         ({"flip": True}, "flip"),
