@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from reidx.engine.experiment import run as run
     from reidx.engine.experiment import test as test
     from reidx.errors import ReidxError as ReidxError
+    from reidx.evaluation.open_set import calibrate_threshold as calibrate_threshold
     from reidx.registry.build import build as build
     from reidx.registry.hookspecs import PluginInfo as PluginInfo
     from reidx.registry.hookspecs import Reported as Reported
@@ -36,6 +37,7 @@ _HOME = {
     "Reported": "reidx.registry.hookspecs",
     "hookimpl": "reidx.registry.hookspecs",
     "ReidxError": "reidx.errors",
+    "calibrate_threshold": "reidx.evaluation.open_set",
 }
 __all__ = [*_HOME, "__version__"]  # noqa: PLE0604
 

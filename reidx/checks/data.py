@@ -130,7 +130,7 @@ class _DataChecker:
         if settings.rerank is not None:
             largest = max(((len(known[0]), len(known[1])) for known, _, _ in rankings), key=sum)
             self.check_memory_to_rerank(settings.rerank, *largest)
-        if max(lost)[0]:
+        if max(lost)[0] and not getattr(protocol, "open_set", False):
             self.warn_once(
                 f"{domain}: {_most(lost)} have no match in the gallery that counts under protocol {protocol.name}; they are "
                 "left out of mAP, mINP and rank-k"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -160,6 +161,13 @@ class Trial(NamedTuple):
 
     queries: np.ndarray
     gallery: np.ndarray
+
+
+class Summary(NamedTuple):
+    """Metrics of a trial, fractions by name, and further numbers for the card, such as thresholds and counts of queries."""
+
+    metrics: Mapping[str, float]
+    facts: Mapping[str, float] = MappingProxyType({})
 
 
 CAMERAS = ("required", "used", "unused")

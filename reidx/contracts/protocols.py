@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as Interface
 
-from reidx.contracts.declarations import Call, Features, LabelSet, RefinerContext, Trial
+from reidx.contracts.declarations import Call, Features, LabelSet, RefinerContext, Summary, Trial
 
 if TYPE_CHECKING:
     import numpy as np
@@ -171,7 +171,9 @@ class Protocol(Interface):
     """
 
     metrics: tuple[str, ...]
-    """Names of the metrics of :meth:`measure`; ``mAP``, ``mINP`` and ``rank-1``, ``-5`` and ``-10`` replace the standard."""
+    """Names of the metrics; ``mAP``, ``mINP`` and ``rank-1``, ``-5`` and ``-10`` replace the standard ones."""
+    arrays: tuple[str, ...]
+    """Names of the arrays of :meth:`measure` if :meth:`summarise` computes the metrics from them; empty: the metrics."""
 
     def ignored(
         self, query_ids: np.ndarray, gallery_ids: np.ndarray, query_cams: np.ndarray, gallery_cams: np.ndarray
@@ -197,9 +199,13 @@ class Protocol(Interface):
     ) -> Mapping[str, np.ndarray]:
         """Return each of :attr:`metrics` for some queries of a trial: fractions (B,), NaN where a query does not count.
 
-        ``distances`` (B,G) float64 rank the trial's gallery, nearest first; equal ones are ordered by position. ``ignored``
-        (B,G) are the images that do not count for a query, including the query's own file.
+        With :attr:`arrays`, each of these: any numbers (B,). ``distances`` (B,G) float64 rank the trial's gallery, nearest
+        first; equal ones are ordered by position. ``ignored`` (B,G) are the images that do not count for a query, including
+        the query's own file.
         """
+
+    def summarise(self, values: Mapping[str, np.ndarray]) -> Summary:
+        """Return the metrics of a trial from the arrays (Q,) of all its queries; by default means over those that count."""
 
 
 class Reranking(Interface):

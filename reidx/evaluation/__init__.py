@@ -2,6 +2,7 @@
 
 from reidx.evaluation.clothes import ClothChanging, SameClothes
 from reidx.evaluation.k_reciprocal import KReciprocal
+from reidx.evaluation.open_set import OpenSet, Threshold, calibrate_threshold
 from reidx.evaluation.protocols import Market1501, NoCameraFilter, Protocol, SingleGalleryShot
 from reidx.evaluation.ranking import evaluate
 from reidx.evaluation.reranking import rerank
@@ -18,9 +19,12 @@ __all__ = [
     "Market1501",
     "Market1501Trapezoid",
     "NoCameraFilter",
+    "OpenSet",
     "Protocol",
     "SameClothes",
     "SingleGalleryShot",
+    "Threshold",
+    "calibrate_threshold",
     "evaluate",
     "rerank",
 ]

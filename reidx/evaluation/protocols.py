@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from reidx.contracts import Trial, named_inputs
-from reidx.errors import require
+from reidx.contracts import Summary, Trial, named_inputs
+from reidx.errors import DataError, require
 from reidx.registry.retrieval_promises import metric_names
 from reidx.registry.seam import call
 
@@ -39,9 +39,13 @@ class Protocol:
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     metrics: ClassVar[tuple[str, ...]] = ()
-    """Names of the metrics of `measure`; `mAP`, `mINP` and `rank-1`, `-5` and `-10` replace the standard ones."""
+    """Names of the metrics; `mAP`, `mINP` and `rank-1`, `-5` and `-10` replace the standard ones."""
+    arrays: ClassVar[tuple[str, ...]] = ()
+    """Names of the arrays of `measure` if `summarise` computes the metrics from them; empty: they are the metrics."""
     denominators: ClassVar[Mapping[str, str]] = {}
     """The queries over which a metric is the mean, by its name, for the card; by default those that its values count."""
+    open_set: ClassVar[bool] = False
+    """True if queries without a match are a part of the test, and not left out by mistake."""
 
     def ignored(
         self, query_ids: np.ndarray, gallery_ids: np.ndarray, query_cams: np.ndarray, gallery_cams: np.ndarray
@@ -72,10 +76,15 @@ class Protocol:
     ) -> Mapping[str, np.ndarray]:
         """Each of `metrics` for some queries of a trial: fractions (B,), NaN where a query does not count.
 
-        `distances` (B, G) float64 rank the trial's gallery, nearest first; equal ones are ordered by position. `ignored`
-        (B, G) are the images that do not count for a query, including the query's own file.
+        With `arrays`, each of these: any numbers (B,). `distances` (B, G) float64 rank the trial's gallery, nearest first;
+        equal ones are ordered by position. `ignored` (B, G) are the images that do not count for a query, including the
+        query's own file.
         """
         return {}
+
+    def summarise(self, values: Mapping[str, np.ndarray]) -> Summary:
+        """The metrics of a trial from the arrays (Q,) of all its queries; here their means over the queries that count."""
+        return mean_summary(self, values)
 
 
 class Market1501(Protocol):
@@ -177,14 +186,31 @@ def _require_metrics(rule: Protocol) -> None:
     own = getattr(type(rule), "measure", Protocol.measure) is not Protocol.measure
     require(bool(names) or not own, "it has `measure`, but `metrics` names none, so that nothing would be measured")
     metric_names(names)
+    summarises = getattr(type(rule), "summarise", Protocol.summarise) is not Protocol.summarise
+    arrays = getattr(rule, "arrays", ())
+    require(summarises == bool(arrays), "`summarise` and `arrays`, the names of its inputs, need each other")
 
 
 def measured(
     rule: Protocol, distances: np.ndarray, skip: np.ndarray, known: Known, queries: slice, columns: Columns | None
 ) -> Mapping[str, np.ndarray]:
-    """The metrics (B,) of ``rule`` for a block of queries with ``distances`` (B, G), where ``skip`` (B, G) does not count."""
+    """The metrics or arrays (B,) of ``rule`` for a block of queries; of ``distances`` (B, G) those in ``skip`` do not count."""
     pairs, named = _given(rule.measure, known, queries, slice(None), columns)
     return call("protocol", rule, "measure", rule.measure, distances, skip, *pairs, **named)
+
+
+def summarised(rule: Protocol, values: Mapping[str, np.ndarray]) -> Summary:
+    """The metrics of ``rule`` for a trial, and facts for the card, from its arrays (Q,) of all queries."""
+    summarise = getattr(rule, "summarise", partial(mean_summary, rule))
+    return call("protocol", rule, "summarise", summarise, values)
+
+
+def mean_summary(rule: Protocol, values: Mapping[str, np.ndarray]) -> Summary:
+    """The means of arrays (Q,) over the queries that are not NaN; raises :class:`DataError` if an array has none."""
+    for name, array in values.items():
+        if np.isnan(array).all():
+            raise DataError(f"evaluate: no query counts for {name} of protocol {rule.name}: it is NaN for all {len(array)}.")
+    return Summary({name: float(np.nanmean(array)) for name, array in values.items()})
 
 
 def _given(

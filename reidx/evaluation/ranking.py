@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reidx.contracts import Trial
+from reidx.contracts import Summary, Trial
 from reidx.contracts.protocols import Reranking
 from reidx.errors import ConfigError, DataError
 from reidx.evaluation.counting import count_ranks, exact_distances
@@ -36,6 +36,7 @@ from reidx.evaluation.protocols import (
     ignored,
     in_trial,
     measured,
+    summarised,
 )
 from reidx.evaluation.results import Details, Evaluation, mean_over, protocol_card
 from reidx.labels.compiled import in_threads
@@ -138,7 +139,8 @@ def _ranked(
     ap, inp = np.full(len(query), np.nan), np.full(len(query), np.nan)
     first = np.zeros(len(query), np.int64)
     nearest = np.full((len(query), min(top or 0, len(gallery))), -1, np.int64)
-    further = {name: np.full(len(query), np.nan) for name in getattr(rule, "metrics", ())}
+    names = getattr(rule, "arrays", ()) or getattr(rule, "metrics", ())
+    further = {name: np.full(len(query), np.nan) for name in names}
     x, y = query.cpu().numpy(), gallery.cpu().numpy()
     for start, block, error in _distance_blocks(query, gallery, place):
         rows = slice(start, start + len(block))
@@ -158,8 +160,10 @@ def _ranked(
     if not valid.any():
         raise NoMatch(no_match(rule, *known, own, columns))
     cmc = np.cumsum(np.bincount(first[valid] - 1, minlength=_RANKS))[:_RANKS] / valid.sum()
+    summary = summarised(rule, further) if further else Summary({})
     card = {
         **protocol_card(rule, further, valid),
+        "protocol_facts": dict(summary.facts),
         "metric": metric,
         "reranking": None if reranking is None else reranking.card(),
         "queries": len(query),
@@ -171,20 +175,12 @@ def _ranked(
     }
     metrics = {"mAP": float(ap[valid].mean()), "mINP": float(inp[valid].mean())}
     metrics |= {f"rank-{k}": float(cmc[k - 1]) for k in (1, 5, 10)}
-    metrics |= {name: _mean_of_counting(rule, name, values) for name, values in further.items()}
+    metrics |= summary.metrics
     return Evaluation(metrics, cmc, card, None if top is None else Details(ap, first, nearest))
 
 
 class NoMatch(DataError):
     """No query of a ranking has a match."""
-
-
-def _mean_of_counting(rule: Protocol, name: str, values: np.ndarray) -> float:
-    """Mean of a protocol's metric over the queries that count."""
-    counting = values[~np.isnan(values)]
-    if not len(counting):
-        raise DataError(f"evaluate: no query counts for {name} of protocol {rule.name}: it is NaN for all {len(values)}.")
-    return float(counting.mean())
 
 
 def _in_split(details: Details | None, trial: Trial, queries: int) -> Details | None:

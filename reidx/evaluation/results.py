@@ -65,21 +65,22 @@ class Evaluation:
 def protocol_card(rule: Protocol, measured: Mapping[str, np.ndarray], valid: np.ndarray) -> dict[str, Any]:
     """Return the part of a card that describes a protocol: version, settings, filter, metrics and their denominators.
 
-    `measured` are the protocol's metrics of each query (Q,), NaN where one does not count; `valid` (Q,) are the queries with
+    `measured` are the protocol's arrays of each query (Q,), NaN where one does not count; `valid` (Q,) are the queries with
     a match.
     """
-    stated = getattr(rule, "denominators", {})
+    names, stated = list(getattr(rule, "metrics", ())), getattr(rule, "denominators", {})
     counted = {name: ~np.isnan(values) for name, values in measured.items()}
     found = {
         name: WITH_MATCH if np.array_equal(counts, valid) else f"{counts.sum():,} of {len(counts):,} queries"
         for name, counts in counted.items()
+        if name in names
     }
     return {
         "protocol": rule.name,
         "protocol_version": rule.version,
         "protocol_settings": dict(getattr(rule, "settings", {})),
-        "protocol_metrics": list(measured),
-        "protocol_denominators": {name: stated.get(name, text) for name, text in found.items()},
+        "protocol_metrics": names,
+        "protocol_denominators": {**found, **stated},
         "camera_filter": rule.camera_filter,
         "junk": rule.junk,
         "trials": 1,
@@ -93,14 +94,16 @@ _COUNTS = ("queries", "valid_queries", "queries_without_match", "queries_in_gall
 
 
 def mean_over(trials: list[Evaluation]) -> Evaluation:
-    """Means of the metrics and of the counts on the card over trials, with the details of the first one."""
+    """Means of the metrics, and of the counts and facts on the card, over trials, with the details of the first one."""
     counts = {name: fmean(trial.card[name] for trial in trials) for name in _COUNTS}
+    facts = {name: fmean(trial.card["protocol_facts"][name] for trial in trials) for name in trials[0].card["protocol_facts"]}
     return Evaluation(
         metrics={name: fmean(trial.metrics[name] for trial in trials) for name in trials[0].metrics},
         cmc=np.mean([trial.cmc for trial in trials], axis=0),
         card={
             **trials[0].card,
             **{name: int(value) if value.is_integer() else value for name, value in counts.items()},
+            "protocol_facts": facts,
             "trials": len(trials),
         },
         details=trials[0].details,

@@ -67,6 +67,7 @@ def reidx_components() -> Sequence[Component]:
         Component("protocol", "SingleGalleryShot", "reidx.evaluation.protocols:SingleGalleryShot"),
         Component("protocol", "ClothChanging", "reidx.evaluation.clothes:ClothChanging"),
         Component("protocol", "SameClothes", "reidx.evaluation.clothes:SameClothes"),
+        Component("protocol", "OpenSet", "reidx.evaluation.open_set:OpenSet"),
         Component("protocol", "SYSUMM01", "reidx.evaluation.sysu_mm01:SYSUMM01"),
         Component("reranker", "KReciprocal", "reidx.evaluation.k_reciprocal:KReciprocal", {"k1": 20, "k2": 6}),
     )

@@ -21,7 +21,7 @@ from reidx.contracts import Features, LabelSet, contract_in_use, overrides_updat
 from reidx.errors import Broken, require
 from reidx.registry.describing import arguments_by_name, code_of, describe_value, one_line
 from reidx.registry.registry import KINDS, Entry
-from reidx.registry.retrieval_promises import ignored, measured, reranked_block, reranking, trials
+from reidx.registry.retrieval_promises import ignored, measured, reranked_block, reranking, summary, trials
 
 HASHED = 16 << 20
 """Size in bytes up to which a tensor is fingerprinted by a checksum; above it by the sum of its words, which is faster."""
@@ -323,6 +323,7 @@ _CHECKS: dict[str, Callable[[Any, Any, Mapping[str, Any]], None]] = {
     "ignored": ignored,
     "trials": trials,
     "measured": measured,
+    "summary": summary,
     "reranking": reranking,
     "reranked block": reranked_block,
 }

@@ -133,7 +133,7 @@ KINDS: dict[str, Kind] = {
             "protocol",
             "ids and cameras of query and gallery",
             "a mask of the gallery images that each query ignores; may draw trials and have metrics",
-            results={"ignored": "ignored", "draw_trials": "trials", "measure": "measured"},
+            results={"ignored": "ignored", "draw_trials": "trials", "measure": "measured", "summarise": "summary"},
             early=True,
         ),
         Kind(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -61,18 +62,33 @@ def metric_names(names: Sequence[Any]) -> None:
 
 
 def measured(component: Any, result: Any, given: Mapping[str, Any]) -> None:
-    """Require the declared metrics, each with a fraction or NaN for each query."""
-    queries, names = len(next(iter(given.values()))), ", ".join(map(str, component.metrics))
+    """Require the declared metrics, each with a fraction or NaN for each query, or the declared arrays of any numbers."""
+    arrays = getattr(component, "arrays", ())
+    declared, word = (arrays, "arrays") if arrays else (component.metrics, "metrics")
+    queries, names = len(next(iter(given.values()))), ", ".join(map(str, declared))
     metric_names(component.metrics)
     require(isinstance(result, Mapping), f"it returned {describe_value(result)}, not arrays by name ({names})")
-    same = set(result) == set(component.metrics)
-    require(same, f"it returned {', '.join(map(one_line, result)) or 'nothing'}; its `metrics` are {names}")
+    same = set(result) == set(declared)
+    require(same, f"it returned {', '.join(map(one_line, result)) or 'nothing'}; its `{word}` are {names}")
     for name, values in result.items():
         right = isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.shape == (queries,)
         require(right, f"its {name} is {describe_value(values)}, not an array of {queries} floats")
         known = values[~np.isnan(values)]
-        low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
+        low, high = (float(known.min()), float(known.max())) if len(known) and not arrays else (0.0, 0.0)
         require(low >= 0 and high <= 1, f"its {name} reaches from {low} to {high}, not 0 to 1 (or NaN)")
+
+
+def summary(component: Any, result: Any, given: Mapping[str, Any]) -> None:
+    """Require the declared metrics as fractions, and facts as finite numbers."""
+    right = isinstance(result, tuple) and len(result) == 2 and all(isinstance(part, Mapping) for part in result)
+    require(right, f"it returned {describe_value(result)}, not metrics and facts by name (a Summary)")
+    metrics, facts = result
+    found, names = (", ".join(map(one_line, each)) or "none" for each in (metrics, component.metrics))
+    require(set(metrics) == set(component.metrics), f"it returned the metrics {found}; its `metrics` are {names}")
+    for name, value in {**facts, **metrics}.items():
+        number = isinstance(value, int | float) and math.isfinite(value)
+        require(number, f"its {name} is {describe_value(value)}, not a finite number")
+        require(name not in metrics or 0 <= value <= 1, f"its {name} is {value}, not a fraction from 0 to 1")
 
 
 def reranking(component: Any, result: Any, given: Mapping[str, Any]) -> None:

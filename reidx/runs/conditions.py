@@ -101,8 +101,11 @@ def _protocol(evaluation: Mapping[str, Any]) -> str:
     facts += [f"{name} {value}" for name, value in evaluation.get("protocol_settings", {}).items()]
     if names := evaluation.get("protocol_metrics"):
         over = evaluation.get("protocol_denominators", {})
-        others = {name: f" over {over[name]}" for name in over if over[name] != evaluation.get("denominator")}
-        facts.append(f"its own {', '.join(name + others.get(name, '') for name in names)}")
+        by_queries: dict[str, list[str]] = {}
+        for name in names:
+            usual = over.get(name) in (None, evaluation.get("denominator"))
+            by_queries.setdefault("" if usual else f" over {over[name]}", []).append(name)
+        facts += [f"its own {', '.join(same)}{queries}" for queries, same in by_queries.items()]
     return f"protocol {evaluation['protocol']} {evaluation.get('protocol_version', '')}".rstrip() + f" ({', '.join(facts)})"
 
 

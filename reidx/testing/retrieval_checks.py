@@ -15,7 +15,16 @@ import torch
 from reidx.contracts import RESERVED, inputs_of_kind
 from reidx.errors import ReidxError
 from reidx.evaluation import evaluate, rerank
-from reidx.evaluation.protocols import Columns, Known, check_metrics, drawn_trials, ignored, measured
+from reidx.evaluation.protocols import (
+    Columns,
+    Known,
+    check_metrics,
+    drawn_trials,
+    ignored,
+    in_trial,
+    measured,
+    summarised,
+)
 from reidx.registry.registry import Entry
 from reidx.registry.seam import full_checks
 from reidx.testing.given import (
@@ -50,10 +59,10 @@ def ignores_each_row_independently(entry: Entry) -> None:
 def is_described_on_the_card(entry: Entry) -> None:
     """Check that a result's card, as JSON, has the protocol's name and version, and each argument that affects the numbers."""
     protocol = build_component(entry)
-    (query_ids, gallery_ids, *cameras), columns = protocol_inputs(protocol)
+    known, columns = protocol_inputs(protocol)
     generator = np.random.default_rng(2)
-    features = (generator.normal(size=(len(ids), 4)).astype(np.float32) for ids in (query_ids, gallery_ids))
-    card = as_promised(lambda: evaluate(*features, query_ids, gallery_ids, *cameras, protocol, columns=columns)).card
+    query, gallery = (generator.normal(size=(len(ids), 4)).astype(np.float32) for ids in known[:2])
+    card = as_promised(lambda: evaluate(query, gallery, *known, protocol, columns=columns)).card
     expect(json.loads(json.dumps(card, default=str)) == card, "its settings are no JSON, so that no card can hold them")
     for name in ("protocol", "protocol_version"):
         expect(isinstance(card[name], str) and bool(card[name]), f"its {name.partition('_')[2] or 'name'} is no text")
@@ -81,12 +90,14 @@ def draws_the_same_trials(entry: Entry) -> None:
 
 
 def measures_each_query_independently(entry: Entry) -> None:
-    """Check for the declared metrics, independent of the other queries and of the distances of ignored images."""
+    """Check for the declared metrics or arrays, independent of other queries and of the distances of ignored images."""
     protocol = build_component(entry)
     as_promised(partial(check_metrics, protocol))
     if not getattr(protocol, "metrics", ()):
         return
     known, columns = protocol_inputs(protocol)
+    for trial in (drawn_trials(protocol, known, columns) or [])[:1]:
+        known, _, columns = in_trial(trial, known, None, columns)  # type: ignore[assignment]
     skip = ignored(protocol, known, ALL, ALL, columns)
     distances, others = np.random.default_rng(1).random((2, *skip.shape))
     found = as_promised(partial(measured, protocol, distances, skip, known, ALL, columns))
@@ -96,6 +107,7 @@ def measures_each_query_independently(entry: Entry) -> None:
         expect(not np.isnan(values).all(), f"no query counts for its {name}")
         expect(np.array_equal(parts[name], values[7:9], equal_nan=True), f"its {name} depends on the other queries")
         expect(np.array_equal(moved[name], values, equal_nan=True), f"its {name} depends on ignored images")
+    as_promised(partial(summarised, protocol, found))
 
 
 ALL = slice(None)

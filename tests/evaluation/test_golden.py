@@ -40,7 +40,7 @@ class Derivation(NamedTuple):
 
     examples: list[dict[str, Any]]
     counts: Callable[..., bool]
-    metrics: Callable[..., dict[str, float]] = lambda queries, rankings, **arguments: {}
+    metrics: Callable[..., dict[str, float]] = lambda queries, rankings, gallery, **arguments: {}
     galleries: Callable[..., list[list[int]]] | None = None
     """By default those that the protocol draws, whose draws have separate tests."""
 
@@ -89,7 +89,7 @@ def standard_metrics(queries: list[Image], rankings: list[Ranking]) -> dict[str,
     return values | {f"rank-{k}": fmean(float(ranks[0] <= k) for ranks in hits) for k in (1, 5, 10)}
 
 
-def trapezoid_metrics(queries: list[Image], rankings: list[Ranking]) -> dict[str, float]:
+def trapezoid_metrics(queries: list[Image], rankings: list[Ranking], gallery: list[Image]) -> dict[str, float]:
     """Return the area under each precision-recall curve, image by image as the MATLAB code adds it up."""
     areas = []
     for query, ranking in zip(queries, rankings):
@@ -105,7 +105,7 @@ def trapezoid_metrics(queries: list[Image], rankings: list[Ranking]) -> dict[str
     return {"trapezoid_mAP": fmean(areas)}
 
 
-def metrics_over_people(queries: list[Image], rankings: list[Ranking], **_: Any) -> dict[str, float]:
+def metrics_over_people(queries: list[Image], rankings: list[Ranking], gallery: list[Image], **_: Any) -> dict[str, float]:
     """Return rank-k where each person counts once."""
     firsts = []
     for query, ranking in zip(queries, rankings):
@@ -113,6 +113,25 @@ def metrics_over_people(queries: list[Image], rankings: list[Ranking], **_: Any)
         if query.id in people:
             firsts.append(people.index(query.id) + 1)
     return {f"rank-{k}": fmean(float(first <= k) for first in firsts) for k in (1, 5, 10, 20)}
+
+
+def squared_distance(query: Image, image: Image) -> float:
+    return sum((a - b) ** 2 for a, b in zip(query.feature, image.feature))
+
+
+def open_set_metrics(queries: list[Image], rankings: list[Ranking], gallery: list[Image], **_: Any) -> dict[str, float]:
+    """Return DIR at each FAR, where each distance of an unmated query is tried as the threshold."""
+    unmated, mated = [], []
+    for query, ranking in zip(queries, rankings):
+        if query.id not in [image.id for image in gallery]:
+            unmated.append(squared_distance(query, ranking[0]))
+        elif places_of_matches(query, ranking):
+            mated.append((squared_distance(query, ranking[0]), ranking[0].id == query.id))
+    found = {}
+    for rate in (0.001, 0.01, 0.1):
+        allowed = [tried for tried in unmated if sum(other < tried for other in unmated) <= rate * len(unmated)]
+        found[f"DIR@{rate:g}"] = fmean(float(correct and distance < max(allowed)) for distance, correct in mated)
+    return found
 
 
 # ---- galleries
@@ -143,6 +162,11 @@ DERIVATIONS = {
     ),
     "ClothChanging": Derivation([{}, {"trials": 3, "seed": 1}], counts_in_other_clothes),
     "SameClothes": Derivation([{}, {"trials": 3, "seed": 1}], counts_in_the_same_clothes),
+    "OpenSet": Derivation(
+        [{"trials": 3, "seed": 2}, {"trials": 2, "held_out": 0.25, "camera_filter": False}, {"held_out": 0.0}],
+        counts_under_another_camera,
+        open_set_metrics,
+    ),
     "SYSUMM01": Derivation(
         [{"trials": 3}, {"trials": 2, "search": "indoor"}, {"trials": 2, "shots": "multi"}],
         counts_at_another_place,
@@ -162,7 +186,10 @@ def made(seed: int) -> tuple[list[Image], list[Image]]:
             for n in range(count)
         ]
 
-    return images(QUERIES, (0, 1, 2, 3, 5, 6)), images(IMAGES, (-1, 0, 1, 2, 3, 4, 7, 8))
+    queries, gallery = images(QUERIES, (0, 1, 2, 3, 5, 6)), images(IMAGES, (-1, 0, 1, 2, 3, 4, 7, 8))
+    queries[:3] = [image._replace(id=who) for image, who in zip(queries, (0, 1, 6))]
+    gallery[:2] = [image._replace(id=who) for image, who in zip(gallery, (0, 1))]
+    return queries, gallery
 
 
 def derived(name: str, arguments: dict[str, Any], queries: list[Image], galleries: list[list[Image]]):
@@ -171,13 +198,11 @@ def derived(name: str, arguments: dict[str, Any], queries: list[Image], gallerie
     for gallery in galleries:
         rankings = []
         for query in queries:
-            near = sorted(
-                gallery, key=lambda image: (sum((a - b) ** 2 for a, b in zip(query.feature, image.feature)), image.place)
-            )
+            near = sorted(gallery, key=lambda image: (squared_distance(query, image), image.place))
             rankings.append([image for image in near if derivation.counts(query, image, **arguments)])
         if not (metrics := standard_metrics(queries, rankings)):
             return None
-        found.append(metrics | derivation.metrics(queries, rankings, **arguments))
+        found.append(metrics | derivation.metrics(queries, rankings, gallery, **arguments))
         valid.append(sum(bool(places_of_matches(*pair)) for pair in zip(queries, rankings)))
     return {key: fmean(metrics[key] for metrics in found) for key in found[0]}, fmean(valid)
 

@@ -57,10 +57,10 @@ def test_lines_state_the_conditions() -> None:
         (
             {
                 "denominator": "queries with a match",
-                "protocol_metrics": ["a", "b"],
-                "protocol_denominators": {"a": "queries with a match", "b": "all queries"},
+                "protocol_metrics": ["a", "b", "c"],
+                "protocol_denominators": {"a": "queries with a match", "b": "all queries", "c": "all queries"},
             },
-            "protocol market1501 1 (own camera ignored, its own a, b over all queries)",
+            "protocol market1501 1 (own camera ignored, its own a, its own b, c over all queries)",
         ),
         ({"camera_filter": False, "protocol": "no_camera_filter"}, "protocol no_camera_filter 1 (own camera counts)"),
         ({"metric": "cosine"}, "cosine distance"),
