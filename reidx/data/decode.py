@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from reidx.data.address import Box, parse_address
 from reidx.errors import DataError, out_of_memory
 
 FORMATS: Mapping[str, tuple[str, ...]] = {
@@ -27,6 +29,8 @@ MIN_LEVELS = 32
 """Minimum number of the 256 levels that a 16-bit image must span; unscaled 12-bit camera data spans only 16."""
 BROKEN_SHARE = 0.5
 """Percentage of values ignored at either end of that span, because sensors have stuck black or white pixels."""
+ORIENTATION, LYING = 0x0112, (5, 6, 7, 8)
+"""The tag in EXIF, and its values for an image whose rows and columns are exchanged."""
 TIFF_TAGS = {"BitsPerSample": 258, "Photometric": 262, "PlanarConfiguration": 284, "SampleFormat": 339}
 
 
@@ -50,8 +54,10 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def decode(path: str) -> Image.Image:
-    """Decode an image file to RGB with 8 bits per channel, rotated upright according to its EXIF or XMP.
+def decode(address: str) -> Image.Image:
+    """Decode an image file to RGB with 8 bits per channel, rotated upright according to its EXIF or XMP, or a crop of it.
+
+    ``address`` is the path of a file, or that of a crop (:mod:`reidx.data.address`), whose box must lie inside the image.
 
     Alpha is dropped; grey and palette images become RGB. 16-bit values are divided by 257, which maps their full range to
     that of 8 bits. Rejected are 32-bit integer, floating-point and signed images, whose white level is unknown; 16-bit
@@ -61,6 +67,24 @@ def decode(path: str) -> Image.Image:
 
     Raises :class:`CorruptImage`, which names the file.
     """
+    path, box = parse_address(address)
+    with _opened(path, address) as image:
+        deep = _has_16_bits(image)
+        ImageOps.exif_transpose(image, in_place=True)
+        whole = _rgb(image, deep)
+        return whole if box is None else _crop(whole, box)
+
+
+def size_of(path: str) -> tuple[int, int]:
+    """The width and height of the upright image in a file, from its header; raises :class:`CorruptImage`."""
+    with _opened(path, path) as image:
+        lying = image.getexif().get(ORIENTATION) in LYING
+        return (image.height, image.width) if lying else image.size
+
+
+@contextlib.contextmanager
+def _opened(path: str, address: str) -> Iterator[Image.Image]:
+    """Open an image file; each error in the block becomes a :class:`CorruptImage` that names ``address``."""
     try:
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):  # opening a pipe would block forever
@@ -69,13 +93,17 @@ def decode(path: str) -> Image.Image:
             raise _Refused("it is empty (0 bytes). Restore the file or drop it.")
         with Image.open(path, formats=tuple(FORMATS)) as image:
             _refuse(image)
-            deep = _has_16_bits(image)
-            ImageOps.exif_transpose(image, in_place=True)
-            return _rgb(image, deep)
+            yield image
     except Exception as error:  # decoders raise almost any exception on damaged data
         if out_of_memory(error):
             raise
-        raise CorruptImage(f"{path} cannot be read as an image: {_reason(error)}") from error
+        raise CorruptImage(f"{address} cannot be read as an image: {_reason(error)}") from error
+
+
+def _crop(image: Image.Image, box: Box) -> Image.Image:
+    if not box.lies_in(*image.size):
+        raise _Refused(f"its box is not inside the image of {image.width} by {image.height} pixels. Correct or drop it.")
+    return image.crop((box.x, box.y, box.x + box.width, box.y + box.height))
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The identity of files: different paths may lead to the same file through links or relative parts."""
+"""The identity of images: different paths may lead to the same file through links or relative parts."""
 
 from __future__ import annotations
 
@@ -9,27 +9,32 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from reidx.data.address import parse_address
+
 File = tuple[object, ...]
 
 
-def file_of(path: str) -> File | None:
-    """The identity of the file at ``path``, independent of its name; None where there is no regular file.
+def file_of(address: str) -> File | None:
+    """The identity of the image at ``address``, independent of its name; None where there is no regular file.
 
-    Symbolic and hard links have the identity of their target; a copy has its own.
+    Symbolic and hard links have the identity of their target; a copy has its own, and so has each crop of a file.
     """
+    path, box = parse_address(address)
     try:
         found = os.stat(path)
     except (OSError, ValueError):
         return None
     if not stat.S_ISREG(found.st_mode):
         return None
-    return (found.st_dev, found.st_ino) if found.st_ino else (os.path.realpath(path),)
+    file = (found.st_dev, found.st_ino) if found.st_ino else (os.path.realpath(path),)
+    return (*file, *(box or ()))
 
 
 def is_copy(path: str, other: str) -> bool:
-    """Return True if two files hold the same bytes; False if either cannot be read."""
+    """Return True if two files hold the same bytes, and crops the same box; False if either cannot be read."""
+    (path, box), (other, other_box) = parse_address(path), parse_address(other)
     try:
-        return os.path.getsize(path) == os.path.getsize(other) and filecmp.cmp(path, other, shallow=False)
+        return box == other_box and os.path.getsize(path) == os.path.getsize(other) and filecmp.cmp(path, other, shallow=False)
     except OSError:
         return False
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from reidx.data.address import parse_address
 from reidx.data.datasets import Dataset, Split
 
 
 def fingerprint(dataset: Dataset) -> dict[str, dict[str, Any]]:
-    """The fingerprint of each split: its image count and digests of file names, file sizes, identities, cameras and
-    further columns.
+    """The fingerprint of each split: its image count and digests of file names (with the boxes of crops), file sizes,
+    identities, cameras and further columns.
 
     File names are relative to their common folder, so that the data set may be moved; if a table also lists files outside
     the data set's folder, those are relative to a second common folder. No file is opened, so a change that preserves a
@@ -54,9 +55,9 @@ def _split(split: Split, starts: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _size(path: str) -> int:
+def _size(address: str) -> int:
     try:
-        return os.stat(path).st_size
+        return os.stat(parse_address(address)[0]).st_size
     except OSError:
         return -1
 

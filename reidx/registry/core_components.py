@@ -36,6 +36,7 @@ def reidx_components() -> Sequence[Component]:
         Component("dataset", "MLRCUHK03", "reidx.data.datasets:MLRCUHK03", {"root": "data/cuhk03"}),
         Component("dataset", "ImageFolder", "reidx.data.datasets:ImageFolder", {"root": "data/mine"}),
         Component("dataset", "CSV", "reidx.data.datasets:CSV", {"path": "data/mine.csv"}),
+        Component("dataset", "Parquet", "reidx.data.datasets:Parquet", {"path": "data/mine.parquet"}),
         Component("dataset", "CameraSplit", "reidx.data.datasets:CameraSplit", _CAMERA_SPLIT),
         Component("transform", "ReidAugment", "reidx.data.transforms:ReidAugment"),
         Component("transform", "ReidTest", "reidx.data.transforms:ReidTest"),

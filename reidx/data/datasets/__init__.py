@@ -9,6 +9,7 @@ from reidx.data.datasets.ltcc import LTCC
 from reidx.data.datasets.market import DukeMTMC, Market1501, MarketGrammar, PersonX, VeRi776
 from reidx.data.datasets.mlr_cuhk03 import MLRCUHK03
 from reidx.data.datasets.msmt17 import MSMT17
+from reidx.data.datasets.parquet import Parquet
 from reidx.data.datasets.prcc import PRCC
 from reidx.data.datasets.regdb import RegDB
 from reidx.data.datasets.sysu_mm01 import SYSUMM01
@@ -29,6 +30,7 @@ __all__ = [
     "ImageFolder",
     "Market1501",
     "MarketGrammar",
+    "Parquet",
     "PersonX",
     "RegDB",
     "Split",

@@ -54,6 +54,8 @@ class Facts:
 class Split:
     """The images of one split: ``paths`` (N), ``ids`` (N,) int64 or None, ``cameras`` (N,) int64, -1 = none known.
 
+    A path is that of a file, or the address of a crop of it (:mod:`reidx.data.address`).
+
     ``columns`` are further columns (N,) int64 by name, such as clothes or tracks; -1 = unknown. A component gets a column by
     an argument of that name.
     """

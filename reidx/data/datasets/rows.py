@@ -56,7 +56,8 @@ def _text(table: Path) -> str:
         wide = "UTF-32" if content[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff") else "UTF-16"
         raise DataError(f"{table}, line 1: the text is {wide}. Save it as UTF-8.")
     if packed := next((kind for mark, kind in PACKED.items() if content.startswith(mark)), None):
-        raise DataError(f"{table} is {packed}, not a text. Save the table as CSV, in UTF-8.")
+        remedy = "Read it with type: Parquet." if content.startswith(b"PAR1") else "Save the table as CSV, in UTF-8."
+        raise DataError(f"{table} is {packed}, not a text. {remedy}")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -78,8 +79,9 @@ def _check_names(table: Path, names: Sequence[str], columns: Sequence[str]) -> N
     if lacking := [column for column in columns if column not in names]:
         if (other := _other_mark(names)) is not None:
             raise DataError(f"{table}, line 1: {other!r} separates the columns; {wanted}, with commas.")
+        hint = f" If a column has another name, map it: names: {{{lacking[0]}: NAME}}."
         near = [name for name in names if name.casefold() in columns and name not in columns]
-        hint = f" Case counts: it has {', '.join(near)}." if near else ""
+        hint = f" Case counts: it has {', '.join(near)}." if near else hint
         raise DataError(f"{table}, line 1: no column {', '.join(lacking)}; {wanted}.{hint}")
     if alike := [name for name in names if name not in columns and name.casefold() in columns]:
         raise DataError(f"{table}, line 1: columns {alike[0].casefold()} and {alike[0]}; which one counts? Rename one of them.")

@@ -1,69 +1,69 @@
-"""A data set in a CSV table, for the user's own images."""
+"""A data set in a table of images, for the user's own images."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from reidx.data.datasets.base import Dataset, Split, parse_number
+from reidx.data.address import Box, address_of
+from reidx.data.datasets.base import Dataset, Split
+from reidx.data.datasets.numbering import number_texts
 from reidx.data.datasets.rows import read_rows
+from reidx.data.decode import CorruptImage, size_of
 from reidx.data.files import File, file_of
 from reidx.errors import DataError
 from reidx.registry.constructor import FilePath
 
 _COLUMNS = ("path", "pid", "camid", "split")
+_BOX = ("x", "y", "w", "h")
 
 
-@dataclass(frozen=True)
-class _Row:
-    line: int
+class _Row(NamedTuple):
+    number: int
     path: str
-    pid: int | None
-    camid: int | None
     split: str
-    columns: dict[str, str]
+    values: dict[str, str]
+    address: str
 
 
-class CSV(Dataset):
-    """Your own images, listed in a CSV table.
+class Table(Dataset):
+    """Images listed in a table with the columns ``path``, ``pid``, ``camid`` and ``split``.
 
-    Its columns are ``path,pid,camid,split``, with split one of train, query, gallery. ``columns`` names further ones, which
-    components get by name: whole numbers as they are, or texts, numbered from 0 in sorted order over all splits; −1 is an
-    empty cell. Other columns are ignored.
-
-    Relative paths start at ``root``, or else at the table's folder. ``camid`` is empty in every row (no cameras) or in
-    none; ``pid`` is empty in every training row (unlabelled) or in none, and never in query and gallery. Both are
-    whole numbers from 0 (0 is an ordinary identity here). An image may be both query and gallery, where it does not match
-    itself, and both in training and in the test, which is reported.
-
-    Raises :class:`DataError`, with the table's line, for malformed text; for a missing column, value or image file; for a
-    number written in two ways; and for a file listed twice in a split, or under two identities, cameras or further values.
+    A subclass reads its format in :meth:`read`, and ``unit`` is its word for the place of a row.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "query", "gallery")
+    unit: ClassVar[str] = "line"
 
-    def __init__(self, path: FilePath, root: str | None = None, columns: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        path: FilePath,
+        root: str | None = None,
+        columns: tuple[str, ...] = (),
+        names: dict[str, str] | None = None,
+        boxes: bool = False,
+    ) -> None:
         if wrong := [name for name in columns if name in _COLUMNS or columns.count(name) > 1]:
             raise ValueError(f"columns has {wrong[0]!r}; name each further column once, and none of {', '.join(_COLUMNS)}.")
         self.table, self.columns = Path(path).expanduser(), columns
         self.name = self.table.stem
         self.dropped = {}
         self.root = str(Path(root).expanduser() if root is not None else self.table.parent)
-        rows = self._rows()
-        # one line represents a column that must be full or empty throughout
+        rows = self._rows(_headings((*_COLUMNS, *columns, *(_BOX if boxes else ())), names or {}), boxes)
+        # one row represents a column that must be full or empty throughout
         self._all_or_none("camid", rows)
         self._all_or_none("pid", [row for row in rows if row.split == "train"])
         for row in rows:
-            if row.split != "train" and row.pid is None:
-                raise self._error(row.line, f"a {row.split} image needs a pid.")
+            if row.split != "train" and not row.values["pid"]:
+                raise self._error(row.number, f"a {row.split} image needs a pid.")
+        numbers = self._numbers(rows)
         self._check_files(rows)
-        numbers = {name: self._numbers(rows, name) for name in columns}
+        if boxes:
+            self._check_boxes(rows)
         self.train, self.query, self.gallery = (self._split(rows, numbers, split) for split in self.splits)
         if bool(len(self.query)) != bool(len(self.gallery)):
             there, absent = ("query", "gallery") if len(self.query) else ("gallery", "query")
@@ -76,91 +76,148 @@ class CSV(Dataset):
         """The further columns that the table is read for."""
         return {"columns": frozenset(columns)}
 
-    def _error(self, line: int, message: str) -> DataError:
-        return DataError(f"{self.table}, line {line}: {message}")
+    def read(self, headings: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+        """Read the number and the values of each row, as text, by the columns' names in the table (``headings``)."""
+        raise NotImplementedError
 
-    def _rows(self) -> list[_Row]:
+    def _at(self, number: int) -> str:
+        return f"{self.unit} {number}"
+
+    def _error(self, number: int, message: str) -> DataError:
+        return DataError(f"{self.table}, {self._at(number)}: {message}")
+
+    def _rows(self, headings: Mapping[str, str], boxes: bool) -> list[_Row]:
         rows: list[_Row] = []
-        spelt: dict[tuple[str, int], tuple[str, int]] = {}
-        for line, values in read_rows(self.table, (*_COLUMNS, *self.columns)):
-            if values["split"] not in self.splits:
-                raise self._error(line, f"split is {values['split']!r}; it must be one of {', '.join(self.splits)}.")
+        for number, found in self.read(list(headings.values())):
+            values = {column: found[heading] for column, heading in headings.items()}
+            split = values["split"]
+            if split not in self.splits:
+                raise self._error(number, f"split is {split!r}; it must be one of {', '.join(self.splits)}.")
             if not values["path"]:
-                raise self._error(line, "path is empty; give that of an image.")
-            numbers: dict[str, int | None] = {"pid": None, "camid": None}
-            for column in (column for column in numbers if values[column]):
-                text = values[column]
-                if not (text.isascii() and text.isdigit()):
-                    raise self._error(line, f"{column} is {text!r}; it must be a whole number from 0, or empty.")
-                found = numbers[column] = parse_number(text, column, f"{self.table}, line {line}")
-                first, where = spelt.setdefault((column, found), (text, line))
-                if first != text:
-                    raise self._error(
-                        line, f"{column} is {text!r}, but line {where} writes that number {first!r}. Write it in one way."
-                    )
-            path, further = os.path.join(self.root, values["path"]), {name: values[name] for name in self.columns}
-            rows.append(_Row(line, path, numbers["pid"], numbers["camid"], values["split"], further))
+                raise self._error(number, "path is empty; give that of an image.")
+            path = os.path.join(self.root, values["path"])
+            address = address_of(path, self._box(number, values)) if boxes else path
+            rows.append(_Row(number, path, split, values, address))
         if not rows:
             raise DataError(f"{self.table} has a first line but no images.")
         return rows
 
-    def _check_files(self, rows: Sequence[_Row]) -> None:
-        """Raise :class:`DataError` for a row whose file is missing, or conflicts with an earlier row of the same file.
+    def _box(self, number: int, values: Mapping[str, str]) -> Box:
+        for column in _BOX:
+            text = values[column]
+            if not (text.isascii() and text.isdigit() and len(text) < 10) or (column in "wh" and not int(text)):
+                needed = "a box has whole numbers of pixels: x and y from 0, w and h from 1."
+                raise self._error(number, f"{column} is {text!r}; {needed}")
+        return Box(*(int(values[column]) for column in _BOX))
 
-        Links count as their target.
+    def _check_files(self, rows: Sequence[_Row]) -> None:
+        """Raise :class:`DataError` for a row whose file is missing, or conflicts with an earlier row of the same image.
+
+        Links count as their target; crops of a file are different images.
         """
         earlier: dict[File, list[_Row]] = {}
         learnt_and_tested: set[str] = set()
         for row in rows:
-            file = file_of(row.path)
+            file = file_of(row.address)
             if file is None:
-                raise self._error(row.line, f"there is no file {row.path}.")
+                raise self._error(row.number, f"there is no file {row.path}.")
             for other in earlier.setdefault(file, []):
-                same = f"{row.path} is the image of line {other.line}"
+                same = f"{row.path} is the image of {self._at(other.number)}"
                 same += "" if other.path == row.path else f" ({other.path})"
-                for column in ("pid", "camid"):
-                    here, there = getattr(row, column), getattr(other, column)
-                    if None not in (here, there) and here != there:
-                        raise self._error(row.line, f"{same}, under {column} {here} here and {there} there. Drop one of them.")
-                if unlike := [name for name in self.columns if row.columns[name] != other.columns[name]]:
-                    here, there = row.columns[unlike[0]], other.columns[unlike[0]]
-                    both = f"under {unlike[0]} {here!r} here and {there!r} there"
-                    raise self._error(row.line, f"{same}, {both}. Drop one of them.")
+                for column in ("pid", "camid", *self.columns):
+                    here, there = row.values[column], other.values[column]
+                    unknown = column == "pid" and "" in (here, there)
+                    if here != there and not unknown:
+                        both = f"under {column} {here!r} here and {there!r} there"
+                        raise self._error(row.number, f"{same}, {both}. Drop one of them.")
                 if row.split == other.split:
-                    raise self._error(row.line, f"{same}, in {row.split} too. Drop one of them.")
+                    raise self._error(row.number, f"{same}, in {row.split} too. Drop one of them.")
                 if "train" in (row.split, other.split):
-                    learnt_and_tested.add(row.path)
+                    learnt_and_tested.add(row.address)
             earlier[file].append(row)
         if learnt_and_tested:
-            self.remarks = [f"{len(learnt_and_tested):,} training images are query or gallery images, too"]
+            count = f"{len(learnt_and_tested):,} training images are query or gallery images, too"
+            self.remarks = [*self.remarks, count]
+
+    def _check_boxes(self, rows: Sequence[_Row]) -> None:
+        """Raise :class:`DataError` for a box that is not inside its image; reads the header of each file."""
+        sizes: dict[str, tuple[int, int]] = {}
+        for row in rows:
+            if row.path not in sizes:
+                try:
+                    sizes[row.path] = size_of(row.path)
+                except CorruptImage as error:
+                    raise self._error(row.number, str(error)) from error
+            box, (width, height) = self._box(row.number, row.values), sizes[row.path]
+            if not box.lies_in(width, height):
+                found = f"the box x {box.x}, y {box.y}, w {box.width}, h {box.height} is not inside {row.path}"
+                raise self._error(row.number, f"{found}, which is {width} pixels wide and {height} high.")
 
     def _all_or_none(self, column: str, rows: list[_Row]) -> None:
         for row in rows:
-            if (getattr(row, column) is None) != (getattr(rows[0], column) is None):
-                full, empty = (row, rows[0]) if getattr(rows[0], column) is None else (rows[0], row)
+            if bool(row.values[column]) != bool(rows[0].values[column]):
+                full, empty = (row, rows[0]) if row.values[column] else (rows[0], row)
                 raise self._error(
-                    empty.line,
-                    f"{column} is empty, but line {full.line} has one; give it in all of these rows or in none.",
+                    empty.number,
+                    f"{column} is empty, but {self._at(full.number)} has one; give it in all of these rows or in none.",
                 )
 
-    def _numbers(self, rows: list[_Row], name: str) -> np.ndarray:
-        """Numbers (N,) int64 of a further column: its whole numbers, or the places of its texts in sorted order."""
-        texts = [row.columns[name] for row in rows]
-        if all(re.fullmatch(r"[0-9]+", text) for text in texts if text):
-            found = [parse_number(row.columns[name] or "0", name, f"{self.table}, line {row.line}") for row in rows]
-        else:
-            places = {text: place for place, text in enumerate(sorted({text for text in texts if text}))}
-            found = [places.get(text, -1) for text in texts]
-        return np.array([number if text else -1 for number, text in zip(found, texts)], np.int64)
+    def _numbers(self, rows: list[_Row]) -> dict[str, np.ndarray]:
+        """Numbers (N,) int64 of identities, cameras and further columns, by column."""
+        numbers, numbered = {}, {}
+        for column in ("pid", "camid", *self.columns):
+            texts = [row.values[column] for row in rows]
+            made = number_texts(texts, column, lambda place: f"{self.table}, {self._at(rows[place].number)}")
+            numbers[column] = made.numbers
+            self.remarks = [*self.remarks, *made.remarks]
+            if made.names:
+                numbered[{"pid": "ids", "camid": "cameras"}.get(column, column)] = made.names
+        self.numbered = numbered
+        return numbers
 
-    @staticmethod
-    def _split(all_rows: list[_Row], numbers: dict[str, np.ndarray], split: str) -> Split:
-        chosen = np.array([row.split == split for row in all_rows], dtype=bool)
-        rows = [row for row in all_rows if row.split == split]
-        unlabelled = bool(rows) and rows[0].pid is None
+    def _split(self, rows: list[_Row], numbers: Mapping[str, np.ndarray], split: str) -> Split:
+        chosen = np.array([row.split == split for row in rows], dtype=bool)
+        ids = numbers["pid"][chosen]
         return Split(
-            [row.path for row in rows],
-            None if unlabelled else np.array([row.pid for row in rows], np.int64),
-            np.array([-1 if row.camid is None else row.camid for row in rows], np.int64),
-            {name: column[chosen] for name, column in numbers.items()},
+            [row.address for row in rows if row.split == split],
+            None if len(ids) and ids[0] < 0 else ids,
+            numbers["camid"][chosen],
+            {name: numbers[name][chosen] for name in self.columns},
         )
+
+
+class CSV(Table):
+    """Your own images, listed in a CSV table.
+
+    Its columns are ``path,pid,camid,split``, with split one of train, query, gallery. ``columns`` names further ones, which
+    components get by name; other columns are ignored. ``names`` maps columns that the table calls otherwise: ``{pid: person}``.
+
+    Identities, cameras and further columns are whole numbers from 0, which stay as they are, or names, numbered from 0 in
+    sorted order over all splits. ``camid`` is empty in every row (no cameras) or in none; ``pid`` is empty in every training
+    row (unlabelled) or in none, and never in query and gallery; an empty cell of a further column is -1.
+
+    Relative paths start at ``root``, or else at the table's folder. With ``boxes`` each row is a crop of its file, in the
+    columns ``x,y,w,h``: left and upper edge, width and height in pixels of the upright image. Crops of a file are different
+    images. An image may be both query and gallery, where it does not match itself, and both in training and in the test,
+    which is reported.
+
+    Raises :class:`DataError`, with the table's line, for malformed text; for a missing column, value or image file; for a
+    number written in two ways; for a box that is not inside its image; and for an image listed twice in a split, or under two
+    identities, cameras or further values.
+    """
+
+    def read(self, headings: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+        """Read the rows below the header."""
+        return read_rows(self.table, headings)
+
+
+def _headings(columns: Sequence[str], names: Mapping[str, str]) -> dict[str, str]:
+    """The name of each column in the table, by our name; raises :class:`ValueError` for one that is unknown or used twice."""
+    if unknown := [name for name in names if name not in columns]:
+        raise ValueError(f"names has {unknown[0]!r}, which is not read; it can map {', '.join(columns)}.")
+    headings = {column: names.get(column, column) for column in columns}
+    used = list(headings.values())
+    if twice := [name for name in used if used.count(name) > 1]:
+        both = " and ".join(column for column, name in headings.items() if name == twice[0])
+        raise ValueError(f"names gives {both} the same column {twice[0]!r} of the table.")
+    return headings
