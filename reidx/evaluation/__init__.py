@@ -4,6 +4,7 @@ from reidx.evaluation.clothes import ClothChanging, SameClothes
 from reidx.evaluation.k_reciprocal import KReciprocal
 from reidx.evaluation.open_set import OpenSet, Threshold, calibrate_threshold
 from reidx.evaluation.protocols import Market1501, NoCameraFilter, Protocol, SingleGalleryShot
+from reidx.evaluation.query_expansion import AlphaQueryExpansion, AverageQueryExpansion
 from reidx.evaluation.ranking import evaluate
 from reidx.evaluation.reranking import rerank
 from reidx.evaluation.results import Details, Evaluation
@@ -12,6 +13,8 @@ from reidx.evaluation.trapezoid import Market1501Trapezoid
 
 __all__ = [
     "SYSUMM01",
+    "AlphaQueryExpansion",
+    "AverageQueryExpansion",
     "ClothChanging",
     "Details",
     "Evaluation",

@@ -70,6 +70,14 @@ def count_ranks(start, stop, block, error, skip, q_ids, g_ids, x, y, factor, off
 
 
 @compiled
+def nearest_images(start, stop, block, error, x, y, top):  # type: ignore[no-untyped-def]
+    """Fill rows ``start`` to ``stop`` of ``top`` (B, k) with the nearest images of a block of distances (B, G)."""
+    skip, offset = np.zeros(block.shape[1], np.bool_), np.zeros(0, np.float32)
+    for q in range(start, stop):
+        _nearest(block[q], error[q], skip, x[q], y, 1.0, offset, top[q])
+
+
+@compiled
 def _nearest(block, error, skip, x, y, factor, offset, top):  # type: ignore[no-untyped-def]
     """The nearest gallery indices by (distance, index), with exact distances where they can change the order."""
     shifted = offset.shape[0] > 0

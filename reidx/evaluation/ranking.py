@@ -142,7 +142,7 @@ def _ranked(
     names = getattr(rule, "arrays", ()) or getattr(rule, "metrics", ())
     further = {name: np.full(len(query), np.nan) for name in names}
     x, y = query.cpu().numpy(), gallery.cpu().numpy()
-    for start, block, error in _distance_blocks(query, gallery, place):
+    for start, block, error in distance_blocks(query, gallery, place):
         rows = slice(start, start + len(block))
         skip = ignored(rule, known, rows, slice(None), columns)
         skip = _without_own(skip, own, start)
@@ -217,7 +217,7 @@ def _cameras(values: Any, count: int, name: str, rule: Protocol) -> np.ndarray:
     return integers(values, count, f"evaluate: {name}")
 
 
-def _distance_blocks(
+def distance_blocks(
     query: Tensor, gallery: Tensor, place: torch.device
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Blocks of squared distances (B, G) float32, each with its first row and its rows' rounding error at most (B,)."""

@@ -13,8 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reidx.contracts import Trial
 from reidx.errors import DataError
-from reidx.evaluation import evaluate
+from reidx.evaluation import evaluate, rerank
 from reidx.registry.build import build
 from reidx.registry.discovery import registry
 
@@ -232,6 +233,24 @@ def test_protocol_equals_its_derivation(name, arguments, seed):
     result = evaluate(*features, *known, rule, columns=columns)
     assert result.metrics == pytest.approx(expected[0], abs=1e-12)
     assert result.valid_queries == pytest.approx(expected[1])
+
+
+@pytest.mark.parametrize("reranker", ["AverageQueryExpansion", "AlphaQueryExpansion", "KReciprocal"])
+@pytest.mark.parametrize("name", list(DERIVATIONS))
+def test_every_protocol_can_be_reranked(name, reranker):
+    queries, gallery = made(4)
+    features = torch.randn(QUERIES + IMAGES, 3, generator=torch.Generator().manual_seed(0)).split([QUERIES, IMAGES])
+    known = [np.array([getattr(image, key) for image in side]) for key in ("id", "camera") for side in (queries, gallery)]
+    columns = [{"clothes": np.array([image.clothes for image in side])} for side in (queries, gallery)]
+    part = build("reranker", reranker)
+
+    def reranked(*places):
+        return rerank(part, *features, trial=Trial(*places))
+
+    result = evaluate(*features, *known, build("protocol", name), columns=columns, reranking=reranked)
+    plain = evaluate(*features, *known, build("protocol", name), columns=columns)
+    assert result.card["reranking"]["method"] and plain.card["reranking"] is None
+    assert result.metrics.keys() == plain.metrics.keys() and result.metrics != plain.metrics
 
 
 def test_every_protocol_has_a_derivation():
