@@ -42,8 +42,15 @@ def component_node(kind: str, node: Node, path: KeyPath) -> Node:
         if k != "type":
             child = given[k] if k in given else Node.of(value, default)
             inner = k in nested and child.value is not None
-            filled[k] = component_node(nested[k], child, (*path, k)) if inner else child
+            filled[k] = _nested_node(nested[k], child, (*path, k)) if inner else child
     return Node(filled, node.origin)
+
+
+def _nested_node(kind: str, node: Node, path: KeyPath) -> Node:
+    """Fill the spec that an argument of another component holds, or each of a list of specs."""
+    if not isinstance(node.value, list):
+        return component_node(kind, node, path)
+    return Node([component_node(kind, child, (*path, n)) for n, child in enumerate(node.value)], node.origin)
 
 
 def arguments_of(kind: str, name: str) -> Collection[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,22 +17,24 @@ def fingerprint(dataset: Dataset) -> dict[str, dict[str, Any]]:
     """The fingerprint of each split: its image count and digests of file names (with the boxes of crops), file sizes,
     identities, cameras and further columns.
 
-    File names are relative to their common folder, so that the data set may be moved; if a table also lists files outside
-    the data set's folder, those are relative to a second common folder. No file is opened, so a change that preserves a
-    file's size goes unnoticed. A missing file has size -1.
+    File names are relative to their common folder, so that the data set, or each part of a union, may be moved; if a table
+    also lists files outside the data set's folder, those are relative to a second common folder. No file is opened, so a
+    change that preserves a file's size goes unnoticed. A missing file has size -1.
     """
     splits = {name: getattr(dataset, name) for name in ("train", "query", "gallery")}
-    starts = _starts({os.path.dirname(path) for split in splits.values() for path in split.paths}, dataset.root)
+    folders = {os.path.dirname(path) for split in splits.values() for path in split.paths}
+    starts = _starts(folders, getattr(dataset, "roots", [dataset.root]))
     return {name: _split(split, starts) for name, split in splits.items()}
 
 
-def _starts(folders: set[str], root: str) -> dict[str, str]:
-    """The path of each folder relative to the common folder of all those below ``root``, or of all the others."""
-    top = os.path.join(os.path.abspath(root), "")
+def _starts(folders: set[str], roots: Sequence[str]) -> dict[str, str]:
+    """The path of each folder relative to the common folder of all those below one of ``roots``, or of all the others."""
+    tops = [os.path.join(os.path.abspath(root), "") for root in roots]
     full = {folder: os.path.join(os.path.abspath(folder), "") for folder in folders}
+    below = {folder: next((top for top in tops if path.startswith(top)), None) for folder, path in full.items()}
     starts = {}
-    for below in (True, False):
-        group = [folder for folder, path in full.items() if path.startswith(top) == below]
+    for top in dict.fromkeys((*tops, None)):
+        group = [folder for folder in full if below[folder] == top]
         try:
             start = os.path.commonpath([full[folder] for folder in group]) if group else ""
         except ValueError:  # on several drives

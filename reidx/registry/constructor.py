@@ -21,7 +21,8 @@ REQUIRED: Any = inspect.Parameter.empty
 class Nested:
     """Annotation of a constructor's parameter that is the spec of another component: ``Annotated[Spec, Nested(kind)]``.
 
-    The nested spec in a config is checked like any other, with lines and defaults; the constructor builds it.
+    With ``list[Spec]`` it is a list of specs. A nested spec in a config is checked like any other, with lines and defaults; the
+    constructor builds it.
     """
 
     kind: str
@@ -169,8 +170,12 @@ def fit(value: Any, hint: Any) -> Any:
     :class:`Misfit`.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:  # a nested spec is checked separately
-        return value if any(isinstance(mark, Nested) for mark in arguments[1:]) else fit(value, arguments[0])
+    if origin is typing.Annotated:
+        if not any(isinstance(mark, Nested) for mark in arguments[1:]):
+            return fit(value, arguments[0])
+        if isinstance(value, list | tuple) != (typing.get_origin(arguments[0]) is list):
+            raise Misfit
+        return value  # nested specs are checked separately
     if origin in (typing.Union, types.UnionType):
         return _fit_any(value, arguments)
     if origin is typing.Literal:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from reidx.registry.hookspecs import API, PluginInfo, hookimpl
 from reidx.registry.registry import Component
 
-_CAMERA_SPLIT = {"of": {"type": "Market1501", "root": "data"}, "side": "target", "cameras": [4, 5, 6]}
+_MARKET = {"type": "Market1501", "root": "data"}
+_CAMERA_SPLIT = {"of": _MARKET, "side": "target", "cameras": [4, 5, 6]}
 _MEAN = {"of": {"type": "Jaccard", "k1": 20}, "weights": {"embed": 1.0}}
 
 
@@ -37,6 +38,8 @@ def reidx_components() -> Sequence[Component]:
         Component("dataset", "ImageFolder", "reidx.data.datasets:ImageFolder", {"root": "data/mine"}),
         Component("dataset", "CSV", "reidx.data.datasets:CSV", {"path": "data/mine.csv"}),
         Component("dataset", "Parquet", "reidx.data.datasets:Parquet", {"path": "data/mine.parquet"}),
+        Component("dataset", "Subset", "reidx.data.datasets:Subset", {"of": _MARKET, "identities": 100}),
+        Component("dataset", "Union", "reidx.data.datasets:Union", {"of": [_MARKET, {"type": "MSMT17", "root": "data"}]}),
         Component("dataset", "CameraSplit", "reidx.data.datasets:CameraSplit", _CAMERA_SPLIT),
         Component("transform", "ReidAugment", "reidx.data.transforms:ReidAugment"),
         Component("transform", "ReidTest", "reidx.data.transforms:ReidTest"),

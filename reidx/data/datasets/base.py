@@ -141,11 +141,19 @@ class Dataset:
     remarks: Sequence[str] = ()
     numbered: Mapping[str, Sequence[str]] = MappingProxyType({})
 
+    @property
+    def roots(self) -> Sequence[str]:
+        """The folders that may be moved, each as a whole: ``root``, or those of the data sets that this one is made of."""
+        return [self.root]
+
+    def notices(self) -> list[str]:
+        """The notice of the data set, or those of the data sets that it is made of."""
+        return [self.facts.notice] if self.facts is not None and self.facts.notice else []
+
     def notes(self) -> list[str]:
-        """Sentences reported each time the data set is read: the notice, the exclusions, then ``remarks``."""
+        """Sentences reported each time the data set is read: the notices, the exclusions, then ``remarks``."""
         left = [f"{count:,} {what}" for what, count in self.dropped.items() if count and what != PASSED_OVER]
-        notice = [self.facts.notice] if self.facts is not None and self.facts.notice else []
-        return [*notice, *([f"left out: {', '.join(left)}"] if left else []), *self.remarks]
+        return [*self.notices(), *([f"left out: {', '.join(left)}"] if left else []), *self.remarks]
 
     @property
     def distractors(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -44,14 +44,14 @@ class CameraSplit(Dataset):
             raise ValueError(f"cameras is {cameras}; list each camera of this side once, and one at least.")
         whole: Dataset = build("dataset", of, where="of", progress=progress)
         self.whole, self.root, self.version = whole, whole.root, whole.version
-        self.name = f"{whole.name}, cameras {_listed(cameras)}, {side} half of seed {seed}"
-        own = self._renumbered(cameras)
+        self.name = f"{whole.name}, cameras {listed(cameras)}, {side} half of seed {seed}"
+        own = find_cameras(whole, cameras)
         train, query, gallery = (_require_identities(whole, split) for split in ("train", "query", "gallery"))
         people = split_identities(_ids(train), seed)[side]
         self.train = train.select(np.isin(_ids(train), people) & np.isin(train.cameras, own))
         if not len(self.train):
             raise DataError(
-                f"{whole.name}: camera {_listed(cameras)} took no training image of the {len(people)} people in the {side} "
+                f"{whole.name}: camera {listed(cameras)} took no training image of the {len(people)} people in the {side} "
                 f"half of seed {seed}. Give this side more cameras, or both sides another seed."
             )
         self.gallery = gallery.select(np.isin(gallery.cameras, own))
@@ -66,23 +66,29 @@ class CameraSplit(Dataset):
         """The columns of the data set that is split."""
         return {"columns": contract_of_spec("dataset", {"type": of} if isinstance(of, str) else of).columns}
 
+    @property
+    def roots(self) -> Sequence[str]:
+        return self.whole.roots
+
     def camera_number(self, camera: int) -> int:
         return self.whole.camera_number(camera)
+
+    def notices(self) -> list[str]:
+        return self.whole.notices()
 
     def card(self) -> dict[str, Any]:
         """The usual card, added to that of the whole data set."""
         return {**self.whole.card(), **super().card()}
 
-    def _renumbered(self, cameras: list[int]) -> list[int]:
-        """The given cameras, renumbered as in the splits."""
-        known = {self.whole.camera_number(int(c)): int(c) for c in np.unique(self.whole.train.cameras) if c >= 0}
-        if not known:
-            raise DataError(f"{self.whole.name} names no cameras for its images, so it cannot be split by cameras.")
-        if unknown := sorted(set(cameras) - set(known)):
-            raise DataError(
-                f"{self.whole.name} has no training image of camera {_listed(unknown)}; its cameras are {_listed(known)}."
-            )
-        return [known[camera] for camera in cameras]
+
+def find_cameras(whole: Dataset, cameras: list[int]) -> list[int]:
+    """The numbers in a data set's splits of ``cameras``, which are numbered as in its names or lists."""
+    known = {whole.camera_number(int(camera)): int(camera) for camera in np.unique(whole.train.cameras) if camera >= 0}
+    if not known:
+        raise DataError(f"{whole.name} names no cameras for its images, so it cannot be split by cameras.")
+    if unknown := sorted(set(cameras) - set(known)):
+        raise DataError(f"{whole.name} has no training image of camera {listed(unknown)}; its cameras are {listed(known)}.")
+    return [known[camera] for camera in cameras]
 
 
 def split_identities(ids: np.ndarray, seed: int) -> dict[str, np.ndarray]:
@@ -117,5 +123,6 @@ def _matched(query: Split, gallery: Split) -> np.ndarray:
     return np.array([bool(seen.get(who, set()) - {camera}) for who, camera in pairs], dtype=bool)
 
 
-def _listed(numbers: list[int] | dict[int, int]) -> str:
+def listed(numbers: list[int] | dict[int, int]) -> str:
+    """Numbers as a text."""
     return ", ".join(map(str, numbers))
