@@ -90,6 +90,8 @@ class _DataChecker:
         for name, level in stage.labels.items():
             assert level.domain is not None
             self.check_images(("labels", "labellings", name), level.domain, "train")
+            if level.monitor and self.domains.split(level.domain, "train").ids is None:
+                self.warn_once(f"{level.domain}: no identities are known, so labels.monitor compares nothing")
         for part in parts_of(stage):
             if not isinstance(part.holder, Evaluate):
                 self.check_cameras(part, splits_of(stage, part))
@@ -173,7 +175,8 @@ class _DataChecker:
 
     def check_images(self, at: KeyPath, domain: str, split: str) -> None:
         if not len(self.domains.split(domain, split)):
-            raise DataError(f"{self.where(at)}: domain {domain!r} has no {split} images.")
+            hint = " Set evaluate.domain: null to train without an evaluation." if split != "train" else ""
+            raise DataError(f"{self.where(at)}: domain {domain!r} has no {split} images.{hint}")
 
     def check_cameras(self, part: Part, splits: Sequence[tuple[str, str]]) -> None:
         """Raise if a component needs cameras and its images, of the given (domain, split) pairs, have none."""
@@ -187,7 +190,10 @@ class _DataChecker:
         return bool((self.domains.split(domain, split).cameras >= 0).any())
 
     def no_cameras(self, at: KeyPath, name: str, domain: str) -> DataError:
-        hints = {"protocol": " For evaluation without cameras, set protocol: NoCameraFilter."}
+        hints = {
+            "protocol": " For evaluation without cameras, set protocol: NoCameraFilter.",
+            "sampler": " Set sampler: PK, or Shuffle, which need none.",
+        }
         hint = (hints | {"rerank": " Set rerank: null, or rerank: KReciprocal."}).get(str(at[-1]), "")
         return DataError(
             f"{self.where(at)}: {name} needs to know the cameras, but domain {domain!r} has none.{hint}"

@@ -64,6 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
                 threads=arguments.threads or "auto",
             )
             shown = f"{result.table()}\n\nConfig, checkpoints, log, card: {result.work_dir}"
+            if result.labels_file is not None:
+                shown += f"\nCluster of each training image: {result.labels_file}"
         from reidx import distributed
 
         if distributed.rank() == 0:

@@ -125,6 +125,7 @@ def _run(
     share: Path | None,
     watch: ThreadCountWatch | None,
 ) -> Result:
+    from reidx.engine.clusters import write_clusters
     from reidx.engine.stage import StageRun
     from reidx.runs.feature_cache import FirstFeatures
 
@@ -192,6 +193,7 @@ def _run(
             stage_run.watch = watch
             with threads_set_to(begun_with):
                 result.history = stage_run.run(resume, EpochLog(path / "log.jsonl", curves.of(stage), reporter.message, of))
+            write_clusters(path, stage_run.relabeller)
         if stage_run.details is None:
             stage_run.evaluate()  # after a kill between the last commit and here, the picture and the card are missing
         stages.append(result)

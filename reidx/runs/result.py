@@ -8,9 +8,15 @@ from typing import Any
 
 from reidx.runs.conditions import condition_lines, conditions_of
 from reidx.runs.epoch_log import Report
+from reidx.runs.labels_file import NAME as LABELS_FILE
 from reidx.runs.metrics import DEVIATION, METRICS, metric_names, metrics_in
 
 LABELS = ("clusters", "outliers", "ari")
+CLUSTERS = ("clusters", "outliers", "largest", "median_size", "stability", "ari")
+"""Numbers of a labelling, for a run without an evaluation."""
+SHARES = ("stability", "ari")
+"""Numbers of a labelling that are at most 1."""
+HEADINGS = {"ari": "ARI", "median_size": "median"}
 
 
 @dataclass
@@ -25,6 +31,16 @@ class StageResult:
     def last(self) -> Report:
         """Report of the last epoch; empty for a stage without epochs."""
         return self.history[-1] if self.history else {}
+
+    def labellings(self) -> dict[str, Report]:
+        """The numbers and the epoch of the last labels of each labelling; its name is empty if the stage has one labelling."""
+        found: dict[str, Report] = {}
+        for entry in self.history:
+            for key in (key for key in entry if key == "clusters" or key.endswith("/clusters")):
+                prefix = key.removesuffix("clusters")
+                numbers = {name: entry[prefix + name] for name in CLUSTERS if prefix + name in entry}
+                found[prefix.removesuffix("/")] = {"epoch": entry["epoch"], **numbers}
+        return found
 
 
 @dataclass
@@ -41,6 +57,13 @@ class Result:
         folders = [self.work_dir / f"{i + 1}-{stage.name}" for i, stage in enumerate(self.stages)]
         pictures = [folder / "ranked.png" for folder in folders if (folder / "ranked.png").is_file()]
         return pictures[-1] if pictures else None
+
+    @property
+    def labels_file(self) -> Path | None:
+        """CSV table of the cluster of each image, of the last stage with labels, or None."""
+        folders = [self.work_dir / f"{i + 1}-{stage.name}" for i, stage in enumerate(self.stages)]
+        tables = [folder / LABELS_FILE for folder in folders if (folder / LABELS_FILE).is_file()]
+        return tables[-1] if tables else None
 
     @property
     def metrics(self) -> Report:
@@ -74,6 +97,15 @@ class Result:
                 rows.append(("  re-ranked", better))
         return rows
 
+    def label_rows(self) -> list[tuple[str, Report]]:
+        """Rows of the table of a run without an evaluation: the last labels of each stage and labelling."""
+        rows = []
+        for stage in self.stages:
+            for name, report in stage.labellings().items():
+                of = f", {name}" if name else ""
+                rows.append((f"{stage.name}{of}, epoch {report['epoch']:.0f}", {k: report[k] for k in CLUSTERS if k in report}))
+        return rows
+
     def conditions(self) -> list[str]:
         """Lines of at most 80 columns on the conditions of the numbers, above the table: protocol, distance, weights, …"""
         cards = self.card.get("stages", {})
@@ -84,13 +116,14 @@ class Result:
         """Conditions, then a table of all evaluated states, one per line.
 
         Columns: mAP, rank-1/5/10, mINP and a protocol's metrics in percent; clusters, outliers and ARI of stages with pseudo
-        labels. The standard deviations over trials are in a line below.
+        labels. The standard deviations over trials are in a line below. Without an evaluation, the table is that of the last
+        labels: clusters, outliers, the largest and the median cluster, and the stability since the labels before.
         """
-        rows = self.rows()
+        rows = self.rows() or self.label_rows()
         found = dict.fromkeys(column for _, report in rows for column in report)
-        shown = metric_names([*METRICS, *(column for column in found if column not in LABELS)])
-        shown += [column for column in LABELS if column in found]
-        lines = [("", ["ARI" if column == "ari" else column for column in shown])]
+        shown = metric_names([*(METRICS if self.rows() else ()), *(column for column in found if column not in CLUSTERS)])
+        shown += [column for column in CLUSTERS if column in found]
+        lines = [("", [HEADINGS.get(column, column) for column in shown])]
         for name, report in rows:
             lines.append((name, [_cell(column, report.get(column)) for column in shown]))
             deviations = [report.get(f"{column}{DEVIATION}") for column in shown]
@@ -105,9 +138,9 @@ class Result:
 def _cell(column: str, value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.3f}" if column == "ari" else f"{value:.0f}" if column in LABELS else f"{100 * value:.2f}"
+    return f"{value:.3f}" if column in SHARES else f"{value:.0f}" if column in CLUSTERS else f"{100 * value:.2f}"
 
 
 def _width(column: str) -> int:
     """Width of a column with the space before it: few, as the table must fit 80 columns."""
-    return max(len(column), len("100.00")) + 1
+    return max(len(HEADINGS.get(column, column)), len("100.00")) + 1

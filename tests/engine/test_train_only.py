@@ -1,0 +1,163 @@
+"""Training on images alone: no identities, no cameras, no query and gallery; the run ends with its clusters."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import reidx
+from reidx.checks.data import check_experiment
+from reidx.cli.main import main
+from reidx.data.datasets import Dataset, Split
+from reidx.data.domains import Domains
+from reidx.errors import DataError
+from reidx.runs.result import Result, StageResult
+from reidx.testing.tiny import load_experiment, tiny_domain, tiny_experiment, write_experiment
+
+
+def photos(root: Path) -> dict[str, Any]:
+    """The spec of unlabelled images: the training images of the tiny target domain."""
+    return {"type": "ImageFolder", "root": f"{root}/target/bounding_box_train"}
+
+
+def unlabelled(root: Path, **changes: Any) -> dict[str, Any]:
+    data = {"image_size": [48, 24], "domains": {"target": photos(root)}}
+    return tiny_experiment(root, **{"data": data, "evaluate": {"domain": None}, "log": [], **changes})
+
+
+def read_labels(path: Path) -> list[tuple[str, int, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["path", "cluster", "labelling"]
+    return [(name, int(cluster), labelling) for name, cluster, labelling in rows]
+
+
+def test_unlabelled_run_ends_with_its_clusters(domains_root, tmp_path, capsys):
+    path = write_experiment(tmp_path / "experiment.yaml", unlabelled(domains_root))
+    folder = tmp_path / "run"
+    assert main(["train", str(path), "--work-dir", str(folder), "--progress", "quiet"]) == 0
+    out = capsys.readouterr().out
+    rows = read_labels(folder / "1-adapt" / "labels.csv")
+    assert [name for name, *_ in rows] == reidx.build("dataset", photos(domains_root)).train.paths
+    log = [json.loads(line) for line in (folder / "1-adapt" / "log.jsonl").read_text().splitlines()]
+    sizes = Counter(cluster for _, cluster, _ in rows)
+    outliers = sizes.pop(-1, 0)
+    assert (len(sizes), outliers, max(sizes.values())) == tuple(log[-1][key] for key in ("clusters", "outliers", "largest"))
+    assert {labelling for *_, labelling in rows} == {"main"}
+    head, line = out.splitlines()[:2]
+    assert head.split() == ["clusters", "outliers", "largest", "median", "stability"]
+    shown = [f"{count:.0f}" for count in (len(sizes), outliers, max(sizes.values()), log[-1]["median_size"])]
+    assert line.startswith("adapt, epoch 2 ") and line.split()[3:] == [*shown, f"{log[-1]['stability']:.3f}"]
+    assert out.endswith(f"Cluster of each training image: {folder / '1-adapt' / 'labels.csv'}\n")
+    assert json.loads((folder / "result.json").read_text())["metrics"] == {}
+
+
+def test_labels_survive_a_kill_after_the_last_epoch(domains_root, tmp_path):
+    config = load_experiment(tmp_path, unlabelled(domains_root))
+    reidx.run(config, tmp_path / "run", progress="quiet")
+    table = tmp_path / "run" / "1-adapt" / "labels.csv"
+    before = table.read_bytes()
+    table.unlink()
+    (tmp_path / "run" / "1-adapt" / "done.json").unlink()
+    result = reidx.run(config, tmp_path / "run", resume=True, progress="quiet")
+    assert table.read_bytes() == before and result.labels_file == table
+
+
+def test_each_labelling_has_its_clusters(domains_root, tmp_path):
+    distance, clusterer = {"type": "Jaccard", "k1": 8, "k2": 2}, {"type": "DBSCAN", "eps": 0.7}
+    labelling = {"domain": "target", "distance": distance, "clusterer": clusterer, "relabel_every": 5}
+    stream = {"domain": "target", "sampler": {"type": "PK", "identities": 4, "instances": 2}}
+    memory = {"type": "LinearClassifier", "rows": "centroid"}
+    experiment = unlabelled(
+        domains_root,
+        streams={name: {**stream, "labels": name} for name in "ab"},
+        labels={"labellings": dict.fromkeys("ab", labelling)},
+        memories={name: {"memory": memory, "labels": name} for name in "ab"},
+        objective=[{"loss": "CrossEntropy", "stream": name, "memory": name} for name in "ab"],
+    )
+    result = reidx.run(load_experiment(tmp_path, experiment), tmp_path / "run", progress="quiet")
+    rows = read_labels(tmp_path / "run" / "1-adapt" / "labels.csv")
+    assert Counter(labelling for *_, labelling in rows) == {"a": 144, "b": 144}
+    assert [name for name, _ in result.label_rows()] == ["adapt, a, epoch 1", "adapt, b, epoch 1"]  # labelled in epoch 1 alone
+
+
+def test_table_of_clusters_has_the_last_labels():
+    history = [
+        {"epoch": 1, "clusters": 30.0, "outliers": 9.0, "largest": 7.0, "median_size": 4.0},
+        {"epoch": 2, "clusters": 21.0, "outliers": 5.0, "largest": 8.0, "median_size": 4.5, "stability": 0.91},
+        {"epoch": 3, "loss": 1.0},
+    ]
+    table = Result(Path("."), [StageResult("warm"), StageResult("adapt", {}, history)], {}).table()
+    assert [line.split() for line in table.splitlines()] == [
+        ["clusters", "outliers", "largest", "median", "stability"],
+        ["adapt,", "epoch", "2", "21", "5", "8", "4", "0.910"],
+    ]
+    evaluated = {**history[1], "mAP": 0.5, "rank-1": 0.5, "rank-5": 0.5, "rank-10": 0.5, "mINP": 0.5}
+    table = Result(Path("."), [StageResult("adapt", {}, [evaluated])], {}).table()
+    assert table.splitlines()[0].split() == ["mAP", "rank-1", "rank-5", "rank-10", "mINP", "clusters", "outliers"]
+
+
+def test_train_only_data_set_needs_no_test_splits(register, domains_root, tmp_path):
+    class Photos(Dataset):
+        """Images without a test, with a column."""
+
+        name, columns = "Photos", ("clothes",)
+
+        def __init__(self) -> None:
+            paths = reidx.build("dataset", photos(domains_root)).train.paths
+            self.root, self.dropped = str(domains_root), {}
+            self.train = Split.of([(path, 0, 0, 0) for path in paths], "clothes").unlabelled()
+
+    register("dataset", Photos)
+    config = load_experiment(tmp_path, unlabelled(domains_root, data={"domains": {"target": {"type": "Photos"}}}))
+    domains = Domains(config.data["data"])
+    check_experiment(config, domains)
+    assert domains.split("target", "query").columns.keys() == {"clothes"} and not len(domains.split("target", "query"))
+
+
+def check(folder: Path, experiment: dict[str, Any], message: Callable[[str], None] = print) -> None:
+    config = load_experiment(folder, experiment)
+    check_experiment(config, Domains(config.data["data"], message=message))
+
+
+def test_unlabelled_data_name_the_remedy(domains_root, tmp_path):
+    stream = {"domain": "target", "labels": "identity", "sampler": {"type": "PK", "identities": 4, "instances": 2}}
+    with pytest.raises(DataError, match=r"domain 'target' has no query images\. Set evaluate\.domain: null to train without"):
+        check(tmp_path, unlabelled(domains_root, evaluate={"domain": "target"}))
+    with pytest.raises(DataError, match="domain 'target' has no identities; label it by clustering"):
+        memories = {"rows": {"memory": "LinearClassifier", "labels": "identity"}}
+        check(tmp_path, unlabelled(domains_root, streams={"target": stream}, memories=memories))
+    said: list[str] = []
+    labels = {**unlabelled(domains_root)["labels"], "monitor": True}
+    check(tmp_path, unlabelled(domains_root, labels=labels), said.append)
+    assert said == ["target: no identities are known, so labels.monitor compares nothing"]
+
+
+def test_sampler_by_cameras_names_the_remedy(register, domains_root, tmp_path):
+    from reidx.data.samplers import PK
+
+    class Proxies(PK):
+        """Batches by camera."""
+
+        @classmethod
+        def contract(cls, **_: object) -> dict[str, str]:
+            return {"cameras": "required"}
+
+    register("sampler", Proxies)
+    stream = {"domain": "target", "labels": "main", "sampler": {"type": "Proxies", "identities": 4, "instances": 2}}
+    message = r"Proxies needs to know the cameras, but domain 'target' has none\. Set sampler: PK, or Shuffle, which need none"
+    with pytest.raises(DataError, match=message):
+        check(tmp_path, unlabelled(domains_root, streams={"target": stream}))
+
+
+def test_tiny_domain_writes_labels_with_its_evaluation(domains_root, tmp_path):
+    data = {"image_size": [48, 24], "domains": {"target": tiny_domain(domains_root)}}
+    config = load_experiment(tmp_path, unlabelled(domains_root, data=data, evaluate={"domain": "target"}))
+    result = reidx.run(config, tmp_path / "run", progress="quiet")
+    assert len(read_labels(result.labels_file)) == 144 and "mAP" in result.table() and "stability" not in result.table()
