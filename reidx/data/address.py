@@ -30,6 +30,11 @@ def address_of(path: str, box: Box) -> str:
     return f"{path}#xywh={box.x},{box.y},{box.width},{box.height}"
 
 
+def shown(address: str) -> str:
+    """An address for a message: unchanged, or quoted with escapes if it is not printable, such as one with a line break."""
+    return address if address.isprintable() else repr(address)
+
+
 def parse_address(address: str) -> tuple[str, Box | None]:
     """The path of an image's file, and the box of a crop of it, or None for the whole image."""
     match = _CROP.fullmatch(address)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from reidx.data.address import Box, parse_address
+from reidx.data.address import Box, parse_address, shown
 from reidx.errors import DataError, out_of_memory
 
 FORMATS: Mapping[str, tuple[str, ...]] = {
@@ -97,7 +97,7 @@ def _opened(path: str, address: str) -> Iterator[Image.Image]:
     except Exception as error:  # decoders raise almost any exception on damaged data
         if out_of_memory(error):
             raise
-        raise CorruptImage(f"{address} cannot be read as an image: {_reason(error)}") from error
+        raise CorruptImage(f"{shown(address)} cannot be read as an image: {_reason(error)}") from error
 
 
 def _crop(image: Image.Image, box: Box) -> Image.Image:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
+from reidx.data.address import shown
 from reidx.data.datasets.base import Dataset, Split
 from reidx.data.datasets.drawn_test import draw_test
 from reidx.data.datasets.folder import read_folder
@@ -132,10 +133,11 @@ class ImageFolder(Dataset):
         both = 0
         for image in images:
             if (file := file_of(image.path)) is None:
-                raise DataError(f"{image.path} is no file: a broken link, or a pipe. Remove it.")
+                raise DataError(f"{shown(image.path)} is no file: a broken link, or a pipe. Remove it.")
             if (other := earlier.setdefault(file, image)) is not image:
                 if other.split == image.split:
-                    raise DataError(f"{image.path} is the same file as {other.path}, in {image.split} too. Remove one of them.")
+                    same = f"{shown(image.path)} is the same file as {shown(other.path)}"
+                    raise DataError(f"{same}, in {image.split} too. Remove one of them.")
                 both += "train" in (image.split, other.split)
         if both:
             self.remarks.append(f"{both:,} training images are query or gallery images, too")
@@ -144,7 +146,7 @@ class ImageFolder(Dataset):
         """Number the values of all images, and make the splits."""
         numbers, numbered = {}, {}
         for key in self._parser.keys:
-            made = number_texts([image.values[key] for image in images], key, lambda place: images[place].path)
+            made = number_texts([image.values[key] for image in images], key, lambda place: shown(images[place].path))
             numbers[key] = made.numbers
             self.remarks += made.remarks
             if made.names:

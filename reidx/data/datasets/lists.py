@@ -13,7 +13,7 @@ from reidx.errors import DataError
 def read_lines(table: Path) -> list[str]:
     """Read the lines of a text file, which may begin with a byte-order mark; raises :class:`DataError` if it is unreadable."""
     try:
-        return table.read_text(encoding="utf-8-sig").splitlines()
+        return table.read_text(encoding="utf-8-sig").split("\n")  # splitlines would also cut at rare separators within names
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{table} cannot be read as a list: {error}.") from error
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from reidx.data.address import Box, address_of
+from reidx.data.address import Box, address_of, shown
 from reidx.data.datasets.base import Dataset, Split
 from reidx.data.datasets.numbering import number_texts
 from reidx.data.datasets.rows import read_rows
@@ -120,7 +120,7 @@ class Table(Dataset):
         for row in rows:
             file = file_of(row.address)
             if file is None:
-                raise self._error(row.number, f"there is no file {row.path}.")
+                raise self._error(row.number, f"there is no file {shown(row.path)}.")
             for other in earlier.setdefault(file, []):
                 same = f"{row.path} is the image of {self._at(other.number)}"
                 same += "" if other.path == row.path else f" ({other.path})"
