@@ -189,13 +189,21 @@ def _component(entry: Entry) -> str:
 def commands() -> str:
     """Return all commands, each with its description, usage and arguments."""
     text = []
-    for name, summary in COMMANDS.items():
-        parser = parser_of(name)
+    for parser in (parser for name in COMMANDS for parser in _with_commands_below(parser_of(name))):
         usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
-        text.append(f"## reidx {name}\n\n{markdown(parser.description or summary)}\n\n```text\n{usage}\n```\n")
+        level = "#" * parser.prog.count(" ")
+        text.append(f"#{level} {parser.prog}\n\n{markdown(parser.description or '')}\n\n```text\n{usage}\n```\n")
         rows = [(_spelling(action), _meaning(action)) for action in parser._actions if action.help != argparse.SUPPRESS]
         text.append(table(("argument", "meaning"), rows))
     return "\n".join(text)
+
+
+def _with_commands_below(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from _with_commands_below(below)
 
 
 def _spelling(action: argparse.Action) -> str:

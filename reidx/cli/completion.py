@@ -114,8 +114,15 @@ def _whole_parser() -> Parser:
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text)
         add_command_arguments(command, name)
-        own = {**values, "name": _COMPONENTS} if name == "show" else values
-        for action in command._actions:
-            if action.dest in own and action.choices is None:
-                action.complete = own[action.dest]  # type: ignore[attr-defined]
+        _complete(command, {**values, "name": _COMPONENTS} if name == "show" else values)
     return parser
+
+
+def _complete(command: argparse.ArgumentParser, values: dict[str, Any]) -> None:
+    """Mark the arguments of a command, and of those below it, with the completion of their values."""
+    for action in command._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                _complete(below, values)
+        elif action.dest in values and action.choices is None:
+            action.complete = values[action.dest]  # type: ignore[attr-defined]

@@ -33,6 +33,7 @@ COMMANDS = {
     "ablate": "run a grid of experiments that differ in some parts; compare them",
     "compare": "compare runs: config, code, data, metrics",
     "config": "print a config, merged and checked, with the origin of every value",
+    "data": "request, check, show or pack a data set",
     "recipes": "list the configs that are ready to train: data, stages, weights",
     "list": "list the components",
     "show": "show a component: keys, contract, source, example",
@@ -40,8 +41,8 @@ COMMANDS = {
     "new-plugin": "write a new plugin from a template: a component, a config, tests",
     "completion": "print the script that completes commands in a shell",
 }
-"""The commands. Each is a module of this package (``_`` for ``-``) with ``add_arguments(parser)`` and
-``run(arguments) -> exit code``."""
+"""The commands. Each is a module of this package (``_`` for ``-``), or a package if it has further commands below it, with
+``add_arguments(parser)`` and ``run(arguments) -> exit code``."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

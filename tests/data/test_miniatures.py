@@ -33,7 +33,8 @@ def test_protocols_rank_a_miniature(miniature, tmp_path):
     data = build("dataset", miniature.at(tmp_path / "data"))
     for spec in miniature.protocols:
         known = data.query.ids, data.gallery.ids
-        perfect = [torch.nn.functional.one_hot(torch.from_numpy(ids), 16).float() for ids in known]
+        people = np.unique(np.concatenate(known))
+        perfect = [torch.from_numpy((ids[:, None] == people).astype(np.float32)) for ids in known]
         cameras, columns = (data.query.cameras, data.gallery.cameras), (data.query.columns, data.gallery.columns)
         found = evaluate(*perfect, *known, *cameras, build("protocol", dict(spec)), columns=columns)
         assert found.metrics["rank-1"] == 1.0

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from reidx.data.datasets.locate import locate
 from reidx.errors import DataError
 
 PASSED_OVER = "passed over"
@@ -29,17 +31,18 @@ def parse_number(digits: str, what: str, where: str) -> int:
 
 
 class Counts(NamedTuple):
-    """Number of images of a split, and of the identities among them."""
+    """Number of images of a split, and of the identities among them; None where no source states it."""
 
-    images: int
-    ids: int
+    images: int | None
+    ids: int | None
 
 
 @dataclass(frozen=True)
 class Facts:
     """Facts about a published data set.
 
-    ``request`` is the page on which its authors give it out, ``layout`` the published folders and files as text, one line each.
+    ``request`` is the page on which its authors give it out (empty: none), ``layout`` the published folders and files as text,
+    one line each.
     ``counts`` are the official counts of each split as the loader reads them (without junk), by :attr:`Dataset.variant`.
     ``notice`` is a sentence that every use of the data set shows, such as its withdrawal.
     """
@@ -126,10 +129,15 @@ class Dataset:
     for the user, such as files that were passed over. If its splits have further columns, its contract names them: ``columns``,
     by attribute or by the class method ``contract``. ``numbered`` holds the texts behind the numbers of ``ids``, ``cameras``
     or a column, where these number texts. A published data set has ``facts``, and a ``variant`` if they differ between its
-    versions or subsets.
+    versions or subsets. It is recognised by its ``layouts`` (names of the folders and files that each requires) in one of its
+    ``places`` (folders below a given root).
     """
 
     facts: ClassVar[Facts | None] = None
+    places: ClassVar[tuple[str, ...]] = (".",)
+    layouts: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    separate_ids: ClassVar[bool] = False
+    """True if training and test number their identities separately: the same number is two people."""
     variant: str = ""
     name: str
     version: str = ""
@@ -149,6 +157,15 @@ class Dataset:
     def notices(self) -> list[str]:
         """The notice of the data set, or those of the data sets that it is made of."""
         return [self.facts.notice] if self.facts is not None and self.facts.notice else []
+
+    @classmethod
+    def locate(cls, root: str, layouts: Mapping[str, tuple[str, ...]] | None = None) -> list[tuple[str, Path]]:
+        """Find each (layout, folder) of the data set under ``root``; raises :class:`DataError` if there is none.
+
+        ``layouts`` are those to look for (default: all).
+        """
+        wanted = cls.layouts if layouts is None else layouts
+        return locate(cls.name, root, cls.places, wanted, cls.facts.request if cls.facts else None)
 
     def notes(self) -> list[str]:
         """Sentences reported each time the data set is read: the notices, the exclusions, then ``remarks``."""

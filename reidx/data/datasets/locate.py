@@ -9,12 +9,12 @@ from reidx.errors import DataError
 
 
 def locate(
-    name: str, root: str, places: Sequence[str], layouts: Mapping[str, Sequence[str]], request: str = ""
+    name: str, root: str, places: Sequence[str], layouts: Mapping[str, Sequence[str]], request: str | None = None
 ) -> list[tuple[str, Path]]:
     """Find each (layout, folder) with a complete layout, in the order of ``places``, then of ``layouts``; at least one.
 
     A layout lists its required folders and files; names with a suffix are files. ``request`` is the page on which the data
-    set is requested.
+    set is requested (empty: none), None for a data set without ``facts``.
     Raises :class:`DataError`, which lists the missing parts of the nearest layout, or all places searched and ``request``.
     """
     top = Path(root).expanduser()
@@ -35,6 +35,7 @@ def locate(
         f"{name} is not at {top}. Looked for the folders {'; or '.join(map(', '.join, layouts.values()))} in: "
         f"{', '.join(map(str, bases))}. Set the data set's root to the folder that holds them."
         + (f" reidx downloads no data set; request this one at {request}" if request else "")
+        + (f" (`reidx data where {name}` shows its layout)" if request is not None else "")
     )
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar
 
+from reidx.data.datasets.base import Facts
 from reidx.data.datasets.clothes import with_clothes
 from reidx.data.datasets.market import MarketGrammar
 
@@ -29,7 +30,13 @@ class LTCC(MarketGrammar):
     columns: ClassVar[tuple[str, ...]] = ("clothes",)
     folders: ClassVar[Mapping[str, str]] = {"train": "train", "query": "query", "gallery": "test"}
     places = (".", "LTCC_ReID", "LTCC", "ltcc", "LTCC/LTCC_ReID", "ltcc/LTCC_ReID")
-    request = "https://naiq.github.io/LTCC_Perosn_ReID.html"
+    facts = Facts(
+        "https://naiq.github.io/LTCC_Perosn_ReID.html",
+        "LTCC_ReID/\n"
+        "  train/  094_1_c9_015833.png: person, outfit, camera, frame\n"
+        "  query/\n"
+        "  test/",
+    )
     camera_numbers = range(1, 13)
     background = False
     pattern = re.compile(r"(\d+)_\d+_c(\d+)", re.ASCII)

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from reidx.data.datasets.base import Dataset, Split, parse_number
+from reidx.data.datasets.base import Counts, Dataset, Facts, Split, parse_number
 from reidx.data.datasets.folder import read_folder
-from reidx.data.datasets.locate import locate
 from reidx.errors import DataError
 
 
@@ -31,10 +30,7 @@ class MarketGrammar(Dataset):
         "query": "query",
         "gallery": "bounding_box_test",
     }
-    places: ClassVar[tuple[str, ...]] = (".",)
-    """Candidate locations of the folders under the given root, in search order."""
-    request: ClassVar[str] = ""
-    """Page on which the data set is requested, for the message that it is missing."""
+    layouts: ClassVar[Mapping[str, tuple[str, ...]]] = {"": tuple(folders.values())}
     camera_numbers: ClassVar[Sequence[int] | None] = None
     """Camera numbers used in the file names; None: 1..n."""
     background: ClassVar[bool] = True
@@ -43,8 +39,12 @@ class MarketGrammar(Dataset):
     """Pattern of the start of a file name; its groups are the identity and the camera."""
     example: ClassVar[str] = "0002_c1s1_000451_03.jpg"
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.layouts = {"": tuple(cls.folders.values())}
+
     def __init__(self, root: str) -> None:
-        _, base = locate(self.name, root, self.places, {"": tuple(self.folders.values())}, self.request)[0]
+        _, base = self.locate(root)[0]
         self.root = str(base)
         self.dropped, self.remarks = {"junk": 0, "background": 0}, []
         self.train, self.query, self.gallery = (self._read(base / self.folders[s], s) for s in self.folders)
@@ -98,6 +98,14 @@ class Market1501(MarketGrammar):
 
     name = "Market-1501"
     version = "v15.09.15"
+    facts = Facts(
+        "https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html",
+        "Market-1501-v15.09.15/\n"
+        "  bounding_box_train/  0002_c1s1_000451_03.jpg: person, camera, frame, box\n"
+        "  query/\n"
+        "  bounding_box_test/   -1_… is junk, 0000_… is background",
+        {"": {"train": Counts(12_936, 751), "query": Counts(3_368, 750), "gallery": Counts(15_913, 751)}},
+    )
     places = (".", "Market-1501-v15.09.15", "market1501", "market1501/Market-1501-v15.09.15")
     camera_numbers = range(1, 7)
 
@@ -115,6 +123,16 @@ class DukeMTMC(MarketGrammar):
     """
 
     name = "DukeMTMC-reID"
+    facts = Facts(
+        "",
+        "DukeMTMC-reID/\n"
+        "  bounding_box_train/  0001_c2_f0046182.jpg: person, camera, frame\n"
+        "  query/\n"
+        "  bounding_box_test/",
+        {"": {"train": Counts(16_522, 702), "query": Counts(2_228, 702), "gallery": Counts(17_661, 1_110)}},
+        "withdrawn by its authors, because people were filmed and published without their consent; for comparison with earlier "
+        "papers only",
+    )
     places = (
         ".",
         "DukeMTMC-reID",
@@ -140,6 +158,14 @@ class PersonX(MarketGrammar):
     """
 
     name = "PersonX"
+    facts = Facts(
+        "https://github.com/sxzrt/Instructions-of-the-PersonX-dataset",
+        "PersonX/\n"
+        "  bounding_box_train/  0001_c10….jpg: person, camera (3, 4, 8, 10, 11 or 12)\n"
+        "  query/\n"
+        "  bounding_box_test/",
+        {"": {"train": Counts(9_840, None), "query": Counts(5_136, None), "gallery": Counts(30_816, None)}},
+    )
     places = (".", "PersonX", "personx", "personx/PersonX")
     camera_numbers = (3, 4, 8, 10, 11, 12)
     background = False
@@ -158,6 +184,14 @@ class VeRi776(MarketGrammar):
     """
 
     name = "VeRi-776"
+    facts = Facts(
+        "https://github.com/JDAI-CV/VeRidataset",
+        "VeRi/\n"
+        "  image_train/  0001_c001_00016450_0.jpg: vehicle, camera, frame, box\n"
+        "  image_query/\n"
+        "  image_test/",
+        {"": {"train": Counts(37_778, 576), "query": Counts(1_678, 200), "gallery": Counts(11_579, 200)}},
+    )
     folders: ClassVar[Mapping[str, str]] = {
         "train": "image_train",
         "query": "image_query",

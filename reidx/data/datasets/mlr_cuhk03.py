@@ -7,7 +7,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,9 +15,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from PIL import Image
 
-from reidx.data.datasets.base import Dataset, Split
+from reidx.data.datasets.base import Counts, Dataset, Facts, Split
 from reidx.data.datasets.folder import read_folder
-from reidx.data.datasets.locate import locate
 from reidx.data.datasets.market import MarketGrammar
 from reidx.data.decode import decode
 from reidx.errors import DataError
@@ -56,8 +55,23 @@ class MLRCUHK03(Dataset):
     name = "MLR-CUHK03"
     columns: ClassVar[tuple[str, ...]] = ("resolution",)
     places: ClassVar[tuple[str, ...]] = (".", "cuhk03", "CUHK03", "MLR-CUHK03")
+    layouts: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **{boxes: (f"images_{boxes}", f"splits_classic_{boxes}.json") for boxes in ("labeled", "detected")},
+        "repacked": tuple(MarketGrammar.folders.values()),
+    }
     remarks: list[str]
-    request: ClassVar[str] = "http://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html"
+    facts = Facts(
+        "http://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html",
+        "cuhk03/\n"
+        "  images_labeled/  1_001_1_01.png: camera pair, person, view, image\n"
+        "  splits_classic_labeled.json\n"
+        "  (or images_detected/, splits_classic_detected.json)\n"
+        "or re-packed\n"
+        "  bounding_box_train/  0001_c1….png: person, camera (1: low resolution)\n"
+        "  query/\n"
+        "  bounding_box_test/",
+        {"made": {"train": Counts(None, 1_367), "query": Counts(None, 100), "gallery": Counts(None, 100)}},
+    )
 
     def __init__(
         self,
@@ -72,8 +86,9 @@ class MLRCUHK03(Dataset):
                 raise ValueError(f"split is {split} and seed {seed}, but a repacked copy has one split: leave them out.")
             self._take(_Repacked(root))
             return
-        folder, table = f"images_{images}", f"splits_classic_{images}.json"
-        _, base = locate(self.name, root, self.places, {"": (folder, table)}, self.request)[0]
+        folder, table = self.layouts[images]
+        _, base = self.locate(root, {images: self.layouts[images]})[0]
+        self.variant = "made"
         self.root, self.version, self.dropped, self.remarks = str(base), f"{images} boxes, split {split}, seed {seed}", {}, []
         tested = _tested(base / table, split)
         train: list[tuple[str, int, int, int]] = []
@@ -113,7 +128,7 @@ class _Repacked(MarketGrammar):
 
     name = MLRCUHK03.name
     places = MLRCUHK03.places
-    request = MLRCUHK03.request
+    facts = MLRCUHK03.facts
     camera_numbers = (1, 2)
     background = False
     example = "0001_c1….png"

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from reidx.data.datasets.base import PASSED_OVER, Dataset, Split, parse_number
+from reidx.data.datasets.base import PASSED_OVER, Counts, Dataset, Facts, Split, parse_number
 from reidx.data.datasets.lists import check_listed, read_lines, read_list
-from reidx.data.datasets.locate import locate
 from reidx.data.datasets.market import MarketGrammar
 from reidx.data.decode import is_image
 from reidx.errors import DataError
@@ -22,6 +21,7 @@ LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
 REPACKED = "re-packed"
 LINE = re.compile(r"((?:[^/]+/)*[^/_]+_[^/_]+_(\d+)_[^/]+\.jpg)\s+(\d+)", re.ASCII)
 """A line of a list: the path below the image folder, whose file name has the camera as third field, and the identity."""
+TESTED = {"query": Counts(11_659, 3_060), "gallery": Counts(82_161, 3_060)}
 NOT_COMPARABLE = "V2 has blurred faces; results on the two lie 3 to 4 mAP apart and are not comparable"
 
 
@@ -48,6 +48,19 @@ class MSMT17(Dataset):
     """
 
     name = "MSMT17"
+    facts = Facts(
+        "http://www.pkuvmc.com/publications/msmt17.html",
+        "MSMT17_V1/ (or MSMT17_V2/)\n"
+        "  train/ (mask_train_v2/)  0000/0000_000_01_0303morning_0015_0.jpg:\n"
+        "  test/  (mask_test_v2/)   person, image, camera, time\n"
+        "  list_train.txt, list_val.txt, list_query.txt, list_gallery.txt\n"
+        "or re-packed\n"
+        "  bounding_box_train/      0000_c01….jpg: person, camera\n"
+        "  query/\n"
+        "  bounding_box_test/",
+        {"trainval": {"train": Counts(32_621, 1_041), **TESTED}, "train": {"train": Counts(30_248, 1_041), **TESTED}},
+    )
+    separate_ids = True
     places: ClassVar[tuple[str, ...]] = (
         ".",
         *("MSMT17_V1", "MSMT17_V2", "MSMT17", "msmt17", "msmt17/MSMT17_V1", "msmt17/MSMT17_V2"),
@@ -63,8 +76,8 @@ class MSMT17(Dataset):
         version: Literal["V1", "V2", "auto"] = "auto",
         train: Literal["trainval", "train"] = "trainval",
     ) -> None:
-        layout, base = _choose(locate(self.name, root, self.places, self.layouts), version)
-        self.root = str(base)
+        layout, base = _choose(self.locate(root), version)
+        self.root, self.variant = str(base), train
         if layout == REPACKED:
             if train != "trainval":
                 raise DataError(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from reidx.data.datasets.base import Dataset, Split, parse_number
+from reidx.data.datasets.base import Dataset, Facts, Split, parse_number
 from reidx.data.datasets.clothes import with_clothes
 from reidx.data.datasets.folder import read_folder
-from reidx.data.datasets.locate import locate
 from reidx.errors import DataError
 
 CAMERAS = "ABC"
@@ -35,11 +35,19 @@ class PRCC(Dataset):
     columns: ClassVar[tuple[str, ...]] = ("clothes",)
     places: ClassVar[tuple[str, ...]] = (".", "prcc", "PRCC")
     remarks: list[str]
-    request: ClassVar[str] = "https://www.isee-ai.cn/%7Eyangqize/clothing.html"
+    layouts: ClassVar[Mapping[str, tuple[str, ...]]] = {"": ("rgb/train", *(f"rgb/test/{camera}" for camera in CAMERAS))}
+    facts = Facts(
+        "https://www.isee-ai.cn/%7Eyangqize/clothing.html",
+        "prcc/\n"
+        "  rgb/train/001/   A_cropped_rgb001.jpg: a folder for each person,\n"
+        "                   names begin with the camera\n"
+        "  rgb/test/A/002/  cropped_rgb001.jpg: a folder for each camera and person\n"
+        "  rgb/test/B/      the same clothes as A\n"
+        "  rgb/test/C/      other clothes",
+    )
 
     def __init__(self, root: str) -> None:
-        folders = ("rgb/train", *(f"rgb/test/{camera}" for camera in CAMERAS))
-        _, base = locate(self.name, root, self.places, {"": folders}, self.request)[0]
+        _, base = self.locate(root)[0]
         self.root, self.dropped, self.remarks = str(base), {}, []
         train = self._read(base / "rgb" / "train")
         gallery, *queries = (self._read(base / "rgb" / "test" / camera, camera) for camera in CAMERAS)

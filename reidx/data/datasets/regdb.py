@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from reidx.data.datasets.base import Dataset, Split, parse_number
+from reidx.data.datasets.base import Counts, Dataset, Facts, Split, parse_number
 from reidx.data.datasets.lists import check_listed, read_list
-from reidx.data.datasets.locate import locate
 from reidx.data.datasets.sysu_mm01 import INFRARED, VISIBLE
 
 TRIALS = range(1, 11)
@@ -37,7 +37,20 @@ class RegDB(Dataset):
     name = "RegDB"
     columns: ClassVar[tuple[str, ...]] = ("modality",)
     places: ClassVar[tuple[str, ...]] = (".", "RegDB", "regdb")
-    request: ClassVar[str] = "http://dm.dongguk.edu/link.html"
+    layouts: ClassVar[Mapping[str, tuple[str, ...]]] = {"": ("Visible", "Thermal", "idx")}
+    separate_ids = True
+    facts = Facts(
+        "http://dm.dongguk.edu/link.html",
+        "RegDB/\n"
+        "  Visible/1/  male_front_v_00012_1.bmp: a folder for each person\n"
+        "  Thermal/1/\n"
+        "  idx/        train_visible_1.txt … train_visible_10.txt, and the same of\n"
+        "              train_thermal, test_visible and test_thermal",
+        {
+            kind: {"train": Counts(images, 206), "query": Counts(2_060, 206), "gallery": Counts(2_060, 206)}
+            for kind, images in (("both", 4_120), ("visible", 2_060), ("infrared", 2_060))
+        },
+    )
 
     def __init__(
         self,
@@ -49,9 +62,10 @@ class RegDB(Dataset):
         if trial not in TRIALS:
             raise ValueError(f"trial is {trial}; the trials are {TRIALS[0]} to {TRIALS[-1]}.")
         lists = [f"idx/{split}_{kind}_{trial}.txt" for split in ("train", "test") for kind in ("visible", "thermal")]
-        _, base = locate(self.name, root, self.places, {"": ("Visible", "Thermal", *lists)}, self.request)[0]
+        _, base = self.locate(root, {"": ("Visible", "Thermal", *lists)})[0]
         self.root, self.version, self.dropped = str(base), f"trial {trial}", {}
-        self.modality, self.direction = modality, f"{query} to {'infrared' if query == 'visible' else 'visible'}"
+        self.modality = self.variant = modality
+        self.direction = f"{query} to {'infrared' if query == 'visible' else 'visible'}"
         learnt, tested = ({kind: base / f"idx/{split}_{kind}_{trial}.txt" for kind in KINDS} for split in ("train", "test"))
         self.train = _read(base, learnt, modality)
         self.query, self.gallery = (_read(base, tested, side) for side in self.direction.split(" to "))

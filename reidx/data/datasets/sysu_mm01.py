@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from reidx.data.datasets.base import Dataset, Split, parse_number
+from reidx.data.datasets.base import Counts, Dataset, Facts, Split, parse_number
 from reidx.data.datasets.folder import read_folder
 from reidx.data.datasets.lists import read_lines
-from reidx.data.datasets.locate import locate
 from reidx.errors import DataError
 
 VISIBLE, INFRARED = 0, 1
@@ -41,16 +40,27 @@ class SYSUMM01(Dataset):
     columns: ClassVar[tuple[str, ...]] = ("modality",)
     places: ClassVar[tuple[str, ...]] = (".", "SYSU-MM01", "sysu", "sysu/SYSU-MM01")
     remarks: list[str]
-    request: ClassVar[str] = "https://www.isee-ai.cn/project/RGBIRReID.html"
+    layouts: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "": (
+            *(f"cam{camera}" for camera in CAMERAS["both"]),
+            *(f"exp/{split}_id.txt" for split in ("train", "val", "test")),
+        )
+    }
+    facts = Facts(
+        "https://www.isee-ai.cn/project/RGBIRReID.html",
+        "SYSU-MM01/\n"
+        "  cam1/0007/  0001.jpg: a folder for each camera and person\n"
+        "  cam2/ … cam6/\n"
+        "  exp/        train_id.txt, val_id.txt, test_id.txt: people, with commas",
+        {"": {"train": Counts(None, 395), "query": Counts(3_803, 96), "gallery": Counts(None, 96)}},
+    )
 
     def __init__(self, root: str, modality: Literal["visible", "infrared", "both"] = "both") -> None:
-        folders = [f"cam{camera}" for camera in CAMERAS["both"]]
-        lists = [f"exp/{split}_id.txt" for split in ("train", "val", "test")]
-        _, base = locate(self.name, root, self.places, {"": (*folders, *lists)}, self.request)[0]
+        _, base = self.locate(root)[0]
         self.root, self.modality = str(base), modality
         self.dropped, self.remarks = {}, []
         split_of: dict[int, str] = {}
-        for path in (base / listed for listed in lists):
+        for path in (base / f"exp/{split}_id.txt" for split in ("train", "val", "test")):
             for person in _people(path):
                 if person in split_of:
                     raise DataError(

@@ -4,9 +4,17 @@ They test a loader, a filter and a protocol where the data set itself cannot be 
 one family; `MINIATURES` lists all.
 """
 
-from reidx.testing.miniatures import image_folder, ltcc
+from reidx.testing.miniatures import image_folder, ltcc, market, mlr_cuhk03, msmt17, prcc, visible_infrared
 from reidx.testing.miniatures.base import Miniature
 
-MINIATURES: tuple[Miniature, ...] = (*ltcc.MINIATURES, *image_folder.MINIATURES)
+MINIATURES: tuple[Miniature, ...] = (
+    *market.MINIATURES,
+    *msmt17.MINIATURES,
+    *visible_infrared.MINIATURES,
+    *ltcc.MINIATURES,
+    *prcc.MINIATURES,
+    *mlr_cuhk03.MINIATURES,
+    *image_folder.MINIATURES,
+)
 
 __all__ = ["MINIATURES", "Miniature"]
