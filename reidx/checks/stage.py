@@ -11,13 +11,13 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from reidx.checks.base import StageChecker, join_names, taking
+from reidx.checks.base import StageChecker, join_names, providing, taking
 from reidx.checks.labelling import LabellingChecker
 from reidx.checks.objective import ObjectiveChecker
 from reidx.config.node import KeyPath, dotted
 from reidx.config.parts import Part, parts_of
 from reidx.config.schema import MemorySlot, Stage, memory_streams, names_in
-from reidx.contracts import RESERVED, inputs_of_kind, overrides_update
+from reidx.contracts import OTHER_LABELS, RESERVED, inputs_by_method, inputs_of_kind, overrides_update
 from reidx.errors import ConfigError
 from reidx.registry.build import contract
 from reidx.registry.discovery import registry
@@ -303,17 +303,29 @@ class _StageCheck(StageChecker):
         for stream in names_in(memory.stream):
             self.check_one_of((*at, "stream"), stream, self.stage.sources, "stream")
             if self.stage.sources[stream].labels != memory.labels:
-                raise self.error(
-                    (*at, "stream"),
-                    f"stream {stream!r} carries labels {self.stage.sources[stream].labels!r}, the memory holds "
-                    f"{memory.labels!r}.",
-                )
+                self.check_matched_stream((*at, "stream"), stream, memory)
         for network in names_in(memory.network):
             self.check_streams_of_network((*at, "stream"), network, names_in(memory.stream))
         part, domain = Part("memory", memory.memory, (*at, "memory"), memory), self.domain_of_labels(memory.labels)
         self.check_named_inputs(part, domain)
         self.check_provided_names(part, domain)
         self.check_part_features("memory", memory.memory, {"features": memory.feature}, (*at, "feature"))
+
+    def check_matched_stream(self, at: KeyPath, stream: str, memory: MemorySlot) -> None:
+        """Raise unless a matcher gives the images of a stream labels of a memory's labelling that the memory can use."""
+        source, name = self.stage.sources[stream], memory.memory["type"]
+        said = f"stream {stream!r} carries labels {source.labels!r}, the memory holds {memory.labels!r}"
+        between = [slot.matcher for slot in self.stage.matching if set(slot.labellings) == {source.labels, memory.labels}]
+        if not any(OTHER_LABELS in contract("matcher", matcher).provides for matcher in between):
+            found = join_names(providing("matcher", {OTHER_LABELS}))
+            raise self.error(
+                at, f"{said}. It may update the memory if a matching of both provides {OTHER_LABELS!r}. Installed matchers "
+                f"that do: {found}."
+            )
+        component = registry().find("memory", name).class_or_outline()
+        needed, optional = inputs_by_method("memory", component).get("update", (set(), set()))
+        if hasattr(component, "images") or contract("memory", memory.memory).column_meaning or needed | optional:
+            raise self.error(at, f"{said}, and {name} is updated by more than labels: by positions or columns of its images.")
 
 
 def _stage_of(reference: str | None) -> str | None:

@@ -200,7 +200,8 @@ class MemorySlot:
     labels: str = "main"
     """The labelling whose labels its rows stand for."""
     stream: str | list[str] | None = None
-    """The streams that update it; null: all streams with its labels that its networks see."""
+    """The streams that update it; null: all streams with its labels that its networks see. A stream of another labelling
+    updates the clusters that a matcher of both gives to its images as ``other_labels``."""
     when: Literal["after", "before"] = "after"
     """Time of the update in a step: after the optimiser's step, or before the objective is computed."""
 

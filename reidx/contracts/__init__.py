@@ -3,6 +3,7 @@
 from reidx.contracts.declarations import (
     CAMERAS,
     CLUSTERER_INPUTS,
+    OTHER_LABELS,
     OUTLIERS,
     Batch,
     Call,
@@ -37,6 +38,7 @@ __all__ = [
     "CLUSTERER_INPUTS",
     "HONOURED",
     "INPUTS",
+    "OTHER_LABELS",
     "OUTLIERS",
     "OUTLIERS_OF",
     "RESERVED",

@@ -170,6 +170,9 @@ class Summary(NamedTuple):
     facts: Mapping[str, float] = MappingProxyType({})
 
 
+OTHER_LABELS = "other_labels"
+"""The array by which a matcher of two labellings gives each image its cluster of the other one, −1 for none."""
+
 CAMERAS = ("required", "used", "unused")
 OUTLIERS = ("", "emits", "never", "draw", "drop", "keep")
 CLUSTERER_INPUTS = ("", "graph", "features")

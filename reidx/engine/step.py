@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from reidx import distributed
 from reidx.config.schema import memory_streams, names_in
-from reidx.contracts import Batch, Features, argument_names, mean_normalized
+from reidx.contracts import OTHER_LABELS, Batch, Features, argument_names, mean_normalized
 from reidx.engine.objective import BoundTerm, Objective, average_of, column_of
 from reidx.memories import Memory
 from reidx.models.forward import forward_in_parts
@@ -235,24 +235,29 @@ class StageModel(BaseModel):
 
     @torch.no_grad()
     def _update_memories(self, when: str) -> None:
-        """Update, with one call each, the memories whose ``when`` (before, after) matches, from the current step."""
-        assert self._last_step is not None
-        outputs, streams = self._last_step
+        """Update the memories whose ``when`` (before, after) matches from the current step, by a call for each labelling.
+
+        The calls are in the order of a memory's streams.
+        """
         for name, wiring in self.memory_wiring.items():
             if wiring.get("when", "after") != when:
                 continue
-            memory: Memory = self.memories[name]  # type: ignore[assignment]
-            taken = memory_streams(wiring, self.stream_labels, self.network_streams)
-            if taken:
-                networks, on = names_in(wiring["network"]), wiring["feature"]
-                features = [mean_normalized([outputs[network][stream][on] for network in networks]) for stream in taken]
-                targets = [streams[stream].targets for stream in taken]
-                index = [streams[stream].index for stream in taken]
-                seen = torch.cat(features), torch.cat(targets), torch.cat(index)  # type: ignore[arg-type]
-                batches = [streams[stream] for stream in taken]
-                named = {name: column_of(batches, name) for name in argument_names(memory.update)}
-                named = {name: column for name, column in named.items() if column is not None}
-                call("memory", memory, "update", memory.update, *seen, **named)
+            streams = memory_streams(wiring, self.stream_labels, self.network_streams)
+            for labels in dict.fromkeys(self.stream_labels[stream] for stream in streams):
+                taken = [stream for stream in streams if self.stream_labels[stream] == labels]
+                self._update_memory(self.memories[name], wiring, taken, labels == wiring["labels"])  # type: ignore[arg-type]
+
+    def _update_memory(self, memory: Memory, wiring: Mapping[str, Any], taken: Sequence[str], own: bool) -> None:
+        """Update a memory with the images of streams; the targets are their labels, or without ``own`` their matches."""
+        assert self._last_step is not None
+        outputs, batches = self._last_step[0], [self._last_step[1][stream] for stream in taken]
+        networks, on = names_in(wiring["network"]), wiring["feature"]
+        features = [mean_normalized([outputs[network][stream][on] for network in networks]) for stream in taken]
+        targets = [batch.targets if own else batch.extra[OTHER_LABELS] for batch in batches]
+        seen = torch.cat(features), torch.cat(targets), torch.cat([batch.index for batch in batches])  # type: ignore[arg-type]
+        named = {name: column_of(batches, name) for name in argument_names(memory.update)}
+        named = {name: column for name, column in named.items() if column is not None}
+        call("memory", memory, "update", memory.update, *seen, **named)
 
 
 def _known(batch: Batch, names: Collection[str]) -> Columns:

@@ -46,8 +46,8 @@ class Memory(nn.Module, ABC):
     def update(self, features: Tensor, targets: Tensor, index: Tensor) -> None:
         """Update the memory with a step: detached features (B,D), targets (B,) and index (B,).
 
-        An image with several views appears once for each. A subclass with a further argument ``cameras`` gets the
-        cameras (B,).
+        An image with several views appears once for each. Images of another labelling (``stream``) are in a call of their
+        matched targets, −1 without a match. A subclass with a further argument ``cameras`` gets the cameras (B,).
         """
 
     def restore(self, state: Mapping[str, Tensor]) -> None:

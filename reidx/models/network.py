@@ -98,12 +98,13 @@ class Network(nn.Module):
     def refit(
         self, weights: Mapping[str, Tensor], trained_at: tuple[int, int] | None, where: str
     ) -> dict[str, Tensor]:
-        """Adapt ``weights``, trained at image size ``trained_at`` (None: unknown), to this network's image size.
+        """Adapt ``weights``, trained at image size ``trained_at`` (None: unknown), to this network.
 
-        A backbone whose tensors depend on the image size has a method ``refit`` of the same form, which resizes them.
-        Raises :class:`CheckpointError`, which names ``where``, for weights that cannot be resized.
+        A backbone has a method ``refit`` of the same form if its tensors depend on the image size, or if it can start from
+        the weights of another backbone. Raises :class:`CheckpointError`, which names ``where``, for weights that cannot be
+        resized.
         """
-        if self.image_size in (None, trained_at) or not hasattr(self.backbone, "refit"):
+        if self.image_size is None or not hasattr(self.backbone, "refit"):
             return dict(weights)
         own = {name: value for name, value in weights.items() if name.startswith("backbone.")}
         inner = {name.removeprefix("backbone."): value for name, value in own.items()}

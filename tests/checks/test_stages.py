@@ -226,6 +226,26 @@ class Shouts:
     provides = frozenset({"targets"})
 
 
+class Rows:
+    """Memory that is updated by labels."""
+
+    def __init__(self, dim: int) -> None: ...
+
+    def update(self, features, targets, index): ...
+
+
+class ImageRows(Rows):
+    """Memory with an entry for each image."""
+
+    images = None
+
+
+class CameraRows(Rows):
+    """Memory that is updated by labels and cameras."""
+
+    def update(self, features, targets, index, cameras=None): ...
+
+
 class Across(nn.Module):
     """Loss that reads scores of another labelling's clusters."""
 
@@ -244,8 +264,10 @@ MATCHED = {
 
 @pytest.fixture
 def matchers(register):
-    for kind, part in (("matcher", Pairs), ("matcher", Greets), ("matcher", Shouts), ("loss", Across)):
-        register(kind, part)
+    parts = {"matcher": (Pairs, Greets, Shouts), "loss": (Across,), "memory": (Rows, ImageRows, CameraRows)}
+    for kind, classes in parts.items():
+        for part in classes:
+            register(kind, part)
 
 
 @pytest.mark.usefixtures("matchers")
@@ -257,6 +279,26 @@ def test_loss_reads_scores_and_matches_of_another_labelling(refused):
     )
     assert refused(**MATCHED) == lacking
     assert refused(**MATCHED, matching=[{**PAIRS, "labellings": ["infrared", "thermal"]}]) == lacking
+
+
+@pytest.mark.usefixtures("matchers")
+@pytest.mark.parametrize(
+    ("memory", "matching", "message"),
+    [
+        ("Rows", PAIRS, ""),
+        ("Rows", {**PAIRS, "labellings": ["infrared", "visible"]}, ""),
+        ("Rows", {**PAIRS, "labellings": ["infrared", "thermal"]}, "'other_labels'. Installed matchers that do: Pairs."),
+        ("ImageRows", PAIRS, "ImageRows is updated by more than labels: by positions or columns of its images."),
+        ("CameraRows", PAIRS, "CameraRows is updated by more than labels: by positions or columns of its images."),
+    ],
+)
+def test_matched_stream_updates_a_memory(refused, memory, matching, message):
+    rows = {"memory": memory, "labels": "infrared", "stream": ["visible", "infrared"]}
+    term = {"loss": "CrossEntropy", "stream": "infrared", "memory": "infrared_rows"}
+    found = refused(**{**MATCHED, "memories": {"infrared_rows": rows}, "objective": [term]}, matching=[matching])
+    assert found.endswith(message) and bool(found) == bool(message)
+    if message:
+        assert "stages.0.memories.infrared_rows.stream: stream 'visible' carries labels 'visible', the memory holds" in found
 
 
 @pytest.mark.usefixtures("matchers")
@@ -718,7 +760,7 @@ def test_the_streams_of_a_memory(refused):
     message = refused(
         streams=streams, memories={"rows": {**ROWS, "stream": ["target", "second"]}}, objective=[{**TERM, "stream": "target"}]
     )
-    assert message.endswith("stream 'second' carries labels 'identity', the memory holds 'main'.")
+    assert "stream 'second' carries labels 'identity', the memory holds 'main'. It may update" in message
 
 
 def test_views(refused):

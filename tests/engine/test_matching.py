@@ -20,12 +20,14 @@ import reidx
 from reidx.config.config import Config
 from reidx.contracts import LabelSet, RefinerContext
 from reidx.engine.extract import extract
+from reidx.memories import Memory
 from reidx.memories.classifier import LinearClassifier
 from reidx.runs import checkpoint as checkpoints
 from reidx.testing.colours import coloured_people
 from reidx.testing.runs import assert_resumes
 from reidx.testing.tiny import tiny_domain, tiny_experiment
 
+MODEL = {"backbone": {"type": "Timm", "name": "test_resnet"}, "fusion": {"type": "GlobalPool"}, "bn_group": 2}
 SEEN: list[tuple[int, list[LabelSet], list[RefinerContext]]] = []
 """Inputs of the matcher, call by call."""
 
@@ -88,12 +90,38 @@ PASSED: list[tuple[Tensor, Tensor]] = []
 """Positions and matches of the images in each call of the loss."""
 
 
+class Sums(Memory):
+    """Sum of the features that updated each row."""
+
+    rows: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.zeros(0, dim))
+
+    def reset(self, features: Tensor | None, labels: Tensor) -> None:
+        self.rows = torch.zeros(int(labels.max()) + 1, self.rows.shape[1])
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features @ self.rows.T
+
+    def update(self, features: Tensor, targets: Tensor, index: Tensor) -> None:
+        UPDATES.append((targets.tolist(), index.numpy()))
+        self.rows.index_add_(0, targets[targets >= 0], features[targets >= 0])
+
+
+UPDATES: list[tuple[list[int], np.ndarray]] = []
+"""Targets and positions of the images in each call of the memory."""
+
+
 @pytest.fixture
 def parts(register: Callable[[str, type], None]) -> None:
     register("matcher", Pairs)
     register("loss", Across)
+    register("memory", Sums)
     SEEN.clear()
     PASSED.clear()
+    UPDATES.clear()
 
 
 def two_modalities(root: Path, every: tuple[int, int] = (1, 1), **matcher: Any) -> dict[str, Any]:
@@ -117,11 +145,11 @@ def two_modalities(root: Path, every: tuple[int, int] = (1, 1), **matcher: Any) 
     }
 
 
-def work(rank: int, world: int, meet: str, config: Config, folder: str) -> None:
+def work(rank: int, world: int, meet: str, config: Config, folder: str, check: Callable[[], None]) -> None:
     torch.set_num_threads(1)  # a forked process must not use the thread pool of its parent
     dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=world)
     reidx.run(config, folder, progress="quiet")
-    check_passed()
+    check()
     dist.destroy_process_group()
 
 
@@ -136,25 +164,47 @@ def check_passed() -> None:
         assert others.tolist() == expected[index.numpy()].tolist()
 
 
+def check_updates() -> None:
+    """Raise unless each step updates with the matches of the visible images, then with the labels of the infrared ones."""
+    assert len(SEEN) == 3 and len(UPDATES) == 12
+    for number, (targets, index) in enumerate(UPDATES):
+        _, labels, contexts = SEEN[number // 4]
+        matches = Pairs(["visible", "infrared"])(labels, contexts)[0].extra["other_labels"]
+        SEEN.pop()
+        assert len(targets) == 8 and targets == (labels[1].labels if number % 2 else matches)[index].tolist()
+
+
+def run_on(world: int, config: Config, folder: Path, check: Callable[[], None]) -> None:
+    if world == 1:
+        reidx.run(config, folder / "run", progress="quiet")
+        check()
+    else:
+        arguments = (world, str(folder / "meet"), config, str(folder / "run"), check)
+        multiprocessing.start_processes(work, arguments, nprocs=world, start_method="fork")
+
+
 @pytest.mark.usefixtures("parts")
 @pytest.mark.parametrize("world", [1, 2])
 def test_losses_get_the_matches_of_their_images(
     world: int, experiment: Callable[..., Path], domains_root: Path, tmp_path: Path
 ) -> None:
     changes = two_modalities(domains_root)
-    model = {"backbone": {"type": "Timm", "name": "test_resnet"}, "fusion": {"type": "GlobalPool"}, "bn_group": 2}
-    config = reidx.load_config(experiment(**changes, model=model))
-    if world == 1:
-        reidx.run(config, tmp_path / "run", progress="quiet")
-        check_passed()
-    else:
-        arguments = (world, str(tmp_path / "meet"), config, str(tmp_path / "run"))
-        multiprocessing.start_processes(work, arguments, nprocs=world, start_method="fork")
+    run_on(world, reidx.load_config(experiment(**changes, model=MODEL)), tmp_path, check_passed)
     state = checkpoints.load(tmp_path / "run/1-adapt/epoch_3.pth")["reidx"]
     assert state["refiners"]["matching[0].Pairs"] == {"calls": 3}
     assert set(state["labels"]["visible"]) == {"labels", "other_labels"}
     entry = state["history"][-1]
     assert entry["visible/paired"] == entry["infrared/paired"] == min(entry["visible/clusters"], entry["infrared/clusters"])
+
+
+@pytest.mark.usefixtures("parts")
+@pytest.mark.parametrize("world", [1, 2])
+def test_images_update_the_memory_of_the_other_labelling(
+    world: int, experiment: Callable[..., Path], domains_root: Path, tmp_path: Path
+) -> None:
+    changes = two_modalities(domains_root)
+    changes["memories"]["infrared"] = {"memory": "Sums", "labels": "infrared", "stream": ["visible", "infrared"]}
+    run_on(world, reidx.load_config(experiment(**changes, model=MODEL)), tmp_path, check_updates)
 
 
 @pytest.mark.usefixtures("parts")

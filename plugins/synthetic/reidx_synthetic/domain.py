@@ -23,7 +23,9 @@ from reidx_synthetic.camera import Camera, in_the_dark, render_person, sample_ca
 from reidx_synthetic.infrared import in_infrared
 
 VERSION = 1
-"""Format version, incremented whenever the same arguments render different pictures."""
+"""Format version of visible pictures, incremented whenever the same arguments render different ones."""
+INFRARED_VERSION = 2
+"""Format version of infrared pictures, incremented in the same way."""
 
 MANIFEST = "synthetic.json"
 INFRARED = 10
@@ -94,7 +96,7 @@ def render_domain(
         "counts": counts,
     }
     if infrared_cameras:  # absent from the manifests of folders without them
-        manifest["infrared_cameras"] = infrared_cameras
+        manifest |= {"infrared_cameras": infrared_cameras, "infrared_version": INFRARED_VERSION}
     if _is_finished(root, manifest):
         return root
     root.parent.mkdir(parents=True, exist_ok=True)

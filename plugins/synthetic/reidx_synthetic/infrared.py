@@ -10,16 +10,21 @@ from PIL import Image, ImageFilter
 from reidx_synthetic.appearance import Appearance, Fabric
 from reidx_synthetic.canvas import RGB
 
+OPAQUE = 0.65
+"""Share of the dyes that are opaque in near-infrared."""
+
 
 def in_infrared(look: Appearance, rng: np.random.Generator) -> Appearance:
     """Return the person with grey levels, the near-infrared reflectances, in place of colours.
 
-    Most dyes are transparent in near-infrared, so the level of an item is drawn from `rng` and depends little on its colour.
-    Skin and hair are bright. The same `rng` gives the same levels, so that clothes look the same in all pictures.
+    A dye is opaque in near-infrared, with probability :data:`OPAQUE`, and keeps its brightness; or it is transparent and
+    shows the textile, which is bright. Skin and hair are bright. The same `rng` gives the same levels, so that clothes look
+    the same in all pictures.
     """
 
     def cloth(colour: RGB) -> RGB:
-        return _grey(0.12 * sum(colour) / 3 + float(rng.uniform(0.1, 0.85)))
+        textile, opaque = float(rng.uniform(0.5, 0.85)), rng.random() < OPAQUE
+        return _grey(sum(colour) / 3 if opaque else textile)
 
     def fabric(visible: Fabric) -> Fabric:
         return replace(visible, colour=cloth(visible.colour), accent=cloth(visible.accent))

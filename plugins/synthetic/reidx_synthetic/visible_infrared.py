@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -11,7 +12,7 @@ import numpy as np
 from reidx.data.datasets.base import Split
 from reidx.data.datasets.market import MarketGrammar
 from reidx.data.datasets.sysu_mm01 import INFRARED, VISIBLE
-from reidx_synthetic.domain import VERSION, render_domain
+from reidx_synthetic.domain import DISTRACTOR, INFRARED_VERSION, VERSION, render_domain
 
 
 class VisibleInfrared(MarketGrammar):
@@ -21,8 +22,10 @@ class VisibleInfrared(MarketGrammar):
     are visible and give the pictures of ``People`` with these arguments; ``infrared_cameras`` cameras at night follow.
 
     ``modality`` selects the training images: the ``visible`` or the ``infrared`` ones, a domain each for unsupervised methods,
-    or ``both``. The queries are all infrared test images, the gallery all visible ones. The column ``modality`` is 0 for
-    visible and 1 for infrared images. The other arguments are those of ``People``.
+    or ``both``. ``test`` selects the test images: for ``cross`` the queries are all infrared ones, the gallery all visible
+    ones; for ``visible`` and ``infrared`` the first picture of each person and camera of that modality is a query, and the
+    gallery has the others. The column ``modality`` is 0 for visible and 1 for infrared images. The other arguments are
+    those of ``People``.
 
     Raises :class:`DataError` for arguments that make no valid benchmark, or if that folder holds something else.
     """
@@ -34,6 +37,7 @@ class VisibleInfrared(MarketGrammar):
         root: str = "data/synthetic",
         domain: str = "source",
         modality: Literal["visible", "infrared", "both"] = "both",
+        test: Literal["cross", "visible", "infrared"] = "cross",
         identities: tuple[int, int] = (150, 60),
         images_per_camera: int = 4,
         cameras: int = 4,
@@ -45,15 +49,14 @@ class VisibleInfrared(MarketGrammar):
         if infrared_cameras < 1:
             raise ValueError(f"infrared_cameras is {infrared_cameras}; a pair needs 1 or more")
         self.name = f"Synthetic {domain}, visible and infrared"
-        self.version = f"v{VERSION} seed {seed}"
+        self.version = f"v{VERSION}.{INFRARED_VERSION} seed {seed}"
         self.modality, self.visible_cameras = modality, cameras
         folder = Path(root).expanduser() / f"{domain}-infrared-seed{seed}"
-        train, test = identities
         height, width = size
         render_domain(
             folder,
             domain,
-            identities=(train, test),
+            identities=(identities[0], identities[1]),
             images_per_camera=images_per_camera,
             cameras=cameras,
             infrared_cameras=infrared_cameras,
@@ -62,6 +65,11 @@ class VisibleInfrared(MarketGrammar):
             progress=progress,
         )
         super().__init__(str(folder))
+        if test != "cross":
+            self.name = f"Synthetic {domain}, tested on {test} images"
+            held_out = self.gallery if test == "visible" else self.query
+            first = _first_pictures(held_out)
+            self.query, self.gallery = _select(held_out, first), _select(held_out, ~first)
 
     def card(self) -> dict[str, Any]:
         """The usual card, with the modality of the training images."""
@@ -70,9 +78,23 @@ class VisibleInfrared(MarketGrammar):
     def _read(self, folder: Path, split: str) -> Split:
         whole = super()._read(folder, split)
         modality = np.where(whole.cameras < self.visible_cameras, VISIBLE, INFRARED)
-        kept = np.full(len(whole), True)
+        whole = replace(whole, columns={"modality": modality})
         if split == "train" and self.modality != "both":
-            kept = modality == (VISIBLE if self.modality == "visible" else INFRARED)
-        assert whole.ids is not None  # the names give all identities
-        rows = zip(whole.paths, whole.ids, whole.cameras, modality, strict=True)
-        return Split.of([row for row, keep in zip(rows, kept, strict=True) if keep], "modality")
+            return _select(whole, modality == (VISIBLE if self.modality == "visible" else INFRARED))
+        return whole
+
+
+def _select(split: Split, kept: np.ndarray) -> Split:
+    """The images of a split selected by the mask ``kept`` (N,)."""
+    paths = [path for path, keep in zip(split.paths, kept, strict=True) if keep]
+    columns = {name: column[kept] for name, column in split.columns.items()}
+    assert split.ids is not None  # the names give all identities
+    return Split(paths, split.ids[kept], split.cameras[kept], columns)
+
+
+def _first_pictures(split: Split) -> np.ndarray:
+    """Mask (N,) of the first picture of each person and camera; false alarms have none."""
+    assert split.ids is not None
+    first = np.full(len(split), False)
+    first[np.unique(np.stack([split.ids, split.cameras]), axis=1, return_index=True)[1]] = True
+    return first & (split.ids != DISTRACTOR)

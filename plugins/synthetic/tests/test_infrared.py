@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from reidx_synthetic.appearance import WARDROBES, Appearance, Fabric, sample_appearance
 from reidx_synthetic.domain import render_domain
-from reidx_synthetic.infrared import in_infrared
+from reidx_synthetic.infrared import OPAQUE, in_infrared
 from reidx_synthetic.visible_infrared import VisibleInfrared
 
 import reidx
@@ -64,6 +64,19 @@ def test_modality_selects_the_training_images(root: Path, pair: VisibleInfrared)
     assert set(visible.train.ids) == set(infrared.train.ids) == set(pair.train.ids)
     assert visible.query.paths == infrared.query.paths == pair.query.paths
     assert infrared.card()["train_modality"] == "infrared" and infrared.card()["train"]["cameras"] == 2
+
+
+def test_single_modality_has_the_test_split_of_plain_people(root: Path, pair: VisibleInfrared, tmp_path: Path) -> None:
+    """The visible test images are those of `People`, and each of the infrared ones is on one side."""
+    visible, infrared = (VisibleInfrared(str(root), **SMALL, test=one) for one in ("visible", "infrared"))  # type: ignore[arg-type]
+    plain = render_domain(tmp_path / "plain", **{**SMALL, "infrared_cameras": 0})
+    for split, folder in ((visible.query, "query"), (visible.gallery, "bounding_box_test")):
+        assert [Path(path).name for path in split.paths] == sorted(path.name for path in (plain / folder).iterdir())
+    assert (len(infrared.query), len(infrared.gallery)) == (4 * 2, 4 * 2)
+    assert sorted(infrared.query.paths + infrared.gallery.paths) == sorted(pair.query.paths)
+    assert all(path.endswith("00_00.jpg") for path in infrared.query.paths), "the picture with index 0"
+    assert set(infrared.query.columns["modality"]) == set(infrared.gallery.columns["modality"]) == {1}
+    assert infrared.train.paths == pair.train.paths and infrared.name != pair.name
 
 
 @pytest.mark.parametrize(
@@ -119,12 +132,15 @@ def level(colour: tuple[float, float, float]) -> float:
     return colour[0]
 
 
-def test_reflectance_is_nearly_independent_of_colour() -> None:
+def test_opaque_dyes_keep_their_brightness() -> None:
     looks = [look_of(seed) for seed in range(400)]
     dark = [in_infrared(look, np.random.default_rng(seed)) for seed, look in enumerate(looks)]
     brightness = [sum(look.upper_fabric.colour) / 3 for look in looks]
     levels = [level(look.upper_fabric.colour) for look in dark]
-    assert abs(np.corrcoef(brightness, levels)[0, 1]) < 0.3
+    kept = np.isclose(brightness, levels)
+    assert abs(kept.mean() - OPAQUE) < 0.07
+    transparent = np.array([brightness, levels])[:, ~kept]
+    assert transparent[1].min() >= 0.5 and abs(np.corrcoef(transparent)[0, 1]) < 0.3
     assert np.std(levels) > 0.15 and 0 < min(levels) < max(levels) < 1
     assert min(level(look.skin) for look in dark) > 0.8 and min(level(look.hair_colour) for look in dark) >= 0.5
     assert dark[3] == in_infrared(looks[3], np.random.default_rng(3)), "the same person has the same levels"

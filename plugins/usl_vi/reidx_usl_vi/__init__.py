@@ -21,8 +21,10 @@ def reidx_plugin() -> PluginInfo:
         url="https://github.com/zesenwu23/USL-VI-ReID",
         licence="Apache-2.0",
         deviations=(
-            "The cross-modality term updates no memory; in the released code its images also update the other modality's rows.",
-            "The matching ends when every cluster has a partner; the released code makes two rounds.",
+            "All terms of a step read the rows from before the step; in the released code one term's backward pass updates the "
+            "rows that the next one reads.",
+            "The matching ends when every cluster has a partner; the released code makes two rounds, and none with fewer "
+            "visible than infrared clusters.",
             "A gain for each channel replaces the jitter of brightness, contrast, saturation and hue.",
             "The second stage starts from the last epoch of the first, and the last epoch is reported; the released code takes "
             "the best ones on the test set.",

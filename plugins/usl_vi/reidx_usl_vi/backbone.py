@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
@@ -25,8 +26,9 @@ class TwoStem(nn.Module):
 
     Maps images (B,3,H,W) and their column ``modality`` (B,), 0 for visible and 1 for infrared, to a map (B,C,h,w).
 
-    ``of`` is the spec of a backbone with a timm ResNet, such as ``Timm``. Both stems start from its weights. A stem, the
-    layers before the first stage with their BatchNorm, gets only the images of its modality; all other layers are shared.
+    ``of`` is the spec of a backbone with a timm ResNet, such as ``Timm``. Both stems start from its weights, and also from
+    those of the ResNet's stem in a checkpoint of ``of`` alone. A stem, the layers before the first stage with their
+    BatchNorm, gets only the images of its modality; all other layers are shared.
     Source: AGW (Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook", TPAMI 2021), the network of
     ADCA and PGM.
 
@@ -55,6 +57,19 @@ class TwoStem(nn.Module):
         maps = torch.cat([stem(images[place]) for stem, place in zip(self.stems, places, strict=True) if len(place)])
         shared: Tensor = self.shared(maps[order.argsort()])
         return shared
+
+    def refit(self, weights: Mapping[str, Tensor], trained_at: tuple[int, int] | None, where: str) -> dict[str, Tensor]:
+        """Give both stems the stem in ``weights`` if these are a state of ``of`` alone; return other states unchanged."""
+        if any(name.startswith("stems.") for name in weights):
+            return dict(weights)
+        moved: dict[str, Tensor] = {}
+        for name, value in weights.items():
+            layer, _, leaf = name.removeprefix("model.").partition(".")
+            if layer in STEM:
+                moved |= {f"stems.{modality}.{STEM.index(layer)}.{leaf}": value for modality in (VISIBLE, INFRARED)}
+            else:
+                moved[f"shared.{name}"] = value
+        return moved
 
     def notes(self) -> list[str]:
         """The notes of the wrapped backbone."""

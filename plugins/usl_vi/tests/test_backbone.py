@@ -7,7 +7,9 @@ import torch
 from reidx_usl_vi.backbone import TwoStem
 
 from reidx.errors import ConfigError, DataError
+from reidx.fusions.global_pool import GlobalPool
 from reidx.models.backbones import Timm
+from reidx.models.network import Network
 
 SIZE = (64, 32)
 OF = {"type": "Timm", "name": "test_resnet"}
@@ -26,6 +28,19 @@ def test_new_stems_compute_the_map_of_the_resnet() -> None:
         assert torch.allclose(double(images(4), modality), plain(images(4)), atol=1e-6)
     assert (double.out_channels, double.nonnegative) == (plain.out_channels, plain.nonnegative)
     assert (double.mean, double.std) == (plain.mean, plain.std)
+
+
+def test_stems_start_from_a_checkpoint_of_the_resnet() -> None:
+    plain, double = Timm("test_resnet", image_size=SIZE), TwoStem(OF, image_size=SIZE).eval()
+    network = Network(double, GlobalPool(double.out_channels), image_size=SIZE)
+    plain(images(8))  # moves the statistics of the BatchNorms
+    state = {f"backbone.{name}": value for name, value in plain.state_dict().items()}
+    state |= {f"fusion.{name}": value for name, value in network.fusion.state_dict().items()}
+    network.load_state_dict(network.refit(state, SIZE, "checkpoint"))
+    for modality in (torch.tensor([0, 1, 1, 0]), torch.ones(4, dtype=torch.long)):
+        assert torch.allclose(double(images(4), modality), plain.eval()(images(4)), atol=1e-6)
+    own = network.state_dict()
+    assert all(value is own[name] for name, value in network.refit(own, SIZE, "checkpoint").items())
 
 
 def test_stems_learn_from_their_modality_only() -> None:
