@@ -35,6 +35,7 @@ def reidx_components() -> Sequence[Component]:
     return (
         Component("backbone", "CLIPViT", "reidx_clip_reid.encoder:CLIPViT", small),
         Component("fusion", "ClassAndProjection", "reidx_clip_reid.head:ClassAndProjection"),
+        Component("memory", "TextMemory", "reidx_clip_reid.text:TextMemory", {"scale": 100.0}),
     )
 
 

@@ -30,5 +30,12 @@ def test_embed_by_hand() -> None:
     head = ClassAndProjection({"class_token": 2, "projected_token": 1}).eval()
     features = head(torch.zeros(1, 2, 1, 1), torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0]]))
     torch.testing.assert_close(features["embed"], torch.tensor([[0.6, 0.8, 0.0]]))
-    assert head.dims == {"embed": 3, "global": 2, "projected": 1}
+    assert head.dims == {"embed": 3, "global": 2, "projected": 1, "aligned": 1}
     assert not head.neck.bias.requires_grad and not head.projected_neck.bias.requires_grad
+
+
+def test_aligned_token_is_before_the_norm() -> None:
+    """Of (3, 4) it is (0.6, 0.8), also in training."""
+    head = ClassAndProjection({"class_token": 1, "projected_token": 2}).train()
+    features = head(torch.zeros(2, 1, 1, 1), torch.tensor([[5.0], [-1.0]]), torch.tensor([[3.0, 4.0], [0.0, -2.0]]))
+    torch.testing.assert_close(features["aligned"], torch.tensor([[0.6, 0.8], [0.0, -1.0]]))
