@@ -18,7 +18,7 @@ from reidx.errors import ConfigError
 from reidx.evaluation.protocols import check_metrics
 from reidx.labels.pipeline import clusterer_variations
 from reidx.optim.optimizer import build_optimizer, try_step
-from reidx.optim.schedule import build_schedule, try_last_step, with_ends
+from reidx.optim.schedule import build_schedule, try_last_step, try_rates, with_ends
 from reidx.registry.build import build, entry_of
 from reidx.registry.registry import CONTEXT, KINDS
 
@@ -92,7 +92,8 @@ class _ValueChecker:
             optimizer = build_optimizer(model, stage.optimizer, where=at)
         if entry_of("optimizer", stage.optimizer).namespace:
             try_step(optimizer, at)
-        for index, schedule in enumerate(with_ends(stage.schedule, max(stage.epochs, 1), stage.iters)):
+        schedules = with_ends(stage.schedule, max(stage.epochs, 1), stage.iters)
+        for index, schedule in enumerate(schedules):
             fixed = next((key for key in ("eta_min", "eta_max") if schedule.get(key)), None)
             own = next((key for key in ("layer_decay", "rates") if getattr(stage.optimization, key) not in (None, {})), "")
             if fixed and own:
@@ -103,6 +104,10 @@ class _ValueChecker:
                 )
             place = self.where(("schedule", index))
             try_last_step(build_schedule(schedule, optimizer, place), place)
+        if schedules:
+            with _without_compiler():
+                optimizer = build_optimizer(model, stage.optimizer, where=at)
+            try_rates(schedules, optimizer, stage.epochs, stage.iters, lambda index: self.where(("schedule", index)))
 
     def where(self, at: KeyPath) -> str:
         path = (*self.base, *at)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from torch.optim import Optimizer
@@ -47,6 +49,9 @@ class Schedule(ParamScheduler):
 NEVER = 10**9
 """The end of a schedule without an end."""
 
+TRIED = 100_000
+"""Steps of a stage whose rates are tried before training."""
+
 
 def build_schedule(spec: Mapping[str, Any], optimizer: Optimizer | OptimWrapper, where: str = "schedule") -> ParamScheduler:
     """Build the schedule of ``spec`` for an optimiser; raises :class:`ConfigError` for a value that it rejects."""
@@ -80,6 +85,42 @@ def try_last_step(schedule: ParamScheduler, where: str) -> None:
             f"{where}: {type(schedule).__name__} fails within its {schedule.end - schedule.begin} {unit}: {error}. Set its "
             "length to this number, or end it earlier."
         ) from error
+
+
+def try_rates(
+    specs: Sequence[Mapping[str, Any]], optimizer: Optimizer, epochs: int, iters: int, where: Callable[[int], str]
+) -> None:
+    """Step the schedules ``specs`` through a stage of ``epochs`` epochs of ``iters`` steps, in the order of a run.
+
+    Tries each step in the range of a schedule by step, and the first one of all other epochs; of these the first :data:`TRIED`.
+    ``where`` maps the number of a schedule to its place in the config. Raises :class:`ConfigError` for the first epoch and step
+    with a rate that is negative or not finite; it names the schedule that was the first to set one.
+    """
+    schedules, at_fault = [], 0
+    for number, spec in enumerate(specs):  # each sets the first rate
+        at_fault = at_fault if _odd_rates(optimizer) else number
+        schedules.append(build_schedule(spec, optimizer, where(number)))
+    dense = min(max((schedule.end for schedule in schedules if not schedule.by_epoch), default=0), epochs * iters)
+    steps = itertools.chain(range(dense), range(-(-dense // iters) * iters, epochs * iters, iters))
+    order = sorted(enumerate(schedules), key=lambda numbered: numbered[1].by_epoch)  # those by step come first
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no step of the optimiser comes between
+        for step in itertools.islice(steps, TRIED):
+            for number, schedule in order if step else ():
+                if step % iters == 0 or not schedule.by_epoch:
+                    at_fault = at_fault if _odd_rates(optimizer) else number
+                    call("schedule", schedule, "step", schedule.step)
+            if odd := _odd_rates(optimizer):
+                place = f"epoch {step // iters + 1} of {epochs}" + (f", step {step % iters + 1} of {iters}" if dense else "")
+                raise ConfigError(
+                    f"{where(at_fault)}: {type(schedules[at_fault]).__name__} sets a learning rate of {odd[0]:g} in {place}. "
+                    "Correct its values, or end it earlier."
+                )
+
+
+def _odd_rates(optimizer: Optimizer) -> list[float]:
+    """The learning rates that are negative or not finite."""
+    return [float(group["lr"]) for group in optimizer.param_groups if not 0 <= group["lr"] < math.inf]
 
 
 def with_ends(specs: Sequence[Mapping[str, Any]], epochs: int, iters: int) -> list[dict[str, Any]]:

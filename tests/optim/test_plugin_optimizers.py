@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,8 +18,9 @@ from reidx.cli.main import main
 from reidx.data.domains import Domains
 from reidx.engine.stage import StageRun
 from reidx.errors import ConfigError, PluginError
+from reidx.optim import schedule as schedules_module
 from reidx.optim.optimizer import build_optimizer
-from reidx.optim.schedule import build_schedule, with_ends
+from reidx.optim.schedule import build_schedule, try_rates, with_ends
 from reidx.registry.discovery import registry, registry_override
 from reidx.registry.library import library
 from reidx.registry.registry import Component, Entry
@@ -293,3 +295,63 @@ def test_schedule_of_a_library_lasts_as_long_as_it_says(changes, message, experi
     with pytest.raises(ConfigError) as error:
         reidx.load_config(experiment(**changes))
     assert message in str(error.value)
+
+
+SIX = [{"name": "a", "epochs": 3, "iters": 4}]
+FALLS = {"type": "LinearLR", "start_factor": 1.0, "end_factor": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ([FALLS], ""),
+        ([{**FALLS, "by_epoch": False}], ""),
+        ([{"type": "MultiStepLR", "milestones": [2], "gamma": -0.1}],
+         "stages.0.schedule.0: MultiStepLR sets a learning rate of -0.1 in epoch 3 of 3. Correct its values, or end it"),
+        ([{"type": "MultiStepLR", "milestones": [5, 9], "gamma": -0.1, "by_epoch": False}],
+         "stages.0.schedule.0: MultiStepLR sets a learning rate of -0.1 in epoch 2 of 3, step 2 of 4."),
+        ([{**WARM_UP, "end": 6}, {"type": "MultiStepLR", "milestones": [2], "gamma": -1.0}],
+         "stages.0.schedule.1: MultiStepLR sets a learning rate of -1 in epoch 3 of 3, step 1 of 4."),
+        ([{"type": "MultiStepLR", "milestones": [2], "gamma": -1.0, "end": 2}], ""),  # it ends before
+        ([{"type": "ConstantLR", "factor": 0.5}, {"type": "MultiStepLR", "milestones": [0], "gamma": -1.0}],
+         "stages.0.schedule.1: MultiStepLR sets a learning rate of -0.5 in epoch 1 of 3"),
+        ([{"type": "MultiStepLR", "milestones": [20], "gamma": -1.0, "by_epoch": False, "end": 100}], ""),  # after the stage
+    ],
+)  # fmt: skip
+def test_first_negative_rate_is_found_before_training(schedule, message, experiment: Callable[..., Path]) -> None:
+    path = experiment(optimizer={"type": "SGD", "lr": 1.0}, schedule=schedule, stages=SIX)
+    if not message:
+        reidx.load_config(path)
+        return
+    with pytest.raises(ConfigError) as error:
+        reidx.load_config(path)
+    assert message in str(error.value)
+
+
+def test_tried_rates_are_those_of_the_run(
+    experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dry run sees each rate of a warm-up by step, and afterwards that of each epoch."""
+    tried: list[float] = []
+    odd = schedules_module._odd_rates
+
+    def watched(optimizer: torch.optim.Optimizer) -> list[float]:
+        tried.append(optimizer.param_groups[0]["lr"])
+        return odd(optimizer)
+
+    path = experiment(optimizer={"type": "SGD", "lr": 1.0}, clip_grad=0.01, schedule=[WARM_UP, DECAY], stages=SIX)
+    run = rates_of(path, tmp_path / "run", monkeypatch)
+    monkeypatch.setattr(schedules_module, "_odd_rates", watched)
+    optimizer = build_optimizer(nn.Linear(1, 1), {"type": "SGD", "lr": 1.0})
+    try_rates([{**WARM_UP}, {**DECAY, "end": 3}], optimizer, 3, 4, str)
+    both = [[rate for rate, _ in itertools.groupby(rates)] for rates in (tried, run)]
+    assert both[0][0] == 1.0 and both[0][1:] == pytest.approx(both[1]) and len(both[1]) == 4
+
+
+def test_long_stages_are_tried_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedules_module, "TRIED", 5)
+    late = [{"type": "MultiStepLR", "milestones": [5], "gamma": -1.0, "by_epoch": False, "end": 10**9}]
+    one, other = (build_optimizer(nn.Linear(1, 1), {"type": "SGD", "lr": 1.0}) for _ in range(2))
+    try_rates(late, one, 10**6, 10**3, str)
+    with pytest.raises(ConfigError, match="0: MultiStepLR sets a learning rate of -1 in epoch 1 of 1000000, step 5 of 1000"):
+        try_rates([{**late[0], "milestones": [4]}], other, 10**6, 10**3, str)
