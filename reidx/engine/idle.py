@@ -54,9 +54,8 @@ def idle_message(name: str, why: str, epoch: int) -> str:
 
 
 def _idle_reason(stage: Stage, term: BoundTerm, labels: Mapping[str, LabelSet]) -> str | None:
-    labellings = [term.labels or stage.sources[stream].labels for stream in term.streams]
-    named = list(dict.fromkeys(labelling for labelling in labellings if labelling is not None and labelling in labels))
-    if None in labellings or not named:
+    named = _labellings_of(stage, term, labels)
+    if not named:
         return None
     sets = [labels[labelling] for labelling in named]
     where = f"of {' and '.join(named)}"
@@ -64,13 +63,39 @@ def _idle_reason(stage: Stage, term: BoundTerm, labels: Mapping[str, LabelSet]) 
         if what in term.inputs and all(array is not None and not array.any() for array in given):
             return f"all {what.replace('_', ' ')} {where} are 0; check the refiners of this labelling, or its matchers"
     for name in sorted(_matched_arrays(stage, named) & term.needed):
-        if all(name in its.extra and bool((its.extra[name] == -1).all()) for its in sets):
+        if all(_unmatched(name, its) for its in sets) and not rests(stage, term, labels):
             return f"all {name} {where} are -1: the matcher found no match. Make it or the clusterers less strict"
     if "scores" in term.inputs and term.memories:
         return _one_column(stage, term, labels)
     if {"features", "targets"} <= term.needed and "scores" not in term.needed:
         return _no_pairs(stage, term, sets, where)
     return None
+
+
+def rests(stage: Stage, term: BoundTerm | BoundAlignment, labels: Mapping[str, LabelSet]) -> bool:
+    """Return true if no image of a term has a match in this epoch, but the matcher gives matches to another labelling.
+
+    A matcher may match its labellings in turn: then the term is not idle.
+    """
+    named = _labellings_of(stage, term, labels) if isinstance(term, BoundTerm) else []
+    slots = [slot for slot in stage.matching if set(named).intersection(slot.labellings)]
+    others = [labels[other] for slot in slots for other in slot.labellings if other not in named and other in labels]
+    return any(
+        all(_unmatched(name, labels[one]) for one in named)
+        and any(name in its.extra and not _unmatched(name, its) for its in others)
+        for name in _matched_arrays(stage, named).intersection(getattr(term, "needed", ()))
+    )
+
+
+def _labellings_of(stage: Stage, term: BoundTerm, labels: Mapping[str, LabelSet]) -> list[str]:
+    """Names of the labellings of a term's images; none if a stream has no labels."""
+    named = [term.labels or stage.sources[stream].labels for stream in term.streams]
+    return [] if None in named else list(dict.fromkeys(name for name in named if name is not None and name in labels))
+
+
+def _unmatched(name: str, labels: LabelSet) -> bool:
+    """Return true if no image has a match in the array ``name``."""
+    return name in labels.extra and bool((labels.extra[name] == -1).all())
 
 
 def _matched_arrays(stage: Stage, labellings: Sequence[str]) -> frozenset[str]:

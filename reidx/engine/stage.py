@@ -22,7 +22,7 @@ from reidx.data.files import is_copy
 from reidx.data.loading import LabelledView, StreamLoader, batches
 from reidx.engine.assembly import Assembly
 from reidx.engine.calibration import calibrate
-from reidx.engine.idle import idle_by_labels, idle_by_values, idle_message
+from reidx.engine.idle import idle_by_labels, idle_by_values, idle_message, rests
 from reidx.engine.loop import Report, StageLoop
 from reidx.engine.relabel import Extractor, Relabeller
 from reidx.engine.runner import ReidRunner
@@ -182,7 +182,8 @@ class StageRun:
 
     def _conclude(self, epoch: int, trained: Report) -> Report:
         """Report terms that were 0 throughout the epoch; returns the number of idle terms, if any."""
-        zero = idle_by_values(self.model.objective.terms, trained, self.stage.iters, epoch)
+        terms = [term for term in self.model.objective.terms if not rests(self.stage, term, self.relabeller.labels)]
+        zero = idle_by_values(terms, trained, self.stage.iters, epoch)
         self._report_idle_terms({name: why for name, why in zero.items() if name not in self._idle}, epoch)
         idle = {**zero, **self._idle}
         return {"idle_terms": float(len(idle))} if idle else {}

@@ -16,7 +16,7 @@ from torch import nn
 import reidx
 from reidx.contracts import LabelSet
 from reidx.data.domains import Domains
-from reidx.engine.idle import idle_by_labels, idle_by_values
+from reidx.engine.idle import idle_by_labels, idle_by_values, rests
 from reidx.engine.stage import StageRun
 from reidx.errors import DataError
 from reidx.labels.clusterers.dbscan import DBSCAN
@@ -106,6 +106,13 @@ def test_matcher_without_a_match_is_reported(experiment: Experiment, register: C
         for matches in ([-1, -1, -1, -1], [-1, 0, 0, 1])
     )
     assert none["Across"].startswith("all other_labels of main are -1: the matcher found no match") and some == {}
+    # the other labelling's turn
+    alone, matched = ({"other": LabelSet(np.array(TWO), extra={"other_labels": np.array(of)})} for of in ([-1] * 4, TWO))
+    resting = labelled(TWO, extra={"other_labels": np.full(4, -1)})
+    (term,), sides = run.model.objective.terms, ((resting | alone, 1), (resting | matched, 0))
+    for labels, idle in sides:
+        assert len(idle_by_labels(run.stage, [term], labels, 0)) == idle and rests(run.stage, term, labels) != bool(idle)
+    assert not rests(run.stage, term, labelled(TWO, extra={"other_labels": np.array(TWO)}) | matched)
 
 
 def test_columns_of_all_memories_of_a_term_count(experiment: Experiment) -> None:

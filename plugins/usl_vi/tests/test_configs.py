@@ -59,6 +59,7 @@ def test_modalities_learn_from_each_other_in_turn(tmp_path: Path) -> None:
     assert not any(name in epoch for name in CROSS for epoch in first.history)
     for number, epoch in enumerate(second.history):
         assert epoch[CROSS[number % 2]] > 0 and epoch[CROSS[1 - number % 2]] == 0
+        assert "idle_terms" not in epoch  # the term whose turn it is not
         own = epoch["MemoryContrast"] + epoch["MemoryContrast#2"]
         assert epoch["loss"] == pytest.approx(own + 0.25 * (epoch[CROSS[0]] + epoch[CROSS[1]]), rel=1e-4)
 
