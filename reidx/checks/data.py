@@ -179,25 +179,33 @@ class _DataChecker:
             raise DataError(f"{self.where(at)}: domain {domain!r} has no {split} images.{hint}")
 
     def check_cameras(self, part: Part, splits: Sequence[tuple[str, str]]) -> None:
-        """Raise if a component needs cameras and its images, of the given (domain, split) pairs, have none."""
+        """Raise if a component needs cameras and an image, of the given (domain, split) pairs, has none.
+
+        A protocol needs no cameras of gallery images of other people than those of the queries, such as distractors.
+        """
         needed, _ = inputs_of_kind(part.kind, registry().find(part.kind, part.name).class_or_outline())
         required = bool(camera_inputs(part.kind) & needed) or contract(part.kind, part.spec).cameras == "required"
         for domain, split in splits if required else []:
-            if not self.has_cameras(domain, split):
-                raise self.no_cameras(part.path, part.name, domain)
+            images = self.domains.split(domain, split)
+            unknown = images.cameras < 0
+            people = self.domains.split(domain, "query").ids if part.kind == "protocol" and split == "gallery" else None
+            if people is not None and images.ids is not None and not unknown.all():
+                unknown &= np.isin(images.ids, people)
+            if unknown.any():
+                lacking = "" if unknown.all() else f"{int(unknown.sum()):,} of {len(images):,} {split} images of "
+                raise self.no_cameras(part.path, part.name, domain, lacking)
 
-    def has_cameras(self, domain: str, split: str) -> bool:
-        return bool((self.domains.split(domain, split).cameras >= 0).any())
-
-    def no_cameras(self, at: KeyPath, name: str, domain: str) -> DataError:
+    def no_cameras(self, at: KeyPath, name: str, domain: str, lacking: str) -> DataError:
+        """Return the error for images without a camera: ``lacking`` counts those of the domain, "" for all."""
         hints = {
             "protocol": " For evaluation without cameras, set protocol: NoCameraFilter.",
             "sampler": " Set sampler: PK, or Shuffle, which need none.",
         }
         hint = (hints | {"rerank": " Set rerank: null, or rerank: KReciprocal."}).get(str(at[-1]), "")
-        return DataError(
-            f"{self.where(at)}: {name} needs to know the cameras, but domain {domain!r} has none.{hint}"
+        found = f"{lacking}domain {domain!r} have none (-1). Give each a camera, or leave it out." if lacking else (
+            f"domain {domain!r} has none."
         )
+        return DataError(f"{self.where(at)}: {name} needs to know the cameras, but {found}{hint}")
 
     def where(self, at: KeyPath) -> str:
         path = (*self.base, *at)

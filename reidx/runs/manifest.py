@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -41,8 +42,8 @@ WITHOUT_EFFECT = re.compile(
 )
 """Keys of a config that change no number. The path of a data set is one, because its content is compared."""
 
-WARNED = ("torch", "threads")
-"""Provenance that may differ with a warning: torch's version and the number of threads change the last digits."""
+WARNED = ("torch", "timm", "threads")
+"""Provenance that may differ with a warning: versions of torch and timm and the number of threads change the last digits."""
 
 
 class RunManifest:
@@ -127,7 +128,7 @@ class RunManifest:
         ``precision`` is the precision of the stages with ``auto``.
 
         Raises :class:`ConfigError` with all differences from the provenance that the run started with, unless ``resume`` is
-        ``"anyway"``, which records them instead. Another version of torch or number of threads is only a warning.
+        ``"anyway"``, which records them instead. Another version of torch or timm, or number of threads, is only a warning.
         """
         now = self.provenance = provenance(self.config, domains, precision)
         if self._earlier is not None:
@@ -266,7 +267,7 @@ class RunManifest:
 
 def provenance(config: Config, domains: Domains, precision: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Provenance of a run's numbers apart from its config: processes, content of named files and data, source code, torch,
-    threads, and the ``precision`` of the stages with ``auto``."""
+    timm, threads, and the ``precision`` of the stages with ``auto``."""
     code = {"reidx": f"{__version__}, source {source_digest('reidx')}"}
     for plugin in _used_plugins(config):
         modules = sorted({entry.component.target.partition(":")[0].partition(".")[0] for entry in plugin.entries})
@@ -277,6 +278,7 @@ def provenance(config: Config, domains: Domains, precision: Mapping[str, str] | 
         "data": {name: fingerprint(dataset) for name, dataset in domains.read().items()},
         "code": code,
         "torch": torch.__version__,
+        "timm": importlib.metadata.version("timm"),
         "precision": dict(precision or {}),
         "threads": torch.get_num_threads(),
     }

@@ -34,8 +34,9 @@ def stage_key(config: Config, number: int, provenance: Mapping[str, Any] | None 
     """Key of twelve hex digits, equal for two runs in which the stage has the same outcome.
 
     With ``provenance`` (:func:`reidx.runs.manifest.provenance`) the key also covers, as far as they concern the stage: the
-    content of its data, the code of reidx and of its plugins, torch, threads, processes, the kind of device, the precision
-    chosen for ``auto``, and the content of the files that it names, at any path. Without it, the key covers the config alone.
+    content of its data, the code of reidx and of its plugins, torch, timm, threads, processes, the kind of device, the
+    precision chosen for ``auto``, and the content of the files that it names, at any path. Without it, the key covers only
+    the config.
     """
     facts: dict[str, Any] = stage_facts(config, number)
     if provenance is not None:
@@ -66,6 +67,7 @@ def _relevant_provenance(facts: Mapping[str, Any], provenance: Mapping[str, Any]
         "data": {name: content for name, content in data.items() if name in _all_domains(facts)},
         "code": {name: source for name, source in code.items() if name in concerned},
         "torch": provenance["torch"],
+        "timm": provenance["timm"],
         "threads": provenance["threads"],
         "processes": provenance["processes"],
         "device": device_of_this_process().type,

@@ -96,7 +96,8 @@ def shrunk(experiment: Mapping[str, Any], root: str | Path, backbone: str = "tes
         for stream in stage["streams"].values():
             _replace(stream["sampler"], {"identities": 4, "instances": 2, "batch": 8})
         for level in stage["labels"].get("labellings", {}).values():
-            _replace(level["distance"] or {}, {"k1": 8, "k2": 2})
+            lists = {"k1": 8, "k2": 2, "k1_intra": 3, "k1_inter": 7, "k2_intra": 2, "k2_inter": 2, "k2_first": 2}
+            _replace(level["distance"] or {}, lists)
             _replace(level["clusterer"], {"eps": 0.7, "min_samples": 2, "n_clusters": 10, "share": 0.03})
         for term in (*stage["objective"], *stage["alignment"]):
             _replace(term, {"from_epoch": 0, "until_epoch": None})

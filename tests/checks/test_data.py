@@ -27,6 +27,14 @@ class Bare(Dataset):
         self.train = Split([f"{i}.jpg" for i in range(4)], ids, cameras)
         self.query = Split(["a.jpg", "b.jpg"], np.array([5, 9]), cameras[:2])
         self.gallery = Split(["c.jpg", "d.jpg"], np.array([5, 9]), cameras[[1, 0]])
+        if lacks == "some cameras":
+            self.train = Split(self.train.paths, ids, np.array([0, -1, 0, -1]))
+        if lacks == "a query's camera":
+            self.query = Split(self.query.paths, self.query.ids, np.array([-1, 1]))
+        if lacks == "a match's camera":
+            self.gallery = Split(self.gallery.paths, self.gallery.ids, np.array([-1, 0]))
+        if lacks == "a distractor's camera":
+            self.gallery = Split(["c.jpg", "d.jpg", "e.jpg"], np.array([5, 9, 1]), np.array([1, 0, -1]))
         if lacks == "training images":
             self.train = Split([], np.zeros(0, np.int64), np.zeros(0, np.int64))
 
@@ -148,6 +156,29 @@ def test_missing_cameras_are_refused(check, changes, where):
     assert ("protocol: NoCameraFilter" in message) == ("evaluate.protocol" in where)
     assert ("rerank: KReciprocal" in message) == ("evaluate.rerank" in where)
     assert check("cameras", **blind) == ""  # PK uses cameras if the data has them
+
+
+def test_some_missing_cameras_are_refused(check):
+    strict = {"streams": {"target": {"sampler": {"type": "Strict"}}}}
+    assert check("some cameras") == ""  # PK takes unknown cameras for one more
+    assert check("some cameras", **strict) == (
+        "stages.1.streams.target.sampler: Strict needs to know the cameras, but 2 of 4 train images of domain 'target' have "
+        "none (-1). Give each a camera, or leave it out. Set sampler: PK, or Shuffle, which need none."
+    )
+    for part in ({"memories": {"rows": {"memory": "Proxies"}}}, {"labels": {"distance": "CameraDistance"}}):
+        assert "needs to know the cameras, but 2 of 4 train images" in check("some cameras", **part)
+
+
+def test_protocol_needs_the_cameras_of_its_matches(check):
+    evaluated = {"evaluate": {"domain": "target"}}
+    for lacks, split in (("a query's camera", "query"), ("a match's camera", "gallery")):
+        message, place = check(lacks, **evaluated), "stages.1.evaluate.protocol"
+        assert message.startswith(f"{place}: Market1501 needs to know the cameras, but 1 of 2 {split} images of domain")
+        assert message.endswith("For evaluation without cameras, set protocol: NoCameraFilter.")
+        assert check(lacks, evaluate=BLIND) == ""
+    assert check("a distractor's camera", **evaluated) == ""
+    reranked = {"evaluate": {"domain": "target", "rerank": "CameraReranker"}}
+    assert "CameraReranker needs to know the cameras, but 1 of 3 gallery images" in check("a distractor's camera", **reranked)
 
 
 def test_missing_identities_are_refused(check):

@@ -124,7 +124,7 @@ def test_stage_with_other_weights_is_not_reused(
     assert_same_run(tmp_path / "b", tmp_path / "alone")
 
 
-KNOWN: dict[str, Any] = {"data": {"target": {}}, "code": {}, "torch": "1", "threads": 1, "processes": 1}
+KNOWN: dict[str, Any] = {"data": {"target": {}}, "code": {}, "torch": "1", "timm": "1", "threads": 1, "processes": 1}
 
 
 def test_stage_key_depends_only_on_content(

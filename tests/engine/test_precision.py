@@ -152,7 +152,7 @@ def test_finished_stages_need_no_warning(machine, config) -> None:
 
 
 def test_shared_stages_differ_by_precision(machine, config, tmp_path: Path) -> None:
-    around = {"data": {"target": {}}, "code": {}, "torch": "2", "threads": 1, "processes": 1}
+    around = {"data": {"target": {}}, "code": {}, "torch": "2", "timm": "1", "threads": 1, "processes": 1}
     auto = [stage_key(config(), 1, {**around, "precision": dict.fromkeys(("warm", "adapt"), p)}) for p in ("bf16", "fp32")]
     named = [config(*(f"stages.{s}.precision={p}" for s in ("warm", "adapt"))) for p in ("bf16", "fp32")]
     by_hand = [stage_key(one, 1, {**around, "precision": {}}) for one in named]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 
 import reidx
 from reidx.data.domains import Domains
@@ -87,12 +88,13 @@ def test_source_digests_follow_the_source(tmp_path: Path, monkeypatch: pytest.Mo
     assert source_digest("made_up") != first
 
 
-def test_another_torch_is_reported_not_refused(
+def test_other_libraries_are_reported_not_refused(
     whole: Whole, unfinished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change_record(unfinished, lambda then: then.update(torch="1.0"))
+    change_record(unfinished, lambda then: then.update(torch="1.0", timm="0.1"))
     reidx.run(reidx.load_config(whole[0]), unfinished, resume=True, progress="plain")
-    assert 'torch: "1.0" → ' in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert 'torch: "1.0" → ' in shown and f'timm: "0.1" → "{timm.__version__}"' in shown
     assert_same_run(unfinished, whole[1])
 
 

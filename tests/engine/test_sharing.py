@@ -90,6 +90,7 @@ KNOWN = {
     "data": {"target": {"train": {"files": "1"}}},
     "code": {"reidx": "1", "lp": "1"},
     "torch": "1",
+    "timm": "1",
     "threads": 1,
     "processes": 1,
 }
@@ -131,7 +132,8 @@ def test_stage_key_ignores_inner_data_paths(
 
 def test_stage_key_covers_start_and_provenance(config: Callable[..., Any], tmp_path: Path) -> None:
     assert stage_key(config("stages.warm.iters=3"), 1) != stage_key(config(), 1)
-    for part, other in {"data": {"target": {"train": {"files": "2"}}}, "torch": "2", "threads": 2, "processes": 2}.items():
+    others = {"data": {"target": {"train": {"files": "2"}}}, "torch": "2", "timm": "2", "threads": 2, "processes": 2}
+    for part, other in others.items():
         assert stage_key(config(), 0, {**KNOWN, part: other}) != stage_key(config(), 0, KNOWN)
     code = {**KNOWN, "code": {"reidx": "1", "lp": "2"}}  # no part of the stage is of the plugin lp
     assert stage_key(config(), 0, code) == stage_key(config(), 0, KNOWN)
