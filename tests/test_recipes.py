@@ -10,7 +10,7 @@ import pytest
 import reidx
 from reidx.testing.tiny import shrunk, tiny_domain, write_experiment
 
-METHODS = ("cluster_contrast", "spcl", "pplr", "o2cap", "lp", "global_patch")
+METHODS = ("cluster_contrast", "ca_jaccard", "spcl", "pplr", "o2cap", "lp", "global_patch")
 
 
 @pytest.mark.parametrize("backbone", ["test_vit", "test_convnext"])
