@@ -17,6 +17,7 @@ from reidx.config.schema import IDENTITY, AlignmentSlot, Evaluate, MatchingSlot,
 from reidx.contracts import camera_inputs, inputs_of_kind
 from reidx.data.domains import Domains
 from reidx.errors import ConfigError, DataError
+from reidx.evaluation.groups import Entries
 from reidx.evaluation.matches import has_match, no_match, own_matches
 from reidx.evaluation.protocols import drawn_trials, ignored, in_trial, measured
 from reidx.machine.free_memory import free_memory
@@ -111,10 +112,14 @@ class _DataChecker:
         if query.ids is None or gallery.ids is None:
             raise DataError(f"{self.where(at)}: domain {domain!r} has no identities for its query and gallery images.")
         known = query.ids, gallery.ids, query.cameras, gallery.cameras
-        protocol = build("protocol", settings.protocol, where=self.where((*at, "protocol")))
-        whole = known, self.domains.own_images(domain), (query.columns, gallery.columns)
+        where = self.where((*at, "protocol"))
+        protocol = build("protocol", settings.protocol, where=where)
+        same, further = self.domains.own_images(domain), (query.columns, gallery.columns)
+        entries = Entries.of(protocol, known, same, further, f"{where}: domain {domain!r}")
+        whole = entries.known, entries.own, entries.columns
         with full_checks():
-            drawn = drawn_trials(protocol, known, whole[2])
+            drawn = drawn_trials(protocol, whole[0], whole[2])
+        entries.require_one_trial(drawn, where, protocol.name)
         rankings = [whole] if drawn is None else [in_trial(trial, *whole) for trial in drawn]
         lost, alike = [], []
         for number, (known, own, columns) in enumerate(rankings, 1):
@@ -130,7 +135,8 @@ class _DataChecker:
             with full_checks():
                 measured(protocol, np.random.default_rng(0).random(skip.shape), skip, known, few, columns)
         if settings.rerank is not None:
-            largest = max(((len(known[0]), len(known[1])) for known, _, _ in rankings), key=sum)
+            images = len(gallery) if entries.nearest else 0
+            largest = max(((len(known[0]), images or len(known[1])) for known, _, _ in rankings), key=sum)
             self.check_memory_to_rerank(settings.rerank, *largest)
         if max(lost)[0] and not getattr(protocol, "open_set", False):
             self.warn_once(

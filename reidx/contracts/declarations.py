@@ -170,6 +170,18 @@ class Summary(NamedTuple):
     facts: Mapping[str, float] = MappingProxyType({})
 
 
+class Groups(NamedTuple):
+    """Columns of a data set whose values group the images of a ranking: each group is one query, or one entry of the gallery.
+
+    None leaves the images of a side single. A group has the mean of its images' features; with ``nearest``, the distance to a
+    gallery group is that to its nearest image instead.
+    """
+
+    query: str | None = None
+    gallery: str | None = None
+    nearest: bool = False
+
+
 OTHER_LABELS = "other_labels"
 """The array by which a matcher of two labellings gives each image its cluster of the other one, −1 for none."""
 

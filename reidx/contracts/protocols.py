@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as Interface
 
-from reidx.contracts.declarations import Call, Features, LabelSet, RefinerContext, Summary, Trial
+from reidx.contracts.declarations import Call, Features, Groups, LabelSet, RefinerContext, Summary, Trial
 
 if TYPE_CHECKING:
     import numpy as np
@@ -174,6 +174,8 @@ class Protocol(Interface):
     """Names of the metrics; ``mAP``, ``mINP`` and ``rank-1``, ``-5`` and ``-10`` replace the standard ones."""
     arrays: tuple[str, ...]
     """Names of the arrays of :meth:`measure` if :meth:`summarise` computes the metrics from them; empty: the metrics."""
+    groups: Groups | None
+    """If present and not None, the columns that group images: each method then gets a value for each group, not each image."""
 
     def ignored(
         self, query_ids: np.ndarray, gallery_ids: np.ndarray, query_cams: np.ndarray, gallery_cams: np.ndarray

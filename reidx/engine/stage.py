@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -295,12 +296,9 @@ class StageRun:
         reranking = None
         if settings.rerank is not None:
             reranker = build("reranker", settings.rerank, where="evaluate.rerank")
-
-            def reranked(*places: np.ndarray) -> Reranking:
-                return rerank(reranker, *features, settings.metric, cameras=cameras, columns=columns, trial=Trial(*places))
-
+            how = partial(rerank, reranker, *features, settings.metric, cameras=cameras, columns=columns, protocol=protocol)
             with span("rerank"):
-                better = ranked(reranked)
+                better = ranked(lambda *places: how(trial=Trial(*places)))
             metrics |= to_report(better, reranked=True)
             reranking = better.card["reranking"]
         if settings.domain_probe is not None:

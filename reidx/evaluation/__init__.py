@@ -1,6 +1,7 @@
 """Evaluation of rankings: protocols, mAP / CMC / mINP, k-reciprocal re-ranking."""
 
 from reidx.evaluation.clothes import ClothChanging, SameClothes
+from reidx.evaluation.groups import Grouped
 from reidx.evaluation.k_reciprocal import KReciprocal
 from reidx.evaluation.open_set import OpenSet, Threshold, calibrate_threshold
 from reidx.evaluation.protocols import Market1501, NoCameraFilter, Protocol, SingleGalleryShot
@@ -18,6 +19,7 @@ __all__ = [
     "ClothChanging",
     "Details",
     "Evaluation",
+    "Grouped",
     "KReciprocal",
     "Market1501",
     "Market1501Trapezoid",

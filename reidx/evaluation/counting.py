@@ -1,4 +1,4 @@
-"""The compiled loops of `evaluate`: exact distances, ranks of matches by counting the images ahead, the nearest images."""
+"""The compiled loops of `evaluate`: exact distances, ranks of matches by counting the images ahead, nearest images."""
 
 from __future__ import annotations
 
@@ -14,6 +14,31 @@ def exact_distances(start, stop, x, y, factor, offset, out):  # type: ignore[no-
     for q in range(start, stop):
         for g in range(y.shape[0]):
             out[q, g] = factor[q] * squared_distance(x[q], y[g]) + (offset[q, g] if shifted else 0.0)
+
+
+@compiled
+def nearest_of_groups(start, stop, block, error, x, y, factor, offset, bounds, out):  # type: ignore[no-untyped-def]
+    """Fill rows of ``out`` (B, M) with the nearest gallery image of each group, by the distances of `count_ranks`.
+
+    The images of group m are ``bounds[m]`` to ``bounds[m + 1]``. The first of equal ones counts.
+    """
+    shifted = offset.shape[1] > 0
+    for q in range(start, stop):
+        slack = factor[q] * error[q]
+        for m in range(out.shape[1]):
+            out[q, m] = bounds[m]
+            if bounds[m + 1] == bounds[m] + 1:
+                continue
+            low = np.inf
+            for g in range(bounds[m], bounds[m + 1]):
+                low = min(low, factor[q] * block[q, g] + (offset[q, g] if shifted else 0.0))
+            best = np.inf
+            for g in range(bounds[m], bounds[m + 1]):
+                shift = offset[q, g] if shifted else 0.0
+                if factor[q] * block[q, g] + shift <= low + 2 * slack:
+                    d = factor[q] * squared_distance(x[q], y[g]) + shift
+                    if d < best:
+                        best, out[q, m] = d, g
 
 
 @compiled

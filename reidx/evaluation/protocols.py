@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from reidx.contracts import Summary, Trial, named_inputs
+from reidx.contracts import Groups, Summary, Trial, named_inputs
 from reidx.errors import DataError, require
 from reidx.registry.retrieval_promises import metric_names
 from reidx.registry.seam import call
@@ -37,6 +37,8 @@ class Protocol:
     camera_filter: bool
     junk: str = "gallery images of identity -1 are ignored; distractors (of identities without a query) stay as negatives"
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    groups: Groups | None = None
+    """Groups of images that are ranked as one; all methods then get one id, camera and column value for each group."""
 
     metrics: ClassVar[tuple[str, ...]] = ()
     """Names of the metrics; `mAP`, `mINP` and `rank-1`, `-5` and `-10` replace the standard ones."""
@@ -109,18 +111,20 @@ class NoCameraFilter(Protocol):
 class SingleGalleryShot(Protocol):
     """Galleries of one random image of each person, in several trials.
 
-    The result is the mean over the trials. The classic protocol of CUHK03, and that of VIPeR and VehicleID. Junk is never
-    drawn. A query whose person is drawn in the query's own camera (with `camera_filter`), or as the query's own file, has no
-    match in that trial.
+    The result is the mean over the trials. The classic protocol of CUHK03, and that of VIPeR. Junk is never drawn. A query
+    whose person is drawn in the query's own camera (with `camera_filter`), or as the query's own file, has no match in that
+    trial. With `rest`, the splits query and gallery are the same images, and those that a trial does not draw are its queries
+    (VehicleID; Liu et al., CVPR 2016).
     """
 
-    def __init__(self, trials: int = 10, seed: int = 0, camera_filter: bool = True) -> None:
+    def __init__(self, trials: int = 10, seed: int = 0, camera_filter: bool = True, rest: bool = False) -> None:
         if trials < 1:
             raise ValueError(f"trials is {trials}; at least 1 is needed")
         if seed < 0:
             raise ValueError(f"seed is {seed}; it must not be negative")
-        super().__init__("single_gallery_shot", "1", camera_filter, settings={"seed": seed})
-        self.count = trials
+        settings = {"seed": seed, "queries": "the rest"} if rest else {"seed": seed}
+        super().__init__("single_gallery_shot", "1", camera_filter, settings=settings)
+        self.count, self.rest = trials, rest
 
     @classmethod
     def contract(cls, camera_filter: bool = True, **_: Any) -> dict[str, str]:
@@ -130,13 +134,19 @@ class SingleGalleryShot(Protocol):
     def draw_trials(
         self, query_ids: np.ndarray, gallery_ids: np.ndarray, query_cams: np.ndarray, gallery_cams: np.ndarray
     ) -> Iterator[Trial]:
-        """All queries, and one gallery image of each identity, drawn from those of the identity with equal probability."""
+        """One gallery image of each identity, drawn from its images with equal probability, and all queries or the others."""
+        if self.rest and not (np.array_equal(query_ids, gallery_ids) and np.array_equal(query_cams, gallery_cams)):
+            raise DataError(
+                f"protocol {self.name}: with rest, query and gallery must be the same images in the same order, but their "
+                "identities or cameras differ. Use a data set such as VehicleID, or set rest: false."
+            )
         random = np.random.default_rng(self.settings["seed"])
         order = np.argsort(gallery_ids, kind="stable")
         people, first, images = np.unique(gallery_ids[order], return_index=True, return_counts=True)
         first, images = first[people != JUNK], images[people != JUNK]
         for _ in range(self.count):
-            yield Trial(np.arange(len(query_ids)), order[first + random.integers(images)])
+            drawn, queries = order[first + random.integers(images)], np.arange(len(query_ids))
+            yield Trial(np.setdiff1d(queries, drawn) if self.rest else queries, drawn)
 
 
 def ignored(

@@ -9,6 +9,7 @@ they cannot decide which of two images is nearer, both are computed again in flo
 of a stable sort by (distance, gallery index), on every machine.
 
 A protocol may draw trials, each a ranking of some gallery images for some queries: then every number is the mean over them.
+It may group images; each group is then one query or one entry of the gallery.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from reidx.contracts import Summary, Trial
 from reidx.contracts.protocols import Reranking
 from reidx.errors import ConfigError, DataError
 from reidx.evaluation.counting import count_ranks, exact_distances
+from reidx.evaluation.groups import Entries, Members, NearestImages
 from reidx.evaluation.matches import no_match
 from reidx.evaluation.numbers import by_side, checked_columns, integers, require_inputs
 from reidx.evaluation.protocols import (
@@ -70,13 +72,15 @@ def evaluate(
     the mean of matches / rank of the last match; both over the queries that have a match. Equal distances are ordered
     by gallery index. `protocol` is by default Market1501. `metric` is "euclidean", on the features as they are, or
     "cosine". `own` (M, 2) are pairs of positions of a query and a gallery image that are the same image, which is ignored.
-    `columns` are further columns of queries and gallery, for a protocol that names them.
-    `reranking` is the result of `rerank` on the same features, or a function of the positions of a trial's queries and
-    gallery images that returns the re-ranking of their features; a protocol with trials needs the function.
+    `columns` are further columns of queries and gallery, for a protocol that names them, or that groups images by them.
+    `reranking` is the result of `rerank` on the same features (and, if it groups images, for the same protocol), or a
+    function of the positions of a trial's queries and gallery images (or groups) that returns the re-ranking of their
+    features; a protocol with trials needs the function.
     With `details` the result also holds AP and the `top` nearest images of each query.
     Distances are computed on `device`, by default that of the query features.
 
-    Raises DataError for features that are not finite, lengths that differ, missing columns, and when no query has a match.
+    Raises DataError for features that are not finite, lengths that differ, missing columns, groups of several identities or
+    cameras, and when no query has a match.
     """
     rule = Market1501() if protocol is None else protocol
     query, gallery = checked(query_features, "query features"), checked(gallery_features, "gallery features")
@@ -92,16 +96,22 @@ def evaluate(
     require_inputs("protocol", rule, by_side(columns), "evaluate")
     if metric not in ("euclidean", "cosine"):
         raise ConfigError(f"evaluate: unknown metric {metric!r}; choose one of euclidean, cosine.")
+    entries = Entries.of(rule, (q_ids, g_ids, q_cams, g_cams), own, columns, "evaluate")
+    known, own, columns = entries.known, entries.own, entries.columns
+    places, images = entries.places(len(query), len(gallery)), len(query)
+    query, gallery = entries.features(query, gallery)
     if metric == "cosine":
         query, gallery = unit(query, "query features"), unit(gallery, "gallery features")
-    known = (q_ids, g_ids, q_cams, g_cams)
     place = torch.device(device) if device is not None else query.device
     kept = top if details else None
     trials = drawn_trials(rule, known, columns)
+    entries.require_one_trial(trials, "evaluate", rule.name)
     if trials is None:
         if callable(reranking):
             reranking = reranking(np.arange(len(query)), np.arange(len(gallery)))
-        return _ranked(query, gallery, known, own, columns, reranking, rule, metric, kept, place)
+        near = entries.members[1] if entries.nearest else None
+        result = _ranked(query, gallery, known, own, columns, reranking, rule, metric, kept, place, near)
+        return replace(result, details=_in_split(result.details, places, images))
     if not trials:
         raise DataError(f"evaluate: protocol {rule.name} drew no trial; draw_trials returns one at least, or None.")
     if reranking is not None and not callable(reranking):
@@ -116,7 +126,7 @@ def evaluate(
             result = _ranked(x, y, *in_trial(trial, known, own, columns), chosen, rule, metric, kept, place)
         except NoMatch as error:
             raise NoMatch(f"{error} This is trial {number} of {len(trials)}.") from error
-        results.append(replace(result, details=_in_split(result.details, trial, len(query))))
+        results.append(replace(result, details=_in_split(_in_split(result.details, trial, len(query)), places, images)))
     return mean_over(results)
 
 
@@ -131,14 +141,19 @@ def _ranked(
     metric: str,
     top: int | None,
     place: torch.device,
+    near: Members | None = None,
 ) -> Evaluation:
-    """Evaluate one ranking, of the whole gallery or of a trial's, with details of each query unless ``top`` is None."""
+    """Evaluate one ranking, with details unless ``top`` is None; of each group in ``near`` only the nearest image counts."""
     if reranking is not None and reranking.shape != (len(query), len(gallery)):
         raise DataError(f"evaluate: the re-ranking is of shape {reranking.shape}, not {(len(query), len(gallery))}.")
     q_ids, g_ids = known[:2]
+    ranked_ids = g_ids
+    if near is not None:
+        images = NearestImages(near)
+        gallery, ranked_ids = gallery[torch.from_numpy(images.order).to(gallery.device)], g_ids[images.group]
     ap, inp = np.full(len(query), np.nan), np.full(len(query), np.nan)
     first = np.zeros(len(query), np.int64)
-    nearest = np.full((len(query), min(top or 0, len(gallery))), -1, np.int64)
+    nearest = np.full((len(query), min(top or 0, len(g_ids))), -1, np.int64)
     names = getattr(rule, "arrays", ()) or getattr(rule, "metrics", ())
     further = {name: np.full(len(query), np.nan) for name in names}
     x, y = query.cpu().numpy(), gallery.cpu().numpy()
@@ -147,15 +162,23 @@ def _ranked(
         skip = ignored(rule, known, rows, slice(None), columns)
         skip = _without_own(skip, own, start)
         factor, offset = _reranked(reranking, rows)
+        skipped = skip
+        if near is not None:
+            offset = images.sorted(offset)
+            found = images.find(block, error, x[rows], y, factor, offset)
+            skipped = images.skipped(found, skip)
         in_threads(
-            count_ranks, len(block), block, error, skip, q_ids[rows], g_ids, x[rows], y, factor, offset,
+            count_ranks, len(block), block, error, skipped, q_ids[rows], ranked_ids, x[rows], y, factor, offset,
             ap[rows], inp[rows], first[rows], nearest[rows],
         )  # fmt: skip
         if further:
             exact = np.empty(block.shape)
             in_threads(exact_distances, len(block), x[rows], y, factor, offset, exact)
+            exact = exact if near is None else np.take_along_axis(exact, found, axis=1)
             for name, values in measured(rule, exact, skip, known, rows, columns).items():
                 further[name][rows] = values
+    if near is not None:
+        nearest = np.where(nearest < 0, -1, images.order[nearest])
     valid = first > 0
     if not valid.any():
         raise NoMatch(no_match(rule, *known, own, columns))
@@ -170,7 +193,7 @@ def _ranked(
         "valid_queries": int(valid.sum()),
         "queries_without_match": int((~valid).sum()),
         "queries_in_gallery": 0 if own is None else len(np.unique(own[:, 0])),
-        "gallery": len(gallery),
+        "gallery": len(g_ids),
         "gallery_junk": int((g_ids == -1).sum()),
     }
     metrics = {"mAP": float(ap[valid].mean()), "mINP": float(inp[valid].mean())}
@@ -184,7 +207,7 @@ class NoMatch(DataError):
 
 
 def _in_split(details: Details | None, trial: Trial, queries: int) -> Details | None:
-    """Details of a trial for all queries of the split, with positions in its whole gallery."""
+    """Details of a trial, or of groups, for all queries of the split, with positions in its whole gallery."""
     if details is None:
         return None
     whole = Details(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from reidx.contracts import Trial, named_inputs
 from reidx.contracts.protocols import Reranker, Reranking
+from reidx.evaluation.groups import SIDES, ranked_groups
 from reidx.evaluation.numbers import by_side, checked_columns, integers, require_inputs
 from reidx.evaluation.protocols import Columns
 from reidx.labels.distances.jaccard import jaccard_between
@@ -32,27 +33,35 @@ def rerank(
     cameras: Cameras | None = None,
     columns: Columns | None = None,
     trial: Trial | None = None,
+    protocol: Any = None,
 ) -> Reranking:
     """Compute the re-ranking of a gallery (G, D) for queries (Q, D), an argument of `evaluate` on the same images.
 
     `metric` is that of `evaluate`: "euclidean", on the features as they are, or "cosine", on unit features. The re-ranker gets
-    those of the cameras and `columns` that it names. With `trial` only its queries and gallery images count. Raises DataError
-    for features that are not finite.
+    those of the cameras and `columns` that it names. With `trial` only its queries and gallery images count. If `protocol`
+    groups images, groups are re-ranked by their mean features; where the nearest image of a gallery group counts, all gallery
+    images are. Raises DataError for features that are not finite, and for groups whose images differ in an input.
     """
     rows = checked(query_features, "query features"), checked(gallery_features, "gallery features")
     columns = checked_columns(columns, len(rows[0]), len(rows[1]), "rerank")
-    known, features = by_side(columns), list(rows)
-    for place, side in enumerate(("query", "gallery")):
+    known = by_side(columns)
+    for place, side in enumerate(SIDES):
         if cameras is not None and cameras[place] is not None:
             known[f"{side}_cams"] = integers(cameras[place], len(rows[place]), f"rerank: {side}_cams")
+    require_inputs("reranker", reranker, known, "rerank")
+    known = named_inputs(reranker.__call__, known)
+    features, members = list(rows), ranked_groups(protocol, columns, "rerank")
+    for place, of in enumerate(members):
+        if of is not None:
+            features[place] = of.means(features[place])
+            known |= {name: of.shared(its, name, "rerank") for name, its in known.items() if name.startswith(of.side)}
+    for place, side in enumerate(SIDES):
         if trial is not None:
             features[place] = features[place][torch.from_numpy(trial[place]).to(features[place].device)]
             known |= {name: its[trial[place]] for name, its in known.items() if name.startswith(side)}
         if metric == "cosine":
             features[place] = unit(features[place], f"{side} features")
-    require_inputs("reranker", reranker, known, "rerank")
-    named = named_inputs(reranker.__call__, known)
-    return _Called(reranker, call("reranker", reranker, "__call__", reranker, *features, **named))
+    return _Called(reranker, call("reranker", reranker, "__call__", reranker, *features, **known))
 
 
 @dataclass(frozen=True)

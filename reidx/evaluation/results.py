@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from reidx.evaluation.groups import group_card
 from reidx.evaluation.protocols import Protocol
 
 WITH_MATCH = "queries with at least one match"
@@ -16,7 +17,10 @@ WITH_MATCH = "queries with at least one match"
 
 @dataclass(frozen=True)
 class Details:
-    """Results of each query, in the order of the queries; those of a trial have NaN, 0 and −1 for all other queries."""
+    """Results of each query image, in their order; those of a group are at its first image. All other images have NaN, 0, −1.
+
+    Of a gallery group ``top`` has the first image, or the nearest one if that counts.
+    """
 
     ap: np.ndarray  # (Q,) average precision, NaN where the query has no match
     first_match: np.ndarray  # (Q,) rank of the first match, 1 is best, 0 where there is none
@@ -81,6 +85,7 @@ def protocol_card(rule: Protocol, measured: Mapping[str, np.ndarray], valid: np.
         "protocol_settings": dict(getattr(rule, "settings", {})),
         "protocol_metrics": names,
         "protocol_denominators": {**found, **stated},
+        "groups": group_card(rule),
         "camera_filter": rule.camera_filter,
         "junk": rule.junk,
         "trials": 1,

@@ -69,6 +69,7 @@ def reidx_components() -> Sequence[Component]:
         Component("protocol", "Market1501Trapezoid", "reidx.evaluation.trapezoid:Market1501Trapezoid"),
         Component("protocol", "NoCameraFilter", "reidx.evaluation.protocols:NoCameraFilter"),
         Component("protocol", "SingleGalleryShot", "reidx.evaluation.protocols:SingleGalleryShot"),
+        Component("protocol", "Grouped", "reidx.evaluation.groups:Grouped", {"query": "track", "gallery": "track"}),
         Component("protocol", "ClothChanging", "reidx.evaluation.clothes:ClothChanging"),
         Component("protocol", "SameClothes", "reidx.evaluation.clothes:SameClothes"),
         Component("protocol", "OpenSet", "reidx.evaluation.open_set:OpenSet"),

@@ -90,7 +90,8 @@ def _data(card: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
     if queries is not None:
         texts.append(f"{queries:,} queries" if valid in (None, queries) else f"{valid:,} of {queries:,} queries")
     if "gallery" in evaluation:
-        texts.append(f"{evaluation['gallery']:,} gallery images")
+        kind = "groups" if "gallery" in (evaluation.get("groups") or {}) else "images"
+        texts.append(f"{evaluation['gallery']:,} gallery {kind}")
     return ", ".join(filter(None, texts))
 
 
@@ -98,6 +99,7 @@ def _protocol(evaluation: Mapping[str, Any]) -> str:
     if "protocol" not in evaluation:
         return ""
     facts = ["own camera ignored" if evaluation.get("camera_filter") else "own camera counts"]
+    facts += [f"{side}: {text}" for side, text in (evaluation.get("groups") or {}).items()]
     facts += [f"{name} {value}" for name, value in evaluation.get("protocol_settings", {}).items()]
     if names := evaluation.get("protocol_metrics"):
         over = evaluation.get("protocol_denominators", {})
