@@ -254,7 +254,11 @@ def test_nearest_takes_reranked_distances_of_images(seed):
         if hits:
             ap.append(fmean((n + 1) / rank for n, rank in enumerate(hits)))
     known = q_ids, g_ids, q_cams, g_cams
-    for given_ in (reranking, lambda *places: rerank(KReciprocal(5, 2), query, gallery, trial=Trial(*places), protocol=rule)):
+
+    def again(*places):
+        return rerank(KReciprocal(5, 2), query, gallery, columns=columns, trial=Trial(*places), protocol=rule)
+
+    for given_ in (reranking, again):
         result = evaluate(query, gallery, *known, rule, own=own, columns=columns, reranking=given_)
         assert result.mAP == pytest.approx(fmean(ap), abs=1e-12)
 
