@@ -43,7 +43,8 @@ class Grouped(Protocol):
             raise ValueError("neither query nor gallery names a column, so nothing is grouped: name one, or use Market1501")
         if nearest and gallery is None:
             raise ValueError("nearest is about the groups of the gallery: name their column (gallery)")
-        super().__init__("grouped", "1", camera_filter, groups=Groups(query, gallery, nearest))
+        groups = Groups(query, gallery, nearest)
+        super().__init__("grouped", "1", camera_filter, settings=groups._asdict(), groups=groups)
 
     @classmethod
     def contract(cls, camera_filter: bool = True, **_: Any) -> dict[str, str]:

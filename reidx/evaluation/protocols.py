@@ -122,8 +122,7 @@ class SingleGalleryShot(Protocol):
             raise ValueError(f"trials is {trials}; at least 1 is needed")
         if seed < 0:
             raise ValueError(f"seed is {seed}; it must not be negative")
-        settings = {"seed": seed, "queries": "the rest"} if rest else {"seed": seed}
-        super().__init__("single_gallery_shot", "1", camera_filter, settings=settings)
+        super().__init__("single_gallery_shot", "1", camera_filter, settings={"seed": seed, "rest": rest})
         self.count, self.rest = trials, rest
 
     @classmethod

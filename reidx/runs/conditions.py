@@ -99,8 +99,11 @@ def _protocol(evaluation: Mapping[str, Any]) -> str:
     if "protocol" not in evaluation:
         return ""
     facts = ["own camera ignored" if evaluation.get("camera_filter") else "own camera counts"]
-    facts += [f"{side}: {text}" for side, text in (evaluation.get("groups") or {}).items()]
-    facts += [f"{name} {value}" for name, value in evaluation.get("protocol_settings", {}).items()]
+    groups = evaluation.get("groups") or {}
+    facts += [f"{side}: {text}" for side, text in groups.items()]
+    stated = {"query", "gallery", "nearest"} if groups else set()  # the settings by which Grouped makes its groups
+    settings = evaluation.get("protocol_settings", {})
+    facts += [f"{name} {value}" for name, value in settings.items() if name not in stated]
     if names := evaluation.get("protocol_metrics"):
         over = evaluation.get("protocol_denominators", {})
         by_queries: dict[str, list[str]] = {}

@@ -114,13 +114,22 @@ ALL = slice(None)
 
 
 def protocol_inputs(protocol: Any) -> tuple[Known, Columns]:
-    """Return ids and cameras (0 to 6) of 20 queries and 150 gallery images, and the columns that a protocol requires."""
+    """Return ids and cameras (0 to 6) of 20 queries and 150 gallery images, and the columns that a protocol requires.
+
+    Columns by which it groups images have a number for each identity and camera, and further columns one for each group.
+    """
     generator, sizes = np.random.default_rng(0), (20, 150)
     ids = generator.integers(0, 6, 20), generator.integers(-1, 6, 150)
     cameras = generator.integers(0, 7, 20), generator.integers(0, 7, 150)
     needed, _ = inputs_of_kind("protocol", type(protocol))
     names = sorted({name.removeprefix("query_").removeprefix("gallery_") for name in needed})
     by_query, by_gallery = ({name: generator.integers(0, 4, size) for name in names} for size in sizes)
+    for its, column, pair in zip((by_query, by_gallery), getattr(protocol, "groups", None) or (), zip(ids, cameras)):
+        if column is not None:
+            _, first, group = np.unique(np.stack(pair), axis=1, return_index=True, return_inverse=True)
+            group = group.reshape(-1)
+            its |= {name: values[first][group] for name, values in its.items()}
+            its[column] = group
     return (*ids, *cameras), (by_query, by_gallery)
 
 

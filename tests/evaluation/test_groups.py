@@ -127,6 +127,7 @@ def test_nearest_and_mean_worked_out_by_hand():
     assert near.details.top.tolist() == [[0, 1]] and mean.details.top.tolist() == [[1, 0]]
     assert near.card["groups"] == {"gallery": "nearest image of each track"} and near.card["gallery"] == 2
     assert mean.card["groups"] == {"gallery": "mean of each track"} and near.card["protocol"] == "grouped"
+    assert near.card["protocol_settings"] == {"query": None, "gallery": "track", "nearest": True}
 
 
 def test_several_images_of_a_query_worked_out_by_hand():
@@ -329,7 +330,7 @@ def test_rest_of_the_images_are_the_queries(seed):
         assert found.mAP == pytest.approx(fmean(mean for mean, _ in results), abs=1e-12)
         assert found.metrics["rank-1"] == pytest.approx(fmean(first for _, first in results), abs=1e-12)
         assert (found.card["queries"], found.card["valid_queries"], found.card["gallery"]) == (25, 25, 5)
-        assert found.card["protocol_settings"] == {"seed": seed, "queries": "the rest"}
+        assert found.card["protocol_settings"] == {"seed": seed, "rest": True}
 
 
 def test_rest_needs_the_same_images_on_both_sides():

@@ -226,7 +226,7 @@ def test_single_shot_worked_out_by_hand():
     assert result.metrics == {"mAP": 0.75, "mINP": 0.75, "rank-1": 0.5, "rank-5": 1, "rank-10": 1}
     assert set(result.deviations.values()) == {0}
     assert (result.card["gallery"], result.card["gallery_junk"], result.card["trials"]) == (2, 0, 2)
-    assert result.card["protocol_settings"] == {"seed": 0}
+    assert result.card["protocol_settings"] == {"seed": 0, "rest": False}
 
 
 @pytest.mark.parametrize(("arguments", "message"), [({"trials": 0}, "trials is 0; at least 1"), ({"seed": -1}, "seed is -1;")])

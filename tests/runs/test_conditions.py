@@ -156,3 +156,12 @@ def test_a_run_and_its_test_state_the_same(experiment: Callable[..., Path], tmp_
     assert "starts from random weights · last epoch" in trained[3]
     assert "epoch_1.pth" in " ".join(tested[3:])
     assert "last epoch" not in " ".join(tested)
+
+
+def test_groups_are_stated_once() -> None:
+    settings = {"query": None, "gallery": "track", "nearest": True}
+    groups = {"gallery": "nearest image of each track"}
+    card = {"protocol": "grouped", "protocol_version": "1", "protocol_settings": settings, "groups": groups, "gallery": 2}
+    found = conditions_of({}, {"evaluation": card})
+    assert found["protocol"] == "protocol grouped 1 (own camera counts, gallery: nearest image of each track)"
+    assert found["data"] == "2 gallery groups"
