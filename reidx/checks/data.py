@@ -180,9 +180,14 @@ class _DataChecker:
         )
 
     def check_images(self, at: KeyPath, domain: str, split: str) -> None:
-        if not len(self.domains.split(domain, split)):
-            hint = " Set evaluate.domain: null to train without an evaluation." if split != "train" else ""
-            raise DataError(f"{self.where(at)}: domain {domain!r} has no {split} images.{hint}")
+        if len(self.domains.split(domain, split)):
+            return
+        hint = ""
+        if split != "train":
+            hint = " Set evaluate.domain: null to train without an evaluation."
+        elif len(self.domains.split(domain, "query")):
+            hint = f" {self.domains[domain].name} is test-only: train on another domain, and evaluate on this one."
+        raise DataError(f"{self.where(at)}: domain {domain!r} has no {split} images.{hint}")
 
     def check_cameras(self, part: Part, splits: Sequence[tuple[str, str]]) -> None:
         """Raise if a component needs cameras and an image, of the given (domain, split) pairs, has none.

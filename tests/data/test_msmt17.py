@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from reidx.data.datasets import MSMT17
+from reidx.data.datasets import MSMT17, msmt17
+from reidx.data.datasets.lists import read_list
 from reidx.errors import DataError
 from reidx.evaluation.matches import has_match
 from reidx.evaluation.protocols import Market1501
@@ -219,3 +220,22 @@ def test_the_published_lists_have_their_published_counts():
     assert card["train"] == {"images": 32_621, "ids": 1_041, "cameras": 15}
     assert card["query"] == {"images": 11_659, "ids": 3_060, "cameras": 15}
     assert card["gallery"] == {"images": 82_161, "ids": 3_060, "cameras": 15}
+
+
+@pytest.mark.parametrize(
+    ("parts", "images", "ids"),
+    [
+        (("train",), 30_248, 1_041),
+        (("train", "val"), 32_621, 1_041),
+        (("query",), 11_659, 3_060),
+        (("gallery",), 82_161, 3_060),
+    ],
+)
+def test_shared_lists_parse_to_their_counts(parts, images, ids):
+    folder = Path(__file__).resolve().parents[3] / "shared" / "lists" / "msmt17"
+    tables = [folder / f"list_{part}.txt" for part in parts]
+    if not all(table.is_file() for table in tables):
+        pytest.skip(f"{folder} is not here")
+    lines = [line for table in tables for _, line in read_list(table, msmt17.LINE, "")]
+    assert (len({line[1] for line in lines}), len({line[3] for line in lines})) == (images, ids)
+    assert len(lines) == images and {int(line[2]) for line in lines} == set(msmt17.CAMERAS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,22 @@ def read_folder(folder: Path, dropped: dict[str, int], remarks: list[str], below
     if passed_over := sum(found.passed_over.values()):
         dropped[PASSED_OVER] = dropped.get(PASSED_OVER, 0) + passed_over
     return found
+
+
+def named_images(
+    folder: Path, start: re.Pattern[str], example: str, dropped: dict[str, int], remarks: list[str]
+) -> list[tuple[str, re.Match[str]]]:
+    """The path of each image directly in ``folder``, and the match of ``start`` with the start of its name.
+
+    Other files are added to ``dropped`` and ``remarks``. Raises :class:`DataError`, with ``example``, for another name.
+    """
+    named = []
+    for name in read_folder(folder, dropped, remarks).names:
+        match = start.match(name)
+        if match is None:
+            raise DataError(f"{folder / name}: the file name is not understood; a name looks like {example}.")
+        named.append((f"{folder}{os.sep}{name}", match))
+    return named
 
 
 def images_in(folder: Path) -> Found:

@@ -41,7 +41,8 @@ class MarketGrammar(Dataset):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.layouts = {"": tuple(cls.folders.values())}
+        if "layouts" not in vars(cls):
+            cls.layouts = {"": tuple(cls.folders.values())}
 
     def __init__(self, root: str) -> None:
         _, base = self.locate(root)[0]
@@ -133,7 +134,7 @@ class DukeMTMC(MarketGrammar):
         "withdrawn by its authors, because people were filmed and published without their consent; for comparison with earlier "
         "papers only",
     )
-    places = (
+    places: ClassVar[tuple[str, ...]] = (
         ".",
         "DukeMTMC-reID",
         "dukemtmcreid",

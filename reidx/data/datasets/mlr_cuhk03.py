@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from PIL import Image
 
 from reidx.data.datasets.base import Counts, Dataset, Facts, Split
+from reidx.data.datasets.cuhk03 import REQUEST, parse_image, read_split
 from reidx.data.datasets.folder import read_folder
 from reidx.data.datasets.market import MarketGrammar
 from reidx.data.decode import decode
 from reidx.errors import DataError
 
-NAME = re.compile(r"([1-5])_(\d{3})_([12])_\d{2}\.\w+", re.ASCII)
-"""An extracted image: camera pair, person of that pair, view, number of the image."""
 FACTORS = (2, 3, 4)
 LOW, MADE = 1, "MLR-CUHK03"
 """The view with low resolution, and the folder of its down-sampled images."""
@@ -61,7 +58,7 @@ class MLRCUHK03(Dataset):
     }
     remarks: list[str]
     facts = Facts(
-        "http://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html",
+        REQUEST,
         "cuhk03/\n"
         "  images_labeled/  1_001_1_01.png: camera pair, person, view, image\n"
         "  splits_classic_labeled.json\n"
@@ -90,17 +87,11 @@ class MLRCUHK03(Dataset):
         _, base = self.locate(root, {images: self.layouts[images]})[0]
         self.variant = "made"
         self.root, self.version, self.dropped, self.remarks = str(base), f"{images} boxes, split {split}, seed {seed}", {}, []
-        tested = _tested(base / table, split)
+        tested = {image.person for image in read_split(base / table, split)["gallery"]}
         train: list[tuple[str, int, int, int]] = []
         query, gallery = train[:], train[:]
         for name in read_folder(base / folder, self.dropped, self.remarks).names:
-            match = NAME.fullmatch(name)
-            if match is None:
-                raise DataError(
-                    f"{base / folder / name}: the file name does not give camera pair, person, view and image; a name "
-                    "looks like 1_001_1_01.png."
-                )
-            person, view = _person(match), int(match[3])
+            _, person, view = parse_image(name, str(base / folder / name))
             factor = _factor(name, seed) if view == LOW else 1
             path = base / folder / name if view != LOW else base / MADE / images / f"{Path(name).stem}_x{factor}.png"
             split_of_image = train if person not in tested else query if view == LOW else gallery
@@ -132,23 +123,6 @@ class _Repacked(MarketGrammar):
     camera_numbers = (1, 2)
     background = False
     example = "0001_c1….png"
-
-
-def _person(name: re.Match[str]) -> int:
-    """A number of the person over all camera pairs."""
-    return 1000 * int(name[1]) + int(name[2])
-
-
-def _tested(table: Path, split: int) -> set[int]:
-    """The people of the test in a split of the list, whose entries begin with an image's path."""
-    try:
-        splits: Any = json.loads(table.read_text(encoding="utf-8"))
-        if not 0 <= split < len(splits):
-            raise DataError(f"{table} has splits 0 to {len(splits) - 1}, but split is {split}.")
-        names = [re.split(r"[/\\]", entry[0])[-1] for entry in splits[split]["gallery"]]
-        return {_person(NAME.fullmatch(name)) for name in names}  # type: ignore[arg-type]
-    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise DataError(f"{table} cannot be read as the splits of CUHK03 ({error}). Extract them again.") from error
 
 
 def _factor(name: str, seed: int) -> int:

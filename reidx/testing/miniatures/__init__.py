@@ -4,7 +4,19 @@ They test a loader, a filter and a protocol where the data set itself cannot be 
 one family; `MINIATURES` lists all.
 """
 
-from reidx.testing.miniatures import image_folder, ltcc, market, mlr_cuhk03, msmt17, prcc, visible_infrared
+from reidx.testing.miniatures import (
+    cuhk03,
+    image_folder,
+    ltcc,
+    market,
+    mlr_cuhk03,
+    msmt17,
+    occluded_duke,
+    partial,
+    prcc,
+    single_shot,
+    visible_infrared,
+)
 from reidx.testing.miniatures.base import Miniature
 
 MINIATURES: tuple[Miniature, ...] = (
@@ -15,6 +27,10 @@ MINIATURES: tuple[Miniature, ...] = (
     *prcc.MINIATURES,
     *mlr_cuhk03.MINIATURES,
     *image_folder.MINIATURES,
+    *cuhk03.MINIATURES,
+    *occluded_duke.MINIATURES,
+    *partial.MINIATURES,
+    *single_shot.MINIATURES,
 )
 
 __all__ = ["MINIATURES", "Miniature"]
