@@ -78,6 +78,19 @@ def test_a_market_under_dukes_name_is_refused(tmp_path):
         DukeMTMC(str(tmp_path))
 
 
+def test_subclass_may_set_its_name_in_its_constructor(tmp_path):
+    class Street(MarketGrammar):
+        def __init__(self, root: str, street: str) -> None:
+            self.name = f"People of {street}"
+            super().__init__(root)
+
+    write(tmp_path / "here", PERSONX)
+    found = Street(str(tmp_path / "here"), "Elm Street")
+    assert found.card()["name"] == "People of Elm Street" and len(found.train) == 4
+    with pytest.raises(DataError, match="Street"):
+        Street(str(tmp_path / "elsewhere"), "Elm Street")
+
+
 def test_personx_cameras_follow_their_order(tmp_path):
     data = PersonX(str(write(tmp_path, PERSONX)))
     assert dict(zip([Path(p).name for p in data.train.paths], data.train.cameras.tolist())) == {

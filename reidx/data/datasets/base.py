@@ -165,7 +165,8 @@ class Dataset:
         ``layouts`` are those to look for (default: all).
         """
         wanted = cls.layouts if layouts is None else layouts
-        return locate(cls.name, root, cls.places, wanted, cls.facts.request if cls.facts else None)
+        name = getattr(cls, "name", cls.__name__)  # a subclass may set it in its constructor
+        return locate(name, root, cls.places, wanted, cls.facts.request if cls.facts else None)
 
     def notes(self) -> list[str]:
         """Sentences reported each time the data set is read: the notices, the exclusions, then ``remarks``."""
