@@ -29,7 +29,7 @@ from reidx.registry.describing import one_line
 COMMANDS = {
     "train": "run an experiment, or resume it",
     "demo": "train on one synthetic domain, adapt to another, evaluate",
-    "test": "evaluate weights under a config, or finished runs on several data sets",
+    "test": "evaluate weights, or finished runs on several data sets",
     "ablate": "run a grid of experiments that differ in some parts; compare them",
     "compare": "compare runs: config, code, data, metrics",
     "config": "print a config, merged and checked, with the origin of every value",
