@@ -20,6 +20,8 @@ class People(MarketGrammar):
     Raises :class:`DataError` for arguments that make no valid benchmark, or if that folder holds something else.
     """
 
+    name = "Synthetic"
+
     def __init__(
         self,
         root: str = "data/synthetic",

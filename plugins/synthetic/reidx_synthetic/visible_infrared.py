@@ -30,6 +30,7 @@ class VisibleInfrared(MarketGrammar):
     Raises :class:`DataError` for arguments that make no valid benchmark, or if that folder holds something else.
     """
 
+    name = "Synthetic, visible and infrared"
     columns: ClassVar[tuple[str, ...]] = ("modality",)
 
     def __init__(
