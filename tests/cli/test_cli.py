@@ -299,6 +299,7 @@ class Config:
 
 class Result:
     work_dir = "runs/a"
+    labels_file = None
 
     def table(self) -> str:
         return "mAP 50.0"

@@ -19,7 +19,7 @@ SPLITS = ("train", "query", "gallery")
 
 
 class Union(Dataset):
-    """Several data sets as one, with the images of each split one after the other.
+    """Several data sets as one, with the images of a split in their order.
 
     ``of`` lists the specs of the parts. Their people and cameras are different ones and are numbered from 0, part by part;
     ``shared_ids`` and ``shared_cameras`` keep the numbers, so that equal numbers, or equal names, mean the same person or
