@@ -22,6 +22,7 @@ LAYERS = (
     {"ablation"},
     {"__init__"},
     {"engine"},
+    {"doctor"},
     {"reporting", "checks"},
     {"runs"},
     {"evaluation", "optim"},

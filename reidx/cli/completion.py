@@ -107,6 +107,8 @@ def _whole_parser() -> Parser:
         "into": shtab.DIRECTORY,
         "weights": shtab.FILE,
         "method": _METHODS,
+        "path": shtab.FILE,
+        "json": shtab.FILE,
         "kind": _KINDS,
     }
     parser = own_parser()

@@ -8,12 +8,13 @@ from types import ModuleType
 
 COMMANDS = {
     "where": "show where a data set is requested, and the layout of its folder",
+    "doctor": "examine a data set: counts, faults of files and labels, repair",
 }
 """The commands below ``reidx data``. Each is a module of this package with ``add_arguments`` and ``run``."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(dest="data_command", metavar="COMMAND", required=True, help="; ".join(_help()))
+    commands = parser.add_subparsers(dest="data_command", metavar="COMMAND", required=True, help="one of these:")
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=_module(name).__doc__, allow_abbrev=False)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -22,10 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     return int(_module(arguments.data_command).run(arguments))
-
-
-def _help() -> list[str]:
-    return [f"{name}: {text}" for name, text in COMMANDS.items()]
 
 
 def _module(name: str) -> ModuleType:

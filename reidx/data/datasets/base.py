@@ -168,6 +168,11 @@ class Dataset:
         name = getattr(cls, "name", cls.__name__)  # a subclass may set it in its constructor
         return locate(name, root, cls.places, wanted, cls.facts.request if cls.facts else None)
 
+    @classmethod
+    def arguments_of(cls, layout: str) -> dict[str, Any]:
+        """The arguments, besides ``root``, with which the data set is read in one of its ``layouts``."""
+        return {}
+
     def notes(self) -> list[str]:
         """Sentences reported each time the data set is read: the notices, the exclusions, then ``remarks``."""
         left = [f"{count:,} {what}" for what, count in self.dropped.items() if count and what != PASSED_OVER]

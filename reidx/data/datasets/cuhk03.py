@@ -102,6 +102,11 @@ class CUHK03(Dataset):
         self.train, self.query, self.gallery = packed.train, packed.query, packed.gallery
         self.dropped, self.remarks = packed.dropped, packed.remarks
 
+    @classmethod
+    def arguments_of(cls, layout: str) -> dict[str, Any]:
+        partition, _, images = layout.partition(", ")
+        return {} if layout == REPACKED else {"partition": partition, "images": images}
+
     def camera_number(self, camera: int) -> int:
         return camera + 1
 

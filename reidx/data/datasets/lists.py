@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from reidx.data.datasets.inspection import file_or_line
 from reidx.errors import DataError
 
 
@@ -28,10 +29,12 @@ def read_list(table: Path, line: re.Pattern[str], example: str) -> Iterator[tupl
         if not text.strip():
             continue
         match, where = line.fullmatch(text.strip()), f"{table}, line {number}"
-        if match is None:
-            raise DataError(f"{where}: {text!r} does not give an image and its identity; a line looks like {example}.")
         empty = False
-        yield where, match
+        if match is not None:
+            yield where, match
+            continue
+        with file_or_line(where):
+            raise DataError(f"{where}: {text!r} does not give an image and its identity; a line looks like {example}.")
     if empty:
         raise DataError(f"{table} lists no images.")
 

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from reidx.data.datasets.base import Counts, Dataset, Facts, Split, parse_number
 from reidx.data.datasets.folder import read_folder
+from reidx.data.datasets.inspection import file_or_line
 from reidx.errors import DataError
 
 
@@ -59,27 +60,33 @@ class MarketGrammar(Dataset):
         found = read_folder(folder, self.dropped, self.remarks)
         rows: list[tuple[str, int, int]] = []
         for name in found.names:
-            match = self.pattern.match(name)
-            if match is None:
-                raise DataError(
-                    f"{folder / name}: the name does not give identity and camera; "
-                    f"{self.name} expects names such as {self.example}."
-                )
-            pid = -1 if match[1] == "-1" else parse_number(match[1], "the identity", str(folder / name))
-            camera = self._camera(parse_number(match[2], "the camera", str(folder / name)), folder / name)
-            if pid == -1:
-                self.dropped["junk"] += 1
-            elif pid == 0 and self.background and split != "gallery":
-                self.dropped["background"] += 1
-            else:
-                rows.append((f"{folder}{os.sep}{name}", pid, camera))
-        if not rows:
-            what = "only junk and background" if found.names else "no .jpg image"
-            others = "".join(f" It has {count:,} {kind}, which are not read." for kind, count in found.passed_over.items())
-            raise DataError(f"{self.name}: {folder} has {what}.{others}")
+            path = f"{folder}{os.sep}{name}"
+            with file_or_line(path):
+                pid, camera = self._parse(name, path)
+                if pid == -1:
+                    self.dropped["junk"] += 1
+                elif pid == 0 and self.background and split != "gallery":
+                    self.dropped["background"] += 1
+                else:
+                    rows.append((path, pid, camera))
+        with file_or_line(folder):
+            if not rows:
+                what = "only junk and background" if found.names else "no .jpg image"
+                others = "".join(f" It has {count:,} {kind}, which are not read." for kind, count in found.passed_over.items())
+                raise DataError(f"{self.name}: {folder} has {what}.{others}")
         return Split.of(rows)
 
-    def _camera(self, number: int, path: Path) -> int:
+    def _parse(self, name: str, path: str) -> tuple[int, int]:
+        """The identity (-1: junk) and the camera, counted from 0, of a file name."""
+        match = self.pattern.match(name)
+        if match is None:
+            raise DataError(
+                f"{path}: the name does not give identity and camera; {self.name} expects names such as {self.example}."
+            )
+        pid = -1 if match[1] == "-1" else parse_number(match[1], "the identity", path)
+        return pid, self._camera(parse_number(match[2], "the camera", path), path)
+
+    def _camera(self, number: int, path: str) -> int:
         """The camera, counted from 0, for a number in a file name."""
         known = self.camera_numbers
         if number < 1 or (known is not None and number not in known):

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from PIL import Image
@@ -16,6 +16,7 @@ from PIL import Image
 from reidx.data.datasets.base import Counts, Dataset, Facts, Split
 from reidx.data.datasets.cuhk03 import REQUEST, parse_image, read_split
 from reidx.data.datasets.folder import read_folder
+from reidx.data.datasets.inspection import file_or_line, inspecting
 from reidx.data.datasets.market import MarketGrammar
 from reidx.data.decode import decode
 from reidx.errors import DataError
@@ -91,16 +92,23 @@ class MLRCUHK03(Dataset):
         train: list[tuple[str, int, int, int]] = []
         query, gallery = train[:], train[:]
         for name in read_folder(base / folder, self.dropped, self.remarks).names:
-            _, person, view = parse_image(name, str(base / folder / name))
-            factor = _factor(name, seed) if view == LOW else 1
-            path = base / folder / name if view != LOW else base / MADE / images / f"{Path(name).stem}_x{factor}.png"
-            split_of_image = train if person not in tested else query if view == LOW else gallery
-            split_of_image.append((str(path), person, view - 1, factor))
+            with file_or_line(base / folder / name):
+                _, person, view = parse_image(name, str(base / folder / name))
+                factor = _factor(name, seed) if view == LOW else 1
+                made = base / MADE / images / f"{Path(name).stem}_x{factor}.png"
+                path = base / folder / name if view != LOW or inspecting() else made  # an inspection reads the originals
+                split_of_image = train if person not in tested else query if view == LOW else gallery
+                split_of_image.append((str(path), person, view - 1, factor))
         for rows, what in ((train, "training"), (query, "low-resolution test"), (gallery, "high-resolution test")):
             if not rows:
                 raise DataError(f"{self.name}: {base / folder} has no {what} image of split {split}.")
-        _make(base / folder, [Path(row[0]) for row in (*train, *query) if row[3] != 1], progress)
+        if not inspecting():
+            _make(base / folder, [Path(row[0]) for row in (*train, *query) if row[3] != 1], progress)
         self.train, self.query, self.gallery = (Split.of(rows, *self.columns) for rows in (train, query, gallery))
+
+    @classmethod
+    def arguments_of(cls, layout: str) -> dict[str, Any]:
+        return {"images": layout}
 
     def camera_number(self, camera: int) -> int:
         return camera + 1

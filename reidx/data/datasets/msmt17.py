@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from reidx.data.datasets.base import PASSED_OVER, Counts, Dataset, Facts, Split, parse_number
+from reidx.data.datasets.inspection import file_or_line
 from reidx.data.datasets.lists import check_listed, read_lines, read_list
 from reidx.data.datasets.market import MarketGrammar
 from reidx.data.decode import is_image
@@ -133,10 +134,11 @@ def _choose(found: list[tuple[str, Path]], version: str) -> tuple[str, Path]:
             f"Set version: {there}, or give the folder of {version}. {NOT_COMPARABLE}."
         )
     if version == "auto":
-        raise DataError(
-            f"MSMT17 at {found[0][1]} is re-packed: its folders do not reveal its version. State the version of the "
-            f"original: version: V1 or version: V2. {NOT_COMPARABLE}."
-        )
+        with file_or_line(found[0][1]):
+            raise DataError(
+                f"MSMT17 at {found[0][1]} is re-packed: its folders do not reveal its version. State the version of the "
+                f"original: version: V1 or version: V2. {NOT_COMPARABLE}."
+            )
     return found[0]
 
 
@@ -146,11 +148,13 @@ def _read(folder: Path, *lists: Path) -> Split:
     rows = []
     for table in lists:
         for where, line in read_list(table, LINE, "0000/0000_000_01_0303morning_0015_0.jpg 0"):
-            camera, path = parse_number(line[2], "the camera", where), f"{folder}{os.sep}{line[1]}"
-            if camera not in CAMERAS:
-                raise DataError(f"{where}: camera {camera} is out of range; MSMT17 has cameras 1 to {CAMERAS[-1]}.")
-            check_listed(path, where, places)
-            rows.append((path, parse_number(line[3], "the identity", where), camera - 1))
+            path = f"{folder}{os.sep}{line[1]}"
+            with file_or_line(path):
+                camera = parse_number(line[2], "the camera", where)
+                if camera not in CAMERAS:
+                    raise DataError(f"{where}: camera {camera} is out of range; MSMT17 has cameras 1 to {CAMERAS[-1]}.")
+                check_listed(path, where, places)
+                rows.append((path, parse_number(line[3], "the identity", where), camera - 1))
     return Split.of(rows)
 
 

@@ -10,6 +10,7 @@ from typing import ClassVar
 from reidx.data.datasets.base import Dataset, Facts, Split, parse_number
 from reidx.data.datasets.clothes import with_clothes
 from reidx.data.datasets.folder import read_folder
+from reidx.data.datasets.inspection import file_or_line
 from reidx.errors import DataError
 
 CAMERAS = "ABC"
@@ -62,17 +63,19 @@ class PRCC(Dataset):
         """Path, person and camera of each image below ``folder``; without ``camera`` the names begin with it."""
         rows = []
         for person in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
-            if not re.fullmatch(r"\d+", person.name, re.ASCII):
-                raise DataError(f"{person}: the folder of a person is named by its number, such as 001.")
-            pid = parse_number(person.name, "the identity", str(person))
-            for name in read_folder(person, self.dropped, self.remarks).names:
-                letter = camera or name[0]
-                if letter not in CAMERAS:
-                    raise DataError(
-                        f"{person / name}: the name of a training image begins with its camera, A, B or C, such as "
-                        "A_cropped_rgb001.jpg."
-                    )
-                rows.append((str(person / name), pid, CAMERAS.index(letter)))
+            with file_or_line(person):
+                if not re.fullmatch(r"\d+", person.name, re.ASCII):
+                    raise DataError(f"{person}: the folder of a person is named by its number, such as 001.")
+                pid = parse_number(person.name, "the identity", str(person))
+                for name in read_folder(person, self.dropped, self.remarks).names:
+                    with file_or_line(person / name):
+                        letter = camera or name[0]
+                        if letter not in CAMERAS:
+                            raise DataError(
+                                f"{person / name}: the name of a training image begins with its camera, A, B or C, such as "
+                                "A_cropped_rgb001.jpg."
+                            )
+                        rows.append((str(person / name), pid, CAMERAS.index(letter)))
         if not rows:
             raise DataError(f"{self.name}: {folder} has no image of a person.")
         return rows

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from reidx.data.datasets.base import Counts, Dataset, Facts, Split, parse_number
+from reidx.data.datasets.inspection import file_or_line
 from reidx.data.datasets.lists import check_listed, read_list
 from reidx.data.datasets.sysu_mm01 import INFRARED, VISIBLE
 
@@ -91,6 +92,7 @@ def _read(base: Path, lists: dict[str, Path], modality: str) -> Split:
             continue
         for where, line in read_list(lists[kind], LINE, EXAMPLE):
             path = str(base / line[1])
-            check_listed(path, where, places)
-            rows.append((path, parse_number(line[2], "the identity", where), value, value))
+            with file_or_line(path):
+                check_listed(path, where, places)
+                rows.append((path, parse_number(line[2], "the identity", where), value, value))
     return Split.of(rows, *RegDB.columns)

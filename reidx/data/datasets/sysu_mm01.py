@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from reidx.data.datasets.base import Counts, Dataset, Facts, Split, parse_number
 from reidx.data.datasets.folder import read_folder
+from reidx.data.datasets.inspection import file_or_line
 from reidx.data.datasets.lists import read_lines
 from reidx.errors import DataError
 
@@ -62,11 +63,12 @@ class SYSUMM01(Dataset):
         split_of: dict[int, str] = {}
         for path in (base / f"exp/{split}_id.txt" for split in ("train", "val", "test")):
             for person in _people(path):
-                if person in split_of:
-                    raise DataError(
-                        f"{path}: person {person} is in {split_of[person]}, too. Drop the person from one of the lists."
-                    )
-                split_of[person] = path.name
+                with file_or_line(path):
+                    if person in split_of:
+                        raise DataError(
+                            f"{path}: person {person} is in {split_of[person]}, too. Drop the person from one of the lists."
+                        )
+                    split_of[person] = path.name
         learnt = [person for person, split in split_of.items() if split != "test_id.txt"]
         tested = [person for person, split in split_of.items() if split == "test_id.txt"]
         self.train = self._read(base, learnt, modality)

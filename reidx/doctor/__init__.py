@@ -1,0 +1,1 @@
+"""Examination of a data set on disk: recognition, faults of files, labels and counts, repair, pictures."""
