@@ -53,6 +53,31 @@ def test_market_card_counts_images(tmp_path):
     }
 
 
+@pytest.mark.parametrize("folder", ["images", "distractors_500k", "distractors_500k/images"])
+def test_distractors_join_the_gallery_as_background(tmp_path, folder):
+    base = write_market(tmp_path / "market1501")
+    (base / folder).mkdir(parents=True)
+    for name in ("0000_c1s1_000001_00.jpg", "-1_c6s1_000001_00.jpg", "0003_c2s1_000001_00.jpg", "any.jpg", "Thumbs.db"):
+        (base / folder / name).touch()
+    plain, data = Market1501(str(tmp_path)), Market1501(str(tmp_path), distractors=True)
+    assert data.gallery.paths[:2] == plain.gallery.paths and len(data.gallery) == 6
+    assert data.gallery.ids.tolist() == [0, 3, 0, 0, 0, 0]
+    added = dict(zip((Path(path).name for path in data.gallery.paths[2:]), data.gallery.cameras[2:].tolist()))
+    assert (added["-1_c6s1_000001_00.jpg"], added["0003_c2s1_000001_00.jpg"], added["any.jpg"]) == (5, 1, -1)
+    assert (data.card()["added_distractors"], data.card()["distractors"]) == (4, 5)
+    assert data.card()["version"] == "v15.09.15 with distractors" and "added_distractors" not in plain.card()
+    assert (data.train.paths, data.query.paths) == (plain.train.paths, plain.query.paths)
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_absent_distractors_are_named(tmp_path, empty):
+    write_market(tmp_path)
+    if empty:
+        (tmp_path / "images").mkdir()
+    with pytest.raises(DataError, match=r"has no distractors; .*distractors_500k.* set distractors: false"):
+        Market1501(str(tmp_path), distractors=True)
+
+
 def test_an_unlabelled_split_has_no_identities(tmp_path):
     split = Market1501(str(write_market(tmp_path))).train
     blind = split.unlabelled()

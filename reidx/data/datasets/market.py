@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from reidx.data.datasets.base import Counts, Dataset, Facts, Split, parse_number
 from reidx.data.datasets.folder import read_folder
@@ -99,6 +99,8 @@ class Market1501(MarketGrammar):
     """Market-1501, the usual benchmark: 1,501 people, 6 cameras.
 
     Market-1501 (Zheng et al., ICCV 2015): 12,936 training, 3,368 query and 15,913 gallery images without junk.
+    ``distractors: true`` adds the images of ``images`` or ``distractors_500k`` in the same folder to the gallery, the 500k
+    distractors that are published separately. All of them are background, whatever number their names begin with.
 
     ``root`` is the data set's own folder, or the one above it in any customary layout: ``Market-1501-v15.09.15``,
     ``market1501``, ``market1501/Market-1501-v15.09.15``.
@@ -116,6 +118,35 @@ class Market1501(MarketGrammar):
     )
     places = (".", "Market-1501-v15.09.15", "market1501", "market1501/Market-1501-v15.09.15")
     camera_numbers = range(1, 7)
+    distractor_folders: ClassVar[tuple[str, ...]] = ("images", "distractors_500k/images", "distractors_500k")
+
+    def __init__(self, root: str, distractors: bool = False) -> None:
+        super().__init__(root)
+        self.added = 0
+        if distractors:
+            self._add_distractors()
+
+    def card(self) -> dict[str, Any]:
+        """The usual card, with the number of added distractors, if any."""
+        return {**super().card(), **({"added_distractors": self.added} if self.added else {})}
+
+    def _add_distractors(self) -> None:
+        """Add the published distractors to the gallery, as background."""
+        folders = [Path(self.root) / name for name in self.distractor_folders]
+        folder = next(filter(Path.is_dir, folders), None)
+        names = [] if folder is None else read_folder(folder, self.dropped, self.remarks).names
+        if not names:
+            raise DataError(
+                f"{self.name} at {self.root} has no distractors; looked for images in {', '.join(map(str, folders))}. Unpack "
+                "distractors_500k.zip there, or set distractors: false."
+            )
+        self.added, self.variant, self.version = len(names), "distractors", f"{self.version} with distractors"
+        matches = [self.pattern.match(name) for name in names]
+        cameras = [int(match[2]) - 1 if match and int(match[2]) in range(1, 7) else -1 for match in matches]
+        rows = [(f"{folder}{os.sep}{name}", 0, camera) for name, camera in zip(names, cameras, strict=True)]
+        gallery = self.gallery
+        assert gallery.ids is not None  # its names have them
+        self.gallery = Split.of([*zip(gallery.paths, gallery.ids, gallery.cameras, strict=True), *rows])
 
 
 class DukeMTMC(MarketGrammar):
