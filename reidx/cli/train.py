@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="D",
         help="a cache folder for several runs: a stage that another run has trained identically, and the features of "
-        "initial networks, are reused from it",
+        "initial networks, are reused from it, and images packed into it (reidx data pack) are not decoded again",
     )
     parser.add_argument(
         "--launcher",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from reidx.data.datasets import Dataset, Split
 from reidx.data.files import same_files
+from reidx.data.fingerprint import fingerprint
 from reidx.data.images import ImageStore
+from reidx.data.packs import check_sample, find_pack
 from reidx.errors import Broken, ConfigError
 from reidx.registry.build import build, contract
 from reidx.registry.describing import describe_value
@@ -47,11 +50,17 @@ class Domains:
 
     ``counted(task)`` returns a context manager whose ``progress(done, total)`` is displayed, for example while a synthetic
     data set is rendered. ``message`` receives each of a data set's ``notes``, one line at a time, when the data set is read.
+    ``packs`` is a folder in which packed images are looked up (:mod:`reidx.data.packs`).
     """
 
     def __init__(
-        self, data: Mapping[str, Any], counted: Counted = _no_progress, message: Callable[[str], None] = _discard
+        self,
+        data: Mapping[str, Any],
+        counted: Counted = _no_progress,
+        message: Callable[[str], None] = _discard,
+        packs: Path | None = None,
     ) -> None:
+        self.packs = packs
         self.counted, self.message = counted, message
         self.specs: Mapping[str, Any] = data["domains"]
         self.size = (int(data["image_size"][0]), int(data["image_size"][1]))
@@ -62,6 +71,7 @@ class Domains:
         self._datasets: dict[str, Dataset] = {}
         self._own: dict[str, np.ndarray] = {}
         self._stores: dict[tuple[str, str], ImageStore] = {}
+        self._sources: dict[str, Mapping[str, Any]] = {}
 
     def __getitem__(self, name: str) -> Dataset:
         if name not in self.specs:
@@ -100,14 +110,30 @@ class Domains:
         Raises :class:`ConfigError` when training images that are to be held on the device do not fit it.
         """
         if (name, split) not in self._stores:
-            store = ImageStore(self.split(name, split).paths, self.size, self.interpolation, self._left)
+            packed = self._packed(name, split)
+            store = ImageStore(self.split(name, split).paths, self.size, self.interpolation, self._left, packed)
             if self.on_device and split == "train" and not store.cached_bytes:
                 left = f"{self._left / 2**30:.2f} GB"
                 raise ConfigError(
                     f"data.cache_on: device: {name}: {store.required_memory()}, and data.cache_gb leaves {left}. "
                     "Raise data.cache_gb, make data.image_size smaller, or set data.cache_on: host."
                 )
-            if store.cached_bytes:
+            if store.cached_bytes and packed is None:  # packed images are in the file system's cache
                 self._left -= store.cached_bytes
             self._stores[name, split] = store
         return self._stores[name, split]
+
+    def _packed(self, name: str, split: str) -> np.ndarray | None:
+        """The images of a split in a pack that fits; None, with a message, if there is none that does."""
+        found = self.split(name, split)
+        if self.packs is None or not self.packs.is_dir() or not len(found):
+            return None
+        if name not in self._sources:
+            self._sources[name] = fingerprint(self[name])
+        pack, reason = find_pack(self.packs, self._sources[name], split, self.size, self.interpolation)
+        if pack is None:
+            self.message(f"{name}: no packed {split} images fit{f': {reason}' if reason else ''}; they are decoded")
+            return None
+        images = pack.images(split)
+        check_sample(images, found.paths, self.size, self.interpolation, pack.folder)
+        return images

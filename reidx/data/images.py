@@ -28,7 +28,8 @@ class ImageStore(Dataset[Tensor]):
     ``size`` is (height, width) in pixels; ``interpolation`` bicubic or bilinear. :func:`reidx.data.decode.decode` describes
     the treatment of colours, bit depths and rotations. If the whole set at this size takes at most ``cache_bytes``, each
     image is decoded once: forked worker processes share the memory (spawned ones decode for themselves), which is
-    allocated only as it fills. :meth:`move_to` moves the cache to the training device.
+    allocated only as it fills. :meth:`move_to` moves the cache to the training device. ``packed`` uint8 (N,3,H,W) are all
+    images, decoded already (:mod:`reidx.data.packs`).
 
     Raises :class:`CorruptImage` when a file cannot be read, :class:`ConfigError` for an unknown interpolation.
     """
@@ -39,6 +40,7 @@ class ImageStore(Dataset[Tensor]):
         size: tuple[int, int] = (256, 128),
         interpolation: str = "bicubic",
         cache_bytes: int = 4 << 30,
+        packed: np.ndarray | None = None,
     ) -> None:
         if interpolation not in FILTERS:
             raise ConfigError(f"interpolation is {interpolation!r}; it must be one of {', '.join(FILTERS)}.")
@@ -49,7 +51,9 @@ class ImageStore(Dataset[Tensor]):
         self.filled: np.ndarray | None = None
         self.held: Tensor | None = None
         shape = (len(self.paths), 3, *self.size)
-        if 0 < math.prod(shape) <= cache_bytes:
+        if packed is not None:
+            self.cache, self.filled = packed, np.ones(len(self.paths), np.uint8)
+        elif 0 < math.prod(shape) <= cache_bytes:
             # anonymous shared mappings: unlike /dev/shm, they have no separate limit and leave nothing behind
             self.cache = np.frombuffer(mmap.mmap(-1, math.prod(shape)), np.uint8).reshape(shape)
             self.filled = np.frombuffer(mmap.mmap(-1, len(self.paths)), np.uint8)

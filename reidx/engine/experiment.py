@@ -65,8 +65,8 @@ def run(
     card.
 
     ``share`` is a folder that runs have in common: a stage finished by another run (same keys, seed, data, code, earlier
-    stages) is copied instead of trained, and initial features are extracted once. The numbers are identical bit for bit; the
-    card lists the copied stages.
+    stages) is copied instead of trained, initial features are extracted once, and packed images (``reidx data pack``) are not
+    decoded again. The numbers are identical bit for bit; the card lists the copied stages.
 
     ``threads`` is the number of CPU threads: a number, ``auto`` (the idle cores, the default of the commands), or None
     (torch's default). A resumed run keeps its number unless one is given; another number changes the rounding, which is
@@ -91,7 +91,7 @@ def run(
         number = distributed.on_rank_zero(lambda: choose_thread_count(threads, record.threads, reporter.message, alone))
         try:
             with threads_set_to(number), reporter.experiment(config.experiment.stages, **facts):
-                domains = distributed.rank_zero_first(lambda: _check_data(config, reporter))
+                domains = distributed.rank_zero_first(lambda: _check_data(config, reporter, share))
                 from reidx.reporting.curves import Curves
 
                 # a shared stage needs a fixed number of threads
@@ -108,9 +108,9 @@ def folder_of(config: Config, work_dir: str | Path | None) -> Path:
     return Path(work_dir) if work_dir is not None else Path("runs") / f"{config.experiment.name}-{config.hash}"
 
 
-def _check_data(config: Config, reporter: Reporter) -> Domains:
-    """Check the data and the parts of all stages, and return the data."""
-    domains = Domains(config.data["data"], reporter.counted, reporter.message)
+def _check_data(config: Config, reporter: Reporter, share: str | Path | None) -> Domains:
+    """Check the data and the parts of all stages, and return the data; ``share`` may hold packed images."""
+    domains = Domains(config.data["data"], reporter.counted, reporter.message, None if share is None else Path(share, "packs"))
     check_experiment(config, domains)
     dry_build(config, domains)
     return domains

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 import reidx
+from reidx.data import images
+from reidx.data.packs import packs_in, write_pack
+from reidx.doctor.sources import data_sets_of
 from reidx.engine import relabel
 from reidx.engine.experiment import run
 from reidx.engine.stage import StageRun
@@ -68,6 +71,21 @@ def test_shared_stage_is_trained_once(
     assert trained == []
     card = json.loads((tmp_path / "b/result.json").read_text())["card"]
     assert card["taken_over"] == {"warm": str(tmp_path / "a")}
+
+
+def test_run_with_packed_images_is_the_same(
+    config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sample that is compared when a pack is opened is decoded; nothing else is."""
+    run(config(), tmp_path / "alone", progress="quiet")
+    for name, dataset in data_sets_of(str(tmp_path / "two.yaml"), None, []).items():
+        write_pack(dataset, tmp_path / "shared" / "packs", name, IMAGE_SIZE, config().experiment.data.interpolation)
+    decoded: list[str] = []
+    decode = images.decode
+    monkeypatch.setattr(images, "decode", lambda path: decoded.append(path) or decode(path))
+    run(config(), tmp_path / "packed", progress="quiet", share=tmp_path / "shared")
+    assert 0 < len(decoded) <= 3 * 3 * len(packs_in(tmp_path / "shared" / "packs"))
+    assert_same_run(tmp_path / "packed", tmp_path / "alone")
 
 
 def test_damaged_stage_is_not_reused(

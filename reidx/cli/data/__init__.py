@@ -9,6 +9,8 @@ from types import ModuleType
 COMMANDS = {
     "where": "show where a data set is requested, and the layout of its folder",
     "doctor": "examine a data set: counts, faults of files and labels, repair",
+    "show": "draw pictures of a data set: images, cameras, sizes",
+    "pack": "decode and resize all images once, for runs that share a folder",
 }
 """The commands below ``reidx data``. Each is a module of this package with ``add_arguments`` and ``run``."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reidx.data.datasets.base import PASSED_OVER
+from reidx.data.datasets.inspection import file_or_line
 from reidx.data.decode import is_image
 from reidx.errors import DataError
 
@@ -55,10 +56,11 @@ def named_images(
     """
     named = []
     for name in read_folder(folder, dropped, remarks).names:
-        match = start.match(name)
-        if match is None:
-            raise DataError(f"{folder / name}: the file name is not understood; a name looks like {example}.")
-        named.append((f"{folder}{os.sep}{name}", match))
+        with file_or_line(folder / name):
+            match = start.match(name)
+            if match is None:
+                raise DataError(f"{folder / name}: the file name is not understood; a name looks like {example}.")
+            named.append((f"{folder}{os.sep}{name}", match))
     return named
 
 
