@@ -29,6 +29,7 @@ from reidx.config.config import resolve
 from reidx.config.files import ConfigFile
 from reidx.config.renamed import RENAMED
 from reidx.config.yaml_tree import load_node
+from reidx.doctor.sources import image_settings, is_config
 from reidx.errors import ConfigError
 from reidx.registry.discovery import registry
 from reidx.registry.registry import KINDS
@@ -161,6 +162,8 @@ def test_commands_parse_and_their_configs_exist(block: Block) -> None:
             continue
         if words[0] == "ablate":
             assert list(read_grid(config, overrides).combinations())
+        elif words[0] == "data":  # the folder of a data set, or a config that need not be a whole experiment
+            assert not is_config(config) or image_settings(config, overrides)
         else:
             load_config(config, overrides)
 
