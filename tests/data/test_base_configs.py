@@ -26,6 +26,11 @@ MODALITIES = {"target": "both", "visible": "visible", "infrared": "infrared"}
         ("viper", "VIPeR", {"target": None}, "Market1501", (256, 128)),
         ("grid", "GRID", {"target": None}, "Market1501", (256, 128)),
         ("prid2011", "PRID2011", {"target": None}, "Market1501", (256, 128)),
+        ("mars", "MARS", {"target": None}, "Grouped", (256, 128)),
+        ("market1501_multi_query", "Market1501", {"target": None}, "Grouped", (256, 128)),
+        ("veri776_tracks", "VeRi776", {"target": None}, "Grouped", (224, 224)),
+        ("vehicleid", "VehicleID", {"target": None}, "SingleGalleryShot", (224, 224)),
+        ("veri_wild", "VERIWild", {"target": None}, "Market1501", (224, 224)),
         ("mlr_cuhk03", "MLRCUHK03", {"target": None}, "SingleGalleryShot", (256, 128)),
     ],
 )

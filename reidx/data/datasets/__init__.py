@@ -8,6 +8,7 @@ from reidx.data.datasets.cuhk03 import CUHK03
 from reidx.data.datasets.image_folder import ImageFolder
 from reidx.data.datasets.ltcc import LTCC
 from reidx.data.datasets.market import DukeMTMC, Market1501, MarketGrammar, PersonX, VeRi776
+from reidx.data.datasets.mars import MARS
 from reidx.data.datasets.mlr_cuhk03 import MLRCUHK03
 from reidx.data.datasets.msmt17 import MSMT17
 from reidx.data.datasets.occluded_duke import OccludedDuke
@@ -20,12 +21,15 @@ from reidx.data.datasets.subset import Subset
 from reidx.data.datasets.sysu_mm01 import SYSUMM01
 from reidx.data.datasets.table import CSV
 from reidx.data.datasets.union import Union
+from reidx.data.datasets.vehicleid import VehicleID
+from reidx.data.datasets.veri_wild import VERIWild
 
 __all__ = [
     "CSV",
     "CUHK03",
     "GRID",
     "LTCC",
+    "MARS",
     "MLRCUHK03",
     "MSMT17",
     "PRCC",
@@ -49,6 +53,8 @@ __all__ = [
     "Split",
     "Subset",
     "Union",
+    "VERIWild",
     "VIPeR",
     "VeRi776",
+    "VehicleID",
 ]

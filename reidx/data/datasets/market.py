@@ -6,10 +6,13 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+import numpy as np
 
 from reidx.data.datasets.base import Counts, Dataset, Facts, Split, parse_number
 from reidx.data.datasets.folder import read_folder
+from reidx.data.datasets.grouped import images_of_queries, with_tracks, with_unknown
 from reidx.data.datasets.inspection import file_or_line
 from reidx.errors import DataError
 
@@ -102,6 +105,9 @@ class Market1501(MarketGrammar):
     ``distractors: true`` adds the images of ``images`` or ``distractors_500k`` in the same folder to the gallery, the 500k
     distractors that are published separately. All of them are background, whatever number their names begin with.
 
+    ``queries: multi`` takes all images of ``gt_bbox`` with the identity and camera of a query in place of the query, with the
+    column ``group``; protocol ``Grouped`` (``query: group``) compares the mean of their features.
+
     ``root`` is the data set's own folder, or the one above it in any customary layout: ``Market-1501-v15.09.15``,
     ``market1501``, ``market1501/Market-1501-v15.09.15``.
     """
@@ -113,18 +119,26 @@ class Market1501(MarketGrammar):
         "Market-1501-v15.09.15/\n"
         "  bounding_box_train/  0002_c1s1_000451_03.jpg: person, camera, frame, box\n"
         "  query/\n"
-        "  bounding_box_test/   -1_… is junk, 0000_… is background",
+        "  bounding_box_test/   -1_… is junk, 0000_… is background\n"
+        "  gt_bbox/             further images of the queries, for queries: multi",
         {"": {"train": Counts(12_936, 751), "query": Counts(3_368, 750), "gallery": Counts(15_913, 751)}},
     )
     places = (".", "Market-1501-v15.09.15", "market1501", "market1501/Market-1501-v15.09.15")
     camera_numbers = range(1, 7)
     distractor_folders: ClassVar[tuple[str, ...]] = ("images", "distractors_500k/images", "distractors_500k")
 
-    def __init__(self, root: str, distractors: bool = False) -> None:
+    def __init__(self, root: str, distractors: bool = False, queries: Literal["single", "multi"] = "single") -> None:
         super().__init__(root)
         self.added = 0
         if distractors:
             self._add_distractors()
+        if queries == "multi":
+            self._take_images_of_queries()
+
+    @classmethod
+    def contract(cls, queries: str = "single", **_: Any) -> dict[str, Any]:
+        """The column of the groups of images."""
+        return {"columns": ("group",)} if queries == "multi" else {}
 
     def card(self) -> dict[str, Any]:
         """The usual card, with the number of added distractors, if any."""
@@ -147,6 +161,21 @@ class Market1501(MarketGrammar):
         gallery = self.gallery
         assert gallery.ids is not None  # its names have them
         self.gallery = Split.of([*zip(gallery.paths, gallery.ids, gallery.cameras, strict=True), *rows])
+
+    def _take_images_of_queries(self) -> None:
+        """Replace each query by the images of ``gt_bbox`` with its identity and camera."""
+        folder = Path(self.root) / "gt_bbox"
+        if not folder.is_dir():
+            raise DataError(f"{self.name}: there is no folder {folder}, which has the further images of the queries.")
+        counted = dict(self.dropped)  # images of gt_bbox are no part of the data set's counts
+        boxes, self.dropped = self._read(folder, "query"), counted
+        self.query = images_of_queries(self.query, boxes, folder, self.camera_number)
+        self.train, self.gallery = with_unknown(self.train, "group"), with_unknown(self.gallery, "group")
+        self.variant = "multi-query"
+        self.remarks.append(
+            f"{len(np.unique(self.query.columns['group'])):,} queries of {len(self.query):,} images of gt_bbox (column group): "
+            "rank them by protocol {type: Grouped, query: group}"
+        )
 
 
 class DukeMTMC(MarketGrammar):
@@ -218,8 +247,9 @@ class VeRi776(MarketGrammar):
 
     Folders ``image_train``, ``image_query``, ``image_test``, names ``PPPP_cCCC_FFFFFFFF_V.jpg``. All images count: loaders
     that drop those without a viewpoint label evaluate on a different set. Ranking is per image and ignores images of the
-    query's own vehicle and camera; the ranking of whole tracks is another protocol. ``root`` is its own folder or one above:
-    ``VeRi``, ``VeRi-776``, ``veri``, ``veri/VeRi``.
+    query's own vehicle and camera. ``tracks`` reads ``test_track.txt`` (lines ``TRACK IMAGE IMAGE …``) into the column
+    ``track`` of the gallery, and leaves out images in no track; protocol ``Grouped`` (``gallery: track``, ``nearest: true``)
+    ranks the tracks. ``root`` is its own folder or one above: ``VeRi``, ``VeRi-776``, ``veri``, ``veri/VeRi``.
     """
 
     name = "VeRi-776"
@@ -240,3 +270,15 @@ class VeRi776(MarketGrammar):
     camera_numbers = range(1, 21)
     background = False
     example = "0002_c002_00030600_0.jpg"
+
+    def __init__(self, root: str, tracks: bool = False) -> None:
+        super().__init__(root)
+        if tracks:
+            self.gallery, left = with_tracks(self.gallery, Path(self.root) / "test_track.txt")
+            self.dropped["gallery images in no track"] = left
+            self.train, self.query = with_unknown(self.train, "track"), with_unknown(self.query, "track")
+
+    @classmethod
+    def contract(cls, tracks: bool = False, **_: Any) -> dict[str, Any]:
+        """The column of the tracks."""
+        return {"columns": ("track",)} if tracks else {}

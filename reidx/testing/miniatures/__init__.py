@@ -9,12 +9,15 @@ from reidx.testing.miniatures import (
     image_folder,
     ltcc,
     market,
+    mars,
     mlr_cuhk03,
     msmt17,
+    multi_query,
     occluded_duke,
     partial,
     prcc,
     single_shot,
+    vehicles,
     visible_infrared,
 )
 from reidx.testing.miniatures.base import Miniature
@@ -31,6 +34,9 @@ MINIATURES: tuple[Miniature, ...] = (
     *occluded_duke.MINIATURES,
     *partial.MINIATURES,
     *single_shot.MINIATURES,
+    *mars.MINIATURES,
+    *multi_query.MINIATURES,
+    *vehicles.MINIATURES,
 )
 
 __all__ = ["MINIATURES", "Miniature"]
