@@ -190,7 +190,7 @@ class _DataChecker:
         raise DataError(f"{self.where(at)}: domain {domain!r} has no {split} images.{hint}")
 
     def check_cameras(self, part: Part, splits: Sequence[tuple[str, str]]) -> None:
-        """Raise if a component needs cameras and an image, of the given (domain, split) pairs, has none.
+        """Raise if a component needs cameras and an image of the given (domain, split) pairs has none.
 
         A protocol needs no cameras of gallery images of other people than those of the queries, such as distractors.
         """

@@ -233,7 +233,7 @@ class _StageCheck(StageChecker):
                     )
 
     def check_tokens(self) -> None:
-        """Raise unless the fusion takes each token that the backbone's argument ``tokens`` asks for."""
+        """Raise unless the fusion takes each token in the backbone's argument ``tokens``."""
         backbone, fusion = self.stage.model.backbone, self.stage.model.fusion["type"]
         asked = backbone.get("tokens")
         unused = contract("backbone", backbone).provides.difference(self.arguments_of_fusion())
@@ -314,18 +314,18 @@ class _StageCheck(StageChecker):
     def check_matched_stream(self, at: KeyPath, stream: str, memory: MemorySlot) -> None:
         """Raise unless a matcher gives the images of a stream labels of a memory's labelling that the memory can use."""
         source, name = self.stage.sources[stream], memory.memory["type"]
-        said = f"stream {stream!r} carries labels {source.labels!r}, the memory holds {memory.labels!r}"
+        fault = f"stream {stream!r} carries labels {source.labels!r}, the memory holds {memory.labels!r}"
         between = [slot.matcher for slot in self.stage.matching if set(slot.labellings) == {source.labels, memory.labels}]
         if not any(OTHER_LABELS in contract("matcher", matcher).provides for matcher in between):
             found = join_names(providing("matcher", {OTHER_LABELS}))
             raise self.error(
-                at, f"{said}. It may update the memory if a matching of both provides {OTHER_LABELS!r}. Installed matchers "
+                at, f"{fault}. It may update the memory if a matching of both provides {OTHER_LABELS!r}. Installed matchers "
                 f"that do: {found}."
             )
         component = registry().find("memory", name).class_or_outline()
         needed, optional = inputs_by_method("memory", component).get("update", (set(), set()))
         if hasattr(component, "images") or contract("memory", memory.memory).column_meaning or needed | optional:
-            raise self.error(at, f"{said}, and {name} is updated by more than labels: by positions or columns of its images.")
+            raise self.error(at, f"{fault}, and {name} is updated by more than labels: by positions or columns of its images.")
 
 
 def _stage_of(reference: str | None) -> str | None:

@@ -52,7 +52,7 @@ class Pack:
 
     @classmethod
     def read(cls, folder: Path) -> Pack:
-        """Read ``pack.json``; raises :class:`DataError` if it is none."""
+        """Read ``pack.json``; raises :class:`DataError` if it describes no pack."""
         try:
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
             if about["format"] != FORMAT:
@@ -63,7 +63,7 @@ class Pack:
             raise DataError(f"{folder / ABOUT} cannot be read as a pack ({error}). Pack the data set again.") from error
 
     def images(self, split: str) -> np.ndarray:
-        """Map the images of a split, uint8 (N,3,H,W); what is written to the array does not reach the file.
+        """Map the images of a split, uint8 (N,3,H,W); changes of the array do not reach the file.
 
         Raises :class:`DataError` for a damaged file.
         """

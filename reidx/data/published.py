@@ -59,7 +59,7 @@ def find_set(name: str) -> PublishedSet:
 
 
 def base_config(component: str) -> tuple[str, Mapping[str, Any]] | None:
-    """Return the address and the content of the base config of a data set: the one in ``data/`` of which all domains are it."""
+    """Return the address and the content of the base config of a data set: the one in ``data/`` whose domains are all it."""
     bases = Bases()
     for file in installed_configs():
         if file.name.startswith("data/"):

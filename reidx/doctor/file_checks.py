@@ -19,7 +19,7 @@ USUAL = 0.95
 SMALLEST = 16
 """Images with a shorter side (in pixels) are reported."""
 FEW = 3
-"""Suffixes that are named."""
+"""Number of suffixes in a message."""
 
 
 def check_files(reading: Reading, files: Mapping[str, ImageFile]) -> Iterator[Finding]:
@@ -41,7 +41,7 @@ def _refused(reading: Reading) -> Iterator[Finding]:
 
 
 def _without_place(message: str, place: str) -> str:
-    """Return a loader's message without the place that it begins with."""
+    """Return a loader's message without the place at its beginning."""
     return message.partition(f"{place}: ")[2] or message
 
 

@@ -21,7 +21,7 @@ PER_IDENTITY = 8
 MEASURED = 2_000
 """Images whose size is measured, evenly spaced; a larger split would take long to decode."""
 BINS, USUAL = 60, 99.5
-"""Most bars of a histogram; percentile of the counts at which the colours of the map end."""
+"""Largest number of bars of a histogram; percentile of the counts at which the colours of the map end."""
 
 CameraName = Callable[[int], int]
 

@@ -95,7 +95,7 @@ def read(spec: Mapping[str, Any], layout: str = "") -> Reading:
 
 
 def _misfit(reading: Reading) -> tuple[int, float, bool]:
-    """Sort key: the share of refused files in percent, the deviation from the published counts, an uncustomary folder name."""
+    """Sort key: the share of refused files in percent, the deviation from the published counts, an unusual folder name."""
     data = reading.dataset
     if data is None or not (images := sum(map(len, reading.splits().values()))):
         return 101, 0.0, True

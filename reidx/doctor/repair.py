@@ -24,7 +24,7 @@ LARGEST = 64 << 20
 
 @dataclass(frozen=True)
 class Step:
-    """A file that gets another path, with the reason; ``refusal`` says why it keeps its path, if it does."""
+    """A file that gets another path, with the reason; ``refusal`` is the reason if it keeps its path."""
 
     source: Path
     target: Path

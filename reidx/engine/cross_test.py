@@ -94,8 +94,8 @@ def _located(spec: Mapping[str, Any], path: str) -> dict[str, Any]:
 def _test_of(folder: Path, target: Target | None, overrides: Sequence[str]) -> tuple[Config, Path]:
     """Return the experiment that tests a run on a set, and the run's last checkpoint.
 
-    It has one stage without training, with what the last stage's evaluation needs: so the data of the training and
-    components that are only used for training need not be there.
+    It has one stage without training, with the parts that the last stage's evaluation needs. The training data and the
+    components that are only used for training may be missing.
     """
     path = folder / "config.yaml"
     data = load_node(path).plain()

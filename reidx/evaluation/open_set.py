@@ -34,7 +34,7 @@ def calibrate_threshold(distances: Any, same: Any, fpr: float) -> Threshold:
 
         calibrate_threshold([0.2, 0.5, 0.4, 0.9], [True, True, False, False], fpr=0.5)  # Threshold(0.9, 0.5, 1.0)
 
-    Raises DataError for arrays that do not fit, are not finite or lack a sort of pairs; ConfigError for another ``fpr``.
+    Raises DataError for arrays that do not fit, are not finite or lack one kind of pairs; ConfigError for another ``fpr``.
     """
     values, labels = np.asarray(distances, np.float64), np.asarray(same)
     if values.ndim != 1 or labels.shape != values.shape or labels.dtype != np.bool_:

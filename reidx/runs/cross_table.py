@@ -68,7 +68,7 @@ def _depends_on(texts: Mapping[tuple[str, str], str | None], key: Callable[[str,
 
 
 def table(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows: run, set, and the metrics in percent; re-ranked metrics and deviations over trials have own rows."""
+    """Headings and rows: run, set, and the metrics in percent; re-ranked metrics and deviations have separate rows."""
     found = [(cell, [] if cell.result is None else cell.result.rows()) for cell in cells]
     metrics = metric_names([*METRICS, *(name for _, rows in found for _, report in rows for name in report)])
     names = _short_names([cell.run for cell in cells])

@@ -1,7 +1,7 @@
 """Examine a data set: recognise it, compare its counts with the published ones, and find faults of files and labels.
 
 Decodes every image that the loader reads. The report lists errors first (a run would fail, its result would be wrong, or this
-is not the published data set), then warnings, then facts. Exit code: 0 without an error (warnings do not count), 1 with one.
+is not the published data set), then warnings, then facts. Exit code: 1 if there is an error, else 0.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from reidx.cli.console import READABLE, columns, print_heading, print_lines
 from reidx.cli.data.progress import progress_bar
 
 SHOWN = 3
-"""Files that are printed of each finding."""
+"""Number of files printed for each finding."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", type=Path, metavar="PATH", help="folder of a data set, the one above, or a table (CSV)")
+    parser.add_argument("path", type=Path, metavar="PATH", help="folder of a data set, the folder above it, or a table (CSV)")
     parser.add_argument(
         "--as",
         dest="name",

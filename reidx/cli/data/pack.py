@@ -2,7 +2,7 @@
 
 A run with the same size and interpolation maps the packed images into memory; every image equals the decoded one bit for bit.
 The packs are in DIR/packs. A pack of other images, of another size or interpolation, or of another version of the decoder is
-not used, and the run says so.
+not used, and the run prints the reason.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=_size, metavar="HxW", help="height and width in pixels (default: the config's, or 256x128)"
     )
     parser.add_argument(
-        "--interpolation", choices=("bilinear", "bicubic"), help="how images are resized (default: the config's, or bicubic)"
+        "--interpolation", choices=("bilinear", "bicubic"), help="filter of the resizing (default: the config's, or bicubic)"
     )
 
 

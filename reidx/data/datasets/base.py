@@ -31,7 +31,7 @@ def parse_number(digits: str, what: str, where: str) -> int:
 
 
 class Counts(NamedTuple):
-    """Number of images of a split, and of the identities among them; None where no source states it."""
+    """Number of images of a split, and of the identities among them; None where no source states them."""
 
     images: int | None
     ids: int | None
@@ -41,10 +41,9 @@ class Counts(NamedTuple):
 class Facts:
     """Facts about a published data set.
 
-    ``request`` is the page on which its authors give it out (empty: none), ``layout`` the published folders and files as text,
-    one line each.
-    ``counts`` are the official counts of each split as the loader reads them (without junk), by :attr:`Dataset.variant`.
-    ``notice`` is a sentence that every use of the data set shows, such as its withdrawal.
+    ``request`` is the page on which its authors provide it (empty: none), ``layout`` the published folders and files as text,
+    one line each. ``counts`` are the official counts of each split as the loader reads them (without junk), by
+    :attr:`Dataset.variant`. ``notice`` is a sentence that every use of the data set shows, such as its withdrawal.
     """
 
     request: str
@@ -128,9 +127,9 @@ class Dataset:
     exclude. A data set for training alone leaves out ``query`` and ``gallery``. ``remarks`` are sentences on other surprises
     for the user, such as files that were passed over. If its splits have further columns, its contract names them: ``columns``,
     by attribute or by the class method ``contract``. ``numbered`` holds the texts behind the numbers of ``ids``, ``cameras``
-    or a column, where these number texts. A published data set has ``facts``, and a ``variant`` if they differ between its
-    versions or subsets. It is recognised by its ``layouts`` (names of the folders and files that each requires) in one of its
-    ``places`` (folders below a given root).
+    or a column, if the data set has texts in their place. A published data set has ``facts``, and a ``variant`` if these
+    facts differ between its versions or subsets. It is recognised by its ``layouts`` (names of the folders and files that
+    each requires) in one of its ``places`` (folders below a given root).
     """
 
     facts: ClassVar[Facts | None] = None

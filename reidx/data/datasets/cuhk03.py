@@ -135,7 +135,7 @@ class CUHK03(Dataset):
         return fitting[0]
 
     def _read(self, folder: Path, table: Path, split: int) -> None:
-        """Take over the splits of a list, whose images are in ``folder``."""
+        """Read the splits of a list, whose images are in ``folder``."""
         there = set(read_folder(folder, self.dropped, self.remarks).names)
         parts = read_split(table, split)
         for part, images in parts.items():

@@ -120,7 +120,7 @@ class _Listing:
             self.other[os.path.splitext(entry.name)[1] or "without a suffix"] += 1
 
     def found(self, folders: dict[str, int]) -> Found:
-        """The images in sorted order, with what was passed over: ``folders``, then files."""
+        """The images in sorted order, and counts of the entries passed over: ``folders``, then files."""
         files = {f"files of other formats ({_listed(self.other)})": sum(self.other.values()), "hidden images": self.hidden}
         return Found(sorted(self.names), {what: count for what, count in {**folders, **files}.items() if count})
 

@@ -45,8 +45,8 @@ class ImageFolder(Dataset):
     An image without a match is an error; ``skip_unmatched`` leaves such images out and counts them. Files that are no images
     are reported. A folder that links lead to twice is read once.
 
-    Raises :class:`DataError` for a missing or unreadable folder, for images that do not match, a file that is there twice, a
-    query or gallery without identities.
+    Raises :class:`DataError` for a missing or unreadable folder, for images that do not match, a file that is twice in a split,
+    and a query or gallery without identities.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "query", "gallery")
@@ -128,7 +128,7 @@ class ImageFolder(Dataset):
         return images
 
     def _check_files(self, images: Sequence[_Image]) -> None:
-        """Raise :class:`DataError` for a file that cannot be an image, or that is there twice; links count as their target."""
+        """Raise :class:`DataError` for a file that cannot be an image or is twice in a split; links count as their target."""
         earlier: dict[File, _Image] = {}
         both = 0
         for image in images:

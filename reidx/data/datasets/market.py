@@ -103,7 +103,7 @@ class Market1501(MarketGrammar):
 
     Market-1501 (Zheng et al., ICCV 2015): 12,936 training, 3,368 query and 15,913 gallery images without junk.
     ``distractors: true`` adds the images of ``images`` or ``distractors_500k`` in the same folder to the gallery, the 500k
-    distractors that are published separately. All of them are background, whatever number their names begin with.
+    distractors that are published separately. All of them are background; the identities in their names are ignored.
 
     ``queries: multi`` takes all images of ``gt_bbox`` with the identity and camera of a query in place of the query, with the
     column ``group``; protocol ``Grouped`` (``query: group``) compares the mean of their features.

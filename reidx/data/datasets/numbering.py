@@ -15,8 +15,8 @@ from reidx.errors import DataError
 class Numbering:
     """The ``numbers`` (N,) int64 of N texts, -1 for an empty one.
 
-    ``names`` are the texts that were numbered, in sorted order; none if the texts are numbers themselves. ``remarks`` tell the
-    user if some are and others are not.
+    ``names`` are the texts that were numbered, in sorted order; none if the texts are numbers themselves. ``remarks`` report
+    a mixture of names and numbers.
     """
 
     numbers: np.ndarray
@@ -29,7 +29,7 @@ def number_texts(texts: Sequence[str], what: str, where: Callable[[int], str]) -
 
     ``what`` is the meaning of the texts, and ``where(place)`` the location of one of them, for messages.
 
-    Raises :class:`DataError` for a number that is not whole or not positive, is written in two ways, or is beyond int64.
+    Raises :class:`DataError` for a number that is negative or not whole, is written in two ways, or is beyond int64.
     """
     first: dict[str, int] = {}
     for place, text in enumerate(texts):

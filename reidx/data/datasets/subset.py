@@ -19,8 +19,8 @@ class Subset(Dataset):
     """A part of the training images of a data set, with its whole test.
 
     ``of`` is the spec of that data set. ``cameras`` keeps the training images of these cameras, numbered as in the data set's
-    file names or lists; ``identities`` keeps those of so many people, drawn from ``seed``; then ``images`` keeps so many
-    images, or ``fraction`` that share of them, drawn from ``seed``. A larger subset of the same seed contains the smaller
+    file names or lists; ``identities`` keeps those of this number of people, drawn from ``seed``. Of these, ``images``
+    keeps this number, or ``fraction`` this share, drawn from ``seed``. A larger subset of the same seed contains the smaller
     one. Query and gallery are those of the data set, so that results on its subsets can be compared.
 
     Raises :class:`DataError` for an unknown camera, more people or images than there are, or people of a data set without

@@ -21,14 +21,14 @@ SPLITS = ("train", "query", "gallery")
 class Union(Dataset):
     """Several data sets as one, with the images of a split in their order.
 
-    ``of`` lists the specs of the parts. Their people and cameras are different ones and are numbered from 0, part by part;
-    ``shared_ids`` and ``shared_cameras`` keep the numbers, so that equal numbers, or equal names, mean the same person or
+    ``of`` lists the specs of the parts. Their people and cameras count as different and are numbered from 0, part by
+    part; ``shared_ids`` and ``shared_cameras`` keep the numbers, so that equal numbers, or equal names, mean the same person or
     camera. A part without query and gallery only adds training images. If a part has no identities for its training images,
     the whole has none.
 
     ``columns: common`` keeps the further columns that all parts have, ``all`` those of any part, with -1 where a part has none.
-    The values of ``apart`` are counted within a data set, and are therefore numbered part by part; those of other columns keep
-    their meaning, as a modality does.
+    The columns ``apart`` count within a data set, so their values are numbered part by part. Those of other columns, such as
+    a modality, are kept.
 
     Raises :class:`DataError` if one part has numbers and another names for something that they share.
     """
@@ -75,7 +75,7 @@ class Union(Dataset):
 
     @staticmethod
     def contract(of: Sequence[Any], columns: str = "common", **_: object) -> dict[str, Any]:
-        """The columns that all parts have, or any."""
+        """The columns of all parts, or of any part."""
         specs = [{"type": spec} if isinstance(spec, str) else spec for spec in of]
         found = [contract_of_spec("dataset", spec).columns for spec in specs] or [frozenset()]
         return {"columns": frozenset.intersection(*found) if columns == "common" else frozenset.union(*found)}

@@ -19,7 +19,7 @@ from reidx.registry.constructor import Nested
 
 DistanceSpec = Annotated[Spec, Nested("distance")]
 
-_SLACK = 1e-5  # far above the rounding of a distance in float32, far below what a cut could save
+_SLACK = 1e-5  # far above the rounding of a distance in float32, far below the saving of a cut
 _PASSED_ON = {"within", "epoch", "cameras", "among"}
 
 
@@ -45,7 +45,7 @@ class WeightedMean:
 
     @staticmethod
     def contract(of: Any, weights: Mapping[str, float], **_: object) -> dict[str, Any]:
-        """The features that have a weight, and whether the distance needs cameras."""
+        """The features that have a weight, and the need for cameras of the distance."""
         inner = contract_of_spec("distance", {"type": of} if isinstance(of, str) else of)
         return {"requires": frozenset(name for name, weight in weights.items() if weight), "cameras": inner.cameras}
 
