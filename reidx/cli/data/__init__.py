@@ -1,4 +1,4 @@
-"""Request, check, show or pack a data set."""
+"""Find, check, show or pack a data set."""
 
 from __future__ import annotations
 
