@@ -282,8 +282,9 @@ def test_installed_plugin_joins_the_matrix(fake_plugins: FakePlugins) -> None:
         assert name in found["axes"][kind]
         others = [n for other, names in found["axes"].items() if other != kind for n in names]
         together = {part for c in found["kind"] if name in c.split("+") for part in c.split("+")}
-        without_tokens = {"ClassToken"} if kind == "backbone" else set()  # kind.Patches has no class token
-        assert set(others) - without_tokens <= together, name
+        # kind.Patches has no class token, kind.Largest takes none
+        with_tokens = {"backbone": {"ClassToken"}, "fusion": {"Timm test_vit with tokens"}}.get(kind, set())
+        assert set(others) - with_tokens <= together, name
     assert all(any(part.startswith("bad.") for part in c.split("+")) for c in found["bad"])
     trained = [outcome for c, outcome in found["outcomes"].items() if "bad." not in c]
     broken = {c: outcome for c, outcome in found["outcomes"].items() if "bad." in c}

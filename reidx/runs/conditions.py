@@ -103,7 +103,8 @@ def _protocol(evaluation: Mapping[str, Any]) -> str:
     facts += [f"{side}: {text}" for side, text in groups.items()]
     stated = {"query", "gallery", "nearest"} if groups else set()  # the settings by which Grouped makes its groups
     settings = evaluation.get("protocol_settings", {})
-    facts += [f"{name} {value}" for name, value in settings.items() if name not in stated]
+    given = {name: value for name, value in settings.items() if name not in stated and value is not False}
+    facts += [name if value is True else f"{name} {value}" for name, value in given.items()]
     if names := evaluation.get("protocol_metrics"):
         over = evaluation.get("protocol_denominators", {})
         by_queries: dict[str, list[str]] = {}

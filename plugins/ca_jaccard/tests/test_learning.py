@@ -12,12 +12,12 @@ from reidx.testing.tiny import load_experiment, tiny_recipe
 def test_clusters_approach_the_people(tmp_path: Path) -> None:
     """Compare with the same run at a rate of 0.
 
-    People differ in colours, which each camera shifts. With seeds 1 to 3 the ARI is 0.17 to 0.31 above that of the other run.
+    People differ in colours, which each camera shifts. With seeds 1 to 3 the ARI is 0.24 to 0.27 above that of the other run.
     """
     experiment = tiny_recipe(
         "ca_jaccard::usl.yaml",
         tmp_path,
-        epochs=4,
+        epochs=8,
         iters=15,
         streams={"target": {"sampler": {"type": "PK", "identities": 6, "instances": 4}, "transform": {"erase": 0, "pad": 2}}},
         labels={
@@ -33,7 +33,7 @@ def test_clusters_approach_the_people(tmp_path: Path) -> None:
         reidx.run(load_experiment(tmp_path, experiment, [*common, f"optimizer.lr={lr}"]), tmp_path / name, progress="quiet")
         .stages[0]
         .last
-        for name, lr in (("still", 0), ("run", 1e-2))
+        for name, lr in (("still", 0), ("run", 3e-3))
     )
     assert run["ari"] > still["ari"] + 0.12
     assert run["mAP"] > still["mAP"]

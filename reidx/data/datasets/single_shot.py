@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from reidx.data.datasets.base import Counts, Dataset, Facts, Split, parse_number
 from reidx.data.datasets.camera_split import split_identities
@@ -193,6 +191,9 @@ def _people(rows: Iterable[Row]) -> set[int]:
 
 def _partition(table: Path, trial: int) -> set[int]:
     """The training people of a trial: the third field of a cell of ``trainIdxAll``, as torchreid reads it."""
+    from scipy.io import loadmat  # only GRID needs it
+    from scipy.io.matlab import MatReadError
+
     try:
         cell = loadmat(str(table), variable_names=["trainIdxAll"])["trainIdxAll"].reshape(-1)[trial - 1]
         people = {int(person) for person in np.ravel(cell.reshape(-1)[0][2])}

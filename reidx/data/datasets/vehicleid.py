@@ -41,7 +41,8 @@ class VehicleID(Dataset):
         "https://www.pkuml.org/resources/pku-vehicleid.html",
         "VehicleID_V1.0/\n"
         "  image/             0000001.jpg\n"
-        f"  train_test_split/  train_list.txt, test_list_N.txt with N {', '.join(map(str, SIZES))}",
+        "  train_test_split/  train_list.txt, test_list_N.txt;\n"
+        f"                     N is {', '.join(map(str, SIZES))}",
     )
 
     def __init__(self, root: str, vehicles: Literal[800, 1600, 2400, 3200, 6000, 13164] = 800) -> None:

@@ -43,8 +43,8 @@ class VERIWild(Dataset):
         "https://github.com/PKU-IMRE/VERI-Wild",
         "VERI-Wild/\n"
         "  images/00001/      000001.jpg: a folder for each vehicle\n"
-        "  train_test_split/  train_list.txt, test_N_query.txt and test_N.txt with N 3000, 5000, 10000,\n"
-        "                     vehicle_info.txt",
+        "  train_test_split/  vehicle_info.txt, train_list.txt, test_N_query.txt,\n"
+        "                     test_N.txt; N is 3000, 5000, 10000",
     )
 
     def __init__(self, root: str, test: Literal["small", "medium", "large"] = "small") -> None:

@@ -20,6 +20,7 @@ OPTIONAL = ("alignment", "refiner")
 FAMILIES: dict[str, list[dict[str, Any]]] = {
     "Timm": [
         {"name": "test_resnet"},
+        {"name": "test_vit"},
         {"name": "test_vit", "tokens": ["class_token"]},
         {"name": "test_convnext"},
     ]
@@ -91,7 +92,8 @@ def _of(entry: Entry) -> Iterator[Choice]:
         return
     if entry.name in FAMILIES:
         for settings in FAMILIES[entry.name]:
-            yield Choice(entry.kind, f"{entry.name} {settings['name']}", entry, _spec(entry, settings))
+            tokens = " with tokens" if "tokens" in settings else ""  # only a fusion that takes them combines with it
+            yield Choice(entry.kind, f"{entry.name} {settings['name']}{tokens}", entry, _spec(entry, settings))
         return
     example, bare = _spec(entry, entry.component.example), _spec(entry, {})
     yield Choice(entry.kind, entry.name, entry, example)
