@@ -123,12 +123,12 @@ class _DataChecker:
         rankings = [whole] if drawn is None else [in_trial(trial, *whole) for trial in drawn]
         lost, alike = [], []
         for number, (known, own, columns) in enumerate(rankings, 1):
-            found = has_match(protocol, *known, own, columns)
+            found = has_match(protocol, known, own, columns)
             if not found.any():
                 trial = "" if drawn is None else f" This is trial {number} of {len(drawn)}."
-                raise DataError(f"{self.where(at)}: domain {domain!r}: {no_match(protocol, *known, own, columns)}{trial}")
+                raise DataError(f"{self.where(at)}: domain {domain!r}: {no_match(protocol, known, own, columns)}{trial}")
             lost.append((int((~found).sum()), len(found)))
-            alike.append((len(np.unique(own_matches(protocol, *known, own, columns)[:, 0])), len(found)))
+            alike.append((len(np.unique(own_matches(protocol, known, own, columns)[:, 0])), len(found)))
         if getattr(protocol, "metrics", ()):
             few, (known, _, columns) = slice(0, 8), rankings[0]  # on invented distances, before an image is read
             skip = ignored(protocol, known, few, slice(None), columns)

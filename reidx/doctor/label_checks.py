@@ -100,7 +100,7 @@ def _queries(reading: Reading, splits: Mapping[str, Split]) -> Iterator[Finding]
         whole = known, same_files(query.paths, gallery.paths), columns
         trials = drawn_trials(protocol, known, columns)
         rankings = [whole] if trials is None else [in_trial(trial, *whole) for trial in trials]
-        matched = [has_match(protocol, *ids, own, further) for ids, own, further in rankings]
+        matched = [has_match(protocol, ids, own, further) for ids, own, further in rankings]
     except ReidxError as error:
         yield Finding("error", "queries", f"protocol {name}: {error}")
         return

@@ -181,7 +181,7 @@ def _ranked(
         nearest = np.where(nearest < 0, -1, images.order[nearest])
     valid = first > 0
     if not valid.any():
-        raise NoMatch(no_match(rule, *known, own, columns))
+        raise NoMatch(no_match(rule, known, own, columns))
     cmc = np.cumsum(np.bincount(first[valid] - 1, minlength=_RANKS))[:_RANKS] / valid.sum()
     summary = summarised(rule, further) if further else Summary({})
     card = {

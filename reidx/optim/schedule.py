@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from reidx.registry.build import build, entry_of, signature_of
 from reidx.registry.seam import call
 
 
-class Schedule(ParamScheduler):
+class Schedule(ParamScheduler, ABC):
     """Learning rate as a multiple of the optimiser's: a subclass defines :meth:`factor`.
 
     The schedule sets the rate from epoch ``begin`` up to, but not including, epoch ``end``, counted from 0, or between these
@@ -37,9 +38,9 @@ class Schedule(ParamScheduler):
     ) -> None:
         super().__init__(optimizer, "lr", begin, NEVER if end is None else end, by_epoch=by_epoch)
 
+    @abstractmethod
     def factor(self, t: int) -> float:
         """Return the factor on each group's own rate, ``t`` epochs or steps after ``begin``."""
-        raise NotImplementedError
 
     def _get_value(self) -> list[float]:
         factor = self.factor(self.last_step)

@@ -319,6 +319,7 @@ class Counted(Signs):
 class Level(Schedule):
     """The same rate for all groups."""
     def __init__(self, optimizer) -> None: super().__init__(optimizer)
+    def factor(self, t): return 1.0
     def _get_value(self): return [0.1 for _ in self.base_values]
 
 class Everything:

@@ -45,7 +45,7 @@ def test_views_are_the_cameras(base):
     for split in (data.train, data.query, data.gallery):
         assert [int(Path(path).name.split("_")[2]) - 1 for path in split.paths] == split.cameras.tolist()
     known = data.query.ids, data.gallery.ids, data.query.cameras, data.gallery.cameras
-    assert has_match(Market1501(), *known).all()
+    assert has_match(Market1501(), known).all()
 
 
 @pytest.mark.parametrize(("split", "people"), [(0, {1001, 1002}), (1, {1002, 1003})])

@@ -86,7 +86,7 @@ def test_id_0_is_a_person_everywhere(tmp_path):
     assert data.distractors == 0
     only = data.query.ids == 0
     known = data.query.ids[only], data.gallery.ids, data.query.cameras[only], data.gallery.cameras
-    assert has_match(Market1501(), *known).any()
+    assert has_match(Market1501(), known).any()
     assert not set(data.train.paths) & set(data.query.paths + data.gallery.paths)
     packed = MSMT17(str(write_repacked(tmp_path / "packed")), version="V1")
     assert packed.train.ids.tolist() == [0, 1] and packed.query.ids.tolist() == [0]

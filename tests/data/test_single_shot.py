@@ -52,7 +52,7 @@ def test_each_trial_divides_the_people(tmp_path, dataset):
         assert not learnt & (tested | people(data.gallery)) and tested <= people(data.gallery)
         assert len(learnt) == len(tested) and data.card()["version"] == f"trial {trial}"
         known = data.query.ids, data.gallery.ids, data.query.cameras, data.gallery.cameras
-        assert has_match(Market1501(), *known).all()
+        assert has_match(Market1501(), known).all()
         found.append(frozenset(learnt))
     assert len(set(found)) > 2
 

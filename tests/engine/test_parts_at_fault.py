@@ -376,7 +376,7 @@ class Ignores(Protocol):
 def test_protocol_is_checked(of_plugin, mask):
     ids = np.arange(3)
     with pytest.raises(ReidxError) as raised:
-        has_match(of_plugin("protocol", Ignores(mask)), ids[:2], ids, ids[:2], ids)
+        has_match(of_plugin("protocol", Ignores(mask)), (ids[:2], ids, ids[:2], ids))
     assert "protocol mine.Ignores" in checked_message(raised) and "not booleans (1, 1)" in str(raised.value)
 
 

@@ -43,17 +43,17 @@ def made(seed: int, queries: int, images: int, pairs: int):
 )  # fmt: skip
 def test_queries_with_a_match_equal_the_loop(seed, queries, images, pairs, rule):
     known, own = made(seed, queries, images, pairs)
-    assert has_match(rule, *known, own).tolist() == [bool(m) for m in naive(rule, *known, own)]
-    assert has_match(rule, *known).tolist() == [bool(m) for m in naive(rule, *known, own[:0])]
+    assert has_match(rule, known, own).tolist() == [bool(m) for m in naive(rule, *known, own)]
+    assert has_match(rule, known).tolist() == [bool(m) for m in naive(rule, *known, own[:0])]
     lost = [set(a) - set(b) for a, b in zip(naive(rule, *known, own[:0]), naive(rule, *known, own))]
     pairs = sorted((q, g) for q, gs in enumerate(lost) for g in gs)
-    assert sorted(map(tuple, own_matches(rule, *known, own).tolist())) == pairs
+    assert sorted(map(tuple, own_matches(rule, known, own).tolist())) == pairs
 
 
 @pytest.mark.parametrize("rule", PROTOCOLS, ids=lambda rule: rule.name)
 def test_many_pairs_of_one_image_equal_the_loop(rule):
     known, own = made(0, 30, 40, 400)
-    kept = own_matches(rule, *known, own).tolist()
+    kept = own_matches(rule, known, own).tolist()
     lost = [set(a) - set(b) for a, b in zip(naive(rule, *known, own[:0]), naive(rule, *known, own))]
     assert len(own) > 256 and sorted(map(tuple, kept)) == sorted((q, g) for q, gs in enumerate(lost) for g in gs) != []
 
@@ -78,9 +78,9 @@ def test_protocol_gets_the_columns_that_it_names(seed, pairs):
     other = worn[0]["clothes"][:, None] != worn[1]["clothes"]
     seen = [[g for g in range(25) if g_ids[g] == q_ids[q] != -1 and other[q, g]] for q in range(8)]
     known, left = (q_ids, g_ids, *cams), [[g for g in gs if [q, g] not in own.tolist()] for q, gs in enumerate(seen)]
-    assert has_match(Clothes(), *known, own, worn).tolist() == [bool(gs) for gs in left]
+    assert has_match(Clothes(), known, own, worn).tolist() == [bool(gs) for gs in left]
     lost = sorted((q, g) for q, gs in enumerate(seen) for g in gs if [q, g] in own.tolist())
-    assert sorted(map(tuple, own_matches(Clothes(), *known, own, worn).tolist())) == lost
+    assert sorted(map(tuple, own_matches(Clothes(), known, own, worn).tolist())) == lost
     features = torch.from_numpy(random.normal(size=(33, 4)).astype(np.float32))
     if any(left):
         result = evaluate(features[:8], features[8:], *known, Clothes(), own=own, columns=worn)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
 from reidx.data.datasets.base import Dataset, Split
+from reidx.data.datasets.derived import DatasetSpec, DerivedDataset
 from reidx.data.datasets.drawn_test import draw_order
 from reidx.errors import DataError
-from reidx.registry.build import Spec, build
-from reidx.registry.build import contract as contract_of_spec
-from reidx.registry.constructor import Nested
-
-DatasetSpec = Annotated[Spec, Nested("dataset")]
 
 
-class CameraSplit(Dataset):
+class CameraSplit(DerivedDataset):
     """Half of a data set's people, seen by some of its cameras.
 
     ``of`` is the spec of that data set. ``seed`` splits its training identities into halves by number alone, independent of
@@ -42,8 +38,8 @@ class CameraSplit(Dataset):
     ) -> None:
         if not cameras or len(set(cameras)) < len(cameras):
             raise ValueError(f"cameras is {cameras}; list each camera of this side once, and one at least.")
-        whole: Dataset = build("dataset", of, where="of", progress=progress)
-        self.whole, self.root, self.version = whole, whole.root, whole.version
+        super().__init__(of, progress)
+        whole = self.whole
         self.name = f"{whole.name}, cameras {listed(cameras)}, {side} half of seed {seed}"
         own = find_cameras(whole, cameras)
         train, query, gallery = (_require_identities(whole, split) for split in ("train", "query", "gallery"))
@@ -58,27 +54,7 @@ class CameraSplit(Dataset):
         query = query.select(np.isin(query.cameras, own))
         matched = _matched(query, self.gallery)
         self.query = query.select(matched)
-        self.remarks, self.numbered = whole.remarks, whole.numbered
         self.dropped = {**whole.dropped, "queries without a match": int((~matched).sum())}
-
-    @staticmethod
-    def contract(of: Any, **_: object) -> dict[str, Any]:
-        """The columns of the data set that is split."""
-        return {"columns": contract_of_spec("dataset", {"type": of} if isinstance(of, str) else of).columns}
-
-    @property
-    def roots(self) -> Sequence[str]:
-        return self.whole.roots
-
-    def camera_number(self, camera: int) -> int:
-        return self.whole.camera_number(camera)
-
-    def notices(self) -> list[str]:
-        return self.whole.notices()
-
-    def card(self) -> dict[str, Any]:
-        """The usual card, added to that of the whole data set."""
-        return {**self.whole.card(), **super().card()}
 
 
 def find_cameras(whole: Dataset, cameras: list[int]) -> list[int]:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
-from reidx.data.datasets.base import Dataset
-from reidx.data.datasets.camera_split import DatasetSpec, find_cameras, listed
+from reidx.data.datasets.camera_split import find_cameras, listed
+from reidx.data.datasets.derived import DatasetSpec, DerivedDataset
 from reidx.data.datasets.drawn_test import draw_order
 from reidx.errors import DataError
-from reidx.registry.build import build
-from reidx.registry.build import contract as contract_of_spec
 
 
-class Subset(Dataset):
+class Subset(DerivedDataset):
     """A part of the training images of a data set, with its whole test.
 
     ``of`` is the spec of that data set. ``cameras`` keeps the training images of these cameras, numbered as in the data set's
@@ -45,9 +42,9 @@ class Subset(Dataset):
             raise ValueError(f"fraction is {fraction}; it is a share above 0 and up to 1.")
         if any(count is not None and count < 1 for count in (identities, images)) or cameras == []:
             raise ValueError("identities, images and cameras must each be at least one.")
-        whole: Dataset = build("dataset", of, where="of", progress=progress)
-        self.whole, self.root, self.version = whole, whole.root, whole.version
-        self.query, self.gallery, self.numbered = whole.query, whole.gallery, whole.numbered
+        super().__init__(of, progress)
+        whole = self.whole
+        self.query, self.gallery = whole.query, whole.gallery
         kept, parts = np.ones(len(whole.train), dtype=bool), []
         if cameras is not None:
             kept &= np.isin(whole.train.cameras, find_cameras(whole, cameras))
@@ -67,27 +64,7 @@ class Subset(Dataset):
         self.train = whole.train.select(kept)
         drawn = f" of seed {seed}" if cameras is None or len(parts) > 1 else ""
         self.name = f"{whole.name}, {', '.join(parts)}{drawn}"
-        self.remarks = whole.remarks
         self.dropped = {**whole.dropped, "training images outside the subset": int((~kept).sum())}
-
-    @staticmethod
-    def contract(of: Any, **_: object) -> dict[str, Any]:
-        """The columns of the data set."""
-        return {"columns": contract_of_spec("dataset", {"type": of} if isinstance(of, str) else of).columns}
-
-    @property
-    def roots(self) -> Sequence[str]:
-        return self.whole.roots
-
-    def camera_number(self, camera: int) -> int:
-        return self.whole.camera_number(camera)
-
-    def notices(self) -> list[str]:
-        return self.whole.notices()
-
-    def card(self) -> dict[str, Any]:
-        """The usual card, added to that of the whole data set."""
-        return {**self.whole.card(), **super().card()}
 
     def _people(self, kept: np.ndarray, count: int, seed: int) -> np.ndarray:
         """Mask (N,) of the training images of ``count`` people, drawn from those with an image in ``kept``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -30,7 +31,7 @@ class _Row(NamedTuple):
     address: str
 
 
-class Table(Dataset):
+class Table(Dataset, ABC):
     """Images listed in a table with the columns ``path``, ``pid``, ``camid`` and ``split``.
 
     A subclass reads its format in :meth:`read`, and ``unit`` is its word for the place of a row.
@@ -76,9 +77,9 @@ class Table(Dataset):
         """The further columns that the table is read for."""
         return {"columns": frozenset(columns)}
 
+    @abstractmethod
     def read(self, headings: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
         """Read the number and the values of each row, as text, by the columns' names in the table (``headings``)."""
-        raise NotImplementedError
 
     def _at(self, number: int) -> str:
         return f"{self.unit} {number}"
