@@ -1,8 +1,8 @@
 """Person re-identification experiments from parts: papers are plugins, an experiment is a YAML file.
 
-The four doors are :func:`build` (one component), :func:`load_config` (a checked config), :func:`run` (a whole
-experiment) and :func:`test` (the evaluation of weights). Names are loaded when first used, so that ``import reidx``
-costs next to nothing.
+The five doors are :func:`build` (one component), :func:`load_config` (a checked config), :func:`run` (a whole
+experiment), :func:`test` (the evaluation of weights) and :class:`ReID` (a trained network for images). Names are loaded
+when first used, so that ``import reidx`` costs next to nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from reidx.engine.experiment import test as test
     from reidx.errors import ReidxError as ReidxError
     from reidx.evaluation.open_set import calibrate_threshold as calibrate_threshold
+    from reidx.inference import ReID as ReID
     from reidx.registry.build import build as build
     from reidx.registry.hookspecs import PluginInfo as PluginInfo
     from reidx.registry.hookspecs import Reported as Reported
@@ -37,6 +38,7 @@ _HOME = {
     "Reported": "reidx.registry.hookspecs",
     "hookimpl": "reidx.registry.hookspecs",
     "ReidxError": "reidx.errors",
+    "ReID": "reidx.inference",
     "calibrate_threshold": "reidx.evaluation.open_set",
 }
 __all__ = [*_HOME, "__version__"]  # noqa: PLE0604

@@ -21,6 +21,7 @@ LAYERS = (
     {"testing", "cli"},
     {"ablation"},
     {"__init__"},
+    {"inference"},
     {"engine"},
     {"doctor"},
     {"reporting", "checks"},

@@ -75,6 +75,17 @@ def decode(address: str) -> Image.Image:
         return whole if box is None else _crop(whole, box)
 
 
+def convert(image: Image.Image, name: str) -> Image.Image:
+    """Convert an opened image to upright RGB with 8 bits per channel, as :func:`decode` does; ``name`` is for the error."""
+    with _errors_of(name):
+        _refuse(image)
+        deep, orientation = _has_16_bits(image), image.getexif().get(ORIENTATION, 1)
+        own = image.copy()
+        own.getexif()[ORIENTATION] = orientation
+        ImageOps.exif_transpose(own, in_place=True)
+        return _rgb(own, deep)
+
+
 def size_of(path: str) -> tuple[int, int]:
     """The width and height of the upright image in a file, from its header; raises :class:`CorruptImage`."""
     with _opened(path, path) as image:
@@ -85,7 +96,7 @@ def size_of(path: str) -> tuple[int, int]:
 @contextlib.contextmanager
 def _opened(path: str, address: str) -> Iterator[Image.Image]:
     """Open an image file; each error in the block becomes a :class:`CorruptImage` that names ``address``."""
-    try:
+    with _errors_of(address):
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):  # opening a pipe would block forever
             raise _Refused("it is not a regular file.")
@@ -94,6 +105,13 @@ def _opened(path: str, address: str) -> Iterator[Image.Image]:
         with Image.open(path, formats=tuple(FORMATS)) as image:
             _refuse(image)
             yield image
+
+
+@contextlib.contextmanager
+def _errors_of(address: str) -> Iterator[None]:
+    """Turn each error in the block into a :class:`CorruptImage` that names ``address``."""
+    try:
+        yield
     except Exception as error:  # decoders raise almost any exception on damaged data
         if out_of_memory(error):
             raise

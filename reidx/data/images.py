@@ -22,6 +22,14 @@ __all__ = ["CorruptImage", "ImageStore"]
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
+def resized(image: Image.Image, size: tuple[int, int], interpolation: str) -> np.ndarray:
+    """Resize an RGB image to ``size`` (height, width), as Pillow does; returns uint8 (3,H,W)."""
+    height, width = size
+    small = image.resize((width, height), FILTERS[interpolation])
+    # NumPy, not torch: torch would start its own threads for each image, in addition to ours or the worker processes
+    return np.stack([np.asarray(channel) for channel in small.split()])
+
+
 class ImageStore(Dataset[Tensor]):
     """Images uint8 (3,H,W), contiguous, decoded from files and resized exactly as Pillow does.
 
@@ -90,10 +98,7 @@ class ImageStore(Dataset[Tensor]):
         return torch.from_numpy(self.cache[np.asarray(indices)])
 
     def _decode(self, index: int) -> np.ndarray:
-        height, width = self.size
-        resized = decode(self.paths[index]).resize((width, height), FILTERS[self.interpolation])
-        # NumPy, not torch: torch would start its own threads for each image, in addition to ours or the worker processes
-        return np.stack([np.asarray(channel) for channel in resized.split()])
+        return resized(decode(self.paths[index]), self.size, self.interpolation)
 
     def warm(
         self,

@@ -125,10 +125,11 @@ def _test_of(folder: Path, target: Target | None, overrides: Sequence[str]) -> t
     root = Node.of(tested, Origin(str(path)))
     config = check_node(root, [Override.read(text, section_at) for text in overrides], str(path))
     trained = {"name": stage["name"], "epochs": stage["epochs"]}
-    return config, _last_checkpoint(folder, len(data["stages"]), trained)
+    return config, last_checkpoint(folder, len(data["stages"]), trained)
 
 
-def _last_checkpoint(folder: Path, number: int, stage: Mapping[str, Any]) -> Path:
+def last_checkpoint(folder: Path, number: int, stage: Mapping[str, Any]) -> Path:
+    """Return the last checkpoint of a run's stage, counted from 1; raises :class:`ReidxError` for an unfinished run."""
     last = folder / f"{number}-{stage['name']}" / f"epoch_{stage['epochs']}.pth"
     if not last.is_file():
         raise ReidxError(f"{folder} is not finished: there is no {last}. Resume it: reidx train {folder / 'config.yaml'} "

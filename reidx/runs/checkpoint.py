@@ -32,12 +32,12 @@ UNREADABLE = "is not a readable checkpoint{why}. It is damaged, or holds pickled
 _NAME = re.compile(r"epoch_(\d+)\.pth")
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object], then: str = "continue with --resume") -> None:
     """Write a file atomically: ``write`` fills a temporary file in the same folder, which is synced and renamed to ``path``.
 
     A reader sees either the old file or the new one. The folder must exist: a folder that was deleted or unmounted during
     a run is not recreated, since it might end up on another disk. Raises :class:`RunError` if the folder is gone, the disk is
-    full, or the system refuses the write; the earlier file stays.
+    full, or the system refuses the write; the earlier file stays, and the message ends with the way to continue, ``then``.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -50,7 +50,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             raise RunError(f"{path} cannot be written: {GONE}") from error
         kept = f"The earlier {path.name} is untouched." if path.exists() else "No partial file was left behind."
         why, remedy = _why(path.parent, error), _remedy(error)
-        raise RunError(f"{path} cannot be written: {why}. {kept} {remedy} and continue with --resume.") from error
+        raise RunError(f"{path} cannot be written: {why}. {kept} {remedy} and {then}.") from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
