@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Literal
 
 from reidx.errors import ConfigError
+from reidx.machine import slurm
 
 Launcher = Literal["auto", "none", "torchrun", "slurm"]
 LINGER = 5.0
@@ -21,7 +22,7 @@ LINGER = 5.0
 def job_membership(launcher: Launcher = "auto") -> Iterator[None]:
     """Context in which this process is a member of its job, if it has one.
 
-    ``auto`` recognises ``torchrun`` by its environment; ``slurm`` (mmengine's launcher, one task per GPU) must be
+    ``auto`` recognises ``torchrun`` by its environment; ``slurm`` (:mod:`reidx.machine.slurm`, one task per GPU) must be
     explicit, because a login shell inside an allocation has the same variables. Uses NCCL with GPUs, gloo without. Raises
     :class:`ConfigError` if the environment does not match the launcher.
 
@@ -39,7 +40,7 @@ def job_membership(launcher: Launcher = "auto") -> Iterator[None]:
         yield
         return
     if launcher == "slurm":
-        _join_slurm()
+        slurm.join_step()
     elif not by_torchrun:
         raise ConfigError(
             "--launcher torchrun: this process was not started by it. Run: torchrun --nproc-per-node N -m reidx train …"
@@ -79,19 +80,3 @@ def _reported_elsewhere(error: BaseException) -> bool:
         return before
     except Exception:  # the process with the store is gone: report the error here
         return False
-
-
-def _join_slurm(backend: str = "nccl") -> None:
-    missing = [name for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST") if name not in os.environ]
-    if missing:
-        raise ConfigError(
-            f"--launcher slurm: {', '.join(missing)} is not set. Run: srun python -m reidx train … --launcher slurm"
-        )
-    import torch
-    from mmengine.dist import init_dist
-
-    if backend == "nccl" and not torch.cuda.is_available():
-        raise ConfigError(
-            "--launcher slurm needs a GPU for each task. Without GPUs, run: srun torchrun --nproc-per-node N -m reidx train …"
-        )
-    init_dist("slurm", backend)

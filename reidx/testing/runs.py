@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,20 @@ def interrupted(step: int) -> Iterator[None]:
             assert taken == step, f"interrupted from outside, in step {taken}"
             return
     raise AssertionError(f"training ended after {taken} steps; step {step} was to be interrupted")
+
+
+def processes_with(file: Path, *other: int) -> list[int]:
+    """Return the processes that have a file open, except this one and ``other`` ones; needs ``/proc``."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name in map(str, (os.getpid(), *other)):
+            continue
+        try:
+            if any(os.readlink(link) == str(file.resolve()) for link in (process / "fd").iterdir()):
+                found.append(int(process.name))
+        except (OSError, ValueError):
+            continue
+    return found
 
 
 @contextlib.contextmanager

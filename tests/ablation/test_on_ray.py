@@ -15,28 +15,14 @@ import yaml
 import reidx
 from reidx.ablation.grid import read_grid
 from reidx.ablation.on_ray import keep_to_itself
-from reidx.ablation.plan import Run, plan_of
-from reidx.testing.runs import assert_same_run
+from reidx.ablation.plan import plan_of
+from reidx.testing.runs import assert_same_run, processes_with
 from reidx.testing.tiny import tiny_experiment
 
 pytest.importorskip("ray", reason="Ray is not installed (pip install 'reidx[ray]')")
 
 STAGES = [{"name": "adapt", "epochs": 3, "iters": 2}]
 SECTION = {"axes": {"recipe": {"plain": {}, "wider": {"labels.clusterer.eps": 0.75}, "lost": {"init": "nowhere.pth"}}}}
-
-
-def pids_of(run: Run, but: int) -> list[int]:
-    """Return the processes that have the run's log open, except ``but``, which reads it from time to time."""
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name == str(but):
-            continue
-        try:
-            if any(os.readlink(link) == str(run.log.resolve()) for link in (process / "fd").iterdir()):
-                found.append(int(process.name))
-        except (OSError, ValueError):
-            continue
-    return found
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc to find the worker of a run")
@@ -58,7 +44,7 @@ def test_killed_worker_resumes_from_its_checkpoint(tmp_path: Path, domains_root:
     killed = False
     while not killed and begun.poll() is None:
         if (runs["plain"].folder / "1-adapt/epoch_1.pth").is_file():
-            for pid in pids_of(runs["plain"], but=begun.pid):
+            for pid in processes_with(runs["plain"].log, begun.pid):
                 os.kill(pid, signal.SIGKILL)
                 killed = True
                 break
