@@ -29,6 +29,7 @@ from reidx.registry.build import signature_of
 from reidx.registry.discovery import plugins, registry
 from reidx.registry.library import library
 from reidx.registry.registry import KINDS, Entry
+from reidx.testing.miniatures import MINIATURES
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "docs/data"
@@ -217,6 +218,57 @@ def _meaning(action: argparse.Action) -> str:
     return markdown((action.help or "") % {**vars(action), "prog": "reidx"})
 
 
+# ---- data sets
+
+TESTS: Mapping[str, Sequence[str]] = {
+    "test_market_family.py": ("Market1501", "DukeMTMC", "PersonX", "VeRi776"),
+    "test_msmt17.py": ("MSMT17",),
+    "test_cuhk03.py": ("CUHK03",),
+    "test_mlr_cuhk03.py": ("MLRCUHK03",),
+    "test_visible_infrared.py": ("SYSUMM01", "RegDB"),
+    "test_cloth_changing.py": ("LTCC", "PRCC"),
+    "test_occluded_duke.py": ("OccludedDuke",),
+    "test_partial.py": ("PartialREID", "PartialILIDS", "OccludedREID"),
+    "test_single_shot.py": ("VIPeR", "GRID", "PRID2011"),
+    "test_tracks.py": ("MARS",),
+    "test_vehicles.py": ("VehicleID", "VERIWild"),
+    "test_image_folder.py": ("ImageFolder",),
+    "test_tables.py": ("CSV", "Parquet"),
+    "test_composed.py": ("Union", "Subset"),
+    "test_camera_split.py": ("CameraSplit",),
+}
+"""The components of data sets that each module in ``tests/data`` tests."""
+
+
+def data_sets() -> str:
+    """Return a row for each miniature: the component, its layouts, the protocols, the counts of the splits, the test."""
+    kinds = {entry.name: entry for entry in registry().entries("dataset")}
+    test_of = {name: test for test, names in TESTS.items() for name in names}
+    rows = []
+    for miniature in MINIATURES:
+        name, kind = miniature.spec["type"], kinds[miniature.spec["type"]].load()
+        layouts = [f"{layout}: {_names(parts)}" if layout else _names(parts) for layout, parts in kind.layouts.items()]
+        counts = ["/".join(map(str, miniature.counts[split])) for split in ("train", "query", "gallery")]
+        protocols = [_spec(spec) for spec in miniature.protocols]
+        rows.append([miniature.name, _spec(miniature.spec), "; ".join(layouts), ", ".join(protocols), *counts, test_of[name]])
+    drawn = {miniature.spec["type"] for miniature in MINIATURES}
+    for name, test in test_of.items():
+        if name not in drawn:  # made of a table, or of other data sets
+            rows.append([kinds[name].load().__doc__.partition(".")[0], f"`{name}`", *[""] * 5, test])
+    head = ("data set", "component", "layouts", "protocols", "train", "query", "gallery", "test")
+    return table(head, [[*row[:-1], f"`tests/data/{row[-1]}`"] for row in rows])
+
+
+def _names(parts: Sequence[str]) -> str:
+    return ", ".join(f"`{part}`" for part in parts)
+
+
+def _spec(spec: Mapping[str, Any]) -> str:
+    """Return a component as in a config: its name, then its arguments."""
+    arguments = ", ".join(f"{key}: {yaml_text(value)}" for key, value in spec.items() if key != "type")
+    return f"`{spec['type']}`" + (f" (`{arguments}`)" if arguments else "")
+
+
 # ---- methods and results
 
 
@@ -278,6 +330,7 @@ GENERATORS: Mapping[str, Callable[..., str]] = {
     "commands": commands,
     "methods": methods,
     "readme": readme,
+    "data-sets": data_sets,
     "results": results,
     "reported": reported,
 }

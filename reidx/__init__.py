@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from reidx.engine.experiment import run as run
     from reidx.engine.experiment import test as test
     from reidx.errors import ReidxError as ReidxError
-    from reidx.evaluation.open_set import calibrate_threshold as calibrate_threshold
+    from reidx.evaluation.verification import calibrate_threshold as calibrate_threshold
     from reidx.inference import ReID as ReID
     from reidx.registry.build import build as build
     from reidx.registry.hookspecs import PluginInfo as PluginInfo
@@ -39,7 +39,7 @@ _HOME = {
     "hookimpl": "reidx.registry.hookspecs",
     "ReidxError": "reidx.errors",
     "ReID": "reidx.inference",
-    "calibrate_threshold": "reidx.evaluation.open_set",
+    "calibrate_threshold": "reidx.evaluation.verification",
 }
 __all__ = [*_HOME, "__version__"]  # noqa: PLE0604
 

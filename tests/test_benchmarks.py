@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shlex
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from reidx_osnet.embedding import Embedding
 from reidx_osnet.model import OSNet
 from reidx_synthetic.domain import render_domain
 
-from benchmarks import choose_eps, methods, pseudo_labels, ranking, training
+from benchmarks import choose_eps, methods, packed, protocols, pseudo_labels, ranking, training
 from benchmarks.reference.training import Erase, Similarities
 from reidx.data.datasets import Split
+from reidx.testing.miniatures import MINIATURES
 
 
 def test_table_equals_the_cluster_memory() -> None:
@@ -47,6 +49,7 @@ def test_every_benchmark_runs(capsys: pytest.CaptureFixture[str], monkeypatch: p
     small = {
         pseudo_labels: "--images 600 --width 32",
         ranking: "--queries 50 --gallery 200 --width 32",
+        packed: "--images 24 --size 32 16 --rounds 1",
         training: "--images 32 --steps 1 --rounds 1 --batch 2 2 --size 64 32 --workers 1 --precision fp32 --backbone "
         "'{type: Timm, name: test_resnet}'",
     }
@@ -70,6 +73,22 @@ def test_signs_of_eps_are_those_of_both_labellings() -> None:
     assert list(choose_eps.signs([rows, rows], truth, distance, [0.5])) == [(0.5, 6, 6, 2 / 38, 1, 1)]
     ((*others, stability, ari),) = choose_eps.signs([merged, rows], truth, distance, [0.5])
     assert (*others, ari) == (0.5, 6, 6, 2 / 38, 1) and 0.5 < stability < 1
+
+
+def test_protocols_are_measured_with_one_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (market,) = (miniature for miniature in MINIATURES if miniature.spec.get("queries") == "multi")
+    root = market.at(tmp_path / "data")["root"]
+    torch.save({**OSNet(0.25).state_dict(), **Embedding(128).state_dict()}, tmp_path / "weights.pth")
+    words = ["--root", root, "--weights", str(tmp_path / "weights.pth"), "--size", "64", "32"]
+    monkeypatch.setattr("sys.argv", ["protocols", *words])
+    protocols.main()
+    rows = list(csv.reader(capsys.readouterr().out.rpartition("\n\n")[2].splitlines()))
+    assert [row[:2] for row in rows] == [["weights", variant.name] for variant in protocols.VARIANTS]
+    assert all(0 <= float(value) <= 100 for row in rows for value in row[2:7])
+    plain, trapezoid, *_ = rows
+    assert plain[2:7] == trapezoid[2:7] and trapezoid[7].startswith("trapezoid_mAP ")
 
 
 def test_methods_are_measured_in_one_table(

@@ -29,10 +29,12 @@ from reidx.config.config import resolve
 from reidx.config.files import ConfigFile
 from reidx.config.renamed import RENAMED
 from reidx.config.yaml_tree import load_node
+from reidx.data.published import published_sets
 from reidx.doctor.sources import image_settings, is_config
 from reidx.errors import ConfigError
 from reidx.registry.discovery import registry
 from reidx.registry.registry import KINDS
+from reidx.testing.miniatures import MINIATURES
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/setup.cfg"))
@@ -245,6 +247,22 @@ def test_results_match_recipes_and_readmes(generate: ModuleType) -> None:
         measured = (plugin / "README.md").read_text(encoding="utf-8").partition("Measured with this package")[2]
         for cells in re.findall(r"^\| .*?\| \**(\d+\.\d\d)\** \| \**(\d+\.\d\d)\** \| \d", measured, re.MULTILINE):
             assert cells in known, f"{plugin.name}: {cells} is not in docs/data/results.csv"
+
+
+def test_table_of_data_sets_is_complete(generate: ModuleType) -> None:
+    named = [name for names in generate.TESTS.values() for name in names]
+    own = {entry.name for entry in registry().entries("dataset") if "." not in entry.name}
+    assert len(named) == len(set(named)) and set(named) == own
+    for file, names in generate.TESTS.items():
+        text = (ROOT / "tests/data" / file).read_text(encoding="utf-8")
+        assert [name for name in names if not re.search(rf"\b{name}\b", text)] == [], file
+    drawn = {miniature.spec["type"] for miniature in MINIATURES}
+    published = {known.component for known in published_sets() if known.component in own}
+    assert published <= drawn, "a published data set without a miniature"
+    rows = generate.data_sets().splitlines()[2:]
+    assert len(rows) == len(MINIATURES) + len(own - drawn)
+    protocols = {spec["type"] for miniature in MINIATURES for spec in miniature.protocols}
+    assert all(any(f"`{name}`" in row for row in rows) for name in own | protocols)
 
 
 def test_changelog_has_every_renamed_key() -> None:

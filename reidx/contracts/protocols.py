@@ -174,6 +174,8 @@ class Protocol(Interface):
     """Names of the metrics; ``mAP``, ``mINP`` and ``rank-1``, ``-5`` and ``-10`` replace the standard ones."""
     arrays: tuple[str, ...]
     """Names of the arrays of :meth:`measure` if :meth:`summarise` computes the metrics from them; empty: the metrics."""
+    totals: tuple[str, ...]
+    """Names of arrays of :meth:`measure`, in any shape, that are added up over all queries for :meth:`summarise`."""
     groups: Groups | None
     """If present and not None, the columns that group images: each method then gets a value for each group, not each image."""
 
@@ -201,13 +203,13 @@ class Protocol(Interface):
     ) -> Mapping[str, np.ndarray]:
         """Return each of :attr:`metrics` for some queries of a trial: fractions (B,), NaN where a query does not count.
 
-        With :attr:`arrays`, each of these: any numbers (B,). ``distances`` (B,G) float64 rank the trial's gallery, nearest
-        first; equal ones are ordered by position. ``ignored`` (B,G) are the images that do not count for a query, including
-        the query's own file.
+        With :attr:`arrays`, each of these: any numbers (B,); with :attr:`totals`, each of these for these queries together.
+        ``distances`` (B,G) float64 rank the trial's gallery, nearest first; equal ones are ordered by position. ``ignored``
+        (B,G) are the images that do not count for a query, including the query's own file.
         """
 
     def summarise(self, values: Mapping[str, np.ndarray]) -> Summary:
-        """Return the metrics of a trial from the arrays (Q,) of all its queries; by default means over those that count."""
+        """Return the metrics of a trial from its arrays (Q,) and totals; by default means over the queries that count."""
 
 
 class Reranking(Interface):

@@ -3,7 +3,7 @@
 from reidx.evaluation.clothes import ClothChanging, SameClothes
 from reidx.evaluation.groups import Grouped
 from reidx.evaluation.k_reciprocal import KReciprocal
-from reidx.evaluation.open_set import OpenSet, Threshold, calibrate_threshold
+from reidx.evaluation.open_set import OpenSet
 from reidx.evaluation.protocols import Market1501, NoCameraFilter, Protocol, SingleGalleryShot
 from reidx.evaluation.query_expansion import AlphaQueryExpansion, AverageQueryExpansion
 from reidx.evaluation.ranking import evaluate
@@ -11,6 +11,7 @@ from reidx.evaluation.reranking import rerank
 from reidx.evaluation.results import Details, Evaluation
 from reidx.evaluation.sysu_mm01 import SYSUMM01
 from reidx.evaluation.trapezoid import Market1501Trapezoid
+from reidx.evaluation.verification import Threshold, Verification, calibrate_threshold
 
 __all__ = [
     "SYSUMM01",
@@ -29,6 +30,7 @@ __all__ = [
     "SameClothes",
     "SingleGalleryShot",
     "Threshold",
+    "Verification",
     "calibrate_threshold",
     "evaluate",
     "rerank",

@@ -1,62 +1,19 @@
-"""Open-set identification: queries whose person may not be in the gallery, and thresholds for the same person."""
+"""Open-set identification: queries whose person may not be in the gallery."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
 from reidx.contracts import Summary, Trial
-from reidx.errors import ConfigError, DataError
+from reidx.errors import DataError
 from reidx.evaluation.protocols import JUNK, Protocol
+from reidx.evaluation.verification import strict_threshold
 
 RATES = (0.001, 0.01, 0.1)
 """False-accept rates of the metrics."""
-
-
-class Threshold(NamedTuple):
-    """A threshold: a pair shows one person if its distance is smaller. The rates are those of the pairs it comes from."""
-
-    distance: float
-    fpr: float
-    """Share of the pairs of different people that it accepts."""
-    tpr: float
-    """Share of the pairs of one person that it accepts."""
-
-
-def calibrate_threshold(distances: Any, same: Any, fpr: float) -> Threshold:
-    """Compute the largest distance threshold that accepts at most a share ``fpr`` of the pairs of different people.
-
-    ``distances`` (N,) are those of labelled pairs of images, and ``same`` (N,) is true where both show one person. A pair is
-    accepted if its distance is smaller than the threshold. Calibrate on other people than those of the test.
-
-        calibrate_threshold([0.2, 0.5, 0.4, 0.9], [True, True, False, False], fpr=0.5)  # Threshold(0.9, 0.5, 1.0)
-
-    Raises DataError for arrays that do not fit, are not finite or lack one kind of pairs; ConfigError for another ``fpr``.
-    """
-    values, labels = np.asarray(distances, np.float64), np.asarray(same)
-    if values.ndim != 1 or labels.shape != values.shape or labels.dtype != np.bool_:
-        raise DataError(
-            f"calibrate_threshold: distances and same are one number and one truth value per pair; got {values.shape} and "
-            f"{labels.dtype} {labels.shape}."
-        )
-    if not np.isfinite(values).all():
-        raise DataError("calibrate_threshold: some distances are NaN or infinite.")
-    if not labels.any() or labels.all():
-        raise DataError("calibrate_threshold: give pairs of one person and pairs of different people.")
-    if not 0 <= fpr < 1:
-        raise ConfigError(f"calibrate_threshold: fpr is {fpr}; it must be at least 0 and less than 1.")
-    distance = _strict_threshold(values[~labels], fpr)
-    accepted = values < distance
-    return Threshold(distance, float(accepted[~labels].mean()), float(accepted[labels].mean()))
-
-
-def _strict_threshold(impostors: np.ndarray, rate: float) -> float:
-    """Return the largest of the distances (N,) such that at most ``rate`` · N are smaller, for a rate below 1."""
-    allowed = math.floor(rate * len(impostors) * (1 + 1e-12))  # 0.29 · 100 is 28.999…
-    return float(np.partition(impostors, allowed)[allowed])
 
 
 class OpenSet(Protocol):
@@ -153,7 +110,7 @@ class OpenSet(Protocol):
         facts = {"mated_queries": float(mated.sum()), "unmated_queries": float(unmated.sum())}
         metrics = {}
         for name, rate in zip(self.metrics, RATES):
-            threshold = min(_strict_threshold(impostors, rate), float(np.nextafter(nearest[found].max(), np.inf)))
+            threshold = min(strict_threshold(impostors, rate), float(np.nextafter(nearest[found].max(), np.inf)))
             accepted = (nearest < threshold) & (values["correct"] == 1)
             metrics[name] = float(accepted[mated].mean())
             facts[f"threshold@{rate:g}"] = threshold

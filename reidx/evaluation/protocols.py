@@ -44,6 +44,8 @@ class Protocol:
     """Names of the metrics; `mAP`, `mINP` and `rank-1`, `-5` and `-10` replace the standard ones."""
     arrays: ClassVar[tuple[str, ...]] = ()
     """Names of the arrays of `measure` if `summarise` computes the metrics from them; empty: they are the metrics."""
+    totals: ClassVar[tuple[str, ...]] = ()
+    """Names of arrays of `measure`, in any shape, that are added up over all queries for `summarise`: counts of pairs."""
     denominators: ClassVar[Mapping[str, str]] = {}
     """The queries over which a metric is the mean, by its name, for the card; by default those that its values count."""
     open_set: ClassVar[bool] = False
@@ -78,14 +80,14 @@ class Protocol:
     ) -> Mapping[str, np.ndarray]:
         """Each of `metrics` for some queries of a trial: fractions (B,), NaN where a query does not count.
 
-        With `arrays`, each of these: any numbers (B,). `distances` (B, G) float64 rank the trial's gallery, nearest first;
-        equal ones are ordered by position. `ignored` (B, G) are the images that do not count for a query, including the
-        query's own file.
+        With `arrays`, each of these: any numbers (B,); with `totals`, each of these for these queries together. `distances`
+        (B, G) float64 rank the trial's gallery, nearest first; equal ones are ordered by position. `ignored` (B, G) are the
+        images that do not count for a query, including the query's own file.
         """
         return {}
 
     def summarise(self, values: Mapping[str, np.ndarray]) -> Summary:
-        """The metrics of a trial from the arrays (Q,) of all its queries; here their means over the queries that count."""
+        """The metrics of a trial from its arrays (Q,) and totals; here the means of arrays over the queries that count."""
         return mean_summary(self, values)
 
 
@@ -200,16 +202,25 @@ def _require_metrics(rule: Protocol) -> None:
     require(summarises == bool(arrays), "`summarise` and `arrays`, the names of its inputs, need each other")
 
 
+def names_by_query(rule: Protocol) -> tuple[str, ...]:
+    """The names of the arrays of `measure` with a value for each query."""
+    arrays, totals = getattr(rule, "arrays", ()), getattr(rule, "totals", ())
+    return arrays if arrays or totals else getattr(rule, "metrics", ())
+
+
 def measured(
     rule: Protocol, distances: np.ndarray, skip: np.ndarray, known: Known, queries: slice, columns: Columns | None
 ) -> Mapping[str, np.ndarray]:
-    """The metrics or arrays (B,) of ``rule`` for a block of queries; of ``distances`` (B, G) those in ``skip`` do not count."""
+    """The metrics, or arrays (B,) and totals, of ``rule`` for a block of queries.
+
+    Of ``distances`` (B, G) those in ``skip`` do not count.
+    """
     pairs, named = _given(rule.measure, known, queries, slice(None), columns)
     return call("protocol", rule, "measure", rule.measure, distances, skip, *pairs, **named)
 
 
 def summarised(rule: Protocol, values: Mapping[str, np.ndarray]) -> Summary:
-    """The metrics of ``rule`` for a trial, and facts for the card, from its arrays (Q,) of all queries."""
+    """The metrics of ``rule`` for a trial, and facts for the card, from its arrays (Q,) of all queries and its totals."""
     summarise = getattr(rule, "summarise", partial(mean_summary, rule))
     return call("protocol", rule, "summarise", summarise, values)
 

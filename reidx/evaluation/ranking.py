@@ -38,6 +38,7 @@ from reidx.evaluation.protocols import (
     ignored,
     in_trial,
     measured,
+    names_by_query,
     summarised,
 )
 from reidx.evaluation.results import Details, Evaluation, mean_over, protocol_card
@@ -154,8 +155,8 @@ def _ranked(
     ap, inp = np.full(len(query), np.nan), np.full(len(query), np.nan)
     first = np.zeros(len(query), np.int64)
     nearest = np.full((len(query), min(top or 0, len(g_ids))), -1, np.int64)
-    names = getattr(rule, "arrays", ()) or getattr(rule, "metrics", ())
-    further = {name: np.full(len(query), np.nan) for name in names}
+    further = {name: np.full(len(query), np.nan) for name in names_by_query(rule)}
+    totals = dict.fromkeys(getattr(rule, "totals", ()), np.zeros(()))
     x, y = query.cpu().numpy(), gallery.cpu().numpy()
     for start, block, error in distance_blocks(query, gallery, place):
         rows = slice(start, start + len(block))
@@ -171,19 +172,21 @@ def _ranked(
             count_ranks, len(block), block, error, skipped, q_ids[rows], ranked_ids, x[rows], y, factor, offset,
             ap[rows], inp[rows], first[rows], nearest[rows],
         )  # fmt: skip
-        if further:
+        if further or totals:
             exact = np.empty(block.shape)
             in_threads(exact_distances, len(block), x[rows], y, factor, offset, exact)
             exact = exact if near is None else np.take_along_axis(exact, found, axis=1)
-            for name, values in measured(rule, exact, skip, known, rows, columns).items():
-                further[name][rows] = values
+            found_by_name = measured(rule, exact, skip, known, rows, columns)
+            for name, values in further.items():
+                values[rows] = found_by_name[name]
+            totals = {name: total + found_by_name[name] for name, total in totals.items()}
     if near is not None:
         nearest = np.where(nearest < 0, -1, images.order[nearest])
     valid = first > 0
     if not valid.any():
         raise NoMatch(no_match(rule, known, own, columns))
     cmc = np.cumsum(np.bincount(first[valid] - 1, minlength=_RANKS))[:_RANKS] / valid.sum()
-    summary = summarised(rule, further) if further else Summary({})
+    summary = summarised(rule, {**further, **totals}) if further or totals else Summary({})
     card = {
         **protocol_card(rule, further, valid),
         "protocol_facts": dict(summary.facts),

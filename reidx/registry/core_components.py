@@ -84,6 +84,7 @@ def reidx_components() -> Sequence[Component]:
         Component("protocol", "ClothChanging", "reidx.evaluation.clothes:ClothChanging"),
         Component("protocol", "SameClothes", "reidx.evaluation.clothes:SameClothes"),
         Component("protocol", "OpenSet", "reidx.evaluation.open_set:OpenSet"),
+        Component("protocol", "Verification", "reidx.evaluation.verification:Verification"),
         Component("protocol", "SYSUMM01", "reidx.evaluation.sysu_mm01:SYSUMM01"),
         Component("reranker", "AverageQueryExpansion", "reidx.evaluation.query_expansion:AverageQueryExpansion", {"k": 5}),
         Component("reranker", "AlphaQueryExpansion", "reidx.evaluation.query_expansion:AlphaQueryExpansion", {"k": 5}),

@@ -62,19 +62,22 @@ def metric_names(names: Sequence[Any]) -> None:
 
 
 def measured(component: Any, result: Any, given: Mapping[str, Any]) -> None:
-    """Require the declared metrics, each with a fraction or NaN for each query, or the declared arrays of any numbers."""
-    arrays = getattr(component, "arrays", ())
-    declared, word = (arrays, "arrays") if arrays else (component.metrics, "metrics")
+    """Require the declared metrics, each with a fraction or NaN for each query, or the declared arrays and totals."""
+    arrays, totals = getattr(component, "arrays", ()), getattr(component, "totals", ())
+    declared, word = ((*arrays, *totals), "arrays and totals") if arrays or totals else (component.metrics, "metrics")
     queries, names = len(next(iter(given.values()))), ", ".join(map(str, declared))
     metric_names(component.metrics)
     require(isinstance(result, Mapping), f"it returned {describe_value(result)}, not arrays by name ({names})")
     same = set(result) == set(declared)
     require(same, f"it returned {', '.join(map(one_line, result)) or 'nothing'}; its `{word}` are {names}")
-    for name, values in result.items():
+    for name in totals:
+        right = isinstance(result[name], np.ndarray) and result[name].dtype.kind in "iuf" and np.isfinite(result[name]).all()
+        require(bool(right), f"its {name} is {describe_value(result[name])}, not an array of finite numbers")
+    for name, values in ((name, values) for name, values in result.items() if name not in totals):
         right = isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.shape == (queries,)
         require(right, f"its {name} is {describe_value(values)}, not an array of {queries} floats")
         known = values[~np.isnan(values)]
-        low, high = (float(known.min()), float(known.max())) if len(known) and not arrays else (0.0, 0.0)
+        low, high = (float(known.min()), float(known.max())) if len(known) and word == "metrics" else (0.0, 0.0)
         require(low >= 0 and high <= 1, f"its {name} reaches from {low} to {high}, not 0 to 1 (or NaN)")
 
 

@@ -136,6 +136,19 @@ def open_set_metrics(queries: list[Image], rankings: list[Ranking], gallery: lis
     return found
 
 
+def verification_metrics(queries: list[Image], rankings: list[Ranking], gallery: list[Image], **_: Any) -> dict[str, float]:
+    """Return TPR at each FPR, where each distance of a pair of two people is tried as the threshold, and the AUC by pairs."""
+    one, two = [], []
+    for query, ranking in zip(queries, rankings):
+        for image in ranking:
+            (one if image.id == query.id else two).append(squared_distance(query, image))
+    found = {}
+    for rate in (0.0001, 0.001, 0.01):
+        allowed = [tried for tried in two if sum(other < tried for other in two) <= rate * len(two)]
+        found[f"TPR@{rate:g}"] = fmean(float(distance < max(allowed)) for distance in one)
+    return found | {"AUC": fmean((a < b) + (a == b) / 2 for a in one for b in two)}
+
+
 # ---- galleries
 
 
@@ -169,6 +182,7 @@ DERIVATIONS = {
         counts_under_another_camera,
         open_set_metrics,
     ),
+    "Verification": Derivation([{}, {"camera_filter": False}], counts_under_another_camera, verification_metrics),
     "SYSUMM01": Derivation(
         [{"trials": 3}, {"trials": 2, "search": "indoor"}, {"trials": 2, "shots": "multi"}],
         counts_at_another_place,

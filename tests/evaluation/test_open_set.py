@@ -1,4 +1,4 @@
-"""Open-set identification and calibrated thresholds: values by hand, drawn galleries, messages."""
+"""Open-set identification: values by hand, drawn galleries, messages."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-import reidx
-from reidx.errors import ConfigError, DataError
+from reidx.errors import DataError
 from reidx.evaluation import OpenSet, evaluate
 
 
@@ -88,43 +85,3 @@ def test_data_without_unmated_queries_are_refused(rule, ids, message):
 def test_wrong_settings_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         OpenSet(**arguments)
-
-
-# ---- thresholds of labelled pairs
-
-
-@settings(max_examples=80, deadline=None)
-@given(
-    pairs=st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=40),
-    fpr=st.sampled_from([0, 0.01, 0.1, 0.29, 0.5, 0.99]),
-)
-def test_threshold_equals_a_search(pairs, fpr):
-    same = [label for _, label in pairs]
-    if all(same) or not any(same):
-        return
-    different = [distance for distance, label in pairs if not label]
-    accepted = {tried: sum(distance < tried for distance in different) for tried in different}
-    best = max(tried for tried, count in accepted.items() if count <= fpr * len(different) + 1e-9)
-    found = reidx.calibrate_threshold([distance for distance, _ in pairs], same, fpr)
-    assert found.distance == best and found.fpr == accepted[best] / len(different) <= fpr + 1e-9
-    assert found.tpr == sum(distance < best for distance, label in pairs if label) / sum(same)
-
-
-def test_threshold_by_hand():
-    found = reidx.calibrate_threshold([0.2, 0.5, 0.95, 0.4, 0.9], [True, True, True, False, False], fpr=0.5)
-    assert found == (0.9, 0.5, 2 / 3) and json.loads(json.dumps(found._asdict())) == found._asdict()
-
-
-@pytest.mark.parametrize(
-    ("distances", "same", "fpr", "message"),
-    [
-        ([0.1, 0.2], [True, True], 0.1, "give pairs of one person and pairs of different people"),
-        ([0.1, 0.2], [True], 0.1, r"one number and one truth value per pair; got \(2,\) and bool \(1,\)"),
-        ([0.1, 0.2], [1, 0], 0.1, "per pair; got .* and int64"),
-        ([0.1, np.nan], [True, False], 0.1, "some distances are NaN or infinite"),
-        ([0.1, 0.2], [True, False], 1, "fpr is 1; it must be at least 0 and less than 1"),
-    ],
-)
-def test_wrong_pairs_are_refused(distances, same, fpr, message):
-    with pytest.raises((DataError, ConfigError), match=message):
-        reidx.calibrate_threshold(distances, same, fpr)

@@ -16,8 +16,8 @@ class ProxyMemory(Memory):
     Returns the cosines of features (B,D) with the camera proxies, (B,M), f at unit length.
 
     A proxy is the centroid of the images of a cluster under one camera: at a reset, the normalised mean of their unit features.
-    The M proxies are ordered by cluster, then by camera; outliers (−1) belong to none, and images of unknown cameras count as
-    those of one further camera. After a step, for each instance in the order of the batch, c ← normalize(m c + (1−m) f),
+    The M proxies are ordered by cluster, then by camera; outliers (−1) belong to none. Images of unknown cameras are refused
+    before training. After a step, for each instance in the order of the batch, c ← normalize(m c + (1−m) f),
     where c is the proxy of its cluster and camera, m = ``momentum``, and f is at unit length.
 
     Losses may read ``proxies`` (M,D), ``proxy_labels`` (M,) and ``proxy_cameras`` (M,): the vector, cluster and camera of each

@@ -14,8 +14,8 @@ class ProxyPK(PK):
     Batches of exactly ``proxies`` times ``instances`` images, proxy after proxy; a proxy is the images of a cluster under one
     camera.
 
-    ``labels`` (N,) are clusters, ``cameras`` (N,) the cameras of the images; -1 (an outlier) is never drawn, and images of
-    unknown cameras count as those of one further camera. All proxies appear once, in random order, before any appears again,
+    ``labels`` (N,) are clusters, ``cameras`` (N,) the cameras of the images; an outlier (label -1) is never drawn. Images
+    of unknown cameras are refused before training. All proxies appear once, in random order, before any appears again,
     as the identities of :class:`reidx.data.samplers.PK` do. Source: CAP (Wang et al., AAAI 2021), proxy-balanced sampling.
 
     Raises :class:`ConfigError` when ``proxies`` is no multiple of ``world_size``, :class:`reidx.errors.DataError` when every

@@ -35,7 +35,8 @@ class ViT(nn.Module):
         stem: ``patch``, or ``ics`` for three convolutions with IBN below the patches.
         part_tokens: number of part tokens; 3 in PASS. With 0, there are none.
         cameras: number of cameras with an embedding, which is added to every token, multiplied by ``sie`` (side information
-            embedding, He et al., ICCV 2021). An unknown camera (-1) adds nothing. With 0, cameras are not used.
+            embedding, He et al., ICCV 2021). Images of unknown cameras are refused before training. With 0, cameras
+            are not used.
         sie: factor of the camera embeddings.
         drop_path: rate of stochastic depth in training, in the last block; it rises linearly from 0 in the first.
         weights: file of weights (``.safetensors``, or ``.pth`` read with ``weights_only=True``), with the names of

@@ -41,13 +41,27 @@ def miniature(
     return Miniature(kind.name, write, {"type": kind.__name__}, counts)
 
 
+def write_distractors(folder: Path) -> None:
+    """Draw Market-1501 with distractors, with and without a camera in their names."""
+    MARKET.write(folder)
+    for number, name in enumerate(("0000_c2s1_000101_00.jpg", "0000_c6s1_000102_00.jpg", "000103.jpg")):
+        draw(folder / "Market-1501-v15.09.15" / "distractors_500k" / name, 60 + number, 9)
+
+
+MARKET = miniature(
+    Market1501,
+    "Market-1501-v15.09.15",
+    "{person:04}_c{camera}s1_{number:06}_00.jpg",
+    (1, 2, 6),
+    {"background": [0], "junk": [-1]},
+)
 MINIATURES = (
-    miniature(
-        Market1501,
-        "Market-1501-v15.09.15",
-        "{person:04}_c{camera}s1_{number:06}_00.jpg",
-        (1, 2, 6),
-        {"background": [0], "junk": [-1]},
+    MARKET,
+    Miniature(
+        "Market-1501 with 500k distractors",
+        write_distractors,
+        {"type": "Market1501", "distractors": True},
+        {**MARKET.counts, "gallery": (28, 5, 3)},
     ),
     miniature(DukeMTMC, "DukeMTMC-reID", "{person:04}_c{camera}_f{number:07}.jpg", (1, 8), {}),
     miniature(PersonX, "PersonX", "{person:04}_c{camera}_{number}.jpg", (3, 10, 12), {}),
