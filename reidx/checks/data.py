@@ -5,6 +5,7 @@ A missing folder of the last stage must not surface only after the first stage h
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -93,6 +94,9 @@ class _DataChecker:
             self.check_images(("labels", "labellings", name), level.domain, "train")
             if level.monitor and self.domains.split(level.domain, "train").ids is None:
                 self.warn_once(f"{level.domain}: no identities are known, so labels.monitor compares nothing")
+            if level.save and importlib.util.find_spec("pyarrow") is None:
+                where = self.where(("labels", "labellings", name, "save"))
+                raise ConfigError(f"{where}: saving labels needs pyarrow: pip install 'reidx[parquet]'. Or remove `save`.")
         for part in parts_of(stage):
             if not isinstance(part.holder, Evaluate):
                 self.check_cameras(part, splits_of(stage, part))

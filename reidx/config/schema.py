@@ -167,6 +167,8 @@ class Labelling:
     """Average the features of each image and its mirror image."""
     monitor: bool = False
     """Compare the labels with the true identities (reporting only; noted on the card)."""
+    save: bool = False
+    """Write the labels of each epoch to ``labels_EPOCH.parquet`` in the stage's folder; needs pyarrow."""
 
 
 @dataclass

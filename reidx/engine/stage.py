@@ -23,6 +23,7 @@ from reidx.data.files import is_copy
 from reidx.data.loading import LabelledView, StreamLoader, batches
 from reidx.engine.assembly import Assembly
 from reidx.engine.calibration import calibrate
+from reidx.engine.clusters import save_labels
 from reidx.engine.idle import idle_by_labels, idle_by_values, idle_message, rests
 from reidx.engine.loop import Report, StageLoop
 from reidx.engine.relabel import Extractor, Relabeller
@@ -175,6 +176,7 @@ class StageRun:
             clear_state(self._optimizer())
         self.model.objective.epoch = epoch
         report = {**self.relabeller.run(epoch, identity), **self.model.objective.changing_weights()}
+        save_labels(self.work_dir, self.relabeller, epoch)
         self.loader.use({name: self._stream(name) for name in self.stage.streams})
         terms, labels = self.model.objective.terms, self.relabeller.labels
         self._idle = idle_by_labels(self.stage, terms, labels, epoch)

@@ -6,17 +6,20 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import reidx
 from reidx.checks.data import check_experiment
 from reidx.cli.main import main
+from reidx.contracts import LabelSet, RefinerContext
 from reidx.data.datasets import Dataset, Split
 from reidx.data.domains import Domains
-from reidx.errors import DataError
+from reidx.errors import ConfigError, DataError
 from reidx.runs.result import Result, StageResult
 from reidx.testing.tiny import load_experiment, tiny_domain, tiny_experiment, write_experiment
 
@@ -85,6 +88,39 @@ def test_each_labelling_has_its_clusters(domains_root, tmp_path):
     rows = read_labels(tmp_path / "run" / "1-adapt" / "labels.csv")
     assert Counter(labelling for *_, labelling in rows) == {"a": 144, "b": 144}
     assert [name for name, _ in result.label_rows()] == ["adapt, a, epoch 1", "adapt, b, epoch 1"]  # labelled in epoch 1 alone
+
+
+@pytest.mark.parametrize("monitor", [False, True])
+def test_labels_of_each_epoch_are_saved(monitor, register, domains_root, tmp_path):
+    class Halved:
+        """Refiner that halves the weight of every second image."""
+
+        provides = frozenset({"weights"})
+
+        def __call__(self, labels: LabelSet, context: RefinerContext) -> LabelSet:
+            return replace(labels, weights=np.where(np.arange(len(labels.labels)) % 2, 0.5, 1).astype(np.float32))
+
+    register("refiner", Halved)
+    parquet = pytest.importorskip("pyarrow.parquet")
+    experiment = tiny_experiment(domains_root, log=[], evaluate={"domain": None})
+    experiment["labels"] |= {"save": True, "monitor": monitor, "refiners": ["Halved"]}
+    result = reidx.run(load_experiment(tmp_path, experiment), tmp_path / "run", progress="quiet")
+    stage = tmp_path / "run" / "1-adapt"
+    target = reidx.build("dataset", experiment["data"]["domains"]["target"]).train
+    for epoch, report in enumerate(result.stages[0].history, start=1):
+        saved = parquet.read_table(stage / f"labels_{epoch}.parquet").to_pydict()
+        assert saved["path"] == target.paths and set(saved["labelling"]) == {"main"}
+        assert saved["cluster"].count(-1) == report["outliers"] and len(set(saved["cluster"]) - {-1}) == report["clusters"]
+        assert saved["weight"] == [0.5 if number % 2 else 1 for number in range(len(target))]
+        assert saved["identity"] == (target.ids.tolist() if monitor else [None] * len(target))
+    assert saved["cluster"] == [cluster for _, cluster, _ in read_labels(stage / "labels.csv")]  # those of the last epoch
+
+
+def test_saving_labels_needs_pyarrow(domains_root, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    labels = {**unlabelled(domains_root)["labels"], "save": True}
+    with pytest.raises(ConfigError, match=r"labels\.labellings\.main\.save: saving labels needs pyarrow: pip install 'reidx"):
+        check(tmp_path, unlabelled(domains_root, labels=labels))
 
 
 def test_table_of_clusters_has_the_last_labels():
