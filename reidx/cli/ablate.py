@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from reidx.cli.console import print_heading, print_table
 from reidx.cli.experiment import MOST, add_progress_argument, add_set_argument, add_threads_argument
@@ -13,6 +13,7 @@ from reidx.cli.parser import whole_number
 from reidx.errors import ReidxError
 
 if TYPE_CHECKING:
+    from reidx.ablation.executor import Executor
     from reidx.ablation.plan import Plan
     from reidx.ablation.schedule import SweepState
 
@@ -31,16 +32,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=whole_number(0, MOST),
         metavar="N",
-        help="simultaneous runs (default: one per GPU, or 1 without a GPU; with Ray: all that fit)",
+        help="simultaneous runs (default: one per GPU, or 1 without a GPU; Ray: all that fit; Slurm: 100 in the queue)",
     )
     parser.add_argument(
         "--executor",
-        choices=("local", "ray"),
+        choices=("local", "ray", "slurm"),
         default="local",
-        help="run on this machine, or on a Ray cluster whose machines share the work directory",
+        help="run on this machine, on a Ray cluster, or as Slurm jobs; the machines share the work directory",
     )
     parser.add_argument(
         "--address", help="address of the Ray cluster (default: RAY_ADDRESS, or a cluster started on this machine)"
+    )
+    parser.add_argument(
+        "--slurm",
+        nargs="+",
+        metavar="K=V",
+        help="options of the Slurm jobs, as in: partition=gpu time=240 (minutes) gpus_per_node=1 cpus_per_task=4 mem=32GB",
     )
     add_threads_argument(parser)
     add_progress_argument(parser)
@@ -51,6 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise ReidxError("--workers 0: give at least 1.")
     if arguments.address is not None and arguments.executor != "ray":
         raise ReidxError("--address names a Ray cluster: add --executor ray.")
+    if arguments.slurm is not None and arguments.executor != "slurm":
+        raise ReidxError("--slurm has the options of Slurm jobs: add --executor slurm.")
+    arguments.slurm = _slurm_options(arguments.slurm or [])
     if arguments.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # inherited by every run
     from reidx.ablation.grid import read_grid
@@ -71,18 +81,13 @@ def _carry_out(arguments: argparse.Namespace, plan: Plan, sweep: SweepState) -> 
     from reidx.ablation.results import Results
     from reidx.ablation.schedule import carry_out
     from reidx.ablation.screen import conditions, summary, watcher
-    from reidx.ablation.workers import Workers, claimed
+    from reidx.ablation.workers import claimed
     from reidx.ablation.writing import Reporting, write_results
 
     with claimed(plan.home) as lock:
         try:
             if sweep.waiting:
-                if arguments.executor == "ray":
-                    from reidx.ablation.on_ray import OnRay
-
-                    carry_out(sweep, OnRay(arguments.workers, arguments.address), Reporting(watcher(arguments.progress)))
-                else:
-                    carry_out(sweep, Workers(arguments.workers, lock), Reporting(watcher(arguments.progress)))
+                carry_out(sweep, _executor(arguments, plan.home, lock), Reporting(watcher(arguments.progress)))
         finally:  # also after Ctrl-C: the results so far
             files = write_results(Results(plan, sweep.failed))
         print("\n".join(["", *conditions(sweep), summary(sweep)]))
@@ -90,6 +95,31 @@ def _carry_out(arguments: argparse.Namespace, plan: Plan, sweep: SweepState) -> 
             if run.hash in sweep.failed:
                 print(f"failed: {run.hash}: {sweep.failed[run.hash]}")
         print("\n".join(f"  {path}" for path in files))
+
+
+def _executor(arguments: argparse.Namespace, home: Path, lock: IO[str]) -> Executor:
+    if arguments.executor == "ray":
+        from reidx.ablation.on_ray import OnRay
+
+        return OnRay(arguments.workers, arguments.address)
+    if arguments.executor == "slurm":
+        from reidx.ablation.on_slurm import OnSlurm
+
+        return OnSlurm(arguments.workers, home, arguments.slurm)
+    from reidx.ablation.workers import Workers
+
+    return Workers(arguments.workers, lock)
+
+
+def _slurm_options(words: list[str]) -> dict[str, str | int]:
+    """Options of Slurm jobs from words such as ``time=240``."""
+    options: dict[str, str | int] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals and value):
+            raise ReidxError(f"--slurm {word}: give KEY=VALUE, for example partition=gpu.")
+        options[name.replace("-", "_")] = int(value) if value.isdecimal() else value
+    return options
 
 
 def _show(plan: Plan, sweep: SweepState) -> None:

@@ -12,11 +12,13 @@ import importlib
 import io
 import itertools
 import os
+import re
 import shlex
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 import reidx
@@ -76,10 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = 2 if isinstance(error, _NoCommand) else 1
         if reported_elsewhere(error):
             return code
-        expected = isinstance(error, ReidxError | OSError)
+        expected = str(error) if isinstance(error, ReidxError | OSError) else _without_library(error)
         if debug or not expected:
             traceback.print_exc()
-        said = str(error) if expected else _unexpected(error)
+        said = expected or _unexpected(error)
         print("error:", said, *getattr(error, "__notes__", ()), file=sys.stderr)
         return code
 
@@ -155,6 +157,17 @@ def _way_to_resume(words: Sequence[str]) -> str:
     given = any(word.startswith("--resume") for word in words)
     resume = ["--resume"] if command == "train" and not given else []  # the others always resume
     return f"; resume from the last checkpoint with: reidx {shlex.join([*words, *resume])}"
+
+
+def _without_library(error: Exception) -> str:
+    """Return the message for OpenCV without a library of the system, which mmengine imports; empty for another error."""
+    library = re.match(r"(lib\S+): cannot open shared object file", str(error)) if isinstance(error, ImportError) else None
+    if library is None or not any("cv2" in Path(frame.filename).parts for frame in traceback.extract_tb(error.__traceback__)):
+        return ""
+    return (
+        f"OpenCV needs {library[1]}, which this machine lacks. Replace it by the variant without a display: "
+        "pip uninstall -y opencv-python; pip install --force-reinstall --no-deps opencv-python-headless"
+    )
 
 
 def _unexpected(error: Exception) -> str:

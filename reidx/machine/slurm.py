@@ -1,4 +1,4 @@
-"""Meeting of the tasks of a Slurm step (``srun``): address, port, and a GPU of its own for each task."""
+"""Meeting of the tasks of a Slurm step (``srun``): address, port, and a separate GPU for each task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sbatch`, `srun`, `scontrol` on this machine: every node is this one. ``install`` writes them into a folder for PATH.
+"""`sbatch`, `srun` and `scontrol` without a cluster: every node is this machine.
 
 A job runs in the foreground. It gets its signal ahead of the time limit when the file named by FAKE_LIMIT appears, and runs
 once more if it was requeued.
@@ -26,7 +26,7 @@ def install(folder: Path) -> str:
 
 
 def options() -> argparse.ArgumentParser:
-    """The options of sbatch and srun that the documentation uses; others are an error."""
+    """Parser of the options of sbatch and srun that the documentation uses; others are an error."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     for name in ("--job-name", "--time", "--signal", "--output", "--open-mode"):
         parser.add_argument(name)
@@ -50,6 +50,7 @@ def batch_options(script: Path, words: list[str]) -> argparse.Namespace:
 
 
 def sbatch(words: list[str]) -> int:
+    """Run a batch script, and once more if it was requeued; return its exit code."""
     script = Path(options().parse_args(words).command[0])
     asked = batch_options(script, words)
     job = os.environ["FAKE_JOB_ID"]
@@ -87,10 +88,12 @@ def sbatch(words: list[str]) -> int:
 
 
 def nodes_named(count: int) -> str:
+    """List of ``count`` nodes, as Slurm writes it."""
     return "localhost" if count == 1 else f"node[1-{count}]"
 
 
 def srun(words: list[str]) -> int:
+    """Run the tasks of a step and return the largest exit code."""
     asked = options().parse_args(words)
     nodes = asked.nodes or int(os.environ["SLURM_NNODES"])
     each = asked.ntasks_per_node or int(os.environ["SLURM_NTASKS_PER_NODE"])
@@ -118,6 +121,7 @@ def srun(words: list[str]) -> int:
 
 
 def scontrol(words: list[str]) -> int:
+    """Expand a list of nodes, or note that a job is to be requeued."""
     if words[:2] == ["show", "hostnames"] and words[2].startswith("node["):
         print("127.0.0.1\nelsewhere")
         return 0

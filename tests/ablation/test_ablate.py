@@ -159,6 +159,8 @@ def test_killed_worker_loses_only_its_run(
     [
         (["--workers", "0"], "give at least 1"),
         (["--address", "auto"], "add --executor ray"),
+        (["--slurm", "time=60"], "add --executor slurm"),
+        (["--executor", "slurm", "--slurm", "partition=gpu", "time"], "--slurm time: give KEY=VALUE"),
         (["--set", "stages.adapt.epochs=x"], r"epochs is 'x' \(a string\)"),
         (["--set", "epochz=1"], "has no key 'epochz'"),
     ],

@@ -6,6 +6,7 @@ import importlib
 import sys
 import types
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import yaml
@@ -416,3 +417,19 @@ def test_interrupt_prints_the_resume_command(capsys, monkeypatch):
 def test_interrupted_demo_resumes_by_itself(capsys, monkeypatch):
     fails_with(monkeypatch, KeyboardInterrupt())
     assert output(capsys, "demo", "--seed", "2")[2].endswith("reidx demo --seed 2\n")
+
+
+def test_missing_library_of_opencv_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cv2").mkdir()
+    cause = "libGL.so.1: cannot open shared object file: No such file or directory"
+    (tmp_path / "cv2/__init__.py").write_text(f"raise ImportError({cause!r})")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cv2", raising=False)
+    monkeypatch.setattr(importlib.import_module("reidx.cli.list"), "run", lambda arguments: importlib.import_module("cv2"))
+    code, out, err = output(capsys, "list")
+    assert code == 1 and out == "" and err.startswith("error: OpenCV needs libGL.so.1, which this machine lacks. ")
+    assert err.count("\n") == 1 and "opencv-python-headless" in err
+    (tmp_path / "cv2/__init__.py").write_text("raise ImportError('cannot import name x')")
+    assert "This is a bug in reidx" in output(capsys, "list")[2]

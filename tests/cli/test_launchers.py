@@ -140,7 +140,7 @@ def test_slurm_jobs_with_equal_ports_do_not_meet() -> None:
     try:
         _, err = others[0].communicate(timeout=600)
         assert others[0].returncode == 1 and "set MASTER_PORT" in err
-        assert others[1].poll() is None and first.poll() is None  # each waits for a task of its own job
+        assert others[1].poll() is None and first.poll() is None  # each waits for the other task of its job
         assert finished(as_task(step, 1)).endswith("1 2 [0, 1]\n") and finished(first).endswith("0 2 [0, 1]\n")
     finally:
         for task in [first, *others]:

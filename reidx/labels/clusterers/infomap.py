@@ -26,7 +26,8 @@ class InfoMap:
     Pairs at distance <= 1 - `min_similarity` are links of weight 1 - distance, directed as the rows of the graph; the
     two-level map equation is minimised, the best of `trials`; communities of fewer than `min_size` images are outliers.
     The same seed gives the same labels. `Cosine(k=15)` and the defaults are the setting of Cluster Contrast (Dai et al.,
-    ACCV 2022). Source: Rosvall and Bergstrom, PNAS 2008. Needs the package infomap, the extra `reidx[infomap]`.
+    ACCV 2022). Source: Rosvall and Bergstrom, PNAS 2008. Needs the package infomap (GPL-3.0-or-later), the
+    extra `reidx[infomap]`.
     """
 
     outliers = "emits"
@@ -36,7 +37,7 @@ class InfoMap:
         self, min_similarity: float = 0.5, min_size: int = 5, trials: int = 1, seed: int = 1
     ) -> None:
         if importlib.util.find_spec("infomap") is None:
-            raise ConfigError("InfoMap needs the package infomap: pip install 'reidx[infomap]'.")
+            raise ConfigError("InfoMap needs the package infomap (GPL-3.0-or-later): pip install 'reidx[infomap]'.")
         if not 0 < min_similarity < 1:
             raise ConfigError(f"InfoMap: min_similarity is {min_similarity}; it must lie between 0 and 1.")
         if min_size < 1 or trials < 1 or seed < 0:
