@@ -11,6 +11,7 @@ from reidx.errors import ConfigError, DataError
 from reidx.labels.compiled import faiss_threads, has_faiss
 from reidx.labels.features import checked, unit
 from reidx.labels.neighbours.duplicates import group_equal_rows
+from reidx.labels.neighbours.on_gpu import flat_on_gpu
 
 
 class KMeans:
@@ -19,8 +20,9 @@ class KMeans:
     Features (N, D) to labels (N,) int64, 0..K-1, no outliers; K is `n_clusters` less the clusters that end empty.
 
     Lloyd's iterations of faiss on all images (no subsampling), the best of `restarts` random starts. With `spherical`
-    the centroids are scaled to length 1, with `normalize` the features are, before anything else. The same seed gives the
-    same labels. Raises DataError with fewer images than clusters.
+    the centroids are scaled to length 1, with `normalize` the features are, before anything else. Features on a CUDA device
+    are clustered there. The same seed gives the same labels on one kind of device. Raises DataError with fewer images than
+    clusters.
     """
 
     outliers = "never"
@@ -42,18 +44,27 @@ class KMeans:
 
     def __call__(self, features: Tensor) -> np.ndarray:
         """Labels (N,) int64."""
-        x = _enough(features, self.n_clusters, self.normalize, "KMeans")
+        x, place = _enough(features, self.n_clusters, self.normalize, "KMeans"), features.device
         if not has_faiss():
             raise ConfigError("KMeans needs faiss: pip install faiss-cpu. MiniBatchKMeans does without.")
         import faiss
 
         with faiss_threads():
-            means = faiss.Kmeans(
-                x.shape[1], self.n_clusters, niter=self.iterations, nredo=self.restarts, seed=self.seed,
-                spherical=self.spherical, min_points_per_centroid=1, max_points_per_centroid=max(1, len(x)),
-            )  # fmt: skip
-            means.train(x)
-            labels = _of_each_kind(x, lambda rows: means.index.search(rows, 1)[1][:, 0])
+            settings = {
+                "niter": self.iterations, "nredo": self.restarts, "seed": self.seed, "spherical": self.spherical,
+                "min_points_per_centroid": 1, "max_points_per_centroid": max(1, len(x)),
+            }  # fmt: skip
+            if place.type == "cuda":  # faiss.Kmeans would take all GPUs, also those of other processes
+                parameters = faiss.ClusteringParameters()
+                for name, value in settings.items():
+                    setattr(parameters, name, value)
+                centroids = flat_on_gpu(x.shape[1], place, inner_product=self.spherical)
+                faiss.Clustering(x.shape[1], self.n_clusters, parameters).train(x, centroids)
+            else:
+                means = faiss.Kmeans(x.shape[1], self.n_clusters, **settings)
+                means.train(x)
+                centroids = means.index
+            labels = _of_each_kind(x, lambda rows: centroids.search(rows, 1)[1][:, 0])
         return _without_gaps(labels)
 
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from reidx.errors import ConfigError
 from reidx.labels.compiled import faiss_threads, has_faiss
-from reidx.labels.neighbours.approximate import BLOCK, ivf
+from reidx.labels.neighbours.approximate import AIM, BLOCK, ivf
 from reidx.labels.neighbours.mutual import mutual_candidates
-from reidx.machine.devices import bf16_units
+from reidx.labels.neighbours.on_gpu import exact_on_gpu, ivf_on_gpu
+from reidx.machine.devices import CPU, bf16_units
 
 BACKENDS = ("auto", "faiss", "torch", "ivf")
 _BLOCK_BYTES = 24 << 20
@@ -46,19 +47,20 @@ def searches(
     """
     if backend not in BACKENDS:
         raise ConfigError(f"knn: unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}.")
-    if backend in ("faiss", "ivf") and place.type != "cpu":
-        raise ConfigError(
-            f"knn: backend {backend} searches on the CPU, but the device is {place}; use torch or auto."
-        )
+    if backend in ("faiss", "ivf") and place.type not in ("cpu", "cuda"):
+        raise ConfigError(f"knn: backend {backend} has no code for the device {place}; use torch or auto.")
     if backend == "auto":
         half_suffices = all_rows  # each product serves two rows
         backend = "torch" if place.type != "cpu" or has_bfloat16() or half_suffices or not has_faiss() else "faiss"
+    if backend == "ivf" and place.type == "cuda":
+        yield Search(BLOCK, ivf_on_gpu(gallery.cpu().numpy(), queries.cpu().numpy(), k, place, AIM))
+        return
     if backend == "ivf":
         quick = torch.bfloat16 if has_bfloat16() else torch.float32
         yield Search(BLOCK, ivf(gallery.cpu(), queries.cpu(), k, quick))
         return
     if backend == "faiss":
-        yield _faiss_search(gallery, queries, k + 8)
+        yield _faiss_search(gallery, queries, k + 8, place)
         return
     on_cpu = place.type == "cpu"
     stored_short = on_cpu and has_bfloat16()
@@ -192,7 +194,7 @@ def torch_search(gallery: Tensor, queries: Tensor, count: int, dtype: torch.dtyp
     return Search(max(64, budget // (tile * (dtype if penalty is None else torch.float32).itemsize)), propose)
 
 
-def _faiss_search(gallery: Tensor, queries: Tensor, count: int) -> Search:
+def _faiss_search(gallery: Tensor, queries: Tensor, count: int, place: torch.device = CPU) -> Search:
     if not has_faiss():
         raise ConfigError(
             "knn: backend faiss is not installed (pip install faiss-cpu); backend torch needs nothing."
@@ -202,10 +204,11 @@ def _faiss_search(gallery: Tensor, queries: Tensor, count: int) -> Search:
     count = min(count, len(gallery))
     y, x = gallery.cpu().numpy(), queries.cpu().numpy()
     (y_norm, _), (x_norm, _) = _lengths(gallery, torch.float32), _lengths(queries, torch.float32)
+    find = exact_on_gpu(y, place) if place.type == "cuda" else lambda rows, wanted: faiss.knn(rows, y, wanted)
 
     def propose(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with faiss_threads():
-            distances, candidates = faiss.knn(x[rows], y, count)
+            distances, candidates = find(x[rows], count)
         error = UNDERFLOW + 2 * (x.shape[1] + 8) * _ROUNDING[torch.float32] * (x_norm[rows] + y_norm.max()) ** 2
         floor = distances[:, -1] - error if count < len(y) else np.full(len(rows), np.inf)
         return candidates.astype(np.int32), floor

@@ -48,8 +48,8 @@ def knn(
     Equal distances are ordered by index. With fewer than k rows there are N columns. `metric` is "euclidean"
     (not squared) or "cosine" (1 - cosine, 0 to 2). `backend` proposes the candidates: "faiss", "torch", or "auto", which is
     torch except for `queries` on a processor without bfloat16 units; it changes the time, never the result.
-    Only "ivf" is approximate, for a million rows: see `reidx.labels.neighbours.approximate`. `device` is the device on which
-    torch searches, by default that of the features.
+    Only "ivf" is approximate, for a million rows: see `reidx.labels.neighbours.approximate`. `device` is the device of the
+    search, by default that of the features; faiss searches on a CUDA device if it is built for it.
 
     Raises DataError for features that are not finite, not (N, D), or not of the queries' width.
     """
