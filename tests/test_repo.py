@@ -20,6 +20,8 @@ LAYERS = (
     {"__main__"},
     {"testing", "cli"},
     {"ablation"},
+    {"serve"},
+    {"index"},
     {"__init__"},
     {"inference"},
     {"engine"},

@@ -126,7 +126,7 @@ class Browser:
         """Return role and name of each node that a screen reader announces."""
         nodes = self._call("Accessibility.getFullAXTree")["nodes"]
         named = [node for node in nodes if not node.get("ignored")]
-        return [(node.get("role", {}).get("value", ""), node.get("name", {}).get("value", "")) for node in named]
+        return [(node.get("role", {}).get("value", ""), node.get("name", {}).get("value", "").strip()) for node in named]
 
     def screenshot(self, path: Path) -> None:
         """Write a PNG of the whole page."""
