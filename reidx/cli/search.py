@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from reidx.index import Index
     from reidx.index.filters import filter_of
-    from reidx.index.results import columns_of, ranked_results, write_results
+    from reidx.index.results import columns_of, common_folder, ranked_results, write_results
     from reidx.index.sources import network_of
 
     if arguments.out is not None and arguments.out.suffix not in (".csv", ".json"):
@@ -51,8 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
             for number, name in enumerate(names):
                 results = ranked_results(index, found, number, name)
                 written += results
-                print_heading(name)
-                print_table(*columns_of(results))
+                folder = common_folder(results)
+                print_heading(f"{name}: images in {folder}")
+                print_table(*columns_of(results, folder))
     if arguments.out is not None:
         write_results(arguments.out, written)
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -55,11 +56,17 @@ def ranked_results(index: Index, found: Found, number: int, query: str) -> list[
     ]
 
 
-def columns_of(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows for a terminal; columns of which nothing is known are left out."""
-    shown = ["rank", "similarity", "id", "camera", "time", "path"]
+def common_folder(results: Sequence[Result]) -> str:
+    """Return the deepest folder that has the images of all results below it."""
+    return os.path.commonpath([os.path.dirname(result.path) for result in results])
+
+
+def columns_of(results: Sequence[Result], folder: str) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows for a terminal, paths below ``folder``; columns of which nothing is known are left out."""
+    shown = ["rank", "similarity", "id", "camera", "time"]
     shown = [name for name in shown if any(getattr(result, name) not in (None, "") for result in results)]
-    return shown, [[_text(getattr(result, name)) for name in shown] for result in results]
+    rows = [[_text(getattr(result, name)) for name in shown] for result in results]
+    return [*shown, "path"], [[*row, os.path.relpath(result.path, folder)] for row, result in zip(rows, results, strict=True)]
 
 
 def _text(value: object) -> str:

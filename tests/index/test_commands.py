@@ -83,7 +83,7 @@ def test_embeddings_file_is_indexed(suffix: str, images: list[str], capsys: pyte
     assert main(["search", "gallery", images[0]]) == 1
     assert "give its network with --weights" in capsys.readouterr().err
     assert main(["search", "gallery", images[0], "--weights", "net", "--camera", "5"]) == 0
-    assert images[5] in capsys.readouterr().out.replace("\n", "").replace(" ", "")
+    assert "005.png" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

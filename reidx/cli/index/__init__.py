@@ -9,7 +9,7 @@ from types import ModuleType
 COMMANDS = {
     "build": "embed images, or read embeddings, into a new index",
     "add": "add images that the index does not have",
-    "remove": "delete images from the index, with all traces",
+    "remove": "delete images from the index",
     "info": "describe an index; verify its files",
 }
 """The commands below ``reidx index``. Each is a module of this package with ``add_arguments`` and ``run``."""
