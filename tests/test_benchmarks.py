@@ -15,7 +15,7 @@ from reidx_osnet.embedding import Embedding
 from reidx_osnet.model import OSNet
 from reidx_synthetic.domain import render_domain
 
-from benchmarks import choose_eps, methods, packed, protocols, pseudo_labels, ranking, training
+from benchmarks import choose_eps, methods, packed, protocols, pseudo_labels, ranking, search, training
 from benchmarks.reference.training import Erase, Similarities
 from reidx.data.datasets import Split
 from reidx.testing.miniatures import MINIATURES
@@ -49,6 +49,7 @@ def test_every_benchmark_runs(capsys: pytest.CaptureFixture[str], monkeypatch: p
     small = {
         pseudo_labels: "--images 600 --width 32",
         ranking: "--queries 50 --gallery 200 --width 32",
+        search: "--rows 1500 --width 32 --queries 20",
         packed: "--images 24 --size 32 16 --rounds 1",
         training: "--images 32 --steps 1 --rounds 1 --batch 2 2 --size 64 32 --workers 1 --precision fp32 --backbone "
         "'{type: Timm, name: test_resnet}'",
