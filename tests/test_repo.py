@@ -22,6 +22,7 @@ LAYERS = (
     {"ablation"},
     {"serve"},
     {"index"},
+    {"export"},
     {"__init__"},
     {"inference"},
     {"engine"},

@@ -30,8 +30,8 @@ class Features(dict[str, "Tensor"]):
         super().__init__(tensors)
         if "embed" not in self:
             raise ValueError(f"Features need the retrieval vector 'embed'; given: {', '.join(self) or 'nothing'}.")
-        sizes = {name: len(tensor) for name, tensor in self.items()}
-        if len(set(sizes.values())) != 1:
+        sizes = {name: tensor.shape[0] for name, tensor in self.items()}  # `len` would fix the batch size in an export
+        if any(size != sizes["embed"] for size in sizes.values()):
             raise ValueError(f"Features disagree about the number of images: {sizes}.")
 
     def split(self, sizes: list[int]) -> list[Features]:

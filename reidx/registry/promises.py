@@ -186,12 +186,12 @@ def _map(component: Any, result: Any, given: Mapping[str, Any]) -> None:
         named = isinstance(result, Mapping) and set(result) == {"map", *dims}
         require(named, f"it returned {describe_value(result)}, not a mapping of {names} (`dims`)")
         tokens, result = result, result["map"]
-    wanted = f"a map of {len(images)} images with {channels} channels"
-    _tensor(result, (len(images), channels, None, None), wanted, images, "its map is" if dims else "it returned")
+    wanted = f"a map of {images.shape[0]} images with {channels} channels"
+    _tensor(result, (images.shape[0], channels, None, None), wanted, images, "its map is" if dims else "it returned")
     for name, width in dims.items():
         several = (None,) if name.endswith("tokens") else ()
-        wanted = f"{'several vectors' if several else 'one vector'} of {width} numbers for each of {len(images)} images"
-        _tensor(tokens[name], (len(images), *several, width), wanted, images, f"its {name} is")
+        wanted = f"{'several vectors' if several else 'one vector'} of {width} numbers for each of {images.shape[0]} images"
+        _tensor(tokens[name], (images.shape[0], *several, width), wanted, images, f"its {name} is")
 
 
 def _features(component: Any, result: Any, given: Mapping[str, Any]) -> None:
@@ -203,10 +203,10 @@ def _features(component: Any, result: Any, given: Mapping[str, Any]) -> None:
     shown = [name for name in getattr(component, "figures", ()) if name not in result]
     require(not shown, f"it returned no {', '.join(shown)}, which its `figures` name")
     for name, feature in result.items():
-        wanted = f"a feature of {len(maps)} images" + (f" and {dims[name]} numbers each (`dims`)" if name in dims else "")
+        wanted = f"a feature of {maps.shape[0]} images" + (f" and {dims[name]} numbers each (`dims`)" if name in dims else "")
         found = f"its {name} is"
         parts = (None,) * (getattr(feature, "ndim", 2) - 2) if getattr(feature, "ndim", 2) in (2, 3) else ()
-        _tensor(feature, (len(maps), *parts, dims.get(name)), wanted, maps, found)
+        _tensor(feature, (maps.shape[0], *parts, dims.get(name)), wanted, maps, found)
 
 
 def _scores(component: Any, result: Any, given: Mapping[str, Any]) -> None:

@@ -16,15 +16,30 @@ from collections.abc import Callable
 
 from reidx.registry.discovery import registry
 from reidx.registry.registry import Entry
-from reidx.testing import alignment_checks, feature_checks, label_checks, optimizer_checks, retrieval_checks
+from reidx.testing import (
+    alignment_checks,
+    export_checks,
+    feature_checks,
+    label_checks,
+    optimizer_checks,
+    retrieval_checks,
+)
 
 Check = Callable[[Entry], None]
 
 _OF_KIND: dict[str, list[Check]] = {
     "transform": [feature_checks.makes_network_input],
     "sampler": [feature_checks.fills_every_batch],
-    "backbone": [feature_checks.gives_a_map, feature_checks.trains_every_parameter],
-    "fusion": [feature_checks.gives_the_features_it_declares, feature_checks.features_are_independent_of_the_batch],
+    "backbone": [
+        feature_checks.gives_a_map,
+        feature_checks.trains_every_parameter,
+        export_checks.exports_with_a_dynamic_batch,
+    ],
+    "fusion": [
+        feature_checks.gives_the_features_it_declares,
+        feature_checks.features_are_independent_of_the_batch,
+        export_checks.exports_with_a_dynamic_batch,
+    ],
     "distance": [label_checks.gives_a_graph],
     "clusterer": [label_checks.gives_labels],
     "refiner": [label_checks.refines_labels],

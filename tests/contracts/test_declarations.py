@@ -16,7 +16,7 @@ from reidx.errors import ConfigError
 from reidx.registry.build import fill_defaults
 from reidx.registry.discovery import registry, registry_override
 from reidx.registry.registry import KINDS, Component, Entry, Registry
-from reidx.testing import conformance, feature_checks
+from reidx.testing import conformance, export_checks, feature_checks
 
 
 @pytest.mark.parametrize(("entry", "check"), conformance.cases(), ids=conformance.label)
@@ -186,6 +186,14 @@ class Partial:
 class Needy:
     """Refiner that fails without an optional feature."""
     def __call__(self, labels, context, *, parts=None): return LabelSet(labels.labels + 0 * len(parts))
+
+class Sized(nn.Module):
+    """Fusion that takes the number of images from Python's len."""
+    provides = frozenset({"embed"})
+    def __init__(self, in_channels: int):
+        super().__init__()
+        self.dims = {"embed": in_channels}
+    def forward(self, maps): return Features({"embed": maps.mean((2, 3)) * torch.ones(len(maps), 1)})
 
 class Merging:
     """Matcher that gives all labellings the array of the first."""
@@ -437,6 +445,7 @@ CAUGHT = [
     ("fusion", "Narrow", "gives_the_features_it_declares", "dims['embed'] is 1, not 64"),
     ("fusion", "Unsaid", "gives_the_features_it_declares", "'rows' is (5, 8, 64), of parts, and not in part_features"),
     ("fusion", "Sociable", "features_are_independent_of_the_batch", "depends on the rest"),
+    ("fusion", "Sized", "exports_with_a_dynamic_batch", "cannot be exported for batches of any size"),
     ("distance", "Dense", "gives_a_graph", "not a csr_array"),
     ("distance", "Camera", "gives_a_graph", "Did you mean cameras?"),
     ("distance", "Backwards", "gives_a_graph", "not nearer"),
@@ -506,6 +515,13 @@ def test_faulty_component_is_caught_with_reason(kind: str, name: str, check: str
     checks = {c.__name__: c for c in conformance.checks_for(kind)}
     with pytest.raises((AssertionError, TypeError, ConfigError), match=re.escape(message)):
         checks[check](registry().find(kind, name))
+
+
+@pytest.mark.usefixtures("faulty")
+def test_fixed_batch_size_fails_only_the_export() -> None:
+    checks = [check for check in conformance.checks_for("fusion") if check is not export_checks.exports_with_a_dynamic_batch]
+    for check in checks:
+        check(registry().find("fusion", "Sized"))
 
 
 @pytest.mark.usefixtures("faulty")

@@ -111,7 +111,7 @@ class Half(nn.Module):
     """A mask (B,1,1,1) of 1/2 everywhere: no attention."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        return maps.new_full((len(maps), 1, 1, 1), 0.5)
+        return maps.new_full((maps.shape[0], 1, 1, 1), 0.5)
 
 
 def attention_of(kind: Kind, channels: int, reduction: int = 16, bias_init: float = 1.0) -> nn.Module:

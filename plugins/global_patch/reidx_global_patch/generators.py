@@ -77,7 +77,7 @@ def pooled_patches(maps: Tensor, theta: Tensor, align_corners: bool, padding: Pa
     weighted mean over the map's cells, without computing the patch.
     """
     weights = patch_weights(theta, maps.shape[2], maps.shape[3], align_corners, padding)
-    return torch.einsum("bpk,bck->bpc", weights.expand(len(maps), -1, -1, -1).flatten(2), maps.flatten(2))
+    return torch.einsum("bpk,bck->bpc", weights.expand(maps.shape[0], -1, -1, -1).flatten(2), maps.flatten(2))
 
 
 def patch_weights(theta: Tensor, height: int, width: int, align_corners: bool, padding: Padding) -> Tensor:

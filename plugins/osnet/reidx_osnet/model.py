@@ -54,7 +54,7 @@ class AggregationGate(nn.Module):
 
     def forward(self, streams: list[Tensor]) -> Tensor:
         pooled = torch.cat([stream.mean((2, 3), keepdim=True) for stream in streams])
-        gates = torch.sigmoid(self.fc2(torch.relu(self.fc1(pooled)))).chunk(len(streams))
+        gates = torch.sigmoid(self.fc2(torch.relu(self.fc1(pooled)))).unflatten(0, (len(streams), -1))
         total = streams[0] * gates[0]
         for i in range(1, len(streams)):
             total = total + streams[i] * gates[i]

@@ -119,7 +119,7 @@ class ViT(nn.Module):
 
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> dict[str, Tensor]:
         patches = self.patch_embed(images).flatten(2).transpose(1, 2)
-        learned = [token.expand(len(images), -1, -1) for token in (self.cls_token, self.part_tokens) if token is not None]
+        learned = [token.expand(images.shape[0], -1, -1) for token in (self.cls_token, self.part_tokens) if token is not None]
         tokens = torch.cat([*learned, patches], dim=1) + self.pos_embed
         if self.camera_embed is not None and cameras is not None:
             tokens = tokens + self.sie * self._of_cameras(cameras)
