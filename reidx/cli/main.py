@@ -39,6 +39,7 @@ COMMANDS = {
     "index": "make images searchable: build, add, remove, describe an index",
     "search": "find the images of an index that are most similar to others",
     "serve": "show a page on an index: pick or upload a query, see ranked images",
+    "convert": "convert a weight file to safetensors, and show its layout",
     "recipes": "list the configs that are ready to train: data, stages, weights",
     "list": "list the components",
     "show": "show a component: keys, contract, source, example",

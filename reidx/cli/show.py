@@ -108,6 +108,8 @@ def _inputs(kind: str, component: type) -> list[str]:
 
 def example_of(entry: Entry) -> object:
     """Return the component in its place in an experiment."""
+    if entry.kind == "weights":  # a config names the file, whose tensors show the layout
+        return {"model": {"backbone": {"type": "Timm", "name": "NAME", "weights": "FILE"}}}
     example: object = {"type": entry.name, **entry.component.example}
     for key in reversed(places()[entry.kind].split(".")):
         example = [example] if key == "0" else {key: example}

@@ -14,7 +14,7 @@ Shapes: B images of a batch, N images of a domain, C channels, D dimensions of a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as Interface
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
     from torch import Tensor
 
+    Rename = Callable[[str, Tensor], tuple[str, Tensor] | None]
 
 
 class Split(Interface):
@@ -241,6 +242,19 @@ class Reranker(Interface):
         """
 
 
+class Weights(Interface):
+    """Layout of weight files; ``remark``, if present, states how the network of the file differs from the one that loads it."""
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> Rename | None:
+        """Return a function of name and tensor that gives the new name and value, or None for a tensor of another part.
+
+        Return None for a file in another layout."""
+
+    @staticmethod
+    def sample() -> Mapping[str, Sequence[int]]:
+        """Return names and shapes of a few tensors in this layout, which the tests use."""
+
+
 class Optimizer(Interface):
     """A subclass of ``torch.optim.Optimizer``.
 
@@ -271,17 +285,7 @@ INTERFACES: dict[str, type] = {
 
 # ---- what the engine passes to each kind, and reads of it
 
-INPUTS = (
-    "features",
-    "targets",
-    "scores",
-    "weights",
-    "soft_targets",
-    "teacher",
-    "teacher_scores",
-    "cameras",
-    "index",
-)
+INPUTS = ("features", "targets", "scores", "weights", "soft_targets", "teacher", "teacher_scores", "cameras", "index")
 """Arguments that the ``forward`` of a loss may name, besides those that the stream's refiners and the term's memory provide."""
 
 _SIDES = ("query_ids", "gallery_ids", "query_cams", "gallery_cams")
@@ -327,6 +331,7 @@ HONOURED: dict[str, tuple[str, ...]] = {
     "alignment": ("requires",),
     "protocol": ("cameras",),
     "reranker": ("cameras",),
+    "weights": (),
     "optimizer": (),
     "schedule": (),
 }

@@ -26,6 +26,7 @@ def stage_card(stage: Stage, stage_run: StageRun) -> dict[str, Any]:
         "iters": stage.iters,
         "init": stage.init,
         "weights": stage.model.backbone.get("weights") or stage.model.backbone.get("pretrained", False),
+        "weight_files": _weight_files(stage_run),
         "precision": stage.precision,
         "images_a_step": stage_run.images_a_step,
         "lr_batch": stage.optimization.lr_batch,
@@ -35,6 +36,12 @@ def stage_card(stage: Stage, stage_run: StageRun) -> dict[str, Any]:
         "selection": "last epoch",
         "evaluation": stage_run.evaluation_card,
     }
+
+
+def _weight_files(stage_run: StageRun) -> list[dict[str, Any]]:
+    """The files of weights that parts of the networks loaded: layout, and tensors taken, left out and missing."""
+    reports = (getattr(part, "weights_report", None) for part in stage_run.model.modules())
+    return [report.card() for report in reports if report is not None]
 
 
 def _samples_by_cameras(stage: Stage, domains: Domains) -> bool:

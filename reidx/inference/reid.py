@@ -77,7 +77,8 @@ class ReID:
 
         From a run it is the network and the feature that its last stage evaluates, with the weights of its last checkpoint, or
         of another ``checkpoint`` in its folder (``1-adapt/epoch_4.pth``). For a file outside a run, ``model`` is the section
-        of a config: ``{"backbone": {"type": "Timm", "name": "resnet50"}}``. ``device`` is by default the GPU, if there is one.
+        of a config: ``{"backbone": {"type": "Timm", "name": "resnet50"}}``; it may be left out for a file whose tensors show
+        the network, such as one of torchreid. ``device`` is by default the GPU, if there is one.
         ``precision`` ``auto`` is fp32, as in evaluation, because half precision changes some ranks.
 
         Raises :class:`~reidx.errors.ReidxError`, which names the file or the key that is missing.

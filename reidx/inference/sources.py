@@ -16,8 +16,10 @@ from reidx.config.schema import Stage
 from reidx.config.yaml_tree import load_node
 from reidx.engine.cross_test import last_checkpoint
 from reidx.errors import CheckpointError, ConfigError, ReidxError
+from reidx.models.key_maps import suggest_model
 from reidx.models.network import Network, build_network
 from reidx.models.weight_files import load_tensors
+from reidx.models.weights import read_weights
 from reidx.registry.build import entry_of, signature_of
 from reidx.registry.constructor import is_file
 from reidx.runs.checkpoint import load_weights
@@ -57,8 +59,8 @@ def load_trained(source: str | Path, model: Mapping[str, Any] | None = None, che
     """Load the network of a run's folder, or of a file of weights, on the CPU.
 
     ``checkpoint`` is ``last``, or a file in the run's folder (``1-adapt/epoch_4.pth``). ``model`` is the section ``model`` of a
-    config, for a file that is not in a run's folder. Raises :class:`ConfigError` or :class:`CheckpointError`, which say what
-    is missing.
+    config, for a file that is not in a run's folder and whose network no key map recognises. Raises :class:`ConfigError` or
+    :class:`CheckpointError`, which say what is missing.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -75,6 +77,8 @@ def load_trained(source: str | Path, model: Mapping[str, Any] | None = None, che
     run = path.resolve().parent.parent
     if model is None and (run / RECORD).is_file():
         return _of_run(run, str(path.resolve().relative_to(run)))
+    if model is None and not _is_checkpoint(path):
+        model = suggest_model(read_weights(path), str(path))
     if model is None:
         raise ConfigError(
             f"{path} is not in the folder of a run, so its network is unknown. Give `model`, the section of a config: "

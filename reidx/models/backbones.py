@@ -10,6 +10,7 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from reidx.errors import CheckpointError, ConfigError
+from reidx.models.key_maps import LoadReport
 from reidx.models.positions import Size
 from reidx.models.pretrained import SAY, cannot_move, positions_of, with_weights
 from reidx.models.timm_maps import (
@@ -37,8 +38,8 @@ class Timm(nn.Module):
     Args:
         name: a timm model, with or without the tag of its weights (``vit_small_patch16_224.augreg_in1k``).
         pretrained: load timm's weights from its hub (or from the hub's cache on this machine).
-        weights: load this file instead (``.safetensors``, or ``.pth`` read with ``weights_only=True``); position
-            embeddings are resized to ``image_size`` and the classifier's weights are discarded.
+        weights: load this file instead (``.safetensors``, or ``.pth`` read with ``weights_only=True``), in a layout of the kind
+            ``weights`` or of timm; position embeddings are resized to ``image_size``, heads and classifiers left out.
         weights_image_size: (height, width) of the images that ``weights``, and checkpoints that record no size, were trained
             on. Required for models with position embeddings if neither the shapes nor the values in the file determine it.
         last_stride: stride of a ResNet's last stage. 1 doubles the height and width of the map without dilation ("last
@@ -53,6 +54,7 @@ class Timm(nn.Module):
         dims: width of each of ``tokens``.
         out_channels: channels of the map.
         map_size: (h, w) of the map at ``image_size``.
+        weights_report: the tensors taken from the file ``weights``; None without one.
         nonnegative: whether the map ends in a ReLU, so that no entry is below 0. Known for ResNets; ``False`` otherwise.
         mean, std: normalisation that the weights expect; many ViTs are trained with 0.5, not ImageNet's.
 
@@ -97,8 +99,9 @@ class Timm(nn.Module):
         if drop_path > 0:
             settings["drop_path_rate"] = drop_path
         self._assumed: list[str] = []
+        self.weights_report: LoadReport | None = None
         if pretrained or weights is not None:
-            self.model, self._assumed = with_weights(
+            self.model, self._assumed, self.weights_report = with_weights(
                 name, settings, self._image_size, weights, None if pretrained else self._trained_at
             )
         else:
@@ -146,8 +149,9 @@ class Timm(nn.Module):
         return self._norm(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def notes(self) -> list[str]:
-        """Assumptions made about the weights, and the pixels outside the receptive field of the map."""
-        return [*self._assumed, *self._lost]
+        """The tensors taken from a file, assumptions made about it, and the pixels outside the receptive field of the map."""
+        taken = [] if self.weights_report is None else [str(self.weights_report)]
+        return [*taken, *self._assumed, *self._lost]
 
     def refit(self, weights: Mapping[str, Tensor], trained_at: Size | None, where: str) -> dict[str, Tensor]:
         """Resize the position embeddings and bias tables in ``weights``, a state of this backbone, to its own image size.

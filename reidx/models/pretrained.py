@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from reidx.errors import CheckpointError, ConfigError
+from reidx.models.key_maps import LoadReport
 from reidx.models.positions import Positions, Size, infer_grid
 from reidx.models.timm_models import create, pretrained_source
-from reidx.models.weights import extract_part, read_weights
+from reidx.models.weights import weights_for
 
 SAY = "weights_image_size: [HEIGHT, WIDTH]"
 """The config line that states the image size of weights, for messages."""
@@ -24,22 +25,25 @@ SAY = "weights_image_size: [HEIGHT, WIDTH]"
 
 def with_weights(
     name: str, settings: dict[str, Any], image_size: Size, path: str | None, trained_at: Size | None
-) -> tuple[Any, list[str]]:
+) -> tuple[Any, list[str], LoadReport | None]:
     """Build the model ``name`` for images of ``image_size``, with weights from the file ``path`` (None: timm's hub).
 
-    Also returns the assumptions made about the weights. Position embeddings and bias tables are resized from the image
-    size of the weights: ``trained_at`` if given, else that of timm's record for the hub, or the conclusion of
-    :func:`_trained_at` for a file.
+    Also returns the assumptions made about the weights, and the report on the tensors of a file. Position embeddings and bias
+    tables are resized from the image size of the weights: ``trained_at`` if given, else that of timm's record for the hub, or
+    the conclusion of :func:`_trained_at` for a file.
 
     Raises :class:`ConfigError` for unavailable weights, :class:`CheckpointError` for a file that is unreadable, belongs to
     another model, or has an unknown image size.
     """
     source = pretrained_source(name)
     state: dict[str, Tensor] | None = None
-    left: list[str] = []
+    report = None
     if path is not None:
-        state, left = extract_part(read_weights(path), _parameters(name), path)
-        state = _without_classifier(state, source)
+        parameters, names = _names(name)
+        state, report = weights_for(path, parameters, known=names)
+        if not set(parameters) <= set(report.taken):
+            layouts = (*report.layouts, "the filter of timm")  # which reads further layouts of the model
+            state, report = _without_classifier(state, source), LoadReport(path, layouts, names, remarks=report.remarks)
     recorded: Size = tuple(source["input_size"][-2:])
 
     def load(size: Size, of: Size) -> Any:
@@ -52,33 +56,33 @@ def with_weights(
     if not positions.names:
         if trained_at is not None:
             raise ConfigError(f"Timm: no weights of {name} follow the image size; leave `weights_image_size` out.")
-        return load(image_size, recorded), left
-    said = left
+        return load(image_size, recorded), [], report
+    said: list[str] = []
     if trained_at is None and state is not None:
-        trained_at, assumed = _trained_at(positions, state, recorded, image_size, f"weights: {path}", name)
-        said = [*left, *assumed]
+        trained_at, said = _trained_at(positions, state, recorded, image_size, f"weights: {path}", name)
     elif trained_at is not None and state is not None and not positions.fits(state, trained_at):
         raise CheckpointError(_misfit(positions, state, trained_at, f"weights: {path}", name))
     trained = trained_at or recorded
     if positions.same_layouts(trained, image_size):
-        return _exact(load(image_size, trained), state, positions), said
+        return _exact(load(image_size, trained), state, positions), said, report
     with torch.random.fork_rng(devices=[]):  # random numbers are drawn as by one model
         given = _exact(load(trained, trained), state, positions)
     weights, stuck = positions.resized(given.state_dict(), trained, image_size)
     if stuck and trained[0] == trained[1] and image_size[0] == image_size[1]:
-        return load(image_size, trained), said  # some families resize their own square tables
+        return load(image_size, trained), said, report  # some families resize their own square tables
     if stuck:
         raise CheckpointError(cannot_move(f"{path or 'the pretrained weights'}", stuck, trained, image_size, name))
     model = create(name, {**settings, "img_size": image_size})
     model.load_state_dict(weights)
-    return model, said
+    return model, said, report
 
 
 @functools.lru_cache(maxsize=8)
-def _parameters(name: str) -> tuple[str, ...]:
-    """The names of the parameters of the model ``name``, in its order."""
+def _names(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the parameters of the model ``name``, in its order, and of all its stored tensors."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return tuple(parameter for parameter, _ in create(name, {"num_classes": 0}).named_parameters())
+        model = create(name, {"num_classes": 0})
+    return tuple(parameter for parameter, _ in model.named_parameters()), tuple(model.state_dict())
 
 
 @functools.lru_cache(maxsize=8)

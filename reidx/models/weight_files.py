@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from reidx.errors import CheckpointError, out_of_memory
 from reidx.machine.free_memory import free_memory
+from reidx.models.numpy_numbers import numpy_numbers_allowed
 from reidx.outline.source import file_digest
 
 UNREADABLE = (
-    "could not be read as a file of weights{why}: it is damaged, of another format, or holds more than plain tensors. A file "
-    "that holds other Python objects has to be re-saved as a state dict."
+    "could not be read as a file of weights{why}: it is damaged, of another format, or holds more than plain tensors. "
+    "`reidx convert FILE OUT.safetensors` says which, and with --trust re-saves a file with other Python objects."
 )
 
 ROOM = 1 << 30
@@ -65,7 +66,8 @@ def load_tensors(
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location=map_location, mmap=lazily and unpacked <= size, weights_only=True)
+        with numpy_numbers_allowed():
+            return torch.load(path, map_location=map_location, mmap=lazily and unpacked <= size, weights_only=True)
     except Exception as error:  # pickle, zip and safetensors each raise their own kind, torch's with bad advice
         if out_of_memory(error) and not _asks_for_more(error, unpacked):
             raise

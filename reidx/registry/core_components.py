@@ -89,4 +89,13 @@ def reidx_components() -> Sequence[Component]:
         Component("reranker", "AverageQueryExpansion", "reidx.evaluation.query_expansion:AverageQueryExpansion", {"k": 5}),
         Component("reranker", "AlphaQueryExpansion", "reidx.evaluation.query_expansion:AlphaQueryExpansion", {"k": 5}),
         Component("reranker", "KReciprocal", "reidx.evaluation.k_reciprocal:KReciprocal", {"k1": 20, "k2": 6}),
+        Component("weights", "CLIP", "reidx.models.key_maps.transformers:CLIP"),
+        Component("weights", "ClusterContrast", "reidx.models.key_maps.resnet:ClusterContrast"),
+        Component("weights", "DINO", "reidx.models.key_maps.training:DINO"),
+        Component("weights", "EfficientNetLite", "reidx.models.key_maps.efficientnet:EfficientNetLite"),
+        Component("weights", "FastReID", "reidx.models.key_maps.training:FastReID"),
+        Component("weights", "MoCo", "reidx.models.key_maps.training:MoCo"),
+        Component("weights", "ResNet", "reidx.models.key_maps.resnet:ResNet"),
+        Component("weights", "SOLIDER", "reidx.models.key_maps.transformers:SOLIDER"),
+        Component("weights", "ViT", "reidx.models.key_maps.transformers:ViT"),
     )

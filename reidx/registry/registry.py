@@ -143,6 +143,7 @@ KINDS: dict[str, Kind] = {
             results={"__call__": "reranking", "block": "reranked block"},
             early=True,
         ),
+        Kind("weights", "the tensors of a file by name", "a renaming of these tensors, or None for a file in another layout"),
         Kind("optimizer", "parameters and their gradients", "new values of the parameters, written by step()", ("params",)),
         Kind("schedule", "an optimiser", "its learning rates for the next epoch or step, written by step()", ("optimizer",)),
     )

@@ -23,6 +23,7 @@ from reidx.testing import (
     label_checks,
     optimizer_checks,
     retrieval_checks,
+    weights_checks,
 )
 
 Check = Callable[[Entry], None]
@@ -60,6 +61,7 @@ _OF_KIND: dict[str, list[Check]] = {
         retrieval_checks.measures_each_query_independently,
     ],
     "reranker": [retrieval_checks.reranks_a_gallery],
+    "weights": [weights_checks.recognises_its_layout_alone, weights_checks.renames_each_tensor_once],
     "optimizer": [
         optimizer_checks.steps_without_a_closure,
         optimizer_checks.follows_the_rate_of_each_group,

@@ -210,7 +210,7 @@ def test_show_prints_slot_keys_and_valid_example(capsys):
 
 
 def test_every_kind_has_its_place_in_an_experiment():
-    assert set(places()) == set(KINDS)
+    assert set(places()) == set(KINDS) - {"weights"}  # chosen by the tensors of a file
 
 
 def test_show_of_a_plugin_names_paper_and_licence(fake_plugins):

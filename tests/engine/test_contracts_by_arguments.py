@@ -324,4 +324,4 @@ def test_clusterer_without_a_declared_input_needs_a_distance(experiment: Callabl
 
 def test_fakes_cover_all_kinds_with_wiring() -> None:
     assert set(EXPECTED) == {k for k in KINDS if k not in (
-        "dataset", "transform", "loss", "protocol", "reranker", "optimizer", "schedule")}  # fmt: skip
+        "dataset", "transform", "loss", "protocol", "reranker", "weights", "optimizer", "schedule")}  # fmt: skip

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -260,11 +261,10 @@ def test_backbone_within_another_network_is_found(tmp_path, prefix):
     loaded = Timm("test_resnet", weights=str(path), image_size=(48, 24))
     own = loaded.model.state_dict()
     assert own and all(torch.equal(value, whole[name]) for name, value in own.items())
-    assert loaded.notes() == []
+    assert loaded.notes() == [f"weights: {path}: {len(own)} tensors are taken; left out: fc (2)"]
     saved(path, {**{prefix + name: value for name, value in whole.items()}, "neck.weight": torch.ones(3)})
-    inner = prefix.removeprefix("module.")  # module. is always removed
     notes = Timm("test_resnet", weights=str(path), image_size=(48, 24)).notes()
-    assert notes == [f"weights: {path}: of {len(whole) + 1} tensors the {len(whole)} under `{inner}` are used"]
+    assert notes == [f"weights: {path}: {len(own)} tensors are taken; left out: fc (2), neck"]
 
 
 def test_two_backbones_in_a_file_are_refused(tmp_path):
@@ -280,9 +280,37 @@ def test_home_of_an_unknown_user_is_refused(tmp_path):
         read_weights("~nobody_here/w.pth")
 
 
-def test_named_wrappers_are_removed_in_order(state: State, tmp_path: Path) -> None:
-    path = saved(tmp_path / "w.pth", {"model": {"teacher": state, "student": {}}, "epoch": 3})
-    assert read_weights(path, wrappers=("model", "teacher")).keys() == state.keys()
-    for others in ((), ("model",), ("teacher", "model")):
-        with pytest.raises(CheckpointError, match="holds no named tensors"):
-            read_weights(path, wrappers=others)
+def test_entries_of_a_checkpoint_are_unwrapped(state: State, tmp_path: Path) -> None:
+    training = {"epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.full((2,), float("nan"))}}}, "names": ["a"]}
+    for content in ({"model": {"state_dict": state}, **training}, {"state_dict": state, **training}, {"params": state}):
+        assert read_weights(saved(tmp_path / "w.pth", content)).keys() == state.keys()
+    nested = saved(tmp_path / "w.pth", {"teacher": {"backbone": state}, "student": {"a.bias": state["a.bias"]}, **training})
+    assert read_weights(nested).keys() == {*(f"teacher.backbone.{name}" for name in state), "student.a.bias"}
+
+
+def test_file_that_contains_itself_is_read(tmp_path: Path) -> None:
+    content: dict[str, Any] = {"a": torch.ones(2)}
+    content["b"] = content
+    assert "a" in read_weights(saved(tmp_path / "w.pth", content))
+    content["state_dict"] = content
+    assert "a" in read_weights(saved(tmp_path / "w.pth", content))
+
+
+NUMBERS = [np.float64(0.5), np.float32(0.25), np.float16(2), np.int64(-7), np.uint8(200), np.bool_(True)]
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda number: type(number).__name__)
+@pytest.mark.parametrize("module", [b"numpy._core.multiarray", b"numpy.core.multiarray"])
+def test_numpy_numbers_are_read(number: np.generic, module: bytes, state: State, tmp_path: Path) -> None:
+    content = {"state_dict": state, "rank1": number, "more": [number]}
+    path = saved(tmp_path / "w.pth", content, _use_new_zipfile_serialization=False)
+    path.write_bytes(re.sub(rb"numpy\.(_core|core)\.multiarray", module, path.read_bytes()))
+    content = weight_files.load_tensors(path)
+    assert content["rank1"] == number == content["more"][0] and not isinstance(content["rank1"], np.generic)
+
+
+@pytest.mark.parametrize("value", [np.array([1.0]), np.str_("text"), np.complex64(1j), np.datetime64("2020")])
+def test_other_numpy_objects_are_refused(value: Any, state: State, tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.pth", {"state_dict": state, "more": [value, value]})
+    with pytest.raises(CheckpointError, match=r"reidx convert FILE OUT\.safetensors"):
+        read_weights(path)

@@ -10,10 +10,11 @@ from timm.layers import get_act_layer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from reidx.models.key_maps import LoadReport
 from reidx.models.positions import Size, resize_positions
-from reidx.models.weights import load_state, read_weights
+from reidx.models.weights import load_state
 from reidx.registry.constructor import FilePath
-from reidx_clip_reid.weights import split_weights
+from reidx_clip_reid.weights import read
 
 
 class CLIPViT(nn.Module):
@@ -82,9 +83,9 @@ class CLIPViT(nn.Module):
         self.map_size: Size = (image_size[0] // patch, image_size[1] // patch)
         self.out_channels = width
         self.dims = {"class_token": width, "projected_token": projection}
-        self._notes: list[str] = []
+        self.weights_report: LoadReport | None = None
         if weights is not None:
-            state, self._notes = split_weights(read_weights(weights), str(weights))
+            state, self.weights_report = read(weights, self)
             load_state(self, self.refit(state, None, f"weights: {weights}"), weights)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -94,8 +95,8 @@ class CLIPViT(nn.Module):
         return {"map": maps, "class_token": class_token, "projected_token": self.projection(class_token)}
 
     def notes(self) -> list[str]:
-        """The number of tensors used of the weight file, if others were left out."""
-        return self._notes
+        """The tensors taken from the file of weights, and those left out."""
+        return [] if self.weights_report is None else [str(self.weights_report)]
 
     def refit(self, weights: Mapping[str, Tensor], trained_at: Size | None, where: str) -> dict[str, Tensor]:
         """Resize the position embeddings of ``weights``, a state of this backbone, to its image size.

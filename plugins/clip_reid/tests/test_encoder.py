@@ -142,12 +142,13 @@ def test_encoder_from_each_layout_follows_the_formula(
     for name, expected in encode(state, images).items():
         torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-5)
     (note,) = model.notes()
-    assert f"of {all_tensors} tensors the {used} of the image encoder are used" in note
+    assert f": {used} tensors are taken; left out: " in note
+    assert len(model.weights_report.left_out) == all_tensors - used and ("CLIP" in note) == (layout is not as_timm)
 
 
 def test_file_of_the_encoder_alone_leaves_nothing_out(tmp_path: Path) -> None:
     model = CLIPViT(**SIZES, weights=saved(tmp_path, openai_state()), image_size=SIZE)  # type: ignore[arg-type]
-    assert model.notes() == []
+    assert model.weights_report is not None and model.weights_report.left_out == ()
     torch.testing.assert_close(model.projection.weight, openai_state()["proj"].T)
 
 
@@ -175,7 +176,10 @@ def test_unknown_grid_is_an_error(tmp_path: Path) -> None:
     ("state", "message"),
     [
         ({"conv1.weight": torch.zeros(3)}, "holds no image encoder of CLIP. A file needs one"),
-        ({f"{side}.{name}": value for side in ("a", "b") for name, value in openai_state().items()}, "under a. and b."),
+        (
+            {f"{side}.{name}": value for side in ("a", "b") for name, value in openai_state().items()},
+            "no image encoder of CLIP. A file needs one",
+        ),
         ({name: value for name, value in openai_state().items() if name != "proj"}, "without its projection"),
         ({**openai_state(), "ln_more.weight": torch.ones(WIDTH)}, "unknown to the model: encoder.ln_more.weight"),
         ({**openai_state(), "ln_pre.weight": torch.ones(5)}, r"encoder.norm_pre.weight \(file \(5,\), model \(24,\)\)"),

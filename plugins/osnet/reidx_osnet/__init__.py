@@ -1,4 +1,4 @@
-"""OSNet for reidx: the backbone ``osnet.OSNet`` and its published head ``osnet.Embedding``."""
+"""OSNet for reidx: the backbone ``osnet.OSNet`` and its published head ``osnet.Embedding``, and torchreid's files."""
 
 from __future__ import annotations
 
@@ -27,4 +27,5 @@ def reidx_components() -> list[Component]:
     return [
         Component("backbone", "OSNet", "reidx_osnet.model:OSNet", example={"width": 0.25}),
         Component("fusion", "Embedding", "reidx_osnet.embedding:Embedding", example={}),
+        Component("weights", "Torchreid", "reidx_osnet.layout:Torchreid"),
     ]

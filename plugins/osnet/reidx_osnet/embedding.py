@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reidx.contracts import Features
-from reidx.models.weights import load_state, read_weights
+from reidx.models.weights import load_state, weights_for
 from reidx.registry.constructor import FilePath
 
 
@@ -41,7 +41,8 @@ class Embedding(nn.Module):
         self.normalize = normalize
         self.dims = dict.fromkeys(self.provides, dim)
         if weights is not None:
-            state = read_weights(weights, self)
+            # the backbone reports on the file
+            state, _ = weights_for(weights, dict(self.named_parameters()), self, self.state_dict())
             load_state(self, {k: v for k, v in state.items() if k.startswith("fc.")}, weights)
 
     def forward(self, maps: Tensor) -> Features:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from reidx.errors import ConfigError
-from reidx.models.weights import load_state, read_weights
+from reidx.models.key_maps import LoadReport
+from reidx.models.weights import load_state, weights_for
 from reidx.registry.constructor import FilePath
 
 #: Output channels of the stem and of the three stages at width 1.0; the last is also that of ``conv5``.
@@ -150,13 +151,16 @@ class OSNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        self.weights_report: LoadReport | None = None
         if weights is not None:
-            state = read_weights(weights, self)
-            left_out = ("classifier.",) if with_embedding else ("fc.", "classifier.")
-            trunk = {k: v for k, v in state.items() if not k.startswith(left_out)}
-            if "fc.0.weight" in trunk:
+            trunk, self.weights_report = weights_for(weights, dict(self.named_parameters()), self, self.state_dict())
+            if with_embedding and "fc.0.weight" in trunk:
                 trunk["fc.0.weight"] = trunk["fc.0.weight"][..., None, None]
             load_state(self, trunk, weights)
+
+    def notes(self) -> list[str]:
+        """The tensors taken from the file of weights, and those left out."""
+        return [] if self.weights_report is None else [str(self.weights_report)]
 
     def cut(self) -> nn.Module:
         """Remove and return the last stage (``conv4`` and all later layers), with ``out_channels``; the map ends before it."""

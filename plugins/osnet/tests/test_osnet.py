@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,10 @@ from reidx_osnet.embedding import Embedding
 from reidx_osnet.model import WIDTHS, AggregationGate, LiteConv, OSBlock, OSNet
 from torch import Tensor, nn
 
+from reidx import ReID
 from reidx.errors import CheckpointError, ConfigError
+from reidx.models.key_maps import suggest_model
+from reidx.models.weights import read_weights
 
 WEIGHTS = Path(__file__).parents[4] / "shared" / "weights"
 FILES = {name: WEIGHTS / f"osnet_x0_25_{name}.pth" for name in ("imagenet", "msmt17")}
@@ -243,6 +247,39 @@ def test_hooks_without_torch() -> None:
     code = (
         "import sys, reidx_osnet as p; info = p.reidx_plugin(); names = [c.name for c in p.reidx_components()];"
         "assert info.api == 1, info.api; assert info.licence == 'Apache-2.0', info.licence;"
-        "assert names == ['OSNet', 'Embedding'], names; assert 'torch' not in sys.modules"
+        "assert names == ['OSNet', 'Embedding', 'Torchreid'], names; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
+
+
+@pytest.mark.parametrize("width", [0.25, 0.5])
+def test_file_of_torchreid_is_recognised(width: float, tmp_path: Path) -> None:
+    """A checkpoint suggests its width and head; a file without the linear layer, mean pooling."""
+    trunk, head = OSNet(width).state_dict(), Embedding(int(512 * width)).state_dict()
+    path = tmp_path / "model.pth.tar-3"
+    for state, fusion in (({**trunk, **head}, "osnet.Embedding"), (trunk, "GlobalPool")):
+        named = {f"module.{name}": tensor for name, tensor in state.items()}
+        torch.save({"state_dict": named, "epoch": 3, "rank1": np.float64(0.5)}, path)
+        model = suggest_model(read_weights(path), str(path))
+        assert model["backbone"] == {"type": "osnet.OSNet", "width": width, "weights": str(path)}
+        assert model["fusion"]["type"] == fusion
+        loaded = OSNet(width, weights=str(path))
+        assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in trunk.items())
+        left = "; left out: fc (7)" if "fc.0.weight" in state else ""
+        assert loaded.notes()[0].endswith(f" tensors are taken{left}; layout osnet.Torchreid")
+
+
+def test_file_of_torchreid_needs_no_config(tmp_path: Path) -> None:
+    """The embeddings of ``ReID.load`` are those of the backbone and the head, scaled to length 1."""
+    backbone, head = OSNet(0.25).eval(), Embedding(128).eval()
+    for module in (*backbone.modules(), *head.modules()):
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+            nn.init.normal_(module.running_mean)
+    path = tmp_path / "osnet.pth"
+    torch.save({**backbone.state_dict(), **head.state_dict()}, path)
+    model, images = ReID.load(path), torch.rand(2, 3, 256, 128)
+    assert model.dim == 512
+    with torch.no_grad():
+        mean, std = (torch.tensor(values)[:, None, None] for values in (OSNet.mean, OSNet.std))
+        expected = F.normalize(head(backbone((images - mean) / std))["embed"])
+    torch.testing.assert_close(model.embed(images), expected, atol=1e-4, rtol=1e-3)

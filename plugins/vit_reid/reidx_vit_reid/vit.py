@@ -11,6 +11,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from reidx.errors import ConfigError, DataError
+from reidx.models.key_maps import LoadReport
 from reidx.models.positions import Size, resize_positions
 from reidx.models.weights import load_state
 from reidx.registry.constructor import FilePath
@@ -112,6 +113,7 @@ class ViT(nn.Module):
         self.norm = norm(width)
         self._initialise()
         self._said: list[str] = []
+        self.weights_report: LoadReport | None = None
         if beyond := [f"{side % patch} {what}" for side, what in zip(image_size, ("rows", "columns")) if side % patch]:
             self._said = [f"ViT: the last {' and '.join(beyond)} of images of {image_size[0]}x{image_size[1]} are in no patch."]
         if weights is not None:
@@ -139,7 +141,7 @@ class ViT(nn.Module):
 
     def notes(self) -> list[str]:
         """The pixels outside all patches, and the parts of the file of weights that were taken and left out."""
-        return self._said
+        return [*self._said, *([] if self.weights_report is None else [str(self.weights_report)])]
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """The layers of the parameters, in timm's form."""
@@ -178,8 +180,7 @@ class ViT(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def _load(self, path: str) -> None:
-        state, said = read(path, self)
-        self._said += said
+        state, self.weights_report = read(path, self)
         grid, where = self._weights_grid, f"weights: {path}"
         state["pos_embed"] = resize_positions(state["pos_embed"], self.map_size, grid, self._prefix, where)
         load_state(self, state, path)

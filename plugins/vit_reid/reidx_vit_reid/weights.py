@@ -3,65 +3,44 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from reidx.errors import CheckpointError
-from reidx.models.weights import read_weights
+from reidx.models.key_maps import LoadReport
+from reidx.models.weights import weights_for
 
 if TYPE_CHECKING:
     from reidx_vit_reid.vit import ViT
 
-ENTRIES = ("model", "state_dict", "teacher")
-"""Entries of a file that hold the network: of training scripts, and the teacher of a self-supervised training."""
-
-LEFT_OUT = re.compile(r"(head|head_dist|fc|classifier|bottleneck)(_\w+)?\.")
-"""Names of parts that belong to the training of the file's network."""
-
 _PART = re.compile(r"part_token(\d+)")
 
 
-def read(path: str, module: ViT) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a file under the names of ``module``, and a sentence on what was left out and what the file lacks.
+def read(path: str, module: ViT) -> tuple[dict[str, Tensor], LoadReport]:
+    """The tensors of a file under the names of ``module``, and a report on the tensors taken, left out and missing.
 
     Raises :class:`CheckpointError` if the file is unreadable or holds more than tensors, is of no vision transformer, or has
     another stem or other part tokens than ``module``.
     """
-    state = read_weights(path, module, ENTRIES)
-    own, left = _of_transformer(state, path)
-    own = _renamed(own, path)
+    shared = [name for name in dict(module.named_parameters()) if name.startswith(("cls_token", "blocks.0.", "norm."))]
+    state, report = weights_for(path, shared, module, ())
+    if "cls_token" not in state:
+        raise CheckpointError(f"weights: {path} has no class token (cls_token); it must hold one vision transformer.")
+    own = _renamed(state, path)
     _refuse_other_parts(own, module, path)
-    lacking = []
+    lacking: tuple[str, ...] = ()
+    left = report.left_out
     there, here = own.get("camera_embed"), module.camera_embed
     if here is None or (there is not None and there.shape != here.shape):
-        left += ["camera_embed"] if own.pop("camera_embed", None) is not None else []
+        left += ("camera_embed",) if own.pop("camera_embed", None) is not None else ()
+    taken = tuple(own)
     if here is not None and "camera_embed" not in own:
         own["camera_embed"] = here.detach().clone()
-        lacking = ["camera_embed"]
-    said = f"weights: {path}: {len(own) - len(lacking)} tensors are taken"
-    if left:
-        said += f"; left out: {_counted(left)}"
-    if lacking:
-        said += f"; not in the file and therefore random: {', '.join(lacking)}"
-    return own, [said]
-
-
-def _of_transformer(state: dict[str, Tensor], path: str) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors next to the class token, without their common prefix, and the names of all others."""
-    prefixes = sorted({name.removesuffix("cls_token") for name in state if name == "cls_token" or name.endswith(".cls_token")})
-    if len(prefixes) != 1:
-        found = f"class tokens under {', '.join(prefixes)}" if prefixes else "no class token (cls_token)"
-        raise CheckpointError(f"weights: {path} has {found}; it must hold one vision transformer.")
-    inside = {name.removeprefix(prefixes[0]): value for name, value in state.items() if name.startswith(prefixes[0])}
-    left = [name for name in state if not name.startswith(prefixes[0])]
-    return (
-        {name: value for name, value in inside.items() if not LEFT_OUT.match(name)},
-        [*left, *(name for name in inside if LEFT_OUT.match(name))],
-    )
+        lacking = ("camera_embed",)
+    return own, replace(report, taken=taken, left_out=left, missing=lacking)
 
 
 def _renamed(state: dict[str, Tensor], path: str) -> dict[str, Tensor]:
@@ -89,9 +68,3 @@ def _refuse_other_parts(state: dict[str, Tensor], module: ViT, path: str) -> Non
     stems = ["ics" if "patch_embed.conv.0.weight" in names else "patch" for names in (state, module.state_dict())]
     if stems[0] != stems[1]:
         raise CheckpointError(f"weights: {path} has the stem {stems[0]}; set stem: {stems[0]} (it is {stems[1]}).")
-
-
-def _counted(names: Iterable[str]) -> str:
-    """Names by their first component, with the number of tensors of each."""
-    counts = Counter(name.split(".")[0] for name in names)
-    return ", ".join(f"{name} ({count})" if count > 1 else name for name, count in sorted(counts.items()))
