@@ -29,9 +29,9 @@ _BLOCK = 1 << 16
 
 def people(rows: int, width: int, queries: int, file: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return rows (N,D), mapped from ``file``, and queries (Q,D), all float32 of length 1."""
-    random = np.random.default_rng(0)
-    centres = _unit(random.standard_normal((max(1, rows // EACH), INNER), np.float32))
-    turn = np.linalg.qr(random.standard_normal((width, INNER)))[0].T.astype(np.float32)
+    random, inner_width = np.random.default_rng(0), min(INNER, width)
+    centres = _unit(random.standard_normal((max(1, rows // EACH), inner_width), np.float32))
+    turn = np.linalg.qr(random.standard_normal((width, inner_width)))[0].T.astype(np.float32)
 
     def drawn(count: int) -> np.ndarray:
         inner = centres[random.integers(len(centres), size=count)]

@@ -15,7 +15,7 @@ import numpy as np
 from reidx.index.index import Found, Index
 from reidx.index.rows import UNKNOWN
 from reidx.index.times import show_time
-from reidx.runs.checkpoint import write_text
+from reidx.runs.checkpoint import write_atomically
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,13 @@ def _text(value: object) -> str:
 
 def write_results(path: Path, results: Sequence[Result]) -> None:
     """Write all results of all queries into a ``.csv`` or ``.json`` file."""
-    if path.suffix == ".json":
-        write_text(path, json.dumps([asdict(result) for result in results], indent=1, ensure_ascii=True) + "\n")
-        return
+    text = json.dumps([asdict(result) for result in results], indent=1) + "\n" if path.suffix == ".json" else _csv(results)
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8", errors="surrogateescape"), "run it again")
+
+
+def _csv(results: Sequence[Result]) -> str:
     text = io.StringIO()
-    names = [field.name for field in fields(Result)]
-    table = csv.DictWriter(text, names, lineterminator="\n")
+    table = csv.DictWriter(text, [field.name for field in fields(Result)], lineterminator="\n")
     table.writeheader()
     table.writerows(asdict(result) for result in results)
-    write_text(path, text.getvalue())
+    return text.getvalue()

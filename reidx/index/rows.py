@@ -47,7 +47,7 @@ class Rows:
     """Paths of N images, and their identities, cameras (-1: unknown) and times (NaN: unknown), where they are known.
 
     ``time_form`` is the form in which times are written, :data:`reidx.index.times.NUMBERS` or ``DATES``. Raises
-    :class:`DataError` for columns of another length, and for a path that occurs twice.
+    :class:`DataError` for columns of another length.
     """
 
     paths: Sequence[str]
@@ -80,7 +80,7 @@ class Rows:
     def followed_by(self, more: Rows) -> Rows:
         """Return these rows and then those of ``more``; a column that only one of them has is unknown in the other.
 
-        Raises :class:`DataError` if both have identities in one part only, or times of different forms.
+        Raises :class:`DataError` if only one of them has identities, and for times of different forms.
         """
         if (self.ids is None) != (more.ids is None):
             has, lacks = ("index", "added images") if more.ids is None else ("added images", "index")

@@ -21,7 +21,7 @@ from typing import Any
 
 from reidx.errors import ConfigError, DataError, RunError
 from reidx.outline.source import file_digest
-from reidx.runs.checkpoint import write_text
+from reidx.runs.checkpoint import write_atomically
 from reidx.runs.lock import LOCK, InUse, locked
 
 MANIFEST = "index.json"
@@ -112,7 +112,8 @@ def commit(folder: Path, before: dict[str, Any] | None, facts: dict[str, Any], w
         kept = "The index is unchanged." if before is not None else "Nothing was left behind."
         raise RunError(f"{folder} cannot be written: {error.strerror or error}. {kept}") from error
     manifest = {"format": FORMAT, "generation": number, **facts, "files": files}
-    write_text(folder / MANIFEST, json.dumps({**manifest, "checksum": _checksum(manifest)}, indent=1))
+    text = json.dumps({**manifest, "checksum": _checksum(manifest)}, indent=1)
+    write_atomically(folder / MANIFEST, lambda partial: partial.write_text(text, encoding="utf-8"), "run it again")
     _sync(folder)
     _delete_all_but(folder, number)
     return manifest
