@@ -144,7 +144,7 @@ def _ranked(results: Sequence[Result], view: View) -> str:
             f"{result.rank}. similarity {result.similarity:.3f}",
             *([] if result.camera is None else [f"camera {result.camera}"]),
             *([] if result.id is None else [f"identity {result.id}"]),
-            *([result.time] if result.time else []),
+            *([f"time {result.time}"] if result.time else []),
         ])
         for result in results
     )  # fmt: skip
