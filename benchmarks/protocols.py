@@ -49,10 +49,10 @@ VARIANTS = (
     Variant("`OpenSet`, half held out, 10 draws", "OpenSet"),
     Variant("`Verification`", "Verification"),
     Variant("`Grouped`, several images of a query", {"type": "Grouped", "query": "group"}, queries="multi"),
-    Variant("`Market1501`, `KReciprocal`", reranker="KReciprocal"),
-    Variant("`Market1501`, `ca_jaccard.CameraAwareKReciprocal`", reranker="ca_jaccard.CameraAwareKReciprocal"),
-    Variant("`Market1501`, `AverageQueryExpansion`", reranker="AverageQueryExpansion"),
-    Variant("`Market1501`, `AlphaQueryExpansion`", reranker="AlphaQueryExpansion"),
+    Variant("`Market1501`, re-ranked by `KReciprocal`", reranker="KReciprocal"),
+    Variant("`Market1501`, re-ranked by `ca_jaccard.CameraAwareKReciprocal`", reranker="ca_jaccard.CameraAwareKReciprocal"),
+    Variant("`Market1501`, re-ranked by `AverageQueryExpansion`", reranker="AverageQueryExpansion"),
+    Variant("`Market1501`, re-ranked by `AlphaQueryExpansion`", reranker="AlphaQueryExpansion"),
 )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,23 @@ def check_experiment(config: Config, domains: Domains) -> None:
         if stage.epochs > 0:
             checker.check_training(stage)
         checker.check_evaluation(stage)
+
+
+def without_missing_tests(config: Config, domains: Domains) -> Config:
+    """Return the experiment without the tests on data for training alone that a shipped config asks for.
+
+    Such a domain has neither query nor gallery images, and the user chose the data, not the test. A message says so.
+    """
+    stages = []
+    for position, stage in enumerate(config.experiment.stages):
+        domain, asked = stage.evaluate.domain, config.tree.origin(("stages", position, "evaluate", "domain"))
+        if domain is not None and "::" in asked.source and not any(len(domains.split(domain, s)) for s in ("query", "gallery")):
+            ends = "ends with its clusters" if stage.labels else "is not evaluated"
+            domains.message(f"{domain} has no query and gallery images: stage {stage.name} {ends}")
+            stages.append(replace(stage, evaluate=replace(stage.evaluate, domain=None, domain_probe=None)))
+        else:
+            stages.append(stage)
+    return replace(config, experiment=replace(config.experiment, stages=stages))
 
 
 def check_evaluation(config: Config, domains: Domains, position: int, stage: Stage) -> None:

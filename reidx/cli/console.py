@@ -17,6 +17,9 @@ UNLIMITED = 10_000
 READABLE = 100
 """Maximum columns of a paragraph; longer lines are hard to read."""
 
+GAP = 2
+"""Spaces between the columns of a table."""
+
 LAST = 10
 """Minimum columns of a table's last column, as long as only that one wraps."""
 
@@ -36,14 +39,37 @@ def console() -> Console:
     return Console(highlight=False, color_system=None, force_terminal=False, width=columns(UNLIMITED))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows under headings. If they are too wide for the terminal, the last column wraps, or if needed all columns."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], repeated: int = 0) -> None:
+    """Print rows under headings. If they are too wide for the terminal, the last column wraps, or if needed all columns.
+
+    With ``repeated``, no column wraps as long as the first ``repeated`` fit: the others are printed in several tables, one
+    below the other, which all begin with these.
+    """
     lines = list(rows)
+    for number, chosen in enumerate(_parts(columns, lines, repeated) if repeated else [range(len(columns))]):
+        if number:
+            print()
+        _print_part([columns[place] for place in chosen], [[row[place] for place in chosen] for row in lines])
+
+
+def _parts(columns: Sequence[str], rows: Sequence[Sequence[str]], repeated: int) -> list[list[int]]:
+    """Divide the columns after the first ``repeated`` into tables that fit the width; at least one column in each."""
+    widths = [max(map(len, cells)) + GAP for cells in zip(columns, *rows)]
+    width, first = console().width + GAP, list(range(repeated))  # there is no gap after the last column
+    parts = [first[:]]
+    for place in range(repeated, len(columns)):
+        if len(parts[-1]) > repeated and sum(widths[of] for of in parts[-1]) + widths[place] > width:
+            parts.append(first[:])
+        parts[-1].append(place)
+    return parts
+
+
+def _print_part(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    widths = [max(map(len, cells)) + 1 for cells in zip(columns, *lines)]
+    widths = [max(map(len, cells)) + GAP for cells in zip(columns, *lines)]
     room = console().width - sum(widths[:-1])
     for column in columns:
-        fixed = column != columns[-1] and room >= min(widths[-1], LAST)
+        fixed = column != columns[-1] and room >= min(widths[-1] - GAP, LAST)
         table.add_column(column, no_wrap=fixed, overflow="fold", style="cyan" if column == columns[0] else "")
     for row in lines:
         table.add_row(*(Text(cell) for cell in row))

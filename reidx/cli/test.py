@@ -31,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="test the runs on this data set, under its usual protocol: a base config reidx::data/NAME.yaml or a data-set "
-        "component, and its folder; repeat it for several (default: each run's own test domain)",
+        "component, and its folder; repeat it for several (default: each run's own test domain). A set with several random "
+        "splits (VIPeR) is tested on each, and the table has the means",
+    )
+    parser.add_argument(
+        "--share", type=Path, metavar="DIR", help="use the packed images of this folder (reidx data pack); same numbers"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the table of the runs: .md, .json or .csv")
     parser.add_argument(
@@ -60,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         progress=arguments.progress,
         threads=arguments.threads or "auto",
         rerank=arguments.rerank,
+        share=arguments.share,
     )
     print(result.table())
     return 0
@@ -82,11 +87,12 @@ def _test_runs(arguments: argparse.Namespace) -> int:
         arguments.rerank,
         arguments.progress,
         arguments.threads or "auto",
+        arguments.share,
         lambda so_far: None if out is None else write_table(out, so_far),
     )
     lines = conditions(cells)
     print("\n".join(lines), end="\n\n" if lines else "")
-    print_table(*table(cells))
+    print_table(*table(cells), repeated=2)
     failed = failures(cells)
     if failed:
         print()

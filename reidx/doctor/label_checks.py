@@ -27,6 +27,9 @@ def check_labels(reading: Reading) -> Iterator[Finding]:
     if data is None:
         return
     splits = reading.splits()
+    if reading.others:
+        found = f"names and folders also fit {' and '.join(reading.others)}"
+        yield Finding("warning", "recognition", f"{found}; if it is another set, name it: --as {reading.others[0]}")
     yield from _counts(data)
     yield from _cameras(data, splits)
     yield from _people(data, splits)
@@ -62,11 +65,11 @@ def _cameras(data: Dataset, splits: Mapping[str, Split]) -> Iterator[Finding]:
         yield Finding("fact", "cameras", "no cameras are known; protocol NoCameraFilter ranks without them")
         return
     if len(known) == 1:
-        yield Finding("warning", "cameras", f"all images are of camera {data.camera_number(int(known[0]))}")
+        yield Finding("warning", "cameras", f"all images are of camera {data.camera_name(int(known[0]))}")
     if np.median(counts) >= TYPICAL:
         for camera in known[counts == 1].tolist():
             paths = [path for s in splits.values() for path, seen in zip(s.paths, s.cameras.tolist()) if seen == camera]
-            text = f"camera {data.camera_number(camera)} has a single image"
+            text = f"camera {data.camera_name(camera)} has a single image"
             yield Finding("warning", "cameras", text, [Place(path) for path in paths])
     expected = getattr(data, "camera_numbers", None) or ()
     if absent := sorted(set(expected) - {data.camera_number(int(camera)) for camera in known}):

@@ -20,10 +20,12 @@ PER_IDENTITY = 8
 """Images of each identity on the sheet of a split without cameras."""
 MEASURED = 2_000
 """Images whose size is measured, evenly spaced; a larger split would take long to decode."""
+MARKED = 12
+"""Labels on an axis."""
 BINS, USUAL = 60, 99.5
 """Largest number of bars of a histogram; percentile of the counts at which the colours of the map end."""
 
-CameraName = Callable[[int], int]
+CameraName = Callable[[int], object]
 
 
 def contact_sheet(split: Split, camera_name: CameraName, identities: int) -> Image.Image:
@@ -93,8 +95,9 @@ def camera_map(split: Split, camera_name: CameraName) -> Any:
     most = max(1, int(np.percentile(counts, USUAL)))  # a few people with many images would darken all others
     image = axes.imshow(counts, aspect="auto", interpolation="nearest", cmap="viridis", vmax=most)
     names = ["unknown" if camera < 0 else str(camera_name(camera)) for camera in cameras.tolist()]
-    axes.set_xticks(range(len(cameras)), names)
-    marked = np.unique(np.linspace(0, len(people) - 1, min(len(people), 12)).astype(int))
+    shown = _evenly(len(cameras))
+    axes.set_xticks(shown, [names[place] for place in shown])
+    marked = _evenly(len(people))
     axes.set_yticks(marked, people[marked])
     axes.set_xlabel("camera")
     axes.set_ylabel(f"identity ({len(people):,} in all)")
@@ -102,6 +105,11 @@ def camera_map(split: Split, camera_name: CameraName) -> Any:
     axes.set_title(f"{len(split):,} images; {absent:.0%} of the cells are empty", fontsize=10)
     figure.colorbar(image, label="images", extend="max" if counts.max() > most else "neither")
     return figure
+
+
+def _evenly(count: int) -> list[int]:
+    """Evenly spaced positions of at most ``MARKED`` of ``count`` labels, so that they do not overlap."""
+    return np.unique(np.linspace(0, count - 1, min(count, MARKED)).astype(int)).tolist()
 
 
 def size_histogram(split: Split) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from reidx.registry.build import build, signature_of
 from reidx.registry.discovery import registry
 
 SPLITS = ("train", "query", "gallery")
+NEAR = 0.1
+"""Mean deviation from the published counts below which they tell which data set it is."""
 TABLES = {".csv": "CSV", ".parquet": "Parquet"}
 
 
@@ -29,6 +32,8 @@ class Reading:
     layout: str
     faults: list[Fault]
     dataset: Dataset | None
+    others: tuple[str, ...] = ()
+    """Other data sets that the folder may hold as well, by their names."""
 
     def splits(self) -> dict[str, Split]:
         """The splits that have images."""
@@ -41,9 +46,9 @@ def recognise(path: Path, name: str | None = None) -> Reading:
 
     Raises :class:`DataError` if none fits, or if several data sets lie below ``path``.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataError(f"There is no {path}. Give the folder of a data set, or a table.")
-    if name is None and path.is_file():
+    if name is None and os.path.isfile(path):
         name = TABLES.get(path.suffix.lower(), "CSV")
     if name is not None:
         return _as(path, name)
@@ -61,7 +66,20 @@ def recognise(path: Path, name: str | None = None) -> Reading:
         )
     if len(folders := {str(reading.spec["root"]) for reading in readings}) > 1:
         raise DataError(f"There are several data sets below {path}: {', '.join(sorted(folders))}. Give the folder of one.")
-    return min(readings, key=_misfit)
+    best = min(readings, key=_misfit)
+    return replace(best, others=_others(best, readings))
+
+
+def _others(best: Reading, readings: list[Reading]) -> tuple[str, ...]:
+    """The data sets whose layout and file names fit as well as those of the ``best``.
+
+    None if the counts of the best are nearly the published ones, or if the folder has its name.
+    """
+    share, deviation, unnamed = _misfit(best)
+    if deviation < NEAR or not unnamed:
+        return ()
+    alike = [reading.component for reading in readings if _misfit(reading)[0] == share]
+    return tuple(dict.fromkeys(name for name in alike if name != best.component))
 
 
 def _as(path: Path, name: str) -> Reading:
@@ -102,7 +120,10 @@ def _misfit(reading: Reading) -> tuple[int, float, bool]:
     share = round(100 * len(reading.faults) / (images + len(reading.faults)))
     official = data.facts.counts.get(data.variant, {}) if data.facts else {}
     deviations = [
-        abs(len(getattr(data, split)) - counts.images) / counts.images for split, counts in official.items() if counts.images
+        abs(getattr(data, split).counts()[what] - number) / number
+        for split, counts in official.items()
+        for what, number in counts._asdict().items()
+        if number
     ]
     named = Path(data.root).resolve().name in {Path(place).name for place in data.places}
     return share, round(sum(deviations) / len(deviations), 3) if deviations else 1.0, not named

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from reidx.checks.load import check_node
 from reidx.config.config import Config
@@ -22,6 +22,7 @@ from reidx.registry.discovery import registry
 from reidx.reporting.reporter import Mode
 from reidx.runs.cross_table import Cell
 from reidx.runs.manifest import RECORD
+from reidx.runs.repeated import mean_of
 
 KEPT = ("precision", "feature_dtype", "model", "evaluate")
 """Keys of a stage that its evaluation needs, besides its teachers."""
@@ -37,14 +38,16 @@ def test_runs(
     rerank: bool = False,
     progress: Mode | None = None,
     threads: Threads = None,
+    share: str | Path | None = None,
     done: Callable[[list[Cell]], None] = lambda cells: None,
 ) -> list[Cell]:
     """Test the last checkpoint of each run on each set; without ``sets``, on the run's own test domain.
 
     ``sets`` are folders by name: that of a base config ``reidx::data/NAME.yaml``, whose protocol is used, or of a data-set
-    component. ``overrides`` change values of each test: ``evaluate.metric=cosine``. ``done`` gets all cells so far after each.
-    A cell that fails holds the message, and the others are tested. Raises :class:`ReidxError` for a folder that is no run and
-    for an unknown set, before the first test.
+    component. A set with several random splits (VIPeR's ``trial``) is tested on each, and the cell has the means, unless
+    ``overrides`` choose one. ``overrides`` change values of each test: ``evaluate.metric=cosine``. ``share`` is a folder with
+    packed images. ``done`` gets all cells so far after each. A cell that fails holds the message, and the others are tested.
+    Raises :class:`ReidxError` for a folder that is no run and for an unknown set, before the first test.
     """
     folders = list(dict.fromkeys(map(Path, runs)))
     for folder in folders:
@@ -56,8 +59,11 @@ def test_runs(
     for folder in folders:
         for name, target in targets.items():
             try:
-                config, weights = _test_of(folder, target, overrides)
-                result = experiment.test(config, weights, progress=progress, threads=threads, rerank=rerank)
+                splits, results = _splits_of(folder, target, overrides), []
+                for chosen in [target] if splits is None or target is None else _each(target, splits):
+                    config, weights = _test_of(folder, chosen, overrides)
+                    results.append(experiment.test(config, weights, progress, threads, rerank, share))
+                result = results[0] if splits is None else mean_of(results, *splits)
                 cells.append(Cell(str(folder), name or str(config.experiment.stages[-1].evaluate.domain), result))
             except (ReidxError, OSError) as error:
                 cells.append(Cell(str(folder), name or "its own domain", None, str(error)))
@@ -82,6 +88,43 @@ def target_of(name: str, path: str) -> Target:
     if key is None:
         raise ConfigError(f"--on {name}={path}: data set {name} is not given by its root or path alone. Test it with a config.")
     return {"dataset": {"type": name, key: path}, "evaluate": {}}
+
+
+class _Splits(NamedTuple):
+    """The random splits of a test set: the argument of its data set that chooses one, and its values."""
+
+    argument: str
+    values: Sequence[int]
+
+
+def _splits_of(folder: Path, target: Target | None, overrides: Sequence[str]) -> _Splits | None:
+    """Return the random splits of a test set; None if there is one, or if an override chooses one.
+
+    Raises :class:`ConfigError` if the run was trained on one of them, whose people are in the tests of the others.
+    """
+    if target is None:
+        return None
+    spec = target["dataset"]
+    kind: Any = registry().find("dataset", spec["type"]).load()
+    arguments = {key: value for key, value in spec.items() if key != "type"}
+    found = kind.repeats(**arguments) if hasattr(kind, "repeats") else None
+    keys = [text.partition("=")[0].strip() for text in overrides]
+    if found is None or any(key.startswith("data.domains.") and key.endswith(f".{found[0]}") for key in keys):
+        return None
+    argument, values = splits = _Splits(*found)
+    learnt = load_node(folder / "config.yaml").plain()["data"]["domains"]
+    if same := [name for name, domain in learnt.items() if isinstance(domain, Mapping) and domain["type"] == spec["type"]]:
+        raise ConfigError(
+            f"its result is the mean over {argument} {values[0]} to {values[-1]}, but the run's domain {same[0]} is of this "
+            f"data set, and the tests of other values have people of its training. Test it without --on, or choose one value: "
+            f"--set data.domains.DOMAIN.{argument}=N, where DOMAIN is the run's test domain."
+        )
+    return splits
+
+
+def _each(target: Target, splits: _Splits) -> list[Target]:
+    """Return the test set with each of its splits."""
+    return [{**target, "dataset": {**target["dataset"], splits.argument: value}} for value in splits.values]
 
 
 def _located(spec: Mapping[str, Any], path: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reidx import distributed
-from reidx.checks.data import check_evaluation, check_experiment
+from reidx.checks.data import check_evaluation, check_experiment, without_missing_tests
 from reidx.checks.dry_build import dry_build
 from reidx.config.config import Config
 from reidx.config.schema import RERANKER, Stage
@@ -81,23 +81,19 @@ def run(
     reporter = Reporter(progress)
     with failure_guard(record.folder), closing(record):
         distributed.on_rank_zero(lambda: record.open(reporter.message))
-        facts = {
-            "name": config.experiment.name,
-            "hash": config.hash,
-            "work_dir": str(record.folder),
-            "resumed": record.is_resumed,
-        }
+        facts: dict[str, Any] = {"name": config.experiment.name, "hash": config.hash}
+        facts |= {"work_dir": str(record.folder), "resumed": record.is_resumed}
         alone = distributed.count() == 1
         number = distributed.on_rank_zero(lambda: choose_thread_count(threads, record.threads, reporter.message, alone))
         try:
             with threads_set_to(number), reporter.experiment(config.experiment.stages, **facts):
-                domains = distributed.rank_zero_first(lambda: _check_data(config, reporter, share))
+                tested, domains = distributed.rank_zero_first(lambda: check_data(config, reporter, share))
                 from reidx.reporting.curves import Curves
 
                 # a shared stage needs a fixed number of threads
                 watch = ThreadCountWatch(reporter.message) if share is None and depends_on_load(threads, alone) else None
                 with Curves(config, record.folder, reporter) as curves:
-                    return _run(config, domains, record, reporter, curves, None if share is None else Path(share), watch)
+                    return _run(tested, domains, record, reporter, curves, None if share is None else Path(share), watch)
         except BaseException:
             record.release()
             raise
@@ -108,12 +104,13 @@ def folder_of(config: Config, work_dir: str | Path | None) -> Path:
     return Path(work_dir) if work_dir is not None else Path("runs") / f"{config.experiment.name}-{config.hash}"
 
 
-def _check_data(config: Config, reporter: Reporter, share: str | Path | None) -> Domains:
-    """Check the data and the parts of all stages, and return the data; ``share`` may hold packed images."""
+def check_data(config: Config, reporter: Reporter, share: str | Path | None) -> tuple[Config, Domains]:
+    """Check data and parts of all stages; returns the config without missing tests, and the data (``share``: with packs)."""
     domains = Domains(config.data["data"], reporter.counted, reporter.message, None if share is None else Path(share, "packs"))
+    config = without_missing_tests(config, domains)
     check_experiment(config, domains)
     dry_build(config, domains)
-    return domains
+    return config, domains
 
 
 def _run(
@@ -285,12 +282,14 @@ def test(
     progress: Mode | None = None,
     threads: Threads = None,
     rerank: bool = False,
+    share: str | Path | None = None,
 ) -> Result:
     """Evaluate the network of an experiment's last stage.
 
     ``weights`` is a checkpoint of that stage, which must match completely; without it, the stage's initial weights are used.
-    ``rerank`` adds re-ranked metrics, with the paper's values unless ``evaluate.rerank`` sets others. Nothing is trained or
-    written, and ``config`` is not modified. Raises :class:`ConfigError` if the stage has no domain to evaluate on.
+    ``rerank`` adds re-ranked metrics, with the paper's values unless ``evaluate.rerank`` sets others. ``share`` is a folder
+    with packed images. Nothing is trained or written, and ``config`` is not modified. Raises :class:`ConfigError` if the stage
+    has no domain to evaluate on.
     """
     stage = config.experiment.stages[-1]
     if stage.evaluate.domain is None:
@@ -309,12 +308,13 @@ def test(
     if weights is None and stage.init is None:
         reporter.message(f"testing stage {stage.name} with its initial weights; --weights FILE tests a checkpoint")
     with threads_set_to(choose_thread_count(threads, None, reporter.message, distributed.count() == 1)):
-        return _evaluate(config, stage, weights, reporter)
+        packs = None if share is None else Path(share, "packs")
+        domains = Domains(config.data["data"], reporter.counted, reporter.message, packs)
+        return _evaluate(config, domains, stage, weights, reporter)
 
 
-def _evaluate(config: Config, stage: Stage, weights: str | Path | None, reporter: Reporter) -> Result:
+def _evaluate(config: Config, domains: Domains, stage: Stage, weights: str | Path | None, reporter: Reporter) -> Result:
     number = len(config.experiment.stages) - 1
-    domains = Domains(config.data["data"], reporter.counted, reporter.message)
     check_evaluation(config, domains, number, stage)
     (stage,) = choose_precision([stage]).apply([stage])
     from reidx.engine.stage import StageRun

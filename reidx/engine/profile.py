@@ -15,12 +15,9 @@ from torch.profiler import ProfilerActivity
 from torch.profiler import profile as trace
 
 from reidx import distributed
-from reidx.checks.data import check_experiment
-from reidx.checks.dry_build import dry_build
 from reidx.config.config import Config
 from reidx.config.schema import Stage
-from reidx.data.domains import Domains
-from reidx.engine.experiment import checkpoint_of, folder_of
+from reidx.engine.experiment import check_data, checkpoint_of, folder_of
 from reidx.engine.loop import StageLoop
 from reidx.engine.precision import choose_precision
 from reidx.engine.seeding import seed_everything
@@ -132,16 +129,11 @@ def _profile(config: Config, folder: Path, scratch: Path, reporter: Reporter) ->
     keep_freed_memory()
     stages = [_shortened(stage) for stage in config.experiment.stages]
 
-    def checked() -> Domains:
-        domains = Domains(config.data["data"], reporter.counted, reporter.message)
-        check_experiment(config, domains)
-        dry_build(config, domains)
-        return domains
-
     texts = []
     try:
         with reporter.experiment(stages, name=config.experiment.name, hash=config.hash, work_dir=str(folder)):
-            domains = distributed.rank_zero_first(checked)
+            config, domains = distributed.rank_zero_first(partial(check_data, config, reporter, None))
+            stages = [_shortened(stage) for stage in config.experiment.stages]
             chosen = choose_precision(stages)
             for note in chosen.notes:
                 reporter.message(note)

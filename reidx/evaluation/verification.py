@@ -15,8 +15,8 @@ from reidx.evaluation.protocols import Protocol
 RATES = (0.0001, 0.001, 0.01)
 """False-positive rates of the metrics."""
 
-_DROPPED = 8
-"""Bits of a float32 that the counts drop: 16 significant bits are left."""
+_DROPPED = 10
+"""Bits of a float32 that the counts drop: 14 significant bits are left."""
 _BINS = 1 << (31 - _DROPPED)
 
 
@@ -78,7 +78,7 @@ class Verification(Protocol):
 
     The card has the thresholds and the numbers of pairs; distances are on the scale of the ranking: squared Euclidean
     distances (twice the cosine distance for the metric cosine), or those of a re-ranking. They are float32, negative ones 0,
-    and a threshold has 16 significant bits, so that memory does not grow with the pairs. Pairs with equal bits are half in
+    and a threshold has 14 significant bits, so that memory does not grow with the pairs. Pairs with equal bits are half in
     the AUC.
     """
 
@@ -86,7 +86,7 @@ class Verification(Protocol):
     totals = ("same", "different")
     denominators: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(metrics[:-1], "pairs of one person that count"),
-        "AUC": "pairs of a pair of one person and one of two",
+        "AUC": "all combinations of a pair of one person and a pair of two",
     }
 
     def __init__(self, camera_filter: bool = True) -> None:

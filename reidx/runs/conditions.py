@@ -28,6 +28,7 @@ def conditions_of(card: Mapping[str, Any], stage_card: Mapping[str, Any], seed: 
         "data": _data(card, evaluation),
         "protocol": _protocol(evaluation),
         "trials": f"mean of {evaluation['trials']} trials" if evaluation.get("trials", 1) > 1 else "",
+        "splits": f"mean over {evaluation['splits']} splits" if "splits" in evaluation else "",
         "AP": f"AP {evaluation['ap'].rpartition(', ')[2]}" if "ap" in evaluation else "",
         "distance": f"{evaluation['metric']} distance" if "metric" in evaluation else "",
         "feature": f"feature {evaluation['feature']} of {evaluation['network']}" if "feature" in evaluation else "",

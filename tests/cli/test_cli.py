@@ -354,9 +354,11 @@ def test_train(capsys, calls, tmp_path):
 
 def test_test(capsys, calls, tmp_path):
     assert output(capsys, "test", "a.yaml", "--weights", str(tmp_path / "w.pth"))[:2] == (0, "mAP 50.0\n")
-    assert calls["test"] == (Config, {"weights": tmp_path / "w.pth", "progress": None, "threads": "auto", "rerank": False})
-    output(capsys, "test", "a.yaml", "--progress", "plain", "--threads", "3", "--rerank")
-    assert calls["test"] == (Config, {"weights": None, "progress": "plain", "threads": 3, "rerank": True})
+    given = {"weights": tmp_path / "w.pth", "progress": None, "threads": "auto", "rerank": False, "share": None}
+    assert calls["test"] == (Config, given)
+    output(capsys, "test", "a.yaml", "--progress", "plain", "--threads", "3", "--rerank", "--share", str(tmp_path))
+    given = {"weights": None, "progress": "plain", "threads": 3, "rerank": True, "share": tmp_path}
+    assert calls["test"] == (Config, given)
 
 
 def test_config(capsys, calls):

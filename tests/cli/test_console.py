@@ -57,6 +57,20 @@ def test_long_item_hangs_below_its_beginning(printed):
     assert lines[1].startswith("  word") and not lines[1].startswith("   ")
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_wide_table_is_printed_in_parts(printed, width):
+    """All values are there, unbroken, and each part begins with the two columns that name its rows."""
+    names = ["mAP", "rank-1", "rank-5", "rank-10", "mINP", "DIR@0.001", "DIR@0.01", "DIR@0.1", "TPR@0.0001", "AUC"]
+    rows = [[f"run-{n}", "market1501", *(f"{n}{place:02}.00" for place in range(len(names)))] for n in (1, 2)]
+    head = ["run", "set", *names]
+    lines = printed(width, lambda: print_table(head, rows, repeated=2))
+    parts = [part.splitlines() for part in "\n".join(lines).split("\n\n")]
+    assert max(map(len, lines)) <= width and len(parts) == (2 if width == 80 else 1)
+    assert [name for part in parts for name in part[0].split()[2:]] == names
+    assert all(line.split()[:2] == row[:2] for part in parts for line, row in zip(part[1:], rows, strict=True))
+    assert [value for part in parts for value in part[1].split()[2:]] == rows[0][2:]
+
+
 def test_last_column_wraps_first(printed):
     lines = printed(40, print_table, ("key", "value"), [("x" * 20, "y" * 30)])
     assert lines == [f"key{' ' * 19}value", f"{'x' * 20}  {'y' * 18}", f"{' ' * 22}{'y' * 12}"]

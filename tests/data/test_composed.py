@@ -85,6 +85,13 @@ def test_part_without_identities_is_reported(tmp_path, parts):
     assert "no identities for training, because one has none" in data.notes()
 
 
+def test_images_in_two_parts_are_reported(parts):
+    twice = union([parts[0], parts[0]])
+    said = [f"{count} {split} images are in two parts, as different people" for count, split in ((2, "train"), (1, "query"))]
+    assert twice.notes()[-3:-1] == said and len(np.unique(twice.train.ids)) == 4
+    assert not any("two parts" in note for note in (*union(parts).notes(), *union([parts[0]] * 2, shared_ids=True).notes()))
+
+
 def test_columns_of_a_union(tmp_path):
     one = table(tmp_path / "one", "a.jpg,1,1,train,4,0", "b.jpg,1,1,train,8,1", columns="clothes,modality")
     two = table(tmp_path / "two", "a.jpg,2,1,train,1,4", columns="modality,clothes")

@@ -127,6 +127,7 @@ def test_split_needs_the_classic_partition(base):
     ("splits", "message"),
     [
         ("no json", r"splits_new_detected\.json cannot be read as the splits of CUHK03"),
+        ("[" * 100_000, r"splits_new_detected\.json cannot be read as the splits of CUHK03"),
         ('[{"train": []}]', r"splits_new_detected\.json cannot be read as the splits of CUHK03"),
         ('[{"train": [["/x/0001_c1.png", 0, 0]], "query": [], "gallery": []}]', r"0001_c1\.png: .* looks like 1_001_1_01"),
         ('[{"train": [], "query": [], "gallery": []}]', r"split 0 has no train image"),

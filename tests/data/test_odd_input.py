@@ -16,8 +16,10 @@ import reidx
 from reidx.data.datasets import CSV, MSMT17, ImageFolder, Market1501, RegDB
 from reidx.data.decode import CorruptImage, decode
 from reidx.data.images import ImageStore
-from reidx.errors import DataError
+from reidx.doctor.recognition import recognise
+from reidx.errors import DataError, ReidxError
 from reidx.runs.labels_file import write_labels
+from reidx.testing.miniatures import MINIATURES
 
 GREY = np.linspace(0, 255, 24 * 48).round().astype(np.uint8).reshape(48, 24)
 COLOURS = np.stack([GREY, 255 - GREY, GREY // 2], -1)
@@ -319,3 +321,13 @@ def test_links_in_a_circle_are_read_once(tmp_path):
     data = reidx.build("dataset", {"type": "ImageFolder", "root": str(tmp_path)})
     assert [os.path.relpath(path, tmp_path) for path in data.train.paths] == ["a/1.png"]
     assert data.dropped == {"passed over": 3}
+
+
+@pytest.mark.parametrize("root", ["x" * 5000, "a\0b", ""], ids=["long", "null", "empty"])
+def test_impossible_folder_is_reported_by_every_data_set(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for spec in [*({**miniature.spec, "root": root} for miniature in MINIATURES), {"type": "CSV", "path": root}]:
+        with pytest.raises(ReidxError):
+            reidx.build("dataset", spec)
+    with pytest.raises(ReidxError):
+        recognise(Path(root or "none"))

@@ -273,6 +273,7 @@ def test_names_are_numbered_over_all_splits(folder):
     assert [split.ids.tolist() for split in splits] == [[2, 0], [1], [1]]
     assert [split.cameras.tolist() for split in splits] == [[1, 0], [0], [2]]
     assert data.numbered == {"ids": ("al", "bo", "zoe"), "cameras": ("door", "hall", "yard")} and data.notes() == []
+    assert [data.camera_name(camera) for camera in range(3)] == ["door", "hall", "yard"]
 
 
 def test_names_among_numbers_are_reported(folder):

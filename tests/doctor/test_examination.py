@@ -59,6 +59,68 @@ def test_personx_is_told_from_market_by_cameras(tmp_path):
     assert recognise(tmp_path / "renamed").component == "PersonX"
 
 
+def repacked(folder: Path, learnt: int, tested: int) -> Path:
+    """Draw a copy of CUHK03 in Market-1501's grammar: an image of each person under each camera."""
+    for person in range(learnt + tested):
+        for camera in (1, 2):
+            part = "bounding_box_train" if person < learnt else "query" if camera == 1 else "bounding_box_test"
+            path = folder / part / f"{person:04}_c{camera}_01.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    return folder
+
+
+def test_repacked_copies_of_cuhk03_are_told_apart(tmp_path):
+    """By the published numbers of people: 767 and 700, or 1,367 and 100 with low resolution. With others, both are named."""
+    assert recognise(repacked(tmp_path / "new", 767, 700)).component == "CUHK03"
+    low = recognise(repacked(tmp_path / "low", 1_367, 100))
+    assert (low.component, low.spec["images"], low.others) == ("MLRCUHK03", "repacked", ())
+    few = examine(repacked(tmp_path / "few", 9, 5), quick=True)
+    said = [finding.message for finding in few.of("warning") if finding.check == "recognition"]
+    assert len(said) == 1 and {"CUHK03", "MLRCUHK03"} <= {few.component, *said[0].replace(";", "").split()}
+
+
+@pytest.mark.parametrize("name", ["Occluded-Duke", "MSMT17 V1", "RegDB", "VehicleID", "VERI-Wild"])
+def test_every_missing_image_of_a_list_is_reported(name, tmp_path):
+    BY_NAME[name].at(tmp_path)
+    learnt = recognise(tmp_path, BY_NAME[name].spec["type"]).splits()["train"].paths
+    for path in learnt[:2]:
+        Path(path).unlink()
+    faults = recognise(tmp_path, BY_NAME[name].spec["type"]).faults
+    assert [fault.place for fault in faults if "there is no file" in fault.message] == learnt[:2]
+
+
+def test_every_fault_of_a_table_is_reported(tmp_path):
+    for number in range(4):
+        draw(tmp_path / f"{number}.png", number)
+    (tmp_path / "mine.csv").write_text(
+        "path,pid,camid,split\n0.png,1,0,train\nnone.png,1,0,train\n1.png,2,0,training\n1.png,2,train\n"
+        "2.png,,0,query\n2.png,3,0,query\n3.png,3,1,gallery\n3.png,3,1,gallery\n",
+        encoding="utf-8",
+    )
+    report = examine(tmp_path / "mine.csv")
+    (refused,) = [finding for finding in report.of("error") if finding.check == "names"]
+    assert [(place.path.rpartition(", ")[2], place.note.partition(";")[0]) for place in refused.places] == [
+        ("line 4", "split is 'training'"),
+        ("line 5", "3 values, but line 1 names 4 columns."),
+        ("line 6", "a query image needs a pid."),
+        ("line 3", f"there is no file {tmp_path}/none.png."),
+        ("line 9", f"{tmp_path}/3.png is the image of line 8, in gallery too. Drop one of them."),
+    ]
+    assert report.files == 3
+
+
+def test_every_fault_of_an_image_folder_is_reported(tmp_path):
+    for name in ("1_c0.png", "2_c1.png", "x.png", "y.png"):
+        draw(tmp_path / "photos" / name, 1)
+    (tmp_path / "photos" / "3_c0.png").symlink_to(tmp_path / "photos" / "1_c0.png")
+    (tmp_path / "photos" / "4_c0.png").symlink_to(tmp_path / "nowhere.png")
+    report = examine(tmp_path / "photos", r"{type: ImageFolder, pattern: '(?P<pid>\d+)_c(?P<camid>\d)'}")
+    (refused,) = [finding for finding in report.of("error") if finding.check == "names"]
+    assert [Path(place.path).name for place in refused.places] == ["x.png", "y.png", "3_c0.png", "4_c0.png"]
+    assert report.files == 2
+
+
 def test_folder_without_a_set_is_refused(tmp_path):
     with pytest.raises(DataError, match="not laid out as one of the published data sets"):
         recognise(tmp_path)

@@ -10,7 +10,16 @@ from PIL import Image
 
 from reidx.cli.main import main
 from reidx.data.datasets import Market1501, Split
-from reidx.doctor.pictures import CELL, HEADER, LEFT, MARGIN, camera_map, contact_sheet, size_histogram
+from reidx.doctor.pictures import (
+    CELL,
+    HEADER,
+    LEFT,
+    MARGIN,
+    MARKED,
+    camera_map,
+    contact_sheet,
+    size_histogram,
+)
 from reidx.testing.miniatures import MINIATURES
 from reidx.testing.miniatures.base import draw
 
@@ -97,3 +106,10 @@ def test_refused_file_points_to_the_doctor(data, tmp_path, capsys):
     draw(Path(data.root) / "query" / "person.jpg", 1)
     assert main(["data", "show", data.root, "--out", str(tmp_path / "out")]) == 1
     assert f"`reidx data doctor {data.root}` lists all faults." in capsys.readouterr().err
+
+
+def test_labels_of_many_cameras_do_not_overlap():
+    split = Split(["none.jpg"] * 300, np.arange(300) // 2, np.arange(300) % 174)
+    axes = camera_map(split, lambda camera: f"street {camera}").axes[0]
+    names = [label.get_text() for label in axes.get_xticklabels()]
+    assert len(names) == len(axes.get_yticks()) == MARKED and names[0] == "street 0" and names[-1] == "street 173"

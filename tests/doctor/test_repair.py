@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,21 @@ def test_fix_moves_and_renames_without_loss(harmed):
     assert [(row["from"], row["to"]) for row in rows] == [(str(step.source), str(step.target)) for step in done]
     checks = {finding.check for finding in examine(harmed).findings if finding.severity != "fact"}
     assert not {"names", "images", "suffixes"} & checks
+
+
+def test_command_examines_again_after_the_repair(harmed, tmp_path, capsys):
+    """The second report, and the JSON file, are those of the repaired folder."""
+    main(["data", "doctor", str(harmed), "--fix", "--json", str(tmp_path / "found.json")])
+    first, again = capsys.readouterr().out.split("after the repair")
+    assert "1 image cannot be read" in first and "refuses 1 file" in first
+    assert "cannot be read" not in again and "refuses" not in again and "images examined" in again
+    checks = {one["check"] for one in json.loads((tmp_path / "found.json").read_text())["errors"]}
+    assert not {"names", "images"} & checks
+
+
+def test_file_in_a_missing_folder_is_refused_first(harmed, tmp_path, capsys):
+    assert main(["data", "doctor", str(harmed), "--json", str(tmp_path / "none" / "found.json")]) == 1
+    assert "there is no folder" in capsys.readouterr().err
 
 
 def test_second_fix_extends_the_list(harmed):

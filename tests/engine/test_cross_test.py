@@ -8,14 +8,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import reidx
 from reidx.cli.main import main
+from reidx.data.packs import Pack, write_pack
 from reidx.engine import cross_test
 from reidx.errors import ConfigError, ReidxError
 from reidx.runs.cross_table import Cell, conditions, failures, table, write_table
 from reidx.runs.result import Result, StageResult
+from reidx.testing.miniatures import MINIATURES
 from reidx.testing.tiny import tiny_domain
 
 STAGE = [{"name": "adapt", "epochs": 1, "iters": 1}]
@@ -64,6 +67,47 @@ def test_domain_norms_are_those_of_the_tested_domain(
     (tmp_path / "run/1-adapt/epoch_1.pth").unlink()
     (cell,) = cross_test.test_runs([tmp_path / "run"], {}, progress="quiet")
     assert cell.result is None and "is not finished: there is no" in cell.reason
+
+
+def test_random_splits_are_averaged(
+    experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The means and the deviation over the halves of VIPeR, each tested separately; a run that was trained on it is refused."""
+    reidx.run(reidx.load_config(experiment(stages=STAGE)), tmp_path / "run", progress="quiet")
+    (viper,) = (miniature for miniature in MINIATURES if miniature.spec["type"] == "VIPeR")
+    root = viper.at(tmp_path / "viper")["root"]
+    monkeypatch.setattr("reidx.data.datasets.single_shot.TRIALS", range(1, 4))
+    (cell,) = cross_test.test_runs([tmp_path / "run"], {"viper": root}, progress="quiet")
+    chosen = [[f"data.domains.target.trial={trial}"] for trial in (1, 2, 3)]
+    each = [cross_test.test_runs([tmp_path / "run"], {"viper": root}, one, progress="quiet")[0].result for one in chosen]
+    values = [result.metrics["mAP"] for result in each if result is not None]
+    assert cell.result is not None and len(set(values)) > 1, cell.reason
+    assert cell.result.metrics["mAP"] == pytest.approx(np.mean(values))
+    assert cell.result.metrics["mAP_sd"] == pytest.approx(np.std(values, ddof=1))
+    assert "VIPeR trial 1 to 3" in " ".join(conditions([cell])) and "mean over 3 splits" in " ".join(conditions([cell]))
+    assert table([cell])[1][1][1] == "  s.d."
+    config = (tmp_path / "run/config.yaml").read_text(encoding="utf-8")
+    (tmp_path / "run/config.yaml").write_text(config.replace("type: Market1501", "type: VIPeR"), encoding="utf-8")
+    (cell,) = cross_test.test_runs([tmp_path / "run"], {"viper": root}, progress="quiet")
+    assert cell.result is None and "is the mean over trial 1 to 3, but the run's domain" in cell.reason
+
+
+def test_packed_images_give_the_same_numbers(
+    experiment: Callable[..., Path], domains_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reidx.run(reidx.load_config(experiment(stages=STAGE)), tmp_path / "run", progress="quiet")
+    data = reidx.build("dataset", tiny_domain(domains_root, "target"))
+    write_pack(data, tmp_path / "shared/packs", "target", (48, 24), "bilinear")
+    opened: list[str] = []
+    read = Pack.images
+    monkeypatch.setattr(Pack, "images", lambda self, split: (opened.append(split), read(self, split))[1])
+    words = ["data.image_size=[48,24]", "data.interpolation=bilinear"]
+    plain, packed = (
+        cross_test.test_runs([tmp_path / "run"], {}, words, progress="quiet", share=share)[0]
+        for share in (None, tmp_path / "shared")
+    )
+    assert sorted(opened) == ["gallery", "query"], (plain.reason, packed.reason)
+    assert plain.result is not None and packed.result is not None and plain.result.metrics == packed.result.metrics
 
 
 def test_base_configs_and_data_sets_are_targets() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import reidx
-from reidx.checks.data import check_experiment
+from reidx.checks.data import check_experiment, without_missing_tests
 from reidx.cli.main import main
 from reidx.contracts import LabelSet, RefinerContext
 from reidx.data.datasets import Dataset, Split
@@ -160,6 +160,23 @@ def test_train_only_data_set_needs_no_test_splits(register, domains_root, tmp_pa
 def check(folder: Path, experiment: dict[str, Any], message: Callable[[str], None] = print) -> None:
     config = load_experiment(folder, experiment)
     check_experiment(config, Domains(config.data["data"], message=message))
+
+
+def test_shipped_test_of_train_only_data_is_left_out(domains_root, tmp_path):
+    """A recipe asks for the test, the user only chose the data; a test in the user's own file or words stays an error."""
+    recipe, words = "cluster_contrast::market1501_small.yaml", [f"data.domains.target={json.dumps(photos(domains_root))}"]
+    told: list[str] = []
+    config = reidx.load_config(recipe, words)
+    kept = without_missing_tests(config, Domains(config.data["data"], message=told.append))
+    assert kept.experiment.stages[-1].evaluate.domain is None and kept.data == config.data
+    assert told == ["target has no query and gallery images: stage adapt ends with its clusters"]
+    for asked in (reidx.load_config(recipe, [*words, "evaluate.domain=target"]), load_experiment(tmp_path, unlabelled(
+        domains_root, evaluate={"domain": "target"}
+    ))):  # fmt: skip
+        domains = Domains(asked.data["data"])
+        assert without_missing_tests(asked, domains).experiment.stages == asked.experiment.stages
+        with pytest.raises(DataError, match="domain 'target' has no query images"):
+            check_experiment(asked, domains)
 
 
 def test_unlabelled_data_name_the_remedy(domains_root, tmp_path):

@@ -11,9 +11,14 @@ import json
 import os
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reidx.cli.console import READABLE, columns, print_heading, print_lines
 from reidx.cli.data.progress import progress_bar
+from reidx.errors import ConfigError
+
+if TYPE_CHECKING:
+    from reidx.doctor.findings import Report
 
 SHOWN = 3
 """Number of files printed for each finding."""
@@ -38,24 +43,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.json and not arguments.json.resolve().parent.is_dir():
+        raise ConfigError(f"--json {arguments.json}: there is no folder {arguments.json.parent}.")
     from reidx.doctor.examination import examine
-    from reidx.doctor.findings import SEVERITIES
     from reidx.doctor.repair import carry_out, plan
+    from reidx.runs.checkpoint import write_text
 
-    with progress_bar("examining images") as progress:
-        report = examine(arguments.path, arguments.name, arguments.quick, progress)
-    print(f"{report.component} at {report.path}: {report.files:,} images examined in {report.seconds:,.0f} s")
-    for severity, heading in SEVERITIES.items():
-        if found := report.of(severity):
-            print_heading(heading)
-        for finding in found:
-            print_lines([f"* {finding.message}"])
-            for place in finding.places[:SHOWN]:
-                _print_place(_relative(f"{place.path}{f': {place.note}' if place.note else ''}", report.path))
-            if (more := len(finding.places) - SHOWN) > 0:
-                print(f"    … and {more:,} more{'' if arguments.json else ' (--json FILE lists them)'}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report.as_json(), indent=1, default=str) + "\n", encoding="utf-8")
+    def examined() -> Report:
+        with progress_bar("examining images") as progress:
+            return examine(arguments.path, arguments.name, arguments.quick, progress)
+
+    report = examined()
+    _print_report(report, listed=bool(arguments.json))
     if arguments.fix or arguments.dry_run:
         steps = plan(report)
         print_heading("steps of --fix" if arguments.dry_run else "repair")
@@ -67,7 +66,29 @@ def run(arguments: argparse.Namespace) -> int:
                 _print_place(_relative(f"{step.source} stays: {step.refusal}", report.path))
         if not steps:
             print("nothing to move or rename")
+        elif done and not arguments.dry_run:
+            print_heading("after the repair")
+            report = examined()
+            _print_report(report, listed=bool(arguments.json))
+    if arguments.json:
+        write_text(arguments.json, json.dumps(report.as_json(), indent=1, default=str) + "\n")
     return 1 if report.of("error") else 0
+
+
+def _print_report(report: Report, listed: bool) -> None:
+    """Print a report; ``listed``: a file has the places that are left out."""
+    from reidx.doctor.findings import SEVERITIES
+
+    print(f"{report.component} at {report.path}: {report.files:,} images examined in {report.seconds:,.0f} s")
+    for severity, heading in SEVERITIES.items():
+        if found := report.of(severity):
+            print_heading(heading)
+        for finding in found:
+            print_lines([f"* {finding.message}"])
+            for place in finding.places[:SHOWN]:
+                _print_place(_relative(f"{place.path}{f': {place.note}' if place.note else ''}", report.path))
+            if (more := len(finding.places) - SHOWN) > 0:
+                print(f"    … and {more:,} more{'' if listed else ' (--json FILE lists them)'}")
 
 
 def _relative(text: str, root: str) -> str:

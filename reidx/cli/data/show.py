@@ -30,6 +30,6 @@ def run(arguments: argparse.Namespace) -> int:
         folder = arguments.out / domain if len(found) > 1 else arguments.out
         for name in SPLITS:
             if len(split := getattr(data, name)):
-                for path in draw_pictures(split, data.camera_number, folder / name, arguments.identities):
+                for path in draw_pictures(split, data.camera_name, folder / name, arguments.identities):
                     print(path)
     return 0

@@ -172,6 +172,14 @@ class Dataset:
         """The arguments, besides ``root``, with which the data set is read in one of its ``layouts``."""
         return {}
 
+    @classmethod
+    def repeats(cls, **arguments: Any) -> tuple[str, Sequence[int]] | None:
+        """The argument that chooses one of several random splits, and its values: a published result is their mean.
+
+        None for a data set with one split under these ``arguments``.
+        """
+        return None
+
     def notes(self) -> list[str]:
         """Sentences reported each time the data set is read: the notices, the exclusions, then ``remarks``."""
         left = [f"{count:,} {what}" for what, count in self.dropped.items() if count and what != PASSED_OVER]
@@ -187,6 +195,11 @@ class Dataset:
     def camera_number(self, camera: int) -> int:
         """The number that the data set's own names or lists give to one of its ``cameras``."""
         return camera
+
+    def camera_name(self, camera: int) -> str:
+        """The text for one of its ``cameras``, or the number, in the data set's own names or lists."""
+        names = self.numbered.get("cameras")
+        return names[camera] if names else str(self.camera_number(camera))
 
     def card(self) -> dict[str, Any]:
         """Facts about the data that accompany a result: name, version, counts of each split, exclusions."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -107,6 +108,11 @@ class CUHK03(Dataset):
         partition, _, images = layout.partition(", ")
         return {} if layout == REPACKED else {"partition": partition, "images": images}
 
+    @classmethod
+    def repeats(cls, partition: str = "new", **arguments: Any) -> tuple[str, Sequence[int]] | None:
+        """The twenty test sets of the classic partition."""
+        return ("split", range(20)) if partition == "classic" else None
+
     def camera_number(self, camera: int) -> int:
         return camera + 1
 
@@ -186,7 +192,7 @@ def read_split(table: Path, split: int) -> dict[str, list[Image]]:
         if not 0 <= split < len(splits):
             raise DataError(f"{table} has splits 0 to {len(splits) - 1}, but split is {split}.")
         names = {part: [re.split(r"[/\\]", entry[0])[-1] for entry in splits[split][part]] for part in PARTS}
-    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise DataError(f"{table} cannot be read as the splits of CUHK03 ({error}). Extract them again.") from error
     return {part: [parse_image(name, f"{table}, split {split}, {name}") for name in names[part]] for part in PARTS}
 
@@ -194,4 +200,4 @@ def read_split(table: Path, split: int) -> dict[str, list[Image]]:
 def _archives(top: Path) -> Iterator[Path]:
     """The archives at the customary places below ``top``."""
     places = (top / place / inner / RAW for place in CUHK03.places for inner in (".", "cuhk03_release"))
-    return (path for path in places if path.is_file())
+    return (path for path in places if os.path.isfile(path))

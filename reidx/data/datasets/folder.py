@@ -64,6 +64,16 @@ def named_images(
     return named
 
 
+def folders_in(folder: Path) -> list[Path]:
+    """The folders directly in ``folder``, by name, without hidden ones; raises :class:`DataError` if it cannot be read."""
+    return [folder / name for name in sorted(e.name for e in _entries(folder) if _is_folder(e) and not e.name.startswith("."))]
+
+
+def files_in(folder: Path) -> frozenset[str]:
+    """The names of the files directly in ``folder``; raises :class:`DataError` if it cannot be read."""
+    return frozenset(entry.name for entry in _entries(folder) if not _is_folder(entry))
+
+
 def images_in(folder: Path) -> Found:
     """List the images directly in ``folder``, and count the other files: those in sub-folders or of other kinds."""
     listing, below = _Listing([], Counter()), Counter[str]()

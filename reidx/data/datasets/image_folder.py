@@ -14,6 +14,7 @@ from reidx.data.address import shown
 from reidx.data.datasets.base import Dataset, Split
 from reidx.data.datasets.drawn_test import draw_test
 from reidx.data.datasets.folder import read_folder
+from reidx.data.datasets.inspection import file_or_line, inspecting
 from reidx.data.datasets.numbering import number_texts
 from reidx.data.decode import is_image
 from reidx.data.files import File, file_of
@@ -68,9 +69,7 @@ class ImageFolder(Dataset):
         self.root, self.name = str(top), top.resolve().name or "images"
         self.dropped, self.remarks = {}, []
         folders = self._folders(top, test)
-        images = self._images(top, folders, skip_unmatched)
-        self._check_files(images)
-        self._number(images)
+        self._number(self._checked_files(self._images(top, folders, skip_unmatched)))
         if test:
             if self.train.ids is None:
                 raise DataError(f"{top}: test draws identities, but none are known. Set ids: folder, or a pattern with pid.")
@@ -90,7 +89,7 @@ class ImageFolder(Dataset):
 
     def _folders(self, top: Path, test: float) -> dict[str, Path]:
         """The folder of each split that there is."""
-        if not top.is_dir():
+        if not os.path.isdir(top):
             raise DataError(f"There is no folder {top}. Set root to the folder of your images.")
         there = {split: top / split for split in self.splits if (top / split).is_dir()}
         if ("query" in there) != ("gallery" in there):
@@ -116,6 +115,11 @@ class ImageFolder(Dataset):
                 listed = _examples(outside)
                 self.remarks.append(f"{top}: only the folders {', '.join(folders)} are read, not {listed}")
         if unmatched and (not skip_unmatched or not images):
+            for path in unmatched if inspecting() else ():
+                with file_or_line(path):
+                    raise DataError(f"{path}: images {self._parser.fault}. {self._parser.remedy}")
+            if images and inspecting():
+                return images
             raise DataError(
                 f"{top}: {len(unmatched):,} of {len(unmatched) + len(images):,} images {self._parser.fault}: "
                 f"{_examples([os.path.relpath(path, top) for path in unmatched])}. {self._parser.remedy}"
@@ -127,20 +131,23 @@ class ImageFolder(Dataset):
             raise DataError(f"{top} has no images{found}.")
         return images
 
-    def _check_files(self, images: Sequence[_Image]) -> None:
-        """Raise :class:`DataError` for a file that cannot be an image or is twice in a split; links count as their target."""
+    def _checked_files(self, images: Sequence[_Image]) -> list[_Image]:
+        """Refuse a file that cannot be an image or is twice in a split; links count as their target."""
         earlier: dict[File, _Image] = {}
-        both = 0
+        kept, both = [], 0
         for image in images:
-            if (file := file_of(image.path)) is None:
-                raise DataError(f"{shown(image.path)} is no file: a broken link, or a pipe. Remove it.")
-            if (other := earlier.setdefault(file, image)) is not image:
-                if other.split == image.split:
-                    same = f"{shown(image.path)} is the same file as {shown(other.path)}"
-                    raise DataError(f"{same}, in {image.split} too. Remove one of them.")
-                both += "train" in (image.split, other.split)
+            with file_or_line(image.path):
+                if (file := file_of(image.path)) is None:
+                    raise DataError(f"{shown(image.path)} is no file: a broken link, or a pipe. Remove it.")
+                if (other := earlier.setdefault(file, image)) is not image:
+                    if other.split == image.split:
+                        same = f"{shown(image.path)} is the same file as {shown(other.path)}"
+                        raise DataError(f"{same}, in {image.split} too. Remove one of them.")
+                    both += "train" in (image.split, other.split)
+                kept.append(image)
         if both:
             self.remarks.append(f"{both:,} training images are query or gallery images, too")
+        return kept
 
     def _number(self, images: Sequence[_Image]) -> None:
         """Number the values of all images, and make the splits."""

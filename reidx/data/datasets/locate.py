@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -40,4 +41,5 @@ def locate(
 
 
 def _is_there(path: Path) -> bool:
-    return path.is_file() if path.suffix else path.is_dir()
+    # unlike the methods of Path, these are False for a name that is too long or lies in a closed folder
+    return os.path.isfile(path) if path.suffix else os.path.isdir(path)

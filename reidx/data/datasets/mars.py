@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 
 from reidx.data.datasets.base import PASSED_OVER, Dataset, Facts, Split
+from reidx.data.datasets.folder import files_in
 from reidx.data.datasets.inspection import file_or_line
 from reidx.data.datasets.lists import read_lines
 from reidx.errors import DataError
@@ -158,7 +159,7 @@ class _Tracklets(NamedTuple):
             )
         if match[1] not in self.present:
             folder = self.folder / match[1]
-            self.present[match[1]] = frozenset(os.listdir(folder) if folder.is_dir() else ())
+            self.present[match[1]] = files_in(folder) if folder.is_dir() else frozenset()
         if name not in self.present[match[1]]:
             raise DataError(f"{line}: there is no file {self.folder / match[1] / name}. Unpack the images again.")
 

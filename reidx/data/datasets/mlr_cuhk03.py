@@ -68,7 +68,10 @@ class MLRCUHK03(Dataset):
         "  bounding_box_train/  0001_c1….png: person, camera (1: low resolution)\n"
         "  query/\n"
         "  bounding_box_test/",
-        {"made": {"train": Counts(None, 1_367), "query": Counts(None, 100), "gallery": Counts(None, 100)}},
+        {
+            variant: {"train": Counts(None, 1_367), "query": Counts(None, 100), "gallery": Counts(None, 100)}
+            for variant in ("made", "repacked")
+        },
     )
 
     def __init__(
@@ -82,6 +85,7 @@ class MLRCUHK03(Dataset):
         if images == "repacked":
             if split or seed:
                 raise ValueError(f"split is {split} and seed {seed}, but a repacked copy has one split: leave them out.")
+            self.variant = "repacked"
             self._take(_Repacked(root))
             return
         folder, table = self.layouts[images]

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from reidx.data.datasets.base import Counts, Facts, Split, parse_number
+from reidx.data.datasets.folder import files_in
+from reidx.data.datasets.inspection import file_or_line
 from reidx.data.datasets.lists import check_listed, read_list
 from reidx.data.datasets.locate import locate
 from reidx.data.datasets.market import DukeMTMC
@@ -81,7 +83,7 @@ class OccludedDuke(DukeMTMC):
         places = [str((folder / place).absolute()) for folder in above for place in DukeMTMC.places]
         _, images = locate(name, root, places, {"": tuple(self.folders.values())})[0]
         self.train, self.query, self.gallery = (self._listed(images, base / LISTS[split], split) for split in LISTS)
-        there = sum(is_image(entry) for folder in self.folders.values() for entry in os.listdir(images / folder))
+        there = sum(is_image(name) for folder in self.folders.values() for name in files_in(images / folder))
         self.dropped["images of DukeMTMC-reID in no list"] = there - sum(map(len, (self.train, self.query, self.gallery)))
 
     def card(self) -> dict[str, Any]:
@@ -91,11 +93,12 @@ class OccludedDuke(DukeMTMC):
     def _listed(self, images: Path, table: Path, split: str) -> Split:
         """The images of a list. Some queries are gallery images of DukeMTMC-reID; all others are in their split's folder."""
         own, other = (images / self.folders[where] for where in (split, "gallery"))
-        there = set(os.listdir(own))
+        in_gallery = files_in(other) - files_in(own) if split == "query" else frozenset()
         places: dict[str, str] = {}
         rows = []
         for where, line in read_list(table, LINE, EXAMPLE):
-            path = f"{own if line[1] in there else other}{os.sep}{line[1]}"
-            check_listed(path, where, places)
-            rows.append((path, parse_number(line[2], "the identity", where), int(line[3]) - 1))
+            path = f"{other if line[1] in in_gallery else own}{os.sep}{line[1]}"
+            with file_or_line(path):
+                check_listed(path, where, places)
+                rows.append((path, parse_number(line[2], "the identity", where), int(line[3]) - 1))
         return Split.of(rows)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from reidx.data.datasets.base import Counts, Dataset, Facts, Split, parse_number
-from reidx.data.datasets.folder import named_images
+from reidx.data.datasets.folder import files_in, folders_in, named_images
 from reidx.data.decode import is_image
 from reidx.errors import DataError
 
@@ -36,10 +36,9 @@ class PartialBodies(Dataset):
         self.query, self.gallery = (self._read(base / folder) for folder in self.layouts[layout])
 
     def _read(self, folder: Path) -> Split:
-        entries = sorted(folder.iterdir())
-        flat = any(is_image(entry.name) and entry.is_file() for entry in entries)
+        flat = any(map(is_image, files_in(folder)))
         rows = []
-        for place in [folder] if flat else [entry for entry in entries if entry.is_dir()]:
+        for place in [folder] if flat else folders_in(folder):
             for path, match in named_images(place, NAME, "001_002.jpg", self.dropped, self.remarks):
                 rows.append((path, parse_number(match[1], "the identity", path), -1))
         if not rows:

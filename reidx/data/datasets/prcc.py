@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from reidx.data.datasets.base import Dataset, Facts, Split, parse_number
 from reidx.data.datasets.clothes import with_clothes
-from reidx.data.datasets.folder import read_folder
+from reidx.data.datasets.folder import folders_in, read_folder
 from reidx.data.datasets.inspection import file_or_line
 from reidx.errors import DataError
 
@@ -62,7 +62,7 @@ class PRCC(Dataset):
     def _read(self, folder: Path, camera: str = "") -> list[tuple[str, int, int]]:
         """Path, person and camera of each image below ``folder``; without ``camera`` the names begin with it."""
         rows = []
-        for person in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
+        for person in folders_in(folder):
             with file_or_line(person):
                 if not re.fullmatch(r"\d+", person.name, re.ASCII):
                     raise DataError(f"{person}: the folder of a person is named by its number, such as 001.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -70,6 +70,11 @@ class RegDB(Dataset):
         learnt, tested = ({kind: base / f"idx/{split}_{kind}_{trial}.txt" for kind in KINDS} for split in ("train", "test"))
         self.train = _read(base, learnt, modality)
         self.query, self.gallery = (_read(base, tested, side) for side in self.direction.split(" to "))
+
+    @classmethod
+    def repeats(cls, **arguments: Any) -> tuple[str, Sequence[int]]:
+        """The ten trials."""
+        return "trial", TRIALS
 
     def camera_number(self, camera: int) -> int:
         return camera + 1

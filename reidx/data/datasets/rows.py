@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from reidx.data.datasets.inspection import file_or_line
 from reidx.errors import DataError
 
 PACKED = {b"PK\3\4": "a zip file (a workbook of a spreadsheet is one)", b"\x1f\x8b": "a gzip file", b"PAR1": "a Parquet file"}
@@ -31,22 +33,28 @@ def read_rows(table: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[s
             values = next(reader, None)
             if values is None:
                 return
-            if values and len(values) != len(names):
-                hint = " Put a value that contains a comma into quotes." if len(values) > len(names) else ""
-                if (other := _other_mark(values)) is not None:
-                    hint = f" {other!r} seems to separate them; use commas."
-                found = f"{len(values)} value{'s' * (len(values) != 1)}"
-                raise DataError(f"{table}, line {begins}: {found}, but line 1 names {len(names)} columns.{hint}")
-            if values:
-                row = dict(zip(names, values))
-                yield begins, {column: row[column].strip() for column in columns}
+            with file_or_line(f"{table}, line {begins}"):
+                if values and len(values) != len(names):
+                    raise DataError(f"{table}, line {begins}: {_miscounted(values, len(names))}")
+                if values:
+                    row = dict(zip(names, values))
+                    yield begins, {column: row[column].strip() for column in columns}
     except csv.Error as error:
         raise DataError(f"{table}, line {begins}: the row that begins here cannot be read: {error}.") from error
 
 
+def _miscounted(values: Sequence[str], wanted: int) -> str:
+    """The message for a row with more or fewer values than the header."""
+    hint = " Put a value that contains a comma into quotes." if len(values) > wanted else ""
+    if (other := _other_mark(values)) is not None:
+        hint = f" {other!r} seems to separate them; use commas."
+    return f"{len(values)} value{'s' * (len(values) != 1)}, but line 1 names {wanted} columns.{hint}"
+
+
 def _text(table: Path) -> str:
-    if not table.is_file():
-        why = "it is a folder" if table.is_dir() else "it is no regular file" if table.exists() else "there is no such file"
+    if not os.path.isfile(table):
+        there = "it is a folder" if os.path.isdir(table) else "it is no regular file"
+        why = there if os.path.exists(table) else "there is no such file"
         raise DataError(f"{table} cannot be read as a table: {why}.")
     try:
         content = table.read_bytes()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -43,6 +43,11 @@ class SingleShot(Dataset):
             raise ValueError(f"trial is {trial}; the trials are {TRIALS[0]} to {TRIALS[-1]}.")
         _, base = self.locate(root)[0]
         self.root, self.version, self.dropped, self.remarks = str(base), f"trial {trial}", {}, []
+
+    @classmethod
+    def repeats(cls, **arguments: Any) -> tuple[str, Sequence[int]]:
+        """The ten halves."""
+        return "trial", TRIALS
 
     def camera_number(self, camera: int) -> int:
         return camera + 1

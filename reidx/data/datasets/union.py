@@ -30,6 +30,8 @@ class Union(Dataset):
     The columns ``apart`` count within a data set, so their values are numbered part by part. Those of other columns, such as
     a modality, are kept.
 
+    An image that is in two parts counts as two people, which is reported, unless they share their numbers.
+
     Raises :class:`DataError` if one part has numbers and another names for something that they share.
     """
 
@@ -69,9 +71,14 @@ class Union(Dataset):
                 {column: numbers[n] for column, numbers in values.items()},
             )
             setattr(self, name, whole)
+        self.remarks = [
+            f"{twice:,} {name} images are in two parts, as different people"
+            for name in (SPLITS if not shared_ids else ())
+            if (twice := len(getattr(self, name)) - len(set(getattr(self, name).paths)))
+        ]
         blind = [part.name for part, (train, *_) in zip(parts, splits, strict=True) if len(train) and train.ids is None]
         if 0 < len(blind) < len(parts):
-            self.remarks = [f"no identities for training, because {' and '.join(blind)} has none"]
+            self.remarks += [f"no identities for training, because {' and '.join(blind)} has none"]
 
     @staticmethod
     def contract(of: Sequence[Any], columns: str = "common", **_: object) -> dict[str, Any]:
