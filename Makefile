@@ -56,7 +56,7 @@ endef
 
 # one pip call for the project and all plugins, so that one resolution fits them all
 .venv/base: setup.cfg pyproject.toml requirements/lock.txt $(PLUGINS)
-	@$(or $(PYTHON),false) -c '$(USABLE)' || { echo "make: Python 3.10, 3.11 or 3.12 with venv is needed \
+	@$(or $(PYTHON),false) -c '$(USABLE)' || { echo "make: Python 3.10 to 3.12 with venv is needed \
 	(found: '$(PYTHON)'); name one with PYTHON=/path/to/python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(call install,-e . $(foreach plugin,$(PLUGINS),-e ./$(dir $(plugin))))

@@ -81,3 +81,9 @@ def test_lock_satisfies_the_setup() -> None:
         for pin in pins:
             (version,) = (clause.version for clause in pin.specifier)
             assert part.specifier.contains(version), f"{pin} of requirements/lock.txt is not {part}: run make lock"
+
+
+def test_install_page_names_every_extra() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/install.md").read_text().partition("| extra |")[2], re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert named == set(read(ROOT / "setup.cfg")["options.extras_require"])
