@@ -19,6 +19,7 @@ PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/setup.cfg"))
 LAYERS = (
     {"__main__"},
     {"testing", "cli"},
+    {"html"},
     {"ablation"},
     {"serve"},
     {"index"},

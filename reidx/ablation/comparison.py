@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ class Comparison:
     """State of a stage (before the first epoch, last epoch, or latest epoch so far), a metric, its value in each run."""
     conditions: list[str]
     """Lines on the conditions of the metrics: what all runs share, then the conditions that differ with the runs of each."""
+    values: list[tuple[str, str, list[float | None]]]
+    """The metrics as numbers: fractions, and counts of clusters and outliers."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def compare(folders: Sequence[Path]) -> Comparison:
         _differing(provenances, unknown),
         _metrics(runs),
         _conditions(names, runs),
+        _values(runs),
     )
 
 
@@ -186,15 +189,25 @@ def _leaves(value: Any, path: str) -> list[tuple[str, str]]:
 
 def _metrics(runs: Sequence[_Found]) -> list[tuple[str, ...]]:
     rows = []
+    for state, metric, reports in _measured(runs):
+        cells = [_cell(report, reports[0] if n else {}, metric) for n, report in enumerate(reports)]
+        rows.append((state, metric, *cells))
+    return rows
+
+
+def _values(runs: Sequence[_Found]) -> list[tuple[str, str, list[float | None]]]:
+    return [(state, metric, [report.get(metric) for report in reports]) for state, metric, reports in _measured(runs)]
+
+
+def _measured(runs: Sequence[_Found]) -> Iterator[tuple[str, str, list[Report]]]:
+    """Yield each state of a stage with each of its metrics, and the reports of all runs."""
     for stage, moment in dict.fromkeys(state for run in runs for state in run.states):
         reports = [_shown(run.states.get((stage, moment), {})) for run in runs]
         found = dict.fromkeys(name for report in reports for name in report)
         plain, better = ([name for name in found if name.startswith(RERANKED) == side] for side in (False, True))
         names = [*metric_names(name for name in plain if name not in LABELS), *metric_names(better)]
         for metric in (*names, *(name for name in LABELS if name in found)):
-            cells = [_cell(report, reports[0] if n else {}, metric) for n, report in enumerate(reports)]
-            rows.append((f"{stage}, {moment}", metric, *cells))
-    return rows
+            yield f"{stage}, {moment}", metric, reports
 
 
 def _shown(report: Report) -> Report:

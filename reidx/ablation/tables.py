@@ -9,7 +9,7 @@ from reidx.ablation.plan import Row
 from reidx.ablation.results import Results, relative, run_conditions
 from reidx.ablation.statistics import Difference, Spread
 from reidx.runs.checkpoint import write_text
-from reidx.runs.conditions import condition_lines
+from reidx.runs.conditions import condition_lines, unfolded
 from reidx.runs.metrics import DEVIATION, percent
 
 
@@ -36,7 +36,7 @@ def markdown(results: Results, pictures: list[str] | None = None) -> str:
     lines = [f"# {_escaped(plan.grid.name)}", ""]
     lines += [f"{done} of {len(plan.runs)} runs done; design {plan.grid.design}, seeds {seeds}.", ""]
     if conditions := results.conditions():
-        lines += [*(f"* {_escaped(line)}" for line in _unfolded(conditions)), ""]
+        lines += [*(f"* {_escaped(line)}" for line in unfolded(conditions)), ""]
     names = _axes(results)
     head = [*(names or ["combination"]), "seeds"]
     for metric in results.shown:
@@ -82,7 +82,7 @@ def card(results: Results, row: Row) -> str:
     cards = {f"seed {seed}": results.found[run.hash]["card"] for seed, run in row.runs.items() if run.hash in results.found}
     conditions = condition_lines({name: run_conditions(facts) for name, facts in cards.items()}, "differs by seed")
     if conditions:
-        lines += [*(f"* {_escaped(line)}" for line in _unfolded(conditions)), ""]
+        lines += [*(f"* {_escaped(line)}" for line in unfolded(conditions)), ""]
     names = results.metrics
     lines += [_line(["seed", "state", *map(_escaped, names), "run"]), _line(["---", "---", *["--:"] * len(names), "---"])]
     facts: dict[str, object] = {}
@@ -93,7 +93,6 @@ def card(results: Results, row: Row) -> str:
         stages = [f"{n + 1}-{stage.name}" for n, stage in enumerate(run.config.experiment.stages)]
         there = {"card": run.folder / "result.json", "config": run.config_file, "log": run.log}
         there |= {f"{stage} epochs": run.folder / stage / "log.jsonl" for stage in stages}
-        there |= {f"{stage} ranked lists": run.folder / stage / "ranked.png" for stage in stages}
         links = [f"[{name}]({relative(path, folder)})" for name, path in there.items() if path.is_file()]
         lines.append(_line([str(seed), results.state(run), *scores, f"`{run.hash}` {' '.join(links)}"]))
     if facts:
@@ -153,11 +152,6 @@ def _choices(results: Results) -> list[str]:
         "which all pairs are done count: – if there are none, n if there are fewer than planned. Choices with different "
         "numbers of pairs are means over different settings.",
     ]
-
-
-def _unfolded(lines: list[str]) -> list[str]:
-    """Lines with the indented ones appended to those before them."""
-    return "\n".join(lines).replace("\n  ", " ").splitlines()
 
 
 def _axes(results: Results) -> list[str]:

@@ -27,7 +27,12 @@ def run(arguments: argparse.Namespace) -> int:
     folder = arguments.work_dir or Path("runs") / f"demo-{arguments.seed}"
     resume = arguments.resume or (folder / "experiment.json").is_file()
     result = reidx.run(
-        config, work_dir=folder, resume=resume, progress=arguments.progress, threads=arguments.threads or "auto"
+        config,
+        work_dir=folder,
+        resume=resume,
+        progress=arguments.progress,
+        threads=arguments.threads or "auto",
+        images=True,  # the people are rendered
     )
     control = colour_control(config.data["data"], "target")
     (folder / "control.json").write_text(json.dumps(control, indent=1), encoding="utf-8")

@@ -33,6 +33,8 @@ COMMANDS = {
     "demo": "train on one synthetic domain, adapt to another, evaluate",
     "test": "evaluate weights, or finished runs on several data sets",
     "ablate": "run a grid of experiments that differ in some parts; compare them",
+    "runs": "list the runs of a folder: state, epochs, metrics, time",
+    "report": "write a page about runs: curves, labels, rankings, embeddings",
     "compare": "compare runs: config, code, data, metrics",
     "config": "print a config, merged and checked, with the origin of every value",
     "data": "request, check, show or pack a data set",

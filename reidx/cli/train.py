@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="launcher of this job's processes (default: torchrun if its variables are set, else none)",
     )
+    parser.add_argument(
+        "--images",
+        action="store_true",
+        help="draw ranked lists with pictures of the people into each tested stage's folder (ranked.png)",
+    )
     add_threads_argument(parser)
     add_progress_argument(parser)
 
@@ -62,6 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
                 progress=arguments.progress,
                 share=arguments.share,
                 threads=arguments.threads or "auto",
+                images=arguments.images,
             )
             shown = f"{result.table()}\n\nConfig, checkpoints, log, card: {result.work_dir}"
             if result.labels_file is not None:

@@ -61,7 +61,7 @@ def test_runs(
             try:
                 splits, results = _splits_of(folder, target, overrides), []
                 for chosen in [target] if splits is None or target is None else _each(target, splits):
-                    config, weights = _test_of(folder, chosen, overrides)
+                    config, weights = config_to_test(folder, chosen, overrides)
                     results.append(experiment.test(config, weights, progress, threads, rerank, share))
                 result = results[0] if splits is None else mean_of(results, *splits)
                 cells.append(Cell(str(folder), name or str(config.experiment.stages[-1].evaluate.domain), result))
@@ -134,7 +134,9 @@ def _located(spec: Mapping[str, Any], path: str) -> dict[str, Any]:
     return {**spec, "path" if "path" in spec else "root": path}
 
 
-def _test_of(folder: Path, target: Target | None, overrides: Sequence[str]) -> tuple[Config, Path]:
+def config_to_test(
+    folder: Path, target: Target | None = None, overrides: Sequence[str] = ()
+) -> tuple[Config, Path]:
     """Return the experiment that tests a run on a set, and the run's last checkpoint.
 
     It has one stage without training, with the parts that the last stage's evaluation needs. The training data and the

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reidx import distributed
-from reidx.checks.data import check_evaluation, check_experiment, without_missing_tests
+from reidx.checks.data import check_experiment, without_missing_tests
 from reidx.checks.dry_build import dry_build
 from reidx.config.config import Config
 from reidx.config.schema import RERANKER, Stage
 from reidx.data.domains import Domains
 from reidx.engine.card import card_of, seconds_of, stage_card
 from reidx.engine.precision import choose_precision
+from reidx.engine.ready import ready_to_test
 from reidx.engine.seeding import seed_everything
 from reidx.errors import CheckpointError, ConfigError
 from reidx.evaluation.ranked_list import ranked_list
@@ -34,6 +35,7 @@ from reidx.machine.threads import (
 from reidx.reporting.reporter import Mode, Reporter
 from reidx.runs import checkpoint as checkpoints
 from reidx.runs.epoch_log import EpochLog, Report, count_session, sessions_of
+from reidx.runs.failure_note import failure_noted, remove_note
 from reidx.runs.failures import failure_guard
 from reidx.runs.manifest import Resume, RunManifest
 from reidx.runs.metrics import metric_names, metrics_in, percent
@@ -53,6 +55,7 @@ def run(
     progress: Mode | None = None,
     share: str | Path | None = None,
     threads: Threads = None,
+    images: bool = False,
 ) -> Result:
     """Run all stages of an experiment.
 
@@ -72,6 +75,8 @@ def run(
     (torch's default). A resumed run keeps its number unless one is given; another number changes the rounding, which is
     reported and recorded on the card.
 
+    ``images`` draws ranked lists with the pictures of the people into each tested stage's folder (``ranked.png``).
+
     Raises :class:`ConfigError` for a folder of another run, :class:`RunError` for failures of memory, disk or a worker
     process and for numbers that diverge, :class:`Terminated` (a ``SystemExit``) on SIGTERM, and the errors of the stages. A
     run that fails before its first commit releases the folder. ``docs/faults.md`` lists all faults.
@@ -79,7 +84,7 @@ def run(
     keep_freed_memory()
     record = RunManifest(folder_of(config, work_dir), config, resume)
     reporter = Reporter(progress)
-    with failure_guard(record.folder), closing(record):
+    with failure_noted(record.folder, lambda: bool(record.stamps)), failure_guard(record.folder), closing(record):
         distributed.on_rank_zero(lambda: record.open(reporter.message))
         facts: dict[str, Any] = {"name": config.experiment.name, "hash": config.hash}
         facts |= {"work_dir": str(record.folder), "resumed": record.is_resumed}
@@ -93,7 +98,8 @@ def run(
                 # a shared stage needs a fixed number of threads
                 watch = ThreadCountWatch(reporter.message) if share is None and depends_on_load(threads, alone) else None
                 with Curves(config, record.folder, reporter) as curves:
-                    return _run(tested, domains, record, reporter, curves, None if share is None else Path(share), watch)
+                    cache = None if share is None else Path(share)
+                    return _run(tested, domains, record, reporter, curves, cache, watch, images)
         except BaseException:
             record.release()
             raise
@@ -121,6 +127,7 @@ def _run(
     curves: Curves,
     share: Path | None,
     watch: ThreadCountWatch | None,
+    images: bool,
 ) -> Result:
     from reidx.engine.clusters import write_clusters
     from reidx.engine.stage import StageRun
@@ -135,6 +142,7 @@ def _run(
     done = [stage.name for stage, earlier in zip(experiment.stages, finished) if earlier is not None]
     chosen = choose_precision(experiment.stages, record.precision, done)
     resumed = distributed.on_rank_zero(lambda: record.write(domains, reporter.message, partial(stage_key, config), chosen.auto))
+    distributed.on_rank_zero(partial(remove_note, folder))
     for note in chosen.notes:
         reporter.message(note)
     begun, stamps = distributed.on_rank_zero(lambda: (record.begun, record.stamps))
@@ -144,6 +152,8 @@ def _run(
     for number, (path, stage) in enumerate(zip(paths, experiment.stages)):
         if shared is not None and finished[number] is None and distributed.on_rank_zero(partial(shared.fetch, number, path)):
             finished[number] = _finished_record(path / "done.json", stage)
+            if not images:
+                (path / "ranked.png").unlink(missing_ok=True)  # of a run that was asked for it
     stages: list[StageResult] = []
     cards: dict[str, Any] = {}
     if all(finished):
@@ -192,7 +202,7 @@ def _run(
                 result.history = stage_run.run(resume, EpochLog(path / "log.jsonl", curves.of(stage), reporter.message, of))
             write_clusters(path, stage_run.relabeller)
         if stage_run.details is None:
-            stage_run.evaluate()  # after a kill between the last commit and here, the picture and the card are missing
+            stage_run.evaluate()  # after a kill between the last commit and here, the card is missing
         stages.append(result)
         cards[stage.name] = stage_card(stage, stage_run)
         counts = [entry["threads"] for entry in result.history if "threads" in entry]
@@ -200,7 +210,7 @@ def _run(
             cards[stage.name]["threads_by_epoch"] = counts
         if idle := sum("idle_terms" in entry for entry in result.history):
             cards[stage.name]["epochs_with_idle_terms"] = idle
-        if stage_run.details is not None and stage.evaluate.domain is not None and distributed.rank() == 0:
+        if images and stage_run.details is not None and stage.evaluate.domain is not None and distributed.rank() == 0:
             tested = domains[stage.evaluate.domain]
             picture = ranked_list(tested.query, tested.gallery, stage_run.details)
             checkpoints.write_atomically(path / "ranked.png", partial(picture.save, format="PNG", compress_level=1))
@@ -314,22 +324,10 @@ def test(
 
 
 def _evaluate(config: Config, domains: Domains, stage: Stage, weights: str | Path | None, reporter: Reporter) -> Result:
-    number = len(config.experiment.stages) - 1
-    check_evaluation(config, domains, number, stage)
-    (stage,) = choose_precision([stage]).apply([stage])
-    from reidx.engine.stage import StageRun
-
-    seed_everything(config.experiment.seed, number)
-    stage_run = StageRun(stage, number, config.experiment.seed, domains, Path("."), Path, reporter)
-    if weights is not None:
-        name = stage.evaluate.network
-        model = stage_run.model
-        follower = model.teacher_of(name) if model.networks[name].wants_teacher else None  # its feature map is used too
-        for needed in filter(None, (name, follower)):
-            checkpoints.load_weights(model.networks[needed], weights, needed, whole=True)
+    stage_run = ready_to_test(config, domains, stage, weights, reporter)
     metrics, _ = stage_run.evaluate()
     reporter.evaluated(metrics)
-    cards = {stage.name: {**stage_card(stage, stage_run), "tested": str(weights) if weights else "as built"}}
+    cards = {stage.name: {**stage_card(stage_run.stage, stage_run), "tested": str(weights) if weights else "as built"}}
     return Result(Path("."), [StageResult(stage.name, metrics)], card_of(config, domains, cards, 0.0))
 
 

@@ -13,6 +13,9 @@ from reidx.evaluation.results import Details
 
 RIGHT, WRONG, QUERY = (34, 139, 34), (200, 30, 30), (60, 60, 60)
 GAP, FRAME, HEAD = 6, 3, 16
+TICK = (((0, 5), (3, 8), (8, 1)),)
+CROSS = (((0, 1), (8, 8)), ((0, 8), (8, 1)))
+"""Strokes of the marks next to the ranks, so that a list can be read without its colours."""
 
 
 def pick_queries(details: Details, rows: int) -> list[int]:
@@ -34,8 +37,9 @@ def ranked_list(
 ) -> Image.Image:
     """Draw a grid: in each row a query at the left, then its nearest gallery images, best first.
 
-    A green frame marks the query's identity, a red one another identity; images that the protocol ignores are not shown. By
-    default ``rows`` queries from the best to the worst. ``size`` is (height, width) of a cell in pixels.
+    A tick and a green frame mark the query's identity, a cross and a red frame another identity; images that the protocol
+    ignores are not shown. By default ``rows`` queries from the best to the worst. ``size`` is (height, width) of a cell in
+    pixels.
     """
     height, width = size
     chosen = list(queries) if queries is not None else pick_queries(details, rows)
@@ -58,4 +62,8 @@ def ranked_list(
             draw.rectangle((left, top + HEAD, left + width - 1, top + HEAD + height - 1), fill=colour)
             sheet.paste(cell, (left + FRAME, top + HEAD + FRAME))
             draw.text((left + 2, top + 2), text, fill=colour)
+            if column:
+                mark = TICK if colour == RIGHT else CROSS
+                for stroke in mark:
+                    draw.line([(left + width - 12 + x, top + 4 + y) for x, y in stroke], fill=colour, width=2)
     return sheet

@@ -66,6 +66,11 @@ def condition_lines(results: Mapping[str, Mapping[str, str]], differ: str) -> li
     return [*_joined(common), *(line for lines in folded for line in lines)]
 
 
+def unfolded(lines: Iterable[str]) -> list[str]:
+    """Join continuation lines, which are indented, to the line before."""
+    return "\n".join(lines).replace("\n  ", " ").splitlines()
+
+
 def _by_name(by_text: Mapping[str, list[str]]) -> str:
     largest = max(by_text, key=lambda text: len(by_text[text]))
     rest = largest if len(by_text[largest]) > MANY else None

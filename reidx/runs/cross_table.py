@@ -12,7 +12,7 @@ from typing import Any
 
 from reidx.errors import ConfigError
 from reidx.runs.checkpoint import write_text
-from reidx.runs.conditions import condition_lines, conditions_of
+from reidx.runs.conditions import condition_lines, conditions_of, unfolded
 from reidx.runs.metrics import DEVIATION, METRICS, RERANKED, metric_names
 from reidx.runs.result import Result
 
@@ -121,22 +121,11 @@ def _markdown(cells: Sequence[Cell]) -> str:
     def line(texts: Iterable[str]) -> str:
         return f"| {' | '.join(text.strip().replace('|', chr(92) + '|') for text in texts)} |"
 
-    notes = [line.strip() for line in _unfolded(conditions(cells))]
+    notes = [line.strip() for line in unfolded(conditions(cells))]
     body = [line(head), line(["---"] * 2 + ["--:"] * (len(head) - 2)), *map(line, rows)]
     failed = [f"* {text}" for text in failures(cells)]
     parts = [[f"* {note}" for note in notes], body, ["Percent."], failed]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
-
-
-def _unfolded(lines: Iterable[str]) -> list[str]:
-    """Join continuation lines, which are indented, to the line before."""
-    found: list[str] = []
-    for text in lines:
-        if text.startswith("  ") and found:
-            found[-1] += f" {text.strip()}"
-        else:
-            found.append(text)
-    return found
 
 
 def _records(cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:

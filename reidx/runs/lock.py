@@ -80,6 +80,24 @@ def exclusive_folder(folder: Path, work: str, message: Callable[[str], object] =
         yield file
 
 
+def holder_of(folder: Path) -> str | None:
+    """Return the process that holds the lock of ``folder``; None if there is none. Reads only.
+
+    A process that was killed leaves its name in the file, so the lock itself is tried.
+    """
+    try:
+        with open(folder / LOCK, encoding="utf-8", errors="replace") as file:
+            holder = file.read(200).strip()
+            try:
+                if holder:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError as error:
+                return holder if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
+    except OSError:  # no lock file, or none that may be read
+        pass
+    return None
+
+
 def _open_regular(path: str, flags: int) -> int:
     """Open a regular file; raises :class:`OSError` for links, pipes and devices."""
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)

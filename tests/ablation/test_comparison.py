@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +36,24 @@ def test_differences_by_key_and_metrics_by_stage(runs: list[Run], capsys: pytest
     assert main(["compare", *(str(run.folder) for run in runs)]) == 0
     output = capsys.readouterr().out
     assert "52.50 (+2.50)" in output and "clusterer.eps" in output
+
+
+def test_formats_have_numbers_and_differences(runs: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = {}
+    for form in ("json", "csv", "md"):
+        assert main(["compare", *(str(run.folder) for run in runs), "--format", form]) == 0
+        outputs[form] = capsys.readouterr().out
+    one, two = (run.hash for run in runs)
+    found = json.loads(outputs["json"])
+    assert [run["state"] for run in found["runs"]] == ["done", "done"]
+    assert found["config"] == {"stages.adapt.labels.labellings.main.clusterer.eps": {one: "0.7", two: "0.6"}}
+    assert found["provenance"] == {"code.reidx": {one: "a", two: "b"}}
+    assert found["metrics"]["adapt, last epoch"]["mAP"] == {one: 0.5, two: 0.525}
+    rows = list(csv.reader(io.StringIO(outputs["csv"])))
+    assert rows[0] == ["part", "key", one, two] and {len(row) for row in rows} == {4}
+    assert ["metric of adapt, last epoch", "mAP", "0.5", "0.525"] in rows and ["run", "state", "done", "done"] in rows
+    assert ["config", "stages.adapt.labels.labellings.main.clusterer.eps", "0.7", "0.6"] in rows
+    assert "| adapt, last epoch | mAP | 50.00 | 52.50 (+2.50) |" in outputs["md"].splitlines()
 
 
 def test_deviations_and_own_metrics_are_shown(planned: Callable[..., Plan], finish: Callable[..., None]) -> None:

@@ -348,8 +348,10 @@ def test_train(capsys, calls, tmp_path):
     said = "mAP 50.0\n\nConfig, checkpoints, log, card: runs/a\n"
     assert output(capsys, *words, "--progress", "quiet") == (0, said, "")
     assert calls["load_config"] == ("a.yaml", ["a.b=1", "c=[2]", "d=e"])
-    given = {"work_dir": tmp_path, "resume": True, "progress": "quiet", "share": None, "threads": "auto"}
+    given = {"work_dir": tmp_path, "resume": True, "progress": "quiet", "share": None, "threads": "auto", "images": False}
     assert calls["run"] == (Config, given)
+    output(capsys, "train", "a.yaml", "--images")
+    assert calls["run"][1]["images"] is True
 
 
 def test_test(capsys, calls, tmp_path):

@@ -45,7 +45,7 @@ def test_stage_starts_only_from_whole_checkpoints(
 ) -> None:
     stages = [{"name": "a", "epochs": 2, "iters": 1}, {"name": "b", "epochs": 1, "iters": 1, "init": "stage:a"}]
     config = reidx.load_config(experiment(stages=stages))
-    result = reidx.run(config, tmp_path / "run", progress="quiet")
+    result = reidx.run(config, tmp_path / "run", progress="quiet", images=True)
     assert [stage.name for stage in result.stages] == ["a", "b"]
     assert result.ranked_list == tmp_path / "run/2-b/ranked.png"
     record = json.loads((tmp_path / "run/result.json").read_text())
@@ -86,3 +86,7 @@ def test_refiner_gets_its_device_from_the_experiment(
     assert given[-1] == ("cpu", False)
     with pytest.raises(ConfigError, match=r"'device'.* is supplied by the experiment itself"):
         reidx.load_config(experiment(labels={**labels, "refiners": [{"type": "Placed", "device": "cuda"}]}))
+
+
+def test_no_picture_of_people_unless_requested(whole: tuple[Path, Path]) -> None:
+    assert [path.name for path in whole[1].rglob("*") if path.suffix in (".png", ".jpg")] == []

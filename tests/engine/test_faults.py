@@ -29,6 +29,7 @@ from reidx.engine.stage import StageRun
 from reidx.engine.step import StageModel
 from reidx.errors import CheckpointError, RunError, Terminated
 from reidx.runs import checkpoint as checkpoints
+from reidx.runs.failure_note import noted_failure
 from reidx.testing.runs import assert_same_run, unchanged
 from reidx.testing.tiny import write_experiment
 
@@ -45,8 +46,8 @@ PLACES = {
 }
 
 
-def go(config: Path, folder: Path, resume: bool = False) -> None:
-    reidx.run(reidx.load_config(config), folder, resume=resume, progress="quiet")
+def go(config: Path, folder: Path, resume: bool = False, images: bool = False) -> None:
+    reidx.run(reidx.load_config(config), folder, resume=resume, progress="quiet", images=images)
 
 
 def assert_kept(folder: Path, moment: str) -> None:
@@ -234,9 +235,11 @@ def test_disk_that_is_full_between_stages(whole: Whole, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("PIL.Image.Image.save", full)
         with pytest.raises(RunError, match=r"1-warm/ranked.png cannot be written: No space left on device \(.* MB are free"):
-            go(whole[0], tmp_path)
+            go(whole[0], tmp_path, images=True)
+    assert "No space left on device" in str(noted_failure(tmp_path))
     assert_kept(tmp_path, "between stages")
     go(whole[0], tmp_path, resume=True)
+    assert noted_failure(tmp_path) is None
     assert_same_run(tmp_path, whole[1])
 
 

@@ -88,6 +88,18 @@ def test_every_picture_has_its_cell_and_frame(sides: tuple[Split, Split]) -> Non
     assert sheet.size == (4 * (WIDTH + GAP) + 3 * GAP, 3 * (HEAD + HEIGHT + GAP) + GAP)
 
 
+def test_marks_tell_right_from_wrong_without_colour(sides: tuple[Split, Split]) -> None:
+    sheet = ranked_list(*sides, details([0.9, 0.5, 0.1], TOP), [0], size=(HEIGHT, WIDTH)).convert("L")
+    marks = []
+    for column in (1, 2, 3):
+        left, top = cell(0, column)
+        area = np.asarray(sheet)[top - HEAD + 4 : top - 2, left + WIDTH - 12 : left + WIDTH - 2]
+        marks.append(tuple(map(tuple, area < 250)))
+    right = [True, False, True]  # by TOP: gallery images 1, 0, 3 for the query of person 7
+    assert marks[0] == marks[2] != marks[1] and right == [True, False, True]
+    assert any(map(any, marks[0])) and any(map(any, marks[1]))
+
+
 def test_given_queries_are_shown_in_order(sides: tuple[Split, Split]) -> None:
     sheet = ranked_list(*sides, details([0.9, 0.5, 0.1], TOP), [2, 0], size=(HEIGHT, WIDTH))
     assert [frame_and_picture(sheet, row, 0)[1] for row in range(2)] == [(50, 100, 200), (10, 100, 200)]
