@@ -127,9 +127,9 @@ def search(
     share = 1.0 if allowed is None else float(allowed.mean())
     if kind == "exact" or share < _FEW:
         return search_exactly(index, kind, queries, k, allowed)
-    most = index.nlist if kind == "ivf" else 1 << 30
-    scores, found = _call(index, kind, queries, k, min(most, max(k, round(effort / share)) if kind == "hnsw" else
-                                                       round(effort / share)), allowed)  # fmt: skip
+    wider = round(effort / share)
+    wider = min(wider, index.nlist) if kind == "ivf" else max(wider, k)
+    scores, found = _call(index, kind, queries, k, wider, allowed)
     short = np.flatnonzero((found < 0).any(axis=1))
     if len(short):
         scores[short], found[short] = search_exactly(index, kind, queries[short], k, allowed)
