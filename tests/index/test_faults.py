@@ -40,9 +40,11 @@ def in_a_child(work: Callable[[], object]) -> int:
     """Run ``work`` in a forked process and return the signal that ended it, 0 for none."""
     child = os.fork()
     if child == 0:
-        torch.set_num_threads(1)  # a forked process has no other threads
-        work()
-        os._exit(0)
+        try:
+            torch.set_num_threads(1)  # a forked process has no other threads
+            work()
+        finally:
+            os._exit(0)  # never returns into the tests
     return os.WTERMSIG(os.waitpid(child, 0)[1])
 
 
