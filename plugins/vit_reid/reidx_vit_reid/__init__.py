@@ -43,6 +43,7 @@ def reidx_components() -> Sequence[Component]:
     return (
         Component("backbone", "ViT", "reidx_vit_reid.vit:ViT", {"width": 64, "depth": 2, "part_tokens": 3, "cameras": 8}),
         Component("fusion", "ClassAndParts", "reidx_vit_reid.class_and_parts:ClassAndParts", {"combine": "cat"}),
+        Component("weights", "PartsOrStem", "reidx_vit_reid.layout:PartsOrStem"),
     )
 
 

@@ -15,8 +15,11 @@ from torch import Tensor
 
 from reidx.errors import CheckpointError
 from reidx.fusions.class_token import ClassToken
+from reidx.models.key_maps import suggest_model
 from reidx.models.network import Network
 from reidx.models.positions import resize_positions
+from reidx.models.weights import read_weights
+from reidx.registry.build import build
 
 WIDTH = 64
 SIZE = (64, 32)
@@ -162,6 +165,18 @@ def test_file_of_another_network_is_refused(
 def test_file_with_objects_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds more than plain tensors"):
         load(tmp_path, {**dino(released()), "args": argparse.Namespace(lr=0.1)})
+
+
+@pytest.mark.parametrize("kind", [{"parts": 3}, {"ics": True}])
+def test_network_is_recognised(kind: dict[str, Any], tmp_path: Path) -> None:
+    """The suggested section builds the network of the file, also of a checkpoint of the pre-training."""
+    path = tmp_path / "w.pth"
+    torch.save(dino(released(**kind)), path)
+    model = suggest_model(read_weights(path), str(path))
+    made = build("backbone", model["backbone"], image_size=SIZE)
+    assert (made.out_channels, len(made.blocks), made.patch, made.parts) == (WIDTH, 2, 16, kind.get("parts", 0))
+    fusion = build("fusion", model["fusion"], token_dims=made.dims, in_channels=WIDTH)
+    assert fusion.dims["embed"] == (2 * WIDTH if "parts" in kind else WIDTH)
 
 
 # ---- positions
