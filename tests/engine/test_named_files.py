@@ -71,6 +71,8 @@ def test_changed_weights_are_refused_by_name_and_digests(
     run(config(str(weights)), begun, resume="anyway", progress="quiet")
     card = json.loads((begun / "result.json").read_text())["card"]
     assert list(card["resumed_anyway"][0]) == [f"file {weights}"]
+    loaded = [stage["weight_files"][0] for stage in card["stages"].values()]
+    assert all(report["file"] == str(weights) and report["taken"] > 50 and report["missing"] == [] for report in loaded)
 
 
 def test_same_weights_by_another_path_are_accepted(
