@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from reidx.cli.parser import whole_number
 
@@ -46,6 +47,17 @@ def add_threads_argument(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="CPU threads (default: OMP_NUM_THREADS, or the number of cores idle at the start); a resumed run keeps its "
         "number, because another number changes the rounding",
+    )
+
+
+def add_weights_argument(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    """Add ``--weights``, the source of a trained network."""
+    parser.add_argument(
+        "--weights",
+        required=required,
+        type=Path,
+        metavar="PATH",
+        help="the network: the folder of a run, one of its checkpoints, or a file of weights",
     )
 
 

@@ -32,6 +32,8 @@ COMMANDS = {
     "train": "run an experiment, or resume it",
     "demo": "train on one synthetic domain, adapt to another, evaluate",
     "test": "evaluate weights, or finished runs on several data sets",
+    "extract": "write the embeddings of images to a file",
+    "cluster": "group your own images by person: clusters, embeddings, contact sheets",
     "ablate": "run a grid of experiments that differ in some parts; compare them",
     "runs": "list the runs of a folder: state, epochs, metrics, time",
     "report": "write a page about runs: curves, labels, rankings, embeddings",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,15 @@ def contact_sheet(split: Split, camera_name: CameraName, identities: int) -> Ima
 
     An image that cannot be decoded is a red box. A split without identities has rows of consecutive images.
     """
-    rows = _rows(split, identities)
+    return draw_rows(split, camera_name, _rows(split, identities))
+
+
+Row = tuple[str, np.ndarray]
+"""The title of a row of images, and the positions of its images in their split."""
+
+
+def draw_rows(split: Split, camera_name: CameraName, rows: Sequence[Row]) -> Image.Image:
+    """Draw rows of images under their titles: one under each camera, or the first :data:`PER_IDENTITY`, if none is known."""
     cameras = np.unique(split.cameras[split.cameras >= 0]).tolist()
     columns = [f"camera {camera_name(camera)}" for camera in cameras] or [""] * PER_IDENTITY
     height, width = CELL
@@ -56,7 +64,7 @@ def contact_sheet(split: Split, camera_name: CameraName, identities: int) -> Ima
     return sheet
 
 
-def _rows(split: Split, identities: int) -> list[tuple[str, np.ndarray]]:
+def _rows(split: Split, identities: int) -> list[Row]:
     """A title and the positions of the images of each row."""
     if split.ids is None:
         starts = np.unique(np.linspace(0, max(len(split) - PER_IDENTITY, 0), identities).astype(int))

@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,11 @@ def _checked_batches(batches: Batches, count: int, width: int, path: Path) -> It
         done += len(paths)
     if done != count:
         raise DataError(f"{path}: {done:,} embeddings were computed for {count:,} images.")
+
+
+def have_parquet() -> bool:
+    """Return True if pyarrow is installed, which Parquet needs."""
+    return find_spec("pyarrow") is not None
 
 
 def _parquet_writer(path: Path) -> Callable[..., None]:

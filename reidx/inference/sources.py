@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ class Trained:
     """A trained network with all that decides its embeddings.
 
     ``model`` is the section of its config, without the files of initial weights; ``teacher`` is the network whose map its
-    fusion uses, ``domain`` that of its BatchNorms, ``interpolation`` the filter that resizes its images.
+    fusion uses, ``domain`` that of its BatchNorms, ``interpolation`` the filter that resizes its images. ``start`` has the keys
+    ``model`` and ``init`` of a stage that begins with these weights.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Trained:
     feature: str = "embed"
     teacher: Network | None = None
     domain: str | None = None
+    start: Mapping[str, Any] = field(default_factory=dict)
 
     def description(self) -> str:
         """The settings that decide an embedding besides the weights, as JSON with sorted keys."""
@@ -122,7 +124,8 @@ def _of_run(folder: Path, checkpoint: str) -> Trained:
         load_weights(teacher, file, follower, whole=True)
     named = folder.resolve().name if checkpoint == "last" else f"{folder.resolve().name}/{checkpoint}"
     interpolation = data["data"]["interpolation"]
-    return Trained(named, network, section, size, interpolation, resolved.evaluate.feature, teacher, domain)
+    start = {"model": section, "init": str(file.absolute())}
+    return Trained(named, network, section, size, interpolation, resolved.evaluate.feature, teacher, domain, start)
 
 
 def _follower(stage: Stage, network: str) -> str | None:
@@ -137,17 +140,19 @@ def _of_file(path: Path, model: Mapping[str, Any], data: Mapping[str, Any] | Non
     settings = {"image_size": (256, 128), "interpolation": "bicubic", **(data or {})}
     size = (int(settings["image_size"][0]), int(settings["image_size"][1]))
     section = _without_weights(resolved)
+    start: dict[str, Any] = {"model": section, "init": str(path.absolute())}
     if _is_checkpoint(path):
         network = build_network(section, size)
         load_weights(network, path, "student", whole=True)
     else:
-        network = build_network(_with_weights(resolved, str(path)), size)
-    return Trained(path.stem, network, section, size, settings["interpolation"])
+        start = {"model": _with_weights(resolved, str(path.absolute())), "init": None}
+        network = build_network(start["model"], size)
+    return Trained(path.stem, network, section, size, settings["interpolation"], start=start)
 
 
 def _is_checkpoint(path: Path) -> bool:
     """Return True for a checkpoint of a stage, whose weights are named by network."""
-    content = load_tensors(path, lazily=True)
+    content = load_tensors(path)
     state = content.get("state_dict") if isinstance(content, Mapping) else None
     return isinstance(state, Mapping) and any(str(key).startswith("networks.") for key in state)
 

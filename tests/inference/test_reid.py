@@ -219,8 +219,9 @@ def test_run_loads_without_its_initial_weights(finished: Path, tmp_path: Path, m
 def test_file_of_weights_needs_its_model(tmp_path: Path, folder: Path) -> None:
     backbone = reidx.build("backbone", {"type": "Timm", "name": "test_resnet"})
     torch.save(backbone.model.state_dict(), tmp_path / "weights.pth")
-    with pytest.raises(ConfigError, match="Give `model`"):
-        ReID.load(tmp_path / "weights.pth")
+    torch.save({"a": torch.zeros(2)}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"other\.pth is .* `model` of a config"):
+        ReID.load(tmp_path / "other.pth")
     spec = {"type": "Timm", "name": "test_resnet"}
     model = ReID.load(tmp_path / "weights.pth", model={"backbone": spec, "fusion": {"type": "GlobalPool", "pool": "avg"}})
     assert (model.name, model.image_size) == ("weights", (256, 128))
@@ -229,6 +230,19 @@ def test_file_of_weights_needs_its_model(tmp_path: Path, folder: Path) -> None:
     with torch.no_grad():
         expected = backbone.eval()((pixels / 255 - mean) / std).mean((2, 3))
     assert torch.allclose(model.embed(sorted(folder.glob("*"))[:2]), unit(expected), atol=1e-4)
+
+
+def test_network_of_a_file_is_recognised(tmp_path: Path) -> None:
+    osnet = pytest.importorskip("reidx_osnet.model", reason="pip install reidx-osnet")
+    backbone = osnet.OSNet(width=0.25).eval()
+    torch.save({"state_dict": backbone.state_dict()}, tmp_path / "published.pth")
+    model = ReID.load(tmp_path / "published.pth", device="cpu")
+    assert model.trained.model["backbone"]["type"] == "osnet.OSNet" and model.dim == 128
+    images = torch.randn(2, 3, 64, 32)
+    with torch.no_grad():
+        assert torch.allclose(model.network(images), unit(backbone(images).mean((2, 3))), atol=1e-5)
+    (tmp_path / "published.pth").rename(tmp_path / "moved.pth")
+    assert ReID.load(tmp_path / "moved.pth").digest == model.digest
 
 
 def test_bad_sources_are_explained(finished: Path, tmp_path: Path) -> None:
