@@ -1,11 +1,11 @@
 # make demo: adapt between two synthetic domains, from nothing to a table. make test: what has to pass before a change goes in.
 # make quick: the same without the tests that train or start processes, an answer in two minutes.
 # make docs: the documentation as HTML, in docs/_build. make lock: renew requirements/lock.txt.
-# All make .venv first (PYTHON=… chooses its Python, 3.10 to 3.12) and renew it when a setup.cfg changes; all but demo add to it
+# All make .venv first (PYTHON=… chooses its Python, 3.10 to 3.13) and renew it when a setup.cfg changes; all but demo add to it
 # what the tests need.
 
-USABLE = import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
-PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
+USABLE = import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$python -c '$(USABLE)' 2>/dev/null && echo $$python && break; done)
 BIN = .venv/bin
 # a file's tests share fixtures; all tests get one worker more than cores, as some wait for processes that they start
@@ -56,7 +56,7 @@ endef
 
 # one pip call for the project and all plugins, so that one resolution fits them all
 .venv/base: setup.cfg pyproject.toml requirements/lock.txt $(PLUGINS)
-	@$(or $(PYTHON),false) -c '$(USABLE)' || { echo "make: Python 3.10 to 3.12 with venv is needed \
+	@$(or $(PYTHON),false) -c '$(USABLE)' || { echo "make: Python 3.10 to 3.13 with venv is needed \
 	(found: '$(PYTHON)'); name one with PYTHON=/path/to/python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(call install,-e . $(foreach plugin,$(PLUGINS),-e ./$(dir $(plugin))))

@@ -46,7 +46,7 @@ def test_plugin_claims_the_namespace_of_its_folder(setup):
 def test_makefile_and_setup_list_the_same_pythons():
     pythons = set(re.findall(r":: (3\.\d+)", (ROOT / "setup.cfg").read_text()))
     named = set(re.findall(r"python(3\.\d+)", (ROOT / "Makefile").read_text().partition("BIN")[0]))
-    assert pythons == named == {"3.10", "3.11", "3.12"}
+    assert pythons == named == {"3.10", "3.11", "3.12", "3.13"}
 
 
 def requirements(lines: str) -> list[Requirement]:
