@@ -14,6 +14,7 @@ from reidx.config.merge import merge
 from reidx.config.node import Node, Origin
 from reidx.config.yaml_tree import load_node
 from reidx.engine.experiment import run
+from reidx.errors import ConfigError
 from reidx.inference.sources import Trained
 from reidx.reporting.reporter import Mode, Reporter
 
@@ -33,6 +34,8 @@ def adapt(trained: Trained, images: Path, count: int, eps: float, minutes: float
     The recipe is ``reidx::your_images.yaml`` with ``eps``. A trial of a few steps in ``folder`` gives the time of an epoch and
     so their number, at least one; the network of the last epoch counts.
     """
+    if not trained.start:
+        raise ConfigError(f"{trained.name} cannot be trained further. Give the folder of its run, or a file of weights.")
     iters = max(1, math.ceil(PASSES * count / BATCH))
     trial = folder / "trial"
     history = run(_config(trained, images, eps, 1, TRIED), trial, progress="quiet", threads=None).stages[0].last
