@@ -38,6 +38,7 @@ COMMANDS = {
     "runs": "list the runs of a folder: state, epochs, metrics, time",
     "report": "write a page about runs: curves, labels, rankings, embeddings",
     "compare": "compare runs: config, code, data, metrics",
+    "export": "write a network as ONNX, as a program of torch, or for other projects",
     "config": "print a config, merged and checked, with the origin of every value",
     "data": "request, check, show or pack a data set",
     "index": "make images searchable: build, add, remove, describe an index",

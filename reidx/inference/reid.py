@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from reidx.contracts import argument_names, contract_in_use
 from reidx.data.transforms import ReidTest
 from reidx.engine.extract import BATCH
 from reidx.errors import ConfigError, DataError, out_of_memory
@@ -21,6 +22,7 @@ from reidx.inference.pictures import Images, Pictures
 from reidx.inference.sources import Trained, load_trained
 from reidx.labels.features import not_finite
 from reidx.machine.devices import device_of_this_process
+from reidx.models.network import Network
 from reidx.optim.optimizer import autocast
 from reidx.runs.checkpoint import digest_of
 
@@ -61,7 +63,7 @@ class ReID:
         self.network: nn.Module = network.to(self.device).eval()
         self._embedder = network
         self._transform = ReidTest(self.mean, self.std)
-        self._columns = frozenset[str]().union(*(n.columns for n in (trained.network, trained.teacher) if n is not None))
+        self._columns = frozenset[str]().union(*(_columns(n) for n in (trained.network, trained.teacher) if n is not None))
 
     @classmethod
     def load(
@@ -73,7 +75,7 @@ class ReID:
         device: str | torch.device | None = None,
         precision: Literal["auto", "fp32", "bf16"] = "auto",
     ) -> ReID:
-        """Load the network of a run's folder, or of a file of weights.
+        """Load the network of a run's folder, of a folder that ``reidx export`` wrote, or of a file of weights.
 
         From a run it is the network and the feature that its last stage evaluates, with the weights of its last checkpoint, or
         of another ``checkpoint`` in its folder (``1-adapt/epoch_4.pth``). For a file outside a run, ``model`` is the section
@@ -191,6 +193,13 @@ class ReID:
         if numbers.shape != (count,) or not np.issubdtype(numbers.dtype, np.integer):
             raise DataError(f"cameras: give {count:,} whole numbers, one for each image, not {numbers.dtype} {numbers.shape}.")
         return {"cameras": torch.from_numpy(numbers.astype(np.int64))}
+
+
+def _columns(network: Network) -> frozenset[str]:
+    """The columns that a network uses: without the cameras if its parts take them and declare that they ignore them."""
+    parts = [part for part in (network.backbone, network.fusion) if "cameras" in argument_names(part.forward)]
+    ignored = bool(parts) and all(hasattr(part, "contract") and contract_in_use(part).cameras == "unused" for part in parts)
+    return network.columns - {"cameras"} if ignored else network.columns
 
 
 def _three(values: Sequence[float]) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""Sources of a trained network: the folder of a run, a checkpoint of a run, a file of weights."""
+"""Sources of a trained network: the folder of a run or an export, a checkpoint of a run, a file of weights."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from reidx.config.schema import Stage
 from reidx.config.yaml_tree import load_node
 from reidx.engine.cross_test import last_checkpoint
 from reidx.errors import CheckpointError, ConfigError, ReidxError
+from reidx.inference.exported import DESCRIPTION, read_exported
 from reidx.models.key_maps import suggest_model
 from reidx.models.network import Network, build_network
 from reidx.models.weight_files import load_tensors
@@ -26,7 +27,7 @@ from reidx.runs.checkpoint import load_weights
 from reidx.runs.manifest import RECORD
 
 CONFIG = "config.yaml"
-GIVE = "Give the folder of a run, or a file of weights."
+GIVE = "Give the folder of a run or an export, or a file of weights."
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,15 @@ def load_trained(source: str | Path, model: Mapping[str, Any] | None = None, che
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        # the folder of an exported network is recognised here, by the file that holds its description
+        if (path / DESCRIPTION).is_file():
+            if model is not None or checkpoint != "last":
+                raise ConfigError(f"{path} is an exported network, which is complete: leave out `model` and `checkpoint`.")
+            return _of_export(path)
         if (path / RECORD).is_file():
             if model is not None:
                 raise ConfigError(f"{path} is the folder of a run, whose config has its model: leave out `model`.")
             return _of_run(path, checkpoint)
-        raise CheckpointError(f"{path} is no folder of a run: it has no {RECORD}. {GIVE}")
+        raise CheckpointError(f"{path} is no folder of a run or an export: it has no {RECORD} or {DESCRIPTION}. {GIVE}")
     if not path.is_file():
         raise CheckpointError(f"There is no {path}. {GIVE}")
     if checkpoint != "last":
@@ -87,6 +91,16 @@ def load_trained(source: str | Path, model: Mapping[str, Any] | None = None, che
             '{"backbone": {"type": "Timm", "name": "resnet50"}}.'
         )
     return _of_file(path, model)
+
+
+def _of_export(folder: Path) -> Trained:
+    """Load the network of a folder that ``reidx export`` wrote."""
+    facts, network, teacher = read_exported(folder)
+    height, width = facts["image_size"]
+    size = (int(height), int(width))
+    return Trained(
+        facts["name"], network, facts["model"], size, facts["interpolation"], facts["feature"], teacher, facts["domain"]
+    )
 
 
 def _of_run(folder: Path, checkpoint: str) -> Trained:
