@@ -209,6 +209,27 @@ def test_semantic_weight_is_folded_exactly() -> None:
                 assert torch.allclose(found, authors.swin_map(given, images, weight), rtol=1e-3, atol=1e-4) == same
 
 
+def test_timm_takes_a_swin_with_its_merged_patches(tmp_path: Path) -> None:
+    """The merging layers of a SOLIDER file reach those of timm's model, whose own filter would shift them by a stage."""
+    state = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0).state_dict()
+    for key, tensor in state.items():
+        if "downsample" in key:
+            torch.nn.init.normal_(tensor)
+    file = {}
+    for key, tensor in state.items():
+        name = re.sub(r"^layers\.(\d+)\.downsample", lambda found: f"stages.{int(found[1]) - 1}.downsample", key)
+        value = tensor.unflatten(-1, (2, 2, -1)).movedim((-1, -2, -3), (-3, -2, -1)).flatten(-3) if name != key else tensor
+        for here, there in (("layers.", "stages."), (".attn.", ".attn.w_msa."), (".mlp.fc1.", ".ffn.layers.0.0."),
+                            (".mlp.fc2.", ".ffn.layers.1."), ("patch_embed.proj.", "patch_embed.projection.")):  # fmt: skip
+            name = name.replace(here, there, 1) if not name.startswith("stages.") or here != "layers." else name
+        file[re.sub(r"^norm\.", "norm3.", name)] = value
+    torch.save({"teacher": under("backbone.", file)}, tmp_path / "w.pth")
+    model = Timm("swin_tiny_patch4_window7_224", weights=str(tmp_path / "w.pth"), image_size=(224, 224))
+    own = model.model.state_dict()
+    assert own.keys() == state.keys() and all(torch.equal(own[key], tensor) for key, tensor in state.items())
+    assert model.weights_report is not None and model.weights_report.layouts == ("DINO", "SOLIDER")
+
+
 def test_deeper_network_is_refused(tmp_path: Path) -> None:
     net = authors.randomise(authors.ResNet())
     deeper = {**net.state_dict(), "layer2.1.conv1.weight": torch.ones(12, 12, 3, 3)}
