@@ -84,7 +84,7 @@ def load_trained(source: str | Path, model: Mapping[str, Any] | None = None, che
     if model is None and (run / RECORD).is_file():
         return _of_run(run, str(path.resolve().relative_to(run)))
     if model is None and not _is_checkpoint(path):
-        model = suggest_model(read_weights(path), str(path))
+        model = suggest_model(read_weights(path), str(path.absolute()))
     if model is None:
         raise ConfigError(
             f"{path} is not in the folder of a run, so its network is unknown. Give `model`, the section of a config: "

@@ -42,3 +42,13 @@ def test_command_names_the_mistake(
     said = capsys.readouterr().err
     assert said.startswith("error: ") and message in said and said.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_file_of_weights_is_exported_by_its_relative_path(
+    make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # type: ignore[no-untyped-def]
+) -> None:
+    network = make({"type": "osnet.OSNet", "width": 0.25}, "osnet.Embedding", (256, 128)).trained.network
+    state = {**network.backbone.state_dict(), **network.fusion.state_dict()}
+    torch.save({**state, "classifier.weight": torch.zeros(3, 512), "classifier.bias": torch.zeros(3)}, tmp_path / "osnet.pth")
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "osnet.pth", "net"]) == 0
