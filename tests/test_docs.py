@@ -158,7 +158,7 @@ def test_commands_parse_and_their_configs_exist(block: Block) -> None:
             assert given.name.startswith("mine.") or registry().with_name(given.name)
         config = getattr(given, "config", None) or getattr(given, "grid", None)
         if isinstance(config, list):  # a config, or folders of runs
-            config = config[0] if len(config) == 1 else None
+            config = config[0] if len(config) == 1 and not getattr(given, "on", None) else None
         if config is None or config in READERS_OWN or config.startswith("mine::"):
             continue
         if words[0] == "ablate":

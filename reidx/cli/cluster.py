@@ -18,7 +18,7 @@ NO_WEIGHTS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "%(prog)s FOLDER --weights RUN|FILE [--adapt MINUTES] [--out DIR] [options]"
+    parser.usage = "%(prog)s FOLDER --weights RUN|FILE [--adapt MINUTES] [options]"
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder of the images, which may have sub-folders")
     add_weights_argument(parser)
     parser.add_argument(

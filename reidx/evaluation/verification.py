@@ -69,7 +69,7 @@ def allowed(rate: float, pairs: int) -> int:
 
 
 class Verification(Protocol):
-    """Verification: each pair of a query and a gallery image is one person or two.
+    """Verification: pairs of a query and a gallery image, accepted or not.
 
     A pair counts unless the query ignores the image, as in ``Market1501``. It is accepted if its distance is smaller than a
     threshold. ``TPR@FPR``, for a false-positive rate (FPR) of 0.0001, 0.001 and 0.01, is the share of accepted pairs of one
