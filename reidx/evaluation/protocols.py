@@ -198,8 +198,8 @@ def _require_metrics(rule: Protocol) -> None:
     require(bool(names) or not own, "it has `measure`, but `metrics` names none, so that nothing would be measured")
     metric_names(names)
     summarises = getattr(type(rule), "summarise", Protocol.summarise) is not Protocol.summarise
-    arrays = getattr(rule, "arrays", ())
-    require(summarises == bool(arrays), "`summarise` and `arrays`, the names of its inputs, need each other")
+    inputs = (*getattr(rule, "arrays", ()), *getattr(rule, "totals", ()))
+    require(summarises == bool(inputs), "`summarise` and `arrays` or `totals`, the names of its inputs, need each other")
 
 
 def names_by_query(rule: Protocol) -> tuple[str, ...]:

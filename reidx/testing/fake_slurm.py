@@ -20,7 +20,7 @@ COMMANDS = ("sbatch", "srun", "scontrol")
 def install(folder: Path) -> str:
     """Write the commands into ``folder``; return PATH with the folder first."""
     for name in COMMANDS:
-        (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" "{__file__}" {name} "$@"\n')
+        (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" "{__file__}" {name} "$@"\n', encoding="utf-8")
         (folder / name).chmod(0o755)
     return f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
 
@@ -41,7 +41,7 @@ def options() -> argparse.ArgumentParser:
 def batch_options(script: Path, words: list[str]) -> argparse.Namespace:
     """Options of a job: those of the script's ``#SBATCH`` lines before its first command, then those of the command line."""
     found = []
-    for line in script.read_text().splitlines():
+    for line in script.read_text(encoding="utf-8").splitlines():
         if line.strip() and not line.startswith("#"):
             break
         if line.startswith("#SBATCH "):
@@ -69,7 +69,10 @@ def sbatch(words: list[str]) -> int:
     }
     for restart in range(2):
         environment = {**os.environ, **variables, **({"SLURM_RESTART_COUNT": "1"} if restart else {})}
-        shell = subprocess.Popen(["bash", str(script), *asked.command[1:]], env=environment, start_new_session=True)
+        alive, held = os.pipe()  # the job's processes hold one end of it
+        command = ["bash", str(script), *asked.command[1:]]
+        shell = subprocess.Popen(command, env=environment, start_new_session=True, pass_fds=(held,))
+        os.close(held)
         signalled = restart > 0
         while shell.poll() is None and not marker.exists():
             if limit.exists() and not signalled:
@@ -79,10 +82,13 @@ def sbatch(words: list[str]) -> int:
                 signalled = True
             time.sleep(0.05)
         if not marker.exists():
+            os.close(alive)
             return shell.wait()
-        assert asked.requeue and marker.read_text() == job
+        assert asked.requeue and marker.read_text(encoding="utf-8") == job
         os.killpg(shell.pid, signal.SIGTERM)
         shell.wait()
+        os.read(alive, 1)  # returns at the end of the last process, so that no port is in use when the job starts again
+        os.close(alive)
         marker.unlink()
     return 1
 
@@ -93,7 +99,8 @@ def nodes_named(count: int) -> str:
 
 
 def srun(words: list[str]) -> int:
-    """Run the tasks of a step and return the largest exit code."""
+    """Run the tasks of a step and return the largest exit code; SIGTERM is for the tasks, which are waited for."""
+    signal.signal(signal.SIGTERM, lambda *_: None)  # a handler, because children would inherit that a signal is ignored
     asked = options().parse_args(words)
     nodes = asked.nodes or int(os.environ["SLURM_NNODES"])
     each = asked.ntasks_per_node or int(os.environ["SLURM_NTASKS_PER_NODE"])
@@ -126,7 +133,7 @@ def scontrol(words: list[str]) -> int:
         print("127.0.0.1\nelsewhere")
         return 0
     if words[0] == "requeue":
-        Path(os.environ["FAKE_REQUEUED"]).write_text(words[1])
+        Path(os.environ["FAKE_REQUEUED"]).write_text(words[1], encoding="utf-8")
         return 0
     return 1
 

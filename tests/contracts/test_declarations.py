@@ -377,6 +377,12 @@ class Mixing(Renamed):
     """Protocol whose queries depend on each other."""
     def measure(self, distances, skip, q, g, qc, gc): return {"rank-1": np.full(len(q), distances.mean())}
 
+class Averaging(Renamed):
+    """Protocol with a total that is a mean."""
+    totals = ("pairs",)
+    def measure(self, distances, skip, q, g, qc, gc): return {"pairs": distances[~skip].mean(keepdims=True)}
+    def summarise(self, values): return {"rank-1": 1.0}, {}
+
 class Seeing(Renamed):
     """Protocol that sees the images that it ignores."""
     def ignored(self, q, g, qc, gc): return np.broadcast_to(g == -1, (len(q), len(g)))
@@ -389,6 +395,15 @@ class Unversioned(Nothing):
 class Silent(Nothing):
     """Protocol with an argument that no card has."""
     def __init__(self, share: float = 0.5) -> None: self.settings = {}
+
+class Welcoming:
+    """Layout of every file."""
+    def __call__(self, tensors): return lambda name, tensor: (name, tensor)
+    def sample(self): return {"first.weight": (4, 3), "second.weight": (4, 3)}
+
+class Colliding(Welcoming):
+    """Layout with one name for all tensors."""
+    def __call__(self, tensors): return lambda name, tensor: ("weight", tensor)
 
 class Plain:
     """Re-ranker that changes nothing."""
@@ -489,11 +504,14 @@ CAUGHT = [
     ("protocol", "Unread", "measures_each_query_independently", "it has `measure`, but `metrics` names none"),
     ("protocol", "Mixing", "measures_each_query_independently", "its rank-1 depends on the other queries"),
     ("protocol", "Seeing", "measures_each_query_independently", "its rank-1 depends on ignored images"),
+    ("protocol", "Averaging", "measures_each_query_independently", "its pairs of two blocks of queries do not add up"),
     ("reranker", "Reversed", "reranks_a_gallery", "features of one group are not nearer"),
     ("reranker", "ByBlock", "reranks_a_gallery", "its distances depend on the block"),
     ("reranker", "Nameless", "reranks_a_gallery", "no JSON with its method"),
     ("reranker", "Fixed", "reranks_a_gallery", "its shape is (64, 448), not (5, 224)"),
     ("reranker", "Lens", "reranks_a_gallery", "Did you mean cams?"),
+    ("weights", "Welcoming", "recognises_its_layout_alone", "it takes a file with the tensors none for its layout"),
+    ("weights", "Colliding", "renames_each_tensor_once", "two tensors get the same name"),
 ]
 
 
