@@ -142,12 +142,12 @@ def _run(
     done = [stage.name for stage, earlier in zip(experiment.stages, finished) if earlier is not None]
     chosen = choose_precision(experiment.stages, record.precision, done)
     resumed = distributed.on_rank_zero(lambda: record.write(domains, reporter.message, partial(stage_key, config), chosen.auto))
-    distributed.on_rank_zero(partial(remove_note, folder))
     for note in chosen.notes:
         reporter.message(note)
     begun, stamps = distributed.on_rank_zero(lambda: (record.begun, record.stamps))
     if resume:
         distributed.on_rank_zero(lambda: _refuse_foreign(folder, paths, stamps))
+    distributed.on_rank_zero(partial(remove_note, folder))
     shared = None if share is None else _stage_cache(share, config, record, reporter)
     for number, (path, stage) in enumerate(zip(paths, experiment.stages)):
         if shared is not None and finished[number] is None and distributed.on_rank_zero(partial(shared.fetch, number, path)):

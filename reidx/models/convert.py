@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import pickle
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
@@ -72,7 +72,7 @@ def foreign_objects(path: Path) -> str:
     try:
         with numpy_numbers_allowed():
             torch.load(path, map_location="meta", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         text = str(error)
         _, found, rest = text.partition("GLOBAL ")
         return rest.split()[0] if found and rest else "of a type that is not recorded"

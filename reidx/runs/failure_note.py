@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from reidx.errors import ReidxError
+from reidx.errors import CheckpointError, ConfigError, ReidxError
 from reidx.registry.describing import one_line
 from reidx.runs.checkpoint import write_text
 
@@ -18,10 +18,13 @@ NAME = "failure.json"
 def failure_noted(folder: Path, begun: Callable[[], bool]) -> Iterator[None]:
     """Context manager that writes the message of a failure into the run's ``folder``, once the session has ``begun``.
 
-    An interruption (Ctrl-C, SIGTERM) is no failure. A note that cannot be written is left out: the failure itself is raised.
+    An interruption (Ctrl-C, SIGTERM) is no failure, and neither is a refused config or file: the folder stays as it is. A
+    note that cannot be written is left out: the failure itself is raised.
     """
     try:
         yield
+    except (CheckpointError, ConfigError):
+        raise
     except Exception as error:
         if begun():
             known = isinstance(error, ReidxError | OSError)

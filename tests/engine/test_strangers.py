@@ -113,8 +113,12 @@ def test_code_in_the_kept_config_is_refused(whole: Whole, unfinished: Path, cana
 
 def test_no_module_unpickles_unsafely() -> None:
     package = Path(reidx.__file__).parent
+    unpickles = package / "models/unpickle.py"  # the program of `reidx convert --trust`, which no module imports
     for path in package.rglob("*.py"):
         source = path.read_text(encoding="utf-8")
-        assert "weights_only=False" not in source and "allow_pickle" not in source, path
+        assert "models.unpickle import" not in source and "models import unpickle" not in source, path
+        if path == unpickles:
+            continue
+        assert "weights_only=False" not in source and "allow_pickle=True" not in source, path
         assert "import pickle" not in source and "torch.hub" not in source, path
         assert len(re.findall(r"torch\.load\([^()]*weights_only=True\)", source)) == source.count("torch.load("), path

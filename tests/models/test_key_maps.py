@@ -293,10 +293,10 @@ def test_network_is_recognised(state: State, backbone: dict[str, Any]) -> None:
     ("state", "message"),
     [
         ({"a": torch.ones(1)}, r"is in no known layout\. It has 1 tensors: a\. State the network"),
-        (vit_of(384, 12, 16, "part_token1"), "is read as ViT, but of no known network"),
+        (vit_of(384, 5, 16), "is read as ViT, but of no known network"),
         (shapes_of_resnet((1, 1, 1, 1), False), "is read as ResNet, but of no known network"),
     ],
-    ids=["unknown", "parts", "blocks"],
+    ids=["unknown", "depth", "blocks"],
 )
 def test_unknown_network_is_an_error(state: State, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):

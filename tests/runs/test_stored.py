@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from reidx.cli.main import main
-from reidx.errors import ReidxError, Terminated
+from reidx.errors import CheckpointError, ConfigError, ReidxError, Terminated
 from reidx.runs.failure_note import NAME, failure_noted, noted_failure, remove_note
 from reidx.runs.lock import exclusive_folder, holder_of
 from reidx.runs.stamp import write_sealed
@@ -130,8 +130,8 @@ def test_failure_is_noted_once_the_session_has_begun(tmp_path: Path) -> None:
     assert noted_failure(tmp_path) == "ZeroDivisionError: by zero"
     remove_note(tmp_path)
     remove_note(tmp_path)
-    for end in (KeyboardInterrupt, Terminated("ended")):
-        with pytest.raises((KeyboardInterrupt, Terminated)), failure_noted(tmp_path, lambda: True):
+    for end in (KeyboardInterrupt, Terminated("ended"), CheckpointError("of another run"), ConfigError("another config")):
+        with pytest.raises(type(end) if isinstance(end, BaseException) else end), failure_noted(tmp_path, lambda: True):
             raise end
     assert noted_failure(tmp_path) is None
 
