@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-from types import ModuleType
+
+from reidx.cli.groups import add_commands, run_command
 
 COMMANDS = {
     "where": "show where a data set is requested, and the layout of its folder",
@@ -16,16 +16,8 @@ COMMANDS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(dest="data_command", metavar="COMMAND", required=True, help="one of these:")
-    for name, text in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=_module(name).__doc__, allow_abbrev=False)
-        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        _module(name).add_arguments(command)
+    add_commands(parser, __name__, COMMANDS)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return int(_module(arguments.data_command).run(arguments))
-
-
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"{__name__}.{name}")
+    return run_command(arguments, __name__)
