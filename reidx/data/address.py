@@ -39,3 +39,11 @@ def parse_address(address: str) -> tuple[str, Box | None]:
     """The path of an image's file, and the box of a crop of it, or None for the whole image."""
     match = _CROP.fullmatch(address)
     return (address, None) if match is None else (match[1], Box(*map(int, match.groups()[1:])))
+
+
+def as_unicode(text: str) -> str:
+    r"""Return the text with the bytes that are not UTF-8, in names of files, as escapes: ``caf\xe9``.
+
+    Formats that hold Unicode alone (Parquet, HTML) cannot hold such a name.
+    """
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reidx._version import __version__
+from reidx.data.address import as_unicode
 from reidx.errors import ConfigError, ReidxError
 from reidx.html.activations import activation_maps
 from reidx.html.blocks import Section
@@ -47,7 +48,7 @@ def write_report(
     runs = [read_run(folder) for folder in folders]
     reporter = Reporter(progress)
     sources = [_source(run, name, images, quick, reporter) for run, name in zip(runs, _names(runs))]
-    write_text(out, render(sources, method))
+    write_text(out, as_unicode(render(sources, method)))
     return [f"{source.name}: {source.reason}" for source in sources if source.reason and not quick]
 
 

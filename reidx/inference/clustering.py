@@ -51,7 +51,7 @@ def write_clusters(path: Path, names: Sequence[str], labels: np.ndarray, distanc
     order = np.lexsort((distances, np.where(labels < 0, len(labels), labels)))
 
     def write(partial_file: Path) -> None:
-        with partial_file.open("w", newline="", encoding="utf-8") as file:
+        with partial_file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = csv.writer(file)
             rows.writerow(("path", "cluster", "distance"))
             rows.writerows((names[place], labels[place], f"{distances[place]:.4f}") for place in order.tolist())

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from reidx.data.address import as_unicode
 from reidx.errors import DataError
 from reidx.labels.features import checked
 from reidx.runs.checkpoint import write_atomically
@@ -145,12 +146,12 @@ def _write_parquet(
     arrow = _pyarrow(partial)
     whole = arrow.int64()
     fields = [("path", arrow.string()), ("id", whole), ("camera", whole), ("embedding", arrow.list_(arrow.float32(), width))]
-    schema = arrow.schema(fields, metadata=facts)
+    schema = arrow.schema(fields, metadata={name: as_unicode(text) for name, text in facts.items()})
     with arrow.parquet.ParquetWriter(partial, schema) as file:
         for place, paths, features in rows:
             known = [_nullable(arrow, name, column, place, len(paths)) for name, column in columns.items()]
             vectors = arrow.FixedSizeListArray.from_arrays(arrow.array(features.reshape(-1)), width)
-            file.write_table(arrow.table([arrow.array(paths), *known, vectors], schema=schema))
+            file.write_table(arrow.table([arrow.array([as_unicode(path) for path in paths]), *known, vectors], schema=schema))
 
 
 def _nullable(arrow: Any, name: str, column: np.ndarray | None, place: slice, count: int) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from reidx import distributed
+from reidx.data.address import as_unicode
 from reidx.runs.checkpoint import write_atomically
 
 NAME = "labels.csv"
@@ -65,7 +66,7 @@ def write_epoch_labels(folder: Path, epoch: int, labels: Mapping[str, EpochLabel
         weights = np.ones(images) if of.weights is None else of.weights
         return pyarrow.table(
             {
-                "path": [path.encode(errors="surrogateescape").decode(errors="backslashreplace") for path in of.paths],
+                "path": [as_unicode(path) for path in of.paths],
                 "cluster": pyarrow.array(of.clusters, pyarrow.int64()),
                 "labelling": [name] * images,
                 "weight": pyarrow.array(weights.astype(np.float32)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 from pathlib import Path
 
@@ -49,6 +50,12 @@ def test_table_begins_with_the_images_nearest_to_centres(tmp_path: Path) -> None
     assert [row["path"] for row in rows] == ["e", "c", "d", "a", "b"]
     assert [row["cluster"] for row in rows] == ["0", "0", "1", "1", "-1"]
     assert rows[1]["distance"] == "0.3000"
+
+
+def test_table_keeps_the_bytes_of_a_name(tmp_path: Path) -> None:
+    name = b"caf\xe9.jpg"
+    write_clusters(tmp_path / "clusters.csv", [os.fsdecode(name)], np.array([0]), np.array([0.5]))
+    assert name in (tmp_path / "clusters.csv").read_bytes()
 
 
 def test_sheet_shows_the_nearest_and_the_farthest_images(tmp_path: Path) -> None:

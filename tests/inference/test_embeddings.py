@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,14 @@ def test_written_embeddings_are_read_back(file: Path, ids: np.ndarray | None, ca
     assert found.paths == PATHS and found.features.dtype == np.float32 and np.array_equal(found.features, FEATURES)
     assert same(found.ids, ids) and same(found.cameras, None if cameras is None or (cameras < 0).all() else cameras)
     assert (found.digest, found.model, len(found)) == ("ab12", "osnet", 7)
+
+
+def test_names_that_are_not_utf8_are_written(file: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    Embeddings([f"{name}.jpg"], FEATURES[:1], model=name).write(file)
+    found = Embeddings.read(file)
+    expected = name if file.suffix == ".npz" else "caf\\xe9"  # Parquet holds Unicode alone
+    assert (found.paths, found.model) == ([f"{expected}.jpg"], expected)
 
 
 def test_batches_make_the_same_file(file: Path, tmp_path: Path) -> None:
