@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from reidx.errors import CheckpointError
-from reidx.models.key_maps import LoadReport, translate
+from reidx.models.key_maps import LoadReport, Translated, translate
 from reidx.models.weight_files import load_tensors, refuse_unusable, size_of, verify_checksum
 
 HEADS = re.compile(r"(heads?|head_dist|fc|classifier|bottleneck|neck|bnneck|feat|feat_bn|pre_logits)(_\w+)?\.|mask_token$")
@@ -90,7 +90,7 @@ def weights_for(
     if not whole and done.maps:
         plain, whole = _part(tensors, names, path)
         if whole:  # names of the network itself, which a map took for another layout
-            done, prefix = type(done)(tensors, {name: name for name in tensors}), plain
+            done, prefix = Translated(tensors, {name: name for name in tensors}), plain
     known = names if known is None else known
     inside = {name.removeprefix(prefix): name for name in done.tensors if name.startswith(prefix)}
     part = {inner: done.tensors[name] for inner, name in inside.items() if inner in known or not HEADS.match(inner)}
