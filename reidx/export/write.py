@@ -37,8 +37,7 @@ def export(
 
     The suffix of ``out`` chooses the form: ``.onnx``, ``.pt2``, or a folder; ``program`` is ``roboflow`` or ``boxmot``. With
     ``normalise`` a file takes images in 0..1. Without ``images``, generated ones are compared. ``licence`` is a text that is
-    copied into a folder; ``source`` is the run
-    whose results its card states.
+    copied into a folder; ``source`` is the run whose results its card states.
 
     Raises :class:`ReidxError`, and leaves nothing, if ``out`` exists, the form cannot express the network, or its embeddings
     or rankings differ.
@@ -48,7 +47,7 @@ def export(
         raise ConfigError("--normalise belongs to an .onnx or .pt2 file: the other forms have their own normalisation.")
     if licence is not None and not layout.is_folder:
         raise ConfigError(f"--licence is copied into a folder; put {licence.name} next to {out.name} yourself.")
-    text = "" if licence is None else licence.read_text(encoding="utf-8")
+    text = "" if licence is None else _text_of(licence)
     given = normalisation_for(layout, model, normalise)
     batch = _images(model, images, count)
     original = model.embed(batch)
@@ -65,6 +64,14 @@ def export(
             card = card_of(model, layout, out.name, source, parity, named)
             (place / "README.md").write_text(card, encoding="utf-8")
     return parity
+
+
+def _text_of(licence: Path) -> str:
+    try:
+        return licence.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise ConfigError(f"--licence {licence} cannot be read: {why}. Give a text file.") from error
 
 
 def _images(model: ReID, folder: Path | None, count: int) -> Tensor:

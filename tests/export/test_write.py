@@ -110,6 +110,15 @@ def test_card_states_the_results_of_the_run(small: ReID, tmp_path: Path) -> None
     assert "mAP 54.14 (percent)" in text and "cosine distance" in text
 
 
+@pytest.mark.parametrize(("content", "why"), [(None, "No such file"), (b"\xff\xfe", "it is no text in UTF-8")])
+def test_licence_that_is_no_text_is_refused(small: ReID, tmp_path: Path, content: bytes | None, why: str) -> None:
+    if content is not None:
+        (tmp_path / "terms").write_bytes(content)
+    with pytest.raises(ConfigError, match=f"--licence .*terms cannot be read: {why}"):
+        export(small, tmp_path / "net", licence=tmp_path / "terms")
+    assert not (tmp_path / "net").exists()
+
+
 def test_licence_of_pretrained_weights_is_named(small: ReID, tmp_path: Path) -> None:
     backbone = {"type": "Timm", "name": "resnet18.a1_in1k", "pretrained": True}
     (tmp_path / "config.yaml").write_text(json.dumps({"stages": [{"model": {"backbone": backbone}}]}))
