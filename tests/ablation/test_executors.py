@@ -34,7 +34,10 @@ EXECUTORS = ["workers", pytest.param("ray", marks=ray_only), pytest.param("local
 
 
 @pytest.fixture
-def executor(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Executor]:
+def executor(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listening: None
+) -> Iterator[Executor]:
+    """The executor of a test; `listening`, because a local job is cancelled by SIGINT, which a background shell ignores."""
     monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 by default: the runs would stop on a busy machine
     monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")
     with open(tmp_path / "lock", "w") as lock:
